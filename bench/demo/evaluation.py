@@ -1,0 +1,123 @@
+"""The demo recogniser's evaluation sets, all of sentences that the training corpus is kept free of.
+
+``python bench/demo/evaluation.py --model hubert_fast/demo --csv bench/results/demo_wer.csv`` prints and records the word
+error rate, greedy, in float32, of each set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import datetime
+import functools
+import random
+from pathlib import Path
+
+from sentences import sentence
+from voices import (
+    ESPEAK_ACCENTS,
+    ESPEAK_VARIANTS,
+    FLITE_VOICES,
+    UNSEEN_ESPEAK_ACCENT,
+    UNSEEN_ESPEAK_VARIANTS,
+    UNSEEN_FLITE_VOICE,
+    Voice,
+    speak,
+)
+
+SENTENCES = 300
+SEED = 20_261_122
+BUNDLED = (
+    "move forward eleven steps",
+    "turn the garden radio off please",
+    "seven zero four four nine one two",
+    "set a timer for forty five minutes",
+    "nine hundred and eighty seven thousand six hundred and fifty four",
+    "please make the bedroom lights blue",
+    "call room three eight two six",
+    "three point one four one",
+    "switch on the office fan",
+    "open the kitchen window",
+    "stop",
+    "add twelve thousand three hundred forty five and sixty seven",
+    "turn the volume down by thirty five percent",
+    "go to page eight hundred nineteen",
+)
+
+
+@functools.cache
+def held_out_sentences() -> frozenset[str]:
+    """All sentences of the evaluation sets and the bundled recordings."""
+    return frozenset(BUNDLED) | frozenset(_evaluation_sentences())
+
+
+@functools.cache
+def _evaluation_sentences() -> tuple[str, ...]:
+    """Distinct sentences of two words or more: single words cannot be kept out of a closed vocabulary."""
+    rng = random.Random(SEED)
+    found: dict[str, None] = {}
+    while len(found) < SENTENCES:
+        text = sentence(rng)
+        if " " in text and text not in BUNDLED:
+            found[text] = None
+    return tuple(found)
+
+
+def evaluation_sets() -> dict[str, list[tuple[str, Voice]]]:
+    """Per set name, ``(sentence, voice)`` pairs; rates and pitches vary as little as a listener would."""
+    texts = _evaluation_sentences()
+    rng = random.Random(SEED + 1)
+
+    def spoken(voices: list[str], count: int = SENTENCES) -> list[tuple[str, Voice]]:
+        return [(text, Voice(rng.choice(voices), rng.uniform(0.85, 1.2), rng.uniform(0.8, 1.25))) for text in texts[:count]]
+
+    trained = [f"espeak:{accent}+{variant}" for accent in ESPEAK_ACCENTS for variant in ESPEAK_VARIANTS]
+    trained_flite = [f"flite:{voice}" for voice in FLITE_VOICES]
+    unseen = [f"espeak:{UNSEEN_ESPEAK_ACCENT}+{variant}" for variant in UNSEEN_ESPEAK_VARIANTS]
+    mixed = [rng.choice(trained if index % 10 < 7 else trained_flite) for index in range(1000)]
+    return {
+        "trained voices": spoken(mixed),
+        "trained voices, espeak-ng": spoken(trained),
+        "trained voices, flite": spoken(trained_flite),
+        "unseen espeak-ng accent and variants": spoken(unseen),
+        "unseen flite rms": spoken([f"flite:{UNSEEN_FLITE_VOICE}"]),
+        "unseen festival kal_diphone": spoken(["festival:kal_diphone"], 100),
+        "unseen festival ked_diphone": spoken(["festival:ked_diphone"], 100),
+        "unseen festival slt_hts": spoken(["festival:cmu_us_slt_arctic_hts"], 100),
+    }
+
+
+def main() -> None:
+    import jiwer
+
+    from hubert_fast import __version__
+    from hubert_fast.transcribe import Transcriber
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--csv", type=Path, help="append the figures to this file")
+    parser.add_argument("--errors", type=int, default=0, help="print this many wrong sentences of each set")
+    arguments = parser.parse_args()
+    transcriber = Transcriber.from_pretrained(arguments.model)
+    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    rows = []
+    for name, pairs in evaluation_sets().items():
+        heard = [transcriber.transcribe(speak(text, voice)[0]).lower() for text, voice in pairs]
+        references = [text for text, _ in pairs]
+        error = jiwer.wer(references, heard)
+        rows.append({"utc": now, "version": __version__, "set": name, "sentences": len(pairs), "wer": round(error, 4)})
+        print(f"{name:40s} {len(pairs):4d} sentences   WER {100 * error:6.2f} %", flush=True)
+        wrong = [(r, h, v.name) for (r, v), h in zip(pairs, heard) if r != h]
+        for reference, hypothesis, voice in wrong[: arguments.errors]:
+            print(f"    {voice}: {reference} | {hypothesis}")
+    if arguments.csv:
+        fresh = not arguments.csv.exists()
+        with open(arguments.csv, "a", newline="") as file:
+            writer = csv.DictWriter(file, rows[0].keys())
+            if fresh:
+                writer.writeheader()
+            writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()

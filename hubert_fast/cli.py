@@ -1,0 +1,78 @@
+"""The command ``hubert-fast``: text and tables on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from . import __version__
+
+EXIT_OK, EXIT_SOME_FAILED, EXIT_CANNOT_RUN, EXIT_INTERRUPTED = 0, 1, 2, 128 + signal.SIGINT
+
+
+class CannotRun(Exception):
+    """The command cannot do anything of what was asked; the message is the one line to show."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hubert-fast", description="HuBERT speech encoders, several times faster: transcription and diagnosis."
+    )
+    parser.add_argument("--version", action="version", version=f"hubert_fast {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    transcribe = commands.add_parser(
+        "transcribe",
+        help="audio files to text",
+        description="Write what is said in audio files (WAV, FLAC, OGG, MP3, ...; any sampling rate, channels averaged). "
+        "Text goes to standard output: one line per file, behind the file's name and a tab when there is more than one. "
+        "A file that cannot be transcribed gets a line on standard error and does not stop the others.",
+        epilog="Exit status: 0 all files transcribed, 1 some were not, 2 nothing could be done, 130 interrupted.",
+    )
+    transcribe.add_argument("paths", nargs="+", metavar="FILE_OR_DIR", help="audio files, or folders to search for them")
+    transcribe.add_argument("--model", metavar="ID_OR_DIR", help="Hugging Face hub name or folder (the bundled demo model)")
+    transcribe.add_argument("-o", "--output", metavar="OUT.jsonl", help="write JSON lines to this file instead of text")
+    transcribe.add_argument("--overwrite", action="store_true", help="replace OUT.jsonl when it exists")
+    _add_device_options(transcribe)
+    transcribe.set_defaults(command="transcribe")
+
+    info = commands.add_parser("info", help="versions, devices, and which backends can run here")
+    info.set_defaults(command="info")
+
+    demo = commands.add_parser("demo", help="transcribe the bundled recordings and count the errors")
+    _add_device_options(demo)
+    demo.set_defaults(command="run_demo")
+    return parser
+
+
+def _add_device_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16 (default: auto)")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    # Imported on demand: --help and --version need no torch model code and answer at once.
+    from . import commands
+
+    try:
+        return getattr(commands, options.command)(options)
+    except CannotRun as error:
+        print(f"hubert-fast: {error}", file=sys.stderr)
+        return EXIT_CANNOT_RUN
+    except KeyboardInterrupt:
+        print("hubert-fast: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # the reader of standard output, such as `head`, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_SOME_FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""What each ``hubert-fast`` command does. Each takes the parsed options and returns the exit status."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import TextIO
+
+import torch
+from tqdm import tqdm
+
+from . import __version__, audio, demo, dispatch
+from .checkpoints import CheckpointError
+from .cli import EXIT_CANNOT_RUN, EXIT_OK, EXIT_SOME_FAILED, CannotRun
+from .transcribe import Transcriber, Transcript
+
+
+def _say(message: str) -> None:
+    """Write a line to standard error, above the progress bar when there is one."""
+    with tqdm.external_write_mode(file=sys.stderr):
+        print(f"hubert-fast: {message}", file=sys.stderr)
+
+
+def _load(options: argparse.Namespace, model: str | Path) -> Transcriber:
+    try:
+        transcriber = Transcriber.from_pretrained(model, device=options.device, dtype=options.dtype)
+    except (CheckpointError, ValueError) as error:
+        raise CannotRun(str(error)) from None
+    dtype = str(transcriber.model.dtype).removeprefix("torch.")
+    _say(f"running on {transcriber.model.device} in {dtype}")
+    return transcriber
+
+
+@contextlib.contextmanager
+def _opened(path: str | None, overwrite: bool) -> Iterator[TextIO | None]:
+    if path is None:
+        yield None
+        return
+    try:
+        file = open(path, "w" if overwrite else "x", encoding="utf-8")
+    except FileExistsError:
+        raise CannotRun(f"{path} exists already; --overwrite replaces it") from None
+    except OSError as error:
+        raise CannotRun(f"{path} cannot be written: {error.strerror}") from None
+    with file:
+        yield file
+
+
+def transcribe(options: argparse.Namespace) -> int:
+    """``hubert-fast transcribe``: each file's text, as it is known; the failures one by one, and at the end counted."""
+    files, errors = audio.find(options.paths)
+    for error in errors:
+        _say(str(error))
+    if not files:
+        return EXIT_CANNOT_RUN
+    if options.model is None:
+        _say("no --model given: using the bundled demo model (synthetic voices, closed vocabulary of 90 words)")
+    transcriber = _load(options, demo.MODEL if options.model is None else options.model)
+    named = len(files) > 1 or any(Path(path).is_dir() for path in options.paths)
+    failed = len(errors)
+    with _opened(options.output, options.overwrite) as output:
+        for file in tqdm(files, unit="file", file=sys.stderr, disable=not sys.stderr.isatty()):
+            try:
+                transcript = transcriber.transcribe_file(file)
+            except audio.AudioError as error:
+                _say(str(error))
+                failed += 1
+                continue
+            if output is None:
+                with tqdm.external_write_mode(file=sys.stdout):
+                    print(f"{file}\t{transcript.text}" if named else transcript.text, flush=True)
+            else:
+                print(_json_row(file, transcript), file=output, flush=True)
+    if failed:
+        _say(f"{failed} of {len(files) + len(errors)} inputs could not be transcribed")
+    return EXIT_SOME_FAILED if failed else EXIT_OK
+
+
+def _json_row(file: Path, transcript: Transcript) -> str:
+    row = {"audio": str(file), "duration_seconds": round(transcript.duration_seconds, 3), "text": transcript.text}
+    return json.dumps(row, ensure_ascii=False)
+
+
+def run_demo(options: argparse.Namespace) -> int:
+    """``hubert-fast demo``: name, reference and text of each bundled recording, word error rate and speed."""
+    try:
+        import jiwer
+    except ImportError:
+        raise CannotRun("the demo counts word errors with jiwer: pip install 'hubert_fast[demo]'") from None
+    transcriber = _load(options, demo.MODEL)
+    recordings = demo.recordings()
+    transcriber.transcribe_file(recordings[0].path)  # the first call pays PyTorch's own set-up
+    print("The bundled demo model: synthetic voices, closed vocabulary of 90 words. Voices and sentences are not in its training set.\n")
+    texts, audio_seconds, start = [], 0.0, time.perf_counter()
+    for recording in recordings:
+        transcript = transcriber.transcribe_file(recording.path)
+        audio_seconds += transcript.duration_seconds
+        texts.append(transcript.text.lower())
+        mark = "" if texts[-1] == recording.reference else "   <- differs"
+        print(f"{recording.path.name}  ({recording.voice}, {transcript.duration_seconds:.1f} s)")
+        print(f"  said:  {recording.reference}\n  heard: {texts[-1]}{mark}")
+    wall_seconds = time.perf_counter() - start
+    error = jiwer.wer([recording.reference for recording in recordings], texts)
+    print(f"\nword error rate {100 * error:.1f} % over {len(recordings)} recordings")
+    print(f"{audio_seconds:.1f} s of audio in {wall_seconds:.2f} s, files to text: {audio_seconds / wall_seconds:.0f} times real time")
+    return EXIT_OK
+
+
+def info(options: argparse.Namespace) -> int:
+    """``hubert-fast info``: everything a bug report should start with."""
+    del options
+    rows = [("hubert_fast", f"{__version__} ({Path(__file__).parent})")]
+    rows += [("Python", f"{platform.python_version()} on {platform.platform()}")]
+    rows += [(name, _version(name)) for name in ("torch", "triton", "transformers", "numpy", "safetensors")]
+    rows += [(name, _version(name)) for name in ("huggingface_hub", "soundfile", "soxr")]
+    rows += [("cpu", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")]
+    rows += [("cuda", _describe_cuda())]
+    for index in range(torch.cuda.device_count()):
+        device = torch.cuda.get_device_properties(index)
+        rows.append((f"cuda:{index}", f"{device.name}, sm_{device.major}{device.minor}, {device.total_memory >> 30} GiB"))
+    for backend in dispatch.BACKENDS:
+        reason = dispatch.why_not(backend)
+        rows.append((f"backend {backend}", "can run" if reason is None else f"cannot run: {reason}"))
+    rows.append(("C++ extension", "not built: this version decodes CTC in Python"))
+    for name, value in rows:
+        print(f"{name:16s} {value}")
+    return EXIT_OK
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _describe_cuda() -> str:
+    if torch.version.cuda is None:
+        return f"none: torch {torch.__version__} is built without CUDA"
+    count = torch.cuda.device_count()
+    return f"{torch.version.cuda}, {count} device{'' if count == 1 else 's'}"

@@ -1,0 +1,201 @@
+"""HubertConfig: the numbers that define a HuBERT, in Hugging Face's ``config.json`` format."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+CONFIG_NAME = "config.json"
+
+
+@dataclass(init=False, repr=False)
+class HubertConfig:
+    """Configuration of a HuBERT, field for field that of ``transformers.HubertConfig`` (4.34.1).
+
+    Every field is a keyword argument. Keywords that are not fields (``tokenizer_class``, ``task_specific_params``, ...)
+    become attributes and are kept through :meth:`to_dict`, so a ``config.json`` survives loading and saving.
+
+    The defaults are those of ``facebook/hubert-base-ls960``. Raises ``ValueError`` naming the field when values
+    contradict each other. :attr:`num_labels`, :attr:`id2label` and :attr:`label2id` describe the classes of
+    ``HubertForSequenceClassification``.
+    """
+
+    # Transformer
+    vocab_size: int = 32
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-5
+    do_stable_layer_norm: bool = False
+    adapter_attn_dim: int | None = None
+    # Dropout
+    hidden_dropout: float = 0.1
+    activation_dropout: float = 0.1
+    attention_dropout: float = 0.1
+    feat_proj_dropout: float = 0.0
+    final_dropout: float = 0.1
+    layerdrop: float = 0.1
+    # Feature encoder: waveform to frames
+    feat_extract_norm: str = "group"
+    feat_extract_activation: str = "gelu"
+    conv_dim: tuple[int, ...] = (512, 512, 512, 512, 512, 512, 512)
+    conv_stride: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
+    conv_kernel: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
+    conv_bias: bool = False
+    feat_proj_layer_norm: bool = True
+    # Positional convolution
+    num_conv_pos_embeddings: int = 128
+    num_conv_pos_embedding_groups: int = 16
+    conv_pos_batch_norm: bool = False
+    # SpecAugment
+    apply_spec_augment: bool = True
+    mask_time_prob: float = 0.05
+    mask_time_length: int = 10
+    mask_time_min_masks: int = 2
+    mask_feature_prob: float = 0.0
+    mask_feature_length: int = 10
+    mask_feature_min_masks: int = 0
+    # Heads
+    ctc_loss_reduction: str = "sum"
+    ctc_zero_infinity: bool = False
+    use_weighted_layer_sum: bool = False
+    classifier_proj_size: int = 256
+    problem_type: str | None = None
+    # Tokens and initialisation
+    initializer_range: float = 0.02
+    pad_token_id: int = 0
+    bos_token_id: int = 1
+    eos_token_id: int = 2
+    # What a forward call returns when it does not say
+    output_attentions: bool = False
+    output_hidden_states: bool = False
+    return_dict: bool = True
+
+    model_type = "hubert"
+
+    def __init__(self, **values: Any):
+        num_labels = values.pop("num_labels", None)
+        id2label = values.pop("id2label", None)
+        label2id = values.pop("label2id", None)
+        for derived in ("model_type", "num_feat_extract_layers"):
+            values.pop(derived, None)
+        if "use_return_dict" in values:  # the name some old configurations carry
+            values.setdefault("return_dict", values.pop("use_return_dict"))
+        for field in fields(self):
+            default = None if field.default is MISSING else field.default
+            setattr(self, field.name, values.pop(field.name, default))
+        self._extra_names = tuple(values)
+        for name, value in values.items():
+            setattr(self, name, value)
+        for name in ("conv_dim", "conv_stride", "conv_kernel"):
+            setattr(self, name, tuple(getattr(self, name)))
+        self._set_labels(num_labels, id2label, label2id)
+        self._validate()
+
+    def _set_labels(self, num_labels: int | None, id2label: dict | None, label2id: dict | None) -> None:
+        if id2label is None:
+            count = 2 if num_labels is None else num_labels
+            id2label = {index: f"LABEL_{index}" for index in range(count)}
+        elif num_labels is not None and len(id2label) != num_labels:
+            raise ValueError(f"num_labels is {num_labels}, but id2label names {len(id2label)} labels")
+        self.id2label = {int(index): label for index, label in id2label.items()}
+        self.label2id = {label: index for index, label in self.id2label.items()} if label2id is None else dict(label2id)
+
+    def _validate(self) -> None:
+        if not len(self.conv_dim) == len(self.conv_stride) == len(self.conv_kernel):
+            raise ValueError(
+                "conv_dim, conv_stride and conv_kernel must have one entry per convolution, but have "
+                f"{len(self.conv_dim)}, {len(self.conv_stride)} and {len(self.conv_kernel)}"
+            )
+        if not self.conv_dim or min(self.conv_dim + self.conv_stride + self.conv_kernel) < 1:
+            raise ValueError("conv_dim, conv_stride and conv_kernel need at least one entry each, all of them positive")
+        for width, count in (
+            ("hidden_size", "num_attention_heads"),
+            ("hidden_size", "num_conv_pos_embedding_groups"),
+        ):
+            if getattr(self, count) < 1 or getattr(self, width) % getattr(self, count):
+                raise ValueError(f"{width} ({getattr(self, width)}) must be divisible by {count} ({getattr(self, count)})")
+        for name, allowed in (
+            ("feat_extract_norm", ("group", "layer")),
+            ("ctc_loss_reduction", ("sum", "mean", "none")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, but is {getattr(self, name)!r}")
+
+    @property
+    def num_labels(self) -> int:
+        return len(self.id2label)
+
+    @num_labels.setter
+    def num_labels(self, count: int) -> None:
+        if count != self.num_labels:
+            self._set_labels(count, None, None)
+
+    @property
+    def num_feat_extract_layers(self) -> int:
+        return len(self.conv_dim)
+
+    @property
+    def inputs_to_logits_ratio(self) -> int:
+        """Samples between the starts of two frames: 320, i.e. 20 ms at 16 kHz, in every published HuBERT."""
+        return math.prod(self.conv_stride)
+
+    @property
+    def receptive_field(self) -> int:
+        """Samples that one frame sees, and the fewest that give a frame: 400, i.e. 25 ms, in every published HuBERT."""
+        samples = 1
+        for kernel, stride in zip(reversed(self.conv_kernel), reversed(self.conv_stride)):
+            samples = (samples - 1) * stride + kernel
+        return samples
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what :meth:`save_pretrained` writes: JSON types only, unknown keys included."""
+        values = {name: getattr(self, name) for name in self._extra_names}
+        values |= {field.name: getattr(self, field.name) for field in fields(self)}
+        values |= {name: list(values[name]) for name in ("conv_dim", "conv_stride", "conv_kernel")}
+        values |= {"id2label": {str(index): label for index, label in self.id2label.items()}, "label2id": self.label2id}
+        values["model_type"] = self.model_type
+        return dict(sorted(values.items()))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], **overrides: Any) -> HubertConfig:
+        """Build a configuration from a ``config.json`` dictionary; keyword arguments win over its entries."""
+        model_type = values.get("model_type", cls.model_type)
+        if model_type != cls.model_type:
+            raise ValueError(f"model_type must be 'hubert', but this configuration is of a {model_type!r} model")
+        if "num_labels" in overrides:
+            values = {name: value for name, value in values.items() if name not in ("id2label", "label2id")}
+        return cls(**{**values, **overrides})
+
+    @classmethod
+    def from_json_file(cls, path: str | Path) -> HubertConfig:
+        """Read one ``config.json``. Raises ``ValueError`` when it is not a JSON object."""
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is not valid JSON: {error}") from None
+        if not isinstance(values, dict):
+            raise ValueError(f"{path} must hold a JSON object, but holds a {type(values).__name__}")
+        return cls.from_dict(values)
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path, **hub_options: Any) -> HubertConfig:
+        """Read ``config.json`` from a folder or a Hugging Face hub repository."""
+        from .checkpoints import resolve_file
+
+        return cls.from_json_file(resolve_file(name_or_path, CONFIG_NAME, **hub_options))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write ``config.json`` into ``folder``, which is made when it does not exist."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
+        (folder / CONFIG_NAME).write_text(text, encoding="utf-8")
+
+    def __repr__(self) -> str:
+        return f"HubertConfig {json.dumps(self.to_dict(), indent=2, ensure_ascii=False)}"

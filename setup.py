@@ -1,0 +1,53 @@
+"""Packages are listed by hand: ``kernels/`` at the top level installs as ``hubert_fast.kernels``.
+
+The folder must not become a package of its own name: Hugging Face has one called ``kernels``.
+"""
+
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "hubert_fast/__init__.py").read_text(), re.MULTILINE).group(1)
+
+TRANSFORMERS = ["transformers>=4.34.1"]
+DEMO = ["jiwer>=3"]
+
+setup(
+    name="hubert_fast",
+    version=VERSION,
+    description="HuBERT speech encoders: the checkpoints and answers of Hugging Face transformers, built to be fast",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=["hubert_fast", "hubert_fast.demo", "hubert_fast.kernels", "hubert_fast.transcribe"],
+    package_dir={"hubert_fast": "hubert_fast", "hubert_fast.kernels": "kernels"},
+    package_data={"hubert_fast.demo": ["*.json", "*.safetensors", "recordings/*"]},
+    include_package_data=False,
+    install_requires=[
+        "torch>=2.6",
+        "numpy>=1.26",
+        "safetensors>=0.4",
+        "huggingface_hub>=0.26",
+        "soundfile>=0.12",
+        "soxr>=0.4",
+        "tqdm>=4.60",
+    ],
+    extras_require={
+        "demo": DEMO,
+        "transformers": TRANSFORMERS,
+        "test": ["pytest>=8", "hypothesis>=6", "build>=1", "kernels>=0.4", 'triton>=3.6; sys_platform == "linux"', *TRANSFORMERS, *DEMO],
+        "bench": ["pytest-benchmark>=4", "matplotlib>=3.8", *TRANSFORMERS, *DEMO],
+    },
+    entry_points={"console_scripts": ["hubert-fast = hubert_fast.cli:main"]},
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+    ],
+)
