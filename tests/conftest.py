@@ -1,0 +1,86 @@
+"""What all tests share: the tolerance table, small configurations, waveforms.
+
+The environment is set before anything imports triton: kernels run interpreted, on the CPU.
+"""
+
+import os
+
+os.environ.setdefault("TRITON_INTERPRET", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test may depend on a hub
+
+import numpy as np
+import pytest
+import torch
+
+from hubert_fast import HubertConfig
+
+TOLERANCES = {
+    # the same operations in the same order: only the sums inside library calls may be ordered differently
+    "same graph": 1e-5,
+    # attention by explicit softmax against a fused kernel
+    "attention": 1e-5,
+    # one rounding of a result of about 1 to fp16 (2^-11) and bf16 (2^-8), with room for a value up to 4
+    torch.float32: 1e-6,
+    torch.float16: 2e-3,
+    torch.bfloat16: 1.6e-2,
+}
+
+TINY = dict(
+    hidden_size=48,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    intermediate_size=80,
+    conv_dim=(16, 24, 24, 16, 16, 24, 32),
+    num_conv_pos_embeddings=16,
+    num_conv_pos_embedding_groups=3,
+    vocab_size=32,
+    classifier_proj_size=20,
+)
+POST_LN = dict(TINY, do_stable_layer_norm=False, feat_extract_norm="group")
+PRE_LN = dict(TINY, do_stable_layer_norm=True, feat_extract_norm="layer", conv_bias=True)
+
+ARCHITECTURES = {
+    "post-LN": POST_LN,
+    "pre-LN": PRE_LN,
+    "post-LN, conv bias": dict(POST_LN, conv_bias=True),
+    "pre-LN, no conv bias": dict(PRE_LN, conv_bias=False),
+    "odd positional kernel": dict(PRE_LN, num_conv_pos_embeddings=7),
+    "no projection norm": dict(POST_LN, feat_proj_layer_norm=False),
+    "relu, eps 1e-3": dict(PRE_LN, hidden_act="relu", layer_norm_eps=1e-3),
+}
+NEWER_ARCHITECTURES = {  # not in transformers 4.34.1
+    "positional batch norm": dict(POST_LN, conv_pos_batch_norm=True),
+    "adapters": dict(PRE_LN, adapter_attn_dim=8),
+}
+
+
+def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Largest difference as a share of the largest expected magnitude."""
+    assert found.shape == expected.shape, f"{list(found.shape)} instead of {list(expected.shape)}"
+    difference = (found.double() - expected.double()).abs().max().item()
+    return difference / max(expected.double().abs().max().item(), 1e-30)
+
+
+def assert_close(found: torch.Tensor, expected: torch.Tensor, tolerance: str | torch.dtype, what: str = "") -> None:
+    error = relative_error(found, expected)
+    assert error <= TOLERANCES[tolerance], f"{what}: relative error {error:.2e} above {TOLERANCES[tolerance]:.0e} ({tolerance})"
+
+
+def small_config(**overrides) -> HubertConfig:
+    return HubertConfig(**{**PRE_LN, **overrides})
+
+
+@pytest.fixture
+def speech() -> np.ndarray:
+    """Two seconds of something with the spectrum and the pauses of speech, [S] float32 at 16 kHz."""
+    rng = np.random.default_rng(0)
+    time = np.arange(32000) / 16000
+    pitch = np.cumsum(110 + 20 * np.sin(2 * np.pi * 0.7 * time)) / 16000
+    voice = sum(np.sin(2 * np.pi * harmonic * pitch) / harmonic for harmonic in range(1, 25))
+    return (0.1 * voice * (np.sin(2 * np.pi * 1.5 * time) > -0.5) + 0.003 * rng.standard_normal(32000)).astype(np.float32)
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+    np.random.seed(0)

@@ -1,0 +1,57 @@
+"""Make the golden checkpoints with transformers 4.34.1: ``python tests/golden/make.py`` in an environment that has it.
+
+Needs transformers==4.34.1, torch and numpy<2. Each folder gets what ``save_pretrained`` writes (post-LN as a pickle, pre-LN as
+safetensors), and ``expected.npz`` with inputs, a mask and the model's answers.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from transformers import HubertConfig, HubertForCTC
+
+TINY = dict(
+    hidden_size=24,
+    num_hidden_layers=2,
+    num_attention_heads=3,
+    intermediate_size=32,
+    conv_dim=(8,) * 7,
+    num_conv_pos_embeddings=8,
+    num_conv_pos_embedding_groups=2,
+)
+ARCHITECTURES = {
+    "post_ln": dict(TINY, do_stable_layer_norm=False, feat_extract_norm="group"),
+    "pre_ln": dict(TINY, do_stable_layer_norm=True, feat_extract_norm="layer", conv_bias=True),
+}
+
+
+def main() -> None:
+    assert transformers.__version__ == "4.34.1", transformers.__version__
+    for name, values in ARCHITECTURES.items():
+        torch.manual_seed(0)
+        model = HubertForCTC(HubertConfig(**values)).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():  # away from ones and zeros, so that every parameter matters
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        mask = torch.ones(3, 4000, dtype=torch.long)
+        mask[1, 2500:] = 0
+        mask[2, 700:] = 0
+        waveforms = torch.randn(3, 4000) * mask
+        folder = Path(__file__).parent / name
+        model.save_pretrained(folder, safe_serialization=name == "pre_ln")
+        with torch.no_grad():
+            plain = model(waveforms, output_hidden_states=True, output_attentions=True)
+            masked = model(waveforms, attention_mask=mask, output_hidden_states=True, output_attentions=True)
+        answers = {"waveforms": waveforms, "mask": mask}
+        for kind, output in (("plain", plain), ("masked", masked)):
+            answers[f"{kind}.logits"] = output.logits
+            for index, state in enumerate(output.hidden_states):
+                answers[f"{kind}.hidden_states.{index}"] = state
+            for index, attention in enumerate(output.attentions):
+                answers[f"{kind}.attentions.{index}"] = attention
+        np.savez_compressed(folder / "expected.npz", **{key: tensor.numpy() for key, tensor in answers.items()})
+
+
+if __name__ == "__main__":
+    main()
