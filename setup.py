@@ -38,7 +38,15 @@ setup(
     extras_require={
         "demo": DEMO,
         "transformers": TRANSFORMERS,
-        "test": ["pytest>=8", "hypothesis>=6", "build>=1", "kernels>=0.4", 'triton>=3.6; sys_platform == "linux"', *TRANSFORMERS, *DEMO],
+        "test": [
+            "pytest>=8",
+            "build>=1",  # test_install builds and installs the package in every way
+            "setuptools>=70",
+            "kernels>=0.4",  # Hugging Face's, whose name our folder shares
+            'triton>=3.6; sys_platform == "linux"',
+            *TRANSFORMERS,
+            *DEMO,
+        ],
         "bench": ["pytest-benchmark>=4", "matplotlib>=3.8", *TRANSFORMERS, *DEMO],
     },
     entry_points={"console_scripts": ["hubert-fast = hubert_fast.cli:main"]},

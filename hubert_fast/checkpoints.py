@@ -21,7 +21,10 @@ PICKLED_WEIGHTS = "pytorch_model.bin"
 # In the order in which they are looked for; an index lists the shards that the weights are spread over.
 WEIGHT_FILES = (SAFE_WEIGHTS, SAFE_WEIGHTS + ".index.json", PICKLED_WEIGHTS, PICKLED_WEIGHTS + ".index.json")
 # Weight norm as PyTorch spelled it before 2.0 -> as it does now.
-WEIGHT_NORM_KEYS = {".weight_g": ".parametrizations.weight.original0", ".weight_v": ".parametrizations.weight.original1"}
+WEIGHT_NORM_KEYS = {
+    ".weight_g": ".parametrizations.weight.original0",
+    ".weight_v": ".parametrizations.weight.original1",
+}
 
 
 class CheckpointError(OSError):
@@ -228,9 +231,7 @@ def _with_overrides(config: HubertConfig, overrides: dict[str, Any]) -> HubertCo
 def _match(state: dict[str, Tensor], model: nn.Module) -> tuple[dict[str, Tensor], LoadingInfo]:
     expected = model.state_dict()
     state = fit_prefix(state, expected, model.base_model_prefix + ".")
-    info = LoadingInfo(
-        missing_keys=sorted(set(expected) - set(state)), unexpected_keys=sorted(set(state) - set(expected))
-    )
+    info = LoadingInfo(missing_keys=sorted(set(expected) - set(state)), unexpected_keys=sorted(set(state) - set(expected)))
     fitting = {}
     for key in expected.keys() & state.keys():
         if state[key].shape == expected[key].shape:

@@ -45,7 +45,7 @@ def _opened(path: str | None, overwrite: bool) -> Iterator[TextIO | None]:
         yield None
         return
     try:
-        file = open(path, "w" if overwrite else "x", encoding="utf-8")
+        file = open(path, "w" if overwrite else "x", encoding="utf-8")  # noqa: SIM115 - closed below
     except FileExistsError:
         raise CannotRun(f"{path} exists already; --overwrite replaces it") from None
     except OSError as error:
@@ -65,7 +65,7 @@ def transcribe(options: argparse.Namespace) -> int:
         _say("no --model given: using the bundled demo model (synthetic voices, closed vocabulary of 90 words)")
     transcriber = _load(options, demo.MODEL if options.model is None else options.model)
     named = len(files) > 1 or any(Path(path).is_dir() for path in options.paths)
-    failed = len(errors)
+    failed, audio_seconds, start = len(errors), 0.0, time.perf_counter()
     with _opened(options.output, options.overwrite) as output:
         for file in tqdm(files, unit="file", file=sys.stderr, disable=not sys.stderr.isatty()):
             try:
@@ -74,11 +74,13 @@ def transcribe(options: argparse.Namespace) -> int:
                 _say(str(error))
                 failed += 1
                 continue
+            audio_seconds += transcript.duration_seconds
             if output is None:
                 with tqdm.external_write_mode(file=sys.stdout):
                     print(f"{file}\t{transcript.text}" if named else transcript.text, flush=True)
             else:
                 print(_json_row(file, transcript), file=output, flush=True)
+    _say(_speed(audio_seconds, time.perf_counter() - start))
     if failed:
         _say(f"{failed} of {len(files) + len(errors)} inputs could not be transcribed")
     return EXIT_SOME_FAILED if failed else EXIT_OK
@@ -98,7 +100,8 @@ def run_demo(options: argparse.Namespace) -> int:
     transcriber = _load(options, demo.MODEL)
     recordings = demo.recordings()
     transcriber.transcribe_file(recordings[0].path)  # the first call pays PyTorch's own set-up
-    print("The bundled demo model: synthetic voices, closed vocabulary of 90 words. Voices and sentences are not in its training set.\n")
+    print("The bundled demo model: synthetic voices, closed vocabulary of 90 words.")
+    print("Voices and sentences of these recordings are not in its training set.\n")
     texts, audio_seconds, start = [], 0.0, time.perf_counter()
     for recording in recordings:
         transcript = transcriber.transcribe_file(recording.path)
@@ -110,8 +113,12 @@ def run_demo(options: argparse.Namespace) -> int:
     wall_seconds = time.perf_counter() - start
     error = jiwer.wer([recording.reference for recording in recordings], texts)
     print(f"\nword error rate {100 * error:.1f} % over {len(recordings)} recordings")
-    print(f"{audio_seconds:.1f} s of audio in {wall_seconds:.2f} s, files to text: {audio_seconds / wall_seconds:.0f} times real time")
+    print(f"files to text: {_speed(audio_seconds, wall_seconds)}")
     return EXIT_OK
+
+
+def _speed(audio_seconds: float, wall_seconds: float) -> str:
+    return f"{audio_seconds:.1f} s of audio in {wall_seconds:.2f} s, {audio_seconds / wall_seconds:.0f} times real time"
 
 
 def info(options: argparse.Namespace) -> int:

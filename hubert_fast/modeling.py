@@ -435,9 +435,7 @@ class HubertForCTC(HubertPreTrainedModel):
         if labels is not None:
             mask = torch.ones_like(input_values) if attention_mask is None else attention_mask
             loss = self._ctc_loss(logits, self.frame_counts(mask.sum(-1).long()), labels)
-        output = CausalLMOutput(
-            loss=loss, logits=logits, hidden_states=encoded.hidden_states, attentions=encoded.attentions
-        )
+        output = CausalLMOutput(loss=loss, logits=logits, hidden_states=encoded.hidden_states, attentions=encoded.attentions)
         return self._as_asked(output, return_dict)
 
     def _ctc_loss(self, logits: Tensor, frame_counts: Tensor, labels: Tensor) -> Tensor:
@@ -516,6 +514,4 @@ class HubertForSequenceClassification(HubertPreTrainedModel):
         return F.cross_entropy(logits, labels.view(-1))
 
 
-MODEL_CLASSES: dict[str, Any] = {
-    cls.__name__: cls for cls in (HubertModel, HubertForCTC, HubertForSequenceClassification)
-}
+MODEL_CLASSES: dict[str, Any] = {cls.__name__: cls for cls in (HubertModel, HubertForCTC, HubertForSequenceClassification)}

@@ -15,6 +15,7 @@ from .checkpoints import CheckpointError, resolve_file
 from .ctc import collapse
 
 PREPROCESSOR_NAME = "preprocessor_config.json"
+PROCESSOR_NAME = "processor_config.json"
 VOCABULARY_NAME = "vocab.json"
 TOKENIZER_CONFIG_NAME = "tokenizer_config.json"
 SPECIAL_TOKENS_NAME = "special_tokens_map.json"
@@ -52,8 +53,13 @@ class FeatureExtractor:
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, **hub_options: Any) -> FeatureExtractor:
-        """Read ``preprocessor_config.json``; a checkpoint without one gets the defaults."""
+        """Read ``preprocessor_config.json``, or the part of transformers 5's ``processor_config.json`` that replaces it.
+
+        A checkpoint with neither gets the defaults.
+        """
         values = _read_json(name_or_path, PREPROCESSOR_NAME, hub_options)
+        if not values:
+            values = _read_json(name_or_path, PROCESSOR_NAME, hub_options).get("feature_extractor", {})
         return cls(**{name: values[name] for name in cls.__dataclass_fields__ if name in values})
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -71,7 +77,8 @@ class FeatureExtractor:
         """
         if sampling_rate is not None and sampling_rate != self.sampling_rate:
             raise ValueError(f"this model takes {self.sampling_rate} Hz audio, but got {sampling_rate} Hz: resample it first")
-        if isinstance(waveforms, (np.ndarray, torch.Tensor)) and waveforms.ndim == 1 or np.isscalar(next(iter(waveforms), None)):
+        is_one = waveforms.ndim == 1 if hasattr(waveforms, "ndim") else len(waveforms) and np.isscalar(waveforms[0])
+        if is_one:
             waveforms = [waveforms]
         rows = [self._checked(waveform, index) for index, waveform in enumerate(waveforms)]
         if not rows:

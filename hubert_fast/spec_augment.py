@@ -14,7 +14,7 @@ def sample_mask(shape: tuple[int, int], probability: float, length: int, min_mas
 
     Raises ``ValueError`` when a span is longer than a row.
     """
-    rows, size = shape
+    size = shape[1]
     if not 1 <= length <= size:
         raise ValueError(f"the mask length must be between 1 and the {size} positions there are, but is {length}")
     spans = max(int(probability * size / length + np.random.rand(1).item()), min_masks)

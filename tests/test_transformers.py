@@ -145,7 +145,9 @@ def test_what_transformers_saves_we_load(tmp_path):
         _assert_same_outputs(ours(waveforms, attention_mask=mask), theirs(waveforms, attention_mask=mask))
 
 
-@pytest.mark.parametrize("values", [dict(probability=0.3, length=4, min_masks=2), dict(probability=0.02, length=10, min_masks=0)])
+@pytest.mark.parametrize(
+    "values", [dict(probability=0.3, length=4, min_masks=2), dict(probability=0.02, length=10, min_masks=0)]
+)
 def test_spec_augment_draws_the_same_masks(values):
     from transformers.models.hubert.modeling_hubert import _compute_mask_indices
 

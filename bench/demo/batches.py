@@ -39,9 +39,7 @@ class Corpus:
             names = [phone_ids.setdefault(f"{engine}:{name}", len(phone_ids)) for _, name in row["phones"]]
             starts = np.array([start for start, _ in row["phones"]], dtype=np.float32)
             labels = [vocabulary[letter] for letter in row["text"].upper().replace(" ", "|")]
-            self.utterances.append(
-                (row["first_sample"], row["samples"], labels, starts, np.array(names, dtype=np.int64))
-            )
+            self.utterances.append((row["first_sample"], row["samples"], labels, starts, np.array(names, dtype=np.int64)))
         self.phone_count = len(phone_ids)
         self.seconds = len(self.audio) / SAMPLE_RATE_HZ
 

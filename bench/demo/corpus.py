@@ -42,7 +42,11 @@ def make_block(seed: int) -> list[tuple[dict, np.ndarray]]:
         waveform, phones = speak(", ".join(parts), voice)
         peak = max(np.abs(waveform).max(), 1e-3)
         samples = np.round(waveform * (0.9 / peak) * 32767).astype(np.int16)
-        row = {"text": " ".join(parts), "voice": voice.name, "phones": [[round(p.start_seconds, 3), p.name] for p in phones]}
+        row = {
+            "text": " ".join(parts),
+            "voice": voice.name,
+            "phones": [[round(p.start_seconds, 3), p.name] for p in phones],
+        }
         block.append((row, samples))
     return block
 

@@ -1,7 +1,7 @@
 """Make the bundled recordings: ``python bench/demo/recordings.py --out hubert_fast/demo/recordings``.
 
 Sentences and voices are ones the training corpus never has; files differ in format, sampling rate, channels and width.
-The list was fixed before the model was trained. ``references.csv`` says what is said.
+The list was fixed before any of it was transcribed. ``references.csv`` says what is said.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main() -> None:
     rows = []
     for name, voice, sample_rate_hz, channels, width, indices in RECORDINGS:
         speech, _ = speak(PAUSE.join(BUNDLED[index] for index in indices), Voice(voice))
-        silence = np.zeros(SAMPLE_RATE_HZ // 4, np.float32)
+        silence = np.zeros(int(0.4 * SAMPLE_RATE_HZ), np.float32)
         speech = np.concatenate([silence, 0.6 * speech / np.abs(speech).max(), silence])
         speech = soxr.resample(speech, SAMPLE_RATE_HZ, sample_rate_hz)
         # each channel hears the speaker at a level of its own, over a little noise of its own

@@ -12,12 +12,12 @@ DEVICES = "light lights radio heater fan music".split()
 COLOURS = "red green blue white".split()
 UNITS = "seconds minutes hours".split()
 WAYS = "left right forward back".split()
-# fmt: off
+
 COMMAND_WORDS = (
-    "turn switch on off the in set a timer for stop start pause next play track call room number go to page "
-    "open close door window volume up down by percent move steps please make add and point minus hundred thousand"
+    "turn switch on off the in set a timer for stop start pause next play track call room number go to page open "
+    "close door window volume up down by percent move steps please make add and point minus hundred thousand"
 ).split()
-# fmt: on
+
 VOCABULARY = sorted(set(DIGITS + TEENS + TENS + ROOMS + DEVICES + COLOURS + UNITS + WAYS + COMMAND_WORDS))
 
 

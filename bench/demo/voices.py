@@ -20,10 +20,10 @@ SAMPLE_RATE_HZ = 16000
 
 ESPEAK_ACCENTS = "en-us en en-gb-x-rp en-gb-scotland en-gb-x-gbclan en-029 en-us-nyc".split()
 ESPEAK_VARIANTS = (
-    "m1 m2 m3 m4 m5 m6 m8 f1 f2 f3 f5 Alex Andrea Andy Annie Denis Diogo Gene Gene2 Jacky Lee Marco Mario "
-    "Michael Mike Nguyen adam anika announcer antonio aunty belinda boris caleb david ed edward grandma grandpa "
-    "gustave iven iven2 iven4 john kaukovalta linda marcelo max michel miguel norbert pablo paul pedro rob robert "
-    "sandro shelby steph steph2 travis victor zac"
+    "m1 m2 m3 m4 m5 m6 m8 f1 f2 f3 f5 Alex Andrea Andy Annie Denis Diogo Gene Gene2 Jacky Lee Marco Mario Michael "
+    "Mike Nguyen adam anika announcer antonio aunty belinda boris caleb david ed edward grandma grandpa gustave iven "
+    "iven2 iven4 john kaukovalta linda marcelo max michel miguel norbert pablo paul pedro rob robert sandro shelby "
+    "steph steph2 travis victor zac"
 ).split()
 FLITE_VOICES = ["kal", "awb", "slt"]
 

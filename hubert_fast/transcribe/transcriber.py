@@ -80,9 +80,7 @@ class Transcriber:
         """
         needed = self.model.config.receptive_field
         if np.ndim(waveform) == 1 and len(waveform) < needed:
-            raise ValueError(
-                f"too short: {len(waveform)} samples at {self.sample_rate_hz} Hz, but one frame needs {needed}"
-            )
+            raise ValueError(f"too short: {len(waveform)} samples at {self.sample_rate_hz} Hz, but one frame needs {needed}")
         batch = self.processor([waveform], sampling_rate=self.sample_rate_hz)
         # one row without padding needs no mask
         logits = self.model(batch["input_values"].to(self.model.device, self.model.dtype)).logits

@@ -1,0 +1,212 @@
+"""Reading and writing checkpoints: formats, spellings, prefixes, and what happens when something is wrong."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import POST_LN, small_config
+
+from hubert_fast import HubertConfig, HubertForCTC, HubertForSequenceClassification, HubertModel
+from hubert_fast.checkpoints import CheckpointError, read_state_dict
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def _same_weights(first: torch.nn.Module, second: torch.nn.Module) -> bool:
+    ours, theirs = first.state_dict(), second.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    model = HubertForCTC(small_config()).eval()
+    model.save_pretrained(tmp_path / "saved")
+    return model, tmp_path / "saved"
+
+
+@pytest.mark.parametrize("cls", [HubertModel, HubertForCTC, HubertForSequenceClassification])
+def test_round_trip_is_exact(cls, tmp_path):
+    model = cls(small_config())
+    model.save_pretrained(tmp_path)
+    loaded, info = cls.from_pretrained(tmp_path, output_loading_info=True)
+    assert _same_weights(model, loaded) and not loaded.training
+    assert (info.missing_keys, info.unexpected_keys, info.mismatched_keys) == ([], [], [])
+    assert json.loads((tmp_path / "config.json").read_text())["architectures"] == [cls.__name__]
+
+
+def test_shards(saved, tmp_path):
+    model, _ = saved
+    model.save_pretrained(tmp_path / "sharded", max_shard_size="50KB")
+    assert len(list((tmp_path / "sharded").glob("*.safetensors"))) > 1
+    assert _same_weights(model, HubertForCTC.from_pretrained(tmp_path / "sharded"))
+
+
+@pytest.mark.parametrize("spelling", ["weight_g and weight_v", "parametrizations"])
+@pytest.mark.parametrize("extension", ["bin", "safetensors"])
+def test_both_spellings_of_weight_norm_in_both_formats(saved, tmp_path, spelling, extension):
+    from safetensors.torch import save_file
+
+    model, folder = saved
+    state = model.state_dict()
+    if spelling == "weight_g and weight_v":
+        for old, new in (("weight_g", "original0"), ("weight_v", "original1")):
+            prefix = "hubert.encoder.pos_conv_embed.conv."
+            state[prefix + old] = state.pop(f"{prefix}parametrizations.weight.{new}")
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copy(folder / "config.json", other)
+    if extension == "bin":
+        torch.save(state, other / "pytorch_model.bin")
+    else:
+        save_file(state, other / "model.safetensors")
+    assert _same_weights(model, HubertForCTC.from_pretrained(other))
+    fresh = HubertForCTC(model.config)
+    fresh.load_state_dict(state)  # also without from_pretrained
+    assert _same_weights(model, fresh)
+
+
+def test_the_keys_we_write_are_those_of_4_34_1(tmp_path):
+    expected = read_state_dict(GOLDEN / "pre_ln")
+    HubertForCTC.from_pretrained(GOLDEN / "pre_ln").save_pretrained(tmp_path)
+    from safetensors import safe_open
+
+    with (
+        safe_open(tmp_path / "model.safetensors", "pt") as ours,
+        safe_open(GOLDEN / "pre_ln/model.safetensors", "pt") as theirs,
+    ):
+        assert set(ours.keys()) == set(theirs.keys())
+        assert ours.metadata()["format"] == "pt"  # which 4.34.1 insists on
+        assert all(torch.equal(ours.get_tensor(key), expected[key]) for key in ours.keys())
+
+
+def test_a_base_checkpoint_into_a_head_and_back(saved, tmp_path, caplog):
+    model, folder = saved
+    base, info = HubertModel.from_pretrained(folder, output_loading_info=True)
+    assert _same_weights(base, model.hubert) and info.missing_keys == []
+    assert info.unexpected_keys == ["lm_head.bias", "lm_head.weight"]
+    base.save_pretrained(tmp_path / "base")
+    with caplog.at_level(logging.WARNING):
+        head, info = HubertForCTC.from_pretrained(tmp_path / "base", output_loading_info=True)
+    assert _same_weights(head.hubert, model.hubert)
+    assert info.missing_keys == ["lm_head.bias", "lm_head.weight"] and "lm_head.weight" in caplog.text
+    assert head.lm_head.weight.std().item() == pytest.approx(head.config.initializer_range, rel=0.1)
+    assert not head.lm_head.bias.any()
+
+
+def test_dtypes(saved):
+    model, folder = saved
+    model.half().save_pretrained(folder)
+    assert json.loads((folder / "config.json").read_text())["torch_dtype"] == "float16"
+    for asked, expected in (
+        (None, torch.float32),
+        ("auto", torch.float16),
+        ("bfloat16", torch.bfloat16),
+        (torch.float64,) * 2,
+    ):
+        assert HubertForCTC.from_pretrained(folder, dtype=asked).dtype == expected
+    for wrong in ("int8", "fp99", torch.int32):
+        with pytest.raises(ValueError, match="dtype must be a floating-point"):
+            HubertForCTC.from_pretrained(folder, dtype=wrong)
+
+
+def test_configuration_overrides_and_strangers(saved):
+    _, folder = saved
+    assert HubertForCTC.from_pretrained(folder, hidden_dropout=0.7).config.hidden_dropout == 0.7
+    with pytest.raises(TypeError, match="hidden_dropuot"):
+        HubertForCTC.from_pretrained(folder, hidden_dropuot=0.7)
+
+
+def test_mismatched_shapes(saved):
+    _, folder = saved
+    with pytest.raises(ValueError, match=r"lm_head.*\[32.*makes it \[40"):
+        HubertForCTC.from_pretrained(folder, vocab_size=40)
+    model, info = HubertForCTC.from_pretrained(folder, vocab_size=40, ignore_mismatched_sizes=True, output_loading_info=True)
+    assert info.mismatched_keys[0] == ("lm_head.bias", (32,), (40,)) and model.lm_head.out_features == 40
+
+
+class _Malicious:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+def test_a_malicious_pickle_does_not_run(saved, tmp_path):
+    _, folder = saved
+    (folder / "model.safetensors").unlink()
+    torch.save({"lm_head.bias": _Malicious(tmp_path / "ran")}, folder / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin cannot be read"):
+        HubertForCTC.from_pretrained(folder)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_errors_name_the_file_and_the_reason(saved, tmp_path):
+    _, folder = saved
+    with pytest.raises(CheckpointError, match="not in the Hugging Face cache, and the hub is out of reach"):
+        HubertForCTC.from_pretrained("someone/no-such-model")
+    with pytest.raises(CheckpointError, match="neither a folder nor a name"):
+        HubertForCTC.from_pretrained("no/such/folder/")
+    with pytest.raises(CheckpointError, match="is a file; a checkpoint is a folder"):
+        HubertForCTC.from_pretrained(folder / "config.json")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match=r"empty has no config\.json"):
+        HubertForCTC.from_pretrained(tmp_path / "empty")
+    shutil.copy(folder / "config.json", tmp_path / "empty")
+    with pytest.raises(CheckpointError, match=r"has no weights: none of model\.safetensors"):
+        HubertForCTC.from_pretrained(tmp_path / "empty")
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(data[: len(data) // 2])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be read"):
+        HubertForCTC.from_pretrained(folder)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="not valid JSON"):
+        HubertForCTC.from_pretrained(folder)
+
+
+def test_another_kind_of_model_is_refused():
+    with pytest.raises(ValueError, match="'wav2vec2' model"):
+        HubertConfig.from_dict({"model_type": "wav2vec2"})
+
+
+def test_a_configuration_keeps_what_it_does_not_know(tmp_path):
+    config = HubertConfig(**POST_LN, tokenizer_class="Wav2Vec2CTCTokenizer", future_option={"a": 1}, num_labels=3)
+    config.save_pretrained(tmp_path)
+    loaded = HubertConfig.from_pretrained(tmp_path)
+    assert loaded.to_dict() == config.to_dict()
+    assert loaded.future_option == {"a": 1} and loaded.num_labels == 3 and loaded.id2label[2] == "LABEL_2"
+
+
+def test_configuration_equals_transformers_defaults():
+    import transformers
+
+    # through JSON: tuples become lists and the numbers of labels become text, as in the file
+    ours, theirs = (json.loads(json.dumps(config.to_dict())) for config in (HubertConfig(), transformers.HubertConfig()))
+    shared = ours.keys() & theirs.keys()
+    assert len(shared) > 40
+    assert {key: ours[key] for key in shared} == {key: theirs[key] for key in shared}
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        (dict(conv_dim=(8, 8)), "conv_dim, conv_stride and conv_kernel"),
+        (dict(num_attention_heads=5), r"hidden_size \(48\) must be divisible by num_attention_heads \(5\)"),
+        (dict(num_conv_pos_embedding_groups=5), "num_conv_pos_embedding_groups"),
+        (dict(feat_extract_norm="batch"), "feat_extract_norm must be one of group, layer"),
+        (dict(ctc_loss_reduction="max"), "ctc_loss_reduction"),
+        (dict(num_labels=3, id2label={0: "a"}), "num_labels is 3"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_contradictory_configurations(values, message):
+    with pytest.raises(ValueError, match=message):
+        small_config(**values)
+
+
+def test_unknown_activation():
+    with pytest.raises(ValueError, match="activation must be one of gelu"):
+        HubertModel(small_config(hidden_act="gleu"))

@@ -1,0 +1,189 @@
+"""The command line as a user meets it: text on standard output, everything else on standard error, exit codes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import soundfile
+
+import hubert_fast
+from hubert_fast import demo
+from hubert_fast.cli import main
+from hubert_fast.transcribe import Transcriber
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+    """A folder with two bundled recordings, one of them in a folder below; and both, with what the model hears."""
+    folder = tmp_path_factory.mktemp("recordings")
+    (folder / "sub").mkdir()
+    first, second = demo.recordings()[:2]
+    shutil.copy(first.path, folder)
+    shutil.copy(second.path, folder / "sub")
+    transcriber = Transcriber.from_pretrained(demo.MODEL, device="cpu", dtype="float32")
+    heard = [recording._replace(reference=transcriber.transcribe_file(recording.path).text) for recording in (first, second)]
+    assert all(recording.reference for recording in heard)
+    return folder, *heard
+
+
+def test_one_file_gives_its_text_alone(recordings, capsys):
+    _, first, _ = recordings
+    assert main(["transcribe", str(first.path)]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.strip() == first.reference
+    assert "bundled demo model (synthetic voices, closed vocabulary" in captured.err
+    assert "running on cpu in float32" in captured.err or "running on cuda" in captured.err
+
+
+def test_a_folder_gives_a_line_a_file(recordings, capsys):
+    folder, first, second = recordings
+    assert main(["transcribe", str(folder), "--device", "cpu", "--dtype", "float32"]) == 0
+    lines = dict(line.split("\t") for line in capsys.readouterr().out.splitlines())
+    assert lines == {
+        str(folder / first.path.name): first.reference,
+        str(folder / "sub" / second.path.name): second.reference,
+    }
+
+
+def test_json_lines(recordings, tmp_path, capsys):
+    folder, first, _ = recordings
+    out = tmp_path / "out.jsonl"
+    command = ["transcribe", str(folder), "--model", str(demo.MODEL), "-o", str(out)]
+    assert main(command) == 0
+    captured = capsys.readouterr()
+    assert captured.out == "" and "bundled demo model" not in captured.err
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [sorted(row) for row in rows] == [["audio", "duration_seconds", "text"]] * 2
+    assert rows[0]["audio"] == str(folder / first.path.name) and rows[0]["text"] == first.reference
+    assert rows[0]["duration_seconds"] == pytest.approx(soundfile.info(first.path).duration, abs=1e-3)
+    before = out.read_text()
+    assert main(command) == 2
+    assert "exists already; --overwrite replaces it" in capsys.readouterr().err and out.read_text() == before
+    assert main([*command, "--overwrite"]) == 0
+
+
+def test_bad_files_get_a_line_each_and_the_others_their_text(recordings, tmp_path, capsys):
+    _, first, second = recordings
+    (tmp_path / "empty.wav").write_bytes(b"")
+    (tmp_path / "text.wav").write_text("hello")
+    soundfile.write(tmp_path / "short.wav", np.zeros(399), 16000)
+    soundfile.write(tmp_path / "nan.wav", np.full(1000, np.nan), 16000, subtype="FLOAT")
+    bad = ["empty.wav", "text.wav", "short.wav", "nan.wav", "missing.wav"]
+    paths = [first.path, *(tmp_path / name for name in bad), second.path]
+    assert main(["transcribe", *map(str, paths)]) == 1
+    captured = capsys.readouterr()
+    texts = [line.split("\t")[1] for line in captured.out.splitlines()]
+    assert texts == [first.reference, second.reference]
+    for name, reason in zip(
+        bad, ("0 bytes", "not audio", "399 samples at 16000 Hz, but one frame needs 400", "NaN", "no such file")
+    ):
+        lines = [line for line in captured.err.splitlines() if name in line]
+        assert len(lines) == 1 and reason in lines[0], captured.err
+    assert "5 of 7 inputs could not be transcribed" in captured.err
+
+
+def _incomplete_checkpoint(folder):
+    model = hubert_fast.HubertForCTC.from_pretrained(demo.MODEL)
+    model.hubert.save_pretrained(folder)  # without the head
+    for name in ("vocab.json", "preprocessor_config.json"):
+        shutil.copy(demo.MODEL / name, folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--model", "someone/no-such-model"], "someone/no-such-model is not a folder here"),
+        (["--model", "/no/such/folder"], "/no/such/folder"),
+        (
+            ["--model", "INCOMPLETE"],
+            "not a complete HuBERT-CTC checkpoint: 2 weights are missing, among them lm_head.bias",
+        ),
+        (["--device", "cuda:99"], "cuda:99 was asked for, but there"),
+        (["--device", "toaster"], "device must be auto, cpu, cuda or cuda:N, but is 'toaster'"),
+        (["--dtype", "int4"], "dtype must be auto, float32, bfloat16, float16, but is 'int4'"),
+        (["-o", "/no/such/folder/out.jsonl"], "cannot be written: No such file or directory"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_what_cannot_run_at_all_says_so_in_one_line(recordings, tmp_path, capsys, options, message):
+    options = [str(_incomplete_checkpoint(tmp_path / "model")) if option == "INCOMPLETE" else option for option in options]
+    assert main(["transcribe", str(recordings[1].path), *options]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert len([line for line in captured.err.splitlines() if message in line]) == 1, captured.err
+    assert "Traceback" not in captured.err
+
+
+def test_nothing_to_transcribe(tmp_path, capsys):
+    assert main(["transcribe", str(tmp_path / "gone.wav"), str(tmp_path)]) == 2
+    errors = capsys.readouterr().err
+    assert "gone.wav: no such file or folder" in errors and "no audio files in this folder" in errors
+
+
+def test_info(capsys):
+    assert main(["info"]) == 0
+    out = capsys.readouterr().out
+    for expected in (
+        hubert_fast.__version__,
+        "torch ",
+        "cuda ",
+        "backend eager    can run",
+        "backend triton",
+        "C++ extension",
+    ):
+        assert expected in out, out
+
+
+def test_version_and_usage(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0 and capsys.readouterr().out == f"hubert_fast {hubert_fast.__version__}\n"
+    for wrong in ([], ["transcribe"], ["transcribe", "a.wav", "--sped", "1"], ["sing"]):
+        with pytest.raises(SystemExit) as stop:
+            main(wrong)
+        assert stop.value.code == 2
+
+
+def test_demo(capsys):
+    pytest.importorskip("jiwer", reason="jiwer counts the word errors")
+    assert main(["demo"]) == 0
+    out = capsys.readouterr().out
+    for recording in demo.recordings():
+        assert recording.path.name in out and recording.reference in out
+    assert "word error rate" in out and "times real time" in out
+
+
+def _start(*arguments, **options):
+    command = [sys.executable, "-m", "hubert_fast.cli", *map(str, arguments)]
+    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+
+
+def test_ctrl_c_keeps_what_is_done_and_exits_130(recordings, tmp_path):
+    for index in range(2000):
+        os.symlink(recordings[1].path, tmp_path / f"{index:04d}.wav")
+    process = _start("transcribe", tmp_path)
+    assert process.stdout.readline().startswith(str(tmp_path / "0000.wav"))
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    out, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert errors.splitlines()[-1] == "hubert-fast: interrupted" and "Traceback" not in errors
+    assert out.endswith("\n") and all("\t" in line for line in out.splitlines())
+
+
+def test_a_reader_that_leaves_early_is_no_error_message(recordings, tmp_path):
+    for index in range(200):
+        os.symlink(recordings[1].path, tmp_path / f"{index:04d}.wav")
+    process = _start("transcribe", tmp_path)
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(timeout=120) == 1
+    errors = process.stderr.read()
+    assert "Traceback" not in errors and "BrokenPipe" not in errors, errors

@@ -1,0 +1,129 @@
+"""The four ways to have hubert_fast: wheel, sdist, editable, bare checkout. Each must find the kernels and the demo.
+
+Everything is built and installed without network and dependencies: these come from the environment that runs the tests.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import hubert_fast
+
+ROOT = Path(hubert_fast.__file__).parent.parent
+pytestmark = pytest.mark.skipif(not (ROOT / "setup.py").exists(), reason="the package under test is not a checkout")
+
+CHECK = """
+import hubert_fast, importlib.util, pathlib
+from hubert_fast import demo
+print(pathlib.Path(hubert_fast.__file__).parent)
+print(importlib.util.find_spec("hubert_fast.kernels.layer_norm").origin)
+assert (demo.MODEL / "model.safetensors").is_file() and len(demo.recordings()) >= 8
+assert all(recording.path.is_file() for recording in demo.recordings())
+"""
+
+
+def _run(*command, **options):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PIP_"))}
+    environment |= options.pop("environment", {})
+    run = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=environment, **options)
+    assert run.returncode == 0, f"{command}\n{run.stdout}\n{run.stderr}"
+    return run.stdout
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A copy of the sources, as a clone has them."""
+    folder = tmp_path_factory.mktemp("checkout") / "hubert_fast"
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "*.egg-info")
+    shutil.copytree(ROOT, folder, ignore=ignored)
+    return folder
+
+
+def _environment(folder: Path) -> Path:
+    """A fresh virtual environment that sees the packages of this one, but not its hubert_fast. Returns its Python."""
+    _run(sys.executable, "-m", "venv", folder)
+    python = folder / "bin" / "python"
+    site = _run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
+    # a plain path line: .pth files of that folder, editable installs among them, are not read
+    Path(site, "outer.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return python
+
+
+def _found(python, cwd, **environment) -> tuple[Path, Path]:
+    package, kernel = _run(python, "-c", CHECK, cwd=cwd, environment=environment).split()
+    return Path(package), Path(kernel)
+
+
+@pytest.fixture(scope="module")
+def wheel(checkout, tmp_path_factory):
+    out = tmp_path_factory.mktemp("wheel")
+    _run(sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", out, checkout)
+    return next(out.glob("*.whl"))
+
+
+def test_wheel(wheel, tmp_path):
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "hubert_fast/kernels/layer_norm.py" in names and "hubert_fast/demo/model.safetensors" in names
+    top = {name.split("/")[0] for name in names}
+    assert len(top) == 2 and "hubert_fast" in top, f"the wheel puts {top} into site-packages"
+    python = _environment(tmp_path / "venv")
+    _run(python, "-m", "pip", "install", "--no-deps", "--no-index", wheel)
+    package, kernel = _found(python, tmp_path)
+    assert package.is_relative_to(tmp_path / "venv") and kernel == package / "kernels" / "layer_norm.py"
+    # the command itself, from any folder
+    assert _run(tmp_path / "venv/bin/hubert-fast", "--version", cwd=tmp_path).startswith("hubert_fast ")
+    assert "backend triton" in _run(tmp_path / "venv/bin/hubert-fast", "info", cwd=tmp_path)
+
+
+def test_sdist(checkout, tmp_path):
+    _run(sys.executable, "-m", "build", "--no-isolation", "--sdist", "--outdir", tmp_path, checkout)
+    archive = next(tmp_path.glob("*.tar.gz"))
+    with tarfile.open(archive) as file:
+        names = {name.partition("/")[2] for name in file.getnames()}
+    assert {"kernels/layer_norm.py", "LICENSE", "hubert_fast/demo/model.safetensors", "tests/conftest.py"} <= names
+    python = _environment(tmp_path / "venv")
+    _run(python, "-m", "pip", "install", "--no-deps", "--no-index", "--no-build-isolation", archive)
+    package, kernel = _found(python, tmp_path)
+    assert package.is_relative_to(tmp_path / "venv") and kernel == package / "kernels" / "layer_norm.py"
+
+
+def test_editable(checkout, tmp_path):
+    python = _environment(tmp_path / "venv")
+    _run(python, "-m", "pip", "install", "--no-deps", "--no-index", "--no-build-isolation", "--editable", checkout)
+    package, kernel = _found(python, tmp_path)
+    assert package == checkout / "hubert_fast" and kernel == checkout / "kernels" / "layer_norm.py"
+
+
+def test_bare_checkout(checkout, tmp_path):
+    python = _environment(tmp_path / "venv")
+    for cwd, environment in ((checkout, {}), (tmp_path, {"PYTHONPATH": str(checkout)})):
+        package, kernel = _found(python, cwd, **environment)
+        assert package == checkout / "hubert_fast" and kernel == checkout / "kernels" / "layer_norm.py"
+
+
+def test_beside_hugging_faces_kernels_package(checkout):
+    """Its top-level name is that of our folder: with the checkout on the path, transformers must still find it."""
+    pytest.importorskip("kernels", reason="Hugging Face's kernels package is not installed")
+    assert not (checkout / "kernels" / "__init__.py").exists()
+    code = (
+        "import kernels, hubert_fast, hubert_fast.kernels.layer_norm; from transformers import HubertModel; "
+        "print(kernels.__file__)"
+    )
+    found = _run(sys.executable, "-c", code, cwd=checkout, environment={"PYTHONPATH": str(checkout)}).strip()
+    assert not Path(found).is_relative_to(checkout)
+
+
+def test_nothing_happens_at_import():
+    """No model, no transformers, no triton, no audio library: importing the package stays quick."""
+    code = (
+        "import sys, hubert_fast; "
+        "print(sorted({'transformers', 'triton', 'soundfile', 'soxr', 'jiwer', 'huggingface_hub'} & set(sys.modules)))"
+    )
+    assert _run(sys.executable, "-c", code, cwd=ROOT).strip() == "[]"

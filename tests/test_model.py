@@ -1,0 +1,175 @@
+"""What the definition promises beyond parity: rows that are too short, outputs, training switches, bad input."""
+
+import pytest
+import torch
+from conftest import POST_LN, PRE_LN, assert_close, small_config
+
+from hubert_fast import HubertConfig, HubertForCTC, HubertForSequenceClassification, HubertModel
+from hubert_fast.outputs import CausalLMOutput
+
+BOTH = pytest.mark.parametrize("values", [POST_LN, PRE_LN], ids=["post-LN", "pre-LN"])
+
+
+def test_frame_counts():
+    model = HubertModel(small_config()).eval()
+    lengths = torch.tensor([0, 1, 399, 400, 719, 720, 16000])
+    assert model.frame_counts(lengths).tolist() == [0, 0, 0, 1, 1, 2, 49]
+    with torch.no_grad():
+        for length in (400, 719, 720, 5003):
+            frames = model(torch.randn(1, length)).last_hidden_state.shape[1]
+            assert frames == model.frame_counts(torch.tensor(length))
+
+
+@BOTH
+def test_rows_without_a_frame_are_finite_and_change_nothing(values):
+    """transformers' index wraps round for them; here they have 0 frames."""
+    torch.manual_seed(1)
+    model = HubertForCTC(HubertConfig(**values)).eval()
+    waveforms = torch.randn(5, 4000)
+    mask = torch.zeros(5, 4000, dtype=torch.long)
+    for row, samples in enumerate((4000, 0, 1, 399, 400)):
+        mask[row, :samples] = 1
+    waveforms *= mask
+    with torch.no_grad():
+        logits = model(waveforms, attention_mask=mask).logits
+        alone = model(waveforms[:1], attention_mask=mask[:1]).logits
+    assert logits.isfinite().all()
+    assert_close(logits[:1], alone, "same graph")
+
+
+def test_padding_does_not_reach_a_layer_norm_model():
+    model = HubertForCTC(small_config()).eval()
+    waveforms = torch.randn(2, 6000)
+    mask = torch.ones(2, 6000)
+    mask[1, 3000:] = 0
+    waveforms[1, 3000:] = 0
+    with torch.no_grad():
+        batch = model(waveforms, attention_mask=mask).logits
+        alone = model(waveforms[1:, :3000]).logits
+    assert_close(batch[1:, : alone.shape[1]], alone, "same graph")
+
+
+def test_classification_of_a_row_without_frames_is_finite():
+    model = HubertForSequenceClassification(small_config(num_labels=4)).eval()
+    mask = torch.ones(2, 1000)
+    mask[1, 300:] = 0
+    with torch.no_grad():
+        logits = model(torch.randn(2, 1000), attention_mask=mask).logits
+    assert logits.shape == (2, 4) and logits.isfinite().all()
+
+
+def test_outputs_read_in_every_way():
+    model = HubertForCTC(small_config()).eval()
+    waveforms = torch.randn(1, 1000)
+    with torch.no_grad():
+        output = model(waveforms, output_hidden_states=True)
+        as_tuple = model(waveforms, output_hidden_states=True, return_dict=False)
+    assert isinstance(output, CausalLMOutput) and isinstance(as_tuple, tuple)
+    assert output.loss is None and list(output) == list(output.keys()) == ["logits", "hidden_states"]
+    assert output[0] is output.logits is output["logits"] is output.to_tuple()[0]
+    assert "loss" not in output and output.get("loss", 3) == 3 and len(output) == 2
+    assert torch.equal(as_tuple[0], output[0]) and len(as_tuple) == 2
+    with pytest.raises(KeyError, match="'loss' is not in this output"):
+        output["loss"]
+
+
+def test_configuration_sets_the_defaults_of_a_call():
+    model = HubertModel(small_config(output_hidden_states=True, output_attentions=True, return_dict=False)).eval()
+    with torch.no_grad():
+        last, states, attentions = model(torch.randn(1, 1000))
+        assert len(states) == 4 and len(attentions) == 3 and torch.equal(states[-1], last)
+        assert len(model(torch.randn(1, 1000), output_hidden_states=False, output_attentions=False)) == 1
+
+
+def test_attentions_are_probabilities_over_real_frames():
+    model = HubertModel(small_config()).eval()
+    mask = torch.ones(2, 4000)
+    mask[1, 2000:] = 0
+    with torch.no_grad():
+        attentions = model(torch.randn(2, 4000), attention_mask=mask, output_attentions=True).attentions
+    frames = model.frame_counts(torch.tensor(2000))
+    for attention in attentions:
+        assert_close(attention.sum(-1), torch.ones(2, 4, 12), "same graph")
+        assert not attention[1, :, :, frames:].any()
+
+
+def test_freezing():
+    model = HubertForCTC(small_config())
+    model.freeze_feature_encoder()
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    assert frozen and all(name.startswith("hubert.feature_extractor.") for name in frozen)
+    model.freeze_base_model()
+    assert [name for name, parameter in model.named_parameters() if parameter.requires_grad] == [
+        "lm_head.weight",
+        "lm_head.bias",
+    ]
+
+
+def test_training_drops_and_masks_and_evaluation_does_not():
+    model = HubertForCTC(small_config(mask_time_prob=0.3, mask_time_length=2))
+    waveforms = torch.randn(2, 8000)
+    with torch.no_grad():
+        model.train()
+        assert not torch.equal(model(waveforms).logits, model(waveforms).logits)
+        model.eval()
+        assert torch.equal(model(waveforms).logits, model(waveforms).logits)
+
+
+def test_layerdrop_of_one_skips_every_layer():
+    config = small_config(layerdrop=1.0, hidden_dropout=0.0, mask_time_prob=0.0)
+    model = HubertModel(config).train()
+    with torch.no_grad():
+        states = model(torch.randn(1, 2000), output_hidden_states=True).hidden_states
+    assert torch.equal(states[0], states[1]) and torch.equal(states[1], states[2])
+
+
+def test_masked_frames_become_the_embedding():
+    model = HubertModel(small_config()).eval()
+    assert not hasattr(HubertModel(small_config(mask_time_prob=0.0)), "masked_spec_embed")
+    indices = torch.zeros(1, 12, dtype=torch.bool)
+    indices[0, 3] = True
+    seen = {}
+    model.encoder.register_forward_pre_hook(lambda module, arguments: seen.update(x=arguments[0]))
+    with torch.no_grad():
+        model(torch.randn(1, 4000), mask_time_indices=indices)
+    assert torch.equal(seen["x"][0, 3], model.masked_spec_embed)
+    assert not torch.equal(seen["x"][0, 4], model.masked_spec_embed)
+
+
+@pytest.mark.parametrize(
+    "waveforms, mask, message",
+    [
+        (torch.zeros(2, 3, 400), None, r"must be \[batch, samples\], but has shape \[2, 3, 400\]"),
+        (torch.zeros(2, 400, dtype=torch.int16), None, "must be floating point, but is torch.int16"),
+        (torch.zeros(2, 399), None, r"at least 400 samples.*\[2, 399\]"),
+        (torch.zeros(2, 400), torch.ones(2, 399), r"shape of input_values, \[2, 400\], but has \[2, 399\]"),
+    ],
+    ids=["3-D", "int16", "399 samples", "mask shape"],
+)
+def test_bad_input_is_named(waveforms, mask, message):
+    with pytest.raises(ValueError, match=message):
+        HubertModel(small_config())(waveforms, attention_mask=mask)
+
+
+def test_labels_outside_the_vocabulary():
+    with pytest.raises(ValueError, match=r"below vocab_size \(32\), but reach 32"):
+        HubertForCTC(small_config())(torch.randn(1, 1000), labels=torch.tensor([[1, 32]]))
+
+
+def test_a_configuration_is_required():
+    with pytest.raises(TypeError, match="takes a HubertConfig, but got a dict"):
+        HubertModel({})
+
+
+@BOTH
+def test_half_precision_against_float64(values):
+    """Groups of 16 channels: with fewer, torch 2.13's bfloat16 grouped convolution is wrong on CPUs."""
+    values = dict(values, hidden_size=48, num_conv_pos_embedding_groups=3)
+    model = HubertForCTC(HubertConfig(**values)).eval()
+    waveforms = torch.randn(2, 6000)
+    with torch.no_grad():
+        expected = model.double()(waveforms.double()).logits
+        found = model.bfloat16()(waveforms.bfloat16()).logits
+    # bf16 keeps 8 bits: 2^-8 a rounding, a few dozen of them on the way, partly cancelling
+    error = ((found.double() - expected).square().mean() / expected.square().mean()).sqrt().item()
+    assert error < 0.04, f"relative RMS error {error:.3f}"
