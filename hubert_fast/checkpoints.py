@@ -45,21 +45,26 @@ def resolve_file(name_or_path: str | Path, filename: str, **hub_options: Any) ->
     if path.exists():
         raise CheckpointError(f"{path} is a file; a checkpoint is a folder with {CONFIG_NAME} and weights")
 
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub import errors, hf_hub_download
 
     name = str(name_or_path)
     try:
         return Path(hf_hub_download(name, filename, **hub_options))
-    except HFValidationError:
+    except errors.HFValidationError:
         raise CheckpointError(f"{name} is neither a folder nor a name on the Hugging Face hub") from None
-    except LocalEntryNotFoundError:
+    except errors.LocalEntryNotFoundError:
         raise CheckpointError(
             f"{name} is not a folder here, {filename} of it is not in the Hugging Face cache, and the hub is out of reach"
         ) from None
-    except HfHubHTTPError as error:
-        raise CheckpointError(f"{filename} of {name} on the Hugging Face hub: {_first_line(error)}") from None
-    except OSError as error:
+    except errors.EntryNotFoundError:
+        raise CheckpointError(f"{name} on the Hugging Face hub has no {filename}") from None
+    except errors.GatedRepoError:
+        raise CheckpointError(f"{name} on the Hugging Face hub is gated: ask for access there, then log in") from None
+    except errors.RepositoryNotFoundError:
+        raise CheckpointError(f"{name} is not a folder here, and not on the Hugging Face hub (or private)") from None
+    except errors.RevisionNotFoundError:
+        raise CheckpointError(f"{name} on the Hugging Face hub has no revision {hub_options.get('revision')}") from None
+    except OSError as error:  # the hub's other HTTP errors, and those of the disk
         raise CheckpointError(f"{filename} of {name} could not be fetched: {_first_line(error)}") from None
 
 
@@ -216,6 +221,7 @@ class PreTrainedMixin:
             "architectures": [type(self).__name__],
             "torch_dtype": str(next(self.parameters()).dtype).removeprefix("torch."),
         }
+        values.pop("dtype", None)  # transformers 5's name for torch_dtype, which would win over it
         HubertConfig.from_dict(values).save_pretrained(folder)
         save_torch_state_dict(self.state_dict(), folder, max_shard_size=max_shard_size)
 

@@ -112,6 +112,15 @@ def test_dtypes(saved):
             HubertForCTC.from_pretrained(folder, dtype=wrong)
 
 
+def test_the_dtype_in_the_file_is_that_of_the_weights(saved):
+    """transformers 5 writes ``dtype`` where 4.34.1 wrote ``torch_dtype``; a stale one must not survive."""
+    model, folder = saved
+    model.config = HubertConfig.from_dict(model.config.to_dict() | {"dtype": "float32"})
+    model.half().save_pretrained(folder)
+    values = json.loads((folder / "config.json").read_text())
+    assert values["torch_dtype"] == "float16" and "dtype" not in values
+
+
 def test_configuration_overrides_and_strangers(saved):
     _, folder = saved
     assert HubertForCTC.from_pretrained(folder, hidden_dropout=0.7).config.hidden_dropout == 0.7

@@ -39,7 +39,7 @@ class Phone(NamedTuple):
 
 
 class Voice(NamedTuple):
-    """``name`` is ``espeak:ACCENT+VARIANT``, ``flite:SPEAKER`` or ``festival:SPEAKER``; 1.0 leaves rate and pitch as they are."""
+    """``espeak:ACCENT+VARIANT``, ``flite:SPEAKER`` or ``festival:SPEAKER``; 1.0 leaves rate and pitch as they are."""
 
     name: str
     rate: float = 1.0

@@ -11,6 +11,7 @@ import torch
 
 from .. import audio
 from ..checkpoints import CheckpointError
+from ..config import HubertConfig
 from ..devices import resolve_device, resolve_dtype
 from ..modeling import HubertForCTC
 from ..processing import HubertProcessor
@@ -55,10 +56,11 @@ class Transcriber:
         that is not there.
         """
         target = resolve_device(device)
+        options = dict(dtype=resolve_dtype(dtype, target), device=target, output_loading_info=True)
+        # small files first: what is wrong with them shows before the weights are fetched
+        config = HubertConfig.from_pretrained(name_or_path, **hub_options)
         processor = HubertProcessor.from_pretrained(name_or_path, **hub_options)
-        model, info = HubertForCTC.from_pretrained(
-            name_or_path, dtype=resolve_dtype(dtype, target), device=target, output_loading_info=True, **hub_options
-        )
+        model, info = HubertForCTC.from_pretrained(name_or_path, config=config, **options, **hub_options)
         # SpecAugment's embedding plays no part in inference; anything else that is missing would be noise in the text
         missing = [key for key in info.missing_keys if not key.endswith("masked_spec_embed")]
         if missing:

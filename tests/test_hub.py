@@ -1,0 +1,142 @@
+"""Hub names, through huggingface_hub, against a server on this machine that answers as the hub does."""
+
+import hashlib
+import http.server
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import small_config
+
+from hubert_fast import HubertForCTC, HubertProcessor
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+TOKENS = ["<pad>", "<s>", "</s>", "<unk>", "|", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ'"]
+
+
+class _Hub(http.server.BaseHTTPRequestHandler):
+    """``GET`` and ``HEAD`` of ``/OWNER/NAME/resolve/REVISION/FILE``, with the hub's headers."""
+
+    folder: Path
+    asked: list[str]
+
+    def do_GET(self):
+        repository, _, rest = self.path.strip("/").partition("/resolve/")
+        revision, _, name = rest.partition("/")
+        file = self.folder / name
+        problem = None
+        if repository != "someone/hubert":
+            problem = "RepoNotFound"
+        elif revision not in ("main", COMMIT):
+            problem = "RevisionNotFound"
+        elif not file.is_file():
+            problem = "EntryNotFound"
+        if self.command == "GET":
+            self.asked.append(name)
+        if problem:
+            self.send_response(401 if problem == "RepoNotFound" else 404)
+            self.send_header("X-Error-Code", problem)
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        data = file.read_bytes()
+        self.send_response(200)
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("ETag", f'"{hashlib.sha1(data).hexdigest()}"')
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(data)
+
+    do_HEAD = do_GET
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("repository")
+    torch.manual_seed(0)
+    model = HubertForCTC(small_config())
+    model.save_pretrained(folder)
+    HubertProcessor.from_tokens(TOKENS).save_pretrained(folder)
+    (folder / "README.md").write_text("not needed")
+    handler = type("Hub", (_Hub,), {"folder": folder, "asked": []})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", handler, model
+    server.shutdown()
+
+
+def _python(code: str, home: Path, **environment) -> str:
+    """huggingface_hub reads its environment at import: hence a process of its own."""
+    values = {name: value for name, value in os.environ.items() if not name.startswith("HF_") and "proxy" not in name.lower()}
+    values |= {"HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1"} | environment
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=values)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+LOAD = """
+from hubert_fast import HubertForCTC, HubertProcessor
+model = HubertForCTC.from_pretrained("someone/hubert")
+processor = HubertProcessor.from_pretrained("someone/hubert")
+print(sum(parameter.double().sum().item() for parameter in model.parameters()), len(processor.tokenizer.vocabulary))
+"""
+
+FAIL = """
+from hubert_fast import HubertForCTC
+try:
+    HubertForCTC.from_pretrained({name!r}, revision={revision!r})
+except OSError as error:
+    print(error)
+"""
+
+
+def test_a_name_is_fetched_once_and_then_works_offline(hub, tmp_path):
+    endpoint, handler, model = hub
+    total = sum(parameter.double().sum().item() for parameter in model.parameters())
+    handler.asked.clear()
+    found = _python(LOAD, tmp_path, HF_ENDPOINT=endpoint).split()
+    assert float(found[0]) == pytest.approx(total, rel=1e-12) and int(found[1]) == len(TOKENS)
+    needed = {"config.json", "model.safetensors", "preprocessor_config.json", "vocab.json"}
+    needed |= {"tokenizer_config.json", "special_tokens_map.json"}
+    assert set(handler.asked) == needed, "fetched more or less than the files that are needed"
+    handler.asked.clear()
+    assert _python(LOAD, tmp_path, HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="1").split() == found
+    assert _python(LOAD, tmp_path, HF_ENDPOINT=endpoint).split() == found
+    assert handler.asked == []
+
+
+@pytest.mark.parametrize(
+    "name, revision, message",
+    [
+        ("someone/else", None, "someone/else is not a folder here, and not on the Hugging Face hub (or private)"),
+        ("someone/hubert", "v9", "someone/hubert on the Hugging Face hub has no revision v9"),
+    ],
+)
+def test_what_the_hub_does_not_have(hub, tmp_path, name, revision, message):
+    assert _python(FAIL.format(name=name, revision=revision), tmp_path, HF_ENDPOINT=hub[0]).strip() == message
+
+
+def test_a_repository_without_weights(hub, tmp_path):
+    endpoint, handler, _ = hub
+    weights = handler.folder / "model.safetensors"
+    weights.rename(handler.folder / "elsewhere")
+    try:
+        found = _python(FAIL.format(name="someone/hubert", revision=None), tmp_path, HF_ENDPOINT=endpoint)
+    finally:
+        (handler.folder / "elsewhere").rename(weights)
+    assert "has no weights that can be had: someone/hubert on the Hugging Face hub has no model.safetensors" in found
+
+
+def test_no_network(tmp_path):
+    """A port where nobody listens."""
+    found = _python(FAIL.format(name="someone/hubert", revision=None), tmp_path, HF_ENDPOINT="http://127.0.0.1:9")
+    assert "not in the Hugging Face cache, and the hub is out of reach" in found
