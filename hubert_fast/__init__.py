@@ -1,14 +1,32 @@
 """HuBERT speech encoders: the checkpoints, names and answers of Hugging Face transformers, built to be fast."""
 
+from importlib import import_module as _import_module
 from pathlib import Path as _Path
 
-from .config import HubertConfig
-from .modeling import HubertForCTC, HubertForSequenceClassification, HubertModel
-from .processing import HubertProcessor
-
 __version__ = "0.1.0.dev0"
-__all__ = ["HubertConfig", "HubertForCTC", "HubertForSequenceClassification", "HubertModel", "HubertProcessor"]
+
+# Public name -> module. Loaded on first use, so that `hubert-fast --version` need not wait for torch.
+_HOMES = {
+    "HubertConfig": "config",
+    "HubertForCTC": "modeling",
+    "HubertForSequenceClassification": "modeling",
+    "HubertModel": "modeling",
+    "HubertProcessor": "processing",
+}
+__all__ = list(_HOMES)
 
 # In a wheel, kernels/ lies inside this package. In a checkout and an editable install it lies beside it.
 if not _Path(__file__).with_name("kernels").is_dir():
     __path__.append(str(_Path(__file__).parent.parent))
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(_import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -11,6 +11,8 @@ import soxr
 # What libsndfile reads and people keep speech in; folders are searched for these.
 AUDIO_SUFFIXES = frozenset({".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".w64", ".wav"})
 
+BLOCK_FRAMES = 1 << 20
+
 
 class AudioError(ValueError):
     """A file gives no usable audio; the message says which and why."""
@@ -24,28 +26,41 @@ def load(path: str | Path, sample_rate_hz: int = 16000) -> np.ndarray:
     NaN or infinite samples.
     """
     path = Path(path)
-    if not path.exists():
-        raise AudioError(f"{path}: no such file")
-    if not path.is_file():
-        raise AudioError(f"{path}: expected an audio file, but this is not a regular file")
     try:
+        if not path.exists():
+            raise AudioError(f"{path}: no such file")
+        if not path.is_file():
+            raise AudioError(f"{path}: expected an audio file, but this is not a regular file")
         if path.stat().st_size == 0:
             raise AudioError(f"{path}: the file is empty (0 bytes)")
-        with open(path, "rb") as file:
-            samples, source_rate_hz = soundfile.read(file, dtype="float32", always_2d=True)
-    except OSError as error:
-        raise AudioError(f"{path}: cannot be read: {error.strerror or error}") from None
+        open(path, "rb").close()  # the system's reason, when it may not be read; libsndfile does not tell
+        with soundfile.SoundFile(path) as sound:
+            source_rate_hz = sound.samplerate
+            mono = _read_mono(sound)
     except soundfile.LibsndfileError as error:
         raise AudioError(f"{path}: not audio that libsndfile can decode: {error.error_string}") from None
-    if not len(samples):
+    except TypeError:  # soundfile's answer to headerless formats
+        raise AudioError(f"{path}: not audio that libsndfile can decode: the file does not say its format") from None
+    except OSError as error:
+        raise AudioError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except MemoryError:
+        raise AudioError(f"{path}: too long to be held in memory") from None
+    if not len(mono):
         raise AudioError(f"{path}: the file has no samples")
-    mono = samples.mean(axis=1)
     if not np.isfinite(mono).all():
         bad = len(mono) - int(np.isfinite(mono).sum())
         raise AudioError(f"{path}: {bad} of {len(mono)} samples are NaN or infinite")
     if source_rate_hz != sample_rate_hz:
         mono = soxr.resample(mono, source_rate_hz, sample_rate_hz)
     return mono
+
+
+def _read_mono(sound: soundfile.SoundFile) -> np.ndarray:
+    """Average the channels block by block, and never trust the header's length: streamed files do not know theirs."""
+    blocks = []
+    while len(block := sound.read(BLOCK_FRAMES, dtype="float32", always_2d=True)):
+        blocks.append(block.mean(axis=1))
+    return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
 
 
 def find(paths: list[str | Path]) -> tuple[list[Path], list[AudioError]]:
@@ -57,12 +72,17 @@ def find(paths: list[str | Path]) -> tuple[list[Path], list[AudioError]]:
     found: dict[Path, None] = {}
     errors = []
     for path in map(Path, paths):
-        if path.is_dir():
+        try:
+            is_folder, exists = path.is_dir(), path.exists()
+        except OSError as error:  # a name that is too long, a folder that may not be entered
+            errors.append(AudioError(f"{path}: cannot be looked at: {error.strerror}"))
+            continue
+        if is_folder:
             below = sorted(file for file in path.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES and file.is_file())
             if not below:
                 errors.append(AudioError(f"{path}: no audio files in this folder ({', '.join(sorted(AUDIO_SUFFIXES))})"))
             found |= dict.fromkeys(below)
-        elif path.exists():
+        elif exists:
             found[path] = None
         else:
             errors.append(AudioError(f"{path}: no such file or folder"))

@@ -31,6 +31,10 @@ class CheckpointError(OSError):
     """A checkpoint is missing, unreadable or not what it should be; the message says which file and why."""
 
 
+class FileAbsentError(CheckpointError):
+    """The checkpoint is there and does not have this file; for an optional one, that is an answer."""
+
+
 def resolve_file(name_or_path: str | Path, filename: str, **hub_options: Any) -> Path:
     """Return the local path of one file of a checkpoint, downloading it when ``name_or_path`` is not a folder.
 
@@ -38,14 +42,19 @@ def resolve_file(name_or_path: str | Path, filename: str, **hub_options: Any) ->
     Raises :class:`CheckpointError` when there is no such file, repository or network.
     """
     path = Path(name_or_path)
-    if path.is_dir():
-        if not (path / filename).is_file():
-            raise CheckpointError(f"{path} has no {filename}")
-        return path / filename
-    if path.exists():
-        raise CheckpointError(f"{path} is a file; a checkpoint is a folder with {CONFIG_NAME} and weights")
+    try:
+        if path.is_dir():
+            if not (path / filename).is_file():
+                raise FileAbsentError(f"{path} has no {filename}")
+            return path / filename
+        if path.exists():
+            raise CheckpointError(f"{path} is a file; a checkpoint is a folder with {CONFIG_NAME} and weights")
+    except OSError as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{path} cannot be looked into: {error.strerror}") from None
 
-    from huggingface_hub import errors, hf_hub_download
+    from huggingface_hub import constants, errors, hf_hub_download, try_to_load_from_cache
 
     name = str(name_or_path)
     try:
@@ -53,19 +62,39 @@ def resolve_file(name_or_path: str | Path, filename: str, **hub_options: Any) ->
     except errors.HFValidationError:
         raise CheckpointError(f"{name} is neither a folder nor a name on the Hugging Face hub") from None
     except errors.LocalEntryNotFoundError:
+        offline = constants.HF_HUB_OFFLINE or hub_options.get("local_files_only")
+        options = {key: hub_options.get(key) for key in ("cache_dir", "revision")}
+        # where nobody may ask the hub, the cache is all there is; where it does not answer, only what it once said counts
+        known = isinstance(try_to_load_from_cache(name, CONFIG_NAME, **options), str)
+        known_absent = try_to_load_from_cache(name, filename, **options) is not None
+        if known and (offline or known_absent):
+            raise FileAbsentError(f"{name} in the Hugging Face cache has no {filename}") from None
         raise CheckpointError(
             f"{name} is not a folder here, {filename} of it is not in the Hugging Face cache, and the hub is out of reach"
         ) from None
     except errors.EntryNotFoundError:
-        raise CheckpointError(f"{name} on the Hugging Face hub has no {filename}") from None
+        raise FileAbsentError(f"{name} on the Hugging Face hub has no {filename}") from None
     except errors.GatedRepoError:
         raise CheckpointError(f"{name} on the Hugging Face hub is gated: ask for access there, then log in") from None
     except errors.RepositoryNotFoundError:
         raise CheckpointError(f"{name} is not a folder here, and not on the Hugging Face hub (or private)") from None
     except errors.RevisionNotFoundError:
         raise CheckpointError(f"{name} on the Hugging Face hub has no revision {hub_options.get('revision')}") from None
-    except OSError as error:  # the hub's other HTTP errors, and those of the disk
+    except Exception as error:  # other HTTP errors, and those of the transport and the disk, which have no common class
         raise CheckpointError(f"{filename} of {name} could not be fetched: {_first_line(error)}") from None
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Read a JSON object. Raises :class:`CheckpointError` when the file is unreadable or holds something else."""
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:  # not UTF-8, or not JSON
+        raise CheckpointError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} must hold a JSON object, but holds a {type(values).__name__}")
+    return values
 
 
 def _first_line(error: Exception) -> str:
@@ -79,7 +108,10 @@ def read_state_dict(name_or_path: str | Path, **hub_options: Any) -> dict[str, T
     """
     first = _first_weight_file(name_or_path, hub_options)
     if first.name.endswith(".index.json"):
-        shards = sorted(set(json.loads(first.read_text(encoding="utf-8"))["weight_map"].values()))
+        weight_map = read_json(first).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise CheckpointError(f"{first} must have a weight_map from weights to files")
+        shards = sorted(set(weight_map.values()))
         files = [resolve_file(name_or_path, shard, **hub_options) for shard in shards]
     else:
         files = [first]
@@ -90,15 +122,12 @@ def read_state_dict(name_or_path: str | Path, **hub_options: Any) -> dict[str, T
 
 
 def _first_weight_file(name_or_path: str | Path, hub_options: dict[str, Any]) -> Path:
-    reasons = []
     for name in WEIGHT_FILES:
         try:
             return resolve_file(name_or_path, name, **hub_options)
-        except CheckpointError as error:
-            reasons.append(str(error))
-    if Path(name_or_path).is_dir():
-        raise CheckpointError(f"{name_or_path} has no weights: none of {', '.join(WEIGHT_FILES)}")
-    raise CheckpointError(f"{name_or_path} has no weights that can be had: {reasons[0]}")
+        except FileAbsentError:
+            continue
+    raise CheckpointError(f"{name_or_path} has no weights: none of {', '.join(WEIGHT_FILES)}")
 
 
 def _read_weight_file(path: Path) -> dict[str, Tensor]:
@@ -107,9 +136,12 @@ def _read_weight_file(path: Path) -> dict[str, Tensor]:
             from safetensors.torch import load_file
 
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # each format has errors of its own, all meaning that the file is not usable
         raise CheckpointError(f"{path} cannot be read: {_first_line(error)}") from None
+    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise CheckpointError(f"{path} must hold a dictionary of tensors, and holds something else")
+    return state
 
 
 def _current_spelling(key: str) -> str:
@@ -151,6 +183,33 @@ def _as_dtype(dtype: str | torch.dtype | None, state: dict[str, Tensor]) -> torc
     return dtype
 
 
+def load(
+    cls: type[nn.Module],
+    name_or_path: str | Path,
+    config: HubertConfig,
+    dtype: str | torch.dtype | None,
+    ignore_mismatched_sizes: bool,
+    hub_options: dict[str, Any],
+) -> tuple[nn.Module, LoadingInfo]:
+    """Do what ``from_pretrained`` does, on the CPU and without its warnings: the caller judges the :class:`LoadingInfo`."""
+    state = read_state_dict(name_or_path, **hub_options)
+    with torch.device("meta"):
+        model = cls(config)
+    state, info = _match(state, model)
+    if info.mismatched_keys and not ignore_mismatched_sizes:
+        key, found, expected = info.mismatched_keys[0]
+        raise ValueError(
+            f"{name_or_path}: {key} has shape {list(found)}, but the configuration makes it {list(expected)} "
+            f"({len(info.mismatched_keys)} such in all); ignore_mismatched_sizes=True initialises them instead"
+        )
+    if info.missing_keys or info.mismatched_keys:
+        model = cls(config)  # a second time, with initial weights
+        model.load_state_dict(state, strict=False)
+    else:
+        model.load_state_dict(state, assign=True)
+    return model.to(_as_dtype(dtype, state)).eval(), info
+
+
 class PreTrainedMixin:
     """``from_pretrained`` and ``save_pretrained`` for a module with ``config_class`` and ``base_model_prefix``."""
 
@@ -161,6 +220,7 @@ class PreTrainedMixin:
         *,
         config: HubertConfig | None = None,
         dtype: str | torch.dtype | None = None,
+        torch_dtype: str | torch.dtype | None = None,
         device: str | torch.device | None = None,
         ignore_mismatched_sizes: bool = False,
         output_loading_info: bool = False,
@@ -173,7 +233,7 @@ class PreTrainedMixin:
         """Load a model, in evaluation mode, from a folder or a Hugging Face hub repository.
 
         config: used instead of the checkpoint's ``config.json``; other keywords override single fields of it.
-        dtype: of the parameters: float32 unless given; ``"auto"`` keeps the checkpoint's.
+        dtype: of the parameters: float32 unless given; ``"auto"`` keeps the checkpoint's. ``torch_dtype`` is its older name.
         output_loading_info: return ``(model, info)`` with the missing, unexpected and mismatched keys.
         revision, cache_dir, token, local_files_only: as in ``huggingface_hub``.
 
@@ -189,24 +249,11 @@ class PreTrainedMixin:
         if config is None:
             config = HubertConfig.from_pretrained(name_or_path, **hub_options)
         config = _with_overrides(config, config_overrides)
-        state = read_state_dict(name_or_path, **hub_options)
-
-        with torch.device("meta"):
-            model = cls(config)
-        state, info = _match(state, model)
-        if info.mismatched_keys and not ignore_mismatched_sizes:
-            key, found, expected = info.mismatched_keys[0]
-            raise ValueError(
-                f"{name_or_path}: {key} has shape {list(found)}, but the configuration makes it {list(expected)} "
-                f"({len(info.mismatched_keys)} such in all); ignore_mismatched_sizes=True initialises them instead"
-            )
-        if info.missing_keys or info.mismatched_keys:
-            model = cls(config)  # a second time, with initial weights
-            model.load_state_dict(state, strict=False)
-        else:
-            model.load_state_dict(state, assign=True)
+        model, info = load(
+            cls, name_or_path, config, torch_dtype if dtype is None else dtype, ignore_mismatched_sizes, hub_options
+        )
         _warn(name_or_path, cls.__name__, info)
-        model = model.to(device=device, dtype=_as_dtype(dtype, state)).eval()
+        model = model.to(device=device)
         return (model, info) if output_loading_info else model
 
     def save_pretrained(self, folder: str | Path, *, max_shard_size: str | int = "5GB") -> None:
@@ -224,6 +271,9 @@ class PreTrainedMixin:
         values.pop("dtype", None)  # transformers 5's name for torch_dtype, which would win over it
         HubertConfig.from_dict(values).save_pretrained(folder)
         save_torch_state_dict(self.state_dict(), folder, max_shard_size=max_shard_size)
+        readable_as_others = (folder / CONFIG_NAME).stat().st_mode
+        for file in folder.glob("*.safetensors"):
+            file.chmod(readable_as_others)  # safetensors makes files that only their owner reads
 
 
 def _with_overrides(config: HubertConfig, overrides: dict[str, Any]) -> HubertConfig:
@@ -239,7 +289,9 @@ def _match(state: dict[str, Tensor], model: nn.Module) -> tuple[dict[str, Tensor
     state = fit_prefix(state, expected, model.base_model_prefix + ".")
     info = LoadingInfo(missing_keys=sorted(set(expected) - set(state)), unexpected_keys=sorted(set(state) - set(expected)))
     fitting = {}
-    for key in expected.keys() & state.keys():
+    for key in expected:
+        if key not in state:
+            continue
         if state[key].shape == expected[key].shape:
             fitting[key] = state[key]
         else:

@@ -14,14 +14,12 @@ from . import __version__
 EXIT_OK, EXIT_SOME_FAILED, EXIT_CANNOT_RUN, EXIT_INTERRUPTED = 0, 1, 2, 128 + signal.SIGINT
 
 
-class CannotRun(Exception):
+class CannotRunError(Exception):
     """The command cannot do anything of what was asked; the message is the one line to show."""
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="hubert-fast", description="HuBERT speech encoders, several times faster: transcription and diagnosis."
-    )
+    parser = argparse.ArgumentParser(prog="hubert-fast", description="HuBERT speech encoders: transcription and diagnosis.")
     parser.add_argument("--version", action="version", version=f"hubert_fast {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
@@ -31,7 +29,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Write what is said in audio files (WAV, FLAC, OGG, MP3, ...; any sampling rate, channels averaged). "
         "Text goes to standard output: one line per file, behind the file's name and a tab when there is more than one. "
         "A file that cannot be transcribed gets a line on standard error and does not stop the others.",
-        epilog="Exit status: 0 all files transcribed, 1 some were not, 2 nothing could be done, 130 interrupted.",
+        epilog="Exit status: 0 all files transcribed, 1 some or all were not, 2 cannot run at all (model, device, output), 130 interrupted.",
     )
     transcribe.add_argument("paths", nargs="+", metavar="FILE_OR_DIR", help="audio files, or folders to search for them")
     transcribe.add_argument("--model", metavar="ID_OR_DIR", help="Hugging Face hub name or folder (the bundled demo model)")
@@ -58,12 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    # Imported on demand: --help and --version need no torch model code and answer at once.
-    from . import commands
-
     try:
+        from . import commands  # on demand: --help and --version need no torch
+
         return getattr(commands, options.command)(options)
-    except CannotRun as error:
+    except CannotRunError as error:
         print(f"hubert-fast: {error}", file=sys.stderr)
         return EXIT_CANNOT_RUN
     except KeyboardInterrupt:

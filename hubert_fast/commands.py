@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from . import __version__, audio, demo, dispatch
 from .checkpoints import CheckpointError
-from .cli import EXIT_CANNOT_RUN, EXIT_OK, EXIT_SOME_FAILED, CannotRun
+from .cli import EXIT_OK, EXIT_SOME_FAILED, CannotRunError
 from .transcribe import Transcriber, Transcript
 
 
@@ -33,25 +33,35 @@ def _load(options: argparse.Namespace, model: str | Path) -> Transcriber:
     try:
         transcriber = Transcriber.from_pretrained(model, device=options.device, dtype=options.dtype)
     except (CheckpointError, ValueError) as error:
-        raise CannotRun(str(error)) from None
+        raise CannotRunError(str(error)) from None
+    except (MemoryError, RuntimeError) as error:  # RuntimeError: PyTorch's out of memory
+        raise CannotRunError(f"{model} cannot be loaded: {str(error).partition(chr(10))[0]}") from None
     dtype = str(transcriber.model.dtype).removeprefix("torch.")
     _say(f"running on {transcriber.model.device} in {dtype}")
     return transcriber
 
 
 @contextlib.contextmanager
-def _opened(path: str | None, overwrite: bool) -> Iterator[TextIO | None]:
+def _opened(path: str | None, overwrite: bool, inputs: list[Path]) -> Iterator[TextIO]:
+    """Open the output, standard output for ``None``. Names that are no UTF-8 pass through, in JSON as its own escapes."""
     if path is None:
-        yield None
+        sys.stdout.reconfigure(errors="surrogateescape")
+        yield sys.stdout
         return
+    regular = not os.path.exists(path) or os.path.isfile(path)  # /dev/stdout and pipes are written to, never replaced
+    if regular and os.path.exists(path) and any(os.path.samefile(path, file) for file in inputs):
+        raise CannotRunError(f"{path} is an input, and would be overwritten")
     try:
-        file = open(path, "w" if overwrite else "x", encoding="utf-8")  # noqa: SIM115 - closed below
+        file = open(path, "w" if overwrite or not regular else "x", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
     except FileExistsError:
-        raise CannotRun(f"{path} exists already; --overwrite replaces it") from None
+        raise CannotRunError(f"{path} exists already; --overwrite replaces it") from None
     except OSError as error:
-        raise CannotRun(f"{path} cannot be written: {error.strerror}") from None
-    with file:
+        raise CannotRunError(f"{path} cannot be written: {error.strerror}") from None
+    try:
         yield file
+    finally:
+        with contextlib.suppress(OSError):  # every row was flushed, and a failure reported, when it was written
+            file.close()
 
 
 def transcribe(options: argparse.Namespace) -> int:
@@ -59,31 +69,43 @@ def transcribe(options: argparse.Namespace) -> int:
     files, errors = audio.find(options.paths)
     for error in errors:
         _say(str(error))
-    if not files:
-        return EXIT_CANNOT_RUN
-    if options.model is None:
-        _say("no --model given: using the bundled demo model (synthetic voices, closed vocabulary of 90 words)")
-    transcriber = _load(options, demo.MODEL if options.model is None else options.model)
-    named = len(files) > 1 or any(Path(path).is_dir() for path in options.paths)
-    failed, audio_seconds, start = len(errors), 0.0, time.perf_counter()
-    with _opened(options.output, options.overwrite) as output:
-        for file in tqdm(files, unit="file", file=sys.stderr, disable=not sys.stderr.isatty()):
-            try:
-                transcript = transcriber.transcribe_file(file)
-            except audio.AudioError as error:
-                _say(str(error))
-                failed += 1
-                continue
-            audio_seconds += transcript.duration_seconds
-            if output is None:
-                with tqdm.external_write_mode(file=sys.stdout):
-                    print(f"{file}\t{transcript.text}" if named else transcript.text, flush=True)
-            else:
-                print(_json_row(file, transcript), file=output, flush=True)
-    _say(_speed(audio_seconds, time.perf_counter() - start))
+    failed = len(errors)
+    if files:
+        if options.model is None:
+            _say("no --model given: using the bundled demo model (synthetic voices, closed vocabulary of 90 words)")
+        transcriber = _load(options, demo.MODEL if options.model is None else options.model)
+        with _opened(options.output, options.overwrite, files) as output:
+            failed += _transcribe_files(transcriber, files, output, as_json=options.output is not None, named=_named(options))
     if failed:
         _say(f"{failed} of {len(files) + len(errors)} inputs could not be transcribed")
     return EXIT_SOME_FAILED if failed else EXIT_OK
+
+
+def _named(options: argparse.Namespace) -> bool:
+    return len(options.paths) > 1 or Path(options.paths[0]).is_dir()
+
+
+def _transcribe_files(transcriber: Transcriber, files: list[Path], output: TextIO, as_json: bool, named: bool) -> int:
+    """Write a row a file; return how many failed."""
+    failed, audio_seconds, start = 0, 0.0, time.perf_counter()
+    for file in tqdm(files, unit="file", file=sys.stderr, disable=not sys.stderr.isatty()):
+        try:
+            transcript = transcriber.transcribe_file(file)
+        except audio.AudioError as error:
+            _say(str(error))
+            failed += 1
+            continue
+        audio_seconds += transcript.duration_seconds
+        row = _json_row(file, transcript) if as_json else f"{file}\t{transcript.text}" if named else transcript.text
+        try:
+            with tqdm.external_write_mode(file=output):
+                print(row, file=output, flush=True)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise CannotRunError(f"{output.name} cannot be written: {error.strerror}") from None
+    _say(_speed(audio_seconds, time.perf_counter() - start))
+    return failed
 
 
 def _json_row(file: Path, transcript: Transcript) -> str:
@@ -96,7 +118,7 @@ def run_demo(options: argparse.Namespace) -> int:
     try:
         import jiwer
     except ImportError:
-        raise CannotRun("the demo counts word errors with jiwer: pip install 'hubert_fast[demo]'") from None
+        raise CannotRunError("the demo counts word errors with jiwer: pip install 'hubert_fast[demo]'") from None
     transcriber = _load(options, demo.MODEL)
     recordings = demo.recordings()
     transcriber.transcribe_file(recordings[0].path)  # the first call pays PyTorch's own set-up
@@ -133,6 +155,10 @@ def info(options: argparse.Namespace) -> int:
     for index in range(torch.cuda.device_count()):
         device = torch.cuda.get_device_properties(index)
         rows.append((f"cuda:{index}", f"{device.name}, sm_{device.major}{device.minor}, {device.total_memory >> 30} GiB"))
+    try:
+        rows.append(("backend asked", dispatch.asked()))
+    except ValueError as error:
+        raise CannotRunError(str(error)) from None
     for backend in dispatch.BACKENDS:
         reason = dispatch.why_not(backend)
         rows.append((f"backend {backend}", "can run" if reason is None else f"cannot run: {reason}"))

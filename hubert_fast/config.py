@@ -11,7 +11,7 @@ from typing import Any
 CONFIG_NAME = "config.json"
 
 
-@dataclass(init=False, repr=False)
+@dataclass(init=False, repr=False, eq=False)
 class HubertConfig:
     """Configuration of a HuBERT, field for field that of ``transformers.HubertConfig`` (4.34.1).
 
@@ -68,9 +68,9 @@ class HubertConfig:
     problem_type: str | None = None
     # Tokens and initialisation
     initializer_range: float = 0.02
-    pad_token_id: int = 0
-    bos_token_id: int = 1
-    eos_token_id: int = 2
+    pad_token_id: int | None = 0
+    bos_token_id: int | None = 1
+    eos_token_id: int | None = 2
     # What a forward call returns when it does not say
     output_attentions: bool = False
     output_hidden_states: bool = False
@@ -89,13 +89,28 @@ class HubertConfig:
         for field in fields(self):
             default = None if field.default is MISSING else field.default
             setattr(self, field.name, values.pop(field.name, default))
-        self._extra_names = tuple(values)
         for name, value in values.items():
             setattr(self, name, value)
         for name in ("conv_dim", "conv_stride", "conv_kernel"):
-            setattr(self, name, tuple(getattr(self, name)))
+            if isinstance(getattr(self, name), list):
+                setattr(self, name, tuple(getattr(self, name)))
+        self._check_types()
         self._set_labels(num_labels, id2label, label2id)
         self._validate()
+
+    def _check_types(self) -> None:
+        for field in fields(self):
+            value, expected = getattr(self, field.name), field.type.removesuffix(" | None")
+            if value is None and field.type.endswith(" | None"):
+                continue
+            if expected == "tuple[int, ...]":
+                fits = isinstance(value, tuple) and all(type(entry) is int for entry in value)
+            elif expected == "float":
+                fits = type(value) in (int, float)
+            else:
+                fits = type(value).__name__ == expected
+            if not fits:
+                raise ValueError(f"{field.name} must be {field.type}, but is {value!r}")
 
     def _set_labels(self, num_labels: int | None, id2label: dict | None, label2id: dict | None) -> None:
         if id2label is None:
@@ -155,8 +170,7 @@ class HubertConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what :meth:`save_pretrained` writes: JSON types only, unknown keys included."""
-        values = {name: getattr(self, name) for name in self._extra_names}
-        values |= {field.name: getattr(self, field.name) for field in fields(self)}
+        values = dict(vars(self))
         values |= {name: list(values[name]) for name in ("conv_dim", "conv_stride", "conv_kernel")}
         values |= {"id2label": {str(index): label for index, label in self.id2label.items()}, "label2id": self.label2id}
         values["model_type"] = self.model_type
@@ -174,14 +188,10 @@ class HubertConfig:
 
     @classmethod
     def from_json_file(cls, path: str | Path) -> HubertConfig:
-        """Read one ``config.json``. Raises ``ValueError`` when it is not a JSON object."""
-        try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is not valid JSON: {error}") from None
-        if not isinstance(values, dict):
-            raise ValueError(f"{path} must hold a JSON object, but holds a {type(values).__name__}")
-        return cls.from_dict(values)
+        """Read one ``config.json``. Raises ``CheckpointError`` when it cannot be read or is not a JSON object."""
+        from .checkpoints import read_json
+
+        return cls.from_dict(read_json(path))
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, **hub_options: Any) -> HubertConfig:
@@ -196,6 +206,11 @@ class HubertConfig:
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
         (folder / CONFIG_NAME).write_text(text, encoding="utf-8")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, HubertConfig) and self.to_dict() == other.to_dict()
+
+    __hash__ = None  # it can change
 
     def __repr__(self) -> str:
         return f"HubertConfig {json.dumps(self.to_dict(), indent=2, ensure_ascii=False)}"

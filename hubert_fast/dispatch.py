@@ -2,6 +2,7 @@
 
 ``auto`` takes Triton for CUDA tensors where it can run, else eager. The environment variable ``HUBERT_FAST_BACKEND`` sets
 the choice; a forced backend that cannot run raises with the reason. This is the only module that reads the environment.
+The choice is between implementations of :mod:`hubert_fast.ops`; the models are plain PyTorch and do not use these yet.
 """
 
 from __future__ import annotations
@@ -31,21 +32,38 @@ def why_not(backend: str) -> str | None:
     return None
 
 
-def use_triton(*tensors: torch.Tensor, backend: str | None = None) -> bool:
-    """Decide for one call. ``backend`` (``auto``, ``eager``, ``triton``) wins over the environment.
+def asked() -> str:
+    """Return the backend that ``HUBERT_FAST_BACKEND`` asks for, ``auto`` when it is not set. ``ValueError`` when unknown."""
+    return _checked(os.environ.get(BACKEND_VARIABLE, "auto"))
+
+
+def _checked(choice: str) -> str:
+    if choice not in ("auto", *BACKENDS):
+        raise ValueError(f"backend must be auto, {' or '.join(BACKENDS)}, but is {choice!r}")
+    return choice
+
+
+def use_triton(*tensors: torch.Tensor, backend: str | None = None, has_backward: bool = False) -> bool:
+    """Decide for one call on ``tensors``. ``backend`` (``auto``, ``eager``, ``triton``) wins over the environment.
 
     Raises ``ValueError`` for an unknown backend and ``RuntimeError`` when a forced one cannot run on these tensors.
     """
-    choice = backend or os.environ.get(BACKEND_VARIABLE, "auto")
-    if choice not in ("auto", *BACKENDS):
-        raise ValueError(f"backend must be auto, {' or '.join(BACKENDS)}, but is {choice!r}")
+    choice = asked() if backend is None else _checked(backend)
     if choice == "eager":
         return False
-    reason = why_not("triton")
-    if reason is None and not interpreting():
-        elsewhere = next((tensor.device for tensor in tensors if not tensor.is_cuda), None)
-        reason = None if elsewhere is None else f"a tensor is on {elsewhere}, but kernels take CUDA tensors"
+    reason = why_not("triton") or _why_not_on(tensors, has_backward)
     if choice == "triton" and reason is not None:
         raise RuntimeError(f"backend triton was asked for, but cannot run: {reason}")
     # interpreted kernels are for tests: auto does not choose them
     return reason is None and (choice == "triton" or not interpreting())
+
+
+def _why_not_on(tensors: tuple[torch.Tensor, ...], has_backward: bool) -> str | None:
+    for tensor in tensors:
+        if not tensor.is_cuda and not interpreting():
+            return f"a tensor is on {tensor.device}, but kernels take CUDA tensors"
+        if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+            return f"a tensor is {tensor.dtype}, but kernels take float32, float16 and bfloat16"
+        if tensor.requires_grad and torch.is_grad_enabled() and not has_backward:
+            return "a gradient is needed, but the kernel has no backward"
+    return None

@@ -33,13 +33,9 @@ def _(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, *, backend: str | None = None) -> Tensor:
     """Normalise the last axis of ``x`` ``[..., C]`` to zero mean and unit variance, then scale and shift by ``[C]``.
 
-    The kernel has no backward: where a gradient is needed, ``auto`` takes the definition and a forced ``triton`` raises
+    The kernel has no backward and no float64: there ``auto`` takes the definition and a forced ``triton`` raises
     ``RuntimeError``. See :mod:`hubert_fast.dispatch` for ``backend``. Source: Ba et al. 2016.
     """
-    tensors = (x, weight, bias)
-    if use_triton(*tensors, backend=backend):
-        if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)):
-            return _layer_norm_triton(x, weight, bias, eps)
-        if backend == "triton":
-            raise RuntimeError("backend triton was asked for, but cannot run: layer_norm's kernel has no backward")
+    if use_triton(x, weight, bias, backend=backend):
+        return _layer_norm_triton(x, weight, bias, eps)
     return layer_norm_eager(x, weight, bias, eps)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .checkpoints import CheckpointError, resolve_file
+from .checkpoints import CheckpointError, FileAbsentError, read_json, resolve_file
 from .ctc import collapse
 
 PREPROCESSOR_NAME = "preprocessor_config.json"
@@ -22,20 +22,11 @@ SPECIAL_TOKENS_NAME = "special_tokens_map.json"
 ADDED_TOKENS_NAME = "added_tokens.json"
 
 
-def _read_json(name_or_path: str | Path, filename: str, hub_options: dict, required: bool = False) -> dict[str, Any]:
+def _read_optional(name_or_path: str | Path, filename: str, hub_options: dict) -> dict[str, Any]:
     try:
-        path = resolve_file(name_or_path, filename, **hub_options)
-    except CheckpointError:
-        if required:
-            raise
+        return read_json(resolve_file(name_or_path, filename, **hub_options))
+    except FileAbsentError:
         return {}
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} must hold a JSON object, but holds a {type(values).__name__}")
-    return values
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
@@ -57,24 +48,39 @@ class FeatureExtractor:
 
         A checkpoint with neither gets the defaults.
         """
-        values = _read_json(name_or_path, PREPROCESSOR_NAME, hub_options)
+        values = _read_optional(name_or_path, PREPROCESSOR_NAME, hub_options)
         if not values:
-            values = _read_json(name_or_path, PROCESSOR_NAME, hub_options).get("feature_extractor", {})
-        return cls(**{name: values[name] for name in cls.__dataclass_fields__ if name in values})
+            values = _read_optional(name_or_path, PROCESSOR_NAME, hub_options).get("feature_extractor", {})
+        known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
+        for name, value in known.items():
+            if type(value) is not type(getattr(cls, name)) and not (name == "padding_value" and type(value) is int):
+                raise CheckpointError(
+                    f"{name} in {PREPROCESSOR_NAME} of {name_or_path} must be {type(getattr(cls, name)).__name__}, is {value!r}"
+                )
+        return cls(**known)
 
     def save_pretrained(self, folder: str | Path) -> None:
         values = {"feature_extractor_type": "Wav2Vec2FeatureExtractor", "feature_size": 1, "padding_side": "right"}
         _write_json(Path(folder, PREPROCESSOR_NAME), values | asdict(self))
 
     def __call__(
-        self, waveforms: np.ndarray | Sequence[np.ndarray], sampling_rate: int | None = None
+        self,
+        waveforms: np.ndarray | Sequence[np.ndarray],
+        sampling_rate: int | None = None,
+        padding: bool | str = True,
+        return_tensors: str = "pt",
     ) -> dict[str, torch.Tensor]:
         """Return ``input_values``, float32 ``[B, S]``, and ``attention_mask``, int64 ``[B, S]``, when it is configured.
 
         waveforms: one 1-D array or a sequence of them, any lengths, in Hz ``sampling_rate`` (checked when given).
         With a mask each utterance is normalised over its own samples; without one over its whole padded row, as
-        transformers does. Raises ``ValueError`` for another sampling rate, another shape, or NaN and infinite samples.
+        transformers does. ``padding`` and ``return_tensors`` are there for code written for transformers: batches are always
+        padded to their longest, and tensors are PyTorch's.
+
+        Raises ``ValueError`` for another sampling rate, another shape, or NaN and infinite samples.
         """
+        if padding not in (True, "longest") or return_tensors != "pt":
+            raise ValueError(f"expected padding=True and return_tensors='pt', but got {padding!r} and {return_tensors!r}")
         if sampling_rate is not None and sampling_rate != self.sampling_rate:
             raise ValueError(f"this model takes {self.sampling_rate} Hz audio, but got {sampling_rate} Hz: resample it first")
         is_one = waveforms.ndim == 1 if hasattr(waveforms, "ndim") else len(waveforms) and np.isscalar(waveforms[0])
@@ -134,6 +140,9 @@ class CTCTokenizer:
     tokens: dict[int, str] = field(init=False, repr=False)
 
     def __post_init__(self):
+        for token, id in self.vocabulary.items():
+            if type(id) is not int:
+                raise ValueError(f"the vocabulary must map tokens to whole numbers, but maps {token!r} to {id!r}")
         self.tokens = {id: token for token, id in self.vocabulary.items()}
         if self.pad_token not in self.vocabulary:
             raise ValueError(f"the vocabulary lacks the pad token {self.pad_token!r}, which is CTC's blank")
@@ -151,9 +160,9 @@ class CTCTokenizer:
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, **hub_options: Any) -> CTCTokenizer:
         """Read ``vocab.json`` and, where there are any, the tokenizer configuration, special and added tokens."""
-        vocabulary = _read_json(name_or_path, VOCABULARY_NAME, hub_options, required=True)
-        special = _read_json(name_or_path, SPECIAL_TOKENS_NAME, hub_options)
-        config = special | _read_json(name_or_path, TOKENIZER_CONFIG_NAME, hub_options)
+        vocabulary = read_json(resolve_file(name_or_path, VOCABULARY_NAME, **hub_options))
+        special = _read_optional(name_or_path, SPECIAL_TOKENS_NAME, hub_options)
+        config = special | _read_optional(name_or_path, TOKENIZER_CONFIG_NAME, hub_options)
         if any(isinstance(entry, dict) for entry in vocabulary.values()):  # MMS: one vocabulary per language
             language = config.get("target_lang")
             if language not in vocabulary:
@@ -163,7 +172,7 @@ class CTCTokenizer:
                 )
             vocabulary = vocabulary[language]
         added = {entry["content"]: int(id) for id, entry in config.get("added_tokens_decoder", {}).items()}
-        added |= _read_json(name_or_path, ADDED_TOKENS_NAME, hub_options)
+        added |= _read_optional(name_or_path, ADDED_TOKENS_NAME, hub_options)
         options = {}
         for name in cls.__dataclass_fields__:
             value = config.get(name)
@@ -227,9 +236,9 @@ class HubertProcessor:
         self.feature_extractor.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
-    def __call__(self, waveforms, sampling_rate: int | None = None) -> dict[str, torch.Tensor]:
+    def __call__(self, waveforms, sampling_rate: int | None = None, **options: Any) -> dict[str, torch.Tensor]:
         """See :meth:`FeatureExtractor.__call__`."""
-        return self.feature_extractor(waveforms, sampling_rate)
+        return self.feature_extractor(waveforms, sampling_rate, **options)
 
     def decode(self, frame_ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         """See :meth:`CTCTokenizer.decode`."""

@@ -43,7 +43,7 @@ def blocks(n_columns: int) -> dict[str, int]:
 def launch(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> torch.Tensor:
     """Normalise ``x`` ``[..., C]``; ``weight`` and ``bias`` are ``[C]``. Returns a contiguous tensor of x's shape and dtype.
 
-    Raises ``ValueError`` when shapes or devices do not fit or C is above 16,384.
+    Raises ``ValueError`` when shapes, dtypes or devices do not fit or C is above 16,384.
     """
     columns = x.shape[-1]
     if weight.shape != (columns,) or bias.shape != (columns,):
@@ -52,14 +52,17 @@ def launch(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float
         )
     if not x.device == weight.device == bias.device:
         raise ValueError(f"x, weight and bias must share a device, but are on {x.device}, {weight.device}, {bias.device}")
-    if columns > MAX_COLUMNS:
-        raise ValueError(f"the last axis may have up to {MAX_COLUMNS} columns, but has {columns}")
+    if not 1 <= columns <= MAX_COLUMNS:
+        raise ValueError(f"the last axis must have 1 to {MAX_COLUMNS} columns, but has {columns}")
+    if x.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        raise ValueError(f"x must be float32, float16 or bfloat16, but is {x.dtype}")
     rows = x.reshape(-1, columns)
     if rows.stride(-1) != 1 or rows.stride(0) < columns:
         rows = rows.contiguous()
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if out.numel():
-        _layer_norm_kernel[(rows.shape[0],)](
-            rows, weight.contiguous(), bias.contiguous(), out, rows.stride(0), columns, eps, **blocks(columns)
-        )
+        with torch.cuda.device_of(x):
+            _layer_norm_kernel[(rows.shape[0],)](
+                rows, weight.contiguous(), bias.contiguous(), out, rows.stride(0), columns, eps, **blocks(columns)
+            )
     return out

@@ -61,6 +61,9 @@ def _write(path, kind):
         path.mkdir()
     elif kind == "fifo":
         os.mkfifo(path)
+    elif kind == "truncated FLAC":
+        soundfile.write(path, np.random.default_rng(0).standard_normal(50000) * 0.1, 16000, format="FLAC")
+        path.write_bytes(path.read_bytes()[:20000])
 
 
 @pytest.mark.parametrize(
@@ -73,6 +76,7 @@ def _write(path, kind):
         ("NaN", "3 of 1000 samples are NaN"),
         ("folder", "not a regular file"),
         ("fifo", "not a regular file"),
+        ("truncated FLAC", "not audio that libsndfile can decode"),
     ],
 )
 def test_files_that_give_no_audio(tmp_path, kind, message):
@@ -81,6 +85,32 @@ def test_files_that_give_no_audio(tmp_path, kind, message):
     with pytest.raises(AudioError, match=message) as error:
         load(path)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_headerless_file(tmp_path):
+    path = tmp_path / "samples.raw"
+    path.write_bytes(bytes(1000))
+    with pytest.raises(AudioError, match="does not say its format"):
+        load(path)
+
+
+def test_a_name_that_is_too_long(tmp_path):
+    path = tmp_path / ("x" * 300 + ".wav")
+    with pytest.raises(AudioError, match="File name too long"):
+        load(path)
+    files, errors = find([path])
+    assert files == [] and "File name too long" in str(errors[0])
+
+
+def test_a_streamed_flac_does_not_know_its_length(tmp_path):
+    """Encoders that write to a pipe leave the sample count in the header at zero."""
+    path = tmp_path / "streamed.flac"
+    soundfile.write(path, _tone(16000), 16000)
+    data = bytearray(path.read_bytes())
+    data[21] &= 0xF0  # STREAMINFO: 36 bits of sample count
+    data[22:26] = bytes(4)
+    path.write_bytes(data)
+    assert len(load(path)) == 16000 and _spectrum_peak_hz(load(path)) == pytest.approx(440, abs=1)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

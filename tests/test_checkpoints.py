@@ -107,6 +107,7 @@ def test_dtypes(saved):
         (torch.float64,) * 2,
     ):
         assert HubertForCTC.from_pretrained(folder, dtype=asked).dtype == expected
+        assert HubertForCTC.from_pretrained(folder, torch_dtype=asked).dtype == expected
     for wrong in ("int8", "fp99", torch.int32):
         with pytest.raises(ValueError, match="dtype must be a floating-point"):
             HubertForCTC.from_pretrained(folder, dtype=wrong)
@@ -172,8 +173,40 @@ def test_errors_name_the_file_and_the_reason(saved, tmp_path):
     with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be read"):
         HubertForCTC.from_pretrained(folder)
     (folder / "config.json").write_text("{")
-    with pytest.raises(ValueError, match="not valid JSON"):
+    with pytest.raises(CheckpointError, match="not valid JSON"):
         HubertForCTC.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("config.json", '["a", "list"]', "must hold a JSON object, but holds a list"),
+        ("config.json", '{"conv_dim": null}', r"conv_dim must be tuple\[int, ...\], but is None"),
+        ("config.json", '{"hidden_size": "256"}', "hidden_size must be int, but is '256'"),
+        ("config.json", '{"layer_norm_eps": "small"}', "layer_norm_eps must be float, but is 'small'"),
+        ("config.json", b"\xff\xfe", "is not valid JSON"),
+        ("model.safetensors.index.json", '{"metadata": {}}', "must have a weight_map"),
+    ],
+)
+def test_malformed_files_are_named(saved, name, content, message):
+    _, folder = saved
+    (folder / "model.safetensors").unlink()
+    (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises((CheckpointError, ValueError), match=message):
+        HubertForCTC.from_pretrained(folder)
+
+
+def test_a_pickle_of_something_else(saved):
+    _, folder = saved
+    (folder / "model.safetensors").unlink()
+    torch.save([1, 2], folder / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="must hold a dictionary of tensors"):
+        HubertForCTC.from_pretrained(folder)
+
+
+def test_saved_weights_are_as_readable_as_the_configuration(saved):
+    _, folder = saved
+    assert (folder / "model.safetensors").stat().st_mode == (folder / "config.json").stat().st_mode
 
 
 def test_another_kind_of_model_is_refused():
@@ -185,7 +218,9 @@ def test_a_configuration_keeps_what_it_does_not_know(tmp_path):
     config = HubertConfig(**POST_LN, tokenizer_class="Wav2Vec2CTCTokenizer", future_option={"a": 1}, num_labels=3)
     config.save_pretrained(tmp_path)
     loaded = HubertConfig.from_pretrained(tmp_path)
-    assert loaded.to_dict() == config.to_dict()
+    assert loaded == config and loaded != HubertConfig(**POST_LN)
+    loaded.set_later = 5
+    assert loaded.to_dict()["set_later"] == 5
     assert loaded.future_option == {"a": 1} and loaded.num_labels == 3 and loaded.id2label[2] == "LABEL_2"
 
 

@@ -14,6 +14,7 @@ import soundfile
 
 import hubert_fast
 from hubert_fast import demo
+from hubert_fast.audio import load
 from hubert_fast.cli import main
 from hubert_fast.transcribe import Transcriber
 
@@ -108,6 +109,7 @@ def _incomplete_checkpoint(folder):
         (["--device", "cuda:99"], "cuda:99 was asked for, but there"),
         (["--device", "toaster"], "device must be auto, cpu, cuda or cuda:N, but is 'toaster'"),
         (["--dtype", "int4"], "dtype must be auto, float32, bfloat16, float16, but is 'int4'"),
+        (["--model", "x" * 300], "File name too long"),
         (["-o", "/no/such/folder/out.jsonl"], "cannot be written: No such file or directory"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
@@ -117,12 +119,52 @@ def test_what_cannot_run_at_all_says_so_in_one_line(recordings, tmp_path, capsys
     assert main(["transcribe", str(recordings[1].path), *options]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert len([line for line in captured.err.splitlines() if message in line]) == 1, captured.err
-    assert "Traceback" not in captured.err
+    lines = [line for line in captured.err.splitlines() if "bundled demo model" not in line and "running on" not in line]
+    assert len(lines) == 1 and message in lines[0], captured.err
+
+
+def test_file_names_that_are_no_utf8(recordings, tmp_path):
+    name = os.fsdecode(b"bad\xff.wav")
+    os.symlink(recordings[1].path, tmp_path / name)
+    os.symlink(recordings[1].path, tmp_path / "good.wav")
+    out = tmp_path / "out.jsonl"
+    process = _start("transcribe", tmp_path, "-o", out)
+    assert process.wait(timeout=60) == 0, process.stderr.read()
+    assert [os.path.basename(json.loads(line)["audio"]) for line in out.read_text().splitlines()] == [name, "good.wav"]
+    text = subprocess.run([sys.executable, "-m", "hubert_fast.cli", "transcribe", tmp_path], capture_output=True).stdout
+    assert text.splitlines()[0].partition(b"\t")[0] == os.fsencode(tmp_path / name)
+
+
+def test_a_full_disk_is_one_line(recordings, capsys):
+    assert main(["transcribe", str(recordings[1].path), "-o", "/dev/full"]) == 2
+    assert "/dev/full cannot be written: No space left on device" in capsys.readouterr().err
+
+
+def test_an_input_is_never_overwritten(recordings, tmp_path, capsys):
+    path = tmp_path / "only copy.wav"
+    shutil.copy(recordings[1].path, path)
+    assert main(["transcribe", str(path), "-o", str(path), "--overwrite"]) == 2
+    assert "is an input" in capsys.readouterr().err and path.read_bytes() == recordings[1].path.read_bytes()
+
+
+def test_running_out_of_memory_on_one_file_leaves_the_others(recordings, tmp_path, capsys, monkeypatch):
+    folder, first, second = recordings
+    real = Transcriber.transcribe
+
+    def transcribe(self, waveform):
+        if len(waveform) == len(load(first.path)):
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory\nC++ frames")
+        return real(self, waveform)
+
+    monkeypatch.setattr(Transcriber, "transcribe", transcribe)
+    assert main(["transcribe", str(folder)]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == f"{folder / 'sub' / second.path.name}\t{second.reference}\n"
+    assert f"{first.path.name}: [enforce fail" in captured.err and "C++ frames" not in captured.err
 
 
 def test_nothing_to_transcribe(tmp_path, capsys):
-    assert main(["transcribe", str(tmp_path / "gone.wav"), str(tmp_path)]) == 2
+    assert main(["transcribe", str(tmp_path / "gone.wav"), str(tmp_path)]) == 1
     errors = capsys.readouterr().err
     assert "gone.wav: no such file or folder" in errors and "no audio files in this folder" in errors
 
@@ -141,6 +183,13 @@ def test_info(capsys):
         assert expected in out, out
 
 
+def test_info_shows_and_checks_the_backend_asked_for(capsys, monkeypatch):
+    monkeypatch.setenv("HUBERT_FAST_BACKEND", "eager")
+    assert main(["info"]) == 0 and "backend asked    eager" in capsys.readouterr().out
+    monkeypatch.setenv("HUBERT_FAST_BACKEND", "cuda")
+    assert main(["info"]) == 2 and "backend must be auto, eager or triton, but is 'cuda'" in capsys.readouterr().err
+
+
 def test_version_and_usage(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["--version"])
@@ -149,6 +198,12 @@ def test_version_and_usage(capsys):
         with pytest.raises(SystemExit) as stop:
             main(wrong)
         assert stop.value.code == 2
+
+
+def test_version_needs_no_torch():
+    code = "import sys; from hubert_fast.cli import main\ntry: main(['--version'])\nfinally: print('torch' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.stdout.splitlines() == [f"hubert_fast {hubert_fast.__version__}", "False"]
 
 
 def test_demo(capsys):

@@ -23,12 +23,20 @@ class _Hub(http.server.BaseHTTPRequestHandler):
 
     folder: Path
     asked: list[str]
+    broken: set[str]  # answered with an error
+    dropped: set[str]  # not answered
 
     def do_GET(self):
         repository, _, rest = self.path.strip("/").partition("/resolve/")
         revision, _, name = rest.partition("/")
         file = self.folder / name
         problem = None
+        if name in self.broken:
+            self.send_error(500)
+            return
+        if name in self.dropped and self.command == "GET":
+            self.connection.close()
+            return
         if repository != "someone/hubert":
             problem = "RepoNotFound"
         elif revision not in ("main", COMMIT):
@@ -67,7 +75,7 @@ def hub(tmp_path_factory):
     model.save_pretrained(folder)
     HubertProcessor.from_tokens(TOKENS).save_pretrained(folder)
     (folder / "README.md").write_text("not needed")
-    handler = type("Hub", (_Hub,), {"folder": folder, "asked": []})
+    handler = type("Hub", (_Hub,), {"folder": folder, "asked": [], "broken": set(), "dropped": set()})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}", handler, model
@@ -133,7 +141,29 @@ def test_a_repository_without_weights(hub, tmp_path):
         found = _python(FAIL.format(name="someone/hubert", revision=None), tmp_path, HF_ENDPOINT=endpoint)
     finally:
         (handler.folder / "elsewhere").rename(weights)
-    assert "has no weights that can be had: someone/hubert on the Hugging Face hub has no model.safetensors" in found
+    assert "someone/hubert has no weights: none of model.safetensors" in found
+
+
+OPTIONAL = """
+from hubert_fast import HubertProcessor
+try:
+    HubertProcessor.from_pretrained("someone/hubert")
+except OSError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("kind", ["broken", "dropped"])
+@pytest.mark.parametrize("name, code", [("model.safetensors", FAIL.format(name="someone/hubert", revision=None)),
+                                        ("preprocessor_config.json", OPTIONAL)])  # fmt: skip
+def test_a_hub_in_trouble_is_an_error_and_never_a_default(hub, tmp_path, kind, name, code):
+    endpoint, handler, _ = hub
+    getattr(handler, kind).add(name)
+    try:
+        found = _python(code, tmp_path, HF_ENDPOINT=endpoint)
+    finally:
+        getattr(handler, kind).clear()
+    assert f"{name} of " in found and found.count("\n") == 1, found
 
 
 def test_no_network(tmp_path):

@@ -52,14 +52,33 @@ def test_gradient_takes_the_definition_or_says_why_not():
     x, weight, bias = _operands((3, 7), torch.float64)
     x.requires_grad_()
     assert torch.autograd.gradcheck(lambda x: ops.layer_norm(x, weight, bias), (x,))
+    x = x.detach().float().requires_grad_()
     with pytest.raises(RuntimeError, match="no backward"):
-        ops.layer_norm(x, weight, bias, backend="triton")
+        ops.layer_norm(x, weight.float(), bias.float(), backend="triton")
+
+
+def test_a_backend_forced_by_the_environment_never_falls_back(monkeypatch):
+    x, weight, bias = _operands((3, 7), torch.float32)
+    monkeypatch.setenv("HUBERT_FAST_BACKEND", "triton")
+    with pytest.raises(RuntimeError, match="no backward"):
+        ops.layer_norm(x.requires_grad_(), weight, bias)
+    with pytest.raises(RuntimeError, match="float64"):
+        ops.layer_norm(x.detach().double(), weight.double(), bias.double())
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    if not torch.cuda.is_available():
+        with pytest.raises(RuntimeError, match="no CUDA device"):
+            ops.layer_norm(x.detach(), weight, bias)
+    monkeypatch.setenv("HUBERT_FAST_BACKEND", "metal")
+    with pytest.raises(ValueError, match="backend must be auto, eager or triton, but is 'metal'"):
+        ops.layer_norm(x, weight, bias)
 
 
 def test_operands_that_do_not_fit_are_named():
     x, weight, bias = _operands((3, 7), torch.float32)
     with pytest.raises(ValueError, match=r"must be \[7\].*\[6\]"):
         ops.layer_norm(x, weight[:6], bias, backend="triton")
+    with pytest.raises(ValueError, match="1 to 16384 columns, but has 0"):
+        ops.layer_norm(x[:, :0], weight[:0], bias[:0], backend="triton")
 
 
 def test_registration():

@@ -156,6 +156,21 @@ def test_labels_outside_the_vocabulary():
         HubertForCTC(small_config())(torch.randn(1, 1000), labels=torch.tensor([[1, 32]]))
 
 
+def test_samples_are_counted_exactly_in_half_precision():
+    """bfloat16 cannot count past 256, nor float16 past 2048."""
+    model = HubertForCTC(small_config()).eval()
+    waveforms, labels = torch.randn(1, 80001), torch.tensor([[1, 2, 3]])
+    ones = torch.ones_like(waveforms)
+    with torch.no_grad():
+        expected = model(waveforms, labels=labels).loss.item()
+        for dtype in (torch.bfloat16, torch.float16):
+            half = model.to(dtype)
+            for mask in (None, ones.to(dtype)):
+                loss = half(waveforms.to(dtype), attention_mask=mask, labels=labels).loss.item()
+                assert loss == pytest.approx(expected, rel=0.05)
+            model.float()
+
+
 def test_a_configuration_is_required():
     with pytest.raises(TypeError, match="takes a HubertConfig, but got a dict"):
         HubertModel({})

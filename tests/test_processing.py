@@ -56,6 +56,14 @@ def test_int16_samples_normalise_like_float_ones(speech):
     assert torch.allclose(extractor(loud)["input_values"], extractor(speech)["input_values"], atol=2e-3)
 
 
+def test_arguments_written_for_transformers(speech):
+    processor = HubertProcessor.from_tokens(LARGE_LS960)
+    expected = processor([speech], sampling_rate=16000)["input_values"]
+    assert torch.equal(processor([speech], sampling_rate=16000, return_tensors="pt", padding=True)["input_values"], expected)
+    with pytest.raises(ValueError, match="return_tensors='pt', but got True and 'tf'"):
+        processor([speech], return_tensors="tf")
+
+
 @pytest.mark.parametrize(
     "waveforms, rate, message",
     [
@@ -100,7 +108,7 @@ def test_text_equals_that_of_transformers(tmp_path, tokens, options):
     for length in (0, 1, 5, 80, 80, 80):
         # half blanks, as in real output; special tokens are compared below
         row = np.where(rng.random(length) < 0.5, ours.pad_token_id, rng.choice(ids, length))
-        # transformers 5 also tidies spaces before punctuation, unless told not to
+        # transformers also tidies spaces before punctuation, unless told not to: see the README
         assert ours.decode(row) == theirs.decode(row, clean_up_tokenization_spaces=False)
 
 
@@ -148,5 +156,10 @@ def test_tokenizer_file_troubles(tmp_path):
         CTCTokenizer.from_pretrained(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text('{"target_lang": "deu"}')
     assert CTCTokenizer.from_pretrained(tmp_path).decode([1]) == "ä"
+    (tmp_path / "preprocessor_config.json").write_text('{"sampling_rate": "16000"}')
+    with pytest.raises(CheckpointError, match=r"sampling_rate in preprocessor_config\.json .* must be int, is '16000'"):
+        FeatureExtractor.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="maps 'a' to '1'"):
+        CTCTokenizer({"<pad>": 0, "a": "1"})
     with pytest.raises(ValueError, match="token id 9 is not in the vocabulary of 2"):
         CTCTokenizer.from_pretrained(tmp_path).decode([9])

@@ -27,21 +27,24 @@ class Batch:
 
 
 class Corpus:
-    """What ``corpus.py`` wrote, as memory-mapped audio and arrays of token and phone ids."""
+    """What ``corpus.py`` wrote into one or more folders, as memory-mapped audio and arrays of token and phone ids."""
 
-    def __init__(self, folder: Path, vocabulary: dict[str, int]):
-        self.audio = np.memmap(folder / "audio.i16", dtype=np.int16, mode="r")
+    def __init__(self, folders: list[Path], vocabulary: dict[str, int]):
         phone_ids: dict[str, int] = {}
         self.utterances = []
-        for line in (folder / "utterances.jsonl").read_text().splitlines():
-            row = json.loads(line)
-            engine = row["voice"].partition(":")[0]
-            names = [phone_ids.setdefault(f"{engine}:{name}", len(phone_ids)) for _, name in row["phones"]]
-            starts = np.array([start for start, _ in row["phones"]], dtype=np.float32)
-            labels = [vocabulary[letter] for letter in row["text"].upper().replace(" ", "|")]
-            self.utterances.append((row["first_sample"], row["samples"], labels, starts, np.array(names, dtype=np.int64)))
+        self.seconds = 0.0
+        for folder in folders:
+            audio = np.memmap(folder / "audio.i16", dtype=np.int16, mode="r")
+            self.seconds += len(audio) / SAMPLE_RATE_HZ
+            for line in (folder / "utterances.jsonl").read_text().splitlines():
+                row = json.loads(line)
+                engine = row["voice"].partition(":")[0]
+                names = [phone_ids.setdefault(f"{engine}:{name}", len(phone_ids)) for _, name in row["phones"]]
+                starts = np.array([start for start, _ in row["phones"]], dtype=np.float32)
+                labels = [vocabulary[letter] for letter in row["text"].upper().replace(" ", "|")]
+                samples = audio[row["first_sample"] : row["first_sample"] + row["samples"]]
+                self.utterances.append((samples, labels, starts, np.array(names, dtype=np.int64)))
         self.phone_count = len(phone_ids)
-        self.seconds = len(self.audio) / SAMPLE_RATE_HZ
 
 
 class Batches:
@@ -75,15 +78,16 @@ class Batches:
         rng, text = self.rng, []
         position = int(rng.integers(0, SAMPLE_RATE_HZ // 3))
         for _ in range(50):
-            first, count, labels, starts, names = self.corpus.utterances[rng.integers(len(self.corpus.utterances))]
-            factor = rng.uniform(0.88, 1.12)  # played faster or slower, so formants move as from speaker to speaker
+            samples, labels, starts, names = self.corpus.utterances[rng.integers(len(self.corpus.utterances))]
+            count = len(samples)
+            factor = rng.uniform(0.82, 1.22)  # played faster or slower, so formants move as from speaker to speaker
             length = int(count / factor)
             if position + length > len(waveform):
                 if text:
                     break
                 position = 0
                 continue
-            speech = self.corpus.audio[first : first + count].astype(np.float32) / 32768
+            speech = samples.astype(np.float32) / 32768
             speech = np.interp(np.arange(length) * factor, np.arange(count), speech)
             waveform[position : position + length] = speech * 10 ** rng.uniform(-0.4, 0)
             centres = (np.arange(len(phones)) * FRAME_SAMPLES + RECEPTIVE_SAMPLES / 2 - position) / SAMPLE_RATE_HZ * factor
@@ -120,12 +124,12 @@ def spoil(waveforms: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     tail[:, 0] = 1
     clean = torch.fft.irfft(spectrum * torch.fft.rfft(tail, size), size)[:, :samples]
 
-    # noise between white and brown, 3 to 45 dB below the speech
+    # noise between white and brown, 6 to 45 dB below the speech
     colour = uniform(0, 1, rows, 1)
     noise = torch.fft.rfft(torch.randn(rows, samples, generator=generator))
     noise *= (1 + 200 * torch.linspace(0, 1, noise.shape[1])) ** -colour
     noise = torch.fft.irfft(noise, samples)
-    snr_db = uniform(3, 45, rows, 1)
+    snr_db = uniform(6, 45, rows, 1)
     scale = clean.std(-1, keepdim=True) / noise.std(-1, keepdim=True) * 10 ** (-snr_db / 20)
     mixed = clean + scale * noise
     return (mixed - mixed.mean(-1, keepdim=True)) / torch.sqrt(mixed.var(-1, keepdim=True, unbiased=False) + 1e-7)

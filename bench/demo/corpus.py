@@ -1,12 +1,13 @@
-"""Make the demo recogniser's training corpus: ``python bench/demo/corpus.py --out build/demo --hours 30``.
+"""Make a part of the demo recogniser's training corpus: ``python bench/demo/corpus.py --out build/demo --hours 40``.
 
-Writes ``audio.i16`` (all utterances end to end, int16, 16 kHz) and ``utterances.jsonl`` (text, voice, first sample, sample
+With ``--accents``, every utterance is espeak-ng's in an accent of its own. Writes ``audio.i16`` (all utterances end to end, int16, 16 kHz) and ``utterances.jsonl`` (text, voice, first sample, sample
 count, phones with their start times). Sentences of the evaluation sets (``evaluation.py``) never enter it.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import random
 from concurrent.futures import ProcessPoolExecutor
@@ -21,15 +22,16 @@ FLITE_SHARE = 0.3
 BLOCK_UTTERANCES = 200
 
 
-def training_voice(rng: random.Random) -> Voice:
+def training_voice(rng: random.Random, accents: bool) -> Voice:
     rate = rng.uniform(0.75, 1.35)
     pitch = rng.uniform(0.6, 1.5)
-    if rng.random() < FLITE_SHARE:
+    if not accents and rng.random() < FLITE_SHARE:
         return Voice(f"flite:{rng.choice(FLITE_VOICES)}", rate, pitch)
-    return Voice(f"espeak:{rng.choice(ESPEAK_ACCENTS)}+{rng.choice(ESPEAK_VARIANTS)}", rate, pitch)
+    accent_seed = rng.getrandbits(32) if accents else None
+    return Voice(f"espeak:{rng.choice(ESPEAK_ACCENTS)}+{rng.choice(ESPEAK_VARIANTS)}", rate, pitch, accent_seed)
 
 
-def make_block(seed: int) -> list[tuple[dict, np.ndarray]]:
+def make_block(seed: int, accents: bool) -> list[tuple[dict, np.ndarray]]:
     """Speak ``BLOCK_UTTERANCES`` sentences, one in eight joined from two or three with a comma's pause between."""
     rng = random.Random(seed)
     held_out = held_out_sentences()
@@ -38,7 +40,7 @@ def make_block(seed: int) -> list[tuple[dict, np.ndarray]]:
         parts = [sentence(rng) for _ in range(rng.choice((2, 3)) if rng.random() < 0.125 else 1)]
         if any(part in held_out for part in parts):
             continue
-        voice = training_voice(rng)
+        voice = training_voice(rng, accents)
         waveform, phones = speak(", ".join(parts), voice)
         peak = max(np.abs(waveform).max(), 1e-3)
         samples = np.round(waveform * (0.9 / peak) * 32767).astype(np.int16)
@@ -56,8 +58,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--hours", type=float, default=30)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--accents", action="store_true", help="give every utterance an accent of its own")
     parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args()
+    make = functools.partial(make_block, accents=arguments.accents)
     arguments.out.mkdir(parents=True, exist_ok=True)
     wanted = int(arguments.hours * 3600 * SAMPLE_RATE_HZ)
     written = 0
@@ -69,7 +73,7 @@ def main() -> None:
         seed = arguments.seed * 1_000_003
         while written < wanted:
             seeds = range(seed, seed := seed + 4 * arguments.processes)
-            for block in pool.map(make_block, seeds):
+            for block in pool.map(make, seeds):
                 for row, samples in block:
                     audio.write(samples.tobytes())
                     rows.write(json.dumps({**row, "first_sample": written, "samples": len(samples)}) + "\n")

@@ -11,6 +11,7 @@ import csv
 import datetime
 import functools
 import random
+import subprocess
 from pathlib import Path
 
 from sentences import sentence
@@ -89,8 +90,9 @@ def evaluation_sets() -> dict[str, list[tuple[str, Voice]]]:
 
 def main() -> None:
     import jiwer
+    import torch
 
-    from hubert_fast import __version__
+    from hubert_fast import __version__, demo
     from hubert_fast.transcribe import Transcriber
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -98,22 +100,40 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, help="append the figures to this file")
     parser.add_argument("--errors", type=int, default=0, help="print this many wrong sentences of each set")
     arguments = parser.parse_args()
-    transcriber = Transcriber.from_pretrained(arguments.model)
-    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    transcriber = Transcriber.from_pretrained(arguments.model, device="cpu", dtype="float32")
+
+    heard = {
+        name: [(text, voice.name, transcriber.transcribe(speak(text, voice)[0]).lower()) for text, voice in pairs]
+        for name, pairs in evaluation_sets().items()
+    }
+    heard["bundled recordings"] = [
+        (recording.reference, recording.voice, transcriber.transcribe_file(recording.path).text.lower())
+        for recording in demo.recordings()
+    ]
+    described = {
+        "utc": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "version": __version__,
+        "commit": subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip(),
+        "torch": torch.__version__,
+        "device": "cpu",
+        "dtype": "float32",
+    }
     rows = []
-    for name, pairs in evaluation_sets().items():
-        heard = [transcriber.transcribe(speak(text, voice)[0]).lower() for text, voice in pairs]
-        references = [text for text, _ in pairs]
-        error = jiwer.wer(references, heard)
-        rows.append({"utc": now, "version": __version__, "set": name, "sentences": len(pairs), "wer": round(error, 4)})
-        print(f"{name:40s} {len(pairs):4d} sentences   WER {100 * error:6.2f} %", flush=True)
-        wrong = [(r, h, v.name) for (r, v), h in zip(pairs, heard) if r != h]
-        for reference, hypothesis, voice in wrong[: arguments.errors]:
+    for name, triples in heard.items():
+        references, hypotheses = [text for text, _, _ in triples], [text for _, _, text in triples]
+        word_error, letter_error = jiwer.wer(references, hypotheses), jiwer.cer(references, hypotheses)
+        rows.append(
+            described | {"set": name, "sentences": len(triples), "wer": round(word_error, 4), "cer": round(letter_error, 4)}
+        )
+        print(f"{name:40s} {len(triples):4d} sentences   WER {100 * word_error:6.2f} %   CER {100 * letter_error:6.2f} %")
+        wrong = [triple for triple in triples if triple[0] != triple[2]]
+        for reference, voice, hypothesis in wrong[: arguments.errors]:
             print(f"    {voice}: {reference} | {hypothesis}")
     if arguments.csv:
+        arguments.csv.parent.mkdir(parents=True, exist_ok=True)
         fresh = not arguments.csv.exists()
         with open(arguments.csv, "a", newline="") as file:
-            writer = csv.DictWriter(file, rows[0].keys())
+            writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
             if fresh:
                 writer.writeheader()
             writer.writerows(rows)

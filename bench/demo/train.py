@@ -24,9 +24,9 @@ from hubert_fast import HubertConfig, HubertForCTC
 from hubert_fast.processing import HubertProcessor
 
 TOKENS = "<pad> <s> </s> <unk> | E T A O N I H S R D L U M W C F G Y P B V K ' X J Q Z".split()
-PEAK_LEARNING_RATE = 1.5e-3
+PEAK_LEARNING_RATE = 7e-4
 WARM_UP = 0.02  # share of the run
-FREEZE_ENCODER = 0.35  # from this share on the convolutions rest, and a step costs less than half
+FREEZE_ENCODER = 0.5  # from this share on the convolutions rest, and a step costs less than half
 PHONE_LAYER = 2
 
 CONFIG = HubertConfig(
@@ -46,8 +46,10 @@ CONFIG = HubertConfig(
     attention_dropout=0.0,
     final_dropout=0.0,
     layerdrop=0.0,
-    apply_spec_augment=False,
-    mask_time_prob=0.0,
+    mask_time_prob=0.2,
+    mask_time_length=8,
+    mask_feature_prob=0.1,
+    mask_feature_length=16,
     ctc_zero_infinity=True,
     pad_token_id=TOKENS.index("<pad>"),
     bos_token_id=TOKENS.index("<s>"),
@@ -93,9 +95,11 @@ def check_low_precision(model: HubertForCTC, phone_head: nn.Linear, batch: Batch
     """Refuse to train when bfloat16 gradients do not point where float32 ones do."""
     parameter = model.hubert.encoder.pos_conv_embed.conv.parametrizations.weight.original1
     gradients = []
+    model.eval()  # without SpecAugment's draws both see the same
     for low_precision in (False, True):
         loss = sum(losses(model, phone_head, batch, low_precision))
         gradients.append(torch.autograd.grad(loss, parameter)[0].flatten())
+    model.train()
     cosine = F.cosine_similarity(*gradients, dim=0).item()
     print(f"bfloat16 against float32, gradient of the positional convolution: cosine {cosine:.4f}", flush=True)
     if cosine < 0.95:
@@ -104,7 +108,8 @@ def check_low_precision(model: HubertForCTC, phone_head: nn.Linear, batch: Batch
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", type=Path, required=True)
+    parser.add_argument("--corpus", type=Path, nargs="+", required=True, help="one or more folders that corpus.py wrote")
+    parser.add_argument("--start", type=Path, help="begin with the weights of this checkpoint")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=80)
     parser.add_argument("--seed", type=int, default=0)
@@ -114,7 +119,8 @@ def main() -> None:
     processor = HubertProcessor.from_tokens(TOKENS)
     corpus = Corpus(arguments.corpus, processor.tokenizer.vocabulary)
     batches = Batches(corpus, processor.tokenizer.vocabulary["|"], arguments.seed)
-    model = HubertForCTC(CONFIG).train()
+    model = HubertForCTC.from_pretrained(arguments.start, config=CONFIG) if arguments.start else HubertForCTC(CONFIG)
+    model.train()
     phone_head = nn.Linear(CONFIG.hidden_size, corpus.phone_count)
     average = copy.deepcopy(model)
     parameters = [*model.parameters(), *phone_head.parameters()]
@@ -142,7 +148,7 @@ def main() -> None:
         step += 1
         heard_seconds += batch.waveforms.numel() / 16000
         with torch.no_grad():
-            decay = min(0.999, step / (step + 20))
+            decay = min(0.995, step / (step + 20))
             torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
         if share * arguments.minutes >= next_report:
             next_report += 1

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 import soxr
+from accents import Accent
 
 SAMPLE_RATE_HZ = 16000
 
@@ -39,16 +40,20 @@ class Phone(NamedTuple):
 
 
 class Voice(NamedTuple):
-    """``espeak:ACCENT+VARIANT``, ``flite:SPEAKER`` or ``festival:SPEAKER``; 1.0 leaves rate and pitch as they are."""
+    """``espeak:ACCENT+VARIANT``, ``flite:SPEAKER`` or ``festival:SPEAKER``; 1.0 leaves rate and pitch as they are.
+
+    ``accent_seed`` gives an espeak-ng voice an accent of its own: see ``accents.py``.
+    """
 
     name: str
     rate: float = 1.0
     pitch: float = 1.0
+    accent_seed: int | None = None
 
 
 def speak(text: str, voice: Voice) -> tuple[np.ndarray, list[Phone]]:
     engine, _, speaker = voice.name.partition(":")
-    waveform, sample_rate_hz, phones = ENGINES[engine](text, speaker, voice.rate, voice.pitch)
+    waveform, sample_rate_hz, phones = ENGINES[engine](text, speaker, voice)
     if not len(waveform):
         raise RuntimeError(f"{voice.name} said nothing for {text!r}")
     return soxr.resample(waveform, sample_rate_hz, SAMPLE_RATE_HZ), phones
@@ -71,6 +76,7 @@ class _Event(ctypes.Structure):
 
 _SYNCHRONOUS, _PHONEME_EVENTS, _LIST_END, _PHONEME = 2, 1, 0, 7
 _RATE, _PITCH = 1, 3
+_UTF8, _PHONEMES_IN_BRACKETS = 1, 0x100
 _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
 
 
@@ -80,6 +86,7 @@ class _Espeak:
     def __init__(self):
         self.library = ctypes.CDLL("libespeak-ng.so.1")
         self.sample_rate_hz = self.library.espeak_Initialize(_SYNCHRONOUS, 500, None, _PHONEME_EVENTS)
+        self.library.espeak_TextToPhonemes.restype = ctypes.c_char_p
         self.callback = _Callback(self._receive)  # must outlive the library's use of it
         self.library.espeak_SetSynthCallback(self.callback)
         self.chunks: list[np.ndarray] = []
@@ -96,14 +103,23 @@ class _Espeak:
             index += 1
         return 0
 
-    def speak(self, text: str, speaker: str, rate: float, pitch: float) -> tuple[np.ndarray, int, list[Phone]]:
+    def phonemes(self, clause: str) -> str:
+        """Return espeak-ng's mnemonics for one clause in the present voice, words separated by spaces."""
+        text = ctypes.create_string_buffer(clause.encode())
+        position = ctypes.c_void_p(ctypes.addressof(text))
+        return self.library.espeak_TextToPhonemes(ctypes.byref(position), _UTF8, 0).decode()
+
+    def speak(self, text: str, speaker: str, voice: Voice) -> tuple[np.ndarray, int, list[Phone]]:
         if self.library.espeak_SetVoiceByName(speaker.encode()) != 0:
             raise RuntimeError(f"espeak-ng has no voice {speaker}")
-        self.library.espeak_SetParameter(_RATE, round(170 * rate), 0)
-        self.library.espeak_SetParameter(_PITCH, round(50 * pitch), 0)
+        self.library.espeak_SetParameter(_RATE, round(170 * voice.rate), 0)
+        self.library.espeak_SetParameter(_PITCH, round(50 * voice.pitch), 0)
         self.chunks, self.phones = [], []
+        if voice.accent_seed is not None:
+            accent = Accent(voice.accent_seed)
+            text = ", ".join(f"[[{accent.apply(self.phonemes(clause))}]]" for clause in text.split(", "))
         encoded = text.encode()
-        self.library.espeak_Synth(encoded, len(encoded) + 1, 0, 1, 0, 1, None, None)
+        self.library.espeak_Synth(encoded, len(encoded) + 1, 0, 1, 0, _UTF8 | _PHONEMES_IN_BRACKETS, None, None)
         waveform = np.concatenate(self.chunks or [np.zeros(0, np.int16)])
         return waveform.astype(np.float32) / 32768, self.sample_rate_hz, self.phones
 
@@ -113,10 +129,10 @@ def _espeak() -> _Espeak:
     return _Espeak()
 
 
-def _speak_flite(text: str, speaker: str, rate: float, pitch: float) -> tuple[np.ndarray, int, list[Phone]]:
-    options = ["-voice", speaker, "--setf", f"duration_stretch={1 / rate:.3f}"]
+def _speak_flite(text: str, speaker: str, voice: Voice) -> tuple[np.ndarray, int, list[Phone]]:
+    options = ["-voice", speaker, "--setf", f"duration_stretch={1 / voice.rate:.3f}"]
     if speaker in ("kal", "kal16"):
-        options += ["--setf", f"int_f0_target_mean={95 * pitch:.1f}"]
+        options += ["--setf", f"int_f0_target_mean={95 * voice.pitch:.1f}"]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "speech.wav")
         command = ["flite", *options, "-psdur", "-t", text, "-o", str(path)]
@@ -130,8 +146,8 @@ def _speak_flite(text: str, speaker: str, rate: float, pitch: float) -> tuple[np
     return waveform, sample_rate_hz, phones
 
 
-def _speak_festival(text: str, speaker: str, rate: float, pitch: float) -> tuple[np.ndarray, int, list[Phone]]:
-    del rate, pitch  # evaluation only: as the voice comes
+def _speak_festival(text: str, speaker: str, voice: Voice) -> tuple[np.ndarray, int, list[Phone]]:
+    del voice  # evaluation only: rate and pitch as the voice comes
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "speech.wav")
         command = ["text2wave", "-eval", f"(voice_{speaker})", "-o", str(path)]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from .. import audio
-from ..checkpoints import CheckpointError
+from ..checkpoints import CheckpointError, load
 from ..config import HubertConfig
 from ..devices import resolve_device, resolve_dtype
 from ..modeling import HubertForCTC
@@ -32,9 +32,10 @@ class Transcriber:
     """
 
     def __init__(self, model: HubertForCTC, processor: HubertProcessor):
-        size, vocabulary = model.config.vocab_size, processor.tokenizer.tokens
-        if max(vocabulary) >= size:
-            raise ValueError(f"the tokenizer has token id {max(vocabulary)}, but the model only {size} outputs")
+        size, tokens = model.config.vocab_size, processor.tokenizer.tokens
+        nameless = [id for id in range(size) if id not in tokens]
+        if nameless:
+            raise ValueError(f"the model has {size} outputs, but the vocabulary no token for {nameless[:5]}")
         if model.config.pad_token_id != processor.tokenizer.pad_token_id:
             raise ValueError(
                 f"the blank is {model.config.pad_token_id} (pad_token_id) in the model's configuration, "
@@ -56,11 +57,11 @@ class Transcriber:
         that is not there.
         """
         target = resolve_device(device)
-        options = dict(dtype=resolve_dtype(dtype, target), device=target, output_loading_info=True)
+        number_format = resolve_dtype(dtype, target)
         # small files first: what is wrong with them shows before the weights are fetched
         config = HubertConfig.from_pretrained(name_or_path, **hub_options)
         processor = HubertProcessor.from_pretrained(name_or_path, **hub_options)
-        model, info = HubertForCTC.from_pretrained(name_or_path, config=config, **options, **hub_options)
+        model, info = load(HubertForCTC, name_or_path, config, number_format, False, hub_options)
         # SpecAugment's embedding plays no part in inference; anything else that is missing would be noise in the text
         missing = [key for key in info.missing_keys if not key.endswith("masked_spec_embed")]
         if missing:
@@ -68,7 +69,7 @@ class Transcriber:
                 f"{name_or_path} is not a complete HuBERT-CTC checkpoint: {len(missing)} weights are missing, "
                 f"among them {', '.join(missing[:3])}"
             )
-        return cls(model, processor)
+        return cls(model.to(target), processor)
 
     @property
     def sample_rate_hz(self) -> int:
@@ -93,6 +94,7 @@ class Transcriber:
         waveform = audio.load(path, self.sample_rate_hz)
         try:
             text = self.transcribe(waveform)
-        except ValueError as error:
-            raise audio.AudioError(f"{path}: {error}") from None
+        except (ValueError, MemoryError, RuntimeError) as error:  # RuntimeError: PyTorch's out of memory, on any device
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            raise audio.AudioError(f"{path}: {reason}") from None
         return Transcript(text=text, duration_seconds=len(waveform) / self.sample_rate_hz)

@@ -1,0 +1,258 @@
+"""The parts of HuBERT: feature encoder, projection, positional convolution, attention, feed-forward, encoder.
+
+Parameter names are those of ``transformers.models.hubert``.
+Axes: B batch, S samples, T frames, C channels, H heads, D head dim.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from .config import HubertConfig
+from .outputs import BaseModelOutput
+
+ACTIVATIONS = {
+    "gelu": F.gelu,  # the exact one, with erf
+    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+    "silu": F.silu,
+    "swish": F.silu,
+    "tanh": torch.tanh,
+}
+
+
+def activation(name: str):
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, but the configuration says {name!r}")
+    return ACTIVATIONS[name]
+
+
+class ConvLayer(nn.Module):
+    """One strided convolution of the feature encoder, ``[B, C_in, T_in] -> [B, C_out, T_out]``, no padding.
+
+    ``norm`` is ``"group"`` (one group per channel, statistics over time), ``"layer"`` (over channels) or ``None``.
+    """
+
+    def __init__(self, config: HubertConfig, index: int, norm: str | None):
+        super().__init__()
+        channels = config.conv_dim[index]
+        self.conv = nn.Conv1d(
+            config.conv_dim[index - 1] if index else 1,
+            channels,
+            config.conv_kernel[index],
+            stride=config.conv_stride[index],
+            bias=config.conv_bias,
+        )
+        self.norm = norm
+        if norm == "group":
+            self.layer_norm = nn.GroupNorm(channels, channels)
+        elif norm == "layer":
+            self.layer_norm = nn.LayerNorm(channels)
+        self.activation = activation(config.feat_extract_activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        if self.norm == "group":
+            x = self.layer_norm(x)
+        elif self.norm == "layer":
+            # contiguous: the activation and its gradient run several times faster than on strided memory
+            x = self.layer_norm(x.transpose(1, 2)).transpose(1, 2).contiguous()
+        return self.activation(x)
+
+
+class FeatureEncoder(nn.Module):
+    """Seven convolutions from the waveform ``[B, S]`` to one feature vector per 20 ms, ``[B, C_conv, T]``."""
+
+    def __init__(self, config: HubertConfig):
+        super().__init__()
+        layers = len(config.conv_dim)
+        norms = ["layer"] * layers if config.feat_extract_norm == "layer" else ["group"] + [None] * (layers - 1)
+        self.conv_layers = nn.ModuleList(ConvLayer(config, index, norm) for index, norm in enumerate(norms))
+
+    def forward(self, input_values: Tensor) -> Tensor:
+        x = input_values[:, None]
+        for layer in self.conv_layers:
+            x = layer(x)
+        return x
+
+
+class FeatureProjection(nn.Module):
+    """``[B, T, C_conv] -> [B, T, C]``."""
+
+    def __init__(self, config: HubertConfig):
+        super().__init__()
+        if config.feat_proj_layer_norm:
+            self.layer_norm = nn.LayerNorm(config.conv_dim[-1], eps=config.layer_norm_eps)
+        self.projection = nn.Linear(config.conv_dim[-1], config.hidden_size)
+        self.dropout = nn.Dropout(config.feat_proj_dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if hasattr(self, "layer_norm"):
+            x = self.layer_norm(x)
+        return self.dropout(self.projection(x))
+
+
+class PositionalConvEmbedding(nn.Module):
+    """Relative positions by a wide grouped convolution over time, ``[B, T, C] -> [B, T, C]``.
+
+    The weight is normalised over (out, in) for each tap (``dim=2``), or the input is batch-normalised instead.
+    An even kernel yields one frame too many; the last is dropped.
+    """
+
+    def __init__(self, config: HubertConfig):
+        super().__init__()
+        kernel = config.num_conv_pos_embeddings
+        self.conv = nn.Conv1d(
+            config.hidden_size,
+            config.hidden_size,
+            kernel,
+            padding=kernel // 2,
+            groups=config.num_conv_pos_embedding_groups,
+        )
+        if config.conv_pos_batch_norm:
+            self.batch_norm = nn.BatchNorm1d(config.hidden_size)
+        else:
+            weight_norm(self.conv, dim=2)
+        self.activation = activation(config.feat_extract_activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        frames = x.shape[1]
+        x = x.transpose(1, 2)
+        if hasattr(self, "batch_norm"):
+            x = self.batch_norm(x)
+        x = self.activation(self.conv(x)[..., :frames])
+        return x.transpose(1, 2)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, ``[B, T, C] -> [B, T, C]`` and, when asked for, the probabilities ``[B, H, T, T]``."""
+
+    def __init__(self, config: HubertConfig):
+        super().__init__()
+        self.num_heads = config.num_attention_heads
+        self.dropout = config.attention_dropout
+        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, x: Tensor, key_mask: Tensor | None, output_attentions: bool) -> tuple[Tensor, Tensor | None]:
+        q, k, v = (
+            projection(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, H, T, D]
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        dropout = self.dropout if self.training else 0.0
+        probabilities = None
+        if output_attentions:
+            scores = q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)
+            if key_mask is not None:
+                scores = scores.masked_fill(~key_mask, torch.finfo(scores.dtype).min)
+            probabilities = scores.softmax(dim=-1)
+            context = F.dropout(probabilities, dropout) @ v
+        else:
+            context = F.scaled_dot_product_attention(q, k, v, attn_mask=key_mask, dropout_p=dropout)
+        return self.out_proj(context.transpose(1, 2).flatten(2)), probabilities
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with an activation between, ``[..., C] -> [..., C]``."""
+
+    def __init__(self, config: HubertConfig):
+        super().__init__()
+        self.intermediate_dense = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.intermediate_dropout = nn.Dropout(config.activation_dropout)
+        self.output_dense = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.output_dropout = nn.Dropout(config.hidden_dropout)
+        self.activation = activation(config.hidden_act)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.intermediate_dropout(self.activation(self.intermediate_dense(x)))
+        return self.output_dropout(self.output_dense(x))
+
+
+class AttentionAdapter(nn.Module):
+    """Bottleneck added to each pre-LN layer when ``adapter_attn_dim`` is set (Pratap et al. 2023, MMS)."""
+
+    def __init__(self, config: HubertConfig):
+        super().__init__()
+        self.norm = nn.LayerNorm(config.hidden_size)
+        self.linear_1 = nn.Linear(config.hidden_size, config.adapter_attn_dim)
+        self.linear_2 = nn.Linear(config.adapter_attn_dim, config.hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear_2(F.relu(self.linear_1(self.norm(x))))
+
+
+class EncoderLayer(nn.Module):
+    """One Transformer layer, ``[B, T, C] -> [B, T, C]``, normalising before its blocks or after their residual adds."""
+
+    def __init__(self, config: HubertConfig):
+        super().__init__()
+        self.normalize_before = config.do_stable_layer_norm
+        self.attention = Attention(config)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.feed_forward = FeedForward(config)
+        self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        if self.normalize_before and config.adapter_attn_dim is not None:
+            self.adapter_layer = AttentionAdapter(config)
+
+    def forward(self, x: Tensor, key_mask: Tensor | None, output_attentions: bool) -> tuple[Tensor, Tensor | None]:
+        if self.normalize_before:
+            attended, probabilities = self.attention(self.layer_norm(x), key_mask, output_attentions)
+            x = x + self.dropout(attended)
+            x = x + self.feed_forward(self.final_layer_norm(x))
+            if hasattr(self, "adapter_layer"):
+                x = x + self.adapter_layer(x)
+        else:
+            attended, probabilities = self.attention(x, key_mask, output_attentions)
+            x = self.layer_norm(x + self.dropout(attended))
+            x = self.final_layer_norm(x + self.feed_forward(x))
+        return x, probabilities
+
+
+class Encoder(nn.Module):
+    """Positional convolution and Transformer layers over projected frames ``[B, T, C]``."""
+
+    def __init__(self, config: HubertConfig):
+        super().__init__()
+        self.normalize_before = config.do_stable_layer_norm
+        self.layerdrop = config.layerdrop
+        self.pos_conv_embed = PositionalConvEmbedding(config)
+        self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_hidden_layers))
+
+    def forward(
+        self, x: Tensor, frame_mask: Tensor | None, output_attentions: bool, output_hidden_states: bool
+    ) -> BaseModelOutput:
+        """``frame_mask`` is bool ``[B, T]``, True where a frame is real; frames of padding enter as zeros."""
+        key_mask = None
+        if frame_mask is not None:
+            x = x.masked_fill(~frame_mask[..., None], 0)
+            # A row without a single real frame may attend anywhere: what it yields is padding, but must be finite.
+            key_mask = (frame_mask | ~frame_mask.any(-1, keepdim=True))[:, None, None, :]
+        x = x + self.pos_conv_embed(x)
+        if not self.normalize_before:
+            x = self.layer_norm(x)
+        x = self.dropout(x)
+
+        hidden_states = [x]
+        attentions = []
+        for layer in self.layers:
+            probabilities = None
+            if not (self.training and torch.rand(()) < self.layerdrop):
+                x, probabilities = layer(x, key_mask, output_attentions)
+            hidden_states.append(x)
+            attentions.append(probabilities)
+        if self.normalize_before:
+            hidden_states[-1] = x = self.layer_norm(x)
+        return BaseModelOutput(
+            last_hidden_state=x,
+            hidden_states=tuple(hidden_states) if output_hidden_states else None,
+            attentions=tuple(attentions) if output_attentions else None,
+        )
