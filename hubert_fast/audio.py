@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ def load(path: str | Path, sample_rate_hz: int = 16000) -> np.ndarray:
         if path.stat().st_size == 0:
             raise AudioError(f"{path}: the file is empty (0 bytes)")
         open(path, "rb").close()  # the system's reason, when it may not be read; libsndfile does not tell
-        with soundfile.SoundFile(path) as sound:
+        with soundfile.SoundFile(os.fsencode(path)) as sound:  # bytes: names need not be UTF-8
             source_rate_hz = sound.samplerate
             mono = _read_mono(sound)
     except soundfile.LibsndfileError as error:
@@ -56,7 +57,7 @@ def load(path: str | Path, sample_rate_hz: int = 16000) -> np.ndarray:
 
 
 def _read_mono(sound: soundfile.SoundFile) -> np.ndarray:
-    """Average the channels block by block, and never trust the header's length: streamed files do not know theirs."""
+    """Average the channels block by block, so that a header that claims years of audio costs nothing."""
     blocks = []
     while len(block := sound.read(BLOCK_FRAMES, dtype="float32", always_2d=True)):
         blocks.append(block.mean(axis=1))

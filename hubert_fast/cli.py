@@ -26,10 +26,10 @@ def _parser() -> argparse.ArgumentParser:
     transcribe = commands.add_parser(
         "transcribe",
         help="audio files to text",
-        description="Write what is said in audio files (WAV, FLAC, OGG, MP3, ...; any sampling rate, channels averaged). "
-        "Text goes to standard output: one line per file, behind the file's name and a tab when there is more than one. "
+        description="Write what is said in audio files (WAV, FLAC, OGG, MP3, ...; any sampling rate, channels averaged). Text "
+        "goes to standard output: one line per file, behind the file's name and a tab when there is more than one. "
         "A file that cannot be transcribed gets a line on standard error and does not stop the others.",
-        epilog="Exit status: 0 all files transcribed, 1 some or all were not, 2 cannot run at all (model, device, output), 130 interrupted.",
+        epilog="Exit status: 0 all files transcribed, 1 some or all were not, 2 it cannot run at all, 130 interrupted.",
     )
     transcribe.add_argument("paths", nargs="+", metavar="FILE_OR_DIR", help="audio files, or folders to search for them")
     transcribe.add_argument("--model", metavar="ID_OR_DIR", help="Hugging Face hub name or folder (the bundled demo model)")

@@ -1,7 +1,8 @@
 """Make a part of the demo recogniser's training corpus: ``python bench/demo/corpus.py --out build/demo --hours 40``.
 
-With ``--accents``, every utterance is espeak-ng's in an accent of its own. Writes ``audio.i16`` (all utterances end to end, int16, 16 kHz) and ``utterances.jsonl`` (text, voice, first sample, sample
-count, phones with their start times). Sentences of the evaluation sets (``evaluation.py``) never enter it.
+With ``--accents``, every utterance is espeak-ng's in an accent of its own. Writes ``audio.i16`` (all utterances end to end,
+int16, 16 kHz) and ``utterances.jsonl`` (text, voice, first sample, sample count, phones with their start times). Sentences
+of the evaluation sets (``evaluation.py``) never enter it.
 """
 
 from __future__ import annotations
