@@ -130,7 +130,7 @@ def test_file_names_that_are_no_utf8(recordings, tmp_path):
     process = _start("transcribe", tmp_path, "-o", out)
     assert process.wait(timeout=60) == 0, process.stderr.read()
     assert [os.path.basename(json.loads(line)["audio"]) for line in out.read_text().splitlines()] == [name, "good.wav"]
-    text = subprocess.run([sys.executable, "-m", "hubert_fast.cli", "transcribe", tmp_path], capture_output=True).stdout
+    text = subprocess.run([sys.executable, "-m", "hubert_fast", "transcribe", tmp_path], capture_output=True).stdout
     assert text.splitlines()[0].partition(b"\t")[0] == os.fsencode(tmp_path / name)
 
 
@@ -215,8 +215,15 @@ def test_demo(capsys):
 
 
 def _start(*arguments, **options):
-    command = [sys.executable, "-m", "hubert_fast.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "hubert_fast", *map(str, arguments)]
     return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+
+
+def test_as_a_module_errors_are_one_line_too(recordings):
+    process = _start("transcribe", recordings[1].path, "--device", "toaster")
+    out, errors = process.communicate(timeout=60)
+    assert process.returncode == 2 and out == "" and "Traceback" not in errors
+    assert "device must be auto, cpu, cuda or cuda:N, but is 'toaster'" in errors
 
 
 def test_ctrl_c_keeps_what_is_done_and_exits_130(recordings, tmp_path):
