@@ -43,6 +43,7 @@ setup(
             "pytest>=8",
             "build>=1",  # test_install builds and installs the package in every way
             "setuptools>=70",
+            "wheel>=0.40",  # Python 3.11 makes virtual environments with a setuptools that still needs it
             "kernels>=0.4",  # Hugging Face's, whose name our folder shares
             'triton>=3.6; sys_platform == "linux"',
             *CURRENT_TRANSFORMERS,
