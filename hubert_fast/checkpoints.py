@@ -43,20 +43,22 @@ def resolve_file(name_or_path: str | Path, filename: str, **hub_options: Any) ->
     """
     path = Path(name_or_path)
     try:
-        if path.is_dir():
-            if not (path / filename).is_file():
-                raise FileAbsentError(f"{path} has no {filename}")
-            return path / filename
-        if path.exists():
-            raise CheckpointError(f"{path} is a file; a checkpoint is a folder with {CONFIG_NAME} and weights")
-    except OSError as error:
-        if isinstance(error, CheckpointError):
-            raise
+        is_folder, exists = path.is_dir(), path.exists()
+    except OSError as error:  # a name that is too long, a folder that may not be entered
         raise CheckpointError(f"{path} cannot be looked into: {error.strerror}") from None
+    if is_folder:
+        if not (path / filename).is_file():
+            raise FileAbsentError(f"{path} has no {filename}")
+        return path / filename
+    if exists:
+        raise CheckpointError(f"{path} is a file; a checkpoint is a folder with {CONFIG_NAME} and weights")
+    return _fetch(str(name_or_path), filename, hub_options)
 
+
+def _fetch(name: str, filename: str, hub_options: dict[str, Any]) -> Path:
+    """Download one file of the hub's repository ``name``, or find it in huggingface_hub's cache."""
     from huggingface_hub import constants, errors, hf_hub_download, try_to_load_from_cache
 
-    name = str(name_or_path)
     try:
         return Path(hf_hub_download(name, filename, **hub_options))
     except errors.HFValidationError:
