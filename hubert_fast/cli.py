@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from . import __version__
 
-EXIT_OK, EXIT_SOME_FAILED, EXIT_CANNOT_RUN, EXIT_INTERRUPTED = 0, 1, 2, 128 + signal.SIGINT
+EXIT_OK, EXIT_SOME_FAILED, EXIT_CANNOT_RUN = 0, 1, 2
+EXIT_INTERRUPTED, EXIT_READER_GONE = 128 + signal.SIGINT, 128 + signal.SIGPIPE
 
 
 class CannotRunError(Exception):
@@ -27,12 +28,12 @@ def _parser() -> argparse.ArgumentParser:
         "transcribe",
         help="audio files to text",
         description="Write what is said in audio files (WAV, FLAC, OGG, MP3, ...; any sampling rate, channels averaged). Text "
-        "goes to standard output: one line per file, behind the file's name and a tab when there is more than one. "
+        "goes to standard output: one line per file, behind the file's name and a tab unless a single file was named. "
         "A file that cannot be transcribed gets a line on standard error and does not stop the others.",
-        epilog="Exit status: 0 all files transcribed, 1 some or all were not, 2 it cannot run at all, 130 interrupted.",
+        epilog="Exit status: 0 all transcribed, 1 some or all not, 2 it cannot run at all, 130 interrupted, 141 the reader left.",
     )
     transcribe.add_argument("paths", nargs="+", metavar="FILE_OR_DIR", help="audio files, or folders to search for them")
-    transcribe.add_argument("--model", metavar="ID_OR_DIR", help="Hugging Face hub name or folder (the bundled demo model)")
+    transcribe.add_argument("--model", metavar="ID_OR_DIR", help="Hugging Face hub name or folder (default: the demo model)")
     transcribe.add_argument("-o", "--output", metavar="OUT.jsonl", help="write JSON lines to this file instead of text")
     transcribe.add_argument("--overwrite", action="store_true", help="replace OUT.jsonl when it exists")
     _add_device_options(transcribe)
@@ -68,4 +69,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader of standard output, such as `head`, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_SOME_FAILED
+        return EXIT_READER_GONE

@@ -30,6 +30,11 @@ def _say(message: str) -> None:
 
 
 def _load(options: argparse.Namespace, model: str | Path) -> Transcriber:
+    if not os.path.isdir(model):
+        from huggingface_hub.utils import logging as hub_logging
+
+        _say(f"{model} is not a folder here: looking on the Hugging Face hub and in its cache")
+        hub_logging.set_verbosity_error()  # its retries; what comes of them is ours to say
     try:
         transcriber = Transcriber.from_pretrained(model, device=options.device, dtype=options.dtype)
     except (CheckpointError, ValueError) as error:
@@ -51,8 +56,9 @@ def _opened(path: str | None, overwrite: bool, inputs: list[Path]) -> Iterator[T
     regular = not os.path.exists(path) or os.path.isfile(path)  # /dev/stdout and pipes are written to, never replaced
     if regular and os.path.exists(path) and any(os.path.samefile(path, file) for file in inputs):
         raise CannotRunError(f"{path} is an input, and would be overwritten")
+    mode = "w" if not regular else "a" if overwrite else "x"
     try:
-        file = open(path, "w" if overwrite or not regular else "x", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
+        file = open(path, mode, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
     except FileExistsError:
         raise CannotRunError(f"{path} exists already; --overwrite replaces it") from None
     except OSError as error:
@@ -62,6 +68,8 @@ def _opened(path: str | None, overwrite: bool, inputs: list[Path]) -> Iterator[T
     finally:
         with contextlib.suppress(OSError):  # every row was flushed, and a failure reported, when it was written
             file.close()
+        if mode == "x" and os.path.getsize(path) == 0:
+            os.unlink(path)  # nothing came of it: the same command may be given again
 
 
 def transcribe(options: argparse.Namespace) -> int:
@@ -73,8 +81,10 @@ def transcribe(options: argparse.Namespace) -> int:
     if files:
         if options.model is None:
             _say("no --model given: using the bundled demo model (synthetic voices, closed vocabulary of 90 words)")
-        transcriber = _load(options, demo.MODEL if options.model is None else options.model)
         with _opened(options.output, options.overwrite, files) as output:
+            transcriber = _load(options, demo.MODEL if options.model is None else options.model)
+            if options.overwrite and output.seekable() and options.output:
+                output.truncate(0)  # not before there is a model to fill it again
             failed += _transcribe_files(transcriber, files, output, as_json=options.output is not None, named=_named(options))
     if failed:
         _say(f"{failed} of {len(files) + len(errors)} inputs could not be transcribed")
@@ -104,7 +114,8 @@ def _transcribe_files(transcriber: Transcriber, files: list[Path], output: TextI
             raise
         except OSError as error:
             raise CannotRunError(f"{output.name} cannot be written: {error.strerror}") from None
-    _say(_speed(audio_seconds, time.perf_counter() - start))
+    if audio_seconds:
+        _say(_speed(audio_seconds, time.perf_counter() - start))
     return failed
 
 

@@ -88,6 +88,9 @@ def test_bad_files_get_a_line_each_and_the_others_their_text(recordings, tmp_pat
     assert "5 of 7 inputs could not be transcribed" in captured.err
 
 
+ANNOUNCEMENTS = ("bundled demo model", "running on", "looking on the Hugging Face hub")
+
+
 def _incomplete_checkpoint(folder):
     model = hubert_fast.HubertForCTC.from_pretrained(demo.MODEL)
     model.hubert.save_pretrained(folder)  # without the head
@@ -118,7 +121,7 @@ def test_what_cannot_run_at_all_says_so_in_one_line(recordings, tmp_path, capsys
     assert main(["transcribe", str(recordings[1].path), *options]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    lines = [line for line in captured.err.splitlines() if "bundled demo model" not in line and "running on" not in line]
+    lines = [line for line in captured.err.splitlines() if not any(part in line for part in ANNOUNCEMENTS)]
     assert len(lines) == 1 and message in lines[0], captured.err
 
 
@@ -137,6 +140,22 @@ def test_file_names_that_are_no_utf8(recordings, tmp_path):
 def test_a_full_disk_is_one_line(recordings, capsys):
     assert main(["transcribe", str(recordings[1].path), "-o", "/dev/full"]) == 2
     assert "/dev/full cannot be written: No space left on device" in capsys.readouterr().err
+
+
+def test_a_run_that_comes_to_nothing_leaves_the_output_as_it_was(recordings, tmp_path, capsys):
+    out, bad = tmp_path / "out.jsonl", tmp_path / "bad.wav"
+    bad.write_text("not audio")
+    assert main(["transcribe", str(bad), "-o", str(out)]) == 1 and not out.exists()
+    assert "times real time" not in capsys.readouterr().err
+    assert main(["transcribe", str(recordings[1].path), "-o", str(out), "--device", "toaster"]) == 2 and not out.exists()
+    out.write_text("earlier\n")
+    assert main(["transcribe", str(recordings[1].path), "-o", str(out), "--overwrite", "--device", "toaster"]) == 2
+    assert out.read_text() == "earlier\n"
+    capsys.readouterr()
+    assert main(["transcribe", str(recordings[1].path), "-o", str(out)]) == 2
+    assert "running on" not in capsys.readouterr().err  # before any model is loaded
+    assert main(["transcribe", str(recordings[1].path), "-o", str(out), "--overwrite"]) == 0
+    assert [json.loads(line)["text"] for line in out.read_text().splitlines()] == [recordings[1].reference]
 
 
 def test_an_input_is_never_overwritten(recordings, tmp_path, capsys):
@@ -246,6 +265,6 @@ def test_a_reader_that_leaves_early_is_no_error_message(recordings, tmp_path):
     process = _start("transcribe", tmp_path)
     process.stdout.readline()
     process.stdout.close()
-    assert process.wait(timeout=120) == 1
+    assert process.wait(timeout=120) == 128 + signal.SIGPIPE
     errors = process.stderr.read()
     assert "Traceback" not in errors and "BrokenPipe" not in errors, errors
