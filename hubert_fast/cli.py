@@ -30,7 +30,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Write what is said in audio files (WAV, FLAC, OGG, MP3, ...; any sampling rate, channels averaged). Text "
         "goes to standard output: one line per file, behind the file's name and a tab unless a single file was named. "
         "A file that cannot be transcribed gets a line on standard error and does not stop the others.",
-        epilog="Exit status: 0 all transcribed, 1 some or all not, 2 it cannot run at all, 130 interrupted, 141 the reader left.",
+        epilog="Exit status: 0 all transcribed, 1 some or all not, 2 cannot run at all, 130 interrupted, 141 the reader left.",
     )
     transcribe.add_argument("paths", nargs="+", metavar="FILE_OR_DIR", help="audio files, or folders to search for them")
     transcribe.add_argument("--model", metavar="ID_OR_DIR", help="Hugging Face hub name or folder (default: the demo model)")
