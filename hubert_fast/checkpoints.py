@@ -83,7 +83,7 @@ def _fetch(name: str, filename: str, hub_options: dict[str, Any]) -> Path:
     except errors.RevisionNotFoundError:
         raise CheckpointError(f"{name} on the Hugging Face hub has no revision {hub_options.get('revision')}") from None
     except Exception as error:  # other HTTP errors, and those of the transport and the disk, which have no common class
-        raise CheckpointError(f"{filename} of {name} could not be fetched: {_first_line(error)}") from None
+        raise CheckpointError(f"{filename} of {name} could not be fetched: {first_line(error)}") from None
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
@@ -99,7 +99,8 @@ def read_json(path: str | Path) -> dict[str, Any]:
     return values
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return what an error says first, or its kind when it says nothing: native libraries append their stacks."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
@@ -140,7 +141,7 @@ def _read_weight_file(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # each format has errors of its own, all meaning that the file is not usable
-        raise CheckpointError(f"{path} cannot be read: {_first_line(error)}") from None
+        raise CheckpointError(f"{path} cannot be read: {first_line(error)}") from None
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise CheckpointError(f"{path} must hold a dictionary of tensors, and holds something else")
     return state

@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from . import __version__, audio, demo, dispatch
-from .checkpoints import CheckpointError
+from .checkpoints import CheckpointError, first_line
 from .cli import EXIT_OK, EXIT_SOME_FAILED, CannotRunError
 from .transcribe import Transcriber, Transcript
 
@@ -40,7 +40,7 @@ def _load(options: argparse.Namespace, model: str | Path) -> Transcriber:
     except (CheckpointError, ValueError) as error:
         raise CannotRunError(str(error)) from None
     except (MemoryError, RuntimeError) as error:  # RuntimeError: PyTorch's out of memory
-        raise CannotRunError(f"{model} cannot be loaded: {str(error).partition(chr(10))[0]}") from None
+        raise CannotRunError(f"{model} cannot be loaded: {first_line(error)}") from None
     dtype = str(transcriber.model.dtype).removeprefix("torch.")
     _say(f"running on {transcriber.model.device} in {dtype}")
     return transcriber
@@ -83,7 +83,7 @@ def transcribe(options: argparse.Namespace) -> int:
             _say("no --model given: using the bundled demo model (synthetic voices, closed vocabulary of 90 words)")
         with _opened(options.output, options.overwrite, files) as output:
             transcriber = _load(options, demo.MODEL if options.model is None else options.model)
-            if options.overwrite and output.seekable() and options.output:
+            if options.output is not None and output.mode == "a":
                 output.truncate(0)  # not before there is a model to fill it again
             failed += _transcribe_files(transcriber, files, output, as_json=options.output is not None, named=_named(options))
     if failed:

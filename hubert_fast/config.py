@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +87,7 @@ class HubertConfig:
         if "use_return_dict" in values:  # the name some old configurations carry
             values.setdefault("return_dict", values.pop("use_return_dict"))
         for field in fields(self):
-            default = None if field.default is MISSING else field.default
-            setattr(self, field.name, values.pop(field.name, default))
+            setattr(self, field.name, values.pop(field.name, field.default))
         for name, value in values.items():
             setattr(self, name, value)
         for name in ("conv_dim", "conv_stride", "conv_kernel"):

@@ -43,7 +43,7 @@ def _checked(choice: str) -> str:
     return choice
 
 
-def use_triton(*tensors: torch.Tensor, backend: str | None = None, has_backward: bool = False) -> bool:
+def use_triton(*tensors: torch.Tensor, backend: str | None = None) -> bool:
     """Decide for one call on ``tensors``. ``backend`` (``auto``, ``eager``, ``triton``) wins over the environment.
 
     Raises ``ValueError`` for an unknown backend and ``RuntimeError`` when a forced one cannot run on these tensors.
@@ -51,19 +51,19 @@ def use_triton(*tensors: torch.Tensor, backend: str | None = None, has_backward:
     choice = asked() if backend is None else _checked(backend)
     if choice == "eager":
         return False
-    reason = why_not("triton") or _why_not_on(tensors, has_backward)
+    reason = why_not("triton") or _why_not_on(tensors)
     if choice == "triton" and reason is not None:
         raise RuntimeError(f"backend triton was asked for, but cannot run: {reason}")
     # interpreted kernels are for tests: auto does not choose them
     return reason is None and (choice == "triton" or not interpreting())
 
 
-def _why_not_on(tensors: tuple[torch.Tensor, ...], has_backward: bool) -> str | None:
+def _why_not_on(tensors: tuple[torch.Tensor, ...]) -> str | None:
     for tensor in tensors:
         if not tensor.is_cuda and not interpreting():
             return f"a tensor is on {tensor.device}, but kernels take CUDA tensors"
         if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16):
             return f"a tensor is {tensor.dtype}, but kernels take float32, float16 and bfloat16"
-        if tensor.requires_grad and torch.is_grad_enabled() and not has_backward:
+        if tensor.requires_grad and torch.is_grad_enabled():
             return "a gradient is needed, but the kernel has no backward"
     return None

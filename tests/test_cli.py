@@ -142,6 +142,10 @@ def test_a_full_disk_is_one_line(recordings, capsys):
     assert "/dev/full cannot be written: No space left on device" in capsys.readouterr().err
 
 
+def test_a_device_is_written_to_and_never_replaced(recordings):
+    assert main(["transcribe", str(recordings[1].path), "-o", "/dev/null", "--overwrite"]) == 0
+
+
 def test_a_run_that_comes_to_nothing_leaves_the_output_as_it_was(recordings, tmp_path, capsys):
     out, bad = tmp_path / "out.jsonl", tmp_path / "bad.wav"
     bad.write_text("not audio")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from batches import Batch, Batches, Corpus
+from batches import SAMPLE_RATE_HZ, Batch, Batches, Corpus
 from torch import nn
 
 from hubert_fast import HubertConfig, HubertForCTC
@@ -146,7 +146,7 @@ def main() -> None:
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         step += 1
-        heard_seconds += batch.waveforms.numel() / 16000
+        heard_seconds += batch.waveforms.numel() / SAMPLE_RATE_HZ
         with torch.no_grad():
             decay = min(0.995, step / (step + 20))
             torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)

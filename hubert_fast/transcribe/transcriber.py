@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from .. import audio
-from ..checkpoints import CheckpointError, load
+from ..checkpoints import CheckpointError, first_line, load
 from ..config import HubertConfig
 from ..devices import resolve_device, resolve_dtype
 from ..modeling import HubertForCTC
@@ -95,6 +95,5 @@ class Transcriber:
         try:
             text = self.transcribe(waveform)
         except (ValueError, MemoryError, RuntimeError) as error:  # RuntimeError: PyTorch's out of memory, on any device
-            reason = str(error).partition("\n")[0] or type(error).__name__
-            raise audio.AudioError(f"{path}: {reason}") from None
+            raise audio.AudioError(f"{path}: {first_line(error)}") from None
         return Transcript(text=text, duration_seconds=len(waveform) / self.sample_rate_hz)
