@@ -1,18 +1,19 @@
-"""Checkpoints in Hugging Face's formats: where their files are, how their keys map to ours, reading and writing."""
+"""Checkpoints in Hugging Face's formats: how their keys map to ours, reading and writing."""
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .config import CONFIG_NAME, HubertConfig
+from .config import HubertConfig, as_hubert_config, field_names
+from .devices import resolve_device_map
+from .hub import CONFIG_NAME, CheckpointError, FileAbsentError, first_line, read_json, resolve_file
 
 logger = logging.getLogger(__name__)
 
@@ -25,83 +26,8 @@ WEIGHT_NORM_KEYS = {
     ".weight_g": ".parametrizations.weight.original0",
     ".weight_v": ".parametrizations.weight.original1",
 }
-
-
-class CheckpointError(OSError):
-    """A checkpoint is missing, unreadable or not what it should be; the message says which file and why."""
-
-
-class FileAbsentError(CheckpointError):
-    """The checkpoint is there and does not have this file; for an optional one, that is an answer."""
-
-
-def resolve_file(name_or_path: str | Path, filename: str, **hub_options: Any) -> Path:
-    """Return the local path of one file of a checkpoint, downloading it when ``name_or_path`` is not a folder.
-
-    hub_options: ``revision``, ``cache_dir``, ``token``, ``local_files_only`` of ``huggingface_hub.hf_hub_download``.
-    Raises :class:`CheckpointError` when there is no such file, repository or network.
-    """
-    path = Path(name_or_path)
-    try:
-        is_folder, exists = path.is_dir(), path.exists()
-    except OSError as error:  # a name that is too long, a folder that may not be entered
-        raise CheckpointError(f"{path} cannot be looked into: {error.strerror}") from None
-    if is_folder:
-        if not (path / filename).is_file():
-            raise FileAbsentError(f"{path} has no {filename}")
-        return path / filename
-    if exists:
-        raise CheckpointError(f"{path} is a file; a checkpoint is a folder with {CONFIG_NAME} and weights")
-    return _fetch(str(name_or_path), filename, hub_options)
-
-
-def _fetch(name: str, filename: str, hub_options: dict[str, Any]) -> Path:
-    """Download one file of the hub's repository ``name``, or find it in huggingface_hub's cache."""
-    from huggingface_hub import constants, errors, hf_hub_download, try_to_load_from_cache
-
-    try:
-        return Path(hf_hub_download(name, filename, **hub_options))
-    except errors.HFValidationError:
-        raise CheckpointError(f"{name} is neither a folder nor a name on the Hugging Face hub") from None
-    except errors.LocalEntryNotFoundError:
-        offline = constants.HF_HUB_OFFLINE or hub_options.get("local_files_only")
-        options = {key: hub_options.get(key) for key in ("cache_dir", "revision")}
-        # where nobody may ask the hub, the cache is all there is; where it does not answer, only what it once said counts
-        known = isinstance(try_to_load_from_cache(name, CONFIG_NAME, **options), str)
-        known_absent = try_to_load_from_cache(name, filename, **options) is not None
-        if known and (offline or known_absent):
-            raise FileAbsentError(f"{name} in the Hugging Face cache has no {filename}") from None
-        raise CheckpointError(
-            f"{name} is not a folder here, {filename} of it is not in the Hugging Face cache, and the hub is out of reach"
-        ) from None
-    except errors.EntryNotFoundError:
-        raise FileAbsentError(f"{name} on the Hugging Face hub has no {filename}") from None
-    except errors.GatedRepoError:
-        raise CheckpointError(f"{name} on the Hugging Face hub is gated: ask for access there, then log in") from None
-    except errors.RepositoryNotFoundError:
-        raise CheckpointError(f"{name} is not a folder here, and not on the Hugging Face hub (or private)") from None
-    except errors.RevisionNotFoundError:
-        raise CheckpointError(f"{name} on the Hugging Face hub has no revision {hub_options.get('revision')}") from None
-    except Exception as error:  # other HTTP errors, and those of the transport and the disk, which have no common class
-        raise CheckpointError(f"{filename} of {name} could not be fetched: {first_line(error)}") from None
-
-
-def read_json(path: str | Path) -> dict[str, Any]:
-    """Read a JSON object. Raises :class:`CheckpointError` when the file is unreadable or holds something else."""
-    try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
-    except ValueError as error:  # not UTF-8, or not JSON
-        raise CheckpointError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} must hold a JSON object, but holds a {type(values).__name__}")
-    return values
-
-
-def first_line(error: Exception) -> str:
-    """Return what an error says first, or its kind when it says nothing: native libraries append their stacks."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+# Options of transformers that choose how a model is read or computed, not what it answers.
+WITHOUT_EFFECT = {"attn_implementation", "low_cpu_mem_usage", "use_safetensors"}
 
 
 def read_state_dict(name_or_path: str | Path, **hub_options: Any) -> dict[str, Tensor]:
@@ -221,10 +147,11 @@ class PreTrainedMixin:
         cls,
         name_or_path: str | Path,
         *,
-        config: HubertConfig | None = None,
+        config: HubertConfig | str | Path | None = None,
         dtype: str | torch.dtype | None = None,
         torch_dtype: str | torch.dtype | None = None,
-        device: str | torch.device | None = None,
+        device: str | int | torch.device | None = None,
+        device_map: str | int | torch.device | dict | None = None,
         ignore_mismatched_sizes: bool = False,
         output_loading_info: bool = False,
         revision: str | None = None,
@@ -235,13 +162,19 @@ class PreTrainedMixin:
     ):
         """Load a model, in evaluation mode, from a folder or a Hugging Face hub repository.
 
-        config: used instead of the checkpoint's ``config.json``; other keywords override single fields of it.
+        config: used instead of the checkpoint's ``config.json``, or where to read it; other keywords override its fields.
         dtype: of the parameters: float32 unless given; ``"auto"`` keeps the checkpoint's. ``torch_dtype`` is its older name.
-        output_loading_info: return ``(model, info)`` with the missing, unexpected and mismatched keys.
+        device: where the model goes, the CPU unless given; ``"auto"`` is CUDA when there is one. ``device_map`` is
+            transformers' word for it.
+        output_loading_info: return ``(model, info)``, a dictionary with ``missing_keys``, ``unexpected_keys``,
+            ``mismatched_keys`` (key, shape in the file, shape in the model) and ``error_msgs`` (always empty: errors raise).
         revision, cache_dir, token, local_files_only: as in ``huggingface_hub``.
+        config_overrides: fields of :class:`HubertConfig`. ``attn_implementation``, ``low_cpu_mem_usage`` and
+            ``use_safetensors`` of transformers are accepted: what they choose between is chosen here already.
 
         Weights that the checkpoint lacks are initialised, and a warning names them. Raises :class:`CheckpointError` when
-        a file is missing or unreadable, ``ValueError`` when shapes differ and ``ignore_mismatched_sizes`` is not set.
+        a file is missing or unreadable, ``ValueError`` when shapes differ and ``ignore_mismatched_sizes`` is not set, or for a
+        device that is not there, ``TypeError`` for a keyword that is neither an option nor a field.
         """
         hub_options = {
             "revision": revision,
@@ -249,15 +182,18 @@ class PreTrainedMixin:
             "token": token,
             "local_files_only": local_files_only,
         }
-        if config is None:
-            config = HubertConfig.from_pretrained(name_or_path, **hub_options)
-        config = _with_overrides(config, config_overrides)
+        if device is not None and device_map is not None:
+            raise ValueError(f"from_pretrained takes device or device_map, but got both: {device!r} and {device_map!r}")
+        target = resolve_device_map(device if device_map is None else device_map)
+        if config is None or isinstance(config, (str, Path)):
+            config = HubertConfig.from_pretrained(name_or_path if config is None else config, **hub_options)
+        config = _with_overrides(as_hubert_config(config), config_overrides)
         model, info = load(
             cls, name_or_path, config, torch_dtype if dtype is None else dtype, ignore_mismatched_sizes, hub_options
         )
         _warn(name_or_path, cls.__name__, info)
-        model = model.to(device=device)
-        return (model, info) if output_loading_info else model
+        model = model.to(device=target)
+        return (model, asdict(info) | {"error_msgs": []}) if output_loading_info else model
 
     def save_pretrained(self, folder: str | Path, *, max_shard_size: str | int = "5GB") -> None:
         """Write ``config.json`` and safetensors that transformers reads, in shards when above ``max_shard_size``."""
@@ -280,11 +216,10 @@ class PreTrainedMixin:
 
 
 def _with_overrides(config: HubertConfig, overrides: dict[str, Any]) -> HubertConfig:
-    known = {entry.name for entry in fields(HubertConfig)} | {"num_labels", "id2label", "label2id"}
-    unknown = sorted(set(overrides) - known)
+    unknown = sorted(set(overrides) - field_names() - WITHOUT_EFFECT)
     if unknown:
         raise TypeError(f"from_pretrained got {', '.join(unknown)}, which is neither an option nor a field of HubertConfig")
-    return HubertConfig.from_dict(config.to_dict(), **overrides)
+    return config.with_overrides({name: value for name, value in overrides.items() if name not in WITHOUT_EFFECT})
 
 
 def _match(state: dict[str, Tensor], model: nn.Module) -> tuple[dict[str, Tensor], LoadingInfo]:
@@ -304,10 +239,20 @@ def _match(state: dict[str, Tensor], model: nn.Module) -> tuple[dict[str, Tensor
 
 
 def _warn(name_or_path: str | Path, model: str, info: LoadingInfo) -> None:
-    fresh = info.missing_keys + [key for key, *_ in info.mismatched_keys]
-    if fresh:
+    if info.missing_keys:
         logger.warning(
-            "%s lacks weights of %s, which are initialised and need training: %s", name_or_path, model, ", ".join(fresh)
+            "%s lacks weights of %s, which are newly initialized and need training: %s",
+            name_or_path,
+            model,
+            ", ".join(info.missing_keys),
+        )
+    if info.mismatched_keys:
+        shapes = (f"{key} ({list(found)} there, {list(expected)} here)" for key, found, expected in info.mismatched_keys)
+        logger.warning(
+            "%s has weights of other shapes than %s, which are newly initialized and need training: %s",
+            name_or_path,
+            model,
+            ", ".join(shapes),
         )
     if info.unexpected_keys:
         logger.warning("%s has weights that %s does not use: %s", name_or_path, model, ", ".join(info.unexpected_keys))

@@ -18,8 +18,8 @@ import torch
 from tqdm import tqdm
 
 from . import __version__, audio, demo, dispatch
-from .checkpoints import CheckpointError, first_line
 from .cli import EXIT_OK, EXIT_SOME_FAILED, CannotRunError
+from .hub import CheckpointError, first_line
 from .transcribe import Transcriber, Transcript
 
 

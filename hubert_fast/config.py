@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-CONFIG_NAME = "config.json"
+from .hub import CONFIG_NAME, read_json, resolve_file
 
 
 @dataclass(init=False, repr=False, eq=False)
@@ -188,23 +188,36 @@ class HubertConfig:
     @classmethod
     def from_json_file(cls, path: str | Path) -> HubertConfig:
         """Read one ``config.json``. Raises ``CheckpointError`` when it cannot be read or is not a JSON object."""
-        from .checkpoints import read_json
-
         return cls.from_dict(read_json(path))
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, **hub_options: Any) -> HubertConfig:
-        """Read ``config.json`` from a folder or a Hugging Face hub repository."""
-        from .checkpoints import resolve_file
+    def from_pretrained(cls, name_or_path: str | Path, **options: Any) -> HubertConfig:
+        """Read ``config.json`` from a folder or a Hugging Face hub repository.
 
-        return cls.from_json_file(resolve_file(name_or_path, CONFIG_NAME, **hub_options))
+        options: ``revision``, ``cache_dir``, ``token``, ``local_files_only`` of ``huggingface_hub``; fields, which win over
+            the file's.
+        """
+        overrides = {name: options.pop(name) for name in list(options) if name in field_names()}
+        config = cls.from_json_file(resolve_file(name_or_path, CONFIG_NAME, **options))
+        return config.with_overrides(overrides) if overrides else config
+
+    def with_overrides(self, values: dict[str, Any]) -> HubertConfig:
+        """Return a copy in which ``values`` win, checked as a new configuration is."""
+        return self.from_dict(self.to_dict(), **values)
+
+    def update(self, values: dict[str, Any]) -> None:
+        """Change several fields at once, checked together."""
+        vars(self).update(vars(self.with_overrides(values)))
+
+    def to_json_string(self) -> str:
+        """Return the text of ``config.json``."""
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``config.json`` into ``folder``, which is made when it does not exist."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
-        (folder / CONFIG_NAME).write_text(text, encoding="utf-8")
+        (folder / CONFIG_NAME).write_text(self.to_json_string(), encoding="utf-8")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, HubertConfig) and self.to_dict() == other.to_dict()
@@ -212,4 +225,18 @@ class HubertConfig:
     __hash__ = None  # it can change
 
     def __repr__(self) -> str:
-        return f"HubertConfig {json.dumps(self.to_dict(), indent=2, ensure_ascii=False)}"
+        return f"HubertConfig {self.to_json_string().rstrip()}"
+
+
+def field_names() -> set[str]:
+    """Return the names of all fields, those of the labels included."""
+    return {field.name for field in fields(HubertConfig)} | {"num_labels", "id2label", "label2id"}
+
+
+def as_hubert_config(config: Any) -> HubertConfig:
+    """Return ``config`` itself, or our equal of transformers' ``HubertConfig``. Raises ``TypeError`` for anything else."""
+    if isinstance(config, HubertConfig):
+        return config
+    if getattr(config, "model_type", None) != HubertConfig.model_type or not hasattr(config, "to_dict"):
+        raise TypeError(f"expected a HubertConfig, but got a {type(config).__name__}")
+    return HubertConfig.from_dict(config.to_dict())

@@ -26,6 +26,23 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def resolve_device_map(device_map: str | int | torch.device | dict | None) -> torch.device | None:
+    """Return the one device that transformers' ``device_map`` puts a model on, ``None`` for ``None``.
+
+    Raises ``ValueError`` for a map that spreads a model over several devices, and for a device that is not there.
+    """
+    if isinstance(device_map, dict):
+        if set(device_map) != {""}:
+            raise ValueError(f"device_map must put the whole model on one device, as {{'': 'cuda:0'}}, but is {device_map!r}")
+        device_map = device_map[""]
+    if device_map is None:
+        return None
+    if type(device_map) is int:
+        device_map = f"cuda:{device_map}"
+    name = str(device_map)
+    return resolve_device("auto" if name in ("balanced", "balanced_low_0", "sequential") else name)
+
+
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     """Turn ``"auto"`` or a name into a dtype: auto is float32 on a CPU, on CUDA bfloat16 from sm_80 on, else float16."""
     if name == "auto":

@@ -6,10 +6,13 @@ Axes: B batch, S samples, T frames, C channels, H heads, D head dim.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
+from torch.utils.checkpoint import checkpoint
 
 from .config import HubertConfig
 from .outputs import BaseModelOutput
@@ -31,7 +34,25 @@ def activation(name: str):
     return ACTIVATIONS[name]
 
 
-class ConvLayer(nn.Module):
+class CheckpointedLayer(nn.Module):
+    """A layer whose inner activations gradient checkpointing forgets and computes again in the backward pass.
+
+    ``checkpointing`` holds the keyword arguments of ``torch.utils.checkpoint.checkpoint``, or ``None`` to keep activations.
+    """
+
+    checkpointing: dict[str, Any] | None = None
+
+    def __call__(self, *inputs: Any) -> Any:
+        run = super().__call__
+        if self.checkpointing is None or not (self.training and torch.is_grad_enabled()):
+            return run(*inputs)
+        differentiable = any(isinstance(entry, Tensor) and entry.requires_grad for entry in inputs)
+        if self.checkpointing["use_reentrant"] and not differentiable:
+            return run(*inputs)  # the first layer of all: a reentrant checkpoint would give its parameters no gradient
+        return checkpoint(run, *inputs, **self.checkpointing)
+
+
+class ConvLayer(CheckpointedLayer):
     """One strided convolution of the feature encoder, ``[B, C_in, T_in] -> [B, C_out, T_out]``, no padding.
 
     ``norm`` is ``"group"`` (one group per channel, statistics over time), ``"layer"`` (over channels) or ``None``.
@@ -187,7 +208,7 @@ class AttentionAdapter(nn.Module):
         return self.linear_2(F.relu(self.linear_1(self.norm(x))))
 
 
-class EncoderLayer(nn.Module):
+class EncoderLayer(CheckpointedLayer):
     """One Transformer layer, ``[B, T, C] -> [B, T, C]``, normalising before its blocks or after their residual adds."""
 
     def __init__(self, config: HubertConfig):
@@ -216,7 +237,13 @@ class EncoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Positional convolution and Transformer layers over projected frames ``[B, T, C]``."""
+    """Positional convolution and Transformer layers over projected frames ``[B, T, C]``.
+
+    ``final_norm_in_hidden_states``: whether the last hidden state of a pre-LN encoder is taken after its final norm, as
+    transformers 4.34.1 does, or before it, as transformers 5 does.
+    """
+
+    final_norm_in_hidden_states = True
 
     def __init__(self, config: HubertConfig):
         super().__init__()
@@ -250,7 +277,9 @@ class Encoder(nn.Module):
             hidden_states.append(x)
             attentions.append(probabilities)
         if self.normalize_before:
-            hidden_states[-1] = x = self.layer_norm(x)
+            x = self.layer_norm(x)
+            if self.final_norm_in_hidden_states:
+                hidden_states[-1] = x
         return BaseModelOutput(
             last_hidden_state=x,
             hidden_states=tuple(hidden_states) if output_hidden_states else None,

@@ -16,58 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checkpoints import PreTrainedMixin
 from .config import HubertConfig
 from .initialization import initialize
 from .layers import Encoder, FeatureEncoder, FeatureProjection
-from .outputs import BaseModelOutput, CausalLMOutput, ModelOutput, SequenceClassifierOutput
+from .outputs import BaseModelOutput, CausalLMOutput, SequenceClassifierOutput
+from .pretrained import HubertPreTrainedModel
 from .spec_augment import sample_mask
-
-
-class HubertPreTrainedModel(PreTrainedMixin, nn.Module):
-    """Base of the three models: configuration, initialisation, and (from the mixin) loading and saving."""
-
-    config_class = HubertConfig
-    base_model_prefix = "hubert"
-    main_input_name = "input_values"
-
-    def __init__(self, config: HubertConfig):
-        super().__init__()
-        if not hasattr(config, "conv_dim"):
-            raise TypeError(f"{type(self).__name__} takes a HubertConfig, but got a {type(config).__name__}")
-        self.config = config
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return next(self.parameters()).dtype
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.parameters()).device
-
-    def freeze_feature_encoder(self) -> None:
-        """Exclude the convolutional feature encoder from training."""
-        model = getattr(self, self.base_model_prefix, self)
-        model.feature_extractor.requires_grad_(False)
-
-    def freeze_base_model(self) -> None:
-        """Exclude everything but the head from training."""
-        getattr(self, self.base_model_prefix, self).requires_grad_(False)
-
-    def frame_counts(self, sample_counts: Tensor) -> Tensor:
-        """Return how many frames that many samples give: integers of any shape; 0 below the receptive field (400)."""
-        for kernel, stride in zip(self.config.conv_kernel, self.config.conv_stride):
-            sample_counts = torch.div(sample_counts - kernel, stride, rounding_mode="floor") + 1
-        return sample_counts.clamp(min=0)
-
-    def frame_mask(self, attention_mask: Tensor, frames: int) -> Tensor:
-        """Reduce a sample mask ``[B, S]`` to a frame mask, bool ``[B, frames]``. Only the mask's row sums count."""
-        counts = self.frame_counts(attention_mask.sum(-1, dtype=torch.long))
-        return torch.arange(frames, device=counts.device) < counts[:, None]
-
-    def _as_asked(self, output: ModelOutput, return_dict: bool | None) -> ModelOutput | tuple:
-        return_dict = self.config.return_dict if return_dict is None else return_dict
-        return output if return_dict else output.to_tuple()
 
 
 class HubertModel(HubertPreTrainedModel):
@@ -75,6 +29,7 @@ class HubertModel(HubertPreTrainedModel):
 
     def __init__(self, config: HubertConfig):
         super().__init__(config)
+        config = self.config
         self.feature_extractor = FeatureEncoder(config)
         self.feature_projection = FeatureProjection(config)
         if config.mask_time_prob > 0 or config.mask_feature_prob > 0:
@@ -95,7 +50,7 @@ class HubertModel(HubertPreTrainedModel):
 
         input_values: float ``[B, S]``, 16 kHz, normalised as the checkpoint's preprocessor says.
         attention_mask: ``[B, S]``, 1 for samples and 0 for the padding after them. A row with fewer samples than the
-            receptive field (400) has no frames and never disturbs its neighbours.
+            receptive field (400) has no frames and never disturbs its neighbours; nor does a row with NaN, which yields NaN.
         mask_time_indices: bool ``[B, T]``, frames to replace by the mask embedding. Sampled in training when left out.
 
         Raises ``ValueError`` when the shapes do not fit or the waveform is too short for a single frame.
@@ -136,6 +91,8 @@ class HubertModel(HubertPreTrainedModel):
         if not config.apply_spec_augment:
             return x
         batch, frames, channels = x.shape
+        if mask_time_indices is not None:
+            self._check_time_indices(mask_time_indices, (batch, frames))
         if mask_time_indices is None and self.training and config.mask_time_prob > 0:
             mask_time_indices = sample_mask(
                 (batch, frames), config.mask_time_prob, config.mask_time_length, config.mask_time_min_masks
@@ -149,12 +106,24 @@ class HubertModel(HubertPreTrainedModel):
             x = x.masked_fill(mask[:, None], 0)
         return x
 
+    def _check_time_indices(self, mask_time_indices: Tensor, shape: tuple[int, int]) -> None:
+        if mask_time_indices.shape != shape:
+            raise ValueError(
+                f"mask_time_indices must be [batch, frames], here {list(shape)}, but has {list(mask_time_indices.shape)}"
+            )
+        if not hasattr(self, "masked_spec_embed"):
+            raise ValueError(
+                "mask_time_indices needs the mask embedding, which a model has when mask_time_prob or mask_feature_prob "
+                "is above 0 in its configuration, but both are 0"
+            )
+
 
 class HubertForCTC(HubertPreTrainedModel):
     """HuBERT with a linear layer over the vocabulary, for connectionist temporal classification."""
 
     def __init__(self, config: HubertConfig):
         super().__init__(config)
+        config = self.config
         self.hubert = HubertModel(config)
         self.dropout = nn.Dropout(config.final_dropout)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
@@ -176,8 +145,8 @@ class HubertForCTC(HubertPreTrainedModel):
 
         Raises ``ValueError`` when a label is not in the vocabulary.
         """
-        if labels is not None and labels.numel() and labels.max() >= self.config.vocab_size:
-            raise ValueError(f"labels must be below vocab_size ({self.config.vocab_size}), but reach {int(labels.max())}")
+        if labels is not None:
+            self._check_labels(labels, len(input_values))
         encoded = self.hubert(
             input_values,
             attention_mask,
@@ -192,6 +161,15 @@ class HubertForCTC(HubertPreTrainedModel):
             loss = self._ctc_loss(logits, self.frame_counts(mask.sum(-1, dtype=torch.long)), labels)
         output = CausalLMOutput(loss=loss, logits=logits, hidden_states=encoded.hidden_states, attentions=encoded.attentions)
         return self._as_asked(output, return_dict)
+
+    def _check_labels(self, labels: Tensor, batch: int) -> None:
+        if labels.dim() != 2 or len(labels) != batch or labels.is_floating_point():
+            raise ValueError(
+                f"labels must be whole numbers [batch, length], with {batch} rows here, "
+                f"but are {labels.dtype} {list(labels.shape)}"
+            )
+        if labels.numel() and labels.max() >= self.config.vocab_size:
+            raise ValueError(f"labels must be below vocab_size ({self.config.vocab_size}), but reach {int(labels.max())}")
 
     def _ctc_loss(self, logits: Tensor, frame_counts: Tensor, labels: Tensor) -> Tensor:
         is_label = labels >= 0
@@ -213,6 +191,7 @@ class HubertForSequenceClassification(HubertPreTrainedModel):
 
     def __init__(self, config: HubertConfig):
         super().__init__(config)
+        config = self.config
         self.hubert = HubertModel(config)
         if config.use_weighted_layer_sum:
             states = config.num_hidden_layers + 1
@@ -231,11 +210,17 @@ class HubertForSequenceClassification(HubertPreTrainedModel):
         return_dict: bool | None = None,
         labels: Tensor | None = None,
     ) -> SequenceClassifierOutput | tuple:
-        """Return logits ``[B, num_labels]`` and, with labels ``[B]``, the cross entropy.
+        """Return logits ``[B, num_labels]`` and, with labels ``[B]``, the loss.
 
-        The mean is over all frames, or over the real ones with an ``attention_mask``.
-        Other arguments as in :meth:`HubertModel.forward`.
+        labels: classes, int, of which -100 is ignored, for the mean cross entropy; with ``num_labels == 1`` numbers, for the
+            mean squared error.
+
+        Frames are averaged, only the real ones with an ``attention_mask``. Other arguments as in :meth:`HubertModel.forward`.
+
+        Raises ``ValueError`` when the labels do not fit the batch or the classes.
         """
+        if labels is not None:
+            self._check_labels(labels, len(input_values))
         weighted = self.config.use_weighted_layer_sum
         encoded = self.hubert(
             input_values,
@@ -265,5 +250,21 @@ class HubertForSequenceClassification(HubertPreTrainedModel):
         )
         return self._as_asked(output, return_dict)
 
+    def _check_labels(self, labels: Tensor, batch: int) -> None:
+        if labels.numel() != batch:
+            raise ValueError(f"labels must be one per row of the batch of {batch}, but have shape {list(labels.shape)}")
+        classes = self.config.num_labels
+        if classes == 1:
+            return
+        if labels.is_floating_point():
+            raise ValueError(f"labels must be whole numbers to choose among {classes} classes, but are {labels.dtype}")
+        known = ((labels >= 0) & (labels < classes)) | (labels == -100)
+        if not known.all():
+            raise ValueError(
+                f"labels must be below num_labels ({classes}) and not negative, but one is {int(labels[~known][0])}"
+            )
+
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(logits, labels.view(-1))
+        if self.config.num_labels == 1:
+            return F.mse_loss(logits.flatten(), labels.flatten().to(logits.dtype))
+        return F.cross_entropy(logits, labels.flatten().long())

@@ -2,81 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch.utils import _pytree as pytree
 
 
-class ModelOutput:
-    """Base of the output classes. Fields that are ``None`` count as absent, except as attributes.
+class ModelOutput(dict):
+    """Base of the output classes: a dictionary whose fields are attributes too. Fields that are ``None`` have no entry.
 
-    ``output.logits``, ``output["logits"]``, ``output[0]`` and ``logits, *rest = output.to_tuple()`` all work; iterating
-    gives the keys, as in a dictionary.
+    ``output.logits``, ``output["logits"]``, ``output[0]`` and ``logits, *rest = output.to_tuple()`` all work.
     """
 
-    def keys(self) -> list[str]:
-        return [field.name for field in fields(self) if getattr(self, field.name) is not None]
+    fields: tuple[str, ...] = ()
 
-    def values(self) -> list[Any]:
-        return [getattr(self, name) for name in self.keys()]
+    def __init_subclass__(cls) -> None:
+        cls.fields = tuple(cls.__annotations__)
+        pytree.register_pytree_node(  # torch.export, FSDP and DataParallel look for tensors in what a model returns
+            cls,
+            lambda output: (list(output.values()), tuple(output)),
+            lambda values, names: cls(zip(names, values)),
+            serialized_type_name=f"{cls.__module__}.{cls.__qualname__}",
+        )
 
-    def items(self) -> list[tuple[str, Any]]:
-        return [(name, getattr(self, name)) for name in self.keys()]
+    def __init__(self, entries: dict[str, Any] | Iterable[tuple[str, Any]] = (), /, **values: Any):
+        values = dict(entries, **values)
+        if unknown := [name for name in values if name not in self.fields]:
+            raise TypeError(f"{type(self).__name__} has {', '.join(self.fields)}, but got {', '.join(unknown)}")
+        super().__init__({name: values[name] for name in self.fields if values.get(name) is not None})
 
-    def get(self, name: str, default: Any = None) -> Any:
-        return getattr(self, name) if name in self.keys() else default
+    def __getattr__(self, name: str) -> Any:
+        if name in self.fields:
+            return self.get(name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
-    def to_tuple(self) -> tuple[Any, ...]:
-        return tuple(self.values())
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in self.fields:
+            raise AttributeError(f"{type(self).__name__} has {', '.join(self.fields)}, and no {name}")
+        if value is None:
+            self.pop(name, None)
+        else:
+            self[name] = value
 
     def __getitem__(self, key: str | int | slice) -> Any:
-        if not isinstance(key, str):
-            return self.to_tuple()[key]
-        if key not in self.keys():
-            raise KeyError(f"{key!r} is not in this output, which has {', '.join(self.keys())}")
-        return getattr(self, key)
+        return super().__getitem__(key) if isinstance(key, str) else self.to_tuple()[key]
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.keys())
+    def __missing__(self, key: str) -> Any:
+        raise KeyError(f"{key!r} is not in this output, which has {', '.join(self)}")
 
-    def __len__(self) -> int:
-        return len(self.keys())
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.items())})"
 
-    def __contains__(self, name: object) -> bool:
-        return name in self.keys()
+    def to_tuple(self) -> tuple[Any, ...]:
+        return tuple(self[name] for name in self.fields if name in self)
 
 
-@dataclass
 class BaseModelOutput(ModelOutput):
     """Output of ``HubertModel``.
 
     last_hidden_state: ``[B, T, C]``.
     hidden_states: ``num_hidden_layers + 1`` tensors ``[B, T, C]``, the first being the input of the first layer.
-    attentions: ``num_hidden_layers`` tensors ``[B, H, T, T]``, the softmax of every layer.
+    attentions: ``num_hidden_layers`` tensors ``[B, H, T, T]``, the softmax of every layer; ``None`` for one that LayerDrop
+        skipped.
     """
 
-    last_hidden_state: torch.Tensor | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor | None, ...] | None = None
+    last_hidden_state: torch.Tensor
+    hidden_states: tuple[torch.Tensor, ...] | None
+    attentions: tuple[torch.Tensor | None, ...] | None
 
 
-@dataclass
 class CausalLMOutput(ModelOutput):
     """Output of ``HubertForCTC``: ``loss`` (scalar, with labels), ``logits`` ``[B, T, V]`` before the softmax."""
 
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor | None, ...] | None = None
+    loss: torch.Tensor | None
+    logits: torch.Tensor
+    hidden_states: tuple[torch.Tensor, ...] | None
+    attentions: tuple[torch.Tensor | None, ...] | None
 
 
-@dataclass
 class SequenceClassifierOutput(ModelOutput):
     """Output of ``HubertForSequenceClassification``: ``loss`` (scalar, with labels), ``logits`` ``[B, num_labels]``."""
 
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor | None, ...] | None = None
+    loss: torch.Tensor | None
+    logits: torch.Tensor
+    hidden_states: tuple[torch.Tensor, ...] | None
+    attentions: tuple[torch.Tensor | None, ...] | None

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from .checkpoints import CheckpointError, FileAbsentError, read_json, resolve_file
 from .ctc import collapse
+from .hub import CheckpointError, FileAbsentError, read_json, resolve_file
 
 PREPROCESSOR_NAME = "preprocessor_config.json"
 PROCESSOR_NAME = "processor_config.json"

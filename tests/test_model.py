@@ -172,7 +172,7 @@ def test_samples_are_counted_exactly_in_half_precision():
 
 
 def test_a_configuration_is_required():
-    with pytest.raises(TypeError, match="takes a HubertConfig, but got a dict"):
+    with pytest.raises(TypeError, match="expected a HubertConfig, but got a dict"):
         HubertModel({})
 
 

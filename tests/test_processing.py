@@ -9,8 +9,8 @@ import transformers
 from conftest import assert_close
 
 from hubert_fast import HubertProcessor
-from hubert_fast.checkpoints import CheckpointError
 from hubert_fast.ctc import Token, collapse
+from hubert_fast.hub import CheckpointError
 from hubert_fast.processing import CTCTokenizer, FeatureExtractor
 
 LARGE_LS960 = "<pad> <s> </s> <unk> | E T A O N I H S R D L U M W C F G Y P B V K ' X J Q Z".split()

@@ -46,7 +46,7 @@ def _assert_same_outputs(found, expected):
 def test_golden_answers_of_4_34_1(name, kind, attentions):
     expected = {key: torch.from_numpy(value) for key, value in np.load(GOLDEN / name / "expected.npz").items()}
     model, info = hubert_fast.HubertForCTC.from_pretrained(GOLDEN / name, output_loading_info=True)
-    assert (info.missing_keys, info.unexpected_keys, info.mismatched_keys) == ([], [], [])
+    assert not any(info.values())
     with torch.no_grad():
         output = model(
             expected["waveforms"],
@@ -133,7 +133,7 @@ def test_what_transformers_saves_we_load(tmp_path):
     theirs, _ = _pair("HubertForCTC", PRE_LN)
     theirs.save_pretrained(tmp_path)
     ours, info = hubert_fast.HubertForCTC.from_pretrained(tmp_path, output_loading_info=True)
-    assert (info.missing_keys, info.unexpected_keys, info.mismatched_keys) == ([], [], [])
+    assert not any(info.values())
     waveforms, mask = _batch()
     with torch.no_grad():
         _assert_same_outputs(ours(waveforms, attention_mask=mask), theirs(waveforms, attention_mask=mask))

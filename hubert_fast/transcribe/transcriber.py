@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from .. import audio
-from ..checkpoints import CheckpointError, first_line, load
+from ..checkpoints import load
 from ..config import HubertConfig
 from ..devices import resolve_device, resolve_dtype
+from ..hub import CheckpointError, first_line
 from ..modeling import HubertForCTC
 from ..processing import HubertProcessor
 

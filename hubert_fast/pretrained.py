@@ -1,0 +1,101 @@
+"""What the three models share: configuration, frame counts, freezing, gradient checkpointing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .checkpoints import PreTrainedMixin
+from .config import HubertConfig, as_hubert_config
+from .layers import CheckpointedLayer
+from .outputs import ModelOutput
+
+
+class HubertPreTrainedModel(PreTrainedMixin, nn.Module):
+    """Base of the three models: configuration, initialisation, and (from the mixin) loading and saving."""
+
+    config_class = HubertConfig
+    base_model_prefix = "hubert"
+    main_input_name = "input_values"
+    supports_gradient_checkpointing = True
+
+    def __init__(self, config: HubertConfig):
+        super().__init__()
+        self.config = as_hubert_config(config)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def base_model(self) -> nn.Module:
+        """The encoder without the head."""
+        return getattr(self, self.base_model_prefix, self)
+
+    def num_parameters(self, only_trainable: bool = False) -> int:
+        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad or not only_trainable)
+
+    def freeze_feature_encoder(self) -> None:
+        """Exclude the convolutional feature encoder from training."""
+        self.base_model.feature_extractor.requires_grad_(False)
+
+    def freeze_base_model(self) -> None:
+        """Exclude everything but the head from training."""
+        self.base_model.requires_grad_(False)
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+        """Keep only the inputs of convolutions and Transformer layers in training, and compute the rest again.
+
+        gradient_checkpointing_kwargs: of ``torch.utils.checkpoint.checkpoint``; not reentrant unless they say so.
+        """
+        options = {"use_reentrant": False, **(gradient_checkpointing_kwargs or {})}
+        for layer in self._checkpointed_layers():
+            layer.checkpointing = options
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Keep all activations in training."""
+        for layer in self._checkpointed_layers():
+            layer.checkpointing = None
+
+    def activation_checkpointing_enable(
+        self, activation_checkpointing_kwargs: dict[str, Any] | None = None, every_n_layers: int = 1, offload: bool = False
+    ) -> None:
+        """Do :meth:`gradient_checkpointing_enable`, by the name transformers 5 has for it.
+
+        Raises ``ValueError`` for ``every_n_layers`` above 1 and ``offload``.
+        """
+        if every_n_layers != 1 or offload:
+            raise ValueError(f"every_n_layers must be 1 and offload False, but they are {every_n_layers} and {offload}")
+        self.gradient_checkpointing_enable(activation_checkpointing_kwargs)
+
+    def activation_checkpointing_disable(self) -> None:
+        """Do :meth:`gradient_checkpointing_disable`, by the name transformers 5 has for it."""
+        self.gradient_checkpointing_disable()
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        return any(layer.checkpointing is not None for layer in self._checkpointed_layers())
+
+    def _checkpointed_layers(self) -> list[CheckpointedLayer]:
+        return [module for module in self.modules() if isinstance(module, CheckpointedLayer)]
+
+    def frame_counts(self, sample_counts: Tensor) -> Tensor:
+        """Return how many frames that many samples give: integers of any shape; 0 below the receptive field (400)."""
+        for kernel, stride in zip(self.config.conv_kernel, self.config.conv_stride):
+            sample_counts = torch.div(sample_counts - kernel, stride, rounding_mode="floor") + 1
+        return sample_counts.clamp(min=0)
+
+    def frame_mask(self, attention_mask: Tensor, frames: int) -> Tensor:
+        """Reduce a sample mask ``[B, S]`` to a frame mask, bool ``[B, frames]``. Only the mask's row sums count."""
+        counts = self.frame_counts(attention_mask.sum(-1, dtype=torch.long))
+        return torch.arange(frames, device=counts.device) < counts[:, None]
+
+    def _as_asked(self, output: ModelOutput, return_dict: bool | None) -> ModelOutput | tuple:
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        return output if return_dict else output.to_tuple()
