@@ -23,7 +23,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=["hubert_fast", "hubert_fast.demo", "hubert_fast.kernels", "hubert_fast.transcribe"],
+    packages=["hubert_fast", "hubert_fast.demo", "hubert_fast.integrations", "hubert_fast.kernels", "hubert_fast.transcribe"],
     package_dir={"hubert_fast": "hubert_fast", "hubert_fast.kernels": "kernels"},
     package_data={"hubert_fast.demo": ["*.json", "*.safetensors", "recordings/*"]},
     include_package_data=False,

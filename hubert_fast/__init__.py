@@ -12,6 +12,8 @@ _HOMES = {
     "HubertForSequenceClassification": "modeling",
     "HubertModel": "modeling",
     "HubertProcessor": "processing",
+    "accelerate": "integrations.transformers",
+    "restore": "integrations.transformers",
 }
 __all__ = list(_HOMES)
 

@@ -9,12 +9,7 @@ from torch import Tensor
 
 CTC_PREFIX = "w2v_encoder.w2v_model."
 LABELS = 24  # rows of label_embs_concat, the sizes of all label dictionaries together: 504 for k-means with 500
-ACTIVATIONS = {
-    "gelu": F.gelu,
-    "gelu_accurate": lambda x: F.gelu(x, approximate="tanh"),
-    "relu": F.relu,
-    "tanh": torch.tanh,
-}
+ACTIVATIONS = {"gelu": F.gelu, "gelu_accurate": lambda x: F.gelu(x, approximate="tanh"), "relu": F.relu}
 
 
 def conv_layers(text: str) -> list[tuple[int, int, int]]:
@@ -41,9 +36,8 @@ def _shapes(cfg: dict) -> dict[str, tuple[int, ...]]:
     shapes, channels, width = {}, 1, cfg["encoder_embed_dim"]
     for i, (outputs, kernel, _) in enumerate(conv_layers(cfg["conv_feature_layers"])):
         name = f"feature_extractor.conv_layers.{i}"
-        shapes |= _affine(f"{name}.0", outputs, channels, kernel)
-        if not cfg.get("conv_bias", False):
-            del shapes[f"{name}.0.bias"]
+        shapes |= {f"{name}.0.weight": (outputs, channels, kernel)}
+        shapes |= {f"{name}.0.bias": (outputs,)} if cfg.get("conv_bias", False) else {}
         if cfg["extractor_mode"] == "layer_norm":
             shapes |= _affine(f"{name}.2.1", outputs)  # .2.0 and .2.2 are transpositions
         elif i == 0:
@@ -51,12 +45,12 @@ def _shapes(cfg: dict) -> dict[str, tuple[int, ...]]:
         channels = outputs
     if channels != width:
         shapes |= _affine("post_extract_proj", width, channels)
-    conv, kernel = "encoder.pos_conv", (width, width // cfg["conv_pos_groups"], cfg["conv_pos"])
+    conv, weight = "encoder.pos_conv", (width, width // cfg["conv_pos_groups"], cfg["conv_pos"])
     if cfg.get("conv_pos_batch_norm", False):  # [batch norm, convolution, SamePad, GELU]
         shapes |= _affine(f"{conv}.0", width) | {f"{conv}.0.running_mean": (width,), f"{conv}.0.running_var": (width,)}
-        shapes |= {f"{conv}.0.num_batches_tracked": ()} | _affine(f"{conv}.1", *kernel)
+        shapes |= {f"{conv}.0.num_batches_tracked": ()} | _affine(f"{conv}.1", *weight)
     else:  # [convolution, SamePad, GELU]
-        shapes |= {f"{conv}.0.bias": (width,), f"{conv}.0.weight_g": (1, 1, kernel[2]), f"{conv}.0.weight_v": kernel}
+        shapes |= {f"{conv}.0.bias": (width,), f"{conv}.0.weight_g": (1, 1, weight[2]), f"{conv}.0.weight_v": weight}
     for i in range(cfg["encoder_layers"]):
         name, inner = f"encoder.layers.{i}", cfg["encoder_ffn_embed_dim"]
         for letter in ("k", "v", "q", "out"):
@@ -69,13 +63,14 @@ def _shapes(cfg: dict) -> dict[str, tuple[int, ...]]:
 def _draw(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, Tensor]:
     generator, state = torch.Generator().manual_seed(seed), {}
     for name, shape in shapes.items():
-        state[name] = torch.randn(shape, generator=generator)
+        noise = torch.randn(shape, generator=generator)
         if name.endswith("num_batches_tracked"):
             state[name] = torch.tensor(1000)
         elif name.endswith(("weight_g", "running_var")) or (len(shape) == 1 and name.endswith("weight")):
-            state[name] = (1 + 0.2 * state[name]).abs()
-        else:  # activations keep their size from layer to layer
-            state[name] *= min(0.3, max(0.1, 1.5 / math.prod(shape[1:]) ** 0.5)) if name.endswith("weight") else 0.2
+            state[name] = (1 + 0.2 * noise).abs()
+        else:  # a weight's scale keeps the size of the activations from layer to layer
+            scale = min(0.3, max(0.1, 1.5 / math.prod(shape[1:]) ** 0.5)) if name.endswith("weight") else 0.2
+            state[name] = scale * noise
     return state
 
 
@@ -92,7 +87,7 @@ def fairseq_state(cfg: dict, vocabulary_size: int | None = None, seed: int = 0) 
 
 
 def distilhubert_state(config: dict, seed: int = 0) -> dict[str, Tensor]:
-    """A random state dict of s3prl's DistillerModel, "expand-last", with N = n_tasks > 1 heads (output_layer.2 [N, I, D])."""
+    """A random state dict of s3prl's DistillerModel, "expand-last", with n_tasks = N > 1 (output_layer.2.weight [N, I, D])."""
     width, tasks, final = config["encoder_embed_dim"], config.get("n_tasks", 3), config.get("final_dim", 768)
     inner = config.get("out_layer_inter_dim", -1) if config.get("out_layer_inter_dim", -1) > 0 else width
     shapes = _shapes(_fairseq_names(config)) | _affine("output_layer.0", inner * tasks, width)
@@ -126,10 +121,6 @@ def _extract(state: dict, cfg: dict, waveform: Tensor) -> Tensor:
     return x.transpose(1, 2)  # [B, T, D]
 
 
-def _project(state: dict, x: Tensor) -> Tensor:
-    return _linear(state, "post_extract_proj", x) if "post_extract_proj.weight" in state else x
-
-
 def _position(state: dict, cfg: dict, x: Tensor) -> Tensor:
     x, kernel, conv = x.transpose(1, 2), cfg["conv_pos"], "encoder.pos_conv.0"  # [B, C, T]
     if cfg.get("conv_pos_batch_norm", False):
@@ -154,6 +145,8 @@ def _attention(state: dict, name: str, heads: int, x: Tensor) -> Tensor:
 
 def _encode(state: dict, cfg: dict, x: Tensor) -> Tensor:
     first, heads, activation = cfg["layer_norm_first"], cfg["encoder_attention_heads"], ACTIVATIONS[cfg["activation_fn"]]
+    if "post_extract_proj.weight" in state:
+        x = _linear(state, "post_extract_proj", x)
     x = x + _position(state, cfg, x)
     if not first:
         x = _norm(state, "encoder.layer_norm", x)
@@ -170,9 +163,8 @@ def _encode(state: dict, cfg: dict, x: Tensor) -> Tensor:
 
 def fairseq_features(state: dict[str, Tensor], cfg: dict, waveform: Tensor) -> Tensor:
     """The x [B, T, C] of HubertModel.extract_features for a waveform [B, S]; the state may be that of a HubertCtc."""
-    if any(name.startswith(CTC_PREFIX) for name in state):
-        state = {name.removeprefix(CTC_PREFIX): tensor for name, tensor in state.items() if name.startswith(CTC_PREFIX)}
-    return _encode(state, cfg, _project(state, _norm(state, "layer_norm", _extract(state, cfg, waveform))))
+    state = {name.removeprefix(CTC_PREFIX): tensor for name, tensor in state.items()}
+    return _encode(state, cfg, _norm(state, "layer_norm", _extract(state, cfg, waveform)))
 
 
 def fairseq_ctc_logits(state: dict[str, Tensor], cfg: dict, waveform: Tensor) -> Tensor:
@@ -183,4 +175,4 @@ def fairseq_ctc_logits(state: dict[str, Tensor], cfg: dict, waveform: Tensor) ->
 def distilhubert_features(state: dict[str, Tensor], config: dict, waveform: Tensor) -> Tensor:
     """The hidden [B, T, C] that the Distiller's encoder gives to its heads, for a waveform [B, S]."""
     cfg = _fairseq_names(config)
-    return _encode(state, cfg, _project(state, _extract(state, cfg, waveform)))  # no norm of the extracted features
+    return _encode(state, cfg, _extract(state, cfg, waveform))  # no norm of the extracted features

@@ -1,0 +1,1 @@
+"""Other libraries' objects, made fast: nothing here is imported before it is used."""
