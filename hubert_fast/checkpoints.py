@@ -47,7 +47,7 @@ def read_state_dict(name_or_path: str | Path, **hub_options: Any) -> dict[str, T
     state: dict[str, Tensor] = {}
     for file in files:
         state.update(_read_weight_file(file))
-    return {_current_spelling(key): tensor for key, tensor in state.items()}
+    return {current_spelling(key): tensor for key, tensor in state.items()}
 
 
 def _first_weight_file(name_or_path: str | Path, hub_options: dict[str, Any]) -> Path:
@@ -73,7 +73,7 @@ def _read_weight_file(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _current_spelling(key: str) -> str:
+def current_spelling(key: str) -> str:
     for old, new in WEIGHT_NORM_KEYS.items():
         if key.endswith(old):
             return key.removesuffix(old) + new

@@ -20,7 +20,9 @@ class CannotRunError(Exception):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="hubert-fast", description="HuBERT speech encoders: transcription and diagnosis.")
+    parser = argparse.ArgumentParser(
+        prog="hubert-fast", description="HuBERT speech encoders: transcription, conversion, diagnosis."
+    )
     parser.add_argument("--version", action="version", version=f"hubert_fast {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
@@ -38,6 +40,21 @@ def _parser() -> argparse.ArgumentParser:
     transcribe.add_argument("--overwrite", action="store_true", help="replace OUT.jsonl when it exists")
     _add_device_options(transcribe)
     transcribe.set_defaults(command="transcribe")
+
+    convert = commands.add_parser(
+        "convert",
+        help="fairseq and s3prl checkpoints to the Hugging Face format",
+        description="Turn a fairseq HuBERT (pre-trained or CTC-fine-tuned; base, large, xlarge) or an s3prl DistilHuBERT "
+        "into a folder that from_pretrained and --model read. Needs neither library, and runs no code from the file.",
+        epilog="Exit status: 0 converted, 2 not.",
+    )
+    convert.add_argument("checkpoint", metavar="CHECKPOINT.pt", help="the file that fairseq or s3prl wrote")
+    convert.add_argument("folder", metavar="OUT_DIR", help="where to write config.json, model.safetensors and so on")
+    convert.add_argument(
+        "--dict", dest="dictionary", metavar="dict.ltr.txt", help="a fine-tuned model's symbols, when the checkpoint lacks them"
+    )
+    convert.add_argument("--overwrite", action="store_true", help="write into OUT_DIR although it holds a model")
+    convert.set_defaults(command="convert")
 
     info = commands.add_parser("info", help="versions, devices, and which backends can run here")
     info.set_defaults(command="info")

@@ -19,7 +19,8 @@ from tqdm import tqdm
 
 from . import __version__, audio, demo, dispatch
 from .cli import EXIT_OK, EXIT_SOME_FAILED, CannotRunError
-from .hub import CheckpointError, first_line
+from .hub import CONFIG_NAME, CheckpointError, first_line
+from .modeling import HubertForCTC
 from .transcribe import Transcriber, Transcript
 
 
@@ -152,6 +153,33 @@ def run_demo(options: argparse.Namespace) -> int:
 
 def _speed(audio_seconds: float, wall_seconds: float) -> str:
     return f"{audio_seconds:.1f} s of audio in {wall_seconds:.2f} s, {audio_seconds / wall_seconds:.0f} times real time"
+
+
+def convert(options: argparse.Namespace) -> int:
+    """``hubert-fast convert``: nothing is written before the whole checkpoint has been understood."""
+    from .conversion import convert as read
+
+    folder = Path(options.folder)
+    if (folder / CONFIG_NAME).exists() and not options.overwrite:
+        raise CannotRunError(f"{folder} holds a model already; --overwrite writes over it")
+    try:
+        converted = read(options.checkpoint, options.dictionary)
+        converted.save_pretrained(folder)
+    except CheckpointError as error:
+        raise CannotRunError(str(error)) from None
+    except OSError as error:
+        raise CannotRunError(f"{folder} cannot be written: {error.strerror or error}") from None
+    if converted.left_out:
+        _say(f"left out, being of use in training only: {', '.join(converted.left_out)}")
+    model = converted.model
+    if isinstance(model, HubertForCTC) and converted.tokenizer is None:
+        _say("the checkpoint holds no symbols: `transcribe` needs them, so give --dict dict.ltr.txt")
+    config = model.config
+    print(
+        f"{folder}: {type(model).__name__}, {config.num_hidden_layers} layers of {config.hidden_size}, "
+        f"{model.num_parameters() / 1e6:.1f} M parameters"
+    )
+    return EXIT_OK
 
 
 def info(options: argparse.Namespace) -> int:

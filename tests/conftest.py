@@ -17,6 +17,8 @@ from hubert_fast import HubertConfig
 TOLERANCES = {
     # the same operations in the same order: only the sums inside library calls may be ordered differently
     "same graph": 1e-5,
+    # the same mathematics written another way, four to six layers deep
+    "other graph": 1e-5,
     # attention by explicit softmax against a fused kernel
     "attention": 1e-5,
     # one rounding of a result of about 1 to fp16 (2^-11) and bf16 (2^-8), with room for a value up to 4

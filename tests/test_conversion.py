@@ -1,0 +1,337 @@
+"""fairseq and s3prl checkpoints to Hugging Face folders: equal answers, every file layout in the wild, nothing run."""
+
+import argparse
+import os
+import subprocess
+import sys
+import types
+from enum import Enum
+from pathlib import Path
+
+import fairseq_reference
+import pytest
+import torch
+from conftest import assert_close
+
+from hubert_fast import HubertForCTC, HubertModel, HubertProcessor
+from hubert_fast.cli import main
+from hubert_fast.conversion import convert
+from hubert_fast.hub import CheckpointError
+from hubert_fast.inert_pickle import Inert, entries, load_inert, plain
+
+CONVOLUTIONS = "[(16,10,5)] + [(16,3,2)] * 4 + [(16,2,2)] * 2"
+BASE = dict(
+    extractor_mode="default",
+    conv_feature_layers=CONVOLUTIONS,
+    conv_bias=False,
+    encoder_layers=2,
+    encoder_embed_dim=24,
+    encoder_ffn_embed_dim=40,
+    encoder_attention_heads=3,
+    layer_norm_first=False,
+    conv_pos=8,
+    conv_pos_groups=2,
+    activation_fn="gelu",
+    final_dim=12,
+    dropout=0.2,
+    mask_prob=0.8,
+)
+LARGE = dict(BASE, extractor_mode="layer_norm", layer_norm_first=True)
+ARCHITECTURES = {
+    "base": BASE,
+    "large": LARGE,
+    "head dim 80, as xlarge": dict(LARGE, encoder_embed_dim=160, encoder_attention_heads=2),
+    "convolution bias": dict(LARGE, conv_bias=True),
+    "odd positional kernel": dict(BASE, conv_pos=7),
+    "no projection": dict(BASE, encoder_embed_dim=16, encoder_attention_heads=2),
+    "positional batch norm": dict(BASE, conv_pos_batch_norm=True),
+    "tanh gelu": dict(BASE, activation_fn="gelu_accurate"),
+}
+SYMBOLS = ["<s>", "<pad>", "</s>", "<unk>", "|", "E", "T", "A"]
+
+
+class Dictionary:
+    """Stands for fairseq.data.dictionary.Dictionary."""
+
+    def __init__(self):
+        self.symbols, self.count, self.indices = list(SYMBOLS), [1] * 8, {symbol: id for id, symbol in enumerate(SYMBOLS)}
+        self.bos_word, self.nspecial = "<s>", 4
+
+
+class ExtractorMode(Enum):
+    """Stands for fairseq's enumeration of the same values."""
+
+    default = "default"
+    layer_norm = "layer_norm"
+
+
+class Node:
+    """Stands for omegaconf's nodes: a value, or a container with a way back to its parent."""
+
+    def __init__(self, value, parent=None):
+        self._parent = parent
+        if isinstance(value, dict):
+            self._content = {key: Node(entry, self) for key, entry in value.items()}
+        else:
+            self._val = value
+
+
+@pytest.fixture
+def foreign_classes(monkeypatch):
+    """Give the classes above the names of the libraries that are not installed here, while a checkpoint is written."""
+    for cls, module in ((Dictionary, "fairseq.data.dictionary"), (ExtractorMode, "fairseq.models"), (Node, "omegaconf.nodes")):
+        parts = module.split(".")
+        for end in range(1, len(parts) + 1):
+            monkeypatch.setitem(sys.modules, ".".join(parts[:end]), types.ModuleType(parts[end - 1]))
+        setattr(sys.modules[module], cls.__name__, cls)
+        monkeypatch.setattr(cls, "__module__", module)
+    yield
+    monkeypatch.undo()
+
+
+def pretrained(cfg: dict) -> dict:
+    task = {"normalize": cfg["extractor_mode"] == "layer_norm", "sample_rate": 16000}
+    return {"args": None, "cfg": {"model": cfg, "task": task}, "model": fairseq_reference.fairseq_state(cfg)}
+
+
+def tuned(cfg: dict) -> dict:
+    w2v_args = {"model": cfg, "task": {"normalize": False}}
+    outer = {
+        "w2v_args": w2v_args,
+        "apply_mask": True,
+        "mask_prob": 0.5,
+        "layerdrop": 0.05,
+        "dropout": 0.0,
+        "final_dropout": 0.3,
+    }
+    return {
+        "cfg": {"model": outer, "task": {"normalize": True}},
+        "model": fairseq_reference.fairseq_state(cfg, vocabulary_size=len(SYMBOLS)),
+        "task_state": {"target_dictionary": None},
+    }
+
+
+def distilled(cfg: dict) -> dict:
+    config = {**cfg, "extractor_conv_feature_layers": CONVOLUTIONS, "n_tasks": 3, "task_emb_type": "expand-last"}
+    return {"Distiller": fairseq_reference.distilhubert_state(config), "Config": {"distiller": config}, "Step": 7}
+
+
+def saved(content: dict, folder: Path, **options) -> Path:
+    torch.save(content, folder / "checkpoint.pt", **options)
+    return folder / "checkpoint.pt"
+
+
+def through_files(path: Path, cls, tmp_path: Path, **options):
+    convert(path, **options).save_pretrained(tmp_path / "out")
+    model, info = cls.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(info.values())
+    return model
+
+
+WAVEFORM = torch.randn(2, 5000, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("cfg", ARCHITECTURES.values(), ids=ARCHITECTURES.keys())
+def test_a_pretrained_model_answers_as_fairseq_does(cfg, tmp_path):
+    content = pretrained(cfg)
+    model = through_files(saved(content, tmp_path), HubertModel, tmp_path)
+    with torch.no_grad():
+        found = model(WAVEFORM).last_hidden_state
+    assert_close(found, fairseq_reference.fairseq_features(content["model"], cfg, WAVEFORM), "other graph")
+    # of no influence on the answers, so compared themselves
+    state = content["model"]
+    assert torch.equal(model.masked_spec_embed, state["mask_emb"])
+    assert torch.equal(model.encoder.layers[1].attention.k_proj.bias, state["encoder.layers.1.self_attn.k_proj.bias"])
+    assert model.config.hidden_dropout == 0.2 and model.config.mask_time_prob == 0.05
+
+
+@pytest.mark.parametrize("cfg", [BASE, LARGE], ids=["base", "large"])
+def test_a_fine_tuned_model_answers_as_fairseq_does(cfg, tmp_path):
+    content = tuned(cfg)
+    (tmp_path / "dict.ltr.txt").write_text("| 94802\nE 51860\nT 38431\nA 33152\n")
+    path = saved(content, tmp_path)
+    model = through_files(path, HubertForCTC, tmp_path, dictionary=tmp_path / "dict.ltr.txt")
+    with torch.no_grad():
+        found = model(WAVEFORM).logits
+    assert_close(found, fairseq_reference.fairseq_ctc_logits(content["model"], cfg, WAVEFORM), "other graph")
+    config = model.config
+    assert (config.vocab_size, config.pad_token_id, config.bos_token_id, config.eos_token_id) == (8, 0, 1, 2)
+    assert (config.mask_time_prob, config.layerdrop, config.final_dropout, config.apply_spec_augment) == (0.5, 0.05, 0.3, True)
+    processor = HubertProcessor.from_pretrained(tmp_path / "out")
+    assert processor.tokenizer.vocabulary == {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, "|": 4, "E": 5, "T": 6, "A": 7}
+    assert processor.decode([6, 6, 0, 5, 4, 7]) == "TE A"
+    assert processor.feature_extractor.do_normalize  # the task's, not the pre-training's
+    assert processor.feature_extractor.return_attention_mask == (cfg is LARGE)
+
+
+@pytest.mark.parametrize("name", ["base", "odd positional kernel", "no projection"])
+def test_a_distilhubert_answers_as_s3prl_does(name, tmp_path):
+    content = distilled(ARCHITECTURES[name])
+    model = through_files(saved(content, tmp_path), HubertModel, tmp_path)
+    with torch.no_grad():
+        found = model(WAVEFORM).last_hidden_state
+    expected = fairseq_reference.distilhubert_features(content["Distiller"], content["Config"]["distiller"], WAVEFORM)
+    assert_close(found, expected, "other graph")
+    assert not model.config.feat_proj_layer_norm and not hasattr(model, "masked_spec_embed")
+
+
+@pytest.mark.parametrize("layout", ["omegaconf", "flat arguments", "enumeration", "s3prl's copy", "no configuration", "legacy"])
+def test_every_layout_of_a_fairseq_file(layout, tmp_path, foreign_classes):
+    content, options = pretrained(LARGE), {}
+    if layout == "omegaconf":
+        content["cfg"] = Node(content["cfg"])
+    elif layout == "flat arguments":
+        content |= {"cfg": None, "args": argparse.Namespace(**LARGE, normalize=True)}
+    elif layout == "enumeration":
+        content["cfg"]["model"] = dict(LARGE, extractor_mode=ExtractorMode.layer_norm)
+    elif layout == "s3prl's copy":
+        content = {"model_weight": content["model"], "model_cfg": LARGE, "task_cfg": {"normalize": True}}
+    elif layout == "no configuration":
+        cfg = dict(LARGE, encoder_embed_dim=768, conv_feature_layers="[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2")
+        content = {"model": fairseq_reference.fairseq_state(cfg)}
+    elif layout == "legacy":
+        options = {"_use_new_zipfile_serialization": False}
+    content["extra_state"] = {"meters": Dictionary()}
+    path = saved(content, tmp_path, **options)
+    for module in [name for name in sys.modules if name.split(".")[0] in ("fairseq", "omegaconf")]:
+        del sys.modules[module]
+    converted = convert(path)
+    cfg = LARGE if layout != "no configuration" else cfg
+    with torch.no_grad():
+        found = converted.model(WAVEFORM).last_hidden_state
+    expected = fairseq_reference.fairseq_features(content.get("model", content.get("model_weight")), cfg, WAVEFORM)
+    assert_close(found, expected, "other graph")
+    assert converted.feature_extractor.do_normalize
+    assert not [name for name in sys.modules if name.split(".")[0] in ("fairseq", "omegaconf")]
+
+
+def test_the_dictionary_in_the_checkpoint_is_found(tmp_path, foreign_classes):
+    content = tuned(BASE) | {"task_state": {"target_dictionary": Dictionary()}}
+    converted = convert(saved(content, tmp_path))
+    assert list(converted.tokenizer.vocabulary) == ["<pad>", "<s>", *SYMBOLS[2:]]
+
+
+class _Malicious:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (os.system, (f"touch {self.path}",))
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_nothing_in_the_file_runs(zipped, tmp_path):
+    content = pretrained(BASE) | {"extra_state": _Malicious(tmp_path / "ran")}
+    converted = convert(saved(content, tmp_path, _use_new_zipfile_serialization=zipped))
+    assert isinstance(converted.model, HubertModel) and not (tmp_path / "ran").exists()
+    inert = load_inert(tmp_path / "checkpoint.pt")["extra_state"]
+    assert isinstance(inert, Inert) and inert.kind == f"{os.system.__module__}.system"
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=False) and (tmp_path / "ran").exists()  # it would have
+
+
+def test_what_inert_objects_hold(tmp_path, foreign_classes):
+    torch.save([Node({"a": 3, "b": {"c": None}}), argparse.Namespace(d=4), ExtractorMode.default], tmp_path / "x.pt")
+    node, namespace, member = load_inert(tmp_path / "x.pt")
+    assert plain(entries(node)["a"]) == 3 and plain(entries(entries(node)["b"])["c"]) is None
+    assert entries(namespace) == {"d": 4} and plain(member) == "default" and entries(member) == {} == entries(7)
+
+
+def _broken(content: dict, **changes) -> dict:
+    content["model"].update({key: value for key, value in changes.items() if value is not None})
+    return content
+
+
+def _without(content: dict, key: str) -> dict:
+    del content["model"][key]
+    return content
+
+
+BAD = {
+    "another file": (lambda: {"weights": 1}, r"expected a fairseq \('model'\) or s3prl \('Distiller'\).*holds weights"),
+    "a list": (lambda: [1], "holds no dictionary"),
+    "no tensors": (lambda: {"model": {"a": 1}}, "'model' must hold a dictionary of tensors"),
+    "a stranger": (lambda: _broken(pretrained(BASE), project_q=torch.ones(2)), "has no place for project_q"),
+    "a lack": (lambda: _without(pretrained(BASE), "encoder.layers.1.fc2.bias"), "lacks encoder.layers.1.feed_forward.output_d"),
+    "no positions": (lambda: _without(pretrained(BASE), "encoder.pos_conv.0.weight_v"), r"pos_conv.0.weight_v is missing"),
+    "a shape": (lambda: _broken(pretrained(BASE), mask_emb=torch.ones(5)), r"masked_spec_embed has shape \[5\].*\[24\]"),
+    "code for convolutions": (lambda: pretrained(BASE) | {"cfg": dict(conv_feature_layers="exit(3)")}, "but are 'exit"),
+    "other convolutions": (
+        lambda: pretrained(BASE) | {"cfg": dict(conv_feature_layers="[(8,10,5)]")},
+        r"conv_layers.0.0.weight has shape \[16, 1, 10\]",
+    ),
+    "no heads": (lambda: pretrained(BASE) | {"cfg": dict(conv_feature_layers=CONVOLUTIONS)}, "encoder_attention_heads"),
+    "an attention": (lambda: distilled(dict(BASE, attention_type="sparse")), "attention_type must be one of original"),
+}
+
+
+@pytest.mark.parametrize("content, message", BAD.values(), ids=BAD.keys())
+def test_other_content_is_refused_by_name(content, message, tmp_path):
+    with pytest.raises(CheckpointError, match=f"checkpoint.pt: .*{message}"):
+        convert(saved(content(), tmp_path))
+
+
+def test_other_files_are_refused_by_name(tmp_path):
+    (tmp_path / "text.pt").write_text("hello")
+    cut = saved(pretrained(BASE), tmp_path)
+    cut.write_bytes(cut.read_bytes()[:2000])
+    torch.jit.script(torch.nn.Linear(1, 1)).save(tmp_path / "script.pt")
+    for name, message in (
+        ("text.pt", "cannot be read"),
+        ("checkpoint.pt", "cannot be read"),
+        ("script.pt", "TorchScript"),
+        ("absent.pt", "is missing"),
+        (".", "is a folder"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            convert(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [("| 1\nE 2\n", "has 6 symbols with the special ones, but the model 8 outputs"), ("| 1\nE\n", "line 2 of the dictionary")],
+)
+def test_a_dictionary_that_does_not_fit(text, message, tmp_path):
+    (tmp_path / "dict.ltr.txt").write_text(text)
+    path = saved(tuned(BASE), tmp_path)
+    with pytest.raises(CheckpointError, match=message):
+        convert(path, tmp_path / "dict.ltr.txt")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        convert(path, tmp_path / "absent.txt")
+    (tmp_path / "dict.ltr.txt").write_text("| 1\n")
+    for content in (pretrained(BASE), distilled(BASE)):
+        with pytest.raises(CheckpointError, match="a dictionary was given, but"):
+            convert(saved(content, tmp_path), tmp_path / "dict.ltr.txt")
+
+
+def test_the_command(tmp_path, capsys):
+    path, out = saved(tuned(BASE), tmp_path), tmp_path / "out"
+    assert main(["convert", str(path), str(out)]) == 0
+    told = capsys.readouterr()
+    assert told.out.startswith(f"{out}: HubertForCTC, 2 layers of 24, ")
+    assert "label_embs_concat" in told.err and "holds no symbols" in told.err and not (out / "vocab.json").exists()
+    assert main(["convert", str(path), str(out)]) == 2 and "--overwrite" in capsys.readouterr().err
+    (tmp_path / "dict.txt").write_text("| 1\nE 1\nT 1\nA 1\n")
+    assert main(["convert", str(path), str(out), "--overwrite", "--dict", str(tmp_path / "dict.txt")]) == 0
+    assert (out / "vocab.json").exists()
+    assert main(["convert", str(tmp_path / "absent.pt"), str(tmp_path / "other")]) == 2
+    assert "absent.pt is missing" in capsys.readouterr().err and not (tmp_path / "other").exists()
+    assert main(["convert", str(path), str(path)]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_transformers_reads_what_it_wrote(tmp_path):
+    import transformers
+
+    content = tuned(LARGE)
+    (tmp_path / "dict.ltr.txt").write_text("| 1\nE 1\nT 1\nA 1\n")
+    subprocess.run(
+        [sys.executable, "-m", "hubert_fast", "convert", saved(content, tmp_path), tmp_path / "out"]
+        + ["--dict", tmp_path / "dict.ltr.txt"],
+        check=True,
+    )
+    theirs = transformers.HubertForCTC.from_pretrained(tmp_path / "out").eval()
+    processor = transformers.Wav2Vec2Processor.from_pretrained(tmp_path / "out")
+    with torch.no_grad():
+        found = theirs(WAVEFORM).logits
+    assert_close(found, fairseq_reference.fairseq_ctc_logits(content["model"], LARGE, WAVEFORM), "other graph")
+    assert processor.tokenizer.pad_token_id == 0 and processor.feature_extractor.do_normalize
