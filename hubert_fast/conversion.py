@@ -1,7 +1,7 @@
 """fairseq's HuBERT and s3prl's DistilHuBERT checkpoints to Hugging Face folders, without either library.
 
-What differs is names: the tensors are taken over bit for bit (as float32). Sizes are read from the tensors, everything else from the
-configuration in the checkpoint: fairseq's ``cfg`` or ``args``, s3prl's ``Config``.
+What differs is names: the tensors are taken over as they are, in float32. Sizes are read from the tensors, everything else
+from the configuration in the checkpoint: fairseq's ``cfg`` or ``args``, s3prl's ``Config``.
 """
 
 from __future__ import annotations

@@ -187,7 +187,12 @@ def test_every_layout_of_a_fairseq_file(layout, tmp_path, foreign_classes):
     elif layout == "s3prl's copy":
         content = {"model_weight": content["model"], "model_cfg": LARGE, "task_cfg": {"normalize": True}}
     elif layout == "no configuration":
-        cfg = dict(LARGE, encoder_embed_dim=768, conv_feature_layers="[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2")
+        cfg = dict(
+            LARGE,
+            encoder_embed_dim=768,
+            encoder_attention_heads=12,
+            conv_feature_layers="[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2",
+        )
         content = {"model": fairseq_reference.fairseq_state(cfg)}
     elif layout == "legacy":
         options = {"_use_new_zipfile_serialization": False}
@@ -274,7 +279,7 @@ def test_other_files_are_refused_by_name(tmp_path):
     (tmp_path / "text.pt").write_text("hello")
     cut = saved(pretrained(BASE), tmp_path)
     cut.write_bytes(cut.read_bytes()[:2000])
-    torch.jit.script(torch.nn.Linear(1, 1)).save(tmp_path / "script.pt")
+    torch.jit.trace(torch.nn.Linear(1, 1), torch.zeros(1)).save(tmp_path / "script.pt")
     for name, message in (
         ("text.pt", "cannot be read"),
         ("checkpoint.pt", "cannot be read"),
@@ -324,11 +329,8 @@ def test_transformers_reads_what_it_wrote(tmp_path):
 
     content = tuned(LARGE)
     (tmp_path / "dict.ltr.txt").write_text("| 1\nE 1\nT 1\nA 1\n")
-    subprocess.run(
-        [sys.executable, "-m", "hubert_fast", "convert", saved(content, tmp_path), tmp_path / "out"]
-        + ["--dict", tmp_path / "dict.ltr.txt"],
-        check=True,
-    )
+    arguments = ["convert", saved(content, tmp_path), tmp_path / "out", "--dict", tmp_path / "dict.ltr.txt"]
+    subprocess.run([sys.executable, "-m", "hubert_fast", *arguments], check=True)
     theirs = transformers.HubertForCTC.from_pretrained(tmp_path / "out").eval()
     processor = transformers.Wav2Vec2Processor.from_pretrained(tmp_path / "out")
     with torch.no_grad():
