@@ -31,7 +31,7 @@ setup(
         "torch>=2.6",
         "numpy>=1.26",
         "safetensors>=0.4",
-        "huggingface_hub>=0.26",
+        "huggingface_hub>=0.16.4",
         "soundfile>=0.12",
         "soxr>=0.4",
         "tqdm>=4.60",

@@ -197,8 +197,6 @@ class PreTrainedMixin:
 
     def save_pretrained(self, folder: str | Path, *, max_shard_size: str | int = "5GB") -> None:
         """Write ``config.json`` and safetensors that transformers reads, in shards when above ``max_shard_size``."""
-        from huggingface_hub import save_torch_state_dict
-
         folder = Path(folder)
         if folder.is_file():
             raise NotADirectoryError(f"save_pretrained needs a folder, but {folder} is a file")
@@ -209,10 +207,25 @@ class PreTrainedMixin:
         }
         values.pop("dtype", None)  # transformers 5's name for torch_dtype, which would win over it
         HubertConfig.from_dict(values).save_pretrained(folder)
-        save_torch_state_dict(self.state_dict(), folder, max_shard_size=max_shard_size)
+        _write_weights(self.state_dict(), folder, max_shard_size)
         readable_as_others = (folder / CONFIG_NAME).stat().st_mode
         for file in folder.glob("*.safetensors"):
             file.chmod(readable_as_others)  # safetensors makes files that only their owner reads
+
+
+def _write_weights(state: dict[str, Tensor], folder: Path, max_shard_size: str | int) -> None:
+    import huggingface_hub
+
+    if hasattr(huggingface_hub, "save_torch_state_dict"):
+        huggingface_hub.save_torch_state_dict(state, folder, max_shard_size=max_shard_size)
+        return
+    # beside transformers 4.34.1, whose tokenizers wants huggingface_hub 0.17
+    if max_shard_size != "5GB" or sum(tensor.nbytes for tensor in state.values()) > 5e9:
+        found = huggingface_hub.__version__
+        raise RuntimeError(f"writing shards needs huggingface_hub 0.24 or newer, but {found} is installed")
+    from safetensors.torch import save_file
+
+    save_file({key: tensor.contiguous() for key, tensor in state.items()}, folder / SAFE_WEIGHTS, metadata={"format": "pt"})
 
 
 def _with_overrides(config: HubertConfig, overrides: dict[str, Any]) -> HubertConfig:

@@ -39,7 +39,8 @@ def resolve_file(name_or_path: str | Path, filename: str, **hub_options: Any) ->
 
 def _fetch(name: str, filename: str, hub_options: dict[str, Any]) -> Path:
     """Download one file of the hub's repository ``name``, or find it in huggingface_hub's cache."""
-    from huggingface_hub import constants, errors, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub import utils as errors  # where every version since 0.16 has them
 
     try:
         return Path(hf_hub_download(name, filename, **hub_options))

@@ -72,6 +72,20 @@ def small_config(**overrides) -> HubertConfig:
     return HubertConfig(**{**PRE_LN, **overrides})
 
 
+def perturb(model: torch.nn.Module) -> torch.nn.Module:
+    """Move every parameter away from zero and one, so that each matters."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def masked_batch(lengths: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noise of these lengths, zero-padded, and its mask: [B, S] each."""
+    mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
+    return torch.randn(mask.shape) * mask, mask
+
+
 @pytest.fixture
 def speech() -> np.ndarray:
     """Two seconds of something with the spectrum and the pauses of speech, [S] float32 at 16 kHz."""

@@ -3,6 +3,8 @@
 import json
 import logging
 import shutil
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,15 @@ def test_shards(saved, tmp_path):
     model.save_pretrained(tmp_path / "sharded", max_shard_size="50KB")
     assert len(list((tmp_path / "sharded").glob("*.safetensors"))) > 1
     assert _same_weights(model, HubertForCTC.from_pretrained(tmp_path / "sharded"))
+
+
+def test_saving_with_a_huggingface_hub_that_cannot(saved, tmp_path, monkeypatch):
+    model, _ = saved
+    monkeypatch.setitem(sys.modules, "huggingface_hub", types.SimpleNamespace(__version__="0.17.3"))
+    model.save_pretrained(tmp_path / "old")
+    assert _same_weights(model, HubertForCTC.from_pretrained(tmp_path / "old"))
+    with pytest.raises(RuntimeError, match=r"writing shards needs huggingface_hub 0\.24"):
+        model.save_pretrained(tmp_path / "old", max_shard_size="50KB")
 
 
 @pytest.mark.parametrize("spelling", ["weight_g and weight_v", "parametrizations"])

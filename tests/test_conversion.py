@@ -275,6 +275,7 @@ def test_other_content_is_refused_by_name(content, message, tmp_path):
         convert(saved(content(), tmp_path))
 
 
+@pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning")
 def test_other_files_are_refused_by_name(tmp_path):
     (tmp_path / "text.pt").write_text("hello")
     cut = saved(pretrained(BASE), tmp_path)

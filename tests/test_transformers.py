@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import ARCHITECTURES, NEWER_ARCHITECTURES, POST_LN, PRE_LN, assert_close
+from conftest import ARCHITECTURES, NEWER_ARCHITECTURES, POST_LN, PRE_LN, assert_close, masked_batch, perturb
 
 import hubert_fast
 
@@ -18,18 +18,12 @@ LENGTHS = (8000, 5000, 401, 6399)
 
 def _pair(class_name: str, values: dict):
     """The same random weights in transformers' class and in ours."""
-    theirs = getattr(transformers, class_name)(transformers.HubertConfig(**values)).eval()
-    with torch.no_grad():
-        for parameter in theirs.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
+    theirs = perturb(getattr(transformers, class_name)(transformers.HubertConfig(**values)).eval())
     ours = getattr(hubert_fast, class_name)(hubert_fast.HubertConfig(**values)).eval()
+    if set(theirs.state_dict()) != set(ours.state_dict()):
+        pytest.skip(f"transformers {transformers.__version__} does not know this configuration")
     ours.load_state_dict(theirs.state_dict())
     return theirs, ours
-
-
-def _batch(lengths=LENGTHS):
-    mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
-    return torch.randn(mask.shape) * mask, mask
 
 
 def _assert_same_outputs(found, expected):
@@ -77,9 +71,7 @@ def test_golden_classification_by_a_weighted_sum_of_layers(kind):
 @pytest.mark.parametrize("masked", [False, True], ids=["no mask", "mask"])
 def test_live(class_name, values, masked):
     theirs, ours = _pair(class_name, values)
-    if set(theirs.state_dict()) != set(ours.state_dict()):
-        pytest.skip(f"transformers {transformers.__version__} does not know this configuration")
-    waveforms, mask = _batch()
+    waveforms, mask = masked_batch(LENGTHS)
     mask = mask if masked else None
     with torch.no_grad():
         _assert_same_outputs(ours(waveforms, attention_mask=mask), theirs(waveforms, attention_mask=mask))
@@ -88,8 +80,9 @@ def test_live(class_name, values, masked):
 @pytest.mark.parametrize("values", [POST_LN, PRE_LN], ids=["post-LN", "pre-LN"])
 def test_live_hidden_states_and_attentions(values):
     theirs, ours = _pair("HubertModel", values)
-    theirs.set_attn_implementation("eager")  # the only one of transformers' that returns attentions
-    waveforms, mask = _batch()
+    if hasattr(theirs, "set_attn_implementation"):  # 5.x, where only this one returns attentions
+        theirs.set_attn_implementation("eager")
+    waveforms, mask = masked_batch(LENGTHS)
     asked = dict(attention_mask=mask, output_hidden_states=True, output_attentions=True)
     with torch.no_grad():
         found, expected = ours(waveforms, **asked), theirs(waveforms, **asked)
@@ -105,7 +98,7 @@ def test_live_hidden_states_and_attentions(values):
 def test_ctc_loss_and_its_gradient(values):
     values = dict(values, ctc_loss_reduction="mean", pad_token_id=7)
     theirs, ours = _pair("HubertForCTC", values)
-    waveforms, mask = _batch((8000, 5000, 6399))
+    waveforms, mask = masked_batch((8000, 5000, 6399))
     labels = torch.tensor([[1, 2, 2, 3], [5, 6, -100, -100], [8, -100, -100, -100]])
     losses = [model(waveforms, attention_mask=mask, labels=labels).loss for model in (ours, theirs)]
     assert_close(*losses, "same graph", "loss")
@@ -134,7 +127,7 @@ def test_what_transformers_saves_we_load(tmp_path):
     theirs.save_pretrained(tmp_path)
     ours, info = hubert_fast.HubertForCTC.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info.values())
-    waveforms, mask = _batch()
+    waveforms, mask = masked_batch(LENGTHS)
     with torch.no_grad():
         _assert_same_outputs(ours(waveforms, attention_mask=mask), theirs(waveforms, attention_mask=mask))
 

@@ -162,10 +162,11 @@ class FastForward:
             input_values = arguments["input_values"]
             if input_values.requires_grad or any(parameter.requires_grad for parameter in base.parameters()):
                 return GRADIENT
+        if arguments.get("mask_time_indices") is not None:
+            return "mask_time_indices are given"
         for name, value in arguments.items():
-            served = name in ("input_values", "attention_mask", "output_hidden_states", "return_dict")
-            if (name.startswith("output_") or name == "mask_time_indices") and not served and value not in (None, False):
-                return f"{name} is asked for" if name != "mask_time_indices" else "mask_time_indices are given"
+            if name.startswith("output_") and name != "output_hidden_states" and value:
+                return f"{name} is asked for"
         if not isinstance(arguments["output_hidden_states"], bool):
             return "single hidden states are asked for"
         if getattr(base.config, "_attn_implementation", None) not in ATTENTIONS:
