@@ -1,7 +1,8 @@
 """Make the golden checkpoints with transformers 4.34.1: ``python tests/golden/make.py`` in an environment that has it.
 
-Needs transformers==4.34.1, torch and numpy<2. Each folder gets what ``save_pretrained`` writes (post-LN as a pickle, pre-LN as
-safetensors), and ``expected.npz`` with inputs, a mask and the model's answers.
+Needs transformers==4.34.1, torch and numpy<2. ``post_ln``, ``pre_ln`` and ``weighted`` get what ``save_pretrained`` writes
+(post-LN as a pickle, pre-LN as safetensors), and ``expected.npz`` with inputs, a mask and the model's answers. ``cases`` gets
+the answers alone: cases.py makes the weights.
 """
 
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+from cases import CASES, answers, fill
 from transformers import HubertConfig, HubertForCTC, HubertForSequenceClassification
 
 TINY = dict(
@@ -32,6 +34,11 @@ def main() -> None:
     for name, values in ARCHITECTURES.items():
         make(name, HubertForCTC, values, output_hidden_states=True, output_attentions=True)
     make("weighted", HubertForSequenceClassification, WEIGHTED)
+    folder = Path(__file__).parent / "cases"
+    folder.mkdir(exist_ok=True)
+    for name, values in CASES.items():
+        models = [fill(cls(HubertConfig(**values))).eval() for cls in (HubertForCTC, HubertForSequenceClassification)]
+        np.savez_compressed(folder / f"{name}.npz", **{key: tensor.numpy() for key, tensor in answers(*models).items()})
 
 
 def make(name: str, cls: type, values: dict, **asked: bool) -> None:
