@@ -40,7 +40,10 @@ class CheckpointedLayer(nn.Module):
     ``checkpointing`` holds the keyword arguments of ``torch.utils.checkpoint.checkpoint``, or ``None`` to keep activations.
     """
 
-    checkpointing: dict[str, Any] | None = None
+    def __init__(self, config: HubertConfig):
+        super().__init__()
+        asked = getattr(config, "gradient_checkpointing", False)  # as configurations of 2021 ask for it
+        self.checkpointing: dict[str, Any] | None = {"use_reentrant": False} if asked else None
 
     def __call__(self, *inputs: Any) -> Any:
         run = super().__call__
@@ -59,7 +62,7 @@ class ConvLayer(CheckpointedLayer):
     """
 
     def __init__(self, config: HubertConfig, index: int, norm: str | None):
-        super().__init__()
+        super().__init__(config)
         channels = config.conv_dim[index]
         self.conv = nn.Conv1d(
             config.conv_dim[index - 1] if index else 1,
@@ -212,7 +215,7 @@ class EncoderLayer(CheckpointedLayer):
     """One Transformer layer, ``[B, T, C] -> [B, T, C]``, normalising before its blocks or after their residual adds."""
 
     def __init__(self, config: HubertConfig):
-        super().__init__()
+        super().__init__(config)
         self.normalize_before = config.do_stable_layer_norm
         self.attention = Attention(config)
         self.dropout = nn.Dropout(config.hidden_dropout)

@@ -38,7 +38,8 @@ class HubertPreTrainedModel(PreTrainedMixin, nn.Module):
         """The encoder without the head."""
         return getattr(self, self.base_model_prefix, self)
 
-    def num_parameters(self, only_trainable: bool = False) -> int:
+    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
+        """Count the parameters. ``exclude_embeddings`` is transformers' and changes nothing: speech has no embedding table."""
         return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad or not only_trainable)
 
     def freeze_feature_encoder(self) -> None:

@@ -1,0 +1,309 @@
+"""Training: our loss curve against transformers', gradient checkpointing, Trainer, LoRA, regression."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from conftest import POST_LN, PRE_LN, assert_close, masked_batch, perturb, relative_error, small_config
+
+import hubert_fast
+from hubert_fast import HubertConfig, HubertForCTC, HubertForSequenceClassification, HubertModel, HubertProcessor, audio, demo
+
+ON = dict(hidden_dropout=0.1, attention_dropout=0.1, layerdrop=0.3, mask_time_prob=0.3, mask_time_length=2, mask_feature_prob=0.1)
+LOADED = dict(dtype=torch.float32, layerdrop=0.2, ctc_loss_reduction="mean")
+BOTH = pytest.mark.parametrize("values", [POST_LN, PRE_LN], ids=["post-LN", "pre-LN"])
+
+
+@pytest.fixture(scope="module")
+def examples():
+    """The demo's recordings as a Trainer's data set: samples and labels."""
+    processor = HubertProcessor.from_pretrained(demo.MODEL)
+    vocabulary = processor.tokenizer.vocabulary
+    made = []
+    for recording in demo.recordings():
+        text = recording.reference.upper().replace(" ", "|")
+        row = processor(audio.load(recording.path))["input_values"][0]
+        made.append({"input_values": row, "labels": torch.tensor([vocabulary[letter] for letter in text])})
+    return made
+
+
+def collate(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    pad = torch.nn.utils.rnn.pad_sequence
+    samples = [row["input_values"] for row in rows]
+    return {
+        "input_values": pad(samples, batch_first=True),
+        "attention_mask": pad([torch.ones(len(row), dtype=torch.long) for row in samples], batch_first=True),
+        "labels": pad([row["labels"] for row in rows], batch_first=True, padding_value=-100),
+    }
+
+
+def test_the_loss_curve_is_that_of_transformers_step_for_step(examples):
+    """SpecAugment and LayerDrop on: both draw what transformers draws. Dropout off: its masks depend on the kernel."""
+
+    def losses(cls) -> list[float]:
+        model = cls.from_pretrained(demo.MODEL, **LOADED).train()
+        assert model.config.mask_time_prob > 0 and model.config.hidden_dropout == 0
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+        torch.manual_seed(0)
+        np.random.seed(0)
+        curve = []
+        for step in range(10):
+            batch = collate([examples[(3 * step + row) % len(examples)] for row in range(3)])
+            loss = model(**batch).loss
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            curve.append(loss.item())
+        return curve
+
+    ours, theirs = losses(HubertForCTC), losses(transformers.HubertForCTC)
+    assert max(theirs) > 2 * min(theirs)  # a curve, not a line
+    assert ours == pytest.approx(theirs, rel=1e-5)
+
+
+def _kept_bytes(model, batch) -> tuple[int, dict[str, torch.Tensor]]:
+    """Bytes that one training step keeps for its backward pass, and the gradients."""
+    kept = {}
+
+    def note(tensor):
+        kept[tensor.data_ptr()] = tensor.nbytes
+        return tensor
+
+    model.zero_grad()
+    torch.manual_seed(1)
+    np.random.seed(1)
+    parameters = {parameter.data_ptr() for parameter in model.parameters()}
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        loss = model(**batch).loss
+        bytes_kept = sum(size for pointer, size in kept.items() if pointer not in parameters)
+    loss.backward()
+    return bytes_kept, {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+@BOTH
+@pytest.mark.parametrize("options", [None, {"use_reentrant": True}], ids=["default", "reentrant"])
+def test_gradient_checkpointing_keeps_less_and_changes_nothing(values, options):
+    model = perturb(HubertForCTC(HubertConfig(**values, **ON))).train()
+    waveforms, mask = masked_batch((8000, 5000))
+    batch = {"input_values": waveforms, "attention_mask": mask, "labels": torch.tensor([[1, 2, 3], [4, 5, -100]])}
+    plain_bytes, expected = _kept_bytes(model, batch)
+    assert not model.is_gradient_checkpointing
+    model.gradient_checkpointing_enable(options)
+    assert model.is_gradient_checkpointing
+    kept_bytes, found = _kept_bytes(model, batch)
+    # reentrant checkpoints cannot begin at the waveform, so the first convolution keeps what it has
+    assert kept_bytes < (0.7 if options else 0.5) * plain_bytes, f"{kept_bytes} of {plain_bytes} bytes"
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        assert torch.equal(found[name], gradient), f"{name}: {relative_error(found[name], gradient):.1e}"
+    model.gradient_checkpointing_disable()
+    assert not model.is_gradient_checkpointing and _kept_bytes(model, batch)[0] == plain_bytes
+    model.gradient_checkpointing_enable()
+    model.eval()
+    with torch.no_grad():
+        assert model(waveforms).logits.isfinite().all()
+
+
+def test_gradient_checkpointing_by_the_newer_name():
+    model = HubertModel(small_config())
+    model.activation_checkpointing_enable({"use_reentrant": True})
+    assert model.is_gradient_checkpointing
+    model.activation_checkpointing_disable()
+    assert not model.is_gradient_checkpointing
+    with pytest.raises(ValueError, match="every_n_layers must be 1 and offload False, but they are 2 and False"):
+        model.activation_checkpointing_enable(every_n_layers=2)
+    assert HubertModel(small_config(gradient_checkpointing=True)).is_gradient_checkpointing  # as old configurations ask
+
+
+def test_freezing():
+    model = HubertForCTC(small_config())
+    total = model.num_parameters()
+    model.freeze_feature_encoder()
+    frozen = sum(parameter.numel() for parameter in model.hubert.feature_extractor.parameters())
+    assert model.num_parameters(only_trainable=True) == total - frozen
+    model(torch.randn(1, 4000), labels=torch.tensor([[1]])).loss.backward()
+    assert model.hubert.feature_extractor.conv_layers[0].conv.weight.grad is None
+    model.freeze_base_model()
+    assert {name for name, parameter in model.named_parameters() if parameter.requires_grad} == {"lm_head.weight", "lm_head.bias"}
+    assert model.base_model is model.hubert and model.hubert.base_model is model.hubert
+
+
+@pytest.mark.parametrize("labels", [torch.tensor([0.5, -2.0]), torch.tensor([[0.5], [-2.0]]), torch.tensor([1, 3])], ids=str)
+def test_one_label_is_regression(labels):
+    """As documented; transformers' code takes the cross entropy over one class, which is 0 whatever the labels are."""
+    model = HubertForSequenceClassification(small_config(num_labels=1)).eval()
+    output = model(torch.randn(2, 4000), labels=labels)
+    assert output.loss.item() == pytest.approx(((output.logits[:, 0] - labels.flatten()) ** 2).mean().item())
+    output.loss.backward()
+    assert model.classifier.bias.grad.abs() > 0
+
+
+@pytest.mark.parametrize(
+    "cls, labels, message",
+    [
+        (HubertForSequenceClassification, torch.tensor([0, 4]), r"labels must be below num_labels \(4\) and not negative, but one is 4"),
+        (HubertForSequenceClassification, torch.tensor([-1, 0]), "but one is -1"),
+        (HubertForSequenceClassification, torch.tensor([0.5, 1]), "must be whole numbers to choose among 4 classes"),
+        (HubertForSequenceClassification, torch.tensor([1]), r"one per row of the batch of 2, but have shape \[1\]"),
+        (HubertForCTC, torch.tensor([1, 2]), r"\[batch, length\], with 2 rows here, but are torch.int64 \[2\]"),
+        (HubertForCTC, torch.tensor([[1]]), "with 2 rows here"),
+        (HubertForCTC, torch.tensor([[1.0], [2.0]]), "must be whole numbers"),
+        (HubertForCTC, torch.tensor([[1], [32]]), r"below vocab_size \(32\), but reach 32"),
+    ],
+)
+def test_labels_that_do_not_fit_are_named(cls, labels, message):
+    with pytest.raises(ValueError, match=message):
+        cls(small_config(num_labels=4))(torch.randn(2, 4000), labels=labels)
+
+
+def test_ignored_labels():
+    model = HubertForSequenceClassification(small_config(num_labels=4)).eval()
+    waveforms = torch.randn(2, 4000)
+    both = model(waveforms, labels=torch.tensor([2, -100])).loss
+    assert_close(both, model(waveforms[:1], labels=torch.tensor([2])).loss, "same graph")
+
+
+@BOTH
+@pytest.mark.parametrize("class_name", ["HubertModel", "HubertForCTC", "HubertForSequenceClassification"])
+def test_initial_weights_are_distributed_as_those_of_transformers(values, class_name):
+    values = dict(values, hidden_size=192, intermediate_size=256, use_weighted_layer_sum=True, initializer_range=0.05)
+    ours, theirs = (getattr(library, class_name)(library.HubertConfig(**values)) for library in (hubert_fast, transformers))
+    expected = dict(theirs.named_parameters())
+    assert expected.keys() == dict(ours.named_parameters()).keys()
+    for name, parameter in ours.named_parameters():
+        # a parameter of n numbers has a standard deviation known to 1/sqrt(2n), a mean known to std/sqrt(n)
+        n, std = parameter.numel(), expected[name].std(correction=0).item()
+        assert parameter.std(correction=0).item() == pytest.approx(std, rel=8 / np.sqrt(2 * n), abs=1e-7), name
+        assert parameter.mean().item() == pytest.approx(expected[name].mean().item(), abs=8 * std / np.sqrt(n) + 1e-7), name
+
+
+def trained(model, examples, folder, **options):
+    """A few steps under transformers' Trainer, with an evaluation at the end: the trainer and what it logged."""
+    arguments = transformers.TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=3,
+        per_device_eval_batch_size=3,
+        max_steps=4,
+        logging_steps=1,
+        eval_strategy="steps",
+        eval_steps=4,
+        save_strategy="no",
+        learning_rate=1e-4,
+        report_to=[],
+        use_cpu=True,
+        disable_tqdm=True,
+        **options,
+    )
+    trainer = transformers.Trainer(
+        model=model, args=arguments, train_dataset=examples[:8], eval_dataset=examples[8:11], data_collator=collate
+    )
+    np.random.seed(0)
+    trainer.train()
+    logs = trainer.state.log_history
+    return trainer, SimpleNamespace(
+        losses=[entry["loss"] for entry in logs if "loss" in entry],
+        norms=[entry["grad_norm"] for entry in logs if "grad_norm" in entry],
+        eval_loss=next(entry["eval_loss"] for entry in logs if "eval_loss" in entry),
+    )
+
+
+def test_trainer_on_our_model_and_on_theirs(examples, tmp_path):
+    ours, found = trained(HubertForCTC.from_pretrained(demo.MODEL, **LOADED), examples, tmp_path / "ours")
+    _, expected = trained(transformers.HubertForCTC.from_pretrained(demo.MODEL, **LOADED), examples, tmp_path / "theirs")
+    assert len(found.losses) == 4
+    assert found.losses == pytest.approx(expected.losses, rel=1e-5)
+    assert found.norms == pytest.approx(expected.norms, rel=1e-4)  # a sum over 3.6 million gradients
+    assert found.eval_loss == pytest.approx(expected.eval_loss, rel=1e-5)
+    prediction = ours.predict(examples[8:11])
+    assert prediction.predictions.shape[0] == 3 and np.isfinite(prediction.metrics["test_loss"])
+
+
+def test_trainer_with_gradient_checkpointing_bf16_and_checkpoints(examples, tmp_path):
+    model = HubertForCTC.from_pretrained(demo.MODEL, **LOADED)
+    name = "activation_checkpointing" if "activation_checkpointing" in vars(transformers.TrainingArguments) else None
+    trainer, log = trained(model, examples, tmp_path, bf16=True, **{name or "gradient_checkpointing": True})
+    assert model.is_gradient_checkpointing and np.isfinite(log.losses).all()
+    trainer.save_model(tmp_path / "saved")  # weights alone, as of any model that is not transformers' own
+    model.config.save_pretrained(tmp_path / "saved")
+    loaded, info = HubertForCTC.from_pretrained(tmp_path / "saved", output_loading_info=True)
+    assert not any(info.values())
+    assert all(torch.equal(parameter, model.state_dict()[name]) for name, parameter in loaded.state_dict().items())
+
+
+def test_trainer_on_an_accelerated_model_trains_as_before_and_evaluates_with_ours(examples, tmp_path):
+    _, expected = trained(transformers.HubertForCTC.from_pretrained(demo.MODEL, **LOADED), examples, tmp_path / "plain")
+    model = hubert_fast.accelerate(transformers.HubertForCTC.from_pretrained(demo.MODEL, **LOADED))
+    reasons, own = [], type(model.hubert.forward).__call__
+
+    class Watched(type(model.hubert.forward)):
+        def __call__(self, *args, **kwargs):
+            output = own(self, *args, **kwargs)
+            reasons.append(self.reason)
+            return output
+
+    model.hubert.forward.__class__ = Watched
+    _, found = trained(model, examples, tmp_path / "fast")
+    assert reasons == ["the model is training"] * 4 + [None]
+    assert found.losses == expected.losses
+    assert found.eval_loss == pytest.approx(expected.eval_loss, rel=1e-5)
+
+
+def lora(model):
+    import peft
+
+    config = peft.LoraConfig(r=4, lora_alpha=16, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    return peft.get_peft_model(model, config)
+
+
+def test_lora_on_our_model_is_honoured():
+    values = dict(PRE_LN, mask_time_prob=0.0)
+    ours, theirs = HubertForCTC(HubertConfig(**values)).eval(), transformers.HubertForCTC(transformers.HubertConfig(**values)).eval()
+    ours.load_state_dict(theirs.state_dict())
+    waveforms, mask = masked_batch((6000, 4000))
+    with torch.no_grad():
+        without = ours(waveforms, attention_mask=mask).logits
+    ours, theirs = lora(ours).eval(), lora(theirs).eval()
+    theirs.load_state_dict(ours.state_dict())
+    assert sum("lora_" in name for name, _ in ours.named_parameters()) == 2 * 2 * 3  # A and B, q and v, three layers
+    with torch.no_grad():
+        found = ours(waveforms, attention_mask=mask).logits
+        assert_close(found, theirs(waveforms, attention_mask=mask).logits, "same graph")
+    assert relative_error(found, without) > 0.01
+    labels = torch.tensor([[1, 2], [3, 4]])
+    losses = [model.train()(waveforms, attention_mask=mask, labels=labels).loss for model in (ours, theirs)]
+    for loss in losses:
+        loss.backward()
+    gradients = dict(theirs.named_parameters())
+    trained = {name: parameter.grad for name, parameter in ours.named_parameters() if parameter.requires_grad}
+    assert all("lora_" in name for name in trained)
+    merged = ours.eval().merge_and_unload()
+    with torch.no_grad():
+        assert_close(merged(waveforms, attention_mask=mask).logits, found, "attention")
+    del gradients
+
+
+def test_lora_makes_an_accelerated_model_step_aside():
+    model = perturb(transformers.HubertForCTC(transformers.HubertConfig(**PRE_LN))).eval()
+    base = hubert_fast.accelerate(model).hubert
+    waveforms, mask = masked_batch((6000, 4000))
+
+    def answer(module):
+        with torch.no_grad():
+            return module(waveforms, attention_mask=mask).logits
+
+    plain = answer(model)
+    assert base.forward.reason is None
+    adapted = lora(model).eval()
+    found = answer(adapted)
+    assert "q_proj is Linear" in base.forward.reason or "has a hook" in base.forward.reason
+    hubert_fast.restore(adapted)
+    assert torch.equal(answer(adapted), found) and relative_error(found, plain) > 0.01
+    hubert_fast.accelerate(adapted)
+    with adapted.disable_adapter():
+        assert_close(answer(adapted), plain, "same graph")
+    merged = adapted.merge_and_unload()
+    assert_close(answer(merged), found, "attention")
+    assert base.forward.reason is None
