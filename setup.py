@@ -46,6 +46,9 @@ setup(
             "wheel>=0.40",  # Python 3.11 makes virtual environments with a setuptools that still needs it
             "kernels>=0.4",  # Hugging Face's, whose name our folder shares
             'triton>=3.6; sys_platform == "linux"',
+            "hypothesis>=6.100",
+            "accelerate>=1.1",  # what transformers' Trainer stands on
+            "peft>=0.14",
             *CURRENT_TRANSFORMERS,
             *DEMO,
         ],

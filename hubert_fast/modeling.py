@@ -70,6 +70,8 @@ class HubertModel(HubertPreTrainedModel):
         return self._as_asked(output, return_dict)
 
     def _check_inputs(self, input_values: Tensor, attention_mask: Tensor | None) -> None:
+        if not isinstance(input_values, Tensor):
+            raise ValueError(f"input_values must be a tensor, but is a {type(input_values).__name__}")
         if input_values.dim() != 2:
             raise ValueError(f"input_values must be [batch, samples], but has shape {list(input_values.shape)}")
         if not input_values.is_floating_point():
@@ -163,6 +165,8 @@ class HubertForCTC(HubertPreTrainedModel):
         return self._as_asked(output, return_dict)
 
     def _check_labels(self, labels: Tensor, batch: int) -> None:
+        if batch == 0:
+            raise ValueError("labels need at least one row of input_values, but the batch is empty")
         if labels.dim() != 2 or len(labels) != batch or labels.is_floating_point():
             raise ValueError(
                 f"labels must be whole numbers [batch, length], with {batch} rows here, "
@@ -251,6 +255,8 @@ class HubertForSequenceClassification(HubertPreTrainedModel):
         return self._as_asked(output, return_dict)
 
     def _check_labels(self, labels: Tensor, batch: int) -> None:
+        if batch == 0:
+            raise ValueError("labels need at least one row of input_values, but the batch is empty")
         if labels.numel() != batch:
             raise ValueError(f"labels must be one per row of the batch of {batch}, but have shape {list(labels.shape)}")
         classes = self.config.num_labels

@@ -37,6 +37,75 @@ def test_rows_without_a_frame_are_finite_and_change_nothing(values):
     assert_close(logits[:1], alone, "same graph")
 
 
+@pytest.mark.parametrize("cls", [HubertModel, HubertForCTC, HubertForSequenceClassification])
+@pytest.mark.parametrize("attentions", [False, True], ids=["", "attentions"])
+def test_rows_without_a_frame_change_no_neighbour(cls, attentions):
+    model = cls(small_config(num_labels=4, use_weighted_layer_sum=True)).eval()
+    mask = torch.arange(4000) < torch.tensor([0, 4000, 399, 1, 400, 2500])[:, None]
+    waveforms = torch.randn(6, 4000) * mask
+    asked = dict(output_attentions=attentions, output_hidden_states=True)
+    with torch.no_grad():
+        together = model(waveforms, attention_mask=mask, **asked)
+        assert all(state.isfinite().all() for state in together.hidden_states)
+        for row in (1, 4, 5):
+            alone = model(waveforms[row : row + 1], attention_mask=mask[row : row + 1], **asked)
+            frames = model.frame_counts(mask[row].sum())
+            for found, expected in zip((together[0], *together.hidden_states), (alone[0], *alone.hidden_states)):
+                real = slice(None) if found.dim() == 2 else slice(frames)  # logits of a class have no frames
+                assert_close(found[row][real], expected[0][real], "same graph")
+
+
+def test_losses_of_rows_without_a_frame():
+    """No alignment fits in no frame: infinite, or zero where the configuration asks for it."""
+    model = HubertForCTC(small_config(ctc_loss_reduction="none")).eval()
+    mask = torch.arange(4000) < torch.tensor([4000, 399, 0])[:, None]
+    waveforms, labels = torch.randn(3, 4000) * mask, torch.tensor([[1, 2], [1, 2], [-100, -100]])
+    losses = model(waveforms, attention_mask=mask, labels=labels).loss
+    alone = model(waveforms[:1], attention_mask=mask[:1], labels=labels[:1]).loss
+    assert_close(losses[:1], alone, "same graph")
+    assert losses[1].isinf() and losses[2] == 0
+    model.config.update({"ctc_zero_infinity": True})
+    losses = model(waveforms, attention_mask=mask, labels=labels).loss
+    losses.sum().backward()
+    assert losses[1] == 0
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None)
+
+
+@pytest.mark.parametrize("attentions", [False, True], ids=["", "attentions"])
+def test_nan_and_infinity_stay_in_their_row(attentions):
+    model = HubertForCTC(small_config()).eval()
+    mask = torch.arange(4000) < torch.tensor([4000, 3000, 2000])[:, None]
+    waveforms = torch.randn(3, 4000) * mask
+    with torch.no_grad():
+        expected = model(waveforms, attention_mask=mask, output_attentions=attentions).logits
+        for poison in (float("nan"), float("inf")):
+            waveforms[1, 1000] = poison
+            found = model(waveforms, attention_mask=mask, output_attentions=attentions).logits
+            assert found[1, :9].isnan().all()  # loud, not plausible
+            assert torch.equal(found[[0, 2]], expected[[0, 2]])
+            waveforms[1, 1000] = 0
+            waveforms[1, 3500] = poison  # in the padding of a row
+            found = model(waveforms, attention_mask=mask, output_attentions=attentions).logits
+            frames = model.frame_counts(torch.tensor(3000))
+            assert_close(found[[0, 2]], expected[[0, 2]], "same graph")
+            waveforms[1, 3500] = 0
+            clean = model(waveforms, attention_mask=mask, output_attentions=attentions).logits
+            assert_close(found[1, :frames], clean[1, :frames], "same graph")
+
+
+def test_an_empty_batch_gives_empty_answers():
+    waveforms, mask = torch.zeros(0, 4000), torch.ones(0, 4000)
+    asked = dict(attention_mask=mask, output_hidden_states=True, output_attentions=True)
+    for cls, shape in ((HubertModel, (0, 12, 48)), (HubertForCTC, (0, 12, 32)), (HubertForSequenceClassification, (0, 4))):
+        model = cls(small_config(num_labels=4)).eval()
+        with torch.no_grad():
+            output = model(waveforms, **asked)
+        assert output[0].shape == shape and output.attentions[0].shape == (0, 4, 12, 12)
+        if cls is not HubertModel:
+            with pytest.raises(ValueError, match="labels need at least one row of input_values, but the batch is empty"):
+                model(waveforms, labels=torch.zeros(0, 1, dtype=torch.long))
+
+
 def test_padding_does_not_reach_a_layer_norm_model():
     model = HubertForCTC(small_config()).eval()
     waveforms = torch.randn(2, 6000)
@@ -136,6 +205,14 @@ def test_masked_frames_become_the_embedding():
     assert not torch.equal(seen["x"][0, 4], model.masked_spec_embed)
 
 
+def test_mask_time_indices_that_do_not_fit():
+    waveforms, indices = torch.randn(1, 4000), torch.zeros(1, 12, dtype=torch.bool)
+    with pytest.raises(ValueError, match=r"\[batch, frames\], here \[1, 12\], but has \[1, 13\]"):
+        HubertModel(small_config())(waveforms, mask_time_indices=torch.zeros(1, 13, dtype=torch.bool))
+    with pytest.raises(ValueError, match="needs the mask embedding"):
+        HubertModel(small_config(mask_time_prob=0.0))(waveforms, mask_time_indices=indices)
+
+
 @pytest.mark.parametrize(
     "waveforms, mask, message",
     [
@@ -143,8 +220,14 @@ def test_masked_frames_become_the_embedding():
         (torch.zeros(2, 400, dtype=torch.int16), None, "must be floating point, but is torch.int16"),
         (torch.zeros(2, 399), None, r"at least 400 samples.*\[2, 399\]"),
         (torch.zeros(2, 400), torch.ones(2, 399), r"shape of input_values, \[2, 400\], but has \[2, 399\]"),
+        (torch.zeros(2, 400), torch.ones(400), r"shape of input_values, \[2, 400\], but has \[400\]"),
+        (torch.zeros(2, 400), torch.ones(2, 1, 400), r"shape of input_values, \[2, 400\], but has \[2, 1, 400\]"),
+        (torch.zeros(400), None, r"must be \[batch, samples\], but has shape \[400\]"),
+        (torch.zeros(2, 400, dtype=torch.long), None, "must be floating point, but is torch.int64"),
+        (torch.zeros(2, 0), None, r"at least 400 samples.*\[2, 0\]"),
+        ([0.0] * 400, None, "input_values must be a tensor, but is a list"),
     ],
-    ids=["3-D", "int16", "399 samples", "mask shape"],
+    ids=["3-D", "int16", "399 samples", "mask shape", "1-D mask", "3-D mask", "1-D", "int64", "no samples", "list"],
 )
 def test_bad_input_is_named(waveforms, mask, message):
     with pytest.raises(ValueError, match=message):

@@ -11,7 +11,9 @@ from conftest import POST_LN, PRE_LN, assert_close, masked_batch, perturb, relat
 import hubert_fast
 from hubert_fast import HubertConfig, HubertForCTC, HubertForSequenceClassification, HubertModel, HubertProcessor, audio, demo
 
-ON = dict(hidden_dropout=0.1, attention_dropout=0.1, layerdrop=0.3, mask_time_prob=0.3, mask_time_length=2, mask_feature_prob=0.1)
+ON = dict(
+    hidden_dropout=0.1, attention_dropout=0.1, layerdrop=0.3, mask_time_prob=0.3, mask_time_length=2, mask_feature_prob=0.1
+)
 LOADED = dict(dtype=torch.float32, layerdrop=0.2, ctc_loss_reduction="mean")
 BOTH = pytest.mark.parametrize("values", [POST_LN, PRE_LN], ids=["post-LN", "pre-LN"])
 
@@ -80,7 +82,9 @@ def _kept_bytes(model, batch) -> tuple[int, dict[str, torch.Tensor]]:
         loss = model(**batch).loss
         bytes_kept = sum(size for pointer, size in kept.items() if pointer not in parameters)
     loss.backward()
-    return bytes_kept, {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
+    return bytes_kept, {
+        name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None
+    }
 
 
 @BOTH
@@ -127,7 +131,10 @@ def test_freezing():
     model(torch.randn(1, 4000), labels=torch.tensor([[1]])).loss.backward()
     assert model.hubert.feature_extractor.conv_layers[0].conv.weight.grad is None
     model.freeze_base_model()
-    assert {name for name, parameter in model.named_parameters() if parameter.requires_grad} == {"lm_head.weight", "lm_head.bias"}
+    assert {name for name, parameter in model.named_parameters() if parameter.requires_grad} == {
+        "lm_head.weight",
+        "lm_head.bias",
+    }
     assert model.base_model is model.hubert and model.hubert.base_model is model.hubert
 
 
@@ -144,7 +151,11 @@ def test_one_label_is_regression(labels):
 @pytest.mark.parametrize(
     "cls, labels, message",
     [
-        (HubertForSequenceClassification, torch.tensor([0, 4]), r"labels must be below num_labels \(4\) and not negative, but one is 4"),
+        (
+            HubertForSequenceClassification,
+            torch.tensor([0, 4]),
+            r"below num_labels \(4\) and not negative, but one is 4",
+        ),
         (HubertForSequenceClassification, torch.tensor([-1, 0]), "but one is -1"),
         (HubertForSequenceClassification, torch.tensor([0.5, 1]), "must be whole numbers to choose among 4 classes"),
         (HubertForSequenceClassification, torch.tensor([1]), r"one per row of the batch of 2, but have shape \[1\]"),
@@ -260,7 +271,10 @@ def lora(model):
 
 def test_lora_on_our_model_is_honoured():
     values = dict(PRE_LN, mask_time_prob=0.0)
-    ours, theirs = HubertForCTC(HubertConfig(**values)).eval(), transformers.HubertForCTC(transformers.HubertConfig(**values)).eval()
+    ours, theirs = (
+        HubertForCTC(HubertConfig(**values)).eval(),
+        transformers.HubertForCTC(transformers.HubertConfig(**values)).eval(),
+    )
     ours.load_state_dict(theirs.state_dict())
     waveforms, mask = masked_batch((6000, 4000))
     with torch.no_grad():
