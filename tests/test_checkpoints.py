@@ -141,12 +141,53 @@ def test_configuration_overrides_and_strangers(saved):
         HubertForCTC.from_pretrained(folder, hidden_dropuot=0.7)
 
 
-def test_mismatched_shapes(saved):
+def test_where_the_model_goes(saved):
+    _, folder = saved
+    for options in ({"device": "cpu"}, {"device_map": "cpu"}, {"device_map": {"": "cpu"}}, {"device_map": torch.device("cpu")}):
+        assert HubertForCTC.from_pretrained(folder, **options).device.type == "cpu"
+    fastest = "cuda" if torch.cuda.is_available() else "cpu"
+    for name in ("auto", "balanced", "sequential"):
+        assert HubertForCTC.from_pretrained(folder, device_map=name).device.type == fastest
+    for options, message in (
+        ({"device_map": {"lm_head": "cpu", "hubert": 0}}, "device_map must put the whole model on one device"),
+        ({"device_map": "disk"}, "device must be auto, cpu, cuda or cuda:N, but is 'disk'"),
+        ({"device_map": 99}, "device cuda:99 was asked for, but"),
+        ({"device": "cpu", "device_map": "cpu"}, "takes device or device_map, but got both"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            HubertForCTC.from_pretrained(folder, **options)
+
+
+def test_a_configuration_given_apart(saved, tmp_path):
+    import transformers
+
+    model, folder = saved
+    (folder / "config.json").rename(tmp_path / "config.json")
+    config = HubertConfig.from_pretrained(tmp_path, hidden_dropout=0.6)
+    assert config.hidden_dropout == 0.6
+    for given in (config, tmp_path, str(tmp_path), transformers.HubertConfig.from_pretrained(tmp_path)):
+        assert _same_weights(model, HubertForCTC.from_pretrained(folder, config=given))
+    assert HubertForCTC.from_pretrained(folder, config=tmp_path, layerdrop=0.4).config.layerdrop == 0.4
+    for given in ({}, 3, transformers.Wav2Vec2Config()):
+        with pytest.raises(TypeError, match="expected a HubertConfig, but got a"):
+            HubertForCTC.from_pretrained(folder, config=given)
+
+
+def test_options_of_transformers_that_change_no_answer(saved):
+    model, folder = saved
+    options = dict(attn_implementation="flash_attention_2", low_cpu_mem_usage=True, use_safetensors=True)
+    assert _same_weights(model, HubertForCTC.from_pretrained(folder, **options))
+
+
+def test_mismatched_shapes(saved, caplog):
     _, folder = saved
     with pytest.raises(ValueError, match=r"lm_head.*\[32.*makes it \[40"):
         HubertForCTC.from_pretrained(folder, vocab_size=40)
     model, info = HubertForCTC.from_pretrained(folder, vocab_size=40, ignore_mismatched_sizes=True, output_loading_info=True)
     assert info["mismatched_keys"][0] == ("lm_head.bias", (32,), (40,)) and model.lm_head.out_features == 40
+    assert set(info) == {"missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"}
+    assert "lm_head.bias ([32] there, [40] here)" in caplog.text
+    assert not model.lm_head.bias.any() and model.lm_head.weight.std().item() == pytest.approx(0.02, rel=0.1)
 
 
 class _Malicious:
@@ -234,6 +275,25 @@ def test_a_configuration_keeps_what_it_does_not_know(tmp_path):
     loaded.set_later = 5
     assert loaded.to_dict()["set_later"] == 5
     assert loaded.future_option == {"a": 1} and loaded.num_labels == 3 and loaded.id2label[2] == "LABEL_2"
+
+
+def test_a_configuration_changes_as_a_whole():
+    config = HubertConfig(**POST_LN)
+    config.update({"hidden_size": 60, "num_conv_pos_embedding_groups": 5, "num_labels": 7})  # neither alone would do
+    assert (config.hidden_size, config.num_labels, config.id2label[6]) == (60, 7, "LABEL_6")
+    with pytest.raises(ValueError, match="must be divisible by num_attention_heads"):
+        config.update({"num_attention_heads": 7})
+    assert config.num_attention_heads == 4
+    assert HubertConfig.from_dict(json.loads(config.to_json_string())) == config
+
+
+def test_a_configuration_of_transformers_makes_our_model():
+    import transformers
+
+    theirs = transformers.HubertConfig(**POST_LN, num_labels=3)
+    model = HubertForSequenceClassification(theirs).eval()
+    assert isinstance(model.config, HubertConfig) and model.config.num_labels == 3
+    assert model(torch.randn(1, 400)).logits.shape == (1, 3)
 
 
 def test_configuration_equals_transformers_defaults():
