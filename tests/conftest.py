@@ -21,8 +21,9 @@ TOLERANCES = {
     "other graph": 1e-5,
     # attention by explicit softmax against a fused kernel
     "attention": 1e-5,
-    # both sides are up to 8e-6 away from float64: long sums of terms of both signs
-    "gradient": 1e-5,
+    # long sums of terms of both signs: each side is up to 8e-6 away from float64, and 4.34.1 on two threads 7e-6 away from
+    # itself on one; 8e-6 seen between the sides
+    "gradient": 2e-5,
     # one rounding of a result of about 1 to fp16 (2^-11) and bf16 (2^-8), with room for a value up to 4
     torch.float32: 1e-6,
     torch.float16: 2e-3,

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-TINY = dict(
+SIZES = dict(
     hidden_size=24,
     num_hidden_layers=2,
     num_attention_heads=3,
@@ -17,11 +17,8 @@ TINY = dict(
     conv_dim=(8,) * 7,
     num_conv_pos_embeddings=8,
     num_conv_pos_embedding_groups=2,
-    classifier_proj_size=12,
-    num_labels=5,
-    pad_token_id=4,
-    ctc_loss_reduction="mean",
 )
+TINY = dict(SIZES, classifier_proj_size=12, num_labels=5, pad_token_id=4, ctc_loss_reduction="mean")
 POST_LN = dict(TINY, do_stable_layer_norm=False, feat_extract_norm="group", conv_bias=False)
 PRE_LN = dict(TINY, do_stable_layer_norm=True, feat_extract_norm="layer", conv_bias=True)
 CASES = {

@@ -10,21 +10,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from cases import CASES, answers, fill
+from cases import CASES, SIZES, answers, fill
 from transformers import HubertConfig, HubertForCTC, HubertForSequenceClassification
 
-TINY = dict(
-    hidden_size=24,
-    num_hidden_layers=2,
-    num_attention_heads=3,
-    intermediate_size=32,
-    conv_dim=(8,) * 7,
-    num_conv_pos_embeddings=8,
-    num_conv_pos_embedding_groups=2,
-)
 ARCHITECTURES = {
-    "post_ln": dict(TINY, do_stable_layer_norm=False, feat_extract_norm="group"),
-    "pre_ln": dict(TINY, do_stable_layer_norm=True, feat_extract_norm="layer", conv_bias=True),
+    "post_ln": dict(SIZES, do_stable_layer_norm=False, feat_extract_norm="group"),
+    "pre_ln": dict(SIZES, do_stable_layer_norm=True, feat_extract_norm="layer", conv_bias=True),
 }
 WEIGHTED = dict(ARCHITECTURES["pre_ln"], use_weighted_layer_sum=True, num_labels=5, classifier_proj_size=12)
 
