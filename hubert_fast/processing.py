@@ -33,6 +33,21 @@ def _write_json(path: Path, values: dict[str, Any]) -> None:
     path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+class BatchFeature(dict):
+    """Model input, name to tensor: a dictionary whose entries are attributes too."""
+
+    def __getattr__(self, name: str) -> torch.Tensor:
+        if name in self:
+            return self[name]
+        raise AttributeError(f"this input has {', '.join(self)}, and no {name}")
+
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> BatchFeature:
+        """Return it on ``device``, what is floating point in ``dtype``."""
+        return BatchFeature(
+            {name: tensor.to(device, dtype if tensor.is_floating_point() else None) for name, tensor in self.items()}
+        )
+
+
 @dataclass
 class FeatureExtractor:
     """Normalises waveforms and pads them to one batch, as ``preprocessor_config.json`` says."""
@@ -69,7 +84,7 @@ class FeatureExtractor:
         sampling_rate: int | None = None,
         padding: bool | str = True,
         return_tensors: str = "pt",
-    ) -> dict[str, torch.Tensor]:
+    ) -> BatchFeature:
         """Return ``input_values``, float32 ``[B, S]``, and ``attention_mask``, int64 ``[B, S]``, when it is configured.
 
         waveforms: one 1-D array or a sequence of them, any lengths, in Hz ``sampling_rate`` (checked when given).
@@ -96,7 +111,7 @@ class FeatureExtractor:
             if self.do_normalize:
                 part = out[: len(row)] if self.return_attention_mask else out
                 part[:] = normalize(part)
-        batch = {"input_values": torch.from_numpy(padded)}
+        batch = BatchFeature(input_values=torch.from_numpy(padded))
         if self.return_attention_mask:
             mask = torch.arange(padded.shape[1]) < torch.tensor(lengths)[:, None]
             batch["attention_mask"] = mask.long()
@@ -236,7 +251,7 @@ class HubertProcessor:
         self.feature_extractor.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
-    def __call__(self, waveforms, sampling_rate: int | None = None, **options: Any) -> dict[str, torch.Tensor]:
+    def __call__(self, waveforms, sampling_rate: int | None = None, **options: Any) -> BatchFeature:
         """See :meth:`FeatureExtractor.__call__`."""
         return self.feature_extractor(waveforms, sampling_rate, **options)
 

@@ -56,6 +56,16 @@ def test_int16_samples_normalise_like_float_ones(speech):
     assert torch.allclose(extractor(loud)["input_values"], extractor(speech)["input_values"], atol=2e-3)
 
 
+def test_what_comes_out_reads_and_moves_as_in_transformers(speech):
+    batch = FeatureExtractor(return_attention_mask=True)([speech, speech[:5000]])
+    assert batch.input_values is batch["input_values"] and {**batch}.keys() == {"input_values", "attention_mask"}
+    moved = batch.to("cpu", torch.float16)
+    assert moved.input_values.dtype == torch.float16 and moved.attention_mask.dtype == torch.int64
+    assert torch.equal(batch.to("cpu").input_values, batch.input_values)
+    with pytest.raises(AttributeError, match="has input_values, attention_mask, and no labels"):
+        _ = batch.labels
+
+
 def test_arguments_written_for_transformers(speech):
     processor = HubertProcessor.from_tokens(LARGE_LS960)
     expected = processor([speech], sampling_rate=16000)["input_values"]
