@@ -137,6 +137,15 @@ def test_a_copy_is_accelerated_on_its_own(batch):
     assert torch.equal(answers(twin, *batch).logits, expected) and twin.hubert.forward.reason is None
 
 
+def test_replicas_of_data_parallel_run_their_own_forward(batch):
+    """Trainer makes them where there are several GPUs; each has its own device's weights, which ours would not see."""
+    model = accelerate(theirs("HubertModel"))
+    replica = model._replicate_for_data_parallel()
+    assert not {"forward", "_replicate_for_data_parallel"} & set(vars(replica)) and "forward" in vars(model)
+    assert replica.forward.__func__ is type(model).forward
+    assert not {"forward", "_replicate_for_data_parallel"} & set(vars(restore(model)))
+
+
 def asking_for_attentions(model, batch):
     if hasattr(model, "set_attn_implementation"):
         model.set_attn_implementation("eager")

@@ -25,6 +25,8 @@ import hubert_fast, importlib.util, pathlib
 from hubert_fast import demo
 print(pathlib.Path(hubert_fast.__file__).parent)
 print(importlib.util.find_spec("hubert_fast.kernels.layer_norm").origin)
+import hubert_fast.conversion, hubert_fast.transcribe
+assert all(getattr(hubert_fast, name) for name in hubert_fast.__all__)
 assert (demo.MODEL / "model.safetensors").is_file() and len(demo.recordings()) >= 8
 assert all(recording.path.is_file() for recording in demo.recordings())
 """

@@ -50,6 +50,7 @@ def accelerate(model: nn.Module) -> nn.Module:
             raise ValueError(f"the forward of this {type(base).__name__} is already replaced by {vars(base)['forward']!r}")
         else:
             base.forward = FastForward(base)
+            base._replicate_for_data_parallel = base.forward.replicate
     return model
 
 
@@ -63,7 +64,7 @@ def restore(model: nn.Module) -> nn.Module:
         if fast is not None:
             fast.enabled = False  # for the case that something was wrapped around it since
             if vars(base)["forward"] is fast:
-                del base.forward
+                del base.forward, base._replicate_for_data_parallel
     return model
 
 
@@ -118,6 +119,12 @@ class FastForward:
     def __wrapped__(self):
         """The object's own forward, whose signature tools such as transformers' Trainer read from here."""
         return type(self.base).forward.__get__(self.base)
+
+    def replicate(self) -> nn.Module:
+        """Make ``nn.DataParallel``'s copy of the model for another device; it runs transformers' own forward."""
+        replica = type(self.base)._replicate_for_data_parallel(self.base)
+        del replica.forward, replica._replicate_for_data_parallel
+        return replica
 
     def __getstate__(self) -> dict[str, Any]:
         # a copy builds a graph of its own, on the layers of the copied model
