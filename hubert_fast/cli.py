@@ -49,11 +49,10 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Exit status: 0 converted, 2 not.",
     )
     convert.add_argument("checkpoint", metavar="CHECKPOINT.pt", help="the file that fairseq or s3prl wrote")
-    convert.add_argument("folder", metavar="OUT_DIR", help="where to write config.json, model.safetensors and so on")
+    convert.add_argument("folder", metavar="OUT_DIR", help="a new or empty folder for config.json, model.safetensors, ...")
     convert.add_argument(
         "--dict", dest="dictionary", metavar="dict.ltr.txt", help="a fine-tuned model's symbols, when the checkpoint lacks them"
     )
-    convert.add_argument("--overwrite", action="store_true", help="write into OUT_DIR although it holds a model")
     convert.set_defaults(command="convert")
 
     info = commands.add_parser("info", help="versions, devices, and which backends can run here")

@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from importlib import metadata
@@ -19,7 +20,7 @@ from tqdm import tqdm
 
 from . import __version__, audio, demo, dispatch
 from .cli import EXIT_OK, EXIT_SOME_FAILED, CannotRunError
-from .hub import CONFIG_NAME, CheckpointError, first_line
+from .hub import CheckpointError, first_line
 from .modeling import HubertForCTC
 from .transcribe import Transcriber, Transcript
 
@@ -160,11 +161,15 @@ def convert(options: argparse.Namespace) -> int:
     from .conversion import convert as read
 
     folder = Path(options.folder)
-    if (folder / CONFIG_NAME).exists() and not options.overwrite:
-        raise CannotRunError(f"{folder} holds a model already; --overwrite writes over it")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise CannotRunError(f"{folder} is not empty: name a folder that is, or a new one")
     try:
         converted = read(options.checkpoint, options.dictionary)
-        converted.save_pretrained(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as unfinished:
+            converted.save_pretrained(unfinished)
+            for file in Path(unfinished).iterdir():
+                file.rename(folder / file.name)
     except CheckpointError as error:
         raise CannotRunError(str(error)) from None
     except OSError as error:

@@ -315,10 +315,12 @@ def test_the_command(tmp_path, capsys):
     told = capsys.readouterr()
     assert told.out.startswith(f"{out}: HubertForCTC, 2 layers of 24, ")
     assert "label_embs_concat" in told.err and "holds no symbols" in told.err and not (out / "vocab.json").exists()
-    assert main(["convert", str(path), str(out)]) == 2 and "--overwrite" in capsys.readouterr().err
+    assert sorted(file.name for file in out.iterdir()) == ["config.json", "model.safetensors", "preprocessor_config.json"]
+    assert main(["convert", str(path), str(out)]) == 2 and f"{out} is not empty" in capsys.readouterr().err
     (tmp_path / "dict.txt").write_text("| 1\nE 1\nT 1\nA 1\n")
-    assert main(["convert", str(path), str(out), "--overwrite", "--dict", str(tmp_path / "dict.txt")]) == 0
-    assert (out / "vocab.json").exists()
+    (tmp_path / "empty").mkdir()
+    assert main(["convert", str(path), str(tmp_path / "empty"), "--dict", str(tmp_path / "dict.txt")]) == 0
+    assert (tmp_path / "empty" / "vocab.json").exists()
     assert main(["convert", str(tmp_path / "absent.pt"), str(tmp_path / "other")]) == 2
     assert "absent.pt is missing" in capsys.readouterr().err and not (tmp_path / "other").exists()
     assert main(["convert", str(path), str(path)]) == 2
