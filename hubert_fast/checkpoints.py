@@ -27,7 +27,7 @@ WEIGHT_NORM_KEYS = {
     ".weight_v": ".parametrizations.weight.original1",
 }
 # Options of transformers that choose how a model is read or computed, not what it answers.
-WITHOUT_EFFECT = {"attn_implementation", "low_cpu_mem_usage", "use_safetensors"}
+WITHOUT_EFFECT = {"attn_implementation", "low_cpu_mem_usage", "trust_remote_code", "use_safetensors"}
 
 
 def read_state_dict(name_or_path: str | Path, **hub_options: Any) -> dict[str, Tensor]:
@@ -38,7 +38,7 @@ def read_state_dict(name_or_path: str | Path, **hub_options: Any) -> dict[str, T
     first = _first_weight_file(name_or_path, hub_options)
     if first.name.endswith(".index.json"):
         weight_map = read_json(first).get("weight_map")
-        if not isinstance(weight_map, dict):
+        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
             raise CheckpointError(f"{first} must have a weight_map from weights to files")
         shards = sorted(set(weight_map.values()))
         files = [resolve_file(name_or_path, shard, **hub_options) for shard in shards]
@@ -74,6 +74,7 @@ def _read_weight_file(path: Path) -> dict[str, Tensor]:
 
 
 def current_spelling(key: str) -> str:
+    """Return a weight's key with weight norm spelled as PyTorch does now."""
     for old, new in WEIGHT_NORM_KEYS.items():
         if key.endswith(old):
             return key.removesuffix(old) + new
@@ -169,8 +170,8 @@ class PreTrainedMixin:
         output_loading_info: return ``(model, info)``, a dictionary with ``missing_keys``, ``unexpected_keys``,
             ``mismatched_keys`` (key, shape in the file, shape in the model) and ``error_msgs`` (always empty: errors raise).
         revision, cache_dir, token, local_files_only: as in ``huggingface_hub``.
-        config_overrides: fields of :class:`HubertConfig`. ``attn_implementation``, ``low_cpu_mem_usage`` and
-            ``use_safetensors`` of transformers are accepted: what they choose between is chosen here already.
+        config_overrides: fields of :class:`HubertConfig`. ``attn_implementation``, ``low_cpu_mem_usage``,
+            ``trust_remote_code`` and ``use_safetensors`` of transformers are accepted and have no effect here.
 
         Weights that the checkpoint lacks are initialised, and a warning names them. Raises :class:`CheckpointError` when
         a file is missing or unreadable, ``ValueError`` when shapes differ and ``ignore_mismatched_sizes`` is not set, or for a
@@ -195,8 +196,15 @@ class PreTrainedMixin:
         model = model.to(device=target)
         return (model, asdict(info) | {"error_msgs": []}) if output_loading_info else model
 
-    def save_pretrained(self, folder: str | Path, *, max_shard_size: str | int = "5GB") -> None:
-        """Write ``config.json`` and safetensors that transformers reads, in shards when above ``max_shard_size``."""
+    def save_pretrained(
+        self, folder: str | Path, *, max_shard_size: str | int = "5GB", safe_serialization: bool = True
+    ) -> None:
+        """Write ``config.json`` and safetensors that transformers reads, in shards when above ``max_shard_size``.
+
+        Raises ``ValueError`` for ``safe_serialization=False``: pickles are read, but not written.
+        """
+        if not safe_serialization:
+            raise ValueError("safe_serialization must be True: weights are written as safetensors, not as pickles")
         folder = Path(folder)
         if folder.is_file():
             raise NotADirectoryError(f"save_pretrained needs a folder, but {folder} is a file")

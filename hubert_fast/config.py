@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from .hub import CONFIG_NAME, read_json, resolve_file
+from .hub import CONFIG_NAME, HUB_OPTIONS, read_json, resolve_file
 
 
 @dataclass(init=False, repr=False, eq=False)
@@ -70,7 +70,7 @@ class HubertConfig:
     initializer_range: float = 0.02
     pad_token_id: int | None = 0
     bos_token_id: int | None = 1
-    eos_token_id: int | None = 2
+    eos_token_id: int | list[int] | None = 2
     # What a forward call returns when it does not say
     output_attentions: bool = False
     output_hidden_states: bool = False
@@ -106,6 +106,8 @@ class HubertConfig:
                 fits = isinstance(value, tuple) and all(type(entry) is int for entry in value)
             elif expected == "float":
                 fits = type(value) in (int, float)
+            elif expected == "int | list[int]":
+                fits = all(type(entry) is int for entry in (value if isinstance(value, list) else [value]))
             else:
                 fits = type(value).__name__ == expected
             if not fits:
@@ -117,7 +119,10 @@ class HubertConfig:
             id2label = {index: f"LABEL_{index}" for index in range(count)}
         elif num_labels is not None and len(id2label) != num_labels:
             raise ValueError(f"num_labels is {num_labels}, but id2label names {len(id2label)} labels")
-        self.id2label = {int(index): label for index, label in id2label.items()}
+        try:
+            self.id2label = {int(index): label for index, label in id2label.items()}
+        except ValueError:
+            raise ValueError(f"id2label must name labels by whole numbers, but is {id2label!r}") from None
         self.label2id = {label: index for index, label in self.id2label.items()} if label2id is None else dict(label2id)
 
     def _validate(self) -> None:
@@ -128,6 +133,8 @@ class HubertConfig:
             )
         if not self.conv_dim or min(self.conv_dim + self.conv_stride + self.conv_kernel) < 1:
             raise ValueError("conv_dim, conv_stride and conv_kernel need at least one entry each, all of them positive")
+        if self.num_hidden_layers < 0:
+            raise ValueError(f"num_hidden_layers must not be negative, but is {self.num_hidden_layers}")
         for width, count in (
             ("hidden_size", "num_attention_heads"),
             ("hidden_size", "num_conv_pos_embedding_groups"),
@@ -198,6 +205,8 @@ class HubertConfig:
             the file's.
         """
         overrides = {name: options.pop(name) for name in list(options) if name in field_names()}
+        if unknown := sorted(set(options) - HUB_OPTIONS):
+            raise TypeError(f"from_pretrained got {', '.join(unknown)}, which is neither an option nor a field of HubertConfig")
         config = cls.from_json_file(resolve_file(name_or_path, CONFIG_NAME, **options))
         return config.with_overrides(overrides) if overrides else config
 

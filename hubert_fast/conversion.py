@@ -44,7 +44,6 @@ BATCH_NORM_NAMES = [
 ]
 # Heads that only pre-training uses, and the mask embedding, for which a model that never masks has no place.
 LEFT_OUT = r"final_proj\.|label_embs_concat$|target_glu\.|output_layer\.|task_embedding\.|masked_spec_embed$"
-ACTIVATIONS = {"gelu_accurate": "gelu_new", "gelu_fast": "gelu_new"}  # fairseq's names for the tanh approximation
 PUBLISHED_HEADS = {768: 12, 1024: 16, 1280: 16}  # by width: base, large, xlarge
 PUBLISHED_CONVOLUTIONS = "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2"
 
@@ -102,7 +101,7 @@ def _from_fairseq(content: dict[str, Any], dictionary: str | Path | None) -> Con
     tokenizer = None
     if tuned:
         tokenizer = _tokenizer(content, dictionary)
-        values |= {"vocab_size": len(weights[CTC_PREFIX + "proj.weight"]), "pad_token_id": 0, "bos_token_id": 1}
+        values |= {"vocab_size": len(_needed(weights, CTC_PREFIX + "proj.weight", 2)), "pad_token_id": 0, "bos_token_id": 1}
         if tokenizer is not None and len(tokenizer.vocabulary) != values["vocab_size"]:
             raise CheckpointError(
                 f"the dictionary has {len(tokenizer.vocabulary)} symbols with the special ones, "
@@ -136,6 +135,9 @@ def _weights(content: dict[str, Any], key: str) -> dict[str, Tensor]:
     weights = content[key]
     if not isinstance(weights, dict) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
         raise CheckpointError(f"{key!r} must hold a dictionary of tensors, and holds something else")
+    for name, tensor in weights.items():
+        if not isinstance(name, str) or not (tensor.is_floating_point() or name.endswith(".num_batches_tracked")):
+            raise CheckpointError(f"{key!r} must hold floating-point weights by name, but holds {name!r}, {tensor.dtype}")
     return {name: tensor.detach() for name, tensor in weights.items()}
 
 
@@ -143,7 +145,7 @@ def _architecture(state: dict[str, Tensor], cfg: dict[str, Any], convolutions_ke
     """Return what of :class:`HubertConfig` decides the answers: sizes from the tensors, the rest as configured."""
     convolutions = _convolutions(state, str(cfg.get(convolutions_key, PUBLISHED_CONVOLUTIONS)))
     batch_norm = "encoder.pos_conv.0.running_mean" in state
-    taps = _needed(state, f"encoder.pos_conv.{'1.weight' if batch_norm else '0.weight_v'}")  # [C, C / groups, kernel]
+    taps = _needed(state, f"encoder.pos_conv.{'1.weight' if batch_norm else '0.weight_v'}", 3)  # [C, C / groups, kernel]
     width = taps.shape[0]
     heads = cfg.get("encoder_attention_heads", PUBLISHED_HEADS.get(width))
     if heads is None:
@@ -155,8 +157,8 @@ def _architecture(state: dict[str, Tensor], cfg: dict[str, Any], convolutions_ke
         "hidden_size": width,
         "num_hidden_layers": _layers(state),
         "num_attention_heads": heads,
-        "intermediate_size": len(_needed(state, "encoder.layers.0.fc1.weight")),
-        "hidden_act": ACTIVATIONS.get(cfg.get("activation_fn"), cfg.get("activation_fn", "gelu")),
+        "intermediate_size": len(_needed(state, "encoder.layers.0.fc1.weight", 2)),
+        "hidden_act": cfg.get("activation_fn", "gelu"),
         "do_stable_layer_norm": bool(cfg.get("layer_norm_first", by_layer)),
         "feat_extract_norm": "layer" if by_layer else "group",
         "conv_dim": tuple(channels for channels, _, _ in convolutions),
@@ -174,7 +176,7 @@ def _convolutions(state: dict[str, Tensor], text: str) -> list[tuple[int, int, i
     convolutions = _evaluate(text)
     for index, (channels, kernel, _) in enumerate(convolutions):
         name = f"feature_extractor.conv_layers.{index}.0.weight"
-        shape = list(_needed(state, name).shape)
+        shape = list(_needed(state, name, 3).shape)
         if (shape[0], shape[2]) != (channels, kernel):
             raise CheckpointError(f"{name} has shape {shape}, but the configured convolutions are {text}")
     return convolutions
@@ -198,7 +200,7 @@ def _evaluate(text: str) -> list[tuple[int, int, int]]:
         raise ValueError
 
     try:
-        convolutions = value(ast.parse(text, mode="eval").body)
+        convolutions = value(ast.parse(text[:1000], mode="eval").body)
         if convolutions and all(len(entry) == 3 and all(type(size) is int for size in entry) for entry in convolutions):
             return convolutions
     except (SyntaxError, TypeError, ValueError):
@@ -211,9 +213,11 @@ def _layers(state: dict[str, Tensor]) -> int:
     return max(numbers, default=-1) + 1
 
 
-def _needed(state: dict[str, Tensor], key: str) -> Tensor:
+def _needed(state: dict[str, Tensor], key: str, dimensions: int) -> Tensor:
     if key not in state:
         raise CheckpointError(f"the weight {key} is missing")
+    if state[key].dim() != dimensions or 0 in state[key].shape:
+        raise CheckpointError(f"the weight {key} must have {dimensions} dimensions, but has shape {list(state[key].shape)}")
     return state[key]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 CONFIG_NAME = "config.json"
+HUB_OPTIONS = {"revision", "cache_dir", "token", "local_files_only"}
 
 
 class CheckpointError(OSError):

@@ -2,14 +2,17 @@
 
 fairseq's checkpoints hold configurations and dictionaries as objects of classes (omegaconf, argparse, fairseq itself),
 which ``weights_only=True`` refuses. Here tensors and plain containers are rebuilt; every other class or function that a
-pickle names becomes an :class:`Inert` object, which only keeps what it was given. Nothing is imported or called.
+pickle names becomes an :class:`Inert` object, which only keeps what it was given. Nothing that a pickle names is imported,
+called or changed.
 """
 
 from __future__ import annotations
 
 import collections
 import pickle
+import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,12 +21,28 @@ import torch
 
 from .hub import CheckpointError, first_line
 
+
+class _Maker:
+    """Stands for one of torch's functions in a pickle, which can call it and do nothing else to it."""
+
+    __slots__ = ("_make",)
+
+    def __init__(self, make: Callable):
+        self._make = make
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._make(*arguments)
+
+    def __setstate__(self, state: Any) -> None:
+        raise pickle.UnpicklingError("the pickle sets attributes of a function")
+
+
 # What a pickle may name: the makers of tensors (storages are torch.load's own business) and plain containers.
 ALLOWED = {
     ("collections", "OrderedDict"): collections.OrderedDict,
-    ("torch._utils", "_rebuild_tensor"): torch._utils._rebuild_tensor,
-    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
-    ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
+    ("torch._utils", "_rebuild_tensor"): _Maker(torch._utils._rebuild_tensor),
+    ("torch._utils", "_rebuild_tensor_v2"): _Maker(torch._utils._rebuild_tensor_v2),
+    ("torch._utils", "_rebuild_parameter"): _Maker(torch._utils._rebuild_parameter),
     ("torch", "Size"): torch.Size,
     ("builtins", "set"): set,
     ("builtins", "frozenset"): frozenset,
@@ -47,25 +66,18 @@ class Inert:
     def __setstate__(self, state: Any) -> None:
         self.state = state
 
-    def __setitem__(self, key: Any, value: Any) -> None:
-        """Entries of a mapping, and below those of lists and sets, are of no use here."""
+    def ignore(self, *entries: Any) -> None:
+        """Take what a pickle puts into a container: of no use here."""
 
-    def append(self, value: Any) -> None:
-        pass
-
-    def extend(self, values: Any) -> None:
-        pass
-
-    def add(self, value: Any) -> None:
-        pass
+    __setitem__ = append = extend = add = ignore
 
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in ALLOWED:
             return ALLOWED[module, name]
-        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
-            return getattr(torch, name)
+        if module == "torch" and isinstance(vars(torch).get(name), torch.dtype):
+            return vars(torch)[name]
         return type("Inert", (Inert,), {"kind": f"{module}.{name}"})
 
 
@@ -81,11 +93,13 @@ def load_inert(path: str | Path) -> Any:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path} is {'a folder' if path.is_dir() else 'missing'}; expected a file that torch.save wrote")
-    zipped = zipfile.is_zipfile(path)
-    if zipped and any(name.endswith("/constants.pkl") for name in zipfile.ZipFile(path).namelist()):
-        raise CheckpointError(f"{path} is a TorchScript program; expected a file that torch.save wrote")
     reader = SimpleNamespace(__name__="inert", Unpickler=_Unpickler, load=_load)
     try:
+        zipped = zipfile.is_zipfile(path)
+        if zipped and "constants.pkl" in torch._C.PyTorchFileReader(str(path)).get_all_records():
+            raise pickle.UnpicklingError("it is a TorchScript program")
+        if not zipped and tarfile.is_tarfile(path):
+            raise pickle.UnpicklingError("its format is that of PyTorch before 0.1.10")
         return torch.load(path, map_location="cpu", pickle_module=reader, weights_only=False, mmap=zipped)
     except Exception as error:  # torch.load has no common class for what a damaged file can lead to
         raise CheckpointError(f"{path} cannot be read: {first_line(error)}") from None
@@ -101,9 +115,11 @@ def entries(value: Any) -> dict[str, Any]:
 
 def plain(value: Any) -> Any:
     """Return the number, text or ``None`` that an entry holds: omegaconf wraps it in a node, enumerations in a member."""
-    while isinstance(value, Inert):
+    for _ in range(4):  # a member in a node is two deep
+        if not isinstance(value, Inert):
+            return value
         if "_val" in entries(value):
             value = entries(value)["_val"]
         else:
             value = value.arguments[0] if len(value.arguments) == 1 else None
-    return value
+    return None

@@ -6,6 +6,8 @@ Axes: B batch, S samples, T frames, C channels, H heads, D head dim.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,18 +19,35 @@ from torch.utils.checkpoint import checkpoint
 from .config import HubertConfig
 from .outputs import BaseModelOutput
 
-ACTIVATIONS = {
+
+def _gelu_tanh(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+ACTIVATIONS = {  # by transformers' names
     "gelu": F.gelu,  # the exact one, with erf
-    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
-    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_10": lambda x: F.gelu(x).clip(-10, 10),
+    "gelu_accurate": _gelu_tanh,
+    "gelu_fast": _gelu_tanh,
+    "gelu_new": _gelu_tanh,
+    "gelu_python": F.gelu,
+    "gelu_pytorch_tanh": _gelu_tanh,
+    "leaky_relu": F.leaky_relu,
+    "linear": lambda x: x,
+    "mish": F.mish,
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
     "relu": F.relu,
+    "relu2": lambda x: F.relu(x).square(),
+    "relu6": F.relu6,
+    "sigmoid": torch.sigmoid,
     "silu": F.silu,
     "swish": F.silu,
     "tanh": torch.tanh,
 }
 
 
-def activation(name: str):
+def activation(name: str) -> Callable[[Tensor], Tensor]:
+    """Return the function that a configuration names. Raises ``ValueError`` when there is none of that name."""
     if name not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, but the configuration says {name!r}")
     return ACTIVATIONS[name]
@@ -45,10 +64,10 @@ class CheckpointedLayer(nn.Module):
         asked = getattr(config, "gradient_checkpointing", False)  # as configurations of 2021 ask for it
         self.checkpointing: dict[str, Any] | None = {"use_reentrant": False} if asked else None
 
-    def __call__(self, *inputs: Any) -> Any:
-        run = super().__call__
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
         if self.checkpointing is None or not (self.training and torch.is_grad_enabled()):
-            return run(*inputs)
+            return super().__call__(*inputs, **named)
+        run = partial(super().__call__, **named)
         differentiable = any(isinstance(entry, Tensor) and entry.requires_grad for entry in inputs)
         if self.checkpointing["use_reentrant"] and not differentiable:
             return run(*inputs)  # the first layer of all: a reentrant checkpoint would give its parameters no gradient
@@ -251,7 +270,7 @@ class Encoder(nn.Module):
     def __init__(self, config: HubertConfig):
         super().__init__()
         self.normalize_before = config.do_stable_layer_norm
-        self.layerdrop = config.layerdrop
+        self.config = config  # whose layerdrop may change
         self.pos_conv_embed = PositionalConvEmbedding(config)
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout)
@@ -275,7 +294,7 @@ class Encoder(nn.Module):
         attentions = []
         for layer in self.layers:
             probabilities = None
-            if not (self.training and torch.rand(()) < self.layerdrop):
+            if not (self.training and torch.rand(()) < self.config.layerdrop):
                 x, probabilities = layer(x, key_mask, output_attentions)
             hidden_states.append(x)
             attentions.append(probabilities)

@@ -81,7 +81,11 @@ class HubertModel(HubertPreTrainedModel):
                 f"input_values needs at least {self.config.receptive_field} samples for one frame, "
                 f"but has shape {list(input_values.shape)}"
             )
-        if attention_mask is not None and attention_mask.shape != input_values.shape:
+        if attention_mask is None:
+            return
+        if not isinstance(attention_mask, Tensor):
+            raise ValueError(f"attention_mask must be a tensor, but is a {type(attention_mask).__name__}")
+        if attention_mask.shape != input_values.shape:
             raise ValueError(
                 f"attention_mask must have the shape of input_values, {list(input_values.shape)}, "
                 f"but has {list(attention_mask.shape)}"
@@ -120,6 +124,14 @@ class HubertModel(HubertPreTrainedModel):
             )
 
 
+def check_labels_are_a_tensor_for(labels: Tensor, batch: int) -> None:
+    """Raise ``ValueError`` unless ``labels`` is a tensor and the batch has a row."""
+    if not isinstance(labels, Tensor):
+        raise ValueError(f"labels must be a tensor, but are a {type(labels).__name__}")
+    if batch == 0:
+        raise ValueError("labels need at least one row of input_values, but the batch is empty")
+
+
 class HubertForCTC(HubertPreTrainedModel):
     """HuBERT with a linear layer over the vocabulary, for connectionist temporal classification."""
 
@@ -156,24 +168,30 @@ class HubertForCTC(HubertPreTrainedModel):
             output_hidden_states=output_hidden_states,
             return_dict=True,
         )
-        logits = self.lm_head(self.dropout(encoded.last_hidden_state))
+        logits = self.lm_head(self.dropout(encoded["last_hidden_state"]))
         loss = None
         if labels is not None:
             mask = torch.ones_like(input_values, dtype=torch.long) if attention_mask is None else attention_mask
             loss = self._ctc_loss(logits, self.frame_counts(mask.sum(-1, dtype=torch.long)), labels)
-        output = CausalLMOutput(loss=loss, logits=logits, hidden_states=encoded.hidden_states, attentions=encoded.attentions)
+        output = CausalLMOutput(
+            loss=loss, logits=logits, hidden_states=encoded.get("hidden_states"), attentions=encoded.get("attentions")
+        )
         return self._as_asked(output, return_dict)
 
     def _check_labels(self, labels: Tensor, batch: int) -> None:
-        if batch == 0:
-            raise ValueError("labels need at least one row of input_values, but the batch is empty")
-        if labels.dim() != 2 or len(labels) != batch or labels.is_floating_point():
+        check_labels_are_a_tensor_for(labels, batch)
+        if labels.dim() != 2 or len(labels) != batch or (labels.is_floating_point() and (labels != labels.floor()).any()):
             raise ValueError(
                 f"labels must be whole numbers [batch, length], with {batch} rows here, "
                 f"but are {labels.dtype} {list(labels.shape)}"
             )
         if labels.numel() and labels.max() >= self.config.vocab_size:
             raise ValueError(f"labels must be below vocab_size ({self.config.vocab_size}), but reach {int(labels.max())}")
+        blank = self.config.pad_token_id
+        if blank is None or not 0 <= blank < self.config.vocab_size:
+            raise ValueError(
+                f"pad_token_id is CTC's blank and must be an output, 0 to {self.config.vocab_size - 1}, but is {blank}"
+            )
 
     def _ctc_loss(self, logits: Tensor, frame_counts: Tensor, labels: Tensor) -> Tensor:
         is_label = labels >= 0
@@ -181,7 +199,7 @@ class HubertForCTC(HubertPreTrainedModel):
         with torch.backends.cudnn.flags(enabled=False):
             return F.ctc_loss(
                 logits.log_softmax(dim=-1, dtype=torch.float32).transpose(0, 1),
-                labels[is_label],
+                labels[is_label].long(),
                 frame_counts,
                 is_label.sum(-1),
                 blank=self.config.pad_token_id,
@@ -235,9 +253,9 @@ class HubertForSequenceClassification(HubertPreTrainedModel):
         )
         if weighted:
             weights = self.layer_weights.softmax(dim=0)
-            x = torch.einsum("l,lbtc->btc", weights, torch.stack(encoded.hidden_states))
+            x = torch.einsum("l,lbtc->btc", weights, torch.stack(encoded["hidden_states"]))
         else:
-            x = encoded.last_hidden_state
+            x = encoded["last_hidden_state"]
         x = self.projector(x)
         if attention_mask is None:
             pooled = x.mean(dim=1)
@@ -249,14 +267,13 @@ class HubertForSequenceClassification(HubertPreTrainedModel):
         output = SequenceClassifierOutput(
             loss=None if labels is None else self._loss(logits, labels),
             logits=logits,
-            hidden_states=encoded.hidden_states,
-            attentions=encoded.attentions,
+            hidden_states=encoded.get("hidden_states"),
+            attentions=encoded.get("attentions"),
         )
         return self._as_asked(output, return_dict)
 
     def _check_labels(self, labels: Tensor, batch: int) -> None:
-        if batch == 0:
-            raise ValueError("labels need at least one row of input_values, but the batch is empty")
+        check_labels_are_a_tensor_for(labels, batch)
         if labels.numel() != batch:
             raise ValueError(f"labels must be one per row of the batch of {batch}, but have shape {list(labels.shape)}")
         classes = self.config.num_labels

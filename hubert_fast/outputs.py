@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,7 +19,8 @@ class ModelOutput(dict):
     fields: tuple[str, ...] = ()
 
     def __init_subclass__(cls) -> None:
-        cls.fields = tuple(cls.__annotations__)
+        added = inspect.get_annotations(cls)
+        cls.fields = (*cls.fields, *(name for name in added if name not in cls.fields))
         pytree.register_pytree_node(  # torch.export, FSDP and DataParallel look for tensors in what a model returns
             cls,
             lambda output: (list(output.values()), tuple(output)),
@@ -55,6 +57,7 @@ class ModelOutput(dict):
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.items())})"
 
     def to_tuple(self) -> tuple[Any, ...]:
+        """Return the fields that are there, in their order."""
         return tuple(self[name] for name in self.fields if name in self)
 
 

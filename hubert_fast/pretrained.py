@@ -27,10 +27,12 @@ class HubertPreTrainedModel(PreTrainedMixin, nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
+        """That of the parameters."""
         return next(self.parameters()).dtype
 
     @property
     def device(self) -> torch.device:
+        """That of the parameters."""
         return next(self.parameters()).device
 
     @property
@@ -45,6 +47,10 @@ class HubertPreTrainedModel(PreTrainedMixin, nn.Module):
     def freeze_feature_encoder(self) -> None:
         """Exclude the convolutional feature encoder from training."""
         self.base_model.feature_extractor.requires_grad_(False)
+
+    def freeze_feature_extractor(self) -> None:
+        """Do :meth:`freeze_feature_encoder`, by the name that transformers 4 deprecated and 5 dropped."""
+        self.freeze_feature_encoder()
 
     def freeze_base_model(self) -> None:
         """Exclude everything but the head from training."""
@@ -81,6 +87,7 @@ class HubertPreTrainedModel(PreTrainedMixin, nn.Module):
 
     @property
     def is_gradient_checkpointing(self) -> bool:
+        """Whether :meth:`gradient_checkpointing_enable` is in force."""
         return any(layer.checkpointing is not None for layer in self._checkpointed_layers())
 
     def _checkpointed_layers(self) -> list[CheckpointedLayer]:
@@ -99,4 +106,6 @@ class HubertPreTrainedModel(PreTrainedMixin, nn.Module):
 
     def _as_asked(self, output: ModelOutput, return_dict: bool | None) -> ModelOutput | tuple:
         return_dict = self.config.return_dict if return_dict is None else return_dict
-        return output if return_dict else output.to_tuple()
+        if not return_dict:
+            return output.to_tuple()
+        return dict(output) if torch.jit.is_tracing() else output  # tracing takes no class of ours

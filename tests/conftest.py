@@ -99,6 +99,11 @@ def speech() -> np.ndarray:
     return (0.1 * voice * (np.sin(2 * np.pi * 1.5 * time) > -0.5) + 0.003 * rng.standard_normal(32000)).astype(np.float32)
 
 
+@pytest.fixture
+def batch():
+    return masked_batch((8000, 5000, 401, 6399))
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)

@@ -175,8 +175,16 @@ def test_a_configuration_given_apart(saved, tmp_path):
 
 def test_options_of_transformers_that_change_no_answer(saved):
     model, folder = saved
-    options = dict(attn_implementation="flash_attention_2", low_cpu_mem_usage=True, use_safetensors=True)
+    options = dict(attn_implementation="sdpa", low_cpu_mem_usage=True, use_safetensors=True, trust_remote_code=False)
     assert _same_weights(model, HubertForCTC.from_pretrained(folder, **options))
+
+
+def test_options_that_are_not_ours(saved, tmp_path):
+    model, folder = saved
+    with pytest.raises(TypeError, match="from_pretrained got hiden_dropout, which is neither"):
+        HubertConfig.from_pretrained(folder, hiden_dropout=0.5)
+    with pytest.raises(ValueError, match="safe_serialization must be True"):
+        model.save_pretrained(tmp_path / "pickled", safe_serialization=False)
 
 
 def test_mismatched_shapes(saved, caplog):
@@ -239,6 +247,10 @@ def test_errors_name_the_file_and_the_reason(saved, tmp_path):
         ("config.json", '{"layer_norm_eps": "small"}', "layer_norm_eps must be float, but is 'small'"),
         ("config.json", b"\xff\xfe", "is not valid JSON"),
         ("model.safetensors.index.json", '{"metadata": {}}', "must have a weight_map"),
+        ("model.safetensors.index.json", '{"weight_map": {"a": 3}}', "must have a weight_map"),
+        ("config.json", '{"eos_token_id": [2, "3"]}', "eos_token_id must be"),
+        ("config.json", '{"id2label": {"x": "a"}}', "id2label must name labels by whole numbers"),
+        ("config.json", '{"num_hidden_layers": -1}', "num_hidden_layers must not be negative"),
     ],
 )
 def test_malformed_files_are_named(saved, name, content, message):

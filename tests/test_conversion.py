@@ -2,9 +2,11 @@
 
 import argparse
 import os
+import pickle
 import subprocess
 import sys
 import types
+import zipfile
 from enum import Enum
 from pathlib import Path
 
@@ -91,7 +93,8 @@ def foreign_classes(monkeypatch):
 
 def pretrained(cfg: dict) -> dict:
     task = {"normalize": cfg["extractor_mode"] == "layer_norm", "sample_rate": 16000}
-    return {"args": None, "cfg": {"model": cfg, "task": task}, "model": fairseq_reference.fairseq_state(cfg)}
+    sound = {**cfg, "conv_feature_layers": CONVOLUTIONS} if len(cfg["conv_feature_layers"]) > 1000 else cfg
+    return {"args": None, "cfg": {"model": cfg, "task": task}, "model": fairseq_reference.fairseq_state(sound)}
 
 
 def tuned(cfg: dict) -> dict:
@@ -234,6 +237,19 @@ def test_nothing_in_the_file_runs(zipped, tmp_path):
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=False) and (tmp_path / "ran").exists()  # it would have
 
 
+def test_a_pickle_cannot_change_what_it_names(tmp_path):
+    """BUILD sets attributes of an object: of a function, its defaults, or its name, which torch's reader may write files by."""
+    maker = b"ctorch._utils\n_rebuild_tensor_v2\n"
+    state = pickle.dumps((None, {"__defaults__": (), "dump_patches": True}), protocol=2)[2:-1]
+    with zipfile.ZipFile(tmp_path / "x.pt", "w") as file:
+        file.writestr("x/data.pkl", b"\x80\x02" + maker + state + b"b.")
+        file.writestr("x/version", "3")
+    before = torch._utils._rebuild_tensor_v2.__defaults__
+    with pytest.raises(CheckpointError, match="the pickle sets attributes of a function"):
+        load_inert(tmp_path / "x.pt")
+    assert torch._utils._rebuild_tensor_v2.__defaults__ == before != ()
+
+
 def test_what_inert_objects_hold(tmp_path, foreign_classes):
     torch.save([Node({"a": 3, "b": {"c": None}}), argparse.Namespace(d=4), ExtractorMode.default], tmp_path / "x.pt")
     node, namespace, member = load_inert(tmp_path / "x.pt")
@@ -251,7 +267,29 @@ def _without(content: dict, key: str) -> dict:
     return content
 
 
+def _with(content: dict, key: str, change) -> dict:
+    content["model"][key] = change(content["model"][key])
+    return content
+
+
 BAD = {
+    "numbers for names": (lambda: {"model": {1: torch.ones(1)}}, "must hold floating-point weights by name, but holds 1"),
+    "integer weights": (
+        lambda: _with(pretrained(BASE), "mask_emb", lambda tensor: tensor.int()),
+        "holds 'mask_emb', torch.int32",
+    ),
+    "a flat weight": (lambda: _with(pretrained(BASE), "encoder.pos_conv.0.weight_v", torch.flatten), "must have 3 dimensions"),
+    "nothing": (lambda: _with(pretrained(BASE), "encoder.pos_conv.0.weight_v", lambda tensor: tensor[:, :0]), r"\[24, 0, 8\]"),
+    "no outputs": (lambda: _without(tuned(BASE), "w2v_encoder.proj.weight"), "w2v_encoder.proj.weight is missing"),
+    "an activation": (lambda: pretrained(dict(BASE, activation_fn="glu")), "activation must be one of gelu"),
+    "activations": (
+        lambda: pretrained(BASE) | {"cfg": {"model": dict(BASE, activation_fn=["gelu"])}},
+        "hidden_act must be str",
+    ),
+    "endless code": (
+        lambda: pretrained(BASE) | {"cfg": dict(conv_feature_layers="[]" + "+[(1,1,1)]" * 5000)},
+        "must be a list",
+    ),
     "another file": (lambda: {"weights": 1}, r"expected a fairseq \('model'\) or s3prl \('Distiller'\).*holds weights"),
     "a list": (lambda: [1], "holds no dictionary"),
     "no tensors": (lambda: {"model": {"a": 1}}, "'model' must hold a dictionary of tensors"),

@@ -1,10 +1,14 @@
 """What the definition promises beyond parity: rows that are too short, outputs, training switches, bad input."""
 
+import pickle
+import warnings
+
 import pytest
 import torch
 from conftest import POST_LN, PRE_LN, assert_close, small_config
 
 from hubert_fast import HubertConfig, HubertForCTC, HubertForSequenceClassification, HubertModel
+from hubert_fast.layers import ACTIVATIONS
 from hubert_fast.outputs import CausalLMOutput
 
 BOTH = pytest.mark.parametrize("values", [POST_LN, PRE_LN], ids=["post-LN", "pre-LN"])
@@ -142,6 +146,43 @@ def test_outputs_read_in_every_way():
         output["loss"]
 
 
+def test_outputs_of_other_make():
+    """A subclass keeps the fields; tracing, compiling and exporting give what transformers' outputs give."""
+
+    class Scored(CausalLMOutput):
+        score: torch.Tensor
+
+    output = Scored(logits=1, score=2)
+    assert output.score == 2 and output.to_tuple() == (1, 2) and output.loss is None and "Scored(logits=1" in repr(output)
+    with pytest.raises(TypeError, match="has loss, logits, hidden_states, attentions, score, but got scroe"):
+        Scored(scroe=1)
+    with pytest.raises(AttributeError, match="no scroe"):
+        output.scroe = 1
+    assert pickle.loads(pickle.dumps(CausalLMOutput(logits=3))) == {"logits": 3}
+    model = HubertForCTC(small_config()).eval()
+    waveforms, mask = torch.randn(2, 4000), torch.ones(2, 4000)
+    with torch.no_grad():
+        expected = model(waveforms, attention_mask=mask).logits
+        exported = torch.export.export(model, (waveforms,), {"attention_mask": mask}).module()
+        torch.compiler.reset()
+        compiled = torch.compile(model, fullgraph=True, backend="eager")
+        for other in (exported, compiled):
+            assert isinstance(other(waveforms, attention_mask=mask), CausalLMOutput)
+            assert_close(other(waveforms, attention_mask=mask).logits, expected, "same graph")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            traced = torch.jit.trace(model, (waveforms, mask), strict=False)
+        assert_close(traced(waveforms, mask)["logits"], expected, "same graph")
+
+
+def test_activations_are_those_of_transformers():
+    from transformers.activations import ACT2FN
+
+    x = torch.linspace(-12, 12, 200)
+    for name, function in ACTIVATIONS.items():
+        assert_close(function(x), ACT2FN[name](x), "same graph", name)
+
+
 def test_configuration_sets_the_defaults_of_a_call():
     model = HubertModel(small_config(output_hidden_states=True, output_attentions=True, return_dict=False)).eval()
     with torch.no_grad():
@@ -226,8 +267,21 @@ def test_mask_time_indices_that_do_not_fit():
         (torch.zeros(2, 400, dtype=torch.long), None, "must be floating point, but is torch.int64"),
         (torch.zeros(2, 0), None, r"at least 400 samples.*\[2, 0\]"),
         ([0.0] * 400, None, "input_values must be a tensor, but is a list"),
+        (torch.zeros(1, 400), [[1] * 400], "attention_mask must be a tensor, but is a list"),
     ],
-    ids=["3-D", "int16", "399 samples", "mask shape", "1-D mask", "3-D mask", "1-D", "int64", "no samples", "list"],
+    ids=[
+        "3-D",
+        "int16",
+        "399 samples",
+        "mask shape",
+        "1-D mask",
+        "3-D mask",
+        "1-D",
+        "int64",
+        "no samples",
+        "list",
+        "mask list",
+    ],
 )
 def test_bad_input_is_named(waveforms, mask, message):
     with pytest.raises(ValueError, match=message):

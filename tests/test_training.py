@@ -161,13 +161,35 @@ def test_one_label_is_regression(labels):
         (HubertForSequenceClassification, torch.tensor([1]), r"one per row of the batch of 2, but have shape \[1\]"),
         (HubertForCTC, torch.tensor([1, 2]), r"\[batch, length\], with 2 rows here, but are torch.int64 \[2\]"),
         (HubertForCTC, torch.tensor([[1]]), "with 2 rows here"),
-        (HubertForCTC, torch.tensor([[1.0], [2.0]]), "must be whole numbers"),
+        (HubertForCTC, torch.tensor([[1.0], [2.5]]), "must be whole numbers"),
+        (HubertForCTC, [[1], [2]], "labels must be a tensor, but are a list"),
+        (HubertForSequenceClassification, [1, 2], "labels must be a tensor, but are a list"),
         (HubertForCTC, torch.tensor([[1], [32]]), r"below vocab_size \(32\), but reach 32"),
     ],
 )
 def test_labels_that_do_not_fit_are_named(cls, labels, message):
     with pytest.raises(ValueError, match=message):
         cls(small_config(num_labels=4))(torch.randn(2, 4000), labels=labels)
+
+
+@pytest.mark.parametrize("blank", [None, -1, 32])
+def test_a_blank_that_is_no_output(blank):
+    model = HubertForCTC(small_config(pad_token_id=blank))
+    with pytest.raises(ValueError, match=f"pad_token_id is CTC's blank and must be an output, 0 to 31, but is {blank}"):
+        model(torch.randn(1, 4000), labels=torch.tensor([[1]]))
+
+
+def test_labels_that_are_whole_but_floating(examples):
+    model = HubertForCTC(small_config()).eval()
+    waveforms, labels = torch.randn(2, 4000), torch.tensor([[1, 2], [3, -100]])
+    assert torch.equal(model(waveforms, labels=labels.float()).loss, model(waveforms, labels=labels).loss)
+
+
+def test_layerdrop_may_change_after_construction():
+    model = HubertModel(small_config(layerdrop=1.0, hidden_dropout=0.0, mask_time_prob=0.0)).train()
+    model.config.layerdrop = 0.0
+    states = model(torch.randn(1, 4000), output_hidden_states=True).hidden_states
+    assert not torch.equal(states[0], states[1])
 
 
 def test_ignored_labels():
@@ -270,7 +292,8 @@ def lora(model):
 
 
 def test_lora_on_our_model_is_honoured():
-    values = dict(PRE_LN, mask_time_prob=0.0)
+    dropouts = dict.fromkeys(("hidden_dropout", "activation_dropout", "attention_dropout", "final_dropout", "layerdrop"), 0.0)
+    values = dict(PRE_LN, mask_time_prob=0.0, **dropouts)
     ours, theirs = (
         HubertForCTC(HubertConfig(**values)).eval(),
         transformers.HubertForCTC(transformers.HubertConfig(**values)).eval(),
@@ -290,13 +313,15 @@ def test_lora_on_our_model_is_honoured():
     losses = [model.train()(waveforms, attention_mask=mask, labels=labels).loss for model in (ours, theirs)]
     for loss in losses:
         loss.backward()
-    gradients = dict(theirs.named_parameters())
+    assert_close(*losses, "same graph")
+    expected = dict(theirs.named_parameters())
     trained = {name: parameter.grad for name, parameter in ours.named_parameters() if parameter.requires_grad}
-    assert all("lora_" in name for name in trained)
+    assert len(trained) == 12 and all("lora_" in name for name in trained)
+    for name, gradient in trained.items():
+        assert_close(gradient, expected[name].grad, "gradient", name)
     merged = ours.eval().merge_and_unload()
     with torch.no_grad():
         assert_close(merged(waveforms, attention_mask=mask).logits, found, "attention")
-    del gradients
 
 
 def test_lora_makes_an_accelerated_model_step_aside():

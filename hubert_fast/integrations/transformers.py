@@ -11,7 +11,8 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
-from typing import Any
+import weakref
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -19,14 +20,12 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from ..config import as_hubert_config
 from ..modeling import HubertModel
+from .untouched import Blueprint, Part, attention_is_unknown, changed, walk
 
 logger = logging.getLogger(__name__)
 
 SHARED_LAYERS = (nn.Linear, nn.Conv1d, nn.LayerNorm, nn.GroupNorm, nn.BatchNorm1d)
-# Ways of computing the same attention. What a user registers under another name may be another attention.
-ATTENTIONS = (None, "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
-# The hooks that transformers 5 leaves behind once hidden states or attentions were asked for; they do nothing by themselves.
-OUTPUT_CAPTURING = "transformers.utils.output_capturing"
+OURS = {"forward", "_replicate_for_data_parallel"}  # what accelerate sets on an object
 GRADIENT = "a gradient may be needed: call the model under torch.no_grad() or torch.inference_mode()"
 
 
@@ -34,11 +33,11 @@ def accelerate(model: nn.Module) -> nn.Module:
     """Give a transformers Hubert model, 4.34.1 to 5, fast inference. Changes that object and returns it.
 
     model: a ``HubertModel``, ``HubertForCTC`` or ``HubertForSequenceClassification`` of transformers, or a module that holds
-        one, such as a pipeline's model.
+        one, such as a PEFT model.
 
     The model's own ``forward`` serves a call that trains, may need a gradient, asks for attentions or gives
-    ``mask_time_indices``; when a layer has a hook, a replaced ``forward``, an adapter, quantised or compiled weights; and under
-    ``torch.compile``. The logger ``hubert_fast.integrations.transformers`` says so, once for each reason.
+    ``mask_time_indices``; while a layer has a hook, an adapter, quantised or compiled weights, or was changed in another way;
+    and under ``torch.compile``. The logger ``hubert_fast.integrations.transformers`` says so, once for each reason.
 
     Raises ``TypeError`` when there is no such model, ``ValueError`` when another library has replaced its ``forward``.
     """
@@ -46,8 +45,9 @@ def accelerate(model: nn.Module) -> nn.Module:
         fast = _installed(base)
         if fast is not None:
             fast.enabled = True
-        elif "forward" in vars(base):
-            raise ValueError(f"the forward of this {type(base).__name__} is already replaced by {vars(base)['forward']!r}")
+        elif "forward" in vars(base) and inspect.unwrap(_innermost(base.forward)) is not inspect.unwrap(type(base).forward):
+            name = getattr(base.forward, "__qualname__", type(base.forward).__qualname__)
+            raise ValueError(f"the forward of this {type(base).__name__} is already replaced, by {name}")
         else:
             base.forward = FastForward(base)
             base._replicate_for_data_parallel = base.forward.replicate
@@ -63,8 +63,9 @@ def restore(model: nn.Module) -> nn.Module:
         fast = _installed(base)
         if fast is not None:
             fast.enabled = False  # for the case that something was wrapped around it since
-            if vars(base)["forward"] is fast:
-                del base.forward, base._replicate_for_data_parallel
+            vars(base).pop("_replicate_for_data_parallel", None)
+            if _innermost(vars(base)["forward"]) is fast:
+                del base.forward
     return model
 
 
@@ -72,31 +73,34 @@ def _hubert_models(model: nn.Module) -> list[nn.Module]:
     from transformers import HubertModel as TransformersHubertModel
 
     # not subclasses: what they override would be bypassed
-    found = [child for child in _walk(model) if type(child) is TransformersHubertModel] if isinstance(model, nn.Module) else []
+    modules = [model, *walk(model)] if isinstance(model, nn.Module) else []
+    found = [module for module in modules if type(module) is TransformersHubertModel]
     if not found:
-        raise TypeError(
-            f"expected a Hubert model of transformers, but got a {type(model).__module__}.{type(model).__qualname__}"
-        )
+        kind = f"{type(model).__module__}.{type(model).__qualname__}"
+        raise TypeError(f"expected a Hubert model of transformers, but got a {kind}")
     return found
 
 
-def _walk(module: nn.Module) -> list[nn.Module]:
-    """``list(module.modules())``, in another order and ten times as fast: this runs in every call."""
-    found, stack = [], [module]
-    while stack:
-        child = stack.pop()
-        if child is not None:
-            found.append(child)
-            stack.extend(child._modules.values())
-    return found
+def _innermost(forward: Any) -> Any:
+    """A method made of a fast forward is that fast forward."""
+    return getattr(forward, "__func__", forward)
 
 
 def _installed(base: nn.Module) -> FastForward | None:
     """Return the fast forward of ``base``, also from below what others wrapped around it."""
-    forward = vars(base).get("forward")
+    forward = _innermost(vars(base).get("forward"))
     while forward is not None and not isinstance(forward, FastForward):
-        forward = getattr(forward, "__wrapped__", None)
+        forward = _innermost(getattr(forward, "__wrapped__", None))
     return forward
+
+
+class _Built(NamedTuple):
+    """A graph, or why there is none, and for which modules this holds: those below the model, what it and each should be."""
+
+    below: list[nn.Module]
+    parts: list[Part]
+    graph: HubertModel | None
+    why_not: str | None
 
 
 class FastForward:
@@ -106,14 +110,22 @@ class FastForward:
     """
 
     def __init__(self, base: nn.Module):
-        self.base = base
         self.enabled = True
         self.reason: str | None = None
+        self._config = copy.deepcopy(base.config)  # a model does not change with its configuration afterwards
+        self._blueprint = Blueprint(type(base), self._config)
+        self._refer_to(base)
+
+    def _refer_to(self, base: nn.Module) -> None:
+        self._base = weakref.ref(base)  # which holds this object: a cycle would keep the weights until it is collected
+        self._signature = inspect.signature(type(base).forward)
+        self._built = _Built([], [], None, None)
         self._reasons_told: set[str] = set()
-        self._plain = _layout(_pristine(base))
-        self._built_on: list[nn.Module] = []
-        self._graph: HubertModel | None = None
-        self._why_not_built: str | None = None
+
+    @property
+    def base(self) -> nn.Module:
+        """The object whose forward this is."""
+        return self._base()
 
     @property
     def __wrapped__(self):
@@ -123,33 +135,50 @@ class FastForward:
     def replicate(self) -> nn.Module:
         """Make ``nn.DataParallel``'s copy of the model for another device; it runs transformers' own forward."""
         replica = type(self.base)._replicate_for_data_parallel(self.base)
-        del replica.forward, replica._replicate_for_data_parallel
+        vars(replica).pop("_replicate_for_data_parallel", None)
+        if _innermost(vars(replica).get("forward")) is self:
+            del replica.forward
         return replica
 
     def __getstate__(self) -> dict[str, Any]:
         # a copy builds a graph of its own, on the layers of the copied model
-        return {**vars(self), "_built_on": [], "_graph": None}
+        made_here = ("_base", "_signature", "_built", "_reasons_told")
+        return {"base": self.base, **{name: value for name, value in vars(self).items() if name not in made_here}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        base = state.pop("base")
+        vars(self).update(state)
+        self._refer_to(base)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        base = self.base
+        if args and args[0] is base:  # made a method by a library that put it back where it found it
+            args = args[1:]
         if not self.enabled:
             return self.__wrapped__(*args, **kwargs)
-        arguments = inspect.signature(self.__wrapped__).bind(*args, **kwargs).arguments
+        arguments = self._signature.bind(base, *args, **kwargs).arguments
+        arguments.pop("self")
         arguments = {**arguments.pop("kwargs", {}), **arguments}
-        for name in ("output_attentions", "output_hidden_states", "return_dict"):
+        for name in ("output_attentions", "output_hidden_states"):
             if arguments.get(name) is None:
-                arguments[name] = getattr(self.base.config, name)
-        self.reason = self._why_not(arguments)
-        if self.reason is not None:
-            if self.reason not in self._reasons_told and not torch.compiler.is_compiling():
-                self._reasons_told.add(self.reason)
-                logger.log(logging.WARNING if self.reason is GRADIENT else logging.INFO, "not accelerated: %s", self.reason)
+                arguments[name] = getattr(base.config, name)
+        if arguments.get("return_dict") is None:
+            arguments["return_dict"] = base.config.return_dict and not getattr(base.config, "torchscript", False)
+        graph, self.reason = self._graph_for(base, arguments)
+        if graph is None:
+            self._tell(self.reason)
             return self.__wrapped__(*args, **kwargs)
-        return self._run(arguments)
+        return self._run(graph, arguments)
 
-    def _run(self, arguments: dict[str, Any]) -> Any:
+    def _tell(self, reason: str) -> None:
+        if not torch.compiler.is_compiling() and reason not in self._reasons_told:
+            self._reasons_told.add(reason)
+            logger.log(logging.WARNING if reason is GRADIENT else logging.INFO, "not accelerated: %s", reason)
+
+    def _run(self, graph: HubertModel, arguments: dict[str, Any]) -> Any:
         from transformers.modeling_outputs import BaseModelOutput
 
-        output = self._graph(
+        output = graph(
             arguments["input_values"],
             attention_mask=arguments.get("attention_mask"),
             output_attentions=False,
@@ -159,93 +188,62 @@ class FastForward:
         output = BaseModelOutput(last_hidden_state=output.last_hidden_state, hidden_states=output.hidden_states)
         return output if arguments["return_dict"] else output.to_tuple()
 
-    def _why_not(self, arguments: dict[str, Any]) -> str | None:
-        base = self.base
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
-            return "the model is being compiled or traced"
-        if base.training:
-            return "the model is training"
-        if torch.is_grad_enabled():
-            input_values = arguments["input_values"]
-            if input_values.requires_grad or any(parameter.requires_grad for parameter in base.parameters()):
-                return GRADIENT
-        if arguments.get("mask_time_indices") is not None:
-            return "mask_time_indices are given"
-        for name, value in arguments.items():
-            if name.startswith("output_") and name != "output_hidden_states" and value:
-                return f"{name} is asked for"
-        if not isinstance(arguments["output_hidden_states"], bool):
-            return "single hidden states are asked for"
-        if getattr(base.config, "_attn_implementation", None) not in ATTENTIONS:
-            return f"the attention is {base.config._attn_implementation!r}"
-        if _has_any_global_hook():
-            return "there are hooks on all modules"
-        modules = _walk(base)
-        return _touched(base, modules) or self._build(modules)
+    def _graph_for(self, base: nn.Module, arguments: dict[str, Any]) -> tuple[HubertModel | None, str | None]:
+        """Return the graph for this call, or ``None`` and the reason."""
+        reason = _unserved(base, arguments)
+        if reason is not None:
+            return None, reason
+        below, built = walk(base), self._built
+        if len(below) != len(built.below) or any(now is not then for now, then in zip(below, built.below)):
+            self._built = built = self._build(base, below)  # in one assignment: other threads may be here too
+        if built.why_not is not None:
+            return None, built.why_not
+        reason = changed(base, below, built.parts, OURS)
+        return (built.graph, None) if reason is None else (None, reason)
 
-    def _build(self, modules: list[nn.Module]) -> str | None:
-        """Build the graph on the layers that are there now, or say why that cannot be."""
-        if len(modules) != len(self._built_on) or any(now is not then for now, then in zip(modules, self._built_on)):
-            self._built_on, self._graph = modules, None
-            self._why_not_built = _difference(_layout(self.base), self._plain)
-            if self._why_not_built is None:
-                self._graph = _graph_on(self.base)
-        return self._why_not_built
+    def _build(self, base: nn.Module, below: list[nn.Module]) -> _Built:
+        why_not = self._blueprint.compare(base)
+        if why_not is not None:
+            return _Built(below, [], None, why_not)
+        names = {module: name for name, module in base.named_modules()}
+        parts = [self._blueprint.parts[names[module]] for module in (base, *below)]
+        try:
+            return _Built(below, parts, _graph_on(base, self._config), None)
+        except (AttributeError, TypeError, ValueError) as error:  # a configuration that transformers reads otherwise
+            return _Built(below, parts, None, f"the configuration is not served: {error}")
 
 
-def _pristine(base: nn.Module) -> nn.Module:
-    """Make a model of the same configuration in which nobody has replaced anything, without memory for weights."""
-    with torch.device("meta"):
-        return type(base)(copy.deepcopy(base.config))
-
-
-def _layout(base: nn.Module) -> dict[str, str]:
-    """Return the class and the parameters' shapes of every module below ``base``."""
-    layout = {}
-    for name, module in base.named_modules():
-        shapes = [f"{key} {list(value.shape)}" for key, value in module._parameters.items() if value is not None]
-        layout[name] = " ".join([type(module).__qualname__, *shapes])
-    return layout
-
-
-def _difference(found: dict[str, str], expected: dict[str, str]) -> str | None:
-    for name in sorted({*found, *expected}):
-        if found.get(name) != expected.get(name):
-            return f"{name} is {found.get(name)}, where the configuration makes it {expected.get(name)}"
+def _unserved(base: nn.Module, arguments: dict[str, Any]) -> str | None:
+    """Say what about this call is not the fast graph's business."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return "the model is being compiled or traced"
+    if base.training:
+        return "the model is training"
+    waveforms, mask = arguments["input_values"], arguments.get("attention_mask")
+    if not isinstance(waveforms, torch.Tensor):
+        return "input_values are no tensor"
+    if torch.is_grad_enabled() and (waveforms.requires_grad or any(weight.requires_grad for weight in base.parameters())):
+        return GRADIENT
+    if mask is not None and getattr(mask, "shape", None) != waveforms.shape:
+        return "attention_mask has not the shape of input_values"
+    if arguments.get("mask_time_indices") is not None:
+        return "mask_time_indices are given"
+    for name, value in arguments.items():
+        if name.startswith("output_") and name != "output_hidden_states" and value:
+            return f"{name} is asked for"
+    if not isinstance(arguments["output_hidden_states"], bool):
+        return "single hidden states are asked for"
+    if attention_is_unknown(base.config):
+        return f"the attention {base.config._attn_implementation!r} is not transformers' own"
+    if _has_any_global_hook():
+        return "there are hooks on all modules"
     return None
 
 
-def _touched(base: nn.Module, modules: list[nn.Module]) -> str | None:
-    """Name what would be bypassed: hooks, replaced forwards, compiled modules and weights that are no plain tensors."""
-    for module in modules:
-        for parameter in module._parameters.values():
-            if parameter is not None and type(parameter) is not nn.Parameter:
-                return f"{_name_of(module, base)} has weights of type {type(parameter).__qualname__}"
-        if module is base:  # its own hooks run around this forward, which is the replaced one
-            continue
-        if _has_hook(module):
-            return f"{_name_of(module, base)} has a hook"
-        if "forward" in vars(module) or module._compiled_call_impl is not None:
-            return f"the forward of {_name_of(module, base)} is replaced or compiled"
-    return None
-
-
-def _has_hook(module: nn.Module) -> bool:
-    if not (module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks):
-        return False
-    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
-    hooks += [*module._backward_hooks.values(), *module._backward_pre_hooks.values()]
-    return any(getattr(hook, "__module__", None) != OUTPUT_CAPTURING for hook in hooks)
-
-
-def _name_of(module: nn.Module, base: nn.Module) -> str:
-    return next(name or "the model" for name, child in base.named_modules() if child is module)
-
-
-def _graph_on(base: nn.Module) -> HubertModel:
+def _graph_on(base: nn.Module, config: Any) -> HubertModel:
     """Our encoder around the layers of ``base``: its parameters are theirs."""
-    with torch.device("meta"):
-        graph = HubertModel(as_hubert_config(base.config)).eval()
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        graph = HubertModel(as_hubert_config(config)).eval()
     for name, module in list(graph.named_modules()):
         if isinstance(module, SHARED_LAYERS):
             graph.set_submodule(name, base.get_submodule(name))
