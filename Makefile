@@ -6,11 +6,12 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint clean
+.PHONY: help demo test sanitize lint clean
 
 help:
 	@echo "make demo   install into $(VENV) and transcribe the bundled recordings"
 	@echo "make test   install into $(VENV) and run the tests"
+	@echo "make sanitize  run the tests of the C++ extension under sanitizers (needs g++)"
 	@echo "make lint   check the code's style"
 	@echo "make clean  remove $(VENV) and what was built"
 
@@ -27,6 +28,15 @@ demo: $(VENV)/installed-demo
 
 test: $(VENV)/installed-test
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# The C++ of csrc/ under the address and undefined-behaviour sanitizers, with its tests and a fuzz of the raw entry point.
+CXX ?= g++
+sanitize: $(VENV)/installed-test
+	@mkdir -p build/sanitized
+	@$(CXX) -std=c++17 -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all -shared -fPIC -pthread \
+	  $$($(BIN)/python -m pybind11 --includes) csrc/ctc_collapse.cpp -o build/sanitized/_ctc.so
+	@LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
+	  $(BIN)/python -m pytest tests/test_ctc.py tests/test_ctc_fuzz.py --ctc-extension build/sanitized/_ctc.so
 
 lint: $(VENV)/installed-demo
 	@$(PIP_INSTALL) ruff

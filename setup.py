@@ -6,10 +6,30 @@ The folder must not become a package of its own name: Hugging Face has one calle
 import re
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Extension, setup
 
 ROOT = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "hubert_fast/__init__.py").read_text(), re.MULTILINE).group(1)
+
+
+def extensions() -> list[Extension]:
+    """CTC decoding in C++, where pybind11 is there; without it or a compiler, the Python fallback serves."""
+    try:
+        import pybind11
+    except ImportError:
+        return []
+    return [
+        Extension(
+            "hubert_fast._ctc",
+            ["csrc/ctc_collapse.cpp"],
+            include_dirs=[pybind11.get_include()],
+            extra_compile_args=["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-pthread"],
+            extra_link_args=["-pthread"],
+            language="c++",
+            optional=True,
+        )
+    ]
+
 
 TRANSFORMERS = ["transformers>=4.34.1"]
 CURRENT_TRANSFORMERS = ["transformers>=5"]  # what tests and benchmarks compare with
@@ -27,6 +47,7 @@ setup(
     package_dir={"hubert_fast": "hubert_fast", "hubert_fast.kernels": "kernels"},
     package_data={"hubert_fast.demo": ["*.json", "*.safetensors", "recordings/*"]},
     include_package_data=False,
+    ext_modules=extensions(),
     install_requires=[
         "torch>=2.6",
         "numpy>=1.26",
@@ -43,6 +64,7 @@ setup(
             "pytest>=8",
             "build>=1",  # test_install builds and installs the package in every way
             "setuptools>=70",
+            "pybind11>=2.12",
             "wheel>=0.40",  # Python 3.11 makes virtual environments with a setuptools that still needs it
             "kernels>=0.4",  # Hugging Face's, whose name our folder shares
             'triton>=3.6; sys_platform == "linux"',

@@ -18,7 +18,7 @@ from typing import TextIO
 import torch
 from tqdm import tqdm
 
-from . import __version__, audio, demo, dispatch
+from . import __version__, audio, ctc, demo, dispatch
 from .cli import EXIT_OK, EXIT_SOME_FAILED, CannotRunError
 from .hub import CheckpointError, first_line
 from .modeling import HubertForCTC
@@ -206,7 +206,8 @@ def info(options: argparse.Namespace) -> int:
     for backend in dispatch.BACKENDS:
         reason = dispatch.why_not(backend)
         rows.append((f"backend {backend}", "can run" if reason is None else f"cannot run: {reason}"))
-    rows.append(("C++ extension", "not built: this version decodes CTC in Python"))
+    reason = ctc.why_not_built()
+    rows.append(("C++ extension", "built" if reason is None else f"not built, CTC is decoded in Python: {reason}"))
     for name, value in rows:
         print(f"{name:16s} {value}")
     return EXIT_OK

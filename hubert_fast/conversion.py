@@ -21,7 +21,8 @@ from .config import HubertConfig
 from .hub import CheckpointError
 from .inert_pickle import entries, load_inert, plain
 from .modeling import HubertForCTC, HubertModel
-from .processing import CTCTokenizer, FeatureExtractor
+from .processing import FeatureExtractor
+from .tokenizer import CTCTokenizer
 
 CTC_PREFIX = "w2v_encoder."
 # fairseq's names -> transformers', first match wins. The positional convolution is [batch norm,] convolution, ...

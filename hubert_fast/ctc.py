@@ -1,30 +1,273 @@
-"""Greedy CTC decoding: the best token of each frame, repeats merged, blanks dropped."""
+"""Greedy CTC decoding: the best token of each frame, runs merged, blanks dropped; text, times and confidence.
+
+Graves et al. 2006, "Connectionist Temporal Classification". The work is done in C++ (csrc/ctc_collapse.cpp) where that is
+built and in Python (ctc_fallback.py) elsewhere, with equal results.
+Axes: B utterances, T frames, N packed frames, V vocabulary.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import itertools
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from . import ctc_fallback
+from .ctc_inputs import best_of, spans_of
+
+BACKENDS = ("auto", "c++", "python")
+FRAMES_A_THREAD = 32_768  # below that, starting a thread costs more than it saves
 
 
 class Token(NamedTuple):
-    """One token and the frames it was best in, both ends included."""
+    """One token, the frames it was best in (both ends included) and the mean of its log-probability over them."""
 
     id: int
     first_frame: int
     last_frame: int
+    log_probability: float
 
 
-def collapse(frame_ids: Sequence[int], blank_id: int) -> list[Token]:
-    """Merge runs of the same id, then drop blanks (Graves et al. 2006): a letter said twice needs a blank between.
+class Word(NamedTuple):
+    """One word: from the start of its first token's first frame to the end of its last token's last frame.
 
-    frame_ids: the best id of each frame, ``[T]``.
+    confidence: the geometric mean, over those of these frames that are its tokens', of the best token's probability.
     """
-    tokens: list[Token] = []
-    previous = blank_id
-    for frame, id in enumerate(frame_ids):
-        if id == previous and id != blank_id:
-            tokens[-1] = tokens[-1]._replace(last_frame=frame)
-        elif id != blank_id:
-            tokens.append(Token(int(id), frame, frame))
-        previous = id
-    return tokens
+
+    word: str
+    start_seconds: float
+    end_seconds: float
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What was said in one utterance.
+
+    confidence: as a :class:`Word`'s, over all tokens; NaN where there is no token, or no probability was given.
+    words, tokens: ``None`` unless asked for.
+    """
+
+    text: str
+    confidence: float
+    words: list[Word] | None = None
+    tokens: list[Token] | None = None
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What token ids stand for.
+
+    tokens: by id; ``None`` where there is none.
+    special_ids: tokens that never appear in text, besides the blank.
+    word_delimiter_token: the token between words, written as ``replace_word_delimiter_char``.
+    """
+
+    tokens: tuple[str | None, ...]
+    special_ids: frozenset[int] = frozenset()
+    word_delimiter_token: str = "|"
+    replace_word_delimiter_char: str = " "
+    do_lower_case: bool = False
+
+    def __post_init__(self):
+        for id, token in enumerate(self.tokens):
+            if token is not None and not isinstance(token, str):
+                raise ValueError(f"token {id} of the vocabulary must be text, but is {token!r}")
+            try:
+                (token or "").encode()
+            except UnicodeEncodeError:
+                raise ValueError(f"token {id} of the vocabulary is no valid Unicode: {token!r}") from None
+
+    @classmethod
+    def of(cls, tokens: Vocabulary | Sequence[str | None] | Mapping[str, int]) -> Vocabulary:
+        """Return a vocabulary as it is, or make one of a list of tokens or of a ``vocab.json`` dictionary."""
+        if isinstance(tokens, Vocabulary):
+            return tokens
+        if not isinstance(tokens, Mapping):
+            return cls(tuple(tokens))
+        wrong = [(token, id) for token, id in tokens.items() if type(id) is not int or not 0 <= id < 2**31]
+        if wrong:
+            raise ValueError(f"the vocabulary must map tokens to ids from 0, but maps {wrong[0][0]!r} to {wrong[0][1]!r}")
+        by_id: list[str | None] = [None] * (max(tokens.values(), default=-1) + 1)
+        for token, id in tokens.items():
+            by_id[id] = token
+        return cls(tuple(by_id))
+
+    def written(self) -> tuple[list[str], list[int]]:
+        """Return the text of every token, the delimiter's replaced, and its kind (``ctc_fallback.KINDS``)."""
+        space, texts, kinds = self.replace_word_delimiter_char, [], []
+        for id, token in enumerate(self.tokens):
+            texts.append(space if token == self.word_delimiter_token else token or "")
+            if token is None:
+                kinds.append(ctc_fallback.UNNAMED)
+            elif id in self.special_ids:
+                kinds.append(ctc_fallback.DROPPED)
+            else:
+                kinds.append(ctc_fallback.DELIMITER if texts[-1] == space else ctc_fallback.TEXT)
+        return texts, kinds
+
+    @cached_property
+    def tables(self) -> dict[str, Any]:
+        """The vocabulary as each backend wants it, by the backend's name; made once."""
+        return {}
+
+    def table(self, backend: ModuleType) -> Any:
+        if backend.__name__ not in self.tables:
+            self.tables[backend.__name__] = backend.Table(*self.written())
+        return self.tables[backend.__name__]
+
+
+def greedy_decode(
+    logits_or_ids: torch.Tensor | np.ndarray,
+    cu_seqlens_or_lengths: torch.Tensor | np.ndarray | Sequence[int] | None,
+    vocabulary: Vocabulary | Sequence[str | None] | Mapping[str, int],
+    *,
+    blank_id: int,
+    frame_seconds: float = 0.02,
+    timestamps: str | None = None,
+    log_probs: torch.Tensor | np.ndarray | None = None,
+    threads: int | None = None,
+    backend: str = "auto",
+) -> list[Transcript]:
+    """Decode a batch of utterances: one :class:`Transcript` each.
+
+    logits_or_ids: logits, floating point ``[N, V]`` packed or ``[B, T, V]`` padded, on any device; or the best ids, int64,
+        int32, int16 or uint8, ``[N]`` or ``[B, T]``. Of logits on a GPU, an id and a number per frame come to the host.
+    cu_seqlens_or_lengths: of packed frames, where each utterance begins and the last one ends, ``[B + 1]``; of padded ones,
+        how many frames each has, ``[B]``, or ``None`` for all.
+    vocabulary: what the ids stand for; of a list of tokens, or a dictionary from tokens to ids, ``|`` divides words.
+    blank_id: CTC's blank, ``config.pad_token_id`` of a Hugging Face checkpoint.
+    frame_seconds: from one frame to the next.
+    timestamps: ``"word"`` to get words, ``"token"`` to get words and tokens.
+    log_probs: of the given ids, float, of their shape; without them (and without logits) confidences are NaN.
+    threads: at most so many; by default as many as there are cores, fewer for little work. The result is the same.
+    backend: ``"c++"``, ``"python"``, or ``"auto"``: C++ if it is built, else Python, with a warning once.
+
+    Raises ``ValueError`` naming the value when shapes, lengths or ids do not fit, ``RuntimeError`` when a backend that was
+    asked for is not there.
+    """
+    if timestamps not in (None, "word", "token"):
+        raise ValueError(f"timestamps must be 'word', 'token' or None, but is {timestamps!r}")
+    vocabulary = Vocabulary.of(vocabulary)
+    ids, log_probs = best_of(logits_or_ids, log_probs)
+    begins, lengths = spans_of(ids.shape, cu_seqlens_or_lengths)
+    raw = decode_raw(
+        ids,
+        begins,
+        lengths,
+        vocabulary,
+        blank_id,
+        log_probs=log_probs,
+        tokens=timestamps == "token",
+        words=timestamps is not None,
+        threads=threads,
+        backend=backend,
+    )
+    return _transcripts(raw, frame_seconds, vocabulary.do_lower_case, _backend(backend))
+
+
+def decode_raw(
+    ids: np.ndarray,
+    begins: np.ndarray,
+    lengths: np.ndarray,
+    vocabulary: Vocabulary,
+    blank_id: int,
+    *,
+    log_probs: np.ndarray | None = None,
+    group: bool = True,
+    tokens: bool = False,
+    words: bool = False,
+    threads: int | None = None,
+    backend: str = "auto",
+) -> dict[str, Any]:
+    """Decode to flat arrays: what :func:`greedy_decode` and the processor make their results of.
+
+    ids, log_probs: any shape; begins, lengths: utterances as spans of the flattened frames, int64 ``[B]``.
+    group: merge runs of one id, as CTC does.
+
+    Returns ``texts`` (a list) and ``text_means`` (float32), ``[B]``; if asked for, of all utterances in one, ``token_ids``,
+    ``token_begins``, ``token_ends`` (exclusive) and ``token_means`` with ``token_counts`` ``[B]``, and ``words``,
+    ``word_begins``, ``word_ends`` and ``word_means`` with ``word_counts`` ``[B]``. Frames count from the utterance's first.
+    """
+    chosen = _backend(backend)
+    if not hasattr(blank_id, "__index__") or not 0 <= blank_id < len(vocabulary.tokens):
+        raise ValueError(f"blank_id must be a token id below {len(vocabulary.tokens)}, but is {blank_id!r}")
+    if threads is None:
+        threads = min(os.cpu_count() or 1, 1 + int(lengths.sum()) // FRAMES_A_THREAD)
+    elif not hasattr(threads, "__index__") or threads < 1:
+        raise ValueError(f"threads must be a whole number from 1, but is {threads!r}")
+    return chosen.decode(
+        np.ascontiguousarray(ids).reshape(-1),
+        np.ascontiguousarray(begins),
+        np.ascontiguousarray(lengths),
+        vocabulary.table(chosen),
+        int(blank_id),
+        None if log_probs is None else np.ascontiguousarray(log_probs, dtype=np.float32).reshape(-1),
+        group,
+        tokens,
+        words,
+        int(threads),
+    )
+
+
+def why_not_built() -> str | None:
+    """Return why the C++ extension cannot be used, ``None`` when it can."""
+    try:
+        from . import _ctc  # noqa: F401
+    except ImportError as error:
+        return str(error)
+    return None
+
+
+def _backend(name: str) -> ModuleType:
+    if name not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, but is {name!r}")
+    if name == "python":
+        return ctc_fallback
+    reason = why_not_built()
+    if reason is None:
+        from . import _ctc
+
+        return _ctc
+    if name == "c++":
+        raise RuntimeError(f"the C++ extension of hubert_fast is not built: {reason}")
+    _warn_once(reason)
+    return ctc_fallback
+
+
+def _warn_once(reason: str) -> None:
+    if not _warned:
+        _warned.append(reason)
+        message = f"hubert_fast decodes CTC in Python, many times slower: its C++ extension is not built ({reason})"
+        warnings.warn(message, RuntimeWarning, stacklevel=5)
+
+
+_warned: list[str] = []
+
+
+def _transcripts(raw: dict[str, Any], frame_seconds: float, lower: bool, backend: ModuleType) -> list[Transcript]:
+    texts = [text.strip() for text in raw["texts"]]
+    texts = [text.lower() for text in texts] if lower else texts
+    confidences = _confidences(raw["text_means"]).tolist()
+    words = itertools.repeat(None)
+    if "words" in raw:
+        names = [word.lower() for word in raw["words"]] if lower else raw["words"]
+        seconds = [raw[name] * float(frame_seconds) for name in ("word_begins", "word_ends")]
+        words = backend.rows(Word, raw["word_counts"], names, *seconds, _confidences(raw["word_means"]))
+    tokens = itertools.repeat(None)
+    if "token_ids" in raw:
+        means = raw["token_means"].astype(np.float64)
+        columns = (raw["token_ids"], raw["token_begins"], raw["token_ends"] - 1, means)
+        tokens = backend.rows(Token, raw["token_counts"], *columns)
+    return list(map(Transcript, texts, confidences, words, tokens))
+
+
+def _confidences(means: np.ndarray) -> np.ndarray:
+    return np.exp(means.astype(np.float64))

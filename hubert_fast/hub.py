@@ -83,6 +83,18 @@ def read_json(path: str | Path) -> dict[str, Any]:
     return values
 
 
+def read_optional_json(name_or_path: str | Path, filename: str, hub_options: dict[str, Any]) -> dict[str, Any]:
+    """Read a JSON object that a checkpoint need not have; empty where it has none."""
+    try:
+        return read_json(resolve_file(name_or_path, filename, **hub_options))
+    except FileAbsentError:
+        return {}
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def first_line(error: Exception) -> str:
     """Return what an error says first, or its kind when it says nothing: native libraries append their stacks."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

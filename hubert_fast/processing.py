@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from .ctc import collapse
-from .hub import CheckpointError, FileAbsentError, read_json, resolve_file
+from .hub import CheckpointError, read_optional_json, write_json
+from .tokenizer import CTCTokenizer, CTCTokenizerOutput
 
 PREPROCESSOR_NAME = "preprocessor_config.json"
 PROCESSOR_NAME = "processor_config.json"
-VOCABULARY_NAME = "vocab.json"
-TOKENIZER_CONFIG_NAME = "tokenizer_config.json"
-SPECIAL_TOKENS_NAME = "special_tokens_map.json"
-ADDED_TOKENS_NAME = "added_tokens.json"
-
-
-def _read_optional(name_or_path: str | Path, filename: str, hub_options: dict) -> dict[str, Any]:
-    try:
-        return read_json(resolve_file(name_or_path, filename, **hub_options))
-    except FileAbsentError:
-        return {}
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 class BatchFeature(dict):
@@ -63,9 +47,9 @@ class FeatureExtractor:
 
         A checkpoint with neither gets the defaults.
         """
-        values = _read_optional(name_or_path, PREPROCESSOR_NAME, hub_options)
+        values = read_optional_json(name_or_path, PREPROCESSOR_NAME, hub_options)
         if not values:
-            values = _read_optional(name_or_path, PROCESSOR_NAME, hub_options).get("feature_extractor", {})
+            values = read_optional_json(name_or_path, PROCESSOR_NAME, hub_options).get("feature_extractor", {})
         known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
         for name, value in known.items():
             if type(value) is not type(getattr(cls, name)) and not (name == "padding_value" and type(value) is int):
@@ -76,7 +60,7 @@ class FeatureExtractor:
 
     def save_pretrained(self, folder: str | Path) -> None:
         values = {"feature_extractor_type": "Wav2Vec2FeatureExtractor", "feature_size": 1, "padding_side": "right"}
-        _write_json(Path(folder, PREPROCESSOR_NAME), values | asdict(self))
+        write_json(Path(folder, PREPROCESSOR_NAME), values | asdict(self))
 
     def __call__(
         self,
@@ -104,17 +88,30 @@ class FeatureExtractor:
         rows = [self._checked(waveform, index) for index, waveform in enumerate(waveforms)]
         if not rows:
             raise ValueError("expected at least one waveform, but got none")
-        lengths = [len(row) for row in rows]
-        padded = np.full((len(rows), max(lengths)), self.padding_value, dtype=np.float32)
+        if self.do_normalize and self.return_attention_mask:
+            rows = [normalize(row) for row in rows]
+        batch = self._padded(rows)
+        if self.do_normalize and not self.return_attention_mask:
+            for row in batch["input_values"].numpy():
+                row[:] = normalize(row)
+        return batch
+
+    def pad(self, features: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> BatchFeature:
+        """Pad waveforms that are normalised already, ``{"input_values": waveform}`` each, to one batch, as a collator does."""
+        rows = features["input_values"] if isinstance(features, Mapping) else [row["input_values"] for row in features]
+        rows = [self._checked(row, index) for index, row in enumerate(rows)]
+        if not rows:
+            raise ValueError("expected at least one waveform, but got none")
+        return self._padded(rows)
+
+    def _padded(self, rows: list[np.ndarray]) -> BatchFeature:
+        lengths = torch.tensor([len(row) for row in rows])
+        padded = np.full((len(rows), int(lengths.max())), self.padding_value, dtype=np.float32)
         for out, row in zip(padded, rows):
             out[: len(row)] = row
-            if self.do_normalize:
-                part = out[: len(row)] if self.return_attention_mask else out
-                part[:] = normalize(part)
         batch = BatchFeature(input_values=torch.from_numpy(padded))
         if self.return_attention_mask:
-            mask = torch.arange(padded.shape[1]) < torch.tensor(lengths)[:, None]
-            batch["attention_mask"] = mask.long()
+            batch["attention_mask"] = (torch.arange(padded.shape[1]) < lengths[:, None]).long()
         return batch
 
     @staticmethod
@@ -135,94 +132,6 @@ def normalize(waveform: np.ndarray) -> np.ndarray:
     if not len(waveform):
         return waveform
     return (waveform - waveform.mean()) / np.sqrt(waveform.var() + 1e-7)
-
-
-@dataclass
-class CTCTokenizer:
-    """A CTC vocabulary: token ids to text.
-
-    vocabulary: token to id. The word delimiter is written as ``replace_word_delimiter_char``.
-    """
-
-    vocabulary: dict[str, int]
-    pad_token: str = "<pad>"
-    unk_token: str = "<unk>"
-    bos_token: str = "<s>"
-    eos_token: str = "</s>"
-    word_delimiter_token: str = "|"
-    replace_word_delimiter_char: str = " "
-    do_lower_case: bool = False
-    tokens: dict[int, str] = field(init=False, repr=False)
-
-    def __post_init__(self):
-        for token, id in self.vocabulary.items():
-            if type(id) is not int:
-                raise ValueError(f"the vocabulary must map tokens to whole numbers, but maps {token!r} to {id!r}")
-        self.tokens = {id: token for token, id in self.vocabulary.items()}
-        if self.pad_token not in self.vocabulary:
-            raise ValueError(f"the vocabulary lacks the pad token {self.pad_token!r}, which is CTC's blank")
-
-    @property
-    def pad_token_id(self) -> int:
-        """The blank."""
-        return self.vocabulary[self.pad_token]
-
-    @property
-    def special_ids(self) -> set[int]:
-        names = (self.pad_token, self.unk_token, self.bos_token, self.eos_token)
-        return {self.vocabulary[name] for name in names if name in self.vocabulary}
-
-    @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, **hub_options: Any) -> CTCTokenizer:
-        """Read ``vocab.json`` and, where there are any, the tokenizer configuration, special and added tokens."""
-        vocabulary = read_json(resolve_file(name_or_path, VOCABULARY_NAME, **hub_options))
-        special = _read_optional(name_or_path, SPECIAL_TOKENS_NAME, hub_options)
-        config = special | _read_optional(name_or_path, TOKENIZER_CONFIG_NAME, hub_options)
-        if any(isinstance(entry, dict) for entry in vocabulary.values()):  # MMS: one vocabulary per language
-            language = config.get("target_lang")
-            if language not in vocabulary:
-                raise CheckpointError(
-                    f"{VOCABULARY_NAME} of {name_or_path} has a vocabulary per language ({', '.join(vocabulary)}), "
-                    f"and target_lang in {TOKENIZER_CONFIG_NAME} is {language!r}"
-                )
-            vocabulary = vocabulary[language]
-        added = {entry["content"]: int(id) for id, entry in config.get("added_tokens_decoder", {}).items()}
-        added |= _read_optional(name_or_path, ADDED_TOKENS_NAME, hub_options)
-        options = {}
-        for name in cls.__dataclass_fields__:
-            value = config.get(name)
-            if name not in ("vocabulary", "tokens") and value is not None:
-                options[name] = value["content"] if isinstance(value, dict) else value
-        return cls({**vocabulary, **added}, **options)
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        special = {name: getattr(self, name) for name in ("bos_token", "eos_token", "unk_token", "pad_token")}
-        config = special | {
-            "word_delimiter_token": self.word_delimiter_token,
-            "replace_word_delimiter_char": self.replace_word_delimiter_char,
-            "do_lower_case": self.do_lower_case,
-            "tokenizer_class": "Wav2Vec2CTCTokenizer",
-        }
-        _write_json(Path(folder, VOCABULARY_NAME), self.vocabulary)
-        _write_json(Path(folder, TOKENIZER_CONFIG_NAME), config)
-        _write_json(Path(folder, SPECIAL_TOKENS_NAME), special)
-
-    def decode(self, frame_ids: Iterable[int], skip_special_tokens: bool = True) -> str:
-        """Turn the best id of each frame, ``[T]``, into text.
-
-        Raises ``ValueError`` naming an id that is not in the vocabulary.
-        """
-        frame_ids = frame_ids.tolist() if isinstance(frame_ids, (torch.Tensor, np.ndarray)) else list(frame_ids)
-        dropped = self.special_ids if skip_special_tokens else set()
-        pieces = []
-        for id, *_ in collapse(frame_ids, self.pad_token_id):
-            if id not in self.tokens:
-                raise ValueError(f"token id {id} is not in the vocabulary of {len(self.tokens)} tokens")
-            if id not in dropped:
-                token = self.tokens[id]
-                pieces.append(self.replace_word_delimiter_char if token == self.word_delimiter_token else token)
-        text = "".join(pieces).strip()
-        return text.lower() if self.do_lower_case else text
 
 
 class HubertProcessor:
@@ -251,14 +160,58 @@ class HubertProcessor:
         self.feature_extractor.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
-    def __call__(self, waveforms, sampling_rate: int | None = None, **options: Any) -> BatchFeature:
-        """See :meth:`FeatureExtractor.__call__`."""
-        return self.feature_extractor(waveforms, sampling_rate, **options)
+    def __call__(
+        self,
+        waveforms: np.ndarray | Sequence[np.ndarray] | None = None,
+        sampling_rate: int | None = None,
+        *,
+        text: str | Sequence[str] | None = None,
+        **options: Any,
+    ) -> BatchFeature:
+        """Prepare waveforms for a model (see :meth:`FeatureExtractor.__call__`), text for training, or both.
 
-    def decode(self, frame_ids: Iterable[int], skip_special_tokens: bool = True) -> str:
+        text: becomes ``input_ids`` (see :meth:`CTCTokenizer.__call__`), or ``labels`` beside waveforms.
+
+        Raises ``ValueError`` when there is neither.
+        """
+        if waveforms is None and text is None:
+            raise ValueError("expected waveforms, text or both, but got neither")
+        if waveforms is None:
+            return BatchFeature(self.tokenizer(text))
+        batch = self.feature_extractor(waveforms, sampling_rate, **options)
+        if text is not None:
+            batch["labels"] = self.tokenizer(text)["input_ids"]
+        return batch
+
+    def pad(
+        self,
+        input_features: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        labels: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        padding: bool | str = True,
+        return_tensors: str = "pt",
+    ) -> BatchFeature:
+        """Pad features, label sequences or both to one batch, as a data collator does.
+
+        input_features: ``{"input_values": waveform}`` each. labels: ``{"input_ids": ids}`` each. With both, the padded ids are
+            ``labels`` of the batch, and their padding is ``pad_token_id``: replace it by -100 where ``attention_mask`` is 0.
+        """
+        if padding not in (True, "longest") or return_tensors != "pt":
+            raise ValueError(f"expected padding=True and return_tensors='pt', but got {padding!r} and {return_tensors!r}")
+        if input_features is None and labels is None:
+            raise ValueError("expected input_features, labels or both, but got neither")
+        if input_features is None:
+            return BatchFeature(self.tokenizer.pad(labels))
+        batch = self.feature_extractor.pad(input_features)
+        if labels is not None:
+            batch["labels"] = self.tokenizer.pad(labels)["input_ids"]
+        return batch
+
+    def decode(self, frame_ids: Iterable[int], skip_special_tokens: bool = False, **options: Any) -> str | CTCTokenizerOutput:
         """See :meth:`CTCTokenizer.decode`."""
-        return self.tokenizer.decode(frame_ids, skip_special_tokens)
+        return self.tokenizer.decode(frame_ids, skip_special_tokens, **options)
 
-    def batch_decode(self, frame_ids: Iterable[Iterable[int]], skip_special_tokens: bool = True) -> list[str]:
-        """Decode each row of ``[B, T]``."""
-        return [self.decode(row, skip_special_tokens) for row in frame_ids]
+    def batch_decode(
+        self, frame_ids: Iterable[Iterable[int]], skip_special_tokens: bool = False, **options: Any
+    ) -> list[str] | CTCTokenizerOutput:
+        """See :meth:`CTCTokenizer.batch_decode`."""
+        return self.tokenizer.batch_decode(frame_ids, skip_special_tokens, **options)

@@ -4,6 +4,7 @@ The environment is set before anything imports triton: kernels run interpreted, 
 """
 
 import os
+import sys
 
 os.environ.setdefault("TRITON_INTERPRET", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may depend on a hub
@@ -13,6 +14,23 @@ import pytest
 import torch
 
 from hubert_fast import HubertConfig
+
+
+def pytest_addoption(parser):
+    parser.addoption("--ctc-extension", help="a build of csrc/ctc_collapse.cpp to test instead of the installed one")
+
+
+def pytest_configure(config):
+    path = config.getoption("--ctc-extension")
+    if path:
+        import importlib.util
+
+        import hubert_fast
+
+        spec = importlib.util.spec_from_file_location("hubert_fast._ctc", path)
+        hubert_fast._ctc = sys.modules["hubert_fast._ctc"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(hubert_fast._ctc)
+
 
 TOLERANCES = {
     # the same operations in the same order: only the sums inside library calls may be ordered differently

@@ -5,6 +5,7 @@ Everything is built and installed without network and dependencies: these come f
 
 import importlib.metadata
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -44,7 +45,7 @@ def _run(*command, **options):
 def checkout(tmp_path_factory):
     """A copy of the sources, as a clone has them."""
     folder = tmp_path_factory.mktemp("checkout") / "hubert_fast"
-    ignored = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "*.egg-info")
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "*.egg-info", "*.so")
     shutil.copytree(ROOT, folder, ignore=ignored)
     return folder
 
@@ -57,6 +58,23 @@ def _environment(folder: Path) -> Path:
     # a plain path line: .pth files of that folder, editable installs among them, are not read
     Path(site, "outer.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return python
+
+
+DECODE = """
+import numpy, warnings
+from hubert_fast import ctc
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    for _ in range(2):
+        text = ctc.greedy_decode(numpy.array([0, 2, 2, 0, 2, 1, 3]), [0, 7], ["<pad>", "|", "A", "B"], blank_id=0)[0].text
+print(text, *(str(warning.message) for warning in told), sep="; ")
+"""
+NO_COMPILER = {"CC": "/nonexistent/cc", "CXX": "/nonexistent/c++"}
+
+
+def _decoded(python, cwd) -> tuple[str, list[str]]:
+    text, *told = _run(python, "-c", DECODE, cwd=cwd).strip().split("; ")
+    return text, told
 
 
 def _found(python, cwd, **environment) -> tuple[Path, Path]:
@@ -83,6 +101,10 @@ def test_wheel(wheel, tmp_path):
     # the command itself, from any folder
     assert _run(tmp_path / "venv/bin/hubert-fast", "--version", cwd=tmp_path).startswith("hubert_fast ")
     assert "backend triton" in _run(tmp_path / "venv/bin/hubert-fast", "info", cwd=tmp_path)
+    if shutil.which(os.environ.get("CXX", "c++")) is None:
+        pytest.skip("there is no C++ compiler: the rest is about the extension")
+    assert _decoded(python, tmp_path) == ("AA B", [])
+    assert re.search(r"C\+\+ extension +built", _run(tmp_path / "venv/bin/hubert-fast", "info", cwd=tmp_path))
 
 
 def test_sdist(checkout, tmp_path):
@@ -91,15 +113,31 @@ def test_sdist(checkout, tmp_path):
     with tarfile.open(archive) as file:
         names = {name.partition("/")[2] for name in file.getnames()}
     assert {"kernels/layer_norm.py", "LICENSE", "hubert_fast/demo/model.safetensors", "tests/conftest.py"} <= names
+    assert "csrc/ctc_collapse.cpp" in names and not [name for name in names if name.endswith(".so")]
     python = _environment(tmp_path / "venv")
-    _run(python, "-m", "pip", "install", "--no-deps", "--no-index", "--no-build-isolation", archive)
+    pip_install = (python, "-m", "pip", "install", "--no-deps", "--no-index", "--no-build-isolation")
+    _run(*pip_install, archive, environment=NO_COMPILER)
     package, kernel = _found(python, tmp_path)
     assert package.is_relative_to(tmp_path / "venv") and kernel == package / "kernels" / "layer_norm.py"
 
 
+def test_without_a_compiler(checkout, tmp_path):
+    """It installs, the Python fallback decodes, says so once, and `info` says why."""
+    python = _environment(tmp_path / "venv")
+    pip_install = (python, "-m", "pip", "install", "--no-deps", "--no-index", "--no-build-isolation")
+    sources = tmp_path / "sources"
+    shutil.copytree(checkout, sources, ignore=shutil.ignore_patterns("build", "*.so"))  # what was compiled for the wheel
+    _run(*pip_install, sources, environment=NO_COMPILER)
+    text, told = _decoded(python, tmp_path)
+    assert text == "AA B"
+    assert len(told) == 1 and "decodes CTC in Python, many times slower: its C++ extension is not built" in told[0]
+    assert re.search(r"C\+\+ extension +not built", _run(tmp_path / "venv/bin/hubert-fast", "info", cwd=tmp_path))
+
+
 def test_editable(checkout, tmp_path):
     python = _environment(tmp_path / "venv")
-    _run(python, "-m", "pip", "install", "--no-deps", "--no-index", "--no-build-isolation", "--editable", checkout)
+    pip_install = (python, "-m", "pip", "install", "--no-deps", "--no-index", "--no-build-isolation")
+    _run(*pip_install, "--editable", checkout, environment=NO_COMPILER)
     package, kernel = _found(python, tmp_path)
     assert package == checkout / "hubert_fast" and kernel == checkout / "kernels" / "layer_norm.py"
 

@@ -7,19 +7,15 @@ import pytest
 import torch
 import transformers
 from conftest import assert_close
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from hubert_fast import HubertProcessor
-from hubert_fast.ctc import Token, collapse
 from hubert_fast.hub import CheckpointError
-from hubert_fast.processing import CTCTokenizer, FeatureExtractor
+from hubert_fast.processing import FeatureExtractor
+from hubert_fast.tokenizer import CTCTokenizer
 
 LARGE_LS960 = "<pad> <s> </s> <unk> | E T A O N I H S R D L U M W C F G Y P B V K ' X J Q Z".split()
-
-
-def test_collapse_keeps_a_letter_said_twice_and_knows_its_frames():
-    assert collapse([0, 5, 5, 0, 5, 7, 7, 7, 0], 0) == [Token(5, 1, 2), Token(5, 4, 4), Token(7, 5, 7)]
-    assert collapse([3, 3, 3], 3) == [] and collapse([], 0) == []
-    assert collapse([0, 0, 4, 0], 4) == [Token(0, 0, 1), Token(0, 3, 3)]  # the blank need not be 0
 
 
 @pytest.fixture(params=[True, False], ids=["mask", "no mask"])
@@ -97,37 +93,100 @@ def _their_tokenizer(folder, tokens=LARGE_LS960, **options):
     return tokenizer
 
 
-@pytest.mark.parametrize(
-    "tokens, options",
-    [
-        (LARGE_LS960, {}),
-        (LARGE_LS960, dict(do_lower_case=True)),
-        (["a", "b", " ", "ch", "é", "[PAD]", "[UNK]", "<s>", "</s>"],
-         dict(pad_token="[PAD]", unk_token="[UNK]", word_delimiter_token=" ")),
-        (["|", "x", "y", "<pad>", "<unk>", "<s>", "</s>"], dict(replace_word_delimiter_char="_")),
-    ],
-    ids=["large-ls960", "lower case", "blank last, two-letter token", "delimiter character"],
-)  # fmt: skip
-def test_text_equals_that_of_transformers(tmp_path, tokens, options):
-    theirs = _their_tokenizer(tmp_path, tokens, **options)
-    ours = CTCTokenizer.from_pretrained(tmp_path)
-    assert ours.pad_token_id == theirs.pad_token_id
-    rng = np.random.default_rng(0)
-    special = set(theirs.all_special_ids) - {theirs.pad_token_id}
-    ids = [index for index in range(len(tokens)) if index not in special]
-    for length in (0, 1, 5, 80, 80, 80):
-        # half blanks, as in real output; special tokens are compared below
-        row = np.where(rng.random(length) < 0.5, ours.pad_token_id, rng.choice(ids, length))
-        # transformers also tidies spaces before punctuation, unless told not to: see the README
-        assert ours.decode(row) == theirs.decode(row, clean_up_tokenization_spaces=False)
+VOCABULARIES = {
+    "large-ls960": (LARGE_LS960, {}),
+    "lower case": (LARGE_LS960, dict(do_lower_case=True)),
+    "blank last, tokens of two letters": (
+        ["a", "b", " ", "ch", "é", "[PAD]", "[UNK]", "<s>", "</s>"],
+        dict(pad_token="[PAD]", unk_token="[UNK]", word_delimiter_token=" "),
+    ),
+    "delimiter written as another character": (
+        ["|", "x", "y", "<pad>", "<unk>", "<s>", "</s>"],
+        dict(replace_word_delimiter_char="_"),
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=VOCABULARIES, ids=list(VOCABULARIES))
+def tokenizers(request, tmp_path_factory):
+    """transformers' tokenizer and ours, from its files."""
+    tokens, options = VOCABULARIES[request.param]
+    folder = tmp_path_factory.mktemp("tokenizer")
+    return _their_tokenizer(folder, tokens, **options), CTCTokenizer.from_pretrained(folder)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_batch_decode_and_its_offsets_equal_those_of_transformers(tokenizers, data):
+    theirs, ours = tokenizers
+    blank, size = ours.pad_token_id, len(ours.vocabulary)
+    ids = st.one_of(st.just(blank), st.integers(0, size - 1))  # half blanks, as in real output
+    length = data.draw(st.integers(0, 40))
+    rows = data.draw(st.lists(st.lists(ids, min_size=length, max_size=length), min_size=1, max_size=4))
+    group = data.draw(st.booleans())
+    # transformers 4.34.1 also tidies spaces before punctuation, unless told not to: see the README
+    options = dict(group_tokens=group, output_char_offsets=True, output_word_offsets=True)
+    expected = theirs.batch_decode(rows, **options, clean_up_tokenization_spaces=False)
+    for batch in (rows, torch.tensor(rows), np.array(rows)):
+        found = ours.batch_decode(batch, **options)
+        assert found.text == expected["text"]
+        assert found.char_offsets == expected["char_offsets"]
+        assert found.word_offsets == expected["word_offsets"]
+    assert ours.batch_decode(rows, group_tokens=group) == expected["text"]
+    assert list(ours.batch_decode(rows, output_word_offsets=True).keys()) == ["text", "word_offsets"]
+    if length:
+        assert ours.decode(rows[0], **options).word_offsets == expected["word_offsets"][0]
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_skipping_special_tokens_is_what_blanks_in_their_place_are(tokenizers, data):
+    """transformers drops them before it merges runs, blanks among them, and so makes HELO of HELLO."""
+    theirs, ours = tokenizers
+    row = data.draw(st.lists(st.integers(0, len(ours.vocabulary) - 1), max_size=40))
+    blanked = [ours.pad_token_id if id in ours.special_ids else id for id in row]
+    options = dict(output_char_offsets=True, output_word_offsets=True)
+    expected = theirs.batch_decode([blanked], **options, clean_up_tokenization_spaces=False)
+    found = ours.batch_decode([row], skip_special_tokens=True, **options)
+    assert (found.text, found.char_offsets, found.word_offsets) == tuple(expected.values())
+
+
+def test_text_becomes_labels_as_in_transformers(tmp_path):
+    theirs = _their_tokenizer(tmp_path, LARGE_LS960)
+    ours = HubertProcessor(FeatureExtractor(return_attention_mask=True), CTCTokenizer.from_pretrained(tmp_path))
+    for text in ("HELLO WORLD", "", "IT'S", "naïve"):
+        assert ours(text=text).input_ids == theirs(text).input_ids
+    assert ours(text=["A B", "C"]).input_ids == theirs(["A B", "C"]).input_ids
+    with pytest.raises(ValueError, match="'x' is not in the vocabulary, and neither is '<unk>'"):
+        CTCTokenizer({"<pad>": 0})("x")
+    with pytest.raises(ValueError, match="waveforms, text or both, but got neither"):
+        ours()
+
+
+def test_a_collator_pads_as_with_transformers(tmp_path, speech):
+    tokenizer = _their_tokenizer(tmp_path)
+    extractor = transformers.Wav2Vec2FeatureExtractor(return_attention_mask=True)
+    theirs = transformers.Wav2Vec2Processor(feature_extractor=extractor, tokenizer=tokenizer)
+    ours = HubertProcessor(FeatureExtractor(return_attention_mask=True), CTCTokenizer.from_pretrained(tmp_path))
+    rows = [ours([waveform]).input_values[0] for waveform in (speech, speech[:5000])]
+    features = [{"input_values": row.numpy()} for row in rows]
+    labels = [{"input_ids": ours(text=text).input_ids} for text in ("HELLO", "A B C D E")]
+    found = ours.pad(features, labels, padding=True, return_tensors="pt")
+    expected = theirs.pad(features, labels=labels, padding=True, return_tensors="pt")
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+    found, expected = (processor.pad(labels=labels, return_tensors="pt") for processor in (ours, theirs))
+    assert torch.equal(found.input_ids, expected.input_ids) and torch.equal(found.attention_mask, expected.attention_mask)
+    together = ours([speech], text=["A B"])
+    assert together.labels == [ours(text="A B").input_ids] and together.input_values.shape == (1, len(speech))
 
 
 def test_doubled_letters_survive_and_special_tokens_do_not(tmp_path):
     _their_tokenizer(tmp_path)
     ours = CTCTokenizer.from_pretrained(tmp_path)
     ids = [LARGE_LS960.index(token) for token in ("<s>", "H", "E", "L", "<pad>", "L", "L", "O", "|", "<unk>", "A", "</s>")]
-    assert ours.decode(ids) == "HELLO A"
-    assert ours.decode(ids, skip_special_tokens=False) == "<s>HELLO <unk>A</s>"
+    assert ours.decode(ids, skip_special_tokens=True) == "HELLO A"
+    assert ours.decode(ids) == "<s>HELLO <unk>A</s>"
 
 
 def test_files_go_both_ways(tmp_path):
@@ -171,5 +230,5 @@ def test_tokenizer_file_troubles(tmp_path):
         FeatureExtractor.from_pretrained(tmp_path)
     with pytest.raises(ValueError, match="maps 'a' to '1'"):
         CTCTokenizer({"<pad>": 0, "a": "1"})
-    with pytest.raises(ValueError, match="token id 9 is not in the vocabulary of 2"):
+    with pytest.raises(ValueError, match="token id 9, which is not in the vocabulary of 2"):
         CTCTokenizer.from_pretrained(tmp_path).decode([9])

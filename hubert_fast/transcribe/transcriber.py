@@ -88,7 +88,7 @@ class Transcriber:
         batch = self.processor([waveform], sampling_rate=self.sample_rate_hz)
         # one row without padding needs no mask
         logits = self.model(batch["input_values"].to(self.model.device, self.model.dtype)).logits
-        return self.processor.decode(logits[0].argmax(dim=-1).cpu())
+        return self.processor.decode(logits[0].argmax(dim=-1).cpu(), skip_special_tokens=True)
 
     def transcribe_file(self, path: str | Path) -> Transcript:
         """Decode, downmix, resample and transcribe one audio file. Raises ``AudioError`` saying what is wrong with it."""

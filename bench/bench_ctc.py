@@ -1,0 +1,186 @@
+"""Greedy CTC decoding, from ids to text with word times: ``pytest bench/bench_ctc.py``, which appends to results/ctc.csv.
+
+64 utterances of 1,500 frames over 32 tokens, with letters as frequent, words as long and blanks as many as in speech.
+Providers: ours (C++ on one and two threads, and the Python fallback), transformers' ``batch_decode(output_word_offsets=True)``,
+and flashlight's lexicon-free decoder with a beam of one (tokens only: no text, no word times), where it is installed.
+Answers are compared before anything is timed. The ratio to transformers is measured apart, the two in turn.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import json
+import platform
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import transformers
+
+import hubert_fast
+from hubert_fast.ctc import Vocabulary, decode_raw, greedy_decode
+
+RESULTS = Path(__file__).parent / "results" / "ctc.csv"
+TOKENS = "<pad> <s> </s> <unk> | E T A O N I H S R D L U M W C F G Y P B V K ' X J Q Z".split()
+VOCABULARY = Vocabulary(tuple(TOKENS), frozenset(range(4)))
+UTTERANCES, FRAMES, DELIMITER = 64, 1500, 4
+
+
+def frame_ids() -> np.ndarray:
+    """Best ids as a recogniser gives them, int64 ``[B, T]``: tokens of one or two frames, up to three blanks between."""
+    rng = np.random.default_rng(0)
+    ids = np.zeros((UTTERANCES, FRAMES), np.int64)
+    for row in ids:
+        frame = letters = 0
+        while frame < FRAMES:
+            ends = letters >= 2 and rng.random() < 0.28
+            token = DELIMITER if ends else 5 + min(26, int(rng.geometric(0.12)) - 1)
+            letters = 0 if ends else letters + 1
+            run = int(rng.integers(1, 3))
+            row[frame : frame + run] = token
+            frame += run + int(rng.integers(0, 4))
+    return ids
+
+
+IDS = frame_ids()
+LENGTHS = np.full(UTTERANCES, FRAMES)
+LOG_PROBS = -np.random.default_rng(1).random(IDS.shape).astype(np.float32)
+
+
+def ours(threads: int, backend: str = "c++"):
+    return greedy_decode(
+        IDS, LENGTHS, VOCABULARY, blank_id=0, timestamps="word", log_probs=LOG_PROBS, threads=threads, backend=backend
+    )
+
+
+def flashlight():
+    decoder = pytest.importorskip("flashlight.lib.text.decoder", reason="flashlight-text is not installed")
+    options = decoder.LexiconFreeDecoderOptions(
+        beam_size=1, beam_size_token=1, beam_threshold=50, lm_weight=0, sil_score=0, log_add=False,
+        criterion_type=decoder.CriterionType.CTC,
+    )  # fmt: skip
+    greedy = decoder.LexiconFreeDecoder(options, decoder.ZeroLM(), DELIMITER, 0, [])
+    emissions = np.full((UTTERANCES, FRAMES, len(TOKENS)), -10, np.float32)
+    np.put_along_axis(emissions, IDS[..., None], 0, axis=-1)
+    return lambda: [greedy.decode(row.ctypes.data, FRAMES, len(TOKENS))[0].tokens for row in emissions]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    path = tmp_path_factory.mktemp("vocabulary") / "vocab.json"
+    path.write_text(json.dumps({token: id for id, token in enumerate(TOKENS)}))
+    return transformers.Wav2Vec2CTCTokenizer(str(path))
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """Collects the rows of this run, and writes them when it is over."""
+    collected: list[dict] = []
+    yield collected
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=RESULTS.parent)
+    common = {
+        "utc": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "version": hubert_fast.__version__,
+        "commit": commit.stdout.strip(),
+        "python": platform.python_version(),
+        "transformers": transformers.__version__,
+        "device": _processor(),
+    }
+    new = not RESULTS.exists()
+    with open(RESULTS, "a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [*common, *collected[0]])
+        if new:
+            writer.writeheader()
+        writer.writerows({**common, **row} for row in collected)
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+
+
+def row(op: str, provider: str, threads: int, seconds: list[float], frames: int, ratio: float | str = "") -> dict:
+    p20, p50, p80 = np.percentile(seconds, [20, 50, 80])
+    return {
+        "op": op,
+        "provider": provider,
+        "threads": threads,
+        "frames": frames,
+        "p20_ms": round(1e3 * p20, 3),
+        "p50_ms": round(1e3 * p50, 3),
+        "p80_ms": round(1e3 * p80, 3),
+        "million_frames_per_second": round(frames / p50 / 1e6, 2),
+        "ratio": ratio if ratio == "" else round(ratio, 2),
+    }
+
+
+def seconds_of(call) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def in_turn(calls: list, rounds: int) -> list[list[float]]:
+    """Seconds of each call, all called once a round."""
+    times: list[list[float]] = [[] for _ in calls]
+    for _ in range(rounds):
+        for call, seconds in zip(calls, times):
+            seconds.append(seconds_of(call))
+    return times
+
+
+def test_the_answers_are_the_same(tokenizer):
+    expected = tokenizer.batch_decode(IDS, output_word_offsets=True)
+    for found in (ours(1), ours(2), ours(1, "python")):
+        assert [one.text for one in found] == expected["text"]
+        for one, offsets in zip(found, expected["word_offsets"]):
+            assert [word.word for word in one.words] == [entry["word"] for entry in offsets]
+            assert [round(word.start_seconds / 0.02) for word in one.words] == [entry["start_offset"] for entry in offsets]
+            assert [round(word.end_seconds / 0.02) for word in one.words] == [entry["end_offset"] for entry in offsets]
+
+
+PROVIDERS = {
+    "hubert_fast C++, 1 thread": (1, lambda tokenizer: lambda: ours(1)),
+    "hubert_fast C++, 2 threads": (2, lambda tokenizer: lambda: ours(2)),
+    "hubert_fast Python": (1, lambda tokenizer: lambda: ours(1, "python")),
+    "transformers": (1, lambda tokenizer: lambda: tokenizer.batch_decode(IDS, output_word_offsets=True)),
+    "flashlight, beam of one, tokens only": (1, lambda tokenizer: flashlight()),
+}
+
+
+@pytest.mark.benchmark(group="ids to text with word times, 64 x 1,500 frames")
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_provider(benchmark, tokenizer, rows, provider):
+    threads, make = PROVIDERS[provider]
+    call = make(tokenizer)
+    rounds = 40 if seconds_of(call) < 0.02 else 9
+    benchmark.pedantic(call, rounds=rounds, warmup_rounds=2)
+    rows.append(row("text with word times", provider, threads, benchmark.stats.stats.data, IDS.size))
+
+
+def test_fifty_times_transformers_on_one_thread(tokenizer, rows):
+    times = in_turn([lambda: ours(1), lambda: tokenizer.batch_decode(IDS, output_word_offsets=True)], rounds=15)
+    ratio = np.median(times[1]) / np.median(times[0])
+    rows.append(row("text with word times, in turn with transformers", "hubert_fast C++", 1, times[0], IDS.size, ratio))
+    rows.append(row("text with word times, in turn with transformers", "transformers", 1, times[1], IDS.size))
+    assert ratio >= 50, f"{ratio:.0f} times transformers' speed"
+
+
+@pytest.mark.parametrize("words", [False, True], ids=["text", "text and words"])
+def test_two_threads(rows, words):
+    """Ten times the batch, before Python objects are made of words: these take the interpreter, one after the other."""
+    ids, log_probs, lengths = np.tile(IDS, (10, 1)), np.tile(LOG_PROBS, (10, 1)), np.tile(LENGTHS, 10)
+    begins = np.arange(len(ids)) * FRAMES
+
+    def core(threads: int):
+        return decode_raw(ids, begins, lengths, VOCABULARY, 0, log_probs=log_probs, words=words, threads=threads, backend="c++")
+
+    times = in_turn([lambda: core(1), lambda: core(2)], rounds=25)
+    ratio = np.median(times[0]) / np.median(times[1])
+    for threads, seconds in enumerate(times, 1):
+        op = "text and word arrays" if words else "text"
+        rows.append(row(f"{op}, ten batches", "hubert_fast C++", threads, seconds, ids.size, ratio if threads == 2 else ""))
+    assert ratio > (1.3 if words else 1.7), f"{ratio:.2f} times as fast on two threads"

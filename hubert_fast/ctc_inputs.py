@@ -1,0 +1,90 @@
+"""What greedy decoding is given, checked: logits or ids, packed or padded, as arrays on the host with a span per utterance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+ID_DTYPES = (np.int64, np.int32, np.int16, np.uint8)
+
+
+def best_of(
+    logits_or_ids: torch.Tensor | np.ndarray, log_probs: torch.Tensor | np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the best id of each frame and, if known, its log-probability, on the host: ``[N]`` or ``[B, T]`` both."""
+    frames = torch.from_numpy(logits_or_ids) if _floating_array(logits_or_ids) else logits_or_ids
+    if isinstance(frames, torch.Tensor) and frames.is_floating_point():
+        if frames.dim() not in (2, 3) or frames.shape[-1] == 0:
+            raise ValueError(f"logits must be [N, V] or [B, T, V], but have shape {list(frames.shape)}")
+        if log_probs is not None:
+            raise ValueError("log_probs go with ids; of logits they are computed")
+        with torch.no_grad():
+            frames = frames if frames.dtype == torch.float64 else frames.float()
+            best, ids = frames.max(dim=-1)
+            log_probs = best - frames.logsumexp(dim=-1)
+            return ids.to("cpu", torch.int32).numpy(), log_probs.to("cpu", torch.float32).numpy()
+    ids = _host(frames, "ids")
+    if ids.dtype not in ID_DTYPES:
+        raise ValueError(f"ids must be int64, int32, int16 or uint8, but are {ids.dtype}")
+    if ids.ndim not in (1, 2):
+        raise ValueError(f"ids must be [N] or [B, T], but have shape {list(ids.shape)}")
+    if log_probs is None:
+        return ids, None
+    log_probs = _host(log_probs, "log_probs")
+    if log_probs.shape != ids.shape or not np.issubdtype(log_probs.dtype, np.floating):
+        raise ValueError(
+            f"log_probs must be floating point of the ids' shape, {list(ids.shape)}, "
+            f"but are {log_probs.dtype} {list(log_probs.shape)}"
+        )
+    return ids, log_probs
+
+
+def _floating_array(values: Any) -> bool:
+    return isinstance(values, np.ndarray) and np.issubdtype(values.dtype, np.floating)
+
+
+def _host(values: Any, name: str) -> np.ndarray:
+    if isinstance(values, torch.Tensor):
+        values = values.detach()
+        return (values.float() if values.is_floating_point() else values).cpu().numpy()
+    if not isinstance(values, np.ndarray):
+        raise ValueError(f"{name} must be a tensor or an array, but are a {type(values).__name__}")
+    return values
+
+
+def spans_of(
+    shape: tuple[int, ...], cu_seqlens_or_lengths: torch.Tensor | np.ndarray | Sequence[int] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return begin and length of each utterance in the flattened frames of ``shape``: int64 ``[B]`` both."""
+    packed, given = len(shape) == 1, cu_seqlens_or_lengths
+    name = "cu_seqlens" if packed else "lengths"
+    if given is None:
+        if packed:
+            raise ValueError("packed frames need cu_seqlens, where each utterance begins and the last one ends, but got None")
+        given = np.full(shape[0], shape[1])
+    given = _host(given, name) if isinstance(given, (torch.Tensor, np.ndarray)) else np.asarray(given, dtype=object)
+    try:
+        if given.dtype == object:
+            given = np.array([entry.__index__() for entry in given], dtype=np.int64)
+    except (AttributeError, OverflowError):
+        raise ValueError(f"{name} must be whole numbers, but are {cu_seqlens_or_lengths!r}") from None
+    if given.ndim != 1 or not np.issubdtype(given.dtype, np.integer):
+        raise ValueError(f"{name} must be whole numbers in one dimension, but are {given.dtype} {list(given.shape)}")
+    given = given.astype(np.int64)
+    if packed:
+        if len(given) == 0 or given[0] < 0 or given[-1] > shape[0] or (np.diff(given) < 0).any():
+            raise ValueError(f"cu_seqlens must not fall, and be 0 to {shape[0]} frames, but is {_short(given)}")
+        return given[:-1].copy(), np.diff(given)
+    if len(given) != shape[0]:
+        raise ValueError(f"lengths must be one per utterance, {shape[0]}, but are {len(given)}")
+    outside = given[(given < 0) | (given > shape[1])]
+    if len(outside):
+        raise ValueError(f"lengths must be 0 to {shape[1]}, the number of frames, but one is {outside[0]}")
+    return np.arange(shape[0], dtype=np.int64) * shape[1], given
+
+
+def _short(values: np.ndarray) -> str:
+    return str(values.tolist()) if len(values) <= 12 else f"{values[:6].tolist()[:-1]}... ({len(values)} numbers)"

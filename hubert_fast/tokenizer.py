@@ -1,0 +1,229 @@
+"""A CTC vocabulary in the file formats of transformers' Wav2Vec2CTCTokenizer: ids to text and offsets, text to ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .ctc import Vocabulary, decode_raw
+from .hub import CheckpointError, read_json, read_optional_json, resolve_file, write_json
+from .outputs import ModelOutput
+
+VOCABULARY_NAME = "vocab.json"
+TOKENIZER_CONFIG_NAME = "tokenizer_config.json"
+SPECIAL_TOKENS_NAME = "special_tokens_map.json"
+ADDED_TOKENS_NAME = "added_tokens.json"
+
+
+class CTCTokenizerOutput(ModelOutput):
+    """What decoding gives when offsets are asked for; of a batch, a list of each.
+
+    char_offsets, word_offsets: dictionaries with ``char`` or ``word``, ``start_offset`` and ``end_offset`` (exclusive), in
+        frames.
+    """
+
+    text: str | list[str]
+    char_offsets: list | None
+    word_offsets: list | None
+
+
+@dataclass
+class CTCTokenizer:
+    """A CTC vocabulary: token ids to text.
+
+    vocabulary: token to id. The word delimiter is written as ``replace_word_delimiter_char``.
+    """
+
+    vocabulary: dict[str, int]
+    pad_token: str = "<pad>"
+    unk_token: str = "<unk>"
+    bos_token: str = "<s>"
+    eos_token: str = "</s>"
+    word_delimiter_token: str = "|"
+    replace_word_delimiter_char: str = " "
+    do_lower_case: bool = False
+    tokens: dict[int, str] = field(init=False, repr=False)
+
+    def __post_init__(self):
+        self._made: dict[Any, Any] = {}
+        for token, id in self.vocabulary.items():
+            if type(id) is not int:
+                raise ValueError(f"the vocabulary must map tokens to whole numbers, but maps {token!r} to {id!r}")
+        self.tokens = {id: token for token, id in self.vocabulary.items()}
+        if self.pad_token not in self.vocabulary:
+            raise ValueError(f"the vocabulary lacks the pad token {self.pad_token!r}, which is CTC's blank")
+
+    @property
+    def pad_token_id(self) -> int:
+        """The blank."""
+        return self.vocabulary[self.pad_token]
+
+    @property
+    def special_ids(self) -> set[int]:
+        names = (self.pad_token, self.unk_token, self.bos_token, self.eos_token)
+        return {self.vocabulary[name] for name in names if name in self.vocabulary}
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path, **hub_options: Any) -> CTCTokenizer:
+        """Read ``vocab.json`` and, where there are any, the tokenizer configuration, special and added tokens."""
+        vocabulary = read_json(resolve_file(name_or_path, VOCABULARY_NAME, **hub_options))
+        special = read_optional_json(name_or_path, SPECIAL_TOKENS_NAME, hub_options)
+        config = special | read_optional_json(name_or_path, TOKENIZER_CONFIG_NAME, hub_options)
+        if any(isinstance(entry, dict) for entry in vocabulary.values()):  # MMS: one vocabulary per language
+            language = config.get("target_lang")
+            if language not in vocabulary:
+                raise CheckpointError(
+                    f"{VOCABULARY_NAME} of {name_or_path} has a vocabulary per language ({', '.join(vocabulary)}), "
+                    f"and target_lang in {TOKENIZER_CONFIG_NAME} is {language!r}"
+                )
+            vocabulary = vocabulary[language]
+        added = {entry["content"]: int(id) for id, entry in config.get("added_tokens_decoder", {}).items()}
+        added |= read_optional_json(name_or_path, ADDED_TOKENS_NAME, hub_options)
+        options = {}
+        for name in cls.__dataclass_fields__:
+            value = config.get(name)
+            if name not in ("vocabulary", "tokens") and value is not None:
+                options[name] = value["content"] if isinstance(value, dict) else value
+        return cls({**vocabulary, **added}, **options)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        special = {name: getattr(self, name) for name in ("bos_token", "eos_token", "unk_token", "pad_token")}
+        config = special | {
+            "word_delimiter_token": self.word_delimiter_token,
+            "replace_word_delimiter_char": self.replace_word_delimiter_char,
+            "do_lower_case": self.do_lower_case,
+            "tokenizer_class": "Wav2Vec2CTCTokenizer",
+        }
+        write_json(Path(folder, VOCABULARY_NAME), self.vocabulary)
+        write_json(Path(folder, TOKENIZER_CONFIG_NAME), config)
+        write_json(Path(folder, SPECIAL_TOKENS_NAME), special)
+
+    def vocabulary_of(self, skip_special_tokens: bool) -> Vocabulary:
+        """Return the vocabulary for :mod:`hubert_fast.ctc`; made anew when the tokenizer was changed."""
+        special = frozenset(self.special_ids) if skip_special_tokens else frozenset()
+        key = (special, self.word_delimiter_token, self.replace_word_delimiter_char, self.do_lower_case)
+        if self._made.get("of") != self.vocabulary:
+            self._made = {"of": dict(self.vocabulary)}
+        if key not in self._made:
+            self._made[key] = Vocabulary(Vocabulary.of(self.vocabulary).tokens, *key)
+        return self._made[key]
+
+    def decode(
+        self,
+        frame_ids: Iterable[int],
+        skip_special_tokens: bool = False,
+        *,
+        group_tokens: bool = True,
+        output_char_offsets: bool = False,
+        output_word_offsets: bool = False,
+    ) -> str | CTCTokenizerOutput:
+        """Turn the best id of each frame, ``[T]``, into text. See :meth:`batch_decode`."""
+        frame_ids = frame_ids if isinstance(frame_ids, (torch.Tensor, np.ndarray)) else list(frame_ids)
+        decoded = self.batch_decode(
+            [frame_ids],
+            skip_special_tokens,
+            group_tokens=group_tokens,
+            output_char_offsets=output_char_offsets,
+            output_word_offsets=output_word_offsets,
+        )
+        if isinstance(decoded, list):
+            return decoded[0]
+        return CTCTokenizerOutput({name: values[0] for name, values in decoded.items()})
+
+    def batch_decode(
+        self,
+        frame_ids: torch.Tensor | np.ndarray | Sequence[Iterable[int]],
+        skip_special_tokens: bool = False,
+        *,
+        group_tokens: bool = True,
+        output_char_offsets: bool = False,
+        output_word_offsets: bool = False,
+    ) -> list[str] | CTCTokenizerOutput:
+        """Turn the best ids of a batch, ``[B, T]`` or sequences of any lengths, into texts.
+
+        skip_special_tokens: leave out padding, unknown, beginning and end tokens; a letter said twice stays twice.
+        group_tokens: merge runs, as CTC does; ``False`` for ids that are merged already.
+        output_char_offsets, output_word_offsets: return a :class:`CTCTokenizerOutput` with them.
+
+        Raises ``ValueError`` naming an id that is not in the vocabulary.
+        """
+        ids, lengths = _flat(frame_ids)
+        raw = decode_raw(
+            ids,
+            np.cumsum(lengths) - lengths,
+            lengths,
+            self.vocabulary_of(skip_special_tokens),
+            self.pad_token_id,
+            group=group_tokens,
+            tokens=output_char_offsets,
+            words=output_word_offsets,
+        )
+        texts = [text.strip() for text in raw["texts"]]
+        texts = [text.lower() for text in texts] if self.do_lower_case else texts
+        if not (output_char_offsets or output_word_offsets):
+            return texts
+        output = CTCTokenizerOutput(text=texts)
+        if output_char_offsets:
+            written, _ = self.vocabulary_of(skip_special_tokens).written()
+            characters = [written[id] for id in raw["token_ids"].tolist()]
+            output.char_offsets = _offsets("char", characters, raw["token_begins"], raw["token_ends"], raw["token_counts"])
+        if output_word_offsets:
+            output.word_offsets = _offsets("word", raw["words"], raw["word_begins"], raw["word_ends"], raw["word_counts"])
+        return output
+
+    def __call__(self, text: str | Sequence[str]) -> dict[str, list]:
+        """Turn text into ``input_ids``, the labels of training: a list of ids, or one for each text.
+
+        Every character is a token; spaces are the word delimiter; what is not in the vocabulary is ``unk_token``.
+
+        Raises ``ValueError`` when there is neither.
+        """
+        if isinstance(text, str):
+            return {"input_ids": self._encode(text)}
+        return {"input_ids": [self._encode(one) for one in text]}
+
+    def _encode(self, text: str) -> list[int]:
+        text = text.upper() if self.do_lower_case else text
+        unknown = self.vocabulary.get(self.unk_token)
+        ids = [self.vocabulary.get(character, unknown) for character in text.replace(" ", self.word_delimiter_token)]
+        if None in ids:
+            raise ValueError(f"{text[ids.index(None)]!r} is not in the vocabulary, and neither is {self.unk_token!r} for it")
+        return ids
+
+    def pad(self, labels: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """Pad label sequences, ``{"input_ids": ids}`` each, to ``input_ids`` and ``attention_mask``, int64 ``[B, L]``."""
+        rows = labels["input_ids"] if isinstance(labels, Mapping) else [row["input_ids"] for row in labels]
+        lengths = torch.tensor([len(row) for row in rows])
+        padded = torch.full((len(rows), int(max(lengths, default=0))), self.pad_token_id)
+        for out, row in zip(padded, rows):
+            out[: len(row)] = torch.as_tensor(row)
+        return {"input_ids": padded, "attention_mask": (torch.arange(padded.shape[1]) < lengths[:, None]).long()}
+
+
+def _flat(frame_ids: torch.Tensor | np.ndarray | Sequence[Iterable[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return all ids in one array, ``[N]``, and how many each sequence has, int64 ``[B]``."""
+    if isinstance(frame_ids, torch.Tensor):
+        frame_ids = frame_ids.detach().cpu().numpy()
+    if isinstance(frame_ids, np.ndarray):
+        if frame_ids.ndim != 2 or not (np.issubdtype(frame_ids.dtype, np.integer) or frame_ids.size == 0):
+            raise ValueError(f"frame ids must be whole numbers [B, T], but are {frame_ids.dtype} {list(frame_ids.shape)}")
+        return frame_ids.astype(np.int64, copy=False).reshape(-1), np.full(len(frame_ids), frame_ids.shape[1], np.int64)
+    rows = [np.asarray(row.cpu() if isinstance(row, torch.Tensor) else row) for row in frame_ids]
+    for row in rows:
+        if row.ndim != 1 or not (np.issubdtype(row.dtype, np.integer) or row.size == 0):
+            raise ValueError(f"frame ids must be sequences of whole numbers, but one is {row.dtype} {list(row.shape)}")
+    lengths = np.array([len(row) for row in rows], np.int64)
+    return np.concatenate([np.zeros(0, np.int64), *(row.astype(np.int64) for row in rows)]), lengths
+
+
+def _offsets(name: str, texts: list[str], begins: np.ndarray, ends: np.ndarray, counts: np.ndarray) -> list[list[dict]]:
+    rows = (
+        {name: text, "start_offset": begin, "end_offset": end}
+        for text, begin, end in zip(texts, begins.tolist(), ends.tolist())
+    )
+    return [[next(rows) for _ in range(count)] for count in counts.tolist()]

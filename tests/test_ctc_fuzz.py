@@ -1,0 +1,107 @@
+"""The raw entry point of the C++ extension, called wrongly in every way: an exception or an answer, never a crash.
+
+``make sanitize`` runs this where a read or write outside of a buffer ends the process.
+"""
+
+import numpy as np
+import pytest
+
+from hubert_fast import ctc
+
+_ctc = pytest.importorskip("hubert_fast._ctc", reason=f"not built: {ctc.why_not_built()}")
+DTYPES = [np.int64, np.int32, np.int16, np.uint8, np.float32, np.float64, bool, np.uint64, ">i8", "U1", object, complex]
+
+
+def _array(rng, size, low, high):
+    """An array that may be of another dtype, shape, stride or alignment than it should be."""
+    dtype = DTYPES[rng.choice(len(DTYPES), p=[0.5, 0.1, 0.1, 0.1] + [0.2 / 8] * 8)]
+    array = rng.integers(low, high, size).astype(dtype)
+    kind = rng.integers(0, 20)
+    if kind == 0:
+        return array[::-1]
+    if kind == 1:
+        return np.repeat(array, 2)[::2]
+    if kind == 2:
+        return array.reshape(-1, 1)
+    if kind == 3 and dtype == np.int64:
+        return np.frombuffer(b"x" + array.tobytes(), np.uint8)[1:].view(np.int64)  # not aligned
+    if kind == 4:
+        return np.broadcast_to(array[:1], (size,)) if size else array
+    return array
+
+
+def _wild(rng, small):
+    return int(rng.choice([small, -1, 0, 2**31, 2**63 - 1, -(2**63), small + 1]))
+
+
+def test_random_arguments():
+    rng = np.random.default_rng(0)
+    outcomes = {"answer": 0, "error": 0}
+    for _ in range(4000):
+        size, utterances = int(rng.integers(0, 200)), int(rng.integers(0, 8))
+        vocabulary = int(rng.integers(1, 20))
+        table = _ctc.Table(["é" * int(rng.integers(0, 4)) for _ in range(vocabulary)], rng.integers(0, 4, vocabulary).tolist())
+        ids = _array(rng, size, -1 if rng.random() < 0.2 else 0, vocabulary + (rng.random() < 0.2))
+        begins = np.sort(rng.integers(0, size + 1, utterances))
+        lengths = rng.integers(0, size + 1 - begins.max(initial=0), utterances)
+        if rng.random() < 0.3 and utterances:
+            (begins if rng.random() < 0.5 else lengths)[rng.integers(0, utterances)] = _wild(rng, size)
+        if rng.random() < 0.1:
+            begins = _array(rng, utterances, 0, size + 1)
+        log_probs = None if rng.random() < 0.5 else rng.random(size + (rng.random() < 0.1)).astype(np.float32)
+        if log_probs is not None and rng.random() < 0.1:
+            log_probs = log_probs.astype(np.float64) if rng.random() < 0.5 else log_probs[::2]
+        blank = _wild(rng, 0) if rng.random() < 0.1 else int(rng.integers(0, vocabulary))
+        threads = _wild(rng, 3) if rng.random() < 0.05 else int(rng.integers(1, 5))
+        flags = [bool(flag) for flag in rng.integers(0, 2, 3)]
+        try:
+            answer = _ctc.decode(ids, begins, lengths, table, blank, log_probs, *flags, threads)
+        except (ValueError, TypeError):
+            outcomes["error"] += 1
+            continue
+        outcomes["answer"] += 1
+        assert len(answer["texts"]) == len(answer["text_means"]) == utterances
+    assert min(outcomes.values()) > 500, outcomes
+
+
+@pytest.mark.parametrize("tokens, kinds", [(["a"], []), (["a"], [4]), (["a"], [-1]), ([1], [0]), ([b"\xff"], [0])])
+def test_wrong_tables(tokens, kinds):
+    ids, begins, lengths = np.zeros(2, np.int64), np.zeros(1, np.int64), np.full(1, 2)
+    with pytest.raises((ValueError, TypeError)):  # bytes that are no UTF-8 are found when they become text
+        table = _ctc.Table([*tokens, "b"], [*kinds, 0] if kinds else kinds)
+        _ctc.decode(ids, begins, lengths, table, 1, None, True, True, True, 1)
+
+
+def test_wrong_kinds_of_arguments():
+    table, one = _ctc.Table(["a"], [0]), np.zeros(1, np.int64)
+    for wrong in (None, "ids", 3, [0], b"0", object(), memoryview(b"0")):
+        for position in range(3):
+            arguments = [one, one, one]
+            arguments[position] = wrong
+            try:
+                _ctc.decode(*arguments, table, 0)
+            except (ValueError, TypeError):
+                continue
+            assert position in (0, 1, 2)  # what converts to an array may be decoded
+    with pytest.raises(TypeError):
+        _ctc.decode(one, one, one, None, 0)
+    with pytest.raises((TypeError, ValueError)):
+        _ctc.decode(one, one, one, table, 2**80)
+
+
+def test_an_array_that_is_freed_meanwhile():
+    """Nothing keeps a pointer into what the caller may let go of."""
+    for _ in range(50):
+        answer = _ctc.decode(
+            np.arange(1000) % 3,
+            np.array([0]),
+            np.array([1000]),
+            _ctc.Table(["x", "y", "z"], [0, 0, 0]),
+            0,
+            None,
+            True,
+            True,
+            True,
+            2,
+        )
+        assert answer["token_ids"].sum() == answer["token_ids"].copy().sum() > 0
