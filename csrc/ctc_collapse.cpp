@@ -158,6 +158,10 @@ bool decode_utterance(const Id* ids, const float* log_probs, int64_t frames, int
 template <typename Id>
 void decode_range(const Id* ids, const float* log_probs, const int64_t* begins, const int64_t* lengths, int64_t first,
                   int64_t last, const Table& table, const Options& options, Decoded& out) {
+    int64_t frames = 0;
+    for (int64_t utterance = first; utterance < last; ++utterance) frames += lengths[utterance];
+    out.text_bytes.reserve(frames / 2);  // mostly blanks and repetitions, tokens mostly of one byte
+    if (options.words) out.word_bytes.reserve(frames / 2);
     for (int64_t utterance = first; utterance < last; ++utterance) {
         const int64_t begin = begins[utterance];
         if (!decode_utterance(ids + begin, log_probs ? log_probs + begin : nullptr, lengths[utterance], utterance, table, options,
