@@ -385,12 +385,16 @@ py::list rows(const py::type& kind, const py::array& counts, const py::args& col
         for (py::ssize_t i = 0; i < checked[part]; ++i, ++index) {
             auto row = py::reinterpret_steal<py::object>(type->tp_alloc(type, static_cast<py::ssize_t>(sources.size())));
             if (!row) throw py::error_already_set();
+            bool simple = true;
             for (size_t field = 0; field < sources.size(); ++field) {
                 PyObject* value = sources[field].at(index);
+                simple = simple && value && !PyObject_IS_GC(value);
                 if (!value && PyErr_Occurred()) throw py::error_already_set();
                 if (!value) throw py::value_error("a column became shorter while rows were made of it");
                 PyTuple_SET_ITEM(row.ptr(), static_cast<py::ssize_t>(field), value);
             }
+            // as the collector does with tuples of text and numbers: they are in no cycle, and need no visits
+            if (simple) PyObject_GC_UnTrack(row.ptr());
             PyList_SET_ITEM(list.ptr(), i, row.release().ptr());
         }
         PyList_SET_ITEM(lists.ptr(), static_cast<py::ssize_t>(part), list.release().ptr());
