@@ -14,13 +14,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
 from . import ctc_fallback
 from .ctc_inputs import best_of, spans_of
+
+if TYPE_CHECKING:
+    from .tokenizer import CTCTokenizer
 
 BACKENDS = ("auto", "c++", "python")
 FRAMES_A_THREAD = 32_768  # below that, starting a thread costs more than it saves
@@ -86,10 +89,12 @@ class Vocabulary:
                 raise ValueError(f"token {id} of the vocabulary is no valid Unicode: {token!r}") from None
 
     @classmethod
-    def of(cls, tokens: Vocabulary | Sequence[str | None] | Mapping[str, int]) -> Vocabulary:
-        """Return a vocabulary as it is, or make one of a list of tokens or of a ``vocab.json`` dictionary."""
+    def of(cls, tokens: Vocabulary | CTCTokenizer | Sequence[str | None] | Mapping[str, int]) -> Vocabulary:
+        """Return a vocabulary as it is, a tokenizer's, or one made of a list of tokens or of a ``vocab.json`` dictionary."""
         if isinstance(tokens, Vocabulary):
             return tokens
+        if hasattr(tokens, "vocabulary_of"):
+            return tokens.vocabulary_of(skip_special_tokens=True)
         if not isinstance(tokens, Mapping):
             return cls(tuple(tokens))
         wrong = [(token, id) for token, id in tokens.items() if type(id) is not int or not 0 <= id < 2**31]
@@ -127,7 +132,7 @@ class Vocabulary:
 def greedy_decode(
     logits_or_ids: torch.Tensor | np.ndarray,
     cu_seqlens_or_lengths: torch.Tensor | np.ndarray | Sequence[int] | None,
-    vocabulary: Vocabulary | Sequence[str | None] | Mapping[str, int],
+    vocabulary: Vocabulary | CTCTokenizer | Sequence[str | None] | Mapping[str, int],
     *,
     blank_id: int,
     frame_seconds: float = 0.02,
@@ -142,7 +147,8 @@ def greedy_decode(
         int32, int16 or uint8, ``[N]`` or ``[B, T]``. Of logits on a GPU, an id and a number per frame come to the host.
     cu_seqlens_or_lengths: of packed frames, where each utterance begins and the last one ends, ``[B + 1]``; of padded ones,
         how many frames each has, ``[B]``, or ``None`` for all.
-    vocabulary: what the ids stand for; of a list of tokens, or a dictionary from tokens to ids, ``|`` divides words.
+    vocabulary: what the ids stand for. Of a tokenizer, special tokens are left out; of a list of tokens, or a dictionary from
+        tokens to ids, only the blank is, and ``|`` divides words.
     blank_id: CTC's blank, ``config.pad_token_id`` of a Hugging Face checkpoint.
     frame_seconds: from one frame to the next.
     timestamps: ``"word"`` to get words, ``"token"`` to get words and tokens.

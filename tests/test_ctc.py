@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hubert_fast import ctc, ctc_fallback
+from hubert_fast import HubertForCTC, HubertProcessor, audio, ctc, ctc_fallback, demo
 from hubert_fast.ctc import Token, Vocabulary, Word, greedy_decode
 
 TOKENS = ["<pad>", "|", "A", "B", "ch", "é", "<s>", None, "漢"]
@@ -113,6 +113,31 @@ def test_lower_case_and_the_delimiter():
     (found,) = decode([1, 2, 1, 1, 3, 1], vocabulary=vocabulary)
     assert found.text == "_a_b_" and [word.word for word in found.words] == ["a", "b"]
     assert decode([1, 2, 1], vocabulary={"<pad>": 0, "A": 2, "|": 1})[0].text == "A"  # spaces at the ends are stripped
+
+
+def test_a_real_recording_with_its_tokenizer():
+    """Words of the demo's recordings where they are said: apart, in order, within the audio."""
+    model = HubertForCTC.from_pretrained(demo.MODEL)
+    processor = HubertProcessor.from_pretrained(demo.MODEL)
+    recordings = demo.recordings()[:3]
+    waveforms = [audio.load(recording.path) for recording in recordings]
+    batch = processor(waveforms, sampling_rate=16000)
+    with torch.no_grad():
+        logits = model(**batch).logits
+    frames = model.frame_counts(batch.attention_mask.sum(-1))
+    transcripts = greedy_decode(logits, frames, processor.tokenizer, blank_id=model.config.pad_token_id, timestamps="word")
+    for transcript, recording, waveform in zip(transcripts, recordings, waveforms):
+        assert (
+            [word.word.lower() for word in transcript.words] == recording.reference.split() == transcript.text.lower().split()
+        )
+        assert transcript.confidence > 0.8 and all(0.3 < word.confidence <= 1 for word in transcript.words)
+        times = [time for word in transcript.words for time in (word.start_seconds, word.end_seconds)]
+        assert times == sorted(times) and times[0] >= 0 and times[-1] <= len(waveform) / 16000
+        # something is to be heard in every word: its samples are louder than the quietest tenth of the recording
+        quiet = np.quantile(np.abs(waveform), 0.1)
+        for word in transcript.words:
+            part = waveform[int(16000 * word.start_seconds) : int(16000 * word.end_seconds)]
+            assert np.abs(part).mean() > quiet, word
 
 
 @BACKENDS
