@@ -1,6 +1,8 @@
 """Greedy CTC decoding: C++ equal to Python equal to the definition, from logits and ids, and every wrong argument named."""
 
 import math
+import threading
+import time
 import warnings
 
 import numpy as np
@@ -209,6 +211,28 @@ def test_threads_change_nothing():
     for threads in (1, 4):
         with pytest.raises(ValueError, match="frame 0 of utterance 7 has token id 99"):
             decode(ids, lengths, threads=threads, backend="c++")
+
+
+@NEEDS_BUILD
+def test_other_threads_run_meanwhile():
+    """The interpreter is free while C++ decodes: this thread is never kept waiting for anything like the whole call."""
+    ids = np.zeros(20_000_000, np.uint8)
+    ids[::2] = 2
+    lasted = []
+
+    def work():
+        start = time.perf_counter()
+        decode(ids, [0, len(ids)], timestamps=None, threads=1, backend="c++")
+        lasted.append(time.perf_counter() - start)
+
+    worker = threading.Thread(target=work)
+    longest, before = 0.0, time.perf_counter()
+    worker.start()  # returns when the interpreter is free again
+    while worker.is_alive():
+        time.sleep(0.001)
+        now = time.perf_counter()
+        longest, before = max(longest, now - before), now
+    assert longest < 0.6 * lasted[0], f"waited {longest:.3f} s of {lasted[0]:.3f} s"
 
 
 BAD = {
