@@ -16,7 +16,7 @@ help:
 	@echo "make clean  remove $(VENV) and what was built"
 
 # A stamp per extra: reinstalled when the package's requirements change. Editable, so the code is always this folder's.
-$(VENV)/installed-%: setup.py pyproject.toml constraints.txt
+$(VENV)/installed-%: setup.py pyproject.toml constraints.txt $(wildcard csrc/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "hubert_fast needs Python 3.10 or newer, but $(PYTHON) is " + sys.version.split()[0])'
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@echo "installing hubert_fast[$*] into $(VENV)"

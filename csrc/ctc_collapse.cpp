@@ -11,7 +11,7 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
+#include <exception>
 #include <limits>
 #include <stdexcept>
 #include <string>
@@ -65,7 +65,8 @@ struct Decoded {
     std::string text_bytes;
     std::vector<int64_t> text_lengths;  // in bytes, per utterance
     std::vector<float> text_means;
-    std::string error;  // of the first utterance that has one
+    std::string error;           // of the first utterance that has one
+    std::exception_ptr failure;  // anything else, such as want of memory
 };
 
 struct Options {
@@ -223,12 +224,13 @@ py::dict decode_as(const py::array& ids, const py::object& log_probs, const int6
         const size_t ranges = bounds.size() - 1;
         parts.resize(ranges);
         std::vector<std::thread> workers;
+        workers.reserve(ranges);  // to grow could throw, with threads running
         const auto run = [&](size_t range) {
             try {
                 decode_range(id_data, log_prob_data, begins, lengths, bounds[range], bounds[range + 1], table, options,
                              parts[range]);
-            } catch (const std::exception& error) {  // out of memory; an exception may not leave a thread
-                parts[range].error = error.what();
+            } catch (...) {  // an exception may not leave a thread
+                parts[range].failure = std::current_exception();
             }
         };
         for (size_t range = 1; range < ranges; ++range) {
@@ -241,8 +243,10 @@ py::dict decode_as(const py::array& ids, const py::object& log_probs, const int6
         run(0);
         for (std::thread& worker : workers) worker.join();
     }
-    for (const Decoded& part : parts)
+    for (const Decoded& part : parts) {
+        if (part.failure) std::rethrow_exception(part.failure);
         if (!part.error.empty()) throw py::value_error(part.error);
+    }
     py::dict result;
     result["texts"] = texts(parts, &Decoded::text_bytes, &Decoded::text_lengths);
     result["text_means"] = joined(parts, &Decoded::text_means);
@@ -276,8 +280,17 @@ void check_flat(const py::array& array, const std::string& name) {
         throw py::value_error(name + " must be one-dimensional, contiguous and aligned, but is " + describe(array));
 }
 
-py::dict decode(const py::array& ids, const py::array& begins, const py::array& lengths, const Table& table, int64_t blank,
-                const py::object& log_probs, bool group, bool tokens, bool words, int64_t threads) {
+// A Python object of the class may exist without one of ours in it: Table.__new__(Table).
+const Table& table_in(const py::object& object) {
+    if (!py::isinstance<Table>(object)) throw py::type_error("table must be a Table");
+    if (!reinterpret_cast<py::detail::instance*>(object.ptr())->get_value_and_holder().holder_constructed())
+        throw py::type_error("the table was never initialised");
+    return object.cast<const Table&>();
+}
+
+py::dict decode(const py::array& ids, const py::array& begins, const py::array& lengths, const py::object& table_object,
+                int64_t blank, const py::object& log_probs, bool group, bool tokens, bool words, int64_t threads) {
+    const Table& table = table_in(table_object);
     check_flat(ids, "ids");
     check_flat(begins, "begins");
     check_flat(lengths, "lengths");
@@ -363,9 +376,15 @@ Column column_of(const py::handle& values, py::ssize_t size) {
 
 // Lists of rows of a named tuple, so many in each: what list(map(kind._make, zip(*columns))) cut up is, several times as fast.
 py::list rows(const py::type& kind, const py::array& counts, const py::args& columns) {
+    // a direct heap subclass without a field of its own is laid out and freed as a tuple is; struct sequences are not
     auto* type = reinterpret_cast<PyTypeObject*>(kind.ptr());
-    if (!PyType_IsSubtype(type, &PyTuple_Type) || type->tp_basicsize != PyTuple_Type.tp_basicsize)
+    if (type->tp_base != &PyTuple_Type || !PyType_HasFeature(type, Py_TPFLAGS_HEAPTYPE) ||
+        type->tp_basicsize != PyTuple_Type.tp_basicsize || !py::hasattr(kind, "_fields") ||
+        !py::isinstance<py::tuple>(kind.attr("_fields")))
         throw py::value_error("rows must be of a named tuple's type");
+    if (py::len(kind.attr("_fields")) != columns.size())
+        throw py::value_error("rows need a column for each of their " + std::to_string(py::len(kind.attr("_fields"))) +
+                              " fields, but got " + std::to_string(columns.size()));
     check_flat(counts, "counts");
     if (!py::isinstance<py::array_t<int64_t>>(counts)) throw py::value_error("counts must be int64, but are " + describe(counts));
     const auto* count_data = static_cast<const int64_t*>(counts.data());

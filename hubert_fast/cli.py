@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 
 from . import __version__
@@ -69,6 +70,11 @@ def _add_device_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16 (default: auto)")
 
 
+def _show_warning(message: Warning | str, *where: object, **named: object) -> None:
+    """Write a warning as the command's other messages, without the line of code that gave it."""
+    print(f"hubert-fast: {message}", file=sys.stderr)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     options = _parser().parse_args(arguments)
@@ -76,7 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         from . import commands  # on demand: --help and --version need no torch
 
-        return getattr(commands, options.command)(options)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return getattr(commands, options.command)(options)
     except CannotRunError as error:
         print(f"hubert-fast: {error}", file=sys.stderr)
         return EXIT_CANNOT_RUN

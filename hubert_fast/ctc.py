@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from .tokenizer import CTCTokenizer
 
 BACKENDS = ("auto", "c++", "python")
+MOST_IDS = 1_000_000  # a table has a place for every id up to the largest
 FRAMES_A_THREAD = 32_768  # below that, starting a thread costs more than it saves
 
 
@@ -97,9 +100,11 @@ class Vocabulary:
             return tokens.vocabulary_of(skip_special_tokens=True)
         if not isinstance(tokens, Mapping):
             return cls(tuple(tokens))
-        wrong = [(token, id) for token, id in tokens.items() if type(id) is not int or not 0 <= id < 2**31]
-        if wrong:
-            raise ValueError(f"the vocabulary must map tokens to ids from 0, but maps {wrong[0][0]!r} to {wrong[0][1]!r}")
+        for token, id in tokens.items():
+            if type(id) is not int or not 0 <= id < MOST_IDS:
+                raise ValueError(
+                    f"the vocabulary must map tokens to ids from 0 to {MOST_IDS - 1}, but maps {token!r} to {id!r}"
+                )
         by_id: list[str | None] = [None] * (max(tokens.values(), default=-1) + 1)
         for token, id in tokens.items():
             by_id[id] = token
@@ -122,6 +127,9 @@ class Vocabulary:
     def tables(self) -> dict[str, Any]:
         """The vocabulary as each backend wants it, by the backend's name; made once."""
         return {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "tables"}  # which are a backend's own
 
     def table(self, backend: ModuleType) -> Any:
         if backend.__name__ not in self.tables:
@@ -225,6 +233,8 @@ def decode_raw(
 
 def why_not_built() -> str | None:
     """Return why the C++ extension cannot be used, ``None`` when it can."""
+    if f"{__package__}._ctc" not in sys.modules and find_spec(f"{__package__}._ctc") is None:
+        return "it was not compiled when hubert_fast was installed"
     try:
         from . import _ctc  # noqa: F401
     except ImportError as error:

@@ -49,7 +49,13 @@ def decode(
 
 def rows(kind: type, counts: np.ndarray, *columns: list | np.ndarray) -> list[list]:
     """Do what the C++ function of this name does: lists of rows of a named tuple, ``counts[i]`` in the i-th."""
+    if len(kind._fields) != len(columns):
+        raise ValueError(f"rows need a column for each of their {len(kind._fields)} fields, but got {len(columns)}")
     columns = [column if isinstance(column, list) else column.tolist() for column in columns]
+    total = int(counts.sum())
+    for column in columns:
+        if len(column) != total:
+            raise ValueError(f"a column must be a list or an array of {total} entries, but has {len(column)}")
     made = map(kind._make, zip(*columns))
     return [list(islice(made, count)) for count in counts.tolist()]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +17,7 @@ def best_of(
     logits_or_ids: torch.Tensor | np.ndarray, log_probs: torch.Tensor | np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Return the best id of each frame and, if known, its log-probability, on the host: ``[N]`` or ``[B, T]`` both."""
-    frames = torch.from_numpy(logits_or_ids) if _floating_array(logits_or_ids) else logits_or_ids
+    frames = _logits(logits_or_ids) if _floating_array(logits_or_ids) else logits_or_ids
     if isinstance(frames, torch.Tensor) and frames.is_floating_point():
         if frames.dim() not in (2, 3) or frames.shape[-1] == 0:
             raise ValueError(f"logits must be [N, V] or [B, T, V], but have shape {list(frames.shape)}")
@@ -46,6 +48,14 @@ def _floating_array(values: Any) -> bool:
     return isinstance(values, np.ndarray) and np.issubdtype(values.dtype, np.floating)
 
 
+def _logits(values: np.ndarray) -> torch.Tensor:
+    if values.dtype.itemsize > 8:
+        raise ValueError(f"logits must be float16, float32 or float64, but are {values.dtype}")
+    # torch takes neither another byte order nor negative strides, and warns of memory that it may not write
+    values = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("="))
+    return torch.from_numpy(values if values.flags.writeable else values.copy())
+
+
 def _host(values: Any, name: str) -> np.ndarray:
     if isinstance(values, torch.Tensor):
         values = values.detach()
@@ -65,18 +75,23 @@ def spans_of(
         if packed:
             raise ValueError("packed frames need cu_seqlens, where each utterance begins and the last one ends, but got None")
         given = np.full(shape[0], shape[1])
-    given = _host(given, name) if isinstance(given, (torch.Tensor, np.ndarray)) else np.asarray(given, dtype=object)
     try:
-        if given.dtype == object:
-            given = np.array([entry.__index__() for entry in given], dtype=np.int64)
-    except (AttributeError, OverflowError):
+        if isinstance(given, (torch.Tensor, np.ndarray)):
+            given = _host(given, name)
+        else:
+            given = np.array([operator.index(entry) for entry in given], dtype=np.int64)
+    except (AttributeError, OverflowError, TypeError):
         raise ValueError(f"{name} must be whole numbers, but are {cu_seqlens_or_lengths!r}") from None
     if given.ndim != 1 or not np.issubdtype(given.dtype, np.integer):
         raise ValueError(f"{name} must be whole numbers in one dimension, but are {given.dtype} {list(given.shape)}")
     given = given.astype(np.int64)
     if packed:
-        if len(given) == 0 or given[0] < 0 or given[-1] > shape[0] or (np.diff(given) < 0).any():
-            raise ValueError(f"cu_seqlens must not fall, and be 0 to {shape[0]} frames, but is {_short(given)}")
+        if len(given) == 0:
+            raise ValueError("cu_seqlens need at least one entry, where the first utterance begins, but got none")
+        for before, after in itertools.pairwise([0, *given.tolist(), shape[0]]):
+            if after < before:
+                where = f"go from {before} to {after} in {_short(given)}"
+                raise ValueError(f"cu_seqlens must not fall, and be 0 to {shape[0]} frames, but {where}")
         return given[:-1].copy(), np.diff(given)
     if len(given) != shape[0]:
         raise ValueError(f"lengths must be one per utterance, {shape[0]}, but are {len(given)}")
@@ -87,4 +102,4 @@ def spans_of(
 
 
 def _short(values: np.ndarray) -> str:
-    return str(values.tolist()) if len(values) <= 12 else f"{values[:6].tolist()[:-1]}... ({len(values)} numbers)"
+    return str(values.tolist()) if len(values) <= 12 else f"{len(values)} numbers"

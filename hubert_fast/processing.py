@@ -27,9 +27,13 @@ class BatchFeature(dict):
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> BatchFeature:
         """Return it on ``device``, what is floating point in ``dtype``."""
-        return BatchFeature(
-            {name: tensor.to(device, dtype if tensor.is_floating_point() else None) for name, tensor in self.items()}
-        )
+        return BatchFeature({name: self._moved(value, device, dtype) for name, value in self.items()})
+
+    @staticmethod
+    def _moved(value: Any, device: str | torch.device | None, dtype: torch.dtype | None) -> Any:
+        if not isinstance(value, torch.Tensor):  # labels that are not padded yet
+            return value
+        return value.to(device, dtype if value.is_floating_point() else None)
 
 
 @dataclass
@@ -176,6 +180,8 @@ class HubertProcessor:
         """
         if waveforms is None and text is None:
             raise ValueError("expected waveforms, text or both, but got neither")
+        if waveforms is None and options:
+            raise ValueError(f"text alone takes no options, but got {', '.join(options)}; pad(labels=...) makes tensors")
         if waveforms is None:
             return BatchFeature(self.tokenizer(text))
         batch = self.feature_extractor(waveforms, sampling_rate, **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +48,7 @@ class CTCTokenizer:
     word_delimiter_token: str = "|"
     replace_word_delimiter_char: str = " "
     do_lower_case: bool = False
+    additional_special_tokens: tuple[str, ...] = ()
     tokens: dict[int, str] = field(init=False, repr=False)
 
     def __post_init__(self):
@@ -65,8 +67,9 @@ class CTCTokenizer:
 
     @property
     def special_ids(self) -> set[int]:
-        names = (self.pad_token, self.unk_token, self.bos_token, self.eos_token)
-        return {self.vocabulary[name] for name in names if name in self.vocabulary}
+        """Ids of tokens that are no text. The word delimiter is text, whatever else it is."""
+        names = {self.pad_token, self.unk_token, self.bos_token, self.eos_token, *self.additional_special_tokens}
+        return {self.vocabulary[name] for name in names - {self.word_delimiter_token} if name in self.vocabulary}
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, **hub_options: Any) -> CTCTokenizer:
@@ -87,8 +90,12 @@ class CTCTokenizer:
         options = {}
         for name in cls.__dataclass_fields__:
             value = config.get(name)
-            if name not in ("vocabulary", "tokens") and value is not None:
-                options[name] = value["content"] if isinstance(value, dict) else value
+            if name in ("bos_token", "eos_token", "unk_token") and name in config and value is None:
+                options[name] = None  # there is none, which is not the same as the default
+            if name not in ("vocabulary", "tokens", "additional_special_tokens") and value is not None:
+                options[name] = _content(value)
+        more = config.get("additional_special_tokens") or config.get("extra_special_tokens") or []
+        options["additional_special_tokens"] = tuple(map(_content, more.values() if isinstance(more, dict) else more))
         return cls({**vocabulary, **added}, **options)
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -99,6 +106,8 @@ class CTCTokenizer:
             "do_lower_case": self.do_lower_case,
             "tokenizer_class": "Wav2Vec2CTCTokenizer",
         }
+        if self.additional_special_tokens:
+            config["additional_special_tokens"] = list(self.additional_special_tokens)
         write_json(Path(folder, VOCABULARY_NAME), self.vocabulary)
         write_json(Path(folder, TOKENIZER_CONFIG_NAME), config)
         write_json(Path(folder, SPECIAL_TOKENS_NAME), special)
@@ -179,7 +188,8 @@ class CTCTokenizer:
     def __call__(self, text: str | Sequence[str]) -> dict[str, list]:
         """Turn text into ``input_ids``, the labels of training: a list of ids, or one for each text.
 
-        Every character is a token; spaces are the word delimiter; what is not in the vocabulary is ``unk_token``.
+        Tokens of several letters are found first, the longest first, and take the spaces around them; every other character
+        is a token. Spaces are the word delimiter; what is not in the vocabulary is ``unk_token``.
 
         Raises ``ValueError`` when there is neither.
         """
@@ -188,11 +198,18 @@ class CTCTokenizer:
         return {"input_ids": [self._encode(one) for one in text]}
 
     def _encode(self, text: str) -> list[int]:
-        text = text.upper() if self.do_lower_case else text
+        long = sorted((token for token in self.vocabulary if len(token) > 1), key=len, reverse=True)
+        parts = re.split(rf"\s*({'|'.join(map(re.escape, long))})\s*", text) if long else [text]
+        tokens: list[str] = []
+        for index, part in enumerate(parts):  # text and long tokens in turn
+            if index % 2:
+                tokens.append(part)
+            else:
+                tokens += (part.upper() if self.do_lower_case else part).replace(" ", self.word_delimiter_token)
         unknown = self.vocabulary.get(self.unk_token)
-        ids = [self.vocabulary.get(character, unknown) for character in text.replace(" ", self.word_delimiter_token)]
+        ids = [self.vocabulary.get(token, unknown) for token in tokens]
         if None in ids:
-            raise ValueError(f"{text[ids.index(None)]!r} is not in the vocabulary, and neither is {self.unk_token!r} for it")
+            raise ValueError(f"{tokens[ids.index(None)]!r} is not in the vocabulary, and neither is {self.unk_token!r} for it")
         return ids
 
     def pad(self, labels: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
@@ -203,6 +220,11 @@ class CTCTokenizer:
         for out, row in zip(padded, rows):
             out[: len(row)] = torch.as_tensor(row)
         return {"input_ids": padded, "attention_mask": (torch.arange(padded.shape[1]) < lengths[:, None]).long()}
+
+
+def _content(token: str | dict[str, Any]) -> str:
+    """Return the text of a token that a file may describe at length."""
+    return token["content"] if isinstance(token, dict) else token
 
 
 def _flat(frame_ids: torch.Tensor | np.ndarray | Sequence[Iterable[int]]) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 import hubert_fast
-from hubert_fast import demo
+from hubert_fast import ctc, demo
 from hubert_fast.audio import load
 from hubert_fast.cli import main
 from hubert_fast.transcribe import Transcriber
@@ -39,6 +39,14 @@ def test_one_file_gives_its_text_alone(recordings, capsys):
     assert captured.out.strip() == first.reference
     assert "bundled demo model (synthetic voices, closed vocabulary" in captured.err
     assert "running on cpu in float32" in captured.err or "running on cuda" in captured.err
+
+
+def test_a_warning_is_one_line(recordings, monkeypatch, capsys):
+    monkeypatch.setattr(ctc, "why_not_built", lambda: "no compiler")
+    monkeypatch.setattr(ctc, "_warned", [])
+    assert main(["transcribe", str(recordings[1].path)]) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "C++" in line]
+    assert len(told) == 1 and told[0].startswith("hubert-fast: hubert_fast decodes CTC in Python, many times slower")
 
 
 def test_a_folder_gives_a_line_a_file(recordings, capsys):

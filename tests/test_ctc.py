@@ -1,6 +1,8 @@
 """Greedy CTC decoding: C++ equal to Python equal to the definition, from logits and ids, and every wrong argument named."""
 
+import copy
 import math
+import pickle
 import threading
 import time
 import warnings
@@ -108,6 +110,25 @@ def test_from_logits(backend, dtype):
             assert set(log_probs.indices[row, frames].tolist()) == {token.id}
             # a float32 log-softmax of numbers of about 10
             assert token.log_probability == pytest.approx(log_probs.values[row, frames].mean().item(), abs=3e-6)
+
+
+@pytest.mark.filterwarnings("error")
+def test_logits_in_any_memory():
+    logits = np.random.default_rng(0).standard_normal((12, 9)).astype(np.float32)
+    logits[:, 7] = -9
+    expected = repr(decode(logits, [0, 12]))
+    read_only = logits.copy()
+    read_only.flags.writeable = False
+    for other in (logits[::-1].copy()[::-1], logits.astype(">f4"), np.asfortranarray(logits), read_only):
+        assert repr(decode(other, [0, 12])) == expected
+
+
+@BACKENDS
+def test_a_vocabulary_that_was_used_copies_and_pickles(backend):
+    vocabulary = Vocabulary(("<pad>", "|", "A"), frozenset({0}))
+    decode([2, 1], vocabulary=vocabulary, backend=backend)
+    for twin in (copy.deepcopy(vocabulary), pickle.loads(pickle.dumps(vocabulary))):
+        assert twin == vocabulary and decode([2, 1], vocabulary=twin, backend=backend)[0].text == "A"
 
 
 def test_lower_case_and_the_delimiter():
@@ -239,10 +260,14 @@ BAD = {
     "unknown id": (([2, 99], [0, 2]), "frame 1 of utterance 0 has token id 99, which is not in the vocabulary of 9 tokens"),
     "negative id": (([2, -1], [0, 2]), "has token id -1"),
     "nameless id": (([2, 7], [0, 2]), "has token id 7"),
-    "falling": (([2] * 5, [0, 3, 2, 5]), r"cu_seqlens must not fall, and be 0 to 5 frames, but is \[0, 3, 2, 5\]"),
-    "beyond": (([2] * 5, [0, 6]), r"be 0 to 5 frames, but is \[0, 6\]"),
-    "before": (([2] * 5, [-1, 5]), r"but is \[-1, 5\]"),
-    "empty": (([2] * 5, []), r"but is \[\]"),
+    "falling": (([2] * 5, [0, 3, 2, 5]), r"must not fall, and be 0 to 5 frames, but go from 3 to 2 in \[0, 3, 2, 5\]"),
+    "far away": ((np.ones(300, int), [*range(50), 30, *range(50, 300)]), "but go from 49 to 30 in 301 numbers"),
+    "beyond": (([2] * 5, [0, 6]), r"be 0 to 5 frames, but go from 6 to 5 in \[0, 6\]"),
+    "before": (([2] * 5, [-1, 5]), "but go from 0 to -1"),
+    "empty": (([2] * 5, []), "cu_seqlens need at least one entry"),
+    "nested": (([2] * 5, [[0, 5]]), "cu_seqlens must be whole numbers"),
+    "text": (([2] * 5, "05"), "cu_seqlens must be whole numbers"),
+    "long double": ((np.ones((3, 9), np.longdouble), [0, 3]), "logits must be float16, float32 or float64, but are float128"),
     "missing": ((np.array([2]), None), "got None"),
     "length": ((np.ones((2, 3), int), [3, 4]), "lengths must be 0 to 3, the number of frames, but one is 4"),
     "negative length": ((np.ones((2, 3), int), [3, -4]), "but one is -4"),
@@ -285,6 +310,7 @@ def test_wrong_arguments_are_named(arguments, message, backend):
         (dict(vocabulary=["a", "\ud800"]), "token 1 of the vocabulary is no valid Unicode"),
         (dict(vocabulary={"a": "0"}), "maps 'a' to '0'"),
         (dict(vocabulary={"a": -1}), "maps 'a' to -1"),
+        (dict(vocabulary={"a": 0, "b": 2**31 - 1}), "ids from 0 to 999999, but this one maps 'b' to 2147483647"),
         (dict(vocabulary=[]), "blank_id must be a token id below 0"),
     ],
     ids=str,

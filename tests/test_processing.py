@@ -1,6 +1,8 @@
 """Waveform normalisation and text against transformers' Wav2Vec2Processor, and the files both read and write."""
 
+import copy
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -154,13 +156,41 @@ def test_skipping_special_tokens_is_what_blanks_in_their_place_are(tokenizers, d
 def test_text_becomes_labels_as_in_transformers(tmp_path):
     theirs = _their_tokenizer(tmp_path, LARGE_LS960)
     ours = HubertProcessor(FeatureExtractor(return_attention_mask=True), CTCTokenizer.from_pretrained(tmp_path))
-    for text in ("HELLO WORLD", "", "IT'S", "naïve"):
+    for text in ("HELLO WORLD", "", "IT'S", "naïve", "<s>A </s>", "A <unk> B"):
         assert ours(text=text).input_ids == theirs(text).input_ids
+    (tmp_path / "long").mkdir()
+    tokens = ["<pad>", "<s>", "</s>", "<unk>", "|", "c", "h", "ch", "a", "cha", "("]
+    theirs = _their_tokenizer(tmp_path / "long", tokens)
+    long = CTCTokenizer.from_pretrained(tmp_path / "long")
+    for text in ("cha", "a ch a", "chcha  hc", "<s>a", "(ch (", "chach a"):
+        assert long(text)["input_ids"] == theirs(text).input_ids, text
+    theirs = _their_tokenizer(tmp_path)
     assert ours(text=["A B", "C"]).input_ids == theirs(["A B", "C"]).input_ids
     with pytest.raises(ValueError, match="'x' is not in the vocabulary, and neither is '<unk>'"):
         CTCTokenizer({"<pad>": 0})("x")
     with pytest.raises(ValueError, match="waveforms, text or both, but got neither"):
         ours()
+    with pytest.raises(ValueError, match="text alone takes no options, but got return_tensors"):
+        ours(text="A", return_tensors="pt")
+
+
+@pytest.mark.parametrize(
+    "options, ids",
+    [
+        (dict(unk_token="|"), [5, 4, 6]),
+        (dict(bos_token=None, eos_token=None), [5, 1, 6, 2]),
+        (dict(additional_special_tokens=["[X]"]), [5, 7, 6]),
+    ],
+    ids=["delimiter", "none", "additional"],
+)
+def test_which_tokens_are_special(tmp_path, options, ids):
+    _their_tokenizer(tmp_path, ["<pad>", "<s>", "</s>", "<unk>", "|", "A", "B", "[X]"], **options)
+    processor = transformers.Wav2Vec2CTCTokenizer.from_pretrained(tmp_path)
+    ours = CTCTokenizer.from_pretrained(tmp_path)
+    assert ours.decode(ids, skip_special_tokens=True) == processor.decode(ids, skip_special_tokens=True)
+    ours.save_pretrained(tmp_path)
+    assert CTCTokenizer.from_pretrained(tmp_path) == ours
+    assert copy.deepcopy(ours) == ours == pickle.loads(pickle.dumps(ours))  # after it was used
 
 
 def test_a_collator_pads_as_with_transformers(tmp_path, speech):
@@ -179,6 +209,7 @@ def test_a_collator_pads_as_with_transformers(tmp_path, speech):
     assert torch.equal(found.input_ids, expected.input_ids) and torch.equal(found.attention_mask, expected.attention_mask)
     together = ours([speech], text=["A B"])
     assert together.labels == [ours(text="A B").input_ids] and together.input_values.shape == (1, len(speech))
+    assert together.to("cpu").labels == together.labels
 
 
 def test_doubled_letters_survive_and_special_tokens_do_not(tmp_path):
