@@ -310,7 +310,7 @@ def test_wrong_arguments_are_named(arguments, message, backend):
         (dict(vocabulary=["a", "\ud800"]), "token 1 of the vocabulary is no valid Unicode"),
         (dict(vocabulary={"a": "0"}), "maps 'a' to '0'"),
         (dict(vocabulary={"a": -1}), "maps 'a' to -1"),
-        (dict(vocabulary={"a": 0, "b": 2**31 - 1}), "ids from 0 to 999999, but this one maps 'b' to 2147483647"),
+        (dict(vocabulary={"a": 0, "b": 2**31 - 1}), "ids from 0 to 999999, but maps 'b' to 2147483647"),
         (dict(vocabulary=[]), "blank_id must be a token id below 0"),
     ],
     ids=str,
