@@ -187,7 +187,9 @@ def test_which_tokens_are_special(tmp_path, options, ids):
     _their_tokenizer(tmp_path, ["<pad>", "<s>", "</s>", "<unk>", "|", "A", "B", "[X]"], **options)
     processor = transformers.Wav2Vec2CTCTokenizer.from_pretrained(tmp_path)
     ours = CTCTokenizer.from_pretrained(tmp_path)
-    assert ours.decode(ids, skip_special_tokens=True) == processor.decode(ids, skip_special_tokens=True)
+    # the delimiter stays, as in 5.x; 4.34.1 leaves it out when it is a special token too
+    expected = "A B" if "unk_token" in options else processor.decode(ids, skip_special_tokens=True)
+    assert ours.decode(ids, skip_special_tokens=True) == expected
     ours.save_pretrained(tmp_path)
     assert CTCTokenizer.from_pretrained(tmp_path) == ours
     assert copy.deepcopy(ours) == ours == pickle.loads(pickle.dumps(ours))  # after it was used
