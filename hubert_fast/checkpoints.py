@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .config import HubertConfig, as_hubert_config, field_names
+from .config import HubertConfig, as_hubert_config, field_names, refuse_unknown
 from .devices import resolve_device_map
 from .hub import CONFIG_NAME, CheckpointError, FileAbsentError, first_line, read_json, resolve_file
 
@@ -237,9 +237,7 @@ def _write_weights(state: dict[str, Tensor], folder: Path, max_shard_size: str |
 
 
 def _with_overrides(config: HubertConfig, overrides: dict[str, Any]) -> HubertConfig:
-    unknown = sorted(set(overrides) - field_names() - WITHOUT_EFFECT)
-    if unknown:
-        raise TypeError(f"from_pretrained got {', '.join(unknown)}, which is neither an option nor a field of HubertConfig")
+    refuse_unknown(set(overrides) - field_names() - WITHOUT_EFFECT)
     return config.with_overrides({name: value for name, value in overrides.items() if name not in WITHOUT_EFFECT})
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from .hub import CONFIG_NAME, HUB_OPTIONS, read_json, resolve_file
+from .hub import CONFIG_NAME, HUB_OPTIONS, json_text, read_json, resolve_file, write_json
 
 
 @dataclass(init=False, repr=False, eq=False)
@@ -205,8 +204,7 @@ class HubertConfig:
             the file's.
         """
         overrides = {name: options.pop(name) for name in list(options) if name in field_names()}
-        if unknown := sorted(set(options) - HUB_OPTIONS):
-            raise TypeError(f"from_pretrained got {', '.join(unknown)}, which is neither an option nor a field of HubertConfig")
+        refuse_unknown(set(options) - HUB_OPTIONS)
         config = cls.from_json_file(resolve_file(name_or_path, CONFIG_NAME, **options))
         return config.with_overrides(overrides) if overrides else config
 
@@ -220,13 +218,13 @@ class HubertConfig:
 
     def to_json_string(self) -> str:
         """Return the text of ``config.json``."""
-        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
+        return json_text(self.to_dict())
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``config.json`` into ``folder``, which is made when it does not exist."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / CONFIG_NAME).write_text(self.to_json_string(), encoding="utf-8")
+        write_json(folder / CONFIG_NAME, self.to_dict())
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, HubertConfig) and self.to_dict() == other.to_dict()
@@ -240,6 +238,13 @@ class HubertConfig:
 def field_names() -> set[str]:
     """Return the names of all fields, those of the labels included."""
     return {field.name for field in fields(HubertConfig)} | {"num_labels", "id2label", "label2id"}
+
+
+def refuse_unknown(names: set[str]) -> None:
+    """Raise ``TypeError`` for keywords of a ``from_pretrained`` that are neither options nor fields, if there are any."""
+    if names:
+        found = ", ".join(sorted(names))
+        raise TypeError(f"from_pretrained got {found}, which is neither an option nor a field of HubertConfig")
 
 
 def as_hubert_config(config: Any) -> HubertConfig:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import itertools
 import os
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.util import find_spec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -206,8 +205,8 @@ def decode_raw(
     ids, log_probs: any shape; begins, lengths: utterances as spans of the flattened frames, int64 ``[B]``.
     group: merge runs of one id, as CTC does.
 
-    Returns ``texts`` (a list) and ``text_means`` (float32), ``[B]``; if asked for, of all utterances in one, ``token_ids``,
-    ``token_begins``, ``token_ends`` (exclusive) and ``token_means`` with ``token_counts`` ``[B]``, and ``words``,
+    Returns ``texts`` (a list, no spaces at the ends) and ``text_means`` (float32), ``[B]``; if asked for, of all utterances in
+    one, ``token_ids``, ``token_begins``, ``token_ends`` (exclusive) and ``token_means`` with ``token_counts`` ``[B]``, and ``words``,
     ``word_begins``, ``word_ends`` and ``word_means`` with ``word_counts`` ``[B]``. Frames count from the utterance's first.
     """
     chosen = _backend(backend)
@@ -217,7 +216,7 @@ def decode_raw(
         threads = min(os.cpu_count() or 1, 1 + int(lengths.sum()) // FRAMES_A_THREAD)
     elif not hasattr(threads, "__index__") or threads < 1:
         raise ValueError(f"threads must be a whole number from 1, but is {threads!r}")
-    return chosen.decode(
+    raw = chosen.decode(
         np.ascontiguousarray(ids).reshape(-1),
         np.ascontiguousarray(begins),
         np.ascontiguousarray(lengths),
@@ -229,11 +228,16 @@ def decode_raw(
         words,
         int(threads),
     )
+    raw["texts"] = [text.strip() for text in raw["texts"]]
+    if vocabulary.do_lower_case:  # here: what a letter becomes may depend on the letters after it
+        raw["texts"] = [text.lower() for text in raw["texts"]]
+    return raw
 
 
+@cache
 def why_not_built() -> str | None:
     """Return why the C++ extension cannot be used, ``None`` when it can."""
-    if f"{__package__}._ctc" not in sys.modules and find_spec(f"{__package__}._ctc") is None:
+    if find_spec(f"{__package__}._ctc") is None:
         return "it was not compiled when hubert_fast was installed"
     try:
         from . import _ctc  # noqa: F401
@@ -269,8 +273,6 @@ _warned: list[str] = []
 
 
 def _transcripts(raw: dict[str, Any], frame_seconds: float, lower: bool, backend: ModuleType) -> list[Transcript]:
-    texts = [text.strip() for text in raw["texts"]]
-    texts = [text.lower() for text in texts] if lower else texts
     confidences = _confidences(raw["text_means"]).tolist()
     words = itertools.repeat(None)
     if "words" in raw:
@@ -282,7 +284,7 @@ def _transcripts(raw: dict[str, Any], frame_seconds: float, lower: bool, backend
         means = raw["token_means"].astype(np.float64)
         columns = (raw["token_ids"], raw["token_begins"], raw["token_ends"] - 1, means)
         tokens = backend.rows(Token, raw["token_counts"], *columns)
-    return list(map(Transcript, texts, confidences, words, tokens))
+    return list(map(Transcript, raw["texts"], confidences, words, tokens))
 
 
 def _confidences(means: np.ndarray) -> np.ndarray:

@@ -91,8 +91,14 @@ def read_optional_json(name_or_path: str | Path, filename: str, hub_options: dic
         return {}
 
 
+def json_text(values: dict[str, Any]) -> str:
+    """Return what :func:`write_json` writes."""
+    return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+
+
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Write a JSON object as the files of a checkpoint hold it."""
+    path.write_text(json_text(values), encoding="utf-8")
 
 
 def first_line(error: Exception) -> str:

@@ -124,14 +124,6 @@ class HubertModel(HubertPreTrainedModel):
             )
 
 
-def check_labels_are_a_tensor_for(labels: Tensor, batch: int) -> None:
-    """Raise ``ValueError`` unless ``labels`` is a tensor and the batch has a row."""
-    if not isinstance(labels, Tensor):
-        raise ValueError(f"labels must be a tensor, but are a {type(labels).__name__}")
-    if batch == 0:
-        raise ValueError("labels need at least one row of input_values, but the batch is empty")
-
-
 class HubertForCTC(HubertPreTrainedModel):
     """HuBERT with a linear layer over the vocabulary, for connectionist temporal classification."""
 
@@ -179,7 +171,7 @@ class HubertForCTC(HubertPreTrainedModel):
         return self._as_asked(output, return_dict)
 
     def _check_labels(self, labels: Tensor, batch: int) -> None:
-        check_labels_are_a_tensor_for(labels, batch)
+        super()._check_labels(labels, batch)
         if labels.dim() != 2 or len(labels) != batch or (labels.is_floating_point() and (labels != labels.floor()).any()):
             raise ValueError(
                 f"labels must be whole numbers [batch, length], with {batch} rows here, "
@@ -273,7 +265,7 @@ class HubertForSequenceClassification(HubertPreTrainedModel):
         return self._as_asked(output, return_dict)
 
     def _check_labels(self, labels: Tensor, batch: int) -> None:
-        check_labels_are_a_tensor_for(labels, batch)
+        super()._check_labels(labels, batch)
         if labels.numel() != batch:
             raise ValueError(f"labels must be one per row of the batch of {batch}, but have shape {list(labels.shape)}")
         classes = self.config.num_labels

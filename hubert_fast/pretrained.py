@@ -104,6 +104,13 @@ class HubertPreTrainedModel(PreTrainedMixin, nn.Module):
         counts = self.frame_counts(attention_mask.sum(-1, dtype=torch.long))
         return torch.arange(frames, device=counts.device) < counts[:, None]
 
+    def _check_labels(self, labels: Tensor, batch: int) -> None:
+        """Raise ``ValueError`` for labels that no head takes; each head adds what its own must be."""
+        if not isinstance(labels, Tensor):
+            raise ValueError(f"labels must be a tensor, but are a {type(labels).__name__}")
+        if batch == 0:
+            raise ValueError("labels need at least one row of input_values, but the batch is empty")
+
     def _as_asked(self, output: ModelOutput, return_dict: bool | None) -> ModelOutput | tuple:
         return_dict = self.config.return_dict if return_dict is None else return_dict
         if not return_dict:

@@ -82,16 +82,13 @@ class FeatureExtractor:
 
         Raises ``ValueError`` for another sampling rate, another shape, or NaN and infinite samples.
         """
-        if padding not in (True, "longest") or return_tensors != "pt":
-            raise ValueError(f"expected padding=True and return_tensors='pt', but got {padding!r} and {return_tensors!r}")
+        _check_padding(padding, return_tensors)
         if sampling_rate is not None and sampling_rate != self.sampling_rate:
             raise ValueError(f"this model takes {self.sampling_rate} Hz audio, but got {sampling_rate} Hz: resample it first")
         is_one = waveforms.ndim == 1 if hasattr(waveforms, "ndim") else len(waveforms) and np.isscalar(waveforms[0])
         if is_one:
             waveforms = [waveforms]
-        rows = [self._checked(waveform, index) for index, waveform in enumerate(waveforms)]
-        if not rows:
-            raise ValueError("expected at least one waveform, but got none")
+        rows = self._checked(waveforms)
         if self.do_normalize and self.return_attention_mask:
             rows = [normalize(row) for row in rows]
         batch = self._padded(rows)
@@ -103,10 +100,7 @@ class FeatureExtractor:
     def pad(self, features: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> BatchFeature:
         """Pad waveforms that are normalised already, ``{"input_values": waveform}`` each, to one batch, as a collator does."""
         rows = features["input_values"] if isinstance(features, Mapping) else [row["input_values"] for row in features]
-        rows = [self._checked(row, index) for index, row in enumerate(rows)]
-        if not rows:
-            raise ValueError("expected at least one waveform, but got none")
-        return self._padded(rows)
+        return self._padded(self._checked(rows))
 
     def _padded(self, rows: list[np.ndarray]) -> BatchFeature:
         lengths = torch.tensor([len(row) for row in rows])
@@ -118,8 +112,14 @@ class FeatureExtractor:
             batch["attention_mask"] = (torch.arange(padded.shape[1]) < lengths[:, None]).long()
         return batch
 
+    def _checked(self, waveforms: Iterable[Any]) -> list[np.ndarray]:
+        rows = [self._checked_row(waveform, index) for index, waveform in enumerate(waveforms)]
+        if not rows:
+            raise ValueError("expected at least one waveform, but got none")
+        return rows
+
     @staticmethod
-    def _checked(waveform: Any, index: int) -> np.ndarray:
+    def _checked_row(waveform: Any, index: int) -> np.ndarray:
         row = np.asarray(waveform)
         if row.ndim != 1:
             raise ValueError(f"waveform {index} must be 1-D (mono), but has shape {list(row.shape)}")
@@ -129,6 +129,11 @@ class FeatureExtractor:
         if not np.isfinite(row).all():
             raise ValueError(f"waveform {index} has NaN or infinite samples")
         return row
+
+
+def _check_padding(padding: bool | str, return_tensors: str) -> None:
+    if padding not in (True, "longest") or return_tensors != "pt":
+        raise ValueError(f"expected padding=True and return_tensors='pt', but got {padding!r} and {return_tensors!r}")
 
 
 def normalize(waveform: np.ndarray) -> np.ndarray:
@@ -201,8 +206,7 @@ class HubertProcessor:
         input_features: ``{"input_values": waveform}`` each. labels: ``{"input_ids": ids}`` each. With both, the padded ids are
             ``labels`` of the batch, and their padding is ``pad_token_id``: replace it by -100 where ``attention_mask`` is 0.
         """
-        if padding not in (True, "longest") or return_tensors != "pt":
-            raise ValueError(f"expected padding=True and return_tensors='pt', but got {padding!r} and {return_tensors!r}")
+        _check_padding(padding, return_tensors)
         if input_features is None and labels is None:
             raise ValueError("expected input_features, labels or both, but got neither")
         if input_features is None:

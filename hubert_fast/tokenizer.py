@@ -172,11 +172,9 @@ class CTCTokenizer:
             tokens=output_char_offsets,
             words=output_word_offsets,
         )
-        texts = [text.strip() for text in raw["texts"]]
-        texts = [text.lower() for text in texts] if self.do_lower_case else texts
         if not (output_char_offsets or output_word_offsets):
-            return texts
-        output = CTCTokenizerOutput(text=texts)
+            return raw["texts"]
+        output = CTCTokenizerOutput(text=raw["texts"])
         if output_char_offsets:
             written, _ = self.vocabulary_of(skip_special_tokens).written()
             characters = [written[id] for id in raw["token_ids"].tolist()]
