@@ -206,8 +206,9 @@ def decode_raw(
     group: merge runs of one id, as CTC does.
 
     Returns ``texts`` (a list, no spaces at the ends) and ``text_means`` (float32), ``[B]``; if asked for, of all utterances in
-    one, ``token_ids``, ``token_begins``, ``token_ends`` (exclusive) and ``token_means`` with ``token_counts`` ``[B]``, and ``words``,
-    ``word_begins``, ``word_ends`` and ``word_means`` with ``word_counts`` ``[B]``. Frames count from the utterance's first.
+    one, ``token_ids``, ``token_begins``, ``token_ends`` (exclusive) and ``token_means`` with ``token_counts`` ``[B]``, and
+    ``words``, ``word_begins``, ``word_ends`` and ``word_means`` with ``word_counts`` ``[B]``. Frames count from the
+    utterance's first.
     """
     chosen = _backend(backend)
     if not hasattr(blank_id, "__index__") or not 0 <= blank_id < len(vocabulary.tokens):
