@@ -12,6 +12,7 @@ _HOMES = {
     "HubertForSequenceClassification": "modeling",
     "HubertModel": "modeling",
     "HubertProcessor": "processing",
+    "PackedAudio": "packed_audio",
     "accelerate": "integrations.transformers",
     "restore": "integrations.transformers",
 }

@@ -12,6 +12,8 @@ block and once at the end. Axes: B batch, S samples, T frames, C channels, H hea
 
 from __future__ import annotations
 
+import logging
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,9 +21,20 @@ from torch import Tensor, nn
 from .config import HubertConfig
 from .initialization import initialize
 from .layers import Encoder, FeatureEncoder, FeatureProjection
-from .outputs import BaseModelOutput, CausalLMOutput, SequenceClassifierOutput
+from .outputs import (
+    BaseModelOutput,
+    CausalLMOutput,
+    PackedCausalLMOutput,
+    PackedModelOutput,
+    PackedSequenceClassifierOutput,
+    SequenceClassifierOutput,
+)
+from .packed_audio import Grid, PackedAudio
+from .paths import FastPath, encode_packed, encode_padded
 from .pretrained import HubertPreTrainedModel
 from .spec_augment import sample_mask
+
+logger = logging.getLogger(__name__)
 
 
 class HubertModel(HubertPreTrainedModel):
@@ -35,6 +48,7 @@ class HubertModel(HubertPreTrainedModel):
         if config.mask_time_prob > 0 or config.mask_feature_prob > 0:
             self.masked_spec_embed = nn.Parameter(torch.empty(config.hidden_size))
         self.encoder = Encoder(config)
+        self.fast_path = FastPath()
         initialize(self)
 
     def forward(
@@ -53,23 +67,82 @@ class HubertModel(HubertPreTrainedModel):
             receptive field (400) has no frames and never disturbs its neighbours; nor does a row with NaN, which yields NaN.
         mask_time_indices: bool ``[B, T]``, frames to replace by the mask embedding. Sampled in training when left out.
 
+        For inference the packed graph does this (:mod:`hubert_fast.packed`), and frames of padding come out as zeros;
+        :meth:`explain_path` says when not. Then the definition does, and what it gives for padding means nothing.
+
         Raises ``ValueError`` when the shapes do not fit or the waveform is too short for a single frame.
         """
-        self._check_inputs(input_values, attention_mask)
+        self.check_inputs(input_values, attention_mask)
+        config = self.config
+        output_attentions = config.output_attentions if output_attentions is None else output_attentions
+        output_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        reason = self._why_not_packed(input_values, mask_time_indices, output_attentions)
+        if reason is None:
+            last, states = encode_padded(self, input_values, attention_mask, output_hidden_states)
+            return self._as_asked(BaseModelOutput(last_hidden_state=last, hidden_states=states), return_dict)
         features = self.feature_extractor(input_values).transpose(1, 2)
         frame_mask = None if attention_mask is None else self.frame_mask(attention_mask, features.shape[1])
         x = self.feature_projection(features)
         x = self._mask_features(x, mask_time_indices)
-        config = self.config
-        output = self.encoder(
-            x,
-            frame_mask,
-            config.output_attentions if output_attentions is None else output_attentions,
-            config.output_hidden_states if output_hidden_states is None else output_hidden_states,
-        )
+        output = self.encoder(x, frame_mask, output_attentions, output_hidden_states)
         return self._as_asked(output, return_dict)
 
-    def _check_inputs(self, input_values: Tensor, attention_mask: Tensor | None) -> None:
+    def forward_packed(self, audio: PackedAudio, output_hidden_states: bool | None = None) -> PackedModelOutput:
+        """Encode utterances of any lengths, none of them padded: each comes out as it would alone.
+
+        audio: on any device; it is moved to the model's. An utterance below the receptive field (400 samples) has no frames.
+
+        Where the packed graph may not run (:meth:`explain_path`) the definition takes the utterances one by one.
+
+        Raises ``TypeError`` for anything but :class:`PackedAudio`, ``ValueError`` when its hop is not the model's.
+        """
+        self._check_packed(audio)
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        audio = audio.to(self.device)
+        if self._why_not_packed(audio.samples, None, False) is None:
+            last, states = encode_packed(self, audio, output_hidden_states)
+        else:
+            last, states = self._one_by_one(audio, output_hidden_states)
+        grid = Grid.of(audio.lengths, self.config)
+        return PackedModelOutput(last_hidden_state=last, hidden_states=states, cu_seqlens=grid.cu_seqlens(last.device))
+
+    def _one_by_one(self, audio: PackedAudio, output_hidden_states: bool) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+        empty = torch.empty(0, self.config.hidden_size, dtype=self.dtype, device=self.device)
+        lasts, states = [empty], [(empty,) * (self.config.num_hidden_layers + 1)]
+        for waveform in audio.waveforms():
+            if len(waveform) >= self.config.receptive_field:
+                output = self(waveform[None].to(self.dtype), output_hidden_states=output_hidden_states, return_dict=True)
+                lasts.append(output["last_hidden_state"][0])
+                states.append(tuple(state[0] for state in output.get("hidden_states", ())))
+        # the empty ones lend their dtype only to a batch without a frame
+        first = 1 if len(lasts) > 1 else 0
+        last = torch.cat(lasts[first:])
+        return last, tuple(torch.cat(parts) for parts in zip(*states[first:])) if output_hidden_states else None
+
+    def _check_packed(self, audio: PackedAudio) -> None:
+        if not isinstance(audio, PackedAudio):
+            kind = type(audio).__name__
+            raise TypeError(f"forward_packed takes PackedAudio, but got a {kind}: PackedAudio.from_waveforms makes it")
+        hop = self.config.inputs_to_logits_ratio
+        if audio.hop_samples != hop:
+            raise ValueError(f"audio must be packed with hop_samples={hop} for this model, but has {audio.hop_samples}")
+
+    def _why_not_packed(
+        self, waveforms: Tensor, mask_time_indices: Tensor | None = None, output_attentions: bool = False
+    ) -> str | None:
+        if output_attentions:
+            reason = "attentions are asked for"
+        elif mask_time_indices is not None:
+            reason = "mask_time_indices are given"
+        else:
+            reason = self.fast_path.why_not(self, HubertModel, waveforms)
+        if reason is not None and not torch.compiler.is_compiling():
+            logger.debug("definition: %s", reason)
+        return reason
+
+    def check_inputs(self, input_values: Tensor, attention_mask: Tensor | None) -> None:
+        """Raise ``ValueError`` for what :meth:`forward` does not take."""
         if not isinstance(input_values, Tensor):
             raise ValueError(f"input_values must be a tensor, but is a {type(input_values).__name__}")
         if input_values.dim() != 2:
@@ -147,7 +220,8 @@ class HubertForCTC(HubertPreTrainedModel):
         """Return logits ``[B, T, V]`` and, with labels, the CTC loss (Graves et al. 2006).
 
         labels: int ``[B, L]``, negative values are padding. The blank is ``config.pad_token_id``. Without
-        an ``attention_mask`` every frame counts. Other arguments as in :meth:`HubertModel.forward`.
+        an ``attention_mask`` every frame counts. Other arguments as in :meth:`HubertModel.forward`. In inference the logits of
+        padding are zeros, with a trace more for the blank, so that the best token of padding is none.
 
         Raises ``ValueError`` when a label is not in the vocabulary.
         """
@@ -161,6 +235,8 @@ class HubertForCTC(HubertPreTrainedModel):
             return_dict=True,
         )
         logits = self.lm_head(self.dropout(encoded["last_hidden_state"]))
+        if attention_mask is not None and not (self.training or logits.requires_grad):
+            logits = self._silenced(logits, self.frame_mask(attention_mask, logits.shape[1]))
         loss = None
         if labels is not None:
             mask = torch.ones_like(input_values, dtype=torch.long) if attention_mask is None else attention_mask
@@ -169,6 +245,23 @@ class HubertForCTC(HubertPreTrainedModel):
             loss=loss, logits=logits, hidden_states=encoded.get("hidden_states"), attentions=encoded.get("attentions")
         )
         return self._as_asked(output, return_dict)
+
+    def _silenced(self, logits: Tensor, frame_mask: Tensor) -> Tensor:
+        """Make zeros of the logits of padding, and the blank's the smallest above: else arg-max might read a letter in it."""
+        silence = logits.new_zeros(logits.shape[-1])
+        blank = self.config.pad_token_id
+        if blank is not None and 0 <= blank < len(silence):
+            silence[blank] = torch.finfo(logits.dtype).tiny
+        return torch.where(frame_mask[..., None], logits, silence)
+
+    def forward_packed(self, audio: PackedAudio, output_hidden_states: bool | None = None) -> PackedCausalLMOutput:
+        """Return logits ``[N, V]`` for utterances of any lengths, none padded. See :meth:`HubertModel.forward_packed`."""
+        encoded = self.hubert.forward_packed(audio, output_hidden_states)
+        return PackedCausalLMOutput(
+            logits=self.lm_head(self.dropout(encoded.last_hidden_state)),
+            hidden_states=encoded.hidden_states,
+            cu_seqlens=encoded.cu_seqlens,
+        )
 
     def _check_labels(self, labels: Tensor, batch: int) -> None:
         super()._check_labels(labels, batch)
@@ -243,11 +336,7 @@ class HubertForSequenceClassification(HubertPreTrainedModel):
             output_hidden_states=True if weighted else output_hidden_states,
             return_dict=True,
         )
-        if weighted:
-            weights = self.layer_weights.softmax(dim=0)
-            x = torch.einsum("l,lbtc->btc", weights, torch.stack(encoded["hidden_states"]))
-        else:
-            x = encoded["last_hidden_state"]
+        x = self._weighted_sum(encoded["hidden_states"]) if weighted else encoded["last_hidden_state"]
         x = self.projector(x)
         if attention_mask is None:
             pooled = x.mean(dim=1)
@@ -263,6 +352,25 @@ class HubertForSequenceClassification(HubertPreTrainedModel):
             attentions=encoded.get("attentions"),
         )
         return self._as_asked(output, return_dict)
+
+    def forward_packed(self, audio: PackedAudio, output_hidden_states: bool | None = None) -> PackedSequenceClassifierOutput:
+        """Return logits ``[B, num_labels]`` for utterances of any lengths, none padded. See :meth:`HubertModel.forward_packed`.
+
+        An utterance without a frame is classified as the mean of none, zeros.
+        """
+        weighted = self.config.use_weighted_layer_sum
+        encoded = self.hubert.forward_packed(audio, True if weighted else output_hidden_states)
+        x = self._weighted_sum(encoded.hidden_states) if weighted else encoded.last_hidden_state
+        x = self.projector(x)
+        pooled = [part.sum(dim=0) / max(len(part), 1) for part in x.split(encoded.cu_seqlens.diff().tolist())]
+        logits = self.classifier(torch.stack(pooled) if pooled else x)
+        return PackedSequenceClassifierOutput(
+            logits=logits, hidden_states=encoded.hidden_states, cu_seqlens=encoded.cu_seqlens
+        )
+
+    def _weighted_sum(self, states: tuple[Tensor, ...]) -> Tensor:
+        """Sum the layers' states ``[..., C]`` by the softmax of the learnt weights (SUPERB)."""
+        return torch.tensordot(self.layer_weights.softmax(dim=0), torch.stack(states), dims=1)
 
     def _check_labels(self, labels: Tensor, batch: int) -> None:
         super()._check_labels(labels, batch)

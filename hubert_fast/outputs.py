@@ -91,3 +91,51 @@ class SequenceClassifierOutput(ModelOutput):
     logits: torch.Tensor
     hidden_states: tuple[torch.Tensor, ...] | None
     attentions: tuple[torch.Tensor | None, ...] | None
+
+
+class PackedModelOutput(ModelOutput):
+    """Output of ``HubertModel.forward_packed``: N frames of all utterances side by side, no padding.
+
+    last_hidden_state: ``[N, C]``.
+    hidden_states: ``num_hidden_layers + 1`` tensors ``[N, C]``, the first being the input of the first layer.
+    cu_seqlens: int32 ``[B + 1]``; utterance i has frames ``cu_seqlens[i]`` to ``cu_seqlens[i + 1]``.
+    """
+
+    last_hidden_state: torch.Tensor
+    hidden_states: tuple[torch.Tensor, ...] | None
+    cu_seqlens: torch.Tensor
+
+    def unpack(self, name: str | None = None) -> list[Any]:
+        """Return a list of ``[frames_i, ...]``, views of the batch, one for each utterance.
+
+        name: of a field; the first unless given. Of ``hidden_states`` each utterance has a tuple.
+
+        Raises ``KeyError`` when this output has no such field.
+        """
+        value = self[self.fields[0] if name is None else name]
+        sizes = self.cu_seqlens.diff().tolist()
+        if isinstance(value, tuple):
+            return list(zip(*(part.split(sizes) for part in value)))
+        return list(value.split(sizes))
+
+
+class PackedCausalLMOutput(PackedModelOutput):
+    """Output of ``HubertForCTC.forward_packed``: ``logits`` ``[N, V]`` before the softmax; else as ``PackedModelOutput``."""
+
+    fields = ()
+    logits: torch.Tensor
+    hidden_states: tuple[torch.Tensor, ...] | None
+    cu_seqlens: torch.Tensor
+
+
+class PackedSequenceClassifierOutput(PackedModelOutput):
+    """Output of ``HubertForSequenceClassification.forward_packed``: ``logits`` ``[B, num_labels]``, one row an utterance."""
+
+    fields = ()
+    logits: torch.Tensor
+    hidden_states: tuple[torch.Tensor, ...] | None
+    cu_seqlens: torch.Tensor
+
+    def unpack(self, name: str | None = None) -> list[Any]:
+        """Return a list with what each utterance has: its logits ``[num_labels]``, or a tuple of its hidden states."""
+        return list(self.logits) if name in (None, "logits") else super().unpack(name)

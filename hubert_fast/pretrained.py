@@ -40,6 +40,23 @@ class HubertPreTrainedModel(PreTrainedMixin, nn.Module):
         """The encoder without the head."""
         return getattr(self, self.base_model_prefix, self)
 
+    def explain_path(
+        self,
+        input_values: Tensor | None = None,
+        mask_time_indices: Tensor | None = None,
+        output_attentions: bool | None = None,
+    ) -> str:
+        """Say which graph a call like this would take, and why: ``"packed"``, or ``"definition: "`` and the reason.
+
+        input_values: needed only when it requires a gradient or is on another device than the model. Other arguments of a call
+        make no difference. The logger ``hubert_fast.modeling`` says the same at level DEBUG whenever the definition is taken.
+        """
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
+        waveforms = torch.empty(0, device=self.device) if input_values is None else input_values
+        reason = self.base_model._why_not_packed(waveforms, mask_time_indices, output_attentions)
+        return "packed" if reason is None else f"definition: {reason}"
+
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
         """Count the parameters. ``exclude_embeddings`` is transformers' and changes nothing: speech has no embedding table."""
         return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad or not only_trainable)

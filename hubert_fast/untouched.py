@@ -1,8 +1,8 @@
-"""Whether a transformers model is still what its class and configuration made it, so that another graph may compute for it.
+"""Whether a model is still what its class and configuration made it, so that another graph may compute for it.
 
 A graph that reads only a model's weights bypasses whatever else somebody put there: an adapter, a hook, a quantised or
 compiled layer, a replaced method, dropout that is left on. :class:`Blueprint` is a model as it should be;
-:meth:`Blueprint.compare` looks at one thoroughly, :func:`changed` quickly, at every call.
+:meth:`Blueprint.compare` looks at one thoroughly, :func:`changed` quickly, at every call; :class:`Watch` does both when due.
 """
 
 from __future__ import annotations
@@ -63,6 +63,42 @@ def _mismatch(name: str, found: Part, expected: Part) -> str:
 
 def _told(part: Part) -> str:
     return " ".join([part.kind.__qualname__, *(f"{name} {list(shape)}" for name, shape in part.shapes.items())])
+
+
+class Seen(NamedTuple):
+    """The modules below a model when it was looked at thoroughly, what it and each should be, and what was wrong with it."""
+
+    below: list[nn.Module]
+    parts: list[Part]
+    why_not: str | None
+
+
+class Watch:
+    """Keeps an eye on models of one class and configuration: thoroughly when modules came or went, else quickly."""
+
+    def __init__(self, kind: type[nn.Module], config: Any):
+        self._blueprint = Blueprint(kind, config)
+        self._seen = Seen([], [], None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_blueprint": self._blueprint, "_seen": Seen([], [], None)}  # a copy watches another model
+
+    def look(self, base: nn.Module, own: set[str]) -> tuple[Seen, str | None]:
+        """Return what was seen of ``base``, the same object as last time unless its modules are others, and what is wrong now.
+
+        own: attributes of ``base`` that are ours.
+        """
+        below, seen = walk(base), self._seen
+        if len(below) != len(seen.below) or any(now is not then for now, then in zip(below, seen.below)):
+            self._seen = seen = self._inspect(base, below)  # in one assignment: other threads may be here too
+        return seen, changed(base, seen.below, seen.parts, own) if seen.why_not is None else seen.why_not
+
+    def _inspect(self, base: nn.Module, below: list[nn.Module]) -> Seen:
+        why_not = self._blueprint.compare(base)
+        if why_not is not None:
+            return Seen(below, [], why_not)
+        names = {module: name for name, module in base.named_modules()}
+        return Seen(below, [self._blueprint.parts[names[module]] for module in (base, *below)], None)
 
 
 def walk(module: nn.Module) -> list[nn.Module]:

@@ -107,6 +107,14 @@ def masked_batch(lengths: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(mask.shape) * mask, mask
 
 
+def true_frames(x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Drop what a model gave for padding: ``[B, T, C]`` to ``[N, C]``. What has no frames, and all without a mask, stays."""
+    if mask is None or x.dim() != 3:
+        return x
+    counts = ((mask.sum(-1) - 400) // 320 + 1).clamp(min=0)
+    return x[torch.arange(x.shape[1]) < counts[:, None]]
+
+
 @pytest.fixture
 def speech() -> np.ndarray:
     """Two seconds of something with the spectrum and the pauses of speech, [S] float32 at 16 kHz."""

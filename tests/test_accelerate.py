@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import ARCHITECTURES, NEWER_ARCHITECTURES, PRE_LN, assert_close
+from conftest import ARCHITECTURES, NEWER_ARCHITECTURES, PRE_LN, assert_close, true_frames
 from live import answers, forward_of, theirs
 
 import hubert_fast
@@ -32,10 +32,18 @@ def test_the_same_answers_from_our_graph(class_name, values, masked, batch):
     found = answers(model, waveforms, mask, **STATES)
     assert (forward_of(model).reason is None) == known  # 4.34.1 ignores the newer configurations
     assert type(found) is type(expected) and list(found.keys()) == list(expected.keys())
-    assert_close(found[0], expected[0], "same graph")
+    heads = class_name != "HubertModel"  # transformers' own, which see zeros for padding
+
+    def compare(ours, other, what):
+        assert_close(true_frames(ours, mask), true_frames(other, mask), "same graph", what)
+        if known and masked and (not heads or what != "output"):
+            padding = ~getattr(model, "hubert", model)._get_feature_vector_attention_mask(ours.shape[1], mask)
+            assert padding.any() and not ours[padding].any()
+
+    compare(found[0], expected[0], "output")
     assert len(found.hidden_states) == len(expected.hidden_states)
     for index, (ours, other) in enumerate(zip(found.hidden_states, expected.hidden_states)):  # by their convention
-        assert_close(ours, other, "same graph", f"hidden state {index}")
+        compare(ours, other, f"hidden state {index}")
     as_tuple = answers(model, waveforms, mask, return_dict=False)
     assert isinstance(as_tuple, tuple) and torch.equal(as_tuple[0], found[0])
 
@@ -69,7 +77,7 @@ def test_accelerating_twice_and_restoring_below_a_wrapper(batch):
     assert fast.reason is None
     restore(model)
     fast.reason = "not called"
-    assert_close(answers(model, *batch)[0], expected, "same graph")
+    assert_close(true_frames(answers(model, *batch)[0], batch[1]), true_frames(expected, batch[1]), "same graph")
     assert fast.reason == "not called" and model.forward is wrapper
     accelerate(model)
     answers(model, *batch)
@@ -85,7 +93,7 @@ def test_what_changes_the_weights_reaches_both(batch):
         found = answers(model, waveforms, batch[1]).logits
         assert forward_of(model).reason is None
         expected = answers(restore(model), waveforms, batch[1]).logits
-        assert_close(found, expected, "same graph")
+        assert_close(true_frames(found, batch[1]), true_frames(expected, batch[1]), "same graph")
         accelerate(model)
         return found
 
@@ -165,7 +173,9 @@ def test_in_a_speech_recognition_pipeline(recordings, options):
         feature_extractor=processor.feature_extractor,
         device="cpu",
     )
-    expected = [entry["text"] for entry in pipe([np.array(samples) for samples in recordings], **options)]
+    # not in batches: transformers reads letters in the padding there
+    alone = {name: value for name, value in options.items() if name != "batch_size"}
+    expected = [entry["text"] for entry in pipe([np.array(samples) for samples in recordings], **alone)]
     accelerate(pipe.model)
     found = [entry["text"] for entry in pipe([np.array(samples) for samples in recordings], **options)]
     assert found == expected and all(len(text) > 5 for text in found)

@@ -16,17 +16,16 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.nn.modules.module import _has_any_global_hook
 
 from ..config import as_hubert_config
 from ..modeling import HubertModel
-from .untouched import Blueprint, Part, attention_is_unknown, changed, walk
+from ..paths import GRADIENT, encode_padded, unserved
+from ..untouched import Seen, Watch, attention_is_unknown, walk
 
 logger = logging.getLogger(__name__)
 
 SHARED_LAYERS = (nn.Linear, nn.Conv1d, nn.LayerNorm, nn.GroupNorm, nn.BatchNorm1d)
 OURS = {"forward", "_replicate_for_data_parallel"}  # what accelerate sets on an object
-GRADIENT = "a gradient may be needed: call the model under torch.no_grad() or torch.inference_mode()"
 
 
 def accelerate(model: nn.Module) -> nn.Module:
@@ -95,10 +94,9 @@ def _installed(base: nn.Module) -> FastForward | None:
 
 
 class _Built(NamedTuple):
-    """A graph, or why there is none, and for which modules this holds: those below the model, what it and each should be."""
+    """A graph, or why there is none, and for what was seen of the model then."""
 
-    below: list[nn.Module]
-    parts: list[Part]
+    seen: Seen | None
     graph: HubertModel | None
     why_not: str | None
 
@@ -113,13 +111,13 @@ class FastForward:
         self.enabled = True
         self.reason: str | None = None
         self._config = copy.deepcopy(base.config)  # a model does not change with its configuration afterwards
-        self._blueprint = Blueprint(type(base), self._config)
+        self._watch = Watch(type(base), self._config)
         self._refer_to(base)
 
     def _refer_to(self, base: nn.Module) -> None:
         self._base = weakref.ref(base)  # which holds this object: a cycle would keep the weights until it is collected
         self._signature = inspect.signature(type(base).forward)
-        self._built = _Built([], [], None, None)
+        self._built = _Built(None, None, None)
         self._reasons_told: set[str] = set()
 
     @property
@@ -178,14 +176,10 @@ class FastForward:
     def _run(self, graph: HubertModel, arguments: dict[str, Any]) -> Any:
         from transformers.modeling_outputs import BaseModelOutput
 
-        output = graph(
-            arguments["input_values"],
-            attention_mask=arguments.get("attention_mask"),
-            output_attentions=False,
-            output_hidden_states=arguments["output_hidden_states"],
-            return_dict=True,
-        )
-        output = BaseModelOutput(last_hidden_state=output.last_hidden_state, hidden_states=output.hidden_states)
+        waveforms, mask = arguments["input_values"], arguments.get("attention_mask")
+        graph.check_inputs(waveforms, mask)
+        last, states = encode_padded(graph, waveforms, mask, arguments["output_hidden_states"])
+        output = BaseModelOutput(last_hidden_state=last, hidden_states=states)
         return output if arguments["return_dict"] else output.to_tuple()
 
     def _graph_for(self, base: nn.Module, arguments: dict[str, Any]) -> tuple[HubertModel | None, str | None]:
@@ -193,39 +187,33 @@ class FastForward:
         reason = _unserved(base, arguments)
         if reason is not None:
             return None, reason
-        below, built = walk(base), self._built
-        if len(below) != len(built.below) or any(now is not then for now, then in zip(below, built.below)):
-            self._built = built = self._build(base, below)  # in one assignment: other threads may be here too
-        if built.why_not is not None:
-            return None, built.why_not
-        reason = changed(base, below, built.parts, OURS)
-        return (built.graph, None) if reason is None else (None, reason)
+        seen, reason = self._watch.look(base, OURS)
+        if reason is not None:
+            return None, reason
+        built = self._built
+        if seen is not built.seen:
+            self._built = built = self._build(base, seen)  # in one assignment: other threads may be here too
+        return built.graph, built.why_not
 
-    def _build(self, base: nn.Module, below: list[nn.Module]) -> _Built:
-        why_not = self._blueprint.compare(base)
-        if why_not is not None:
-            return _Built(below, [], None, why_not)
-        names = {module: name for name, module in base.named_modules()}
-        parts = [self._blueprint.parts[names[module]] for module in (base, *below)]
+    def _build(self, base: nn.Module, seen: Seen) -> _Built:
         try:
-            return _Built(below, parts, _graph_on(base, self._config), None)
+            return _Built(seen, _graph_on(base, self._config), None)
         except (AttributeError, TypeError, ValueError) as error:  # a configuration that transformers reads otherwise
-            return _Built(below, parts, None, f"the configuration is not served: {error}")
+            return _Built(seen, None, f"the configuration is not served: {error}")
 
 
 def _unserved(base: nn.Module, arguments: dict[str, Any]) -> str | None:
     """Say what about this call is not the fast graph's business."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return "the model is being compiled or traced"
-    if base.training:
-        return "the model is training"
     waveforms, mask = arguments["input_values"], arguments.get("attention_mask")
     if not isinstance(waveforms, torch.Tensor):
         return "input_values are no tensor"
-    if torch.is_grad_enabled() and (waveforms.requires_grad or any(weight.requires_grad for weight in base.parameters())):
-        return GRADIENT
+    reason = unserved(base, waveforms)
+    if reason is not None:
+        return reason
     if mask is not None and getattr(mask, "shape", None) != waveforms.shape:
         return "attention_mask has not the shape of input_values"
+    if waveforms.dim() != 2 or waveforms.dtype != base.dtype:
+        return "input_values are not [batch, samples] in the dtype of the model"
     if arguments.get("mask_time_indices") is not None:
         return "mask_time_indices are given"
     for name, value in arguments.items():
@@ -235,8 +223,6 @@ def _unserved(base: nn.Module, arguments: dict[str, Any]) -> str | None:
         return "single hidden states are asked for"
     if attention_is_unknown(base.config):
         return f"the attention {base.config._attn_implementation!r} is not transformers' own"
-    if _has_any_global_hook():
-        return "there are hooks on all modules"
     return None
 
 

@@ -1,0 +1,126 @@
+"""Which graph serves a call of a ``HubertModel``: the packed one where it may, else the definition, and why.
+
+The packed graph reads weights and runs no module, so it stands aside for whatever a module might do: train, record gradients,
+return attentions, run hooks, be replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.modules.module import _has_any_global_hook
+
+from .packed import encode
+from .packed_audio import Grid, PackedAudio
+from .packed_weights import WeightCache
+from .untouched import Watch
+
+GRADIENT = "a gradient may be needed: call the model under torch.no_grad() or torch.inference_mode()"
+DEVICES = ("cpu", "cuda")  # what the packed graph was made for: float64 sums and Fourier transforms
+WRAPPED = {"forward"}  # a forward set on the object, by a library that wraps it, has already run when the class's own does
+
+
+class FastPath:
+    """What a ``HubertModel`` keeps for its packed graph: nothing that would not be made anew. Copies and pickles are empty."""
+
+    def __init__(self) -> None:
+        self.weights = WeightCache()
+        self._watch: Watch | None = None
+
+    def __deepcopy__(self, memo: Any) -> FastPath:
+        return FastPath()
+
+    def __reduce__(self) -> tuple[Callable, tuple]:
+        return FastPath, ()
+
+    def why_not(self, model: nn.Module, kind: type[nn.Module], waveforms: Tensor) -> str | None:
+        """Say why the packed graph may not serve ``model`` on ``waveforms``; ``None`` when it may. ``kind``: the class it knows."""
+        if type(model) is not kind:
+            return f"{type(model).__qualname__} is not {kind.__qualname__} itself, and may compute something else"
+        reason = unserved(model, waveforms)
+        if reason is not None:
+            return reason
+        if self._watch is None:
+            self._watch = Watch(kind, model.config)
+        return self._watch.look(model, WRAPPED)[1]
+
+
+def unserved(model: nn.Module, waveforms: Tensor) -> str | None:
+    """Say what about the state of PyTorch, the model or the input is not the packed graph's business."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.jit.is_scripting():
+        return "the model is being compiled or traced"
+    if model.training:
+        return "the model is training"
+    if torch.is_grad_enabled() and (waveforms.requires_grad or any(weight.requires_grad for weight in model.parameters())):
+        return GRADIENT
+    if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
+        return "derivatives or batches are being taken by a function transform"
+    if waveforms.device.type not in DEVICES:
+        return f"the device is {waveforms.device}, and neither a CPU nor CUDA"
+    if _has_any_global_hook():
+        return "there are hooks on all modules"
+    return None
+
+
+def compute_dtype(model: nn.Module) -> torch.dtype:
+    """Return the dtype of matrix products: autocast's, as for the definition, else that of the weights."""
+    weight = model.feature_projection.projection.weight
+    if torch.is_autocast_enabled(weight.device.type) and weight.dtype != torch.float64:
+        return torch.get_autocast_dtype(weight.device.type)
+    return weight.dtype
+
+
+def encode_packed(model: nn.Module, audio: PackedAudio, output_hidden_states: bool) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+    """Run the packed graph of a ``HubertModel`` on packed audio: ``[N, C]``, and all hidden states if asked for."""
+    weights = model.fast_path.weights.weights_of(model, compute_dtype(model))
+    grid, waveform = Grid.of(audio.lengths, model.config), audio.waveform()
+    rows = [waveform[start : start + length] for start, length in zip(audio.starts, audio.lengths)]
+    return encode(model, weights, waveform, grid, rows, output_hidden_states=output_hidden_states)
+
+
+def encode_padded(
+    model: nn.Module, input_values: Tensor, attention_mask: Tensor | None, output_hidden_states: bool
+) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+    """Run the packed graph of a ``HubertModel`` on padded rows ``[B, S]``: ``[B, T, C]`` with zeros where frames are padding.
+
+    Statistics over time see the padding, as in transformers: a GroupNorm's, and a batch norm's before the positional convolution.
+    """
+    batch, samples = input_values.shape
+    if attention_mask is None:
+        lengths = [samples] * batch
+    else:
+        lengths = attention_mask.sum(-1, dtype=torch.long).clamp(0, samples).tolist()
+    weights = model.fast_path.weights.weights_of(model, compute_dtype(model))
+    grid, config = Grid.of(lengths, model.config), model.config
+    frames = Grid.of([samples], config).frames
+    waveform = _flat(input_values, lengths, grid, config.inputs_to_logits_ratio)
+    last, states = encode(model, weights, waveform, grid, list(input_values), frames, output_hidden_states)
+    padded = [_padded(x, grid, frames) for x in (last, *(states or ())[:-1])]
+    if states is None:
+        return padded[0], None
+    # the last state of transformers 5 is not the last hidden state
+    return padded[0], (*padded[1:], padded[0] if states[-1] is last else _padded(states[-1], grid, frames))
+
+
+def _padded(x: Tensor, grid: Grid, frames: int) -> Tensor:
+    """Put packed frames ``[N, C]`` into rows ``[B, frames, C]``; a view when there is no padding."""
+    batch = len(grid.counts)
+    if grid.frames == batch * frames:
+        return x.view(batch, frames, x.shape[1])
+    places = torch.cat([row * frames + torch.arange(count) for row, count in enumerate(grid.counts)]).to(x.device)
+    return x.new_zeros(batch * frames, x.shape[1]).index_copy_(0, places, x).view(batch, frames, x.shape[1])
+
+
+def _flat(input_values: Tensor, lengths: list[int], grid: Grid, hop: int) -> Tensor:
+    """Lay the true samples of padded rows end to end; a view when they lie so."""
+    batch, samples = input_values.shape
+    if samples % hop == 0 and all(length == samples for length in lengths):
+        return input_values.reshape(-1)
+    flat = input_values.new_zeros(sum(-(-length // hop) for length in lengths) * hop)
+    for row, start, length in zip(input_values, grid.starts, lengths):
+        flat[start * hop :][:length] = row[:length]
+    return flat
