@@ -1,0 +1,305 @@
+"""The packed graph against the definition in float64: every configuration, packed and padded, any lengths."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from conftest import ARCHITECTURES, NEWER_ARCHITECTURES, POST_LN, PRE_LN, assert_close, masked_batch, perturb, true_frames
+
+from hubert_fast import HubertConfig, HubertForCTC, HubertForSequenceClassification, HubertModel, PackedAudio
+from hubert_fast.packed_attention import _attention_jagged, attention
+
+ALL = {
+    **ARCHITECTURES,
+    **NEWER_ARCHITECTURES,
+    "batch norm, pre-LN": dict(PRE_LN, conv_pos_batch_norm=True),
+    "head dim 80": dict(PRE_LN, hidden_size=160, num_attention_heads=2, num_conv_pos_embedding_groups=2),
+    "one layer, kernel 128": dict(POST_LN, num_hidden_layers=1, num_conv_pos_embeddings=128),
+    "no layers": dict(PRE_LN, num_hidden_layers=0),
+    "kernel below stride": dict(PRE_LN, conv_dim=(8, 16, 24), conv_kernel=(10, 2, 3), conv_stride=(5, 3, 3)),
+    "two strides": dict(POST_LN, conv_dim=(8, 16), conv_kernel=(3, 5), conv_stride=(8, 4)),
+}
+CLASSES = (HubertModel, HubertForCTC, HubertForSequenceClassification)
+LENGTHS = (8000, 0, 401, 6399, 1, 720, 6399, 6399, 399, 400, 48000)  # equal neighbours, a block of positions and more, no frames
+architectures = pytest.mark.parametrize("values", ALL.values(), ids=ALL)
+classes = pytest.mark.parametrize("cls", CLASSES)
+
+
+def model_of(cls=HubertForCTC, values=PRE_LN, **more):
+    model = perturb(cls(HubertConfig(**{**values, "num_labels": 5, "use_weighted_layer_sum": True, **more}))).eval()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm1d):
+            torch.nn.init.normal_(module.running_mean)
+            torch.nn.init.uniform_(module.running_var, 0.5, 2)
+    return model
+
+
+def waveforms_of(lengths=LENGTHS):
+    return [torch.randn(length) for length in lengths]
+
+
+def definition(model, *arguments, **named):
+    """The definition in float64, whatever the model's dtype; asking for attentions has it take that path."""
+    dtype = model.dtype
+    with torch.no_grad():
+        output = model.double()(*(x.double() for x in arguments), output_attentions=True, output_hidden_states=True, **named)
+    model.to(dtype)
+    return output
+
+
+def alone(model, waveform):
+    """What the definition gives for one utterance: its frames, or logits of classes."""
+    if len(waveform) < model.config.receptive_field:
+        return None
+    return definition(model, waveform[None])
+
+
+@classes
+@architectures
+def test_a_batch_gives_what_each_utterance_alone_gives(cls, values):
+    model = model_of(cls, values)
+    hop, waveforms = model.config.inputs_to_logits_ratio, waveforms_of()
+    with torch.no_grad():
+        output = model.forward_packed(PackedAudio.from_waveforms(waveforms, hop_samples=hop), output_hidden_states=True)
+        assert model.explain_path() == "packed"
+    assert output.cu_seqlens.dtype == torch.int32 and len(output.cu_seqlens) == len(waveforms) + 1
+    assert len(output.hidden_states) == model.config.num_hidden_layers + 1
+    for waveform, found, states in zip(waveforms, output.unpack(), output.unpack("hidden_states"), strict=True):
+        expected = alone(model, waveform)
+        if expected is None:
+            assert len(states[0]) == 0 and (len(found) == 0 or cls is HubertForSequenceClassification)
+            continue
+        assert_close(found, expected[0][0], "other graph", f"{len(waveform)} samples")
+        for index, (state, other) in enumerate(zip(states, expected.hidden_states, strict=True)):
+            assert_close(state, other[0], "other graph", f"{len(waveform)} samples, state {index}")
+
+
+@classes
+@architectures
+@pytest.mark.parametrize("masked", [False, True], ids=["no mask", "mask"])
+@pytest.mark.parametrize("samples", [8000, 8100], ids=["whole hops", "part of a hop"])
+def test_the_drop_in_call_is_the_definition(cls, values, masked, samples):
+    model = model_of(cls, values)
+    waveforms, mask = masked_batch((samples, 5000, 401, 6399))
+    waveforms += 0.1  # padding that is not zero, which statistics over time see
+    mask = mask if masked else None
+    expected = definition(model, waveforms, attention_mask=mask)
+    with torch.no_grad():
+        found = model(waveforms, attention_mask=mask, output_hidden_states=True)
+    field, hop = model.config.receptive_field, model.config.inputs_to_logits_ratio
+    counts = None if mask is None else ((mask.sum(-1) - field) // hop + 1).clamp(min=0)
+
+    def true(x):
+        return x if mask is None or x.dim() != 3 else x[torch.arange(x.shape[1]) < counts[:, None]]
+
+    assert_close(true(found[0]), true(expected[0]), "other graph")
+    for index, (state, other) in enumerate(zip(found.hidden_states, expected.hidden_states, strict=True)):
+        assert_close(true(state), true(other), "other graph", f"state {index}")
+        if masked:
+            padding = torch.arange(state.shape[1]) >= counts[:, None]
+            assert padding.any() and not state[padding].any()
+
+
+@pytest.mark.parametrize("blank", [0, 7, 31])
+def test_the_best_token_of_padding_is_the_blank(blank):
+    model = model_of(pad_token_id=blank)
+    waveforms, mask = masked_batch((8000, 400, 100))
+    with torch.no_grad():
+        logits = model(waveforms, attention_mask=mask).logits
+    padding = torch.arange(logits.shape[1]) >= torch.tensor([24, 1, 0])[:, None]
+    assert (logits[padding].argmax(-1) == blank).all() and logits[padding].abs().max() < 1e-37
+    assert (logits[~padding].argmax(-1) != blank).any()
+
+
+@pytest.mark.parametrize("kind", ["bool", "float", "left-padded", "sum above the samples"])
+def test_masks_count_by_their_sum(kind):
+    model = model_of(HubertModel)
+    waveforms, mask = masked_batch((6000, 4000))
+    with torch.no_grad():
+        expected = model(waveforms, attention_mask=mask)[0]
+        other = {"bool": mask.bool(), "float": mask.float(), "left-padded": mask.flip(1), "sum above the samples": 2 * mask}[kind]
+        found = model(waveforms, attention_mask=other)[0]
+        if kind == "sum above the samples":
+            expected = model(waveforms)[0]
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("values", [POST_LN, PRE_LN], ids=["post-LN", "pre-LN"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
+def test_other_dtypes(values, dtype):
+    """Half precision is held to what the definition loses in it, both against float64."""
+    # 16 channels a group, below which bfloat16 grouped convolutions of some CPUs are wrong, in the definition
+    model = model_of(HubertModel, values, hidden_size=64, num_conv_pos_embedding_groups=4).to(dtype)
+    waveforms = [waveform.to(dtype).float() for waveform in waveforms_of((8000, 6399, 12000))]
+    with torch.no_grad():
+        ours = model.forward_packed(PackedAudio.from_waveforms(waveforms))[0]
+        theirs = torch.cat([model(waveform[None].to(dtype), output_attentions=True)[0][0] for waveform in waveforms])
+    assert ours.dtype == theirs.dtype == dtype
+    expected = torch.cat([definition(model, waveform[None])[0][0] for waveform in waveforms])
+    if dtype == torch.float64:
+        assert (ours - expected).abs().max() < 1e-12
+    else:
+        loss, allowed = ((x.double() - expected).square().mean().sqrt() for x in (ours, theirs))
+        assert loss < allowed, f"{loss:.2e} from float64, where the definition is {allowed:.2e}"
+
+
+@pytest.mark.parametrize("values", [POST_LN, PRE_LN], ids=["post-LN", "pre-LN"])
+def test_nan_and_infinity_stay_in_their_utterance(values):
+    model = model_of(values=values)
+    waveforms = waveforms_of((4000, 5000, 6000, 3000))
+    audio = PackedAudio.from_waveforms(waveforms)
+    with torch.no_grad():
+        expected = model.forward_packed(audio).unpack()
+        waveforms[1][2500], waveforms[2][:] = torch.nan, torch.inf
+        found = model.forward_packed(PackedAudio.from_waveforms(waveforms)).unpack()
+    assert torch.equal(found[0], expected[0]) and torch.equal(found[3], expected[3])
+    assert found[1].isnan().all() and found[2].isnan().all()
+
+
+def test_nothing_given_is_changed_and_nothing_returned_is_shared():
+    model = model_of(HubertModel, POST_LN)
+    waveforms = torch.randn(2, 6400)
+    audio = PackedAudio.from_waveforms(list(waveforms), normalize=True)
+    kept, samples = waveforms.clone(), audio.samples.clone()
+    with torch.no_grad():
+        outputs = [model(waveforms, output_hidden_states=True), model.forward_packed(audio, output_hidden_states=True)]
+        again = [model(waveforms, output_hidden_states=True), model.forward_packed(audio, output_hidden_states=True)]
+    assert torch.equal(waveforms, kept) and torch.equal(audio.samples, samples)
+    for output, other in zip(outputs, again):
+        # the last state is the last hidden state; all others are memory of their own
+        assert len({state.data_ptr() for state in output.hidden_states}) == 4
+        output[0].zero_()
+        output.hidden_states[0].zero_()
+        assert all(state.any() for state in (*output.hidden_states[1:-1], *other.hidden_states))
+
+
+def test_strided_inputs():
+    model = model_of(HubertModel)
+    waveforms = torch.randn(3, 6400)
+    strided = torch.stack([waveforms, torch.full_like(waveforms, torch.nan)], dim=-1)[..., 0]
+    assert not strided.is_contiguous()
+    expanded = waveforms[:1].expand(3, -1)
+    with torch.no_grad():
+        assert torch.equal(model(strided)[0], model(waveforms)[0])
+        assert torch.equal(model(expanded)[0], model(expanded.contiguous())[0])
+        mask = torch.ones(1, 6400).expand(3, -1)
+        assert_close(model(strided, attention_mask=mask)[0], model(waveforms)[0], "same graph")
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_batches_without_utterances_or_frames(cls):
+    model = model_of(cls)
+    with torch.no_grad():
+        nothing = model.forward_packed(PackedAudio.from_waveforms([]), output_hidden_states=True)
+        short = model.forward_packed(PackedAudio.from_waveforms([torch.randn(399), torch.randn(0)]), output_hidden_states=True)
+        padded = model(torch.randn(2, 800), attention_mask=torch.zeros(2, 800), output_hidden_states=True)
+        empty = model(torch.randn(0, 800), output_hidden_states=True)
+    assert nothing.cu_seqlens.tolist() == [0] and short.cu_seqlens.tolist() == [0, 0, 0]
+    assert nothing.unpack() == [] and nothing.unpack("hidden_states") == []
+    assert len(short.unpack()) == 2 and all(state.shape == (0, 48) for state in short.hidden_states)
+    assert padded[0].isfinite().all() and not any(state.any() for state in padded.hidden_states)
+    assert len(empty[0]) == 0 and all(state.shape == (0, 2, 48) for state in empty.hidden_states)
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_where_the_packed_graph_may_not_run_utterances_go_one_by_one(cls, caplog):
+    model = model_of(cls)
+    audio = PackedAudio.from_waveforms(waveforms_of())
+    with torch.no_grad():
+        expected = model.forward_packed(audio, output_hidden_states=True)
+    with caplog.at_level(logging.DEBUG, "hubert_fast"):
+        found = model.forward_packed(audio, output_hidden_states=True)  # gradients are recorded
+    assert "definition: a gradient may be needed" in caplog.text
+    assert found[0].requires_grad and torch.equal(found.cu_seqlens, expected.cu_seqlens)
+    assert_close(found[0], expected[0], "other graph")
+    for state, other in zip(found.hidden_states, expected.hidden_states, strict=True):
+        assert_close(state, other, "other graph")
+    found[0].sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None)
+    none = model.forward_packed(PackedAudio.from_waveforms([torch.randn(100)]), output_hidden_states=True)
+    assert none.cu_seqlens.tolist() == [0, 0] and len(none.hidden_states) == 4
+
+
+def test_long_audio_in_slices(monkeypatch):
+    """Slices of time and of blocks leave no seam."""
+    from hubert_fast import packed, packed_features, packed_positions
+
+    model = model_of(HubertModel, POST_LN)
+    audio = PackedAudio.from_waveforms(waveforms_of((40000, 9999, 400, 64000)))
+    with torch.no_grad():
+        expected = model.forward_packed(audio)[0]
+        monkeypatch.setattr(packed_features, "SLICE_BYTES_CPU", 1)
+        monkeypatch.setattr(packed_features, "WINDOWS_AT_ONCE", 77)
+        monkeypatch.setattr(packed_positions, "BLOCKS_AT_ONCE", 3)
+        monkeypatch.setattr(packed, "FEED_FORWARD_ROWS_CPU", 5)
+        assert_close(model.forward_packed(audio)[0], expected, "same graph")
+
+
+def test_attention_of_jagged_batches():
+    """What runs on a GPU, by its CPU fallback: neighbours of other lengths and utterances without frames."""
+    counts = (5, 0, 17, 17, 1)
+    q, k, v = torch.randn(3, sum(counts), 24)
+    assert_close(_attention_jagged(q, k, v, counts, 3), attention(q, k, v, counts, 3), "attention")
+    assert _attention_jagged(q[:0], k[:0], v[:0], (0, 0), 3).shape == (0, 24)
+
+
+class TestPackedAudio:
+    def test_layout(self):
+        audio = PackedAudio.from_waveforms([np.ones(321, np.float32), [], np.full(3, 2.0), torch.full((640,), 3.0)])
+        assert audio.lengths == (321, 0, 3, 640) and audio.starts == [0, 640, 640, 960] and len(audio) == 4
+        assert len(audio.samples) == 1600 and audio.samples.dtype == torch.float32
+        assert [waveform.unique().tolist() for waveform in audio.waveforms()] == [[1], [], [2], [3]]
+        assert audio.samples.sum() == 321 + 6 + 3 * 640
+
+    def test_int16_is_pcm(self):
+        pcm = np.array([-32768, 0, 16384], np.int16)
+        audio = PackedAudio.from_waveforms([pcm, pcm[:1]])
+        assert audio.samples.dtype == torch.int16
+        assert audio.waveform()[:3].tolist() == [-1, 0, 0.5] and audio.waveforms()[1].tolist() == [-1]
+        mixed = PackedAudio.from_waveforms([pcm, np.array([0.25])])
+        assert mixed.samples.dtype == torch.float32 and mixed.waveforms()[0].tolist() == [-1, 0, 0.5]
+        assert mixed.waveforms()[1].tolist() == [0.25]
+
+    @pytest.mark.parametrize("as_int16", [False, True], ids=["float32", "int16"])
+    def test_normalised_as_the_processor_does(self, speech, as_int16):
+        from hubert_fast.processing import normalize
+
+        waveforms = [speech, 3 * speech[:1111] + 0.1, np.zeros(500, np.float32), np.zeros(0, np.float32)]
+        if as_int16:
+            waveforms = [(waveform * 32768 * 0.5).astype(np.int16) for waveform in waveforms]
+        audio = PackedAudio.from_waveforms(waveforms, normalize=True)
+        assert audio.samples.dtype == (torch.int16 if as_int16 else torch.float32)
+        for found, waveform in zip(audio.waveforms(), waveforms):
+            scaled = waveform / np.float32(32768) if as_int16 else waveform
+            np.testing.assert_allclose(found.numpy(), normalize(scaled), atol=2e-6)
+
+    @pytest.mark.parametrize(
+        ("waveforms", "message"),
+        [
+            ([torch.zeros(4), torch.zeros(2, 3)], r"waveform 1 must be 1-D, but has shape \[2, 3\]"),
+            ([torch.zeros(4, dtype=torch.int32)], "waveform 0 must be floating point or int16, but is torch.int32"),
+            (["a.wav"], "waveform 0 must be a 1-D array of samples"),
+            (torch.zeros(400), "waveforms must be a list of 1-D waveforms, but a single one came"),
+        ],
+        ids=["2-D", "int32", "path", "no list"],
+    )
+    def test_bad_input(self, waveforms, message):
+        with pytest.raises(ValueError, match=message):
+            PackedAudio.from_waveforms(waveforms)
+
+    def test_what_forward_packed_refuses(self):
+        model = model_of()
+        with pytest.raises(TypeError, match="takes PackedAudio, but got a Tensor: PackedAudio.from_waveforms makes it"):
+            model.forward_packed(torch.zeros(1, 400))
+        with pytest.raises(ValueError, match="hop_samples=320 for this model, but has 160"):
+            model.forward_packed(PackedAudio.from_waveforms([torch.zeros(800)], hop_samples=160))
+        with torch.no_grad(), pytest.raises(KeyError, match="'attentions' is not in this output"):
+            model.forward_packed(PackedAudio.from_waveforms([torch.zeros(800)])).unpack("attentions")
+
+
+def test_true_frames_of_the_tests_are_the_models():
+    model = model_of()
+    mask = masked_batch((8000, 399, 400))[1]
+    frames = torch.ones(3, 24, 1) * torch.arange(24)[:, None]
+    assert true_frames(frames, mask)[:, 0].tolist() == frames[model.frame_mask(mask, 24)][:, 0].tolist()
