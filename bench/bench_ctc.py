@@ -8,23 +8,17 @@ Answers are compared before anything is timed. The ratio to transformers is meas
 
 from __future__ import annotations
 
-import csv
-import datetime
 import json
-import platform
-import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
 import transformers
+from rows import RESULTS, append, origin, percentiles
 
-import hubert_fast
 from hubert_fast.ctc import Vocabulary, decode_raw, greedy_decode
 
-RESULTS = Path(__file__).parent / "results" / "ctc.csv"
 TOKENS = "<pad> <s> </s> <unk> | E T A O N I H S R D L U M W C F G Y P B V K ' X J Q Z".split()
 VOCABULARY = Vocabulary(tuple(TOKENS), frozenset(range(4)))
 UTTERANCES, FRAMES, DELIMITER = 64, 1500, 4
@@ -81,30 +75,11 @@ def rows():
     """Collects the rows of this run, and writes them when it is over."""
     collected: list[dict] = []
     yield collected
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=RESULTS.parent)
-    common = {
-        "utc": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "version": hubert_fast.__version__,
-        "commit": commit.stdout.strip(),
-        "python": platform.python_version(),
-        "transformers": transformers.__version__,
-        "device": _processor(),
-    }
-    new = not RESULTS.exists()
-    with open(RESULTS, "a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [*common, *collected[0]])
-        if new:
-            writer.writeheader()
-        writer.writerows({**common, **row} for row in collected)
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+    append(RESULTS / "ctc.csv", origin(transformers=transformers.__version__), collected)
 
 
 def row(op: str, provider: str, threads: int, seconds: list[float], frames: int, ratio: float | str = "") -> dict:
-    p20, p50, p80 = np.percentile(seconds, [20, 50, 80])
+    p20, p50, p80 = percentiles(seconds)
     return {
         "op": op,
         "provider": provider,

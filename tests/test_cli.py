@@ -15,6 +15,7 @@ import hubert_fast
 from hubert_fast import ctc, demo
 from hubert_fast.audio import load
 from hubert_fast.cli import main
+from hubert_fast.devices import resolve_device, resolve_dtype
 from hubert_fast.transcribe import Transcriber
 
 
@@ -38,7 +39,8 @@ def test_one_file_gives_its_text_alone(recordings, capsys):
     captured = capsys.readouterr()
     assert captured.out.strip() == first.reference
     assert "bundled demo model (synthetic voices, closed vocabulary" in captured.err
-    assert "running on cpu in float32" in captured.err or "running on cuda" in captured.err
+    chosen = str(resolve_dtype("auto", resolve_device("auto"))).removeprefix("torch.")
+    assert f"running on {resolve_device('auto')}" in captured.err and f" in {chosen}\n" in captured.err
 
 
 def test_a_warning_is_one_line(recordings, monkeypatch, capsys):
