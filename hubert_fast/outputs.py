@@ -110,9 +110,12 @@ class PackedModelOutput(ModelOutput):
 
         name: of a field; the first unless given. Of ``hidden_states`` each utterance has a tuple.
 
-        Raises ``KeyError`` when this output has no such field.
+        Raises ``KeyError`` when this output has no such field, or one that is not of utterances.
         """
-        value = self[self.fields[0] if name is None else name]
+        name = self.fields[0] if name is None else name
+        if name == "cu_seqlens":
+            raise KeyError("cu_seqlens is where utterances begin, and nothing that each has a part of")
+        value = self[name]
         sizes = self.cu_seqlens.diff().tolist()
         if isinstance(value, tuple):
             return list(zip(*(part.split(sizes) for part in value)))

@@ -15,11 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .grid import Grid
 from .layers import EncoderLayer
 from .packed_attention import attention
-from .packed_audio import Grid
-from .packed_features import activate, encode_features
-from .packed_positions import blocks_of, convolve
+from .packed_features import encode_features
+from .packed_layers import activate, linear, norm
+from .packed_positions import convolve
 from .packed_weights import PackedWeights, wide
 
 # Rows of the feed-forward block at once: what lies between its two products is then read from cache. No limit on a GPU.
@@ -32,34 +33,23 @@ def encode(
     waveform: Tensor,
     grid: Grid,
     rows: list[Tensor],
-    padded_frames: int | None = None,
-    output_hidden_states: bool = False,
+    output_hidden_states: bool,
 ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
     """Run a ``HubertModel`` over a packed batch: the last hidden state ``[N, C]`` and, if asked for, all of them.
 
     waveform: flat, ``[S]``, laid out as ``grid`` says. rows: what the statistics of a GroupNorm are taken over, ``[S_i]`` each.
-    padded_frames: the length to which a batch norm before the positional convolution sees each utterance padded, if at all.
     """
     dtype = weights.convolutions[-1].dtype
-    hop = model.config.inputs_to_logits_ratio
+    # on CUDA autocast has norms return float32
+    out_dtype = wide(dtype) if waveform.is_cuda and torch.is_autocast_enabled("cuda") else dtype
     with torch.autocast(waveform.device.type, enabled=False):  # dtype is autocast's already
         layers = model.feature_extractor.conv_layers
-        features = encode_features(layers, weights.convolutions, waveform, grid, rows, hop)
+        features = encode_features(layers, weights.convolutions, waveform, grid, rows, model.config)
         true_frames = grid.true_frames(waveform.device)
         if true_frames is not None:
             features = features[true_frames]
         x = _project(model.feature_projection, features)
-        return _transform(model.encoder, x, grid, weights.positions, padded_frames, output_hidden_states, dtype)
-
-
-def norm(x: Tensor, layer: nn.LayerNorm) -> Tensor:
-    """Apply a layer norm in the dtype of ``x``."""
-    return F.layer_norm(x, layer.normalized_shape, layer.weight.to(x.dtype), layer.bias.to(x.dtype), layer.eps)
-
-
-def linear(x: Tensor, layer: nn.Linear, dtype: torch.dtype) -> Tensor:
-    """Apply a linear layer in ``dtype``."""
-    return F.linear(x.to(dtype), layer.weight.to(dtype), None if layer.bias is None else layer.bias.to(dtype))
+        return _transform(model.encoder, x, grid, weights.positions, output_hidden_states, dtype, out_dtype)
 
 
 def _project(projection: nn.Module, features: Tensor) -> Tensor:
@@ -75,21 +65,21 @@ def _transform(
     x: Tensor,
     grid: Grid,
     positions: Tensor,
-    padded_frames: int | None,
     output_hidden_states: bool,
     dtype: torch.dtype,
+    out_dtype: torch.dtype,
 ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
-    x += _positions(encoder.pos_conv_embed, x, grid, positions, padded_frames)
+    x += _positions(encoder.pos_conv_embed, x, grid, positions)
     if not encoder.normalize_before:
         x = norm(x, encoder.layer_norm)
-    states = [_kept(x, dtype)] if output_hidden_states else []
+    states = [_kept(x, out_dtype)] if output_hidden_states else []
     for layer in encoder.layers:
         x = _layer(layer, x, grid, dtype)
         if output_hidden_states:
-            states.append(_kept(x, dtype))
+            states.append(_kept(x, out_dtype))
     if encoder.normalize_before:
         x = norm(x, encoder.layer_norm)
-    x = x.to(dtype)
+    x = x.to(out_dtype)
     if output_hidden_states and (not encoder.normalize_before or encoder.final_norm_in_hidden_states):
         states[-1] = x
     return x, tuple(states) if output_hidden_states else None
@@ -100,16 +90,15 @@ def _kept(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x.to(dtype, copy=True)
 
 
-def _positions(embedding: nn.Module, x: Tensor, grid: Grid, spectrum: Tensor, padded_frames: int | None) -> Tensor:
+def _positions(embedding: nn.Module, x: Tensor, grid: Grid, spectrum: Tensor) -> Tensor:
     conv, padding = embedding.conv, x.new_zeros(x.shape[1])
     if hasattr(embedding, "batch_norm"):
         batch_norm = embedding.batch_norm
-        scale = batch_norm.weight.to(x.dtype) * (batch_norm.running_var.to(x.dtype) + batch_norm.eps).rsqrt()
+        scale = (batch_norm.running_var.to(x.dtype) + batch_norm.eps).rsqrt() * batch_norm.weight.to(x.dtype)
         padding = batch_norm.bias.to(x.dtype) - batch_norm.running_mean.to(x.dtype) * scale  # what zeros become
         x = torch.addcmul(padding, x, scale)
     kernel = conv.kernel_size[0]
-    blocks = blocks_of(grid, kernel, padded_frames if hasattr(embedding, "batch_norm") else None)
-    return activate(convolve(x, padding, spectrum, conv.bias.to(x.dtype), kernel, blocks), embedding.activation)
+    return activate(convolve(x, padding, spectrum, conv.bias.to(x.dtype), kernel, grid), embedding.activation)
 
 
 def _layer(layer: EncoderLayer, x: Tensor, grid: Grid, dtype: torch.dtype) -> Tensor:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .packed_audio import Grid
+from .grid import Grid
 
 BLOCKS_AT_ONCE = 64  # bounds what long audio holds in memory
 
@@ -41,8 +41,8 @@ class Blocks(NamedTuple):
     firsts: list[int]
 
 
-def blocks_of(grid: Grid, kernel: int, padded_frames: int | None) -> Blocks:
-    """Cut every utterance into blocks. Beyond its ends are zeros; up to ``padded_frames``, if given, there is padding instead."""
+def blocks_of(grid: Grid, kernel: int) -> Blocks:
+    """Cut every utterance into blocks. Beyond its ends are zeros; up to ``grid.padded``, if given, there is padding instead."""
     size = points(kernel)
     hop = size - kernel + 1
     counts = torch.tensor(grid.counts, dtype=torch.long)
@@ -53,21 +53,22 @@ def blocks_of(grid: Grid, kernel: int, padded_frames: int | None) -> Blocks:
     count, start = counts[utterance, None], starts[utterance, None]
     frame = block[:, None] * hop - kernel // 2 + torch.arange(size)
     beyond = torch.full_like(frame, grid.frames)
-    if padded_frames is not None:
-        beyond[(frame >= count) & (frame < padded_frames)] += 1
+    if grid.padded is not None:
+        beyond[(frame >= count) & (frame < grid.padded)] += 1
     rows = torch.where((frame >= 0) & (frame < count), start + frame, beyond)
     kept = (block[:, None] * hop + torch.arange(hop) < count).flatten().nonzero()[:, 0]
     firsts = [0, *(count[:, 0] - block * hop).clamp(max=hop).cumsum(0).tolist()]
     return Blocks(rows, kept, firsts)
 
 
-def convolve(x: Tensor, padding: Tensor, weight: Tensor, bias: Tensor, kernel: int, blocks: Blocks) -> Tensor:
+def convolve(x: Tensor, padding: Tensor, weight: Tensor, bias: Tensor, kernel: int, grid: Grid) -> Tensor:
     """Convolve each utterance of ``x`` ``[N, C]`` with zeros beyond its ends, as ``conv1d(padding=K // 2)[..., :frames]`` does.
 
-    padding: what stands where ``blocks`` say there is padding, ``[C]``. weight: of :func:`spectrum`. bias: ``[C]``.
+    padding: what stands after the utterance up to ``grid.padded`` frames, ``[C]``. weight: of :func:`spectrum`. bias: ``[C]``.
     """
     channels, groups, size = x.shape[1], weight.shape[1], points(kernel)
     hop = size - kernel + 1
+    blocks = blocks_of(grid, kernel)
     x = torch.cat([x, torch.zeros_like(padding)[None], padding[None]])
     rows, kept = blocks.rows.to(x.device), blocks.kept.to(x.device)
     out = x.new_empty(len(kept), channels)

@@ -8,6 +8,8 @@ is 17 + 68 MB beside 1.26 GB, for base 17 + 38 MB beside 378 MB.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
+from math import isqrt
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +17,9 @@ from torch import Tensor, nn
 
 from .packed_positions import spectrum
 
-PROBED_ELEMENTS = 1024
+PROBED_ELEMENTS = 1024  # of a tensor that has more than
+PROBED_WHOLE = 1 << 14
+BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
 
 
 class PackedWeights(NamedTuple):
@@ -34,11 +38,11 @@ def wide(dtype: torch.dtype) -> torch.dtype:
 
 
 class _Source:
-    """A parameter as it was when something was made from it."""
+    """Parameters as they were when something was made from them."""
 
-    def __init__(self, tensor: Tensor):
-        self.state = self._state(tensor)
-        self.sample = None if tensor.is_cuda else self._sample(tensor).clone()
+    def __init__(self, tensors: list[Tensor]):
+        self.states = [self._state(tensor) for tensor in tensors]
+        self.sample = self._sample(tensors)
 
     @staticmethod
     def _state(tensor: Tensor) -> tuple:
@@ -47,28 +51,41 @@ class _Source:
         return id(tensor), tensor.data_ptr(), version, tensor.dtype, tensor.device, tensor.shape
 
     @staticmethod
-    def _sample(tensor: Tensor) -> Tensor:
-        flat = tensor.detach().reshape(-1)
-        return flat[:: max(1, len(flat) // PROBED_ELEMENTS)]
+    def _sample(tensors: list[Tensor]) -> Tensor:
+        """Some elements of each, as bits, so that NaN equals itself."""
+        parts = []
+        for tensor in tensors:
+            flat = tensor.detach().reshape(-1)
+            if len(flat) > PROBED_WHOLE:
+                flat = flat[:: next_prime(len(flat) // PROBED_ELEMENTS)]  # all taps and all channels in turn
+            parts.append(flat.view(BITS[flat.element_size()]).to(torch.int64))
+        return torch.cat(parts)
 
-    def is_still(self, tensor: Tensor) -> bool:
-        # The sample is for edits through .data, which PyTorch does not count. On a GPU looking at it would stop the queue.
-        return self.state == self._state(tensor) and (
-            self.sample is None or torch.equal(self.sample, self._sample(tensor))
-        )
+    def is_still(self, tensors: list[Tensor]) -> bool:
+        # The sample is for changes that PyTorch does not count: through .data, by fused optimizers, of inference tensors.
+        return self.states == [self._state(tensor) for tensor in tensors] and torch.equal(self.sample, self._sample(tensors))
+
+
+@cache
+def next_prime(number: int) -> int:
+    """Return the smallest prime that is not below ``number``."""
+    number = max(number, 2)
+    while any(number % factor == 0 for factor in range(2, isqrt(number) + 1)):
+        number += 1
+    return number
 
 
 class WeightCache:
     """The :class:`PackedWeights` of one model, by the dtype they are computed in. Copies and pickles of it are empty.
 
-    A change is seen by the parameter's identity, address and version counter, which ``load_state_dict``, ``.to``, optimizers and
-    in-place edits alter. Edits through ``.data``, which PyTorch does not count, are seen on a CPU by a sample of about a
-    thousand elements of each tensor, so anything that scales, adds to or replaces the whole of it; on a GPU they are not: call
-    ``clear`` after those.
+    A change is seen by the parameter's identity, address and version counter, which ``load_state_dict``, ``.to`` and in-place
+    edits alter. What PyTorch does not count (edits through ``.data``, fused optimizers) is seen by a thousand elements of each
+    tensor and all of a small one: whatever scales, adds to or replaces a tensor, a tap or a channel. After an edit of single
+    elements through ``.data`` call :meth:`clear`.
     """
 
     def __init__(self) -> None:
-        self._entries: dict[torch.dtype, tuple[list[_Source], PackedWeights]] = {}
+        self._entries: dict[torch.dtype, tuple[_Source, PackedWeights]] = {}
 
     def __deepcopy__(self, memo: Any) -> WeightCache:
         return WeightCache()
@@ -85,19 +102,14 @@ class WeightCache:
         convolutions = [layer.conv for layer in model.feature_extractor.conv_layers]
         positional = model.encoder.pos_conv_embed.conv
         tensors = [*(conv.weight for conv in convolutions), *positional.parameters()]
-        entry = self._entries.get(dtype)
-        if entry is None or not all(source.is_still(tensor) for source, tensor in zip(entry[0], tensors)):
-            # read the state first: what changes meanwhile is then seen next time
-            sources = [_Source(tensor) for tensor in tensors]
-            fresh = {dtype: (sources, _make(convolutions, positional, dtype))}
-            current = entry is None and all(self._is_current(other, tensors) for other in list(self._entries.values()))
-            self._entries = {**self._entries, **fresh} if current else fresh
-            entry = fresh[dtype]
-        return entry[1]
-
-    @staticmethod
-    def _is_current(entry: tuple[list[_Source], PackedWeights], tensors: list[Tensor]) -> bool:
-        return all(source.is_still(tensor) for source, tensor in zip(entry[0], tensors))
+        entries = self._entries
+        if dtype not in entries or not entries[dtype][0].is_still(tensors):
+            kept = {other: entry for other, entry in entries.items() if other != dtype and entry[0].is_still(tensors)}
+            # what the parameters are is read first: a change meanwhile is then seen at the next call
+            source = _Source(tensors)
+            # in one assignment: other threads may be here too
+            self._entries = entries = {**kept, dtype: (source, _make(convolutions, positional, dtype))}
+        return entries[dtype][1]
 
 
 def _make(convolutions: list[nn.Conv1d], positional: nn.Conv1d, dtype: torch.dtype) -> PackedWeights:

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 
+from .grid import Grid
 from .packed import encode
-from .packed_audio import Grid, PackedAudio
+from .packed_audio import PackedAudio
 from .packed_weights import WeightCache
-from .untouched import Watch
+from .untouched import Watch, has_hook
 
 GRADIENT = "a gradient may be needed: call the model under torch.no_grad() or torch.inference_mode()"
 DEVICES = ("cpu", "cuda")  # what the packed graph was made for: float64 sums and Fourier transforms
@@ -37,8 +38,11 @@ class FastPath:
     def __reduce__(self) -> tuple[Callable, tuple]:
         return FastPath, ()
 
-    def why_not(self, model: nn.Module, kind: type[nn.Module], waveforms: Tensor) -> str | None:
-        """Say why the packed graph may not serve ``model`` on ``waveforms``; ``None`` when it may. ``kind``: the class it knows."""
+    def why_not(self, model: nn.Module, kind: type[nn.Module], waveforms: Tensor, whole_call: bool) -> str | None:
+        """Say why the packed graph may not serve ``model`` on ``waveforms``; ``None`` when it may.
+
+        kind: the class it knows. whole_call: whether the model's own hooks and wrappers run around this call.
+        """
         if type(model) is not kind:
             return f"{type(model).__qualname__} is not {kind.__qualname__} itself, and may compute something else"
         reason = unserved(model, waveforms)
@@ -46,7 +50,9 @@ class FastPath:
             return reason
         if self._watch is None:
             self._watch = Watch(kind, model.config)
-        return self._watch.look(model, WRAPPED)[1]
+        if not whole_call and has_hook(model):
+            return "the model has a hook, which runs around forward alone"
+        return self._watch.look(model, WRAPPED if whole_call else set())[1]
 
 
 def unserved(model: nn.Module, waveforms: Tensor) -> str | None:
@@ -59,6 +65,10 @@ def unserved(model: nn.Module, waveforms: Tensor) -> str | None:
         return GRADIENT
     if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
         return "derivatives or batches are being taken by a function transform"
+    if torch._C._len_torch_dispatch_stack():
+        return "a dispatch mode, such as FakeTensorMode or FlopCounterMode, is watching"
+    if waveforms.is_cuda and torch.cuda.is_current_stream_capturing():
+        return "a CUDA graph is being captured"
     if waveforms.device.type not in DEVICES:
         return f"the device is {waveforms.device}, and neither a CPU nor CUDA"
     if _has_any_global_hook():
@@ -77,9 +87,9 @@ def compute_dtype(model: nn.Module) -> torch.dtype:
 def encode_packed(model: nn.Module, audio: PackedAudio, output_hidden_states: bool) -> tuple[Tensor, tuple[Tensor, ...] | None]:
     """Run the packed graph of a ``HubertModel`` on packed audio: ``[N, C]``, and all hidden states if asked for."""
     weights = model.fast_path.weights.weights_of(model, compute_dtype(model))
-    grid, waveform = Grid.of(audio.lengths, model.config), audio.waveform()
+    waveform = audio.waveform()
     rows = [waveform[start : start + length] for start, length in zip(audio.starts, audio.lengths)]
-    return encode(model, weights, waveform, grid, rows, output_hidden_states=output_hidden_states)
+    return encode(model, weights, waveform, Grid.of(audio.lengths, model.config), rows, output_hidden_states)
 
 
 def encode_padded(
@@ -95,20 +105,19 @@ def encode_padded(
     else:
         lengths = attention_mask.sum(-1, dtype=torch.long).clamp(0, samples).tolist()
     weights = model.fast_path.weights.weights_of(model, compute_dtype(model))
-    grid, config = Grid.of(lengths, model.config), model.config
-    frames = Grid.of([samples], config).frames
-    waveform = _flat(input_values, lengths, grid, config.inputs_to_logits_ratio)
-    last, states = encode(model, weights, waveform, grid, list(input_values), frames, output_hidden_states)
-    padded = [_padded(x, grid, frames) for x in (last, *(states or ())[:-1])]
+    grid = Grid.of(lengths, model.config, padded_samples=samples)
+    waveform = _flat(input_values, lengths, grid, model.config.inputs_to_logits_ratio)
+    last, states = encode(model, weights, waveform, grid, list(input_values), output_hidden_states)
+    padded = [_padded(x, grid) for x in (last, *(states or ())[:-1])]
     if states is None:
         return padded[0], None
     # the last state of transformers 5 is not the last hidden state
-    return padded[0], (*padded[1:], padded[0] if states[-1] is last else _padded(states[-1], grid, frames))
+    return padded[0], (*padded[1:], padded[0] if states[-1] is last else _padded(states[-1], grid))
 
 
-def _padded(x: Tensor, grid: Grid, frames: int) -> Tensor:
-    """Put packed frames ``[N, C]`` into rows ``[B, frames, C]``; a view when there is no padding."""
-    batch = len(grid.counts)
+def _padded(x: Tensor, grid: Grid) -> Tensor:
+    """Put packed frames ``[N, C]`` into rows ``[B, T, C]``; a view when there is no padding."""
+    batch, frames = len(grid.counts), grid.padded
     if grid.frames == batch * frames:
         return x.view(batch, frames, x.shape[1])
     places = torch.cat([row * frames + torch.arange(count) for row, count in enumerate(grid.counts)]).to(x.device)

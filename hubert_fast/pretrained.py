@@ -49,12 +49,12 @@ class HubertPreTrainedModel(PreTrainedMixin, nn.Module):
         """Say which graph a call like this would take, and why: ``"packed"``, or ``"definition: "`` and the reason.
 
         input_values: needed only when it requires a gradient or is on another device than the model. Other arguments of a call
-        make no difference. The logger ``hubert_fast.modeling`` says the same at level DEBUG whenever the definition is taken.
+        make no difference. The logger ``hubert_fast.hubert_model`` says the same at level DEBUG whenever the definition is taken.
         """
         if output_attentions is None:
             output_attentions = self.config.output_attentions
         waveforms = torch.empty(0, device=self.device) if input_values is None else input_values
-        reason = self.base_model._why_not_packed(waveforms, mask_time_indices, output_attentions)
+        reason = self.base_model.why_not_packed(waveforms, mask_time_indices, output_attentions)
         return "packed" if reason is None else f"definition: {reason}"
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:

@@ -21,12 +21,16 @@ ATTENTIONS = (None, "eager", "sdpa", "flash_attention_2", "flash_attention_3", "
 
 
 class Part(NamedTuple):
-    """One module: its class, the shapes of its parameters, its attributes that are numbers or text, the names of all."""
+    """One module: its class, the shapes of its parameters, its attributes that are numbers or text, the names of all.
+
+    tensors: which parameters and buffers it has, since one may be set to ``None``.
+    """
 
     kind: type
     shapes: dict[str, tuple[int, ...]]
     values: dict[str, Any]
     names: frozenset[str]
+    tensors: frozenset[str]
 
 
 def _part(module: nn.Module) -> Part:
@@ -36,7 +40,11 @@ def _part(module: nn.Module) -> Part:
     shapes = {name: tuple(value.shape) for name, value in module._parameters.items() if value is not None}
     # a parametrized module has a class of its own, made for it
     kind = type(module).__bases__[0] if is_parametrized(module) else type(module)
-    return Part(kind, shapes, values, frozenset(own))
+    return Part(kind, shapes, values, frozenset(own), frozenset(_tensors(module)))
+
+
+def _tensors(module: nn.Module) -> list[str]:
+    return [name for own in (module._parameters, module._buffers) for name, value in own.items() if value is not None]
 
 
 class Blueprint:
@@ -124,6 +132,9 @@ def changed(base: nn.Module, below: list[nn.Module], parts: list[Part], own: set
             return _mismatch(_name_of(module, base), _part(module), part)
         if module.training:
             return f"{_name_of(module, base)} is in training mode"
+        if part.tensors.symmetric_difference(_tensors(module)):
+            missing = ", ".join(sorted(part.tensors.symmetric_difference(_tensors(module))))
+            return f"{missing} of {_name_of(module, base)} is added or missing"
         for parameter in module._parameters.values():
             if parameter is not None and type(parameter) is not nn.Parameter:
                 return f"{_name_of(module, base)} has weights of type {type(parameter).__qualname__}"
@@ -136,7 +147,7 @@ def changed(base: nn.Module, below: list[nn.Module], parts: list[Part], own: set
         for name, value in part.values.items():
             if entries.get(name) != value:
                 return f"{name} of {_name_of(module, base)} is {entries.get(name)!r}, and was {value!r}"
-        if _has_hook(module):
+        if has_hook(module):
             return f"{_name_of(module, base)} has a hook"
     for kind in {type(module) for module in below}:
         if _is_patched(kind):
@@ -155,7 +166,8 @@ def _is_patched(kind: type) -> bool:
     return False
 
 
-def _has_hook(module: nn.Module) -> bool:
+def has_hook(module: nn.Module) -> bool:
+    """Whether a module has hooks, but those that transformers leaves behind."""
     if not (module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks):
         return False
     hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]

@@ -1,6 +1,7 @@
 """The packed graph against the definition in float64: every configuration, packed and padded, any lengths."""
 
 import logging
+import warnings
 
 import numpy as np
 import pytest
@@ -108,7 +109,9 @@ def test_the_best_token_of_padding_is_the_blank(blank):
     with torch.no_grad():
         logits = model(waveforms, attention_mask=mask).logits
     padding = torch.arange(logits.shape[1]) >= torch.tensor([24, 1, 0])[:, None]
-    assert (logits[padding].argmax(-1) == blank).all() and logits[padding].abs().max() < 1e-37
+    for form in (lambda x: x, lambda x: x.log_softmax(-1), lambda x: x.softmax(-1).half(), torch.Tensor.bfloat16):
+        assert (form(logits)[padding].argmax(-1) == blank).all()
+    assert not logits[padding].any() or blank
     assert (logits[~padding].argmax(-1) != blank).any()
 
 
@@ -252,6 +255,35 @@ class TestPackedAudio:
         assert [waveform.unique().tolist() for waveform in audio.waveforms()] == [[1], [], [2], [3]]
         assert audio.samples.sum() == 321 + 6 + 3 * 640
 
+    def test_arrays_that_torch_does_not_look_at(self):
+        forwards = np.arange(4, dtype=np.float32)
+        locked, swapped = forwards.copy(), forwards.astype(">f4")
+        locked.setflags(write=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            audio = PackedAudio.from_waveforms([locked, swapped, forwards[::-1], np.stack([forwards, -forwards], 1)[:, 1]])
+        assert [waveform.tolist() for waveform in audio.waveforms()] == [[0, 1, 2, 3], [0, 1, 2, 3], [3, 2, 1, 0], [0, -1, -2, -3]]
+
+    def test_a_gradient_reaches_the_waveforms(self):
+        model = model_of(HubertModel).requires_grad_(False)
+        waveforms = [torch.randn(800, requires_grad=True), torch.randn(400, requires_grad=True)]
+        model.forward_packed(PackedAudio.from_waveforms(waveforms))[0].square().sum().backward()
+        assert all(waveform.grad.abs().sum() > 0 for waveform in waveforms)
+
+    @pytest.mark.parametrize(
+        ("samples", "lengths", "message"),
+        [
+            (torch.zeros(640, dtype=torch.int64), (640,), "samples must be 1-D, floating point or int16, but are torch.int64"),
+            (torch.zeros(2, 640), (640,), r"samples must be 1-D, floating point or int16, but are torch.float32 \[2, 640\]"),
+            (torch.zeros(640), (400, 300), "samples must be 960 for these lengths, but are 640"),
+            (torch.zeros(640), (-1,), r"lengths must be whole numbers from 0 on, but are \(-1,\)"),
+        ],
+        ids=["int64", "2-D", "too few", "negative"],
+    )
+    def test_the_constructor_checks(self, samples, lengths, message):
+        with pytest.raises(ValueError, match=message):
+            PackedAudio(samples, lengths)
+
     def test_int16_is_pcm(self):
         pcm = np.array([-32768, 0, 16384], np.int16)
         audio = PackedAudio.from_waveforms([pcm, pcm[:1]])
@@ -296,6 +328,8 @@ class TestPackedAudio:
             model.forward_packed(PackedAudio.from_waveforms([torch.zeros(800)], hop_samples=160))
         with torch.no_grad(), pytest.raises(KeyError, match="'attentions' is not in this output"):
             model.forward_packed(PackedAudio.from_waveforms([torch.zeros(800)])).unpack("attentions")
+        with torch.no_grad(), pytest.raises(KeyError, match="cu_seqlens is where utterances begin"):
+            model.forward_packed(PackedAudio.from_waveforms([torch.zeros(800)])).unpack("cu_seqlens")
 
 
 def test_true_frames_of_the_tests_are_the_models():

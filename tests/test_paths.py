@@ -139,6 +139,70 @@ def test_a_hook_on_the_encoder_of_a_head_and_one_that_goes():
         assert model.explain_path() == "packed"
 
 
+def test_hooks_on_the_encoder_of_a_head_run_in_packed_calls_too():
+    model = fresh()
+    audio = PackedAudio.from_waveforms([torch.randn(4000), torch.randn(800)])
+    with torch.no_grad():
+        plain = model.forward_packed(audio).logits
+        handle = model.hubert.register_forward_hook(
+            lambda module, inputs, output: output.update(last_hidden_state=0 * output["last_hidden_state"])
+        )
+        assert torch.equal(model.forward_packed(audio).logits, model.lm_head.bias.expand_as(plain))
+        handle.remove()
+        forward = model.hubert.forward
+        model.hubert.forward = lambda *arguments, **named: forward(*arguments, **named)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("hubert_fast.hubert_model.encode_packed", None)
+            assert_close(model.forward_packed(audio).logits, plain, "other graph")
+        del model.hubert.forward
+        assert torch.equal(model.forward_packed(audio).logits, plain)
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("encoder.layer_norm", "bias"),
+        ("encoder.layers.1.final_layer_norm", "bias"),
+        ("encoder.layers.0.attention.k_proj", "bias"),
+        ("encoder.pos_conv_embed.conv", "bias"),
+        ("feature_extractor.conv_layers.0.layer_norm", "bias"),
+    ],
+)
+@BOTH
+def test_a_parameter_that_goes_after_the_first_call(values, module, name):
+    model = fresh(values, HubertModel)
+    waveform = torch.randn(1, 4000)
+    with torch.no_grad():
+        model(waveform)
+        setattr(model.get_submodule(module), name, None)
+        assert model.explain_path() == f"definition: {name} of {module} is added or missing"
+        assert_close(model(waveform)[0], model(waveform, output_attentions=True)[0], "attention")
+
+
+def test_modes_that_watch_operations():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.proxy_tensor import make_fx
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = fresh(cls=HubertModel)
+    waveform = torch.randn(1, 4000)
+    with torch.no_grad():
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            assert model(mode.from_tensor(waveform))[0].shape == (1, 12, 48)
+        expected = model(waveform)[0]  # the mode left nothing behind
+        assert_close(make_fx(lambda x: model(x).last_hidden_state)(waveform)(waveform), expected, "other graph")
+        with FlopCounterMode(display=False) as counter:
+            model(waveform)
+    assert counter.get_total_flops() > 12 * 3 * 2 * (4 * 48 * 48 + 2 * 48 * 80)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.enable_grad], ids=["packed", "definition"])
+def test_another_dtype_than_the_weights(mode):
+    model = fresh(cls=HubertModel)
+    with mode(), pytest.raises(ValueError, match="input_values must be torch.float32 as the weights are, but is torch.float64"):
+        model(torch.randn(1, 800, dtype=torch.float64))
+
+
 def test_a_class_of_its_own_is_not_bypassed():
     class Louder(HubertModel):
         def _mask_features(self, x, mask_time_indices):

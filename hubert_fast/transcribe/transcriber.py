@@ -52,7 +52,8 @@ class Transcriber:
         """Load a checkpoint folder or Hugging Face hub repository that holds a fine-tuned HuBERT-CTC.
 
         device: ``"auto"`` (CUDA when there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
-        dtype: ``"auto"`` (what the device is fast at, see :func:`hubert_fast.devices.resolve_dtype`), ``"float32"``, ``"bfloat16"``, ``"float16"``.
+        dtype: ``"auto"`` (what the device is fast at: :func:`hubert_fast.devices.resolve_dtype`), ``"float32"``,
+            ``"bfloat16"``, ``"float16"``.
 
         Raises ``CheckpointError`` when the checkpoint cannot be had or lacks weights, ``ValueError`` for a device or dtype
         that is not there.

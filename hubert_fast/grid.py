@@ -1,0 +1,73 @@
+"""Where the frames of a packed batch come to lie.
+
+Utterance i starts at sample ``hop * o_i`` with ``o_{i+1} = o_i + ceil(n_i / hop)``, so its frames fall on the grid of frames of
+the whole buffer at every convolution. Frames of the grid that straddle two utterances belong to none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from .config import HubertConfig
+
+
+def starts_on_grid(lengths: Sequence[int], hop_samples: int) -> tuple[list[int], int]:
+    """Return the frame of the grid at which each utterance starts, and the size of the grid."""
+    *starts, total = accumulate((-(-length // hop_samples) for length in lengths), initial=0)
+    return starts, total
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the frames of a packed batch lie, and where its true frames come from: plain numbers, known before any is computed.
+
+    starts: frame of the grid at which each utterance starts, ``[B]``.
+    counts: its true frames, ``[B]``. They are what comes out, N in all.
+    padded: the frames to which a batch norm before the positional convolution sees each utterance padded, if at all.
+    """
+
+    starts: tuple[int, ...]
+    counts: tuple[int, ...]
+    padded: int | None = None
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], config: HubertConfig, padded_samples: int | None = None) -> Grid:
+        """Lay out utterances of ``lengths`` samples for a model. ``padded_samples``: of rows in which they came padded."""
+        hop, field = config.inputs_to_logits_ratio, config.receptive_field
+
+        def frames(samples: int) -> int:
+            return (samples - field) // hop + 1 if samples >= field else 0
+
+        padded = None if padded_samples is None else frames(padded_samples)
+        return cls(tuple(starts_on_grid(lengths, hop)[0]), tuple(frames(length) for length in lengths), padded)
+
+    @property
+    def frames(self) -> int:
+        """N, the true frames of all utterances."""
+        return sum(self.counts)
+
+    @property
+    def end(self) -> int:
+        """The frame of the grid after the last true one."""
+        return max((start + count for start, count in zip(self.starts, self.counts) if count), default=0)
+
+    @property
+    def boundaries(self) -> list[int]:
+        """Frame at which each utterance starts among the N, and N: ``[B + 1]``."""
+        return list(accumulate(self.counts, initial=0))
+
+    def cu_seqlens(self, device: torch.device) -> Tensor:
+        """Return :attr:`boundaries` as attention kernels take them: int32 ``[B + 1]``."""
+        return torch.tensor(self.boundaries, dtype=torch.int32, device=device)
+
+    def true_frames(self, device: torch.device) -> Tensor | None:
+        """Return which frames of the grid are true, int64 ``[N]``; ``None`` when all up to :attr:`end` are."""
+        if self.end == self.frames:
+            return None
+        ranges = [torch.arange(start, start + count) for start, count in zip(self.starts, self.counts)]
+        return torch.cat(ranges).to(device)
