@@ -9,6 +9,8 @@ profile   where our time goes, by kind of operation, and how near the products a
 from __future__ import annotations
 
 import argparse
+import os
+import resource
 import subprocess
 import sys
 import time
@@ -111,6 +113,9 @@ def accuracy(model: str, dtype: str, seconds: tuple[float, ...]) -> list[dict]:
 def peak_bytes(model: str, dtype: str, provider: str, seconds: float) -> tuple[int, float]:
     """Peak resident memory of one call above what the process held before it, and the seconds it took. Linux only."""
     utterances = speech((seconds,))
+    # what does not fit is to fail here, and not to take the machine down
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    resource.setrlimit(resource.RLIMIT_DATA, (int(0.9 * total),) * 2)
     models = pair(model, DTYPES[dtype])
     warm_up, call = (runs(*models, part)[provider] for part in ([utterances[0][:16000]], utterances))
     warm_up()

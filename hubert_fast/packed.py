@@ -24,7 +24,7 @@ from .packed_positions import convolve
 from .packed_weights import PackedWeights, wide
 
 # Rows of the feed-forward block at once: what lies between its two products is then read from cache. No limit on a GPU.
-FEED_FORWARD_ROWS_CPU = 512
+FEED_FORWARD_ROWS_CPU = 1024
 
 
 def encode(
