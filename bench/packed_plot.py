@@ -1,4 +1,4 @@
-"""Draw results/packed_speed.svg from results/packed_speed.csv: times transformers' speed, by case: ``python bench/packed_plot.py``."""
+"""Draw results/packed_speed.svg from results/packed_speed.csv, times transformers' speed: ``python bench/packed_plot.py``."""
 
 from __future__ import annotations
 

@@ -193,9 +193,7 @@ class HubertForSequenceClassification(HubertPreTrainedModel):
         x = self.projector(x)
         pooled = [part.sum(dim=0) / max(len(part), 1) for part in x.split(encoded.cu_seqlens.diff().tolist())]
         logits = self.classifier(torch.stack(pooled) if pooled else x)
-        return PackedSequenceClassifierOutput(
-            logits=logits, hidden_states=encoded.hidden_states, cu_seqlens=encoded.cu_seqlens
-        )
+        return PackedSequenceClassifierOutput(logits=logits, hidden_states=encoded.hidden_states, cu_seqlens=encoded.cu_seqlens)
 
     def _weighted_sum(self, states: tuple[Tensor, ...]) -> Tensor:
         """Sum the layers' states ``[..., C]`` by the softmax of the learnt weights (SUPERB)."""

@@ -23,7 +23,7 @@ BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by byt
 
 
 class PackedWeights(NamedTuple):
-    """What is kept: a matrix ``[C_out, kernel * C_in]`` for each convolution, the positional spectrum ``[L/2+1, G, C_in, C_out]``.
+    """What is kept: for each convolution a matrix ``[C_out, kernel * C_in]``; positions, ``[L/2+1, G, C_in, C_out]``.
 
     The first matrix has the dtype that statistics are computed in, which see :func:`wide`.
     """
@@ -98,7 +98,7 @@ class WeightCache:
         self._entries = {}
 
     def weights_of(self, model: nn.Module, dtype: torch.dtype) -> PackedWeights:
-        """Return the weights of a ``HubertModel`` for computing in ``dtype``, made now if need be. Threads may do so at once."""
+        """Return the weights of a ``HubertModel`` for computing in ``dtype``, made now if need be. Safe among threads."""
         convolutions = [layer.conv for layer in model.feature_extractor.conv_layers]
         positional = model.encoder.pos_conv_embed.conv
         tensors = [*(conv.weight for conv in convolutions), *positional.parameters()]

@@ -45,6 +45,8 @@ class FastPath:
         """
         if type(model) is not kind:
             return f"{type(model).__qualname__} is not {kind.__qualname__} itself, and may compute something else"
+        if getattr(model, "_is_replica", False):  # which shares this object, and lives for one call
+            return "the model is a replica of nn.DataParallel"
         reason = unserved(model, waveforms)
         if reason is not None:
             return reason
@@ -97,7 +99,7 @@ def encode_padded(
 ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
     """Run the packed graph of a ``HubertModel`` on padded rows ``[B, S]``: ``[B, T, C]`` with zeros where frames are padding.
 
-    Statistics over time see the padding, as in transformers: a GroupNorm's, and a batch norm's before the positional convolution.
+    Norms over time see the padding, as in transformers: a GroupNorm, and a batch norm before the positional convolution.
     """
     batch, samples = input_values.shape
     if attention_mask is None:
@@ -126,7 +128,7 @@ def _padded(x: Tensor, grid: Grid) -> Tensor:
 
 def _flat(input_values: Tensor, lengths: list[int], grid: Grid, hop: int) -> Tensor:
     """Lay the true samples of padded rows end to end; a view when they lie so."""
-    batch, samples = input_values.shape
+    samples = input_values.shape[1]
     if samples % hop == 0 and all(length == samples for length in lengths):
         return input_values.reshape(-1)
     flat = input_values.new_zeros(sum(-(-length // hop) for length in lengths) * hop)

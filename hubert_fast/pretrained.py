@@ -49,7 +49,7 @@ class HubertPreTrainedModel(PreTrainedMixin, nn.Module):
         """Say which graph a call like this would take, and why: ``"packed"``, or ``"definition: "`` and the reason.
 
         input_values: needed only when it requires a gradient or is on another device than the model. Other arguments of a call
-        make no difference. The logger ``hubert_fast.hubert_model`` says the same at level DEBUG whenever the definition is taken.
+        make no difference. The logger ``hubert_fast.hubert_model`` says so at level DEBUG whenever the definition is taken.
         """
         if output_attentions is None:
             output_attentions = self.config.output_attentions

@@ -113,8 +113,10 @@ def swap(model):
 @both
 @pytest.mark.parametrize(
     "edit",
-    [in_place, through_data, new_data, one_element, in_inference_mode, load, load_by_assignment, step, step_fused]
-    + [step_one_by_one, new_parameters, new_convolution, swap],
+    [
+        *(in_place, through_data, new_data, one_element, in_inference_mode, load, load_by_assignment),
+        *(step, step_fused, step_one_by_one, new_parameters, new_convolution, swap),
+    ],
     ids=lambda edit: edit.__name__,
 )
 def test_an_edit_is_seen(values, edit):

@@ -98,8 +98,10 @@ def another_norm_before(model):
 @BOTH
 @pytest.mark.parametrize(
     "change",
-    [hook, pre_hook, replaced_linear, replaced_forward, removed_layer, parametrized, dropout_left_on, another_activation]
-    + [activation_of_a_convolution, another_eps, a_bias_less, another_norm_before],
+    [
+        *(hook, pre_hook, replaced_linear, replaced_forward, removed_layer, parametrized, dropout_left_on),
+        *(another_activation, activation_of_a_convolution, another_eps, a_bias_less, another_norm_before),
+    ],
     ids=lambda change: change.__name__,
 )
 @pytest.mark.parametrize("before", [True, False], ids=["before the first call", "after it"])
@@ -199,7 +201,7 @@ def test_modes_that_watch_operations():
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.enable_grad], ids=["packed", "definition"])
 def test_another_dtype_than_the_weights(mode):
     model = fresh(cls=HubertModel)
-    with mode(), pytest.raises(ValueError, match="input_values must be torch.float32 as the weights are, but is torch.float64"):
+    with mode(), pytest.raises(ValueError, match=r"must be torch\.float32 as the weights are, but is torch\.float64"):
         model(torch.randn(1, 800, dtype=torch.float64))
 
 
@@ -213,6 +215,17 @@ def test_a_class_of_its_own_is_not_bypassed():
     with torch.no_grad():
         assert "Louder is not HubertModel itself" in model.explain_path()
         assert_close(model(waveform)[0], model(waveform, output_attentions=True)[0], "attention")
+
+
+def test_replicas_of_data_parallel_leave_the_model_alone():
+    model, waveform = fresh(cls=HubertModel), torch.randn(1, 4000)
+    with torch.no_grad():
+        expected = model(waveform)[0]
+        seen = model.fast_path._watch._seen
+        replica = model._replicate_for_data_parallel()
+        assert replica.explain_path() == "definition: the model is a replica of nn.DataParallel"
+        assert_close(replica(waveform)[0], expected, "other graph")
+    assert model.fast_path._watch._seen is seen
 
 
 def test_derivatives_by_function_transforms():

@@ -19,6 +19,7 @@ def test_python_snippets(capsys):
     assert len(snippets) >= 3
     waveforms = [audio.load(recording.path) for recording in demo.recordings()[:2]]
     names = {"waveform": waveforms[0], "waveforms": waveforms}
+    names |= dict(first=waveforms[0], second=waveforms[1], third=waveforms[0])
     for snippet in snippets:
         if "accelerate" in snippet:
             exec(snippet, {"model": transformers.HubertForCTC.from_pretrained(demo.MODEL)})
@@ -26,4 +27,6 @@ def test_python_snippets(capsys):
             exec(snippet.replace("facebook/hubert-large-ls960-ft", str(demo.MODEL)), names)
     expected = [recording.reference.upper() for recording in demo.recordings()[:2]]
     assert names["text"] == expected[:1]
+    decoded = [names["processor"].decode(logits.argmax(-1)) for logits in names["per_utterance"]]
+    assert decoded == [*expected, expected[0]]
     assert [line.partition(" [Word(")[0] for line in capsys.readouterr().out.splitlines()] == expected
