@@ -54,13 +54,16 @@ def speech(seconds: tuple[float, ...]) -> list[torch.Tensor]:
     return utterances
 
 
-def pair(name: str, dtype: torch.dtype) -> tuple[transformers.HubertForCTC, hubert_fast.HubertForCTC]:
-    """The same random weights, in the same memory, in transformers' class and in ours."""
+def pair(
+    name: str, dtype: torch.dtype, layers: int | None = None
+) -> tuple[transformers.HubertForCTC, hubert_fast.HubertForCTC]:
+    """The same random weights, in the same memory, in transformers' class and in ours. ``layers``: fewer than the model has."""
     torch.manual_seed(0)
     gc.collect()
-    theirs = transformers.HubertForCTC(transformers.HubertConfig(**MODELS[name], attn_implementation="sdpa")).eval().to(dtype)
+    values = MODELS[name] | ({} if layers is None else {"num_hidden_layers": layers})
+    theirs = transformers.HubertForCTC(transformers.HubertConfig(**values, attn_implementation="sdpa")).eval().to(dtype)
     with torch.device("meta"):
-        ours = hubert_fast.HubertForCTC(hubert_fast.HubertConfig(**MODELS[name])).eval()
+        ours = hubert_fast.HubertForCTC(hubert_fast.HubertConfig(**values)).eval()
     ours.load_state_dict(theirs.state_dict(), assign=True)
     return theirs, ours
 
