@@ -9,6 +9,8 @@ float32. Axes: B batch, S samples, N packed frames, C channels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,7 +19,7 @@ from .grid import Grid
 from .layers import EncoderLayer
 from .packed_attention import attention
 from .packed_features import encode_features
-from .packed_layers import Scratch, activate, add_linear_, linear, norm
+from .packed_layers import activate, linear, norm
 from .packed_positions import convolve
 from .packed_weights import PackedWeights, wide
 
@@ -41,13 +43,13 @@ def encode(
     # on CUDA autocast has norms return float32
     out_dtype = wide(dtype) if waveform.is_cuda and torch.is_autocast_enabled("cuda") else dtype
     with torch.autocast(waveform.device.type, enabled=False):  # dtype is autocast's already
-        layers, scratch = model.feature_extractor.conv_layers, Scratch(waveform.device)
-        features = encode_features(layers, weights.convolutions, waveform, grid, rows, model.config, scratch)
+        layers = model.feature_extractor.conv_layers
+        features = encode_features(layers, weights.convolutions, waveform, grid, rows, model.config)
         true_frames = grid.true_frames(waveform.device)
         if true_frames is not None:
             features = features[true_frames]
         x = _project(model.feature_projection, features)
-        return _transform(model.encoder, x, grid, weights.positions, output_hidden_states, dtype, out_dtype, scratch)
+        return _transform(model.encoder, x, grid, weights.positions, output_hidden_states, dtype, out_dtype)
 
 
 def _project(projection: nn.Module, features: Tensor) -> Tensor:
@@ -66,14 +68,13 @@ def _transform(
     output_hidden_states: bool,
     dtype: torch.dtype,
     out_dtype: torch.dtype,
-    scratch: Scratch,
 ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
     x += _positions(encoder.pos_conv_embed, x, grid, positions)
     if not encoder.normalize_before:
         x = norm(x, encoder.layer_norm)
     states = [_kept(x, out_dtype)] if output_hidden_states else []
     for layer in encoder.layers:
-        x = _layer(layer, x, grid, dtype, scratch)
+        x = _layer(layer, x, grid, dtype)
         if output_hidden_states:
             states.append(_kept(x, out_dtype))
     if encoder.normalize_before:
@@ -100,30 +101,32 @@ def _positions(embedding: nn.Module, x: Tensor, grid: Grid, spectrum: Tensor) ->
     return activate(convolve(x, padding, spectrum, conv.bias.to(x.dtype), kernel, grid), embedding.activation)
 
 
-def _layer(layer: EncoderLayer, x: Tensor, grid: Grid, dtype: torch.dtype, scratch: Scratch) -> Tensor:
+def _layer(layer: EncoderLayer, x: Tensor, grid: Grid, dtype: torch.dtype) -> Tensor:
     """One Transformer layer on ``[N, C]``; works in place and returns what ``x`` has become."""
     block = layer.attention
     source = (norm(x, layer.layer_norm) if layer.normalize_before else x).to(dtype)
-    projections = {"q": block.q_proj, "k": block.k_proj, "v": block.v_proj}
-    q, k, v = (scratch.linear(name, source, projection, dtype) for name, projection in projections.items())
-    add_linear_(x, attention(q, k, v, grid.counts, block.num_heads), block.out_proj, dtype)
+    q, k, v = (linear(source, projection, dtype) for projection in (block.q_proj, block.k_proj, block.v_proj))
+    x += linear(attention(q, k, v, grid.counts, block.num_heads), block.out_proj, dtype)
     if not layer.normalize_before:
         x = norm(x, layer.layer_norm)
-    if len(x):
-        for rows in x.split(len(x) if x.is_cuda else FEED_FORWARD_ROWS_CPU):
-            rows.copy_(_feed_forward(layer, rows, dtype, scratch))
+    _in_parts(x, lambda rows: _feed_forward(layer, rows, dtype))
     return x
 
 
-def _feed_forward(layer: EncoderLayer, x: Tensor, dtype: torch.dtype, scratch: Scratch) -> Tensor:
-    """What follows attention, on some rows of the residual stream, in place for the most part."""
+def _in_parts(x: Tensor, function: Callable[[Tensor], Tensor]) -> None:
+    for rows in x.split(len(x) if x.is_cuda else FEED_FORWARD_ROWS_CPU) if len(x) else ():
+        rows.copy_(function(rows))
+
+
+def _feed_forward(layer: EncoderLayer, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """What follows attention, on some rows of the residual stream."""
     block = layer.feed_forward
     source = norm(x, layer.final_layer_norm) if layer.normalize_before else x
-    hidden = activate(scratch.linear("hidden", source, block.intermediate_dense, dtype), block.activation)
-    x = add_linear_(x, hidden, block.output_dense, dtype)
+    hidden = activate(linear(source, block.intermediate_dense, dtype), block.activation)
+    x = x.add_(linear(hidden, block.output_dense, dtype))
     if not layer.normalize_before:
         return norm(x, layer.final_layer_norm)
     if hasattr(layer, "adapter_layer"):
         adapter = layer.adapter_layer
-        add_linear_(x, F.relu(linear(norm(x, adapter.norm), adapter.linear_1, dtype)), adapter.linear_2, dtype)
+        x += linear(F.relu(linear(norm(x, adapter.norm), adapter.linear_1, dtype)), adapter.linear_2, dtype)
     return x

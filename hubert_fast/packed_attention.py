@@ -12,12 +12,12 @@ from torch import Tensor
 def attention(q: Tensor, k: Tensor, v: Tensor, counts: tuple[int, ...], num_heads: int) -> Tensor:
     """Attend within utterances of ``counts`` frames: ``[N, C]`` three times to ``[N, C]``, scaled by ``D ** -0.5``.
 
-    The result may take the place of ``q``. No ``[T, T]`` matrix is held. On CUDA one call serves all utterances; on a CPU, whose kernel has no use for ragged batches,
+    No ``[T, T]`` matrix is held. On CUDA one call serves all utterances; on a CPU, whose kernel has no use for ragged batches,
     one call serves each run of neighbours of equal length.
     """
     if q.is_cuda:
         return _attention_jagged(q, k, v, counts, num_heads)
-    start = 0
+    out, start = [], 0
     for frames, run in groupby(counts):
         utterances = len(list(run))
         end = start + utterances * frames
@@ -26,12 +26,11 @@ def attention(q: Tensor, k: Tensor, v: Tensor, counts: tuple[int, ...], num_head
                 x[start:end].view(utterances, frames, num_heads, -1).transpose(1, 2)  # [utterances, H, frames, D]
                 for x in (q, k, v)
             )
-            context = F.scaled_dot_product_attention(*heads).transpose(1, 2)
-            if end - start == len(q):
-                return context.reshape(q.shape)
-            q[start:end].view(context.shape).copy_(context)
+            out.append(F.scaled_dot_product_attention(*heads).transpose(1, 2).reshape(end - start, -1))
         start = end
-    return q
+    if not out:
+        return torch.empty_like(v)
+    return out[0] if len(out) == 1 else torch.cat(out)
 
 
 def _attention_jagged(q: Tensor, k: Tensor, v: Tensor, counts: tuple[int, ...], num_heads: int) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .config import HubertConfig
 from .grid import Grid
-from .packed_layers import Scratch, activate, cast, norm
+from .packed_layers import activate, cast, norm
 
 SLICE_BYTES_CPU = 1 << 23  # activations of the first convolution, the largest: within the second-level caches and below
 SLICE_BYTES_GPU = 1 << 29
@@ -37,13 +37,7 @@ class FirstConvolution(NamedTuple):
 
 
 def encode_features(
-    layers: nn.ModuleList,
-    matrices: tuple[Tensor, ...],
-    waveform: Tensor,
-    grid: Grid,
-    rows: list[Tensor],
-    config: HubertConfig,
-    scratch: Scratch,
+    layers: nn.ModuleList, matrices: tuple[Tensor, ...], waveform: Tensor, grid: Grid, rows: list[Tensor], config: HubertConfig
 ) -> Tensor:
     """Compute all frames of the grid up to its end, ``[grid.end, C_conv]``, from a flat waveform ``[S]``.
 
@@ -61,36 +55,35 @@ def encode_features(
         samples = waveform[begin * hop : (end - 1) * hop + config.receptive_field].to(matrices[0].dtype)
         windows = samples.unfold(0, layers[0].conv.kernel_size[0], layers[0].conv.stride[0])
         if first is None:
-            x = scratch.product("even", windows, matrices[0], cast(layers[0].conv.bias, windows.dtype))
+            x = F.linear(windows, matrices[0], cast(layers[0].conv.bias, windows.dtype))
             x = norm(x, layers[0].layer_norm) if layers[0].norm == "layer" else x
         else:
-            x = scratch.take("even", len(windows), len(matrices[0]), windows.dtype)
-            _by_utterance(windows, first, [(start - begin) * per_frame for start in grid.starts], x)
+            x = _by_utterance(windows, first, [(start - begin) * per_frame for start in grid.starts])
         x = activate(x, layers[0].activation).to(dtype)
-        for index, (layer, matrix) in enumerate(zip(layers[1:], matrices[1:])):
-            windows, name = _windows(x, layer.conv, scratch), "even" if index % 2 else "odd"
-            x = scratch.product(name, windows, matrix, cast(layer.conv.bias, dtype))
+        for layer, matrix in zip(layers[1:], matrices[1:]):
+            x = F.linear(_windows(x, layer.conv), matrix, cast(layer.conv.bias, dtype))
             x = activate(norm(x, layer.layer_norm) if layer.norm == "layer" else x, layer.activation)
         out[begin:end] = x
     return out
 
 
-def _windows(x: Tensor, conv: nn.Conv1d, scratch: Scratch) -> Tensor:
+def _windows(x: Tensor, conv: nn.Conv1d) -> Tensor:
     """Return the inputs of each output frame, ``[T_in, C] -> [T, kernel * C]``; a view unless they overlap."""
     (kernel,), (stride,) = conv.kernel_size, conv.stride
     frames, channels = (len(x) - kernel) // stride + 1, x.shape[1]
     windows = x.as_strided((frames, kernel * channels), (stride * channels, 1))
-    # BLAS refuses rows that overlap
-    return scratch.take("windows", *windows.shape, x.dtype).copy_(windows) if kernel > stride else windows
+    return windows.contiguous() if kernel > stride else windows  # BLAS refuses rows that overlap
 
 
-def _by_utterance(windows: Tensor, first: FirstConvolution, starts: list[int], out: Tensor) -> None:
+def _by_utterance(windows: Tensor, first: FirstConvolution, starts: list[int]) -> Tensor:
     """Convolve windows ``[T, kernel]`` each by the weight of the utterance in which they lie; these start at ``starts``."""
+    out = windows.new_empty(len(windows), first.weights.shape[1])
     ends = [*starts[1:], len(windows)]
     for weight, mean, start, end in zip(first.weights, first.means, starts, ends):
         start, end = max(start, 0), min(end, len(windows))
         if start < end:
             torch.addmm(first.bias, windows[start:end] - mean, weight.t(), out=out[start:end])
+    return out
 
 
 def _folded(layer: nn.Module, matrix: Tensor, rows: list[Tensor]) -> FirstConvolution:
