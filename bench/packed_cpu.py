@@ -136,7 +136,12 @@ def memory(model: str, dtype: str, provider: str, seconds: float, layers: int | 
     command = [sys.executable, __file__, "peak", "--models", model, "--dtypes", dtype, "--seconds", str(seconds)]
     command += ["--layers", str(layers)] if layers else []
     child = subprocess.run([*command, "--providers", provider], capture_output=True, text=True)
-    row = {"model": f"{model}, {layers} layers" if layers else model, "dtype": dtype, "provider": provider, "audio_seconds": f"{seconds:.0f}"}
+    row = {
+        "model": f"{model}, {layers} layers" if layers else model,
+        "dtype": dtype,
+        "provider": provider,
+        "audio_seconds": f"{seconds:.0f}",
+    }
     if child.returncode:
         reason = "killed: out of memory" if child.returncode == -9 else child.stderr.strip().splitlines()[-1][:200]
         return [row | {"peak_megabytes": "", "call_seconds": "", "failed": reason}]
