@@ -46,6 +46,9 @@ TOLERANCES = {
     torch.float32: 1e-6,
     torch.float16: 2e-3,
     torch.bfloat16: 1.6e-2,
+    # a whole small model in half precision by two graphs, which round in different places at every layer: 2e-3 seen in
+    # float16, eight times that to be expected in bfloat16, and twice that for other draws
+    "half-precision model": 3.2e-2,
 }
 
 TINY = dict(

@@ -136,7 +136,7 @@ def test_casting_is_seen(values):
         cast()
         found = packed(model)
         assert found.dtype == model.dtype
-        assert_close(found, defined(model), model.dtype if model.dtype.itemsize == 2 else "other graph")
+        assert_close(found, defined(model), "half-precision model" if model.dtype.itemsize == 2 else "other graph")
     assert not torch.equal(found, expected)  # what was lost in half precision stays lost
     assert_close(model.to("cpu", torch.float64)(WAVEFORM.double()).logits, defined(model), "other graph")
 
