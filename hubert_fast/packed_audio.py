@@ -96,7 +96,7 @@ class PackedAudio:
 
         That buffer is the batch's own unless int16 or normalisation call for another.
         """
-        return self._utterances(self.waveform())
+        return self.split(self.waveform())
 
     def waveform(self) -> Tensor:
         """Return all samples, ``[S]``, as the model takes them: in floating point, each utterance normalised if asked."""
@@ -105,13 +105,14 @@ class PackedAudio:
             samples = samples.float().mul_(INT16_SCALE)
         if self.normalize:
             samples = samples if samples is not self.samples else samples.clone()
-            for utterance in self._utterances(samples):
+            for utterance in self.split(samples):
                 if len(utterance):
                     variance, mean = torch.var_mean(utterance, correction=0)
                     utterance.sub_(mean).div_((variance + 1e-7).sqrt())
         return samples
 
-    def _utterances(self, samples: Tensor) -> list[Tensor]:
+    def split(self, samples: Tensor) -> list[Tensor]:
+        """Cut what is laid out as :attr:`samples` into utterances, ``[S_i]`` each: views."""
         return [samples[start : start + length] for start, length in zip(self.starts, self.lengths)]
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 
-from .grid import Grid
+from .grid import Grid, starts_on_grid
 from .packed import encode
 from .packed_audio import PackedAudio
 from .packed_weights import WeightCache
@@ -59,7 +59,7 @@ class FastPath:
 
 def unserved(model: nn.Module, waveforms: Tensor) -> str | None:
     """Say what about the state of PyTorch, the model or the input is not the packed graph's business."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.jit.is_scripting():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return "the model is being compiled or traced"
     if model.training:
         return "the model is training"
@@ -90,8 +90,7 @@ def encode_packed(model: nn.Module, audio: PackedAudio, output_hidden_states: bo
     """Run the packed graph of a ``HubertModel`` on packed audio: ``[N, C]``, and all hidden states if asked for."""
     weights = model.fast_path.weights.weights_of(model, compute_dtype(model))
     waveform = audio.waveform()
-    rows = [waveform[start : start + length] for start, length in zip(audio.starts, audio.lengths)]
-    return encode(model, weights, waveform, Grid.of(audio.lengths, model.config), rows, output_hidden_states)
+    return encode(model, weights, waveform, Grid.of(audio.lengths, model.config), audio.split(waveform), output_hidden_states)
 
 
 def encode_padded(
@@ -131,7 +130,7 @@ def _flat(input_values: Tensor, lengths: list[int], grid: Grid, hop: int) -> Ten
     samples = input_values.shape[1]
     if samples % hop == 0 and all(length == samples for length in lengths):
         return input_values.reshape(-1)
-    flat = input_values.new_zeros(sum(-(-length // hop) for length in lengths) * hop)
+    flat = input_values.new_zeros(starts_on_grid(lengths, hop)[1] * hop)
     for row, start, length in zip(input_values, grid.starts, lengths):
         flat[start * hop :][:length] = row[:length]
     return flat

@@ -132,9 +132,8 @@ def changed(base: nn.Module, below: list[nn.Module], parts: list[Part], own: set
             return _mismatch(_name_of(module, base), _part(module), part)
         if module.training:
             return f"{_name_of(module, base)} is in training mode"
-        if part.tensors.symmetric_difference(_tensors(module)):
-            missing = ", ".join(sorted(part.tensors.symmetric_difference(_tensors(module))))
-            return f"{missing} of {_name_of(module, base)} is added or missing"
+        if differing := part.tensors.symmetric_difference(_tensors(module)):
+            return f"{', '.join(sorted(differing))} of {_name_of(module, base)} is added or missing"
         for parameter in module._parameters.values():
             if parameter is not None and type(parameter) is not nn.Parameter:
                 return f"{_name_of(module, base)} has weights of type {type(parameter).__qualname__}"
