@@ -2,7 +2,8 @@
 
 ``auto`` takes Triton for CUDA tensors where it can run, else eager. The environment variable ``HUBERT_FAST_BACKEND`` sets
 the choice; a forced backend that cannot run raises with the reason. This is the only module that reads the environment.
-The choice is between implementations of :mod:`hubert_fast.ops`; the models are plain PyTorch and do not use these yet.
+The choice is between implementations of :mod:`hubert_fast.ops`, and between the two forms of the packed graph, on kernels or in
+plain PyTorch. The definition of a model (training, attentions) is plain PyTorch always.
 """
 
 from __future__ import annotations
@@ -43,26 +44,30 @@ def _checked(choice: str) -> str:
     return choice
 
 
-def use_triton(*tensors: torch.Tensor, backend: str | None = None) -> bool:
+def use_triton(
+    *tensors: torch.Tensor, backend: str | None = None, also: tuple[torch.dtype, ...] = (), unless: str | None = None
+) -> bool:
     """Decide for one call on ``tensors``. ``backend`` (``auto``, ``eager``, ``triton``) wins over the environment.
+
+    also: dtypes that this kernel takes beside floating-point ones. unless: why this caller cannot use kernels, if it cannot.
 
     Raises ``ValueError`` for an unknown backend and ``RuntimeError`` when a forced one cannot run on these tensors.
     """
     choice = asked() if backend is None else _checked(backend)
     if choice == "eager":
         return False
-    reason = why_not("triton") or _why_not_on(tensors)
+    reason = why_not("triton") or _why_not_on(tensors, also) or unless
     if choice == "triton" and reason is not None:
         raise RuntimeError(f"backend triton was asked for, but cannot run: {reason}")
     # interpreted kernels are for tests: auto does not choose them
     return reason is None and (choice == "triton" or not interpreting())
 
 
-def _why_not_on(tensors: tuple[torch.Tensor, ...]) -> str | None:
+def _why_not_on(tensors: tuple[torch.Tensor, ...], also: tuple[torch.dtype, ...]) -> str | None:
     for tensor in tensors:
         if not tensor.is_cuda and not interpreting():
             return f"a tensor is on {tensor.device}, but kernels take CUDA tensors"
-        if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16, *also):
             return f"a tensor is {tensor.dtype}, but kernels take float32, float16 and bfloat16"
         if tensor.requires_grad and torch.is_grad_enabled():
             return "a gradient is needed, but the kernel has no backward"

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .grid import Grid
 from .layers import EncoderLayer
 from .packed_attention import attention
-from .packed_features import encode_features
+from .packed_features import SampleSpans, encode_features
 from .packed_layers import activate, linear, norm
 from .packed_positions import convolve
 from .packed_weights import PackedWeights, wide
@@ -32,24 +32,29 @@ def encode(
     weights: PackedWeights,
     waveform: Tensor,
     grid: Grid,
-    rows: list[Tensor],
+    spans: SampleSpans,
     output_hidden_states: bool,
 ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
     """Run a ``HubertModel`` over a packed batch: the last hidden state ``[N, C]`` and, if asked for, all of them.
 
-    waveform: flat, ``[S]``, laid out as ``grid`` says. rows: what the statistics of a GroupNorm are taken over, ``[S_i]`` each.
+    waveform: flat, ``[S]``, laid out as ``grid`` says. spans: what the statistics of a GroupNorm are
+    taken over.
     """
     dtype = weights.convolutions[-1].dtype
-    # on CUDA autocast has norms return float32
-    out_dtype = wide(dtype) if waveform.is_cuda and torch.is_autocast_enabled("cuda") else dtype
+    out_dtype = dtype_of_states(dtype, waveform.device)
     with torch.autocast(waveform.device.type, enabled=False):  # dtype is autocast's already
         layers = model.feature_extractor.conv_layers
-        features = encode_features(layers, weights.convolutions, waveform, grid, rows, model.config)
+        features = encode_features(layers, weights.convolutions, waveform, grid, spans, model.config)
         true_frames = grid.true_frames(waveform.device)
         if true_frames is not None:
             features = features[true_frames]
         x = _project(model.feature_projection, features)
         return _transform(model.encoder, x, grid, weights.positions, output_hidden_states, dtype, out_dtype)
+
+
+def dtype_of_states(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """Return the dtype of hidden states: that of products, but on CUDA autocast has norms return float32."""
+    return wide(dtype) if device.type == "cuda" and torch.is_autocast_enabled("cuda") else dtype
 
 
 def _project(projection: nn.Module, features: Tensor) -> Tensor:
@@ -72,11 +77,11 @@ def _transform(
     x += _positions(encoder.pos_conv_embed, x, grid, positions)
     if not encoder.normalize_before:
         x = norm(x, encoder.layer_norm)
-    states = [_kept(x, out_dtype)] if output_hidden_states else []
+    states = [kept(x, out_dtype)] if output_hidden_states else []
     for layer in encoder.layers:
         x = _layer(layer, x, grid, dtype)
         if output_hidden_states:
-            states.append(_kept(x, out_dtype))
+            states.append(kept(x, out_dtype))
     if encoder.normalize_before:
         x = norm(x, encoder.layer_norm)
     x = x.to(out_dtype)
@@ -85,20 +90,25 @@ def _transform(
     return x, tuple(states) if output_hidden_states else None
 
 
-def _kept(x: Tensor, dtype: torch.dtype) -> Tensor:
+def kept(x: Tensor, dtype: torch.dtype) -> Tensor:
     """A copy, since layers work in place."""
     return x.to(dtype, copy=True)
 
 
 def _positions(embedding: nn.Module, x: Tensor, grid: Grid, spectrum: Tensor) -> Tensor:
-    conv, padding = embedding.conv, x.new_zeros(x.shape[1])
-    if hasattr(embedding, "batch_norm"):
-        batch_norm = embedding.batch_norm
-        scale = (batch_norm.running_var.to(x.dtype) + batch_norm.eps).rsqrt() * batch_norm.weight.to(x.dtype)
-        padding = batch_norm.bias.to(x.dtype) - batch_norm.running_mean.to(x.dtype) * scale  # what zeros become
-        x = torch.addcmul(padding, x, scale)
-    kernel = conv.kernel_size[0]
-    return activate(convolve(x, padding, spectrum, conv.bias.to(x.dtype), kernel, grid), embedding.activation)
+    conv = embedding.conv
+    x, padding = normalized_positions(embedding, x)
+    return activate(convolve(x, padding, spectrum, conv.bias.to(x.dtype), conv.kernel_size[0], grid), embedding.activation)
+
+
+def normalized_positions(embedding: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Apply the batch norm before a positional convolution, if it has one; return also what it makes of zeros, ``[C]``."""
+    if not hasattr(embedding, "batch_norm"):
+        return x, x.new_zeros(x.shape[1])
+    batch_norm = embedding.batch_norm
+    scale = (batch_norm.running_var.to(x.dtype) + batch_norm.eps).rsqrt() * batch_norm.weight.to(x.dtype)
+    padding = batch_norm.bias.to(x.dtype) - batch_norm.running_mean.to(x.dtype) * scale
+    return torch.addcmul(padding, x, scale), padding
 
 
 def _layer(layer: EncoderLayer, x: Tensor, grid: Grid, dtype: torch.dtype) -> Tensor:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from .grid import starts_on_grid
+from .ops.features import INT16_SCALE, normalize_waveforms
 
 HOP_SAMPLES = 320  # samples from one frame to the next in every published HuBERT: 20 ms
-INT16_SCALE = 1 / 32768
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,16 +100,9 @@ class PackedAudio:
 
     def waveform(self) -> Tensor:
         """Return all samples, ``[S]``, as the model takes them: in floating point, each utterance normalised if asked."""
-        samples = self.samples
-        if samples.dtype == torch.int16:
-            samples = samples.float().mul_(INT16_SCALE)
         if self.normalize:
-            samples = samples if samples is not self.samples else samples.clone()
-            for utterance in self.split(samples):
-                if len(utterance):
-                    variance, mean = torch.var_mean(utterance, correction=0)
-                    utterance.sub_(mean).div_((variance + 1e-7).sqrt())
-        return samples
+            return normalize_waveforms(self.samples, self.starts, self.lengths)
+        return self.samples.float().mul_(INT16_SCALE) if self.samples.dtype == torch.int16 else self.samples
 
     def split(self, samples: Tensor) -> list[Tensor]:
         """Cut what is laid out as :attr:`samples` into utterances, ``[S_i]`` each: views."""

@@ -18,11 +18,19 @@ from torch import Tensor, nn
 
 from .config import HubertConfig
 from .grid import Grid
+from .ops.features import window_statistics_eager
 from .packed_layers import activate, cast, norm
 
 SLICE_BYTES_CPU = 1 << 23  # activations of the first convolution, the largest: within the second-level caches and below
 SLICE_BYTES_GPU = 1 << 29
-WINDOWS_AT_ONCE = 1 << 16
+
+
+class SampleSpans(NamedTuple):
+    """Stretches of a buffer ``samples`` ``[S]``, of which statistics are taken: one an utterance."""
+
+    samples: Tensor
+    starts: list[int]
+    lengths: list[int]
 
 
 class FirstConvolution(NamedTuple):
@@ -37,15 +45,18 @@ class FirstConvolution(NamedTuple):
 
 
 def encode_features(
-    layers: nn.ModuleList, matrices: tuple[Tensor, ...], waveform: Tensor, grid: Grid, rows: list[Tensor], config: HubertConfig
+    layers: nn.ModuleList, matrices: tuple[Tensor, ...], waveform: Tensor, grid: Grid, spans: SampleSpans, config: HubertConfig
 ) -> Tensor:
     """Compute all frames of the grid up to its end, ``[grid.end, C_conv]``, from a flat waveform ``[S]``.
 
     layers: the ``ConvLayer`` modules. matrices: their weights, of :class:`PackedWeights`.
-    rows: for GroupNorm, the samples over which each utterance's statistics are taken, ``[S_i]`` each.
+    spans: for GroupNorm, the samples over which each utterance's statistics are taken.
     """
     dtype, hop = matrices[-1].dtype, config.inputs_to_logits_ratio
-    first = _folded(layers[0], matrices[0], rows) if layers[0].norm == "group" else None
+    first = None
+    if layers[0].norm == "group":
+        (kernel,), (stride,) = layers[0].conv.kernel_size, layers[0].conv.stride
+        first = fold(layers[0], matrices[0], *window_statistics_eager(*spans, kernel, stride))
     out = waveform.new_empty(grid.end, len(matrices[-1]), dtype=dtype)
     per_frame = hop // layers[0].conv.stride[0]  # frames of the first convolution to one of the last
     budget = SLICE_BYTES_GPU if waveform.is_cuda else SLICE_BYTES_CPU
@@ -86,8 +97,8 @@ def _by_utterance(windows: Tensor, first: FirstConvolution, starts: list[int]) -
     return out
 
 
-def _folded(layer: nn.Module, matrix: Tensor, rows: list[Tensor]) -> FirstConvolution:
-    means, covariances = window_statistics(rows, layer.conv.kernel_size[0], layer.conv.stride[0], matrix.device)
+def fold(layer: nn.Module, matrix: Tensor, means: Tensor, covariances: Tensor) -> FirstConvolution:
+    """Fold a GroupNorm into the convolution ``matrix`` ``[C, kernel]`` before it, by the statistics of its windows."""
     weight = matrix.double()
     variance = torch.einsum("ck,bkj,cj->bc", weight, covariances, weight).clamp(min=0)
     scale = (variance + layer.layer_norm.eps).rsqrt() * layer.layer_norm.weight.double()
@@ -95,26 +106,3 @@ def _folded(layer: nn.Module, matrix: Tensor, rows: list[Tensor]) -> FirstConvol
     return FirstConvolution(
         (scale[..., None] * weight).to(matrix.dtype), means.to(matrix.dtype), layer.layer_norm.bias.to(matrix.dtype)
     )
-
-
-def window_statistics(rows: list[Tensor], kernel: int, stride: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return mean ``[B, kernel]`` and covariance ``[B, kernel, kernel]``, float64, of the windows of each waveform ``[S_i]``.
-
-    A row without a window has NaN, which no frame ever meets.
-    """
-    means, covariances = [], []
-    for row in rows:
-        windows = row.unfold(0, kernel, stride) if len(row) >= kernel else row.new_empty(0, kernel)
-        total = torch.zeros(kernel, dtype=torch.float64, device=device)
-        products = torch.zeros(kernel, kernel, dtype=torch.float64, device=device)
-        for part in windows.split(WINDOWS_AT_ONCE):
-            part = part.double()
-            total += part.sum(0)
-            products.addmm_(part.t(), part)
-        mean = total / len(windows) if len(windows) else total.fill_(torch.nan)
-        means.append(mean)
-        covariances.append(products / max(len(windows), 1) - torch.outer(mean, mean))
-    if not rows:
-        shapes = (0, kernel), (0, kernel, kernel)
-        return tuple(torch.empty(shape, dtype=torch.float64, device=device) for shape in shapes)
-    return torch.stack(means), torch.stack(covariances)

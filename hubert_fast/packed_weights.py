@@ -37,6 +37,12 @@ def wide(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
+def matrix_of(conv: nn.Conv1d, dtype: torch.dtype) -> Tensor:
+    """Return a convolution's weight as a matrix ``[C_out, kernel * C_in]``, the taps outermost; a view of one input channel."""
+    weight = conv.weight.detach().to(dtype)
+    return weight.permute(0, 2, 1).reshape(len(weight), -1)
+
+
 class _Source:
     """Parameters as they were when something was made from them."""
 
@@ -117,6 +123,5 @@ def _make(convolutions: list[nn.Conv1d], positional: nn.Conv1d, dtype: torch.dty
     with torch.inference_mode(False), torch.no_grad():
         matrices = []
         for index, conv in enumerate(convolutions):
-            weight = conv.weight.detach().to(dtype if index else wide(dtype))
-            matrices.append(weight.permute(0, 2, 1).reshape(len(weight), -1))  # the first has one input channel: a view
+            matrices.append(matrix_of(conv, dtype if index else wide(dtype)))
         return PackedWeights(tuple(matrices), spectrum(positional.weight.detach().to(wide(dtype)), positional.groups))

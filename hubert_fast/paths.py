@@ -6,6 +6,7 @@ return attentions, run hooks, be replaced.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -14,11 +15,16 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 
+from .dispatch import use_triton
 from .grid import Grid, starts_on_grid
 from .packed import encode
 from .packed_audio import PackedAudio
+from .packed_features import SampleSpans
+from .packed_kernels import encode_on_kernels, why_not_on_kernels
 from .packed_weights import WeightCache
 from .untouched import Watch, has_hook
+
+logger = logging.getLogger(__name__)
 
 GRADIENT = "a gradient may be needed: call the model under torch.no_grad() or torch.inference_mode()"
 DEVICES = ("cpu", "cuda")  # what the packed graph was made for: float64 sums and Fourier transforms
@@ -88,9 +94,21 @@ def compute_dtype(model: nn.Module) -> torch.dtype:
 
 def encode_packed(model: nn.Module, audio: PackedAudio, output_hidden_states: bool) -> tuple[Tensor, tuple[Tensor, ...] | None]:
     """Run the packed graph of a ``HubertModel`` on packed audio: ``[N, C]``, and all hidden states if asked for."""
-    weights = model.fast_path.weights.weights_of(model, compute_dtype(model))
     waveform = audio.waveform()
-    return encode(model, weights, waveform, Grid.of(audio.lengths, model.config), audio.split(waveform), output_hidden_states)
+    grid, spans = Grid.of(audio.lengths, model.config), SampleSpans(waveform, audio.starts, list(audio.lengths))
+    return _encode(model, waveform, grid, spans, output_hidden_states)
+
+
+def _encode(
+    model: nn.Module, waveform: Tensor, grid: Grid, spans: SampleSpans, output_hidden_states: bool
+) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+    """On kernels where they can run and are chosen, else in plain PyTorch."""
+    dtype = compute_dtype(model)
+    on_kernels = use_triton(waveform, unless=why_not_on_kernels(model, dtype))
+    logger.debug("packed, on kernels" if on_kernels else "packed, in plain PyTorch")
+    if on_kernels:
+        return encode_on_kernels(model, dtype, waveform, grid, spans, output_hidden_states)
+    return encode(model, model.fast_path.weights.weights_of(model, dtype), waveform, grid, spans, output_hidden_states)
 
 
 def encode_padded(
@@ -105,10 +123,10 @@ def encode_padded(
         lengths = [samples] * batch
     else:
         lengths = attention_mask.sum(-1, dtype=torch.long).clamp(0, samples).tolist()
-    weights = model.fast_path.weights.weights_of(model, compute_dtype(model))
     grid = Grid.of(lengths, model.config, padded_samples=samples)
     waveform = _flat(input_values, lengths, grid, model.config.inputs_to_logits_ratio)
-    last, states = encode(model, weights, waveform, grid, list(input_values), output_hidden_states)
+    spans = SampleSpans(input_values.reshape(-1), [row * samples for row in range(batch)], [samples] * batch)
+    last, states = _encode(model, waveform, grid, spans, output_hidden_states)
     padded = [_padded(x, grid) for x in (last, *(states or ())[:-1])]
     if states is None:
         return padded[0], None

@@ -1,4 +1,4 @@
-"""Layer normalisation over the last axis (Ba et al. 2016, https://arxiv.org/abs/1607.06450)."""
+"""Layer normalisation over the last axis (Ba et al. 2016, https://arxiv.org/abs/1607.06450), GELU after it on request."""
 
 from __future__ import annotations
 
@@ -6,7 +6,18 @@ import torch
 import triton
 import triton.language as tl
 
-MAX_COLUMNS = 16384  # one program holds a row in registers
+from . import tuning
+from .checks import check_norm, rows_of
+from .gelu import gelu
+
+
+@triton.jit
+def normalized(x, inside, n_columns, eps):
+    """Centre and scale the rows of a tile ``[M, BLOCK]`` of fp32 values, of which ``inside`` says what counts."""
+    mean = tl.sum(tl.where(inside, x, 0.0), axis=1) / n_columns
+    centred = tl.where(inside, x - mean[:, None], 0.0)
+    variance = tl.sum(centred * centred, axis=1) / n_columns
+    return centred * (1.0 / tl.sqrt(variance + eps))[:, None]
 
 
 @triton.jit
@@ -16,53 +27,49 @@ def _layer_norm_kernel(
     bias_ptr,
     out_ptr,
     x_stride_row,
+    n_rows,
     n_columns,
     eps,
+    GELU: tl.constexpr,
+    BLOCK_M: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One program normalises one row, with mean and variance in fp32 from the row held in registers."""
-    row = tl.program_id(0).to(tl.int64)
+    """One program normalises BLOCK_M rows, with mean and variance in fp32 from the rows held in registers."""
+    rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     columns = tl.arange(0, BLOCK)
-    inside = columns < n_columns
-    x = tl.load(x_ptr + row * x_stride_row + columns, mask=inside, other=0.0).to(tl.float32)
-    mean = tl.sum(x, axis=0) / n_columns
-    centred = tl.where(inside, x - mean, 0.0)
-    variance = tl.sum(centred * centred, axis=0) / n_columns
-    weight = tl.load(weight_ptr + columns, mask=inside, other=0.0).to(tl.float32)
-    bias = tl.load(bias_ptr + columns, mask=inside, other=0.0).to(tl.float32)
-    out = centred * (1.0 / tl.sqrt(variance + eps)) * weight + bias
-    tl.store(out_ptr + row * n_columns + columns, out.to(out_ptr.dtype.element_ty), mask=inside)
+    inside = (columns < n_columns)[None, :]
+    mask = inside & (rows < n_rows)[:, None]
+    offsets = rows.to(tl.int64)[:, None]
+    x = tl.load(x_ptr + offsets * x_stride_row + columns[None, :], mask=mask, other=0.0).to(tl.float32)
+    weight = tl.load(weight_ptr + columns, mask=columns < n_columns, other=0.0).to(tl.float32)
+    bias = tl.load(bias_ptr + columns, mask=columns < n_columns, other=0.0).to(tl.float32)
+    out = normalized(x, inside, n_columns, eps) * weight[None, :] + bias[None, :]
+    if GELU:
+        out = gelu(out)
+    tl.store(out_ptr + offsets * n_columns + columns[None, :], out.to(out_ptr.dtype.element_ty), mask=mask)
 
 
-def blocks(n_columns: int) -> dict[str, int]:
-    """Return the launch parameters for rows of ``n_columns``: the block, and warps so that a thread holds about 8 values."""
-    block = triton.next_power_of_2(n_columns)
-    return {"BLOCK": block, "num_warps": min(max(block // 256, 1), 16)}
+def launch(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    eps: float,
+    dtype: torch.dtype | None = None,
+    apply_gelu: bool = False,
+) -> torch.Tensor:
+    """Normalise ``x`` ``[..., C]``; ``weight`` and ``bias`` are ``[C]``. Returns a contiguous tensor of x's shape.
 
-
-def launch(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> torch.Tensor:
-    """Normalise ``x`` ``[..., C]``; ``weight`` and ``bias`` are ``[C]``. Returns a contiguous tensor of x's shape and dtype.
+    dtype: of the result, that of ``x`` when left out. apply_gelu: whether GELU follows.
 
     Raises ``ValueError`` when shapes, dtypes or devices do not fit or C is above 16,384.
     """
-    columns = x.shape[-1]
-    if weight.shape != (columns,) or bias.shape != (columns,):
-        raise ValueError(
-            f"weight and bias must be [{columns}] for x {list(x.shape)}, but are {list(weight.shape)} and {list(bias.shape)}"
-        )
-    if not x.device == weight.device == bias.device:
-        raise ValueError(f"x, weight and bias must share a device, but are on {x.device}, {weight.device}, {bias.device}")
-    if not 1 <= columns <= MAX_COLUMNS:
-        raise ValueError(f"the last axis must have 1 to {MAX_COLUMNS} columns, but has {columns}")
-    if x.dtype not in (torch.float32, torch.float16, torch.bfloat16):
-        raise ValueError(f"x must be float32, float16 or bfloat16, but is {x.dtype}")
-    rows = x.reshape(-1, columns)
-    if rows.stride(-1) != 1 or rows.stride(0) < columns:
-        rows = rows.contiguous()
-    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    check_norm(x, weight, bias)
+    rows = rows_of(x)
+    out = torch.empty(x.shape, dtype=dtype or x.dtype, device=x.device)
     if out.numel():
+        blocks = tuning.layer_norm(x.shape[-1], rows.shape[0])
         with torch.cuda.device_of(x):
-            _layer_norm_kernel[(rows.shape[0],)](
-                rows, weight.contiguous(), bias.contiguous(), out, rows.stride(0), columns, eps, **blocks(columns)
+            _layer_norm_kernel[(triton.cdiv(rows.shape[0], blocks["BLOCK_M"]),)](
+                rows, weight.contiguous(), bias.contiguous(), out, rows.stride(0), *rows.shape, eps, GELU=apply_gelu, **blocks
             )
     return out

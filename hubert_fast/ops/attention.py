@@ -1,0 +1,102 @@
+"""Self-attention within utterances, packed or padded."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from ..dispatch import use_triton
+from .wide import given, widened
+
+
+def attention_eager(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor) -> Tensor:
+    """Define :func:`attention`."""
+    heads = [x.transpose(0, 1) for x in widened(q, k, v)]  # [H, N, D]
+    out = torch.zeros_like(heads[0])
+    bounds = cu_seqlens.tolist()
+    for begin, end in pairwise(bounds):
+        query, key, value = (x[:, begin:end] for x in heads)
+        out[:, begin:end] = (query * q.shape[-1] ** -0.5 @ key.transpose(1, 2)).softmax(-1) @ value
+    return out.transpose(0, 1).to(q.dtype).contiguous()
+
+
+@torch.library.custom_op("hubert_fast::attention", mutates_args=())
+def _attention_triton(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor) -> Tensor:
+    from ..kernels import attention as kernel
+
+    bounds = cu_seqlens.long()
+    counts, block = bounds.diff(), kernel.block_of(q.shape[-1], q.dtype, q.device)
+    work = kernel.work_of(counts, bounds[:-1], counts, block, q.shape[0] // block + counts.shape[0])
+    return kernel.launch(q, k, v, work)
+
+
+@_attention_triton.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor) -> Tensor:
+    return q.new_empty(q.shape)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, *, backend: str | None = None) -> Tensor:
+    """Attend within each utterance of a packed batch, scaled by ``D ** -0.5``: ``[N, H, D]`` in the dtype of ``q``.
+
+    q, k, v: ``[N, H, D]`` of any strides, such as views of one fused product ``[N, 3C]``; D up to 128.
+    cu_seqlens: int32 ``[B + 1]``, from 0 to N, where utterances begin; they may be empty.
+
+    Raises ``ValueError`` when the operands do not fit, ``RuntimeError`` when a forced backend cannot run.
+    Source: Vaswani et al. 2017; Dao 2023.
+    """
+    if cu_seqlens.dim() != 1 or cu_seqlens.is_floating_point() or not len(cu_seqlens):
+        raise ValueError(f"cu_seqlens must be whole numbers [B + 1], but are {cu_seqlens.dtype} {list(cu_seqlens.shape)}")
+    if use_triton(q, k, v, backend=backend):
+        return _attention_triton(q, k, v, cu_seqlens)
+    return attention_eager(q, k, v, cu_seqlens)
+
+
+def attention_padded_eager(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:
+    """Define :func:`attention_padded`."""
+    query, key, value = (x.transpose(1, 2) for x in widened(q, k, v))  # [B, H, T, D]
+    scores = query * q.shape[-1] ** -0.5 @ key.transpose(2, 3)
+    if key_mask is not None:
+        scores = scores.masked_fill(~key_mask[:, None, None].bool(), -torch.inf)
+    weights = scores.softmax(-1)
+    if key_mask is not None:
+        weights = torch.where(key_mask.any(-1)[:, None, None, None], weights, 0)
+    return (weights @ value).transpose(1, 2).to(q.dtype).contiguous()
+
+
+@torch.library.custom_op("hubert_fast::attention_padded", mutates_args=())
+def _attention_padded_triton(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> Tensor:
+    from ..kernels import attention as kernel
+
+    batch, frames = q.shape[:2]
+    block = kernel.block_of(q.shape[-1], q.dtype, q.device)
+    counts = torch.full((batch,), frames, device=q.device)
+    starts = torch.arange(batch, device=q.device) * frames
+    last = counts
+    if key_mask is not None:  # beyond the last key that counts none is read
+        last = (key_mask.bool() * torch.arange(1, frames + 1, device=q.device)).amax(-1) if frames else counts
+    work = kernel.work_of(counts, starts, last, block, batch * -(-frames // block))
+    q, k, v = (x.flatten(0, 1) for x in (q, k, v))
+    out = kernel.launch(q, k, v, work, None if key_mask is None else key_mask.bool().flatten())
+    return out.view(batch, frames, *q.shape[1:])
+
+
+@_attention_padded_triton.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> Tensor:
+    return q.new_empty(q.shape)
+
+
+def attention_padded(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, *, backend: str | None = None) -> Tensor:
+    """Attend within each row of a padded batch: ``[B, T, H, D]``, contiguous, in the dtype of ``q``.
+
+    q, k, v: ``[B, T, H, D]`` of any strides; D up to 128. key_mask: ``[B, T]``, true for keys that count. Every query gets an
+    answer, that of padding too; where a row has no key that counts it is zeros.
+
+    Raises as :func:`attention` does.
+    """
+    if key_mask is not None and key_mask.shape != q.shape[:2]:
+        raise ValueError(f"key_mask must be {list(q.shape[:2])} for q {list(q.shape)}, but is {list(key_mask.shape)}")
+    if use_triton(*given(q, k, v), backend=backend):
+        return _attention_padded_triton(q, k, v, key_mask)
+    return attention_padded_eager(q, k, v, key_mask)

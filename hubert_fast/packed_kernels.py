@@ -1,0 +1,265 @@
+"""The fast graph on kernels: the steps of :mod:`hubert_fast.packed`, each on what :mod:`hubert_fast.kernels` has for it.
+
+Products that nothing is gained by fusing are the library's; :mod:`hubert_fast.kernels.tuning` says which. Nothing is kept
+between calls: what kernels want laid out otherwise (convolutions as matrices, the positional weight without its norm) is laid
+out anew, which moves some 50 MB of a large model. So no change of a weight can go unseen, and nothing waits for the GPU.
+Axes: B batch, S samples, N packed frames, C channels, H heads, D head dim.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .grid import Grid
+from .layers import EncoderLayer
+from .ops.features import window_statistics
+from .packed import dtype_of_states, kept, normalized_positions
+from .packed_features import SLICE_BYTES_GPU, SampleSpans, fold
+from .packed_layers import activate, cast, linear
+from .packed_positions import convolve, spectrum
+from .packed_weights import matrix_of, wide
+
+MAX_HEAD_DIM = 128
+
+
+def why_not_on_kernels(model: nn.Module, dtype: torch.dtype) -> str | None:
+    """Say what about a model the kernels were not made for, ``None`` when nothing."""
+    config = model.config
+    if dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        return f"the model computes in {dtype}, but kernels in float32, float16 and bfloat16"
+    for module, name in ((model.feature_extractor.conv_layers[0], "feat_extract_activation"), *_first_layer(model)):
+        if module.activation is not F.gelu:
+            return f"{name} is {getattr(config, name)!r}, but kernels have 'gelu'"
+    if config.hidden_size // config.num_attention_heads > MAX_HEAD_DIM:
+        return f"heads have {config.hidden_size // config.num_attention_heads} channels, but kernels take up to {MAX_HEAD_DIM}"
+    return None
+
+
+def _first_layer(model: nn.Module) -> list[tuple[nn.Module, str]]:
+    return [(layer.feed_forward, "hidden_act") for layer in model.encoder.layers[:1]]
+
+
+class Tables(NamedTuple):
+    """What the kernels of one batch are told about where its frames lie: int32, uploaded at once.
+
+    utterances: that of each hop of the samples. true_frames: which frames of the grid are true, ``[N]``, ``None`` when all are.
+    work: of attention, ``[entries, 4]``. spans: of the positional convolution, ``[entries, 3]``.
+    """
+
+    utterances: Tensor
+    true_frames: Tensor | None
+    work: Tensor
+    spans: Tensor
+
+    @classmethod
+    def of(cls, grid: Grid, query_block: int, frames_per_span: int, device: torch.device) -> Tables:
+        """Lay out a batch for blocks of so many queries and spans of so many frames."""
+        from .kernels import attention, conv_positional
+
+        counts = torch.tensor(grid.counts, dtype=torch.long)
+        starts = counts.cumsum(0) - counts
+        blocks, rows = (int((-(-counts // size)).sum()) for size in (query_block, frames_per_span))
+        hops = torch.arange(grid.end + 2)  # the windows of the last frame reach into the hops after it
+        true_frames = grid.true_frames(torch.device("cpu"))
+        parts = (
+            torch.searchsorted(torch.tensor(grid.starts, dtype=torch.long), hops, right=True) - 1,
+            torch.empty(0, dtype=torch.int32) if true_frames is None else true_frames,
+            attention.work_of(counts, starts, counts, query_block, blocks),
+            conv_positional.spans_of(counts, starts, frames_per_span, rows),
+        )
+        # each starts at a multiple of 16 bytes, since kernels are compiled for the alignment of their operands
+        padded = [F.pad(part.flatten().int(), (0, -part.numel() % 4)) for part in parts]
+        flat = torch.cat(padded)
+        flat = (flat.pin_memory() if device.type == "cuda" else flat).to(device, non_blocking=True)
+        utterances, true, work, spans = (
+            part[: like.numel()].view(like.shape) for part, like in zip(flat.split([len(part) for part in padded]), parts)
+        )
+        return cls(utterances, None if true_frames is None else true, work, spans)
+
+
+def encode_on_kernels(
+    model: nn.Module, dtype: torch.dtype, waveform: Tensor, grid: Grid, spans: SampleSpans, output_hidden_states: bool
+) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+    """Run a ``HubertModel`` over a packed batch in ``dtype``: the last hidden state ``[N, C]`` and, if asked for, all of them.
+
+    waveform: flat, ``[S]``, laid out as ``grid`` says. spans: what the statistics of a GroupNorm are taken over.
+    """
+    from .kernels import attention, layer_norm
+
+    out_dtype = dtype_of_states(dtype, waveform.device)
+    with torch.autocast(waveform.device.type, enabled=False):  # dtype is autocast's already
+        if not grid.frames:
+            return _nothing(model, out_dtype, waveform.device, output_hidden_states)
+        config, projection = model.config, model.feature_projection
+        weight = positional_weight(model.encoder.pos_conv_embed.conv, dtype)
+        query_block = attention.block_of(config.hidden_size // config.num_attention_heads, dtype, waveform.device)
+        tables = Tables.of(grid, query_block, _positional().frames_of(weight), waveform.device)
+        x = _features(model, dtype, waveform, grid, spans, tables)
+        if tables.true_frames is not None:
+            x = x.index_select(0, tables.true_frames)
+        if hasattr(projection, "layer_norm"):
+            norm = projection.layer_norm
+            x = layer_norm.launch(x, norm.weight, norm.bias, norm.eps)
+        x = linear(x, projection.projection, dtype)
+        x = _positions(model.encoder.pos_conv_embed, x, weight, grid, tables)
+        return _transform(model.encoder, x, tables, output_hidden_states, dtype, out_dtype)
+
+
+def _positional() -> ModuleType:
+    from .kernels import conv_positional
+
+    return conv_positional
+
+
+def _nothing(
+    model: nn.Module, dtype: torch.dtype, device: torch.device, output_hidden_states: bool
+) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+    states = [
+        torch.empty(0, model.config.hidden_size, dtype=dtype, device=device) for _ in range(len(model.encoder.layers) + 1)
+    ]
+    return states[-1], tuple(states) if output_hidden_states else None
+
+
+def positional_weight(conv: nn.Conv1d, dtype: torch.dtype) -> Tensor:
+    """Return a grouped convolution's weight ``[C, C/G, kernel]`` as kernels read it: ``[G, kernel, C/G (in), C/G (out)]``."""
+    return conv.weight.detach().to(dtype).unflatten(0, (conv.groups, -1)).permute(0, 3, 2, 1).contiguous()
+
+
+def _features(model: nn.Module, dtype: torch.dtype, waveform: Tensor, grid: Grid, spans: SampleSpans, tables: Tables) -> Tensor:
+    """All frames of the grid up to its end, ``[grid.end, C_conv]``, in slices of time that bound the memory they take."""
+    from .kernels import conv_first
+    from .kernels import linear as products
+
+    layers, config = model.feature_extractor.conv_layers, model.config
+    first, hop = layers[0], config.inputs_to_logits_ratio
+    (kernel,), (stride,) = first.conv.kernel_size, first.conv.stride
+    weight, means, bias = matrix_of(first.conv, torch.float32), None, first.conv.bias
+    norm_weight, norm_bias, eps = None, None, 0.0
+    if first.norm == "group":
+        weight, means, bias = fold(first, weight, *window_statistics(*spans, kernel, stride))
+        weight, means = weight.transpose(1, 2).contiguous(), means.contiguous()
+    else:
+        weight = weight.t().contiguous()
+    if first.norm == "layer":
+        norm_weight, norm_bias, eps = first.layer_norm.weight, first.layer_norm.bias, first.layer_norm.eps
+    matrices = [matrix_of(layer.conv, dtype).contiguous() for layer in layers[1:]]
+
+    per_hop = hop // stride
+    step = max(8, SLICE_BYTES_GPU // (per_hop * len(first.conv.weight) * dtype.itemsize) // 8 * 8)
+    parts = []
+    for begin in range(0, grid.end, step):
+        end = min(begin + step, grid.end)
+        samples = waveform[begin * hop : (end - 1) * hop + config.receptive_field]
+        x = conv_first.launch(
+            samples, weight, bias, norm_weight, norm_bias, means, tables.utterances[begin:], per_hop, stride, eps, dtype
+        )
+        for layer, matrix in zip(layers[1:], matrices):
+            norm = layer.layer_norm if layer.norm == "layer" else None
+            x = products.launch_convolution(
+                x, matrix, layer.conv.bias, *((None, None) if norm is None else (norm.weight, norm.bias)), layer.conv.stride[0],
+                0.0 if norm is None else norm.eps,
+            )  # fmt: skip
+        parts.append(x)
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _positions(embedding: nn.Module, x: Tensor, weight: Tensor, grid: Grid, tables: Tables) -> Tensor:
+    """Add the positional convolution to projected frames ``[N, C]``: the start of the residual stream."""
+    conv = embedding.conv
+    if not hasattr(embedding, "batch_norm"):
+        return _positional().launch(x, weight, conv.bias, tables.spans, residual=x, dtype=wide(x.dtype))
+    full = x.to(wide(x.dtype))
+    normed, padding = normalized_positions(embedding, full)
+    if grid.padded is None:
+        return _positional().launch(normed.to(x.dtype), weight, conv.bias, tables.spans, residual=full)
+    # utterances see what the norm makes of the zeros after them: none of the kernel's business
+    taps = spectrum(conv.weight.detach().to(full.dtype), conv.groups)
+    return full + activate(convolve(normed, padding, taps, cast(conv.bias, full.dtype), conv.kernel_size[0], grid), F.gelu)
+
+
+def _transform(
+    encoder: nn.Module, x: Tensor, tables: Tables, output_hidden_states: bool, dtype: torch.dtype, out_dtype: torch.dtype
+) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+    """All layers on the residual stream ``[N, C]``. Each ends with the norm that the next one begins with, pre-LN."""
+    from .kernels import layer_norm
+
+    layers, pre = encoder.layers, encoder.normalize_before
+    norms = [*(layer.layer_norm for layer in layers), encoder.layer_norm] if pre else [encoder.layer_norm]
+    first = norms[0]
+    if pre:
+        normed = layer_norm.launch(x, first.weight, first.bias, first.eps, dtype if len(layers) else out_dtype)
+    else:
+        x = layer_norm.launch(x, first.weight, first.bias, first.eps)
+        normed = x.to(dtype)
+    states = [kept(x, out_dtype)] if output_hidden_states else []
+    for index, layer in enumerate(layers):
+        last = index == len(layers) - 1
+        x, normed = _layer(layer, x, normed, tables, norms[index + 1] if pre else None, dtype, out_dtype if last else dtype)
+        if output_hidden_states:
+            states.append(kept(x, out_dtype))
+    out = normed if pre else x.to(out_dtype)
+    if output_hidden_states and (not pre or encoder.final_norm_in_hidden_states):
+        states[-1] = out
+    return out, tuple(states) if output_hidden_states else None
+
+
+def _layer(
+    layer: EncoderLayer,
+    x: Tensor,
+    normed: Tensor,
+    tables: Tables,
+    next_norm: nn.LayerNorm | None,
+    dtype: torch.dtype,
+    next_dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:
+    """One Transformer layer: of the residual stream and its norm, the next ones. Works in place on the stream.
+
+    next_norm: that of the layer after it, pre-LN; ``None`` for post-LN, where both norms are the layer's own.
+    """
+    from .kernels import attention, layer_norm
+
+    block, post = layer.attention, next_norm is None
+    q, k, v = (
+        linear(normed, projection, dtype).unflatten(1, (block.num_heads, -1))
+        for projection in (block.q_proj, block.k_proj, block.v_proj)
+    )
+    attended = attention.launch(q, k, v, tables.work).flatten(1)
+    x, normed = _add(x, attended, block.out_proj, layer.layer_norm if post else layer.final_layer_norm, dtype, dtype, post)
+    hidden = _gelu(normed, layer.feed_forward.intermediate_dense, dtype)
+    if not hasattr(layer, "adapter_layer"):
+        following = layer.final_layer_norm if post else next_norm
+        return _add(x, hidden, layer.feed_forward.output_dense, following, dtype, next_dtype, post)
+    adapter = layer.adapter_layer
+    x, normed = _add(x, hidden, layer.feed_forward.output_dense, adapter.norm, dtype, dtype, post)
+    x += linear(F.relu(linear(normed, adapter.linear_1, dtype)), adapter.linear_2, dtype)
+    return x, layer_norm.launch(x, next_norm.weight, next_norm.bias, next_norm.eps, next_dtype)
+
+
+def _gelu(x: Tensor, layer: nn.Linear, dtype: torch.dtype) -> Tensor:
+    from .kernels import linear as products
+    from .kernels import tuning
+
+    shape = len(x), layer.in_features, layer.out_features, dtype.itemsize
+    if tuning.linear_gelu_by_library(*shape, tuning.capability_of(x.device)):
+        return activate(linear(x, layer, dtype), F.gelu)
+    return products.launch_gelu(x, layer.weight.to(dtype), layer.bias)
+
+
+def _add(
+    x: Tensor, block: Tensor, layer: nn.Linear, norm: nn.LayerNorm, dtype: torch.dtype, norm_dtype: torch.dtype, post: bool
+) -> tuple[Tensor, Tensor]:
+    """Add ``layer(block)`` to the residual stream, in place; return it and its norm."""
+    from .kernels import add_layer_norm, layer_norm, tuning
+    from .kernels import linear as products
+
+    shape = len(x), layer.in_features, layer.out_features, dtype.itemsize
+    if not post and not tuning.linear_add_by_library(*shape, tuning.capability_of(x.device)):
+        x = products.launch_add(block, layer.weight.to(dtype), layer.bias, x)
+        return x, layer_norm.launch(x, norm.weight, norm.bias, norm.eps, norm_dtype)
+    delta = F.linear(block, layer.weight.to(dtype))  # the bias is added in float32, with the rest
+    return add_layer_norm.launch(x, delta, layer.bias, norm.weight, norm.bias, norm.eps, norm_dtype, post, in_place=True)

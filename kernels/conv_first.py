@@ -1,0 +1,123 @@
+"""The first convolution, of one input channel, with the norm that follows and GELU: from the waveform in one pass.
+
+Ten taps for 512 channels are no work for tensor cores: it is float32 throughout, and what moves is what it writes.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from . import tuning
+from .checks import check_devices, check_norm, check_shape
+from .gelu import gelu
+from .layer_norm import normalized
+
+
+@triton.jit
+def _conv_first_kernel(
+    samples_ptr,
+    weight_ptr,
+    mean_ptr,
+    bias_ptr,
+    norm_weight_ptr,
+    norm_bias_ptr,
+    utterance_ptr,
+    out_ptr,
+    n_frames,
+    eps,
+    CHANNELS: tl.constexpr,
+    KERNEL: tl.constexpr,
+    STRIDE: tl.constexpr,
+    FRAMES_PER_HOP: tl.constexpr,
+    BY_UTTERANCE: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    HAS_NORM: tl.constexpr,
+    GELU: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """One program computes all channels of BLOCK_T frames, which lie in one utterance."""
+    first = tl.program_id(0).to(tl.int64) * BLOCK_T
+    frames = first + tl.arange(0, BLOCK_T)
+    channels = tl.arange(0, BLOCK_C)
+    inside = channels < CHANNELS
+    if BY_UTTERANCE:
+        utterance = tl.load(utterance_ptr + first // FRAMES_PER_HOP).to(tl.int64)
+        weight_ptr += utterance * (KERNEL * CHANNELS)
+        mean_ptr += utterance * KERNEL
+    acc = tl.zeros([BLOCK_T, BLOCK_C], dtype=tl.float32)
+    for tap in tl.static_range(KERNEL):
+        x = tl.load(samples_ptr + frames * STRIDE + tap, mask=frames < n_frames, other=0.0).to(tl.float32)
+        if BY_UTTERANCE:
+            x -= tl.load(mean_ptr + tap)
+        acc += x[:, None] * tl.load(weight_ptr + tap * CHANNELS + channels, mask=inside, other=0.0)[None, :]
+    if HAS_BIAS:
+        acc += tl.load(bias_ptr + channels, mask=inside, other=0.0).to(tl.float32)[None, :]
+    if HAS_NORM:
+        acc = normalized(acc, inside[None, :], CHANNELS, eps)
+        acc = acc * tl.load(norm_weight_ptr + channels, mask=inside, other=0.0).to(tl.float32)[None, :]
+        acc = acc + tl.load(norm_bias_ptr + channels, mask=inside, other=0.0).to(tl.float32)[None, :]
+    if GELU:
+        acc = gelu(acc)
+    out_ptrs = out_ptr + frames[:, None] * CHANNELS + channels[None, :]
+    tl.store(out_ptrs, acc.to(out_ptr.dtype.element_ty), mask=(frames < n_frames)[:, None] & inside[None, :])
+
+
+def launch(
+    samples: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    norm_weight: torch.Tensor | None,
+    norm_bias: torch.Tensor | None,
+    means: torch.Tensor | None,
+    utterances: torch.Tensor | None,
+    frames_per_hop: int,
+    stride: int,
+    eps: float,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """Convolve ``samples`` ``[S]`` and apply GELU, after LayerNorm where its weights are given: ``[T, C]`` in ``dtype``.
+
+    weight: float32 ``[kernel, C]``, or ``[B, kernel, C]`` with means ``[B, kernel]``, which are taken from the samples
+        first, and utterances, int32: which of the B each hop of ``frames_per_hop`` frames belongs to.
+
+    Raises ``ValueError`` when shapes, dtypes or devices do not fit.
+    """
+    check_devices(
+        samples=samples,
+        weight=weight,
+        bias=bias,
+        norm_weight=norm_weight,
+        norm_bias=norm_bias,
+        means=means,
+        utterances=utterances,
+    )
+    by_utterance = means is not None
+    if samples.dim() != 1 or weight.dim() != 2 + by_utterance or weight.dtype != torch.float32 or stride < 1:
+        raise ValueError(
+            f"samples must be [S] and weight float32 {'[B, kernel, C]' if by_utterance else '[kernel, C]'}, the stride 1 or "
+            f"more, but they are {list(samples.shape)}, {weight.dtype} {list(weight.shape)} and {stride}"
+        )
+    kernel, channels = weight.shape[-2:]
+    check_shape("bias", bias, (channels,), f"weight {list(weight.shape)}")
+    check_shape("means", means, (len(weight), kernel), f"weight {list(weight.shape)}")
+    count = (len(samples) - kernel) // stride + 1 if len(samples) >= kernel else 0
+    out = torch.empty(count, channels, dtype=dtype, device=samples.device)
+    if norm_weight is not None and norm_bias is not None:
+        check_norm(out, norm_weight, norm_bias)
+    if by_utterance and (utterances is None or len(utterances) * frames_per_hop < count):
+        known = None if utterances is None else len(utterances)
+        raise ValueError(f"utterances must name that of {count} frames, {frames_per_hop} a hop, but name that of {known} hops")
+    if out.numel():
+        blocks = tuning.conv_first(channels, frames_per_hop if by_utterance else 64)
+        with torch.cuda.device_of(samples):
+            _conv_first_kernel[(triton.cdiv(count, blocks["BLOCK_T"]),)](
+                samples.contiguous(), weight.contiguous(), weight if means is None else means.contiguous(),
+                weight if bias is None else bias.contiguous(), weight if norm_weight is None else norm_weight.contiguous(),
+                weight if norm_bias is None else norm_bias.contiguous(), weight if utterances is None else utterances, out,
+                count, eps, CHANNELS=channels, KERNEL=kernel, STRIDE=stride, FRAMES_PER_HOP=frames_per_hop,
+                BY_UTTERANCE=by_utterance, HAS_BIAS=bias is not None, HAS_NORM=norm_weight is not None, GELU=True, **blocks,
+            )  # fmt: skip
+    return out

@@ -1,0 +1,175 @@
+"""The positional convolution, grouped and 128 taps wide, as a matrix product whose left operand is never laid out in memory.
+
+One row of the product is FRAMES neighbouring frames of one utterance: they read the same ``kernel + FRAMES - 1`` frames of
+input, so a row is that many times the group's channels, and has FRAMES times the group's channels of output. Where tap
+``j - r`` of frame r lies outside the kernel the weight counts as zero: FRAMES - 1 of some 131 steps are lost, and the frames
+are read from cache once instead of FRAMES times. Rows never straddle utterances, so frames beyond an end are masked by row.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from . import tuning
+from .checks import check_devices, check_dtypes, check_shape, precision_of, rows_of
+from .gelu import gelu
+from .schedule import parts_of
+
+
+@triton.jit
+def _conv_positional_kernel(
+    x_ptr,
+    weight_ptr,
+    bias_ptr,
+    residual_ptr,
+    out_ptr,
+    spans_ptr,
+    n_spans,
+    x_stride_row,
+    residual_stride_row,
+    n_channels,
+    KERNEL: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    GELU: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr,
+    PRECISION: tl.constexpr,
+    FRAMES: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """One program computes BLOCK_M rows of FRAMES frames for one group: convolution, bias, GELU, residual add."""
+    group = tl.program_id(1)
+    index = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    known = index < n_spans
+    frame = tl.load(spans_ptr + index * 3, mask=known, other=0)
+    begin = tl.load(spans_ptr + index * 3 + 1, mask=known, other=0)
+    end = tl.load(spans_ptr + index * 3 + 2, mask=known, other=0)
+
+    n_k: tl.constexpr = (KERNEL + FRAMES - 1) * CHANNELS
+    columns = tl.arange(0, BLOCK_N)
+    step = columns // CHANNELS  # which of the FRAMES
+    channel = columns % CHANNELS
+    x_ptr += group * CHANNELS
+    weight_ptr += group.to(tl.int64) * (KERNEL * CHANNELS * CHANNELS)
+    acc = tl.zeros([BLOCK_M, BLOCK_N], dtype=tl.float32)
+    for first in range(0, n_k, BLOCK_K):
+        k = first + tl.arange(0, BLOCK_K)
+        position = k // CHANNELS
+        source = frame[:, None] + (position - KERNEL // 2)[None, :]
+        reads = (source >= begin[:, None]) & (source < end[:, None])
+        if n_k % BLOCK_K != 0:
+            reads = reads & (k < n_k)[None, :]
+        x = tl.load(x_ptr + source.to(tl.int64) * x_stride_row + (k % CHANNELS)[None, :], mask=reads, other=0.0)
+        tap = position[:, None] - step[None, :]
+        exists = (tap >= 0) & (tap < KERNEL)
+        if FRAMES * CHANNELS != BLOCK_N:
+            exists = exists & (columns < FRAMES * CHANNELS)[None, :]
+        if n_k % BLOCK_K != 0:
+            exists = exists & (k < n_k)[:, None]
+        place = (tap * CHANNELS + (k % CHANNELS)[:, None]) * CHANNELS + channel[None, :]
+        weight = tl.load(weight_ptr + place, mask=exists, other=0.0)
+        acc = tl.dot(x, weight, acc, input_precision=PRECISION)
+    group_channel = group * CHANNELS
+    if BLOCK_N >= 256:
+        # the halves one after the other: beside 128 accumulators a thread has no registers for as many of anything else
+        left, right = tl.split(tl.permute(tl.reshape(acc, (BLOCK_M, 2, BLOCK_N // 2)), (0, 2, 1)))
+        half = tl.arange(0, BLOCK_N // 2)
+        _finish(
+            left, bias_ptr, residual_ptr, out_ptr, frame, end, half, group_channel, residual_stride_row, n_channels,
+            CHANNELS, FRAMES, GELU, HAS_RESIDUAL,
+        )  # fmt: skip
+        _finish(
+            right, bias_ptr, residual_ptr, out_ptr, frame, end, half + BLOCK_N // 2, group_channel, residual_stride_row,
+            n_channels, CHANNELS, FRAMES, GELU, HAS_RESIDUAL,
+        )  # fmt: skip
+    else:
+        _finish(
+            acc, bias_ptr, residual_ptr, out_ptr, frame, end, columns, group_channel, residual_stride_row, n_channels,
+            CHANNELS, FRAMES, GELU, HAS_RESIDUAL,
+        )  # fmt: skip
+
+
+@triton.jit
+def _finish(
+    acc, bias_ptr, residual_ptr, out_ptr, frame, end, columns, group_channel, residual_stride_row, n_channels,
+    CHANNELS: tl.constexpr, FRAMES: tl.constexpr, GELU: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
+):  # fmt: skip
+    """Add the bias to some columns of a tile, apply GELU, add the residual, and store it frame by frame."""
+    channel = group_channel + columns % CHANNELS
+    acc += tl.load(bias_ptr + channel).to(tl.float32)[None, :]
+    if GELU:
+        acc = gelu(acc)
+    row = frame[:, None] + (columns // CHANNELS)[None, :]
+    mask = (row < end[:, None]) & (columns < FRAMES * CHANNELS)[None, :]
+    if HAS_RESIDUAL:
+        residual_ptrs = residual_ptr + row.to(tl.int64) * residual_stride_row + channel[None, :]
+        acc += tl.load(residual_ptrs, mask=mask, other=0.0).to(tl.float32)
+    tl.store(out_ptr + row.to(tl.int64) * n_channels + channel[None, :], acc.to(out_ptr.dtype.element_ty), mask=mask)
+
+
+def spans_of(counts: torch.Tensor, starts: torch.Tensor, frames: int, entries: int) -> torch.Tensor:
+    """List the rows of the product, int32 ``[entries, 3]``: first frame, and where its utterance begins and ends.
+
+    counts, starts: of each utterance ``[B]``, on any device: nothing is read back from it. frames: of a row. entries: how many
+    rows there are at most; those beyond have no frames.
+    """
+    utterance, first, inside = parts_of(counts, frames, entries)
+    start = starts[utterance]
+    columns = start + first, start, (start + counts[utterance]) * inside
+    return torch.stack(columns, dim=1).to(torch.int32)
+
+
+def frames_of(weight: torch.Tensor) -> int:
+    """Return how many frames an entry of the list of rows has, for a weight ``[G, kernel, C_in, C_out]``."""
+    return _blocks(weight)["FRAMES"]
+
+
+def _blocks(weight: torch.Tensor) -> dict[str, int]:
+    capability = tuning.capability_of(weight.device)
+    return tuning.conv_positional(weight.shape[2], weight.shape[1], weight.element_size(), capability)
+
+
+def launch(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    spans: torch.Tensor,
+    residual: torch.Tensor | None = None,
+    apply_gelu: bool = True,
+    dtype: torch.dtype | None = None,
+) -> torch.Tensor:
+    """Return ``gelu(conv(x) + bias) + residual`` ``[N, C]`` for the frames of utterances that ``spans`` lists.
+
+    x, residual: ``[N, C]``. weight: ``[G, kernel, C/G (in), C/G (out)]`` of x's dtype. bias: ``[C]``. dtype: of the result,
+    that of the residual or of ``x`` when left out. Frames that no span names are not written.
+
+    Raises ``ValueError`` when shapes, dtypes or devices do not fit.
+    """
+    if x.dim() != 2 or weight.dim() != 4 or weight.shape[2] != weight.shape[3]:
+        raise ValueError(
+            f"x must be [N, C] and weight [G, kernel, C/G, C/G], but they are {list(x.shape)} and {list(weight.shape)}"
+        )
+    groups, kernel, channels, _ = weight.shape
+    check_shape("x", x, (len(x), groups * channels), f"weight {list(weight.shape)}")
+    check_shape("bias", bias, (groups * channels,), f"weight {list(weight.shape)}")
+    check_shape("residual", residual, tuple(x.shape), f"x {list(x.shape)}")
+    check_devices(x=x, weight=weight, bias=bias, spans=spans, residual=residual)
+    check_dtypes(x=x, residual=residual)
+    if weight.dtype != x.dtype:
+        raise ValueError(f"weight must be {x.dtype} as x is, but is {weight.dtype}")
+    x = rows_of(x)
+    added = None if residual is None else rows_of(residual)
+    dtype = dtype or (x.dtype if residual is None else residual.dtype)
+    out = torch.empty(x.shape, dtype=dtype, device=x.device)
+    if out.numel() and len(spans):
+        blocks = _blocks(weight)
+        with torch.cuda.device_of(x):
+            _conv_positional_kernel[(triton.cdiv(len(spans), blocks["BLOCK_M"]), groups)](
+                x, weight.contiguous(), bias.contiguous(), out if added is None else added, out, spans, len(spans), x.stride(0),
+                0 if added is None else added.stride(0), x.shape[1], KERNEL=kernel, CHANNELS=channels, GELU=apply_gelu,
+                HAS_RESIDUAL=added is not None, PRECISION=precision_of(x.dtype), **blocks,
+            )  # fmt: skip
+    return out

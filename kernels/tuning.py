@@ -1,0 +1,203 @@
+"""Which blocks a kernel takes, and where a library call takes its place: pure functions of shapes, bytes and the chip.
+
+``@triton.autotune`` would time candidates at the first call of every shape, on the machine that serves; here nothing is timed.
+What ``bench/tune.py`` measured is in :mod:`.tuned` and goes first; the rules below serve every other shape and chip. They come
+from counting: registers (255 a thread, 64 Ki a multiprocessor), shared memory, and bytes against operations.
+
+``capability`` is (major, minor): (8, 0) A100, (8, 6) and (8, 9) consumer and L40 chips, (9, 0) H100 and H200, (10, 0) B200.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+
+from .tuned import TUNED
+
+Blocks = dict[str, int]
+SHARED_BYTES = {(8, 0): 166_912, (8, 6): 101_376, (8, 9): 101_376, (9, 0): 232_448, (10, 0): 232_448}
+SMALL = (8, 6)  # the least shared memory: what an unknown chip is taken for
+
+
+@cache
+def _capability(index: int) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(index)
+
+
+def capability_of(device: torch.device) -> tuple[int, int]:
+    """Return the capability of a CUDA device, asked for once; interpreted kernels are cut as for the smallest chip."""
+    if device.type != "cuda":
+        return SMALL
+    return _capability(torch.cuda.current_device() if device.index is None else device.index)
+
+
+def shared_bytes(capability: tuple[int, int]) -> int:
+    """Return the shared memory that one program may take."""
+    return SHARED_BYTES.get(capability, SHARED_BYTES[SMALL] if capability < (9, 0) else SHARED_BYTES[(10, 0)])
+
+
+def next_power_of_2(number: int) -> int:
+    """Return the smallest power of two that is not below ``number``."""
+    return 1 << max(number - 1, 0).bit_length()
+
+
+def stages(bytes_per_stage: int, capability: tuple[int, int], most: int) -> int:
+    """Return how many tiles of operands are kept in flight: as many as shared memory holds, 2 at least."""
+    return max(2, min(most, shared_bytes(capability) // bytes_per_stage))
+
+
+def _tuned(op: str, key: tuple, capability: tuple[int, int]) -> Blocks | None:
+    return TUNED.get((op, capability, *key))
+
+
+@cache
+def layer_norm(columns: int, rows: int) -> Blocks:
+    """Blocks for rows normalised in registers, 32 values a thread: 4,096 values a program, one row at least.
+
+    Few rows are spread over four times as many programs, so that a short utterance does not leave the chip idle.
+    """
+    block = next_power_of_2(columns)
+    together = max(1, (4096 if rows >= 4096 else 1024) // block)
+    return {"BLOCK_M": together, "BLOCK": block, "num_warps": min(max(together * block // 1024, 1), 16)}
+
+
+@cache
+def linear(rows: int, n_in: int, n_out: int, itemsize: int, capability: tuple[int, int]) -> Blocks:
+    """Blocks of a product ``[rows, n_in] x [n_in, n_out]``.
+
+    128 x 256 accumulators are 128 registers a thread in eight warps, half of all; chips with less shared memory take 128 x 128.
+    Few rows take fewer at once, so that there are programs for all multiprocessors.
+    """
+    if (found := _tuned("linear", (next_power_of_2(rows), n_in, n_out, itemsize), capability)) is not None:
+        return found
+    big = capability == (8, 0) or capability >= (9, 0)
+    block_k = (64 if capability >= (9, 0) else 32) * 2 // itemsize
+    if itemsize == 4:
+        block_m, block_n, warps, block_k = 64, 64, 4, 32
+    elif big and rows >= 4096:
+        block_m, block_n, warps = 128, 256, 8
+    elif rows >= 1024:
+        block_m, block_n, warps = 128, 128, 8
+    else:
+        block_m, block_n, warps = 64, 64, 4
+    block_n = min(block_n, max(next_power_of_2(n_out), 16))
+    depth = stages((block_m + block_n) * block_k * itemsize, capability, 4)
+    return {
+        "BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_K": block_k, "GROUP_M": 8, "num_warps": warps, "num_stages": depth,
+    }  # fmt: skip
+
+
+@cache
+def linear_layer_norm(n_out: int, itemsize: int, capability: tuple[int, int]) -> Blocks:
+    """Blocks of a product whose programs hold whole rows, as two halves: 64 of 512 columns are 128 registers a thread."""
+    half = max(next_power_of_2(n_out) // 2, 16)
+    depth = stages((64 + 2 * half) * 32 * itemsize, capability, 4)
+    return {"BLOCK_M": 64, "BLOCK_HALF": half, "BLOCK_K": 32, "num_warps": 8, "num_stages": depth}
+
+
+def linear_gelu_by_library(rows: int, n_in: int, n_out: int, itemsize: int, capability: tuple[int, int]) -> bool:
+    """Whether the library's product and a pass for GELU beat a Triton product with GELU inside.
+
+    The pass reads and writes ``2 * itemsize`` bytes per output that takes ``2 * n_in`` operations. On a chip of 790 TFLOP/s and
+    4.3 TB/s (H200, bf16) that is 36 % of the product's time for 1,024 inputs, so a Triton product at 3/4 of the library's rate
+    is level; it is known to reach that. float32 has no tensor cores in PyTorch's default, and the library's is better there.
+    """
+    found = _tuned("linear_gelu_by_library", (n_in, n_out, itemsize), capability)
+    return itemsize == 4 if found is None else bool(found["library"])
+
+
+def linear_add_by_library(rows: int, n_in: int, n_out: int, itemsize: int, capability: tuple[int, int]) -> bool:
+    """Whether the library's product, its result added by :mod:`.add_layer_norm`, beats a Triton product with the add inside.
+
+    Fused, ``2 * itemsize`` bytes are saved per output (written, read again). For 4,096 inputs that is 9 % of the product's time
+    (H200, bf16), for 1,024 36 %; but the norm that follows has to read the sum again, 4 bytes more. A Triton product at 80 % of
+    the library's rate loses.
+    """
+    found = _tuned("linear_add_by_library", (n_in, n_out, itemsize), capability)
+    return True if found is None else bool(found["library"])
+
+
+def norm_in_convolution(n_in: int, n_out: int, itemsize: int, capability: tuple[int, int]) -> bool:
+    """Whether a strided convolution normalises in its epilogue, or a pass of its own does.
+
+    A program that holds whole rows of 512 has 64 of them: for each k it reads 576 values for 32,768 products, 105 bytes a
+    nanosecond and multiprocessor at full rate, where the second-level cache gives about 42 (H200). A pass of its own costs 4
+    bytes for an output of 3,072 operations, a quarter of the product's time. So it pays where the product is
+    small against the pass.
+    """
+    found = _tuned("norm_in_convolution", (n_in, n_out, itemsize), capability)
+    return (n_in < 512 and itemsize == 2) if found is None else bool(found["fused"])
+
+
+@cache
+def attention(head_dim: int, itemsize: int, capability: tuple[int, int]) -> Blocks:
+    """Blocks of queries and keys. The head dim is cut into a power of two and a rest: 80 is 64 + 16, and 48 are not wasted.
+
+    RELOAD: whether queries are read again for each block of keys, since float32 ones do not fit in registers with the rest.
+    """
+    main = max(1 << (head_dim.bit_length() - 1), 16)
+    rest = 0 if head_dim <= main else max(next_power_of_2(head_dim - main), 16)
+    if (found := _tuned("attention", (head_dim, itemsize), capability)) is not None:
+        return {"D_MAIN": main, "D_REST": rest, "RELOAD": itemsize == 4, **found}
+    padded, reload = main + rest, False
+    if itemsize == 4 and exact_attention(head_dim, capability):
+        main, rest = (main, rest) if rest else (main // 2, main // 2)  # halves, or operands alone fill the registers
+        block_m, block_n, warps, reload = 32, 32, 8, True
+    elif itemsize == 4:
+        block_m, block_n, warps, reload = 64, 16, 4, True
+    else:
+        block_m, block_n, warps = 128, 64 if padded <= 80 or capability >= (9, 0) else 32, 8
+    depth = stages(2 * block_n * padded * itemsize + block_m * padded * itemsize // 2, capability, 2 if itemsize == 4 else 3)
+    return {
+        "D_MAIN": main, "D_REST": rest, "RELOAD": reload, "BLOCK_M": block_m, "BLOCK_N": block_n, "num_warps": warps,
+        "num_stages": depth,
+    }  # fmt: skip
+
+
+def exact_attention(head_dim: int, capability: tuple[int, int]) -> bool:
+    """Whether float32 attention multiplies in float32 proper, on no tensor core, because three tf32 products would spill.
+
+    They hold each operand twice, as a high and a low part: queries of 80 take all registers of a chip before Hopper.
+    """
+    return head_dim > (96 if capability >= (9, 0) else 64)
+
+
+@cache
+def conv_positional(channels: int, kernel: int, itemsize: int, capability: tuple[int, int]) -> Blocks:
+    """Blocks of the positional convolution, and how many frames, FRAMES, share one row of the product.
+
+    FRAMES fill 256 columns (128 where shared memory or float32 asks for less): a wider product re-reads the frames less often,
+    for ``(kernel + FRAMES - 1) / kernel`` of the operations.
+    """
+    if (found := _tuned("conv_positional", (channels, kernel, itemsize), capability)) is not None:
+        return found
+    big = itemsize == 2 and (capability == (8, 0) or capability >= (9, 0))
+    block_n = max(256 if big else 128, next_power_of_2(channels))
+    block_m, warps = 128 if big else 64, 8
+    block_k = 64 if big and capability >= (9, 0) else 32
+    depth = stages((block_m + block_n) * block_k * itemsize, capability, 4)
+    return {
+        "FRAMES": max(1, min(block_n // channels, kernel)), "BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_K": block_k,
+        "num_warps": warps, "num_stages": depth,
+    }  # fmt: skip
+
+
+@cache
+def conv_first(channels: int, frames_per_hop: int) -> Blocks:
+    """Frames and channels at once: 16 x 512 accumulators; a block lies within one hop, and so within one utterance."""
+    block_c = next_power_of_2(channels)
+    most = max(1, min(64, 8192 // block_c))
+    block_t = 1
+    while block_t < most and frames_per_hop % (2 * block_t) == 0:
+        block_t *= 2
+    return {"BLOCK_T": block_t, "BLOCK_C": block_c, "num_warps": min(max(block_t * block_c // 1024, 1), 8)}
+
+
+@cache
+def ctc_argmax(n_in: int, vocabulary: int, itemsize: int, capability: tuple[int, int]) -> Blocks:
+    """Blocks of rows, tokens and inputs: a vocabulary of 32 in one block, thousands in blocks of 128."""
+    block_v = max(16, min(next_power_of_2(vocabulary), 128 if itemsize == 2 else 64))
+    block_k = 64 if itemsize == 2 else 32
+    depth = stages((64 + block_v) * block_k * itemsize, capability, 4)
+    return {"BLOCK_M": 64, "BLOCK_V": block_v, "BLOCK_K": block_k, "num_warps": 4, "num_stages": depth}

@@ -1,0 +1,95 @@
+"""One pass over the samples of each utterance: to zero mean and unit variance, from int16 or float32."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from .checks import DTYPES, check_devices
+
+CHUNK = 16384  # samples of an entry of work, held in registers: 64 a thread
+WARPS = 8
+EPS = 1e-7  # as feature extractors add to the variance
+
+
+@triton.jit
+def _moments_kernel(samples_ptr, work_ptr, moments_ptr, SCALE: tl.constexpr, CHUNK: tl.constexpr):
+    """One program takes mean and sum of squared distances from it of one chunk, in fp32."""
+    index = tl.program_id(0)
+    first = tl.load(work_ptr + index * 4)
+    count = tl.load(work_ptr + index * 4 + 1)
+    places = tl.arange(0, CHUNK)
+    inside = places < count
+    x = tl.load(samples_ptr + first + places, mask=inside, other=0).to(tl.float32) * SCALE
+    mean = tl.sum(x, axis=0) / count.to(tl.float32)
+    distance = tl.where(inside, x - mean, 0.0)
+    tl.store(moments_ptr + index * 2, mean)
+    tl.store(moments_ptr + index * 2 + 1, tl.sum(distance * distance, axis=0))
+
+
+@triton.jit
+def _normalize_kernel(
+    samples_ptr, work_ptr, moments_ptr, out_ptr, eps, SCALE: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr
+):
+    """One program normalises one chunk, joining the moments of all chunks of its utterance (Chan et al. 1979)."""
+    work = work_ptr + tl.program_id(0) * 4
+    first = tl.load(work)
+    count = tl.load(work + 1)
+    first_chunk = tl.load(work + 2)
+    total = tl.load(work + 3)
+    chunks = (total + CHUNK - 1) // CHUNK
+    length = total.to(tl.float64)
+    mean = total.to(tl.float64) * 0.0
+    done = chunks * 0
+    while done < chunks:
+        chunk = done + tl.arange(0, BLOCK)
+        inside = chunk < chunks
+        sizes = tl.where(inside, tl.minimum(total - chunk * CHUNK, CHUNK), 0).to(tl.float64)
+        means = tl.load(moments_ptr + (first_chunk + chunk) * 2, mask=inside, other=0.0).to(tl.float64)
+        mean += tl.sum(sizes * means, axis=0) / length
+        done += BLOCK
+    squares = mean * 0.0
+    done = chunks * 0
+    while done < chunks:
+        chunk = done + tl.arange(0, BLOCK)
+        inside = chunk < chunks
+        sizes = tl.where(inside, tl.minimum(total - chunk * CHUNK, CHUNK), 0).to(tl.float64)
+        means = tl.load(moments_ptr + (first_chunk + chunk) * 2, mask=inside, other=0.0).to(tl.float64)
+        within = tl.load(moments_ptr + (first_chunk + chunk) * 2 + 1, mask=inside, other=0.0).to(tl.float64)
+        squares += tl.sum(within + sizes * (means - mean) * (means - mean), axis=0)
+        done += BLOCK
+    deviation = tl.sqrt((squares / length + eps).to(tl.float32))
+    places = tl.arange(0, CHUNK)
+    x = tl.load(samples_ptr + first + places, mask=places < count, other=0).to(tl.float32) * SCALE
+    tl.store(out_ptr + first + places, (x - mean.to(tl.float32)) / deviation, mask=places < count)
+
+
+def work_of(lengths: tuple[int, ...], starts: list[int], chunk: int = CHUNK) -> torch.Tensor:
+    """List the chunks, int64 ``[chunks, 4]`` on the host: first sample, samples, first chunk of its utterance, its samples."""
+    entries = []
+    for start, length in zip(starts, lengths):
+        first_chunk = len(entries)
+        entries += [(start + at, min(chunk, length - at), first_chunk, length) for at in range(0, length, chunk)]
+    return torch.tensor(entries, dtype=torch.int64).reshape(-1, 4)
+
+
+def launch(samples: torch.Tensor, work: torch.Tensor) -> torch.Tensor:
+    """Normalise the utterances that ``work`` lists of ``samples`` ``[S]``, floats or int16 (of 32,768): float32 ``[S]``.
+
+    What lies between them becomes zeros. Raises ``ValueError`` when shapes, dtypes or devices do not fit.
+    """
+    if samples.dim() != 1 or samples.dtype not in (torch.int16, *DTYPES):
+        raise ValueError(f"samples must be [S], floating point or int16, but are {samples.dtype} {list(samples.shape)}")
+    check_devices(samples=samples, work=work)
+    out = torch.zeros(samples.shape, dtype=torch.float32, device=samples.device)
+    if len(work):
+        samples = samples.contiguous()
+        moments = torch.empty(len(work), 2, dtype=torch.float32, device=samples.device)
+        scale = 1 / 32768 if samples.dtype == torch.int16 else 1.0
+        with torch.cuda.device_of(samples):
+            _moments_kernel[(len(work),)](samples, work, moments, SCALE=scale, CHUNK=CHUNK, num_warps=WARPS)
+            _normalize_kernel[(len(work),)](
+                samples, work, moments, out, EPS, SCALE=scale, CHUNK=CHUNK, BLOCK=64, num_warps=WARPS
+            )
+    return out

@@ -1,0 +1,389 @@
+"""Every op with a kernel, interpreted: values against the definition in float64, any strides, errors, registration."""
+
+import pytest
+import torch
+from conftest import assert_close
+
+from hubert_fast import ops
+
+triton = pytest.importorskip("triton", reason="triton is not installed (it exists for Linux only)")
+
+DTYPES = pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float16], ids=str
+)  # the interpreter's bfloat16 product is wrong
+# utterances of none, one and many frames, none at the end
+CU_SEQLENS = torch.tensor([0, 0, 5, 6, 71, 100, 100], dtype=torch.int32)
+
+
+def randn(*shape, dtype=torch.float32):
+    return torch.randn(shape, dtype=torch.float64).to(dtype)
+
+
+def float64(arguments):
+    return [x.double() if isinstance(x, torch.Tensor) and x.is_floating_point() else x for x in arguments]
+
+
+def check(name, *arguments, tolerance=None, **options):
+    """Hold a kernel to its definition in float64; memory that it left unwritten shows, since fresh memory is NaN here."""
+    with filled_with_nan():
+        found = getattr(ops, name)(*arguments, **options, backend="triton")
+    expected = getattr(ops, f"{name}_eager")(*float64(arguments), **options)
+    for one, other in zip(*((x,) if isinstance(x, torch.Tensor) else x for x in (found, expected)), strict=True):
+        assert one.shape == other.shape
+        if not one.numel():
+            continue
+        if one.is_floating_point():
+            assert_close(one, other, tolerance or one.dtype, name)
+        else:
+            assert torch.equal(one, other)
+    return found
+
+
+class filled_with_nan:
+    """Have ``torch.empty`` return NaN, so that what a kernel forgets is seen."""
+
+    def __enter__(self):
+        self.kept = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = True
+        assert torch.empty(3).isnan().all()
+
+    def __exit__(self, *error):
+        torch.use_deterministic_algorithms(self.kept[0])
+        torch.utils.deterministic.fill_uninitialized_memory = self.kept[1]
+
+
+@DTYPES
+@pytest.mark.parametrize("post", [False, True], ids=["pre", "post"])
+@pytest.mark.parametrize("shape", [(1, 1), (2, 3, 48), (17, 193), (0, 16), (3, 1024)], ids=str)
+def test_add_layer_norm(shape, post, dtype):
+    x, delta, vectors = randn(*shape), randn(*shape, dtype=dtype), randn(3, shape[-1], dtype=dtype)
+    stream, normed = check("add_layer_norm", x, delta, *vectors, dtype=dtype, post=post)
+    assert stream.dtype == torch.float32 and normed.dtype == dtype
+    check("add_layer_norm", x, delta, None, *vectors[1:], post=post)
+
+
+def test_add_layer_norm_of_rows_that_repeat_or_lie_apart():
+    vectors = randn(3, 33)
+    apart = torch.full((9, 64), float("nan"))
+    apart[:, :33] = randn(9, 33)
+    check("add_layer_norm", randn(1, 33).expand(9, 33), apart[:, :33], *vectors)
+    check("add_layer_norm", randn(33, 9).t(), apart[:, :33], *vectors)
+
+
+def test_add_layer_norm_in_place():
+    from hubert_fast.kernels import add_layer_norm
+
+    x, delta, (bias, scale, shift) = randn(5, 48), randn(5, 48), randn(3, 48)
+    for post in (False, True):
+        stream = x.clone()
+        expected = ops.add_layer_norm_eager(x, delta, bias, scale, shift, post=post)
+        found = add_layer_norm.launch(stream, delta, bias, scale, shift, 1e-5, torch.float32, post, in_place=True)
+        assert found[0] is stream and (found[1] is stream) == post
+        for one, other in zip(found, expected, strict=True):
+            assert_close(one, other, torch.float32)
+
+
+@DTYPES
+@pytest.mark.parametrize(("rows", "n_in", "n_out"), [(1, 16, 8), (67, 48, 130), (130, 100, 300), (0, 16, 16)], ids=str)
+def test_linear_gelu_and_add(rows, n_in, n_out, dtype):
+    x, weight, bias = randn(rows, n_in, dtype=dtype), randn(n_out, n_in, dtype=dtype), randn(n_out, dtype=dtype)
+    check("linear_gelu", x, weight, bias)
+    check("linear_gelu", x, weight, None)
+    check("linear_add", x, weight, bias, randn(rows, n_out))
+    check("linear_add", x, weight, None, randn(rows, n_out, dtype=dtype))
+
+
+def test_linear_of_batches_and_strides():
+    weight, bias = randn(40, 24), randn(40)
+    check("linear_gelu", randn(2, 3, 24), weight, bias)
+    check("linear_gelu", randn(24, 7).t(), weight, bias)
+    check("linear_gelu", randn(1, 24).expand(5, 24), randn(24, 40).t(), bias)
+    check("linear_add", randn(5, 48)[:, ::2], weight, bias, randn(1, 40).expand(5, 40))
+
+
+@DTYPES
+@pytest.mark.parametrize("normed", [False, True], ids=["gelu", "layer norm"])
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (2, 2), (5, 1), (1, 3)], ids=str)
+@pytest.mark.parametrize("frames", [0, 1, 4, 57])
+def test_conv_gelu(frames, kernel, stride, normed, dtype):
+    x, weight = randn(frames, 24, dtype=dtype), randn(40, kernel * 24, dtype=dtype)
+    check("conv_gelu", x, weight, *randn(3 if normed else 1, 40, dtype=dtype), stride=stride)
+    check("conv_gelu", x, weight, None, *randn(2 if normed else 0, 40, dtype=dtype), stride=stride)
+
+
+@DTYPES
+@pytest.mark.parametrize("channels", [24, 40, 512])
+def test_a_convolution_normalises_in_its_epilogue_or_after(channels, dtype, monkeypatch):
+    from hubert_fast.kernels import tuning
+
+    x, weight, vectors = randn(31, 16, dtype=dtype), randn(channels, 48, dtype=dtype), randn(3, channels, dtype=dtype)
+    for inside in (False, True):
+        monkeypatch.setattr(tuning, "norm_in_convolution", lambda *shape, inside=inside: inside)
+        check("conv_gelu", x, weight, *vectors)
+
+
+@DTYPES
+@pytest.mark.parametrize("head_dim", [12, 32, 48, 64, 80, 96, 128])
+def test_attention(head_dim, dtype):
+    q, k, v = (x.unflatten(1, (3, head_dim)) for x in randn(100, 9 * head_dim, dtype=dtype).chunk(3, dim=1))
+    assert not q.is_contiguous()
+    check("attention", q, k, v, CU_SEQLENS, tolerance="attention" if dtype == torch.float32 else None)
+
+
+def test_attention_of_more_than_one_block_of_queries_and_of_other_strides():
+    cu_seqlens = torch.tensor([0, 300, 300, 301, 460])
+    q, k, v = randn(3, 2, 460, 32).transpose(1, 2)  # [H, N, D] in memory
+    check("attention", q, k, v, cu_seqlens, tolerance="attention")
+    check("attention", q, k[:1].expand(460, 2, 32), randn(460, 32, 2).transpose(1, 2), cu_seqlens, tolerance="attention")
+    check("attention", *randn(3, 0, 2, 16), torch.tensor([0]))
+    check("attention", *randn(3, 0, 2, 16), torch.tensor([0, 0, 0]))
+
+
+def test_attention_with_large_scores():
+    q, k, v = 30 * randn(3, 40, 1, 16)
+    check("attention", q, k, v, torch.tensor([0, 40]), tolerance="attention")
+
+
+@DTYPES
+@pytest.mark.parametrize("head_dim", [16, 80])
+def test_attention_padded(head_dim, dtype):
+    q, k, v = randn(3, 5, 70, 2, head_dim, dtype=dtype)
+    mask = torch.arange(70) < torch.tensor([70, 1, 0, 33, 64])[:, None]
+    scattered = mask & (torch.rand(5, 70) < 0.5)
+    assert not scattered[2].any()
+    for key_mask in (None, mask, scattered, mask.flip(1)):
+        check("attention_padded", q, k, v, key_mask, tolerance="attention" if dtype == torch.float32 else None)
+
+
+def test_attention_keeps_nan_where_it_is():
+    q, k, v = randn(3, 100, 2, 16)
+    expected = ops.attention(q, k, v, CU_SEQLENS, backend="triton")
+    q[80], k[80], v[80] = torch.nan, torch.nan, torch.inf
+    found = ops.attention(q, k, v, CU_SEQLENS, backend="triton")
+    assert torch.equal(found[:71], expected[:71]) and found[71:].isnan().all()
+
+
+@DTYPES
+@pytest.mark.parametrize("kernel", [1, 2, 7, 16])
+@pytest.mark.parametrize("channels", [16, 48, 64, 80])
+def test_conv_positional(channels, kernel, dtype):
+    x, weight = randn(100, 2 * channels, dtype=dtype), randn(2, kernel, channels, channels, dtype=dtype) / channels
+    bias, residual = randn(2 * channels, dtype=dtype), randn(100, 2 * channels)
+    assert check("conv_positional", x, weight, bias, CU_SEQLENS, residual).dtype == torch.float32
+    check("conv_positional", x, weight, bias, CU_SEQLENS, gelu=False)
+
+
+def test_conv_positional_of_128_taps_over_hundreds_of_frames_and_of_none():
+    weight, bias = randn(2, 128, 16, 16) / 16, randn(32)
+    apart = torch.full((600, 64), float("nan"))
+    apart[:, :32] = randn(600, 32)
+    check("conv_positional", apart[:, :32], weight, bias, torch.tensor([0, 1, 501, 600]), randn(32, 600).t())
+    check("conv_positional", randn(1, 32).expand(9, 32), weight, bias, torch.tensor([0, 9]))
+    check("conv_positional", randn(0, 32), weight, bias, torch.tensor([0, 0]))
+    check("conv_positional", randn(0, 32), weight, bias, torch.tensor([0]))
+
+
+def test_conv_positional_is_that_of_the_model():
+    from conftest import PRE_LN
+
+    from hubert_fast import HubertConfig, HubertModel
+    from hubert_fast.packed_kernels import positional_weight
+
+    embedding = HubertModel(HubertConfig(**PRE_LN)).eval().encoder.pos_conv_embed
+    x = randn(30, 48)
+    with torch.no_grad():
+        expected = embedding(x[None])[0]
+        weight = positional_weight(embedding.conv, torch.float32)
+        found = ops.conv_positional(x, weight, embedding.conv.bias, torch.tensor([0, 30]), backend="triton")
+    assert_close(found, expected, torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("channels", [5, 48])
+@pytest.mark.parametrize("samples", [0, 9, 10, 999])
+def test_conv_first(samples, channels, dtype):
+    waveform, weight, vectors = randn(samples), randn(10, channels), randn(3, channels)
+    check("conv_first", waveform, weight, dtype=dtype)
+    check("conv_first", waveform, weight, *vectors, dtype=dtype)
+
+
+@pytest.mark.parametrize("frames_per_hop", [1, 4, 24, 64])
+def test_conv_first_by_utterance(frames_per_hop):
+    waveform, weight, means = randn(1300), randn(3, 10, 24), randn(3, 10)
+    hops = -(-259 // frames_per_hop)
+    utterances = torch.sort(torch.randint(3, (hops,), dtype=torch.int32)).values
+    check("conv_first", waveform, weight, randn(24), None, None, means, utterances, frames_per_hop)
+
+
+@pytest.mark.parametrize("dtype", [torch.int16, torch.float32, torch.float16], ids=str)
+def test_normalize_waveforms(dtype):
+    starts, lengths = [0, 320, 640, 1280], [0, 1, 500, 70000]
+    samples = (3000 * randn(72000) + 500).to(dtype) if dtype == torch.int16 else (3 * randn(72000) + 5).to(dtype)
+    samples[320 + 1 : 640] = 777  # between utterances
+    found = ops.normalize_waveforms(samples, starts, lengths, backend="triton")
+    exact = samples if dtype == torch.int16 else samples.double()
+    expected = ops.normalize_waveforms_eager(exact, starts, lengths)
+    assert found.dtype == torch.float32 and not found[321:640].any() and not found[1140:1280].any()
+    # the definition of int16 is float32 itself: two roundings of the deviation
+    assert_close(found, expected, "other graph")
+    check("normalize_waveforms", samples[:0], [], [])
+
+
+def test_window_statistics():
+    from hubert_fast.ops.features import _by_utterance
+
+    samples = torch.cumsum(randn(40000), 0)  # strongly low-passed
+    starts, lengths = [0, 320, 640, 2560, 3200], [0, 9, 10, 500, 36000]
+    found = ops.window_statistics(samples, starts, lengths, 10, 5, backend="triton")
+    expected = ops.window_statistics_eager(samples.double(), starts, lengths, 10, 5)
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == torch.float64 and one[:2].isnan().all() and other[:2].isnan().all()
+        # float64 sums in another order, which the subtraction of the mean's square makes 1e4 times as large
+        assert ((one - other)[2:].abs() <= 1e-11 * other[2:].abs().max()).all()
+    assert _by_utterance(torch.ones(3, 2), [1, 0, 2]).tolist() == [[1, 1], [0, 0], [2, 2]]
+    assert all(len(part) == 0 for part in ops.window_statistics(samples, [], [], 10, 5, backend="triton"))
+
+
+@DTYPES
+@pytest.mark.parametrize("vocabulary", [1, 5, 32, 300])
+def test_ctc_argmax(vocabulary, dtype):
+    x, weight, bias = randn(67, 48, dtype=dtype), randn(vocabulary, 48, dtype=dtype), randn(vocabulary, dtype=dtype)
+    check("ctc_argmax", x, weight, bias, tolerance=torch.float16)
+    ids, log_probs = check("ctc_argmax", x.view(1, 67, 48), weight, None, tolerance=torch.float16)
+    assert ids.shape == (1, 67) and ids.dtype == torch.int32 and log_probs.dtype == torch.float32
+    check("ctc_argmax", x[:0], weight, bias)
+
+
+def test_ctc_argmax_of_equals_is_the_first():
+    weight = randn(1, 16).expand(300, 16).contiguous()
+    ids, log_probs = ops.ctc_argmax(randn(20, 16), weight, None, backend="triton")
+    assert not ids.any()
+    assert_close(log_probs, torch.full((20,), 300.0).log().neg(), torch.float32)
+
+
+OPERANDS = {
+    "layer_norm": lambda: (randn(3, 8), *randn(2, 8), 1e-5),
+    "add_layer_norm": lambda: (randn(3, 8), randn(3, 8), *randn(3, 8), 1e-5, torch.float32, True),
+    "linear_gelu": lambda: (randn(3, 16), randn(8, 16), randn(8)),
+    "linear_add": lambda: (randn(3, 16), randn(8, 16), None, randn(3, 8)),
+    "conv_gelu": lambda: (randn(9, 8), randn(8, 24), *randn(3, 8), 2, 1e-5),
+    "attention": lambda: (*randn(3, 100, 2, 16), CU_SEQLENS),
+    "attention_padded": lambda: (*randn(3, 2, 5, 2, 16), torch.ones(2, 5, dtype=torch.bool)),
+    "conv_positional": lambda: (randn(100, 16), randn(1, 3, 16, 16), randn(16), CU_SEQLENS, randn(100, 16), True),
+    "conv_first": lambda: (randn(99), randn(10, 8), randn(8), None, None, None, None, 1, 5, 1e-5, torch.float16),
+    "normalize_waveforms": lambda: (randn(99), [0], [98]),
+    "window_statistics": lambda: (randn(99), [0], [98], 10, 5),
+    "ctc_argmax": lambda: (randn(3, 16), randn(8, 16), randn(8)),
+}
+KEYWORDS = {  # of the public function, for what the registered one takes by position
+    "layer_norm": (),
+    "add_layer_norm": ("dtype", "post"),
+    "conv_gelu": ("stride", "eps"),
+    "conv_positional": ("gelu",),
+    "conv_first": ("stride", "eps", "dtype"),
+}
+every_op = pytest.mark.parametrize("name", OPERANDS)
+
+
+def test_every_op_is_here():
+    assert set(OPERANDS) == {name for name in ops.__all__ if not name.endswith("_eager")}
+    assert set(ops.__all__) == {name for op in OPERANDS for name in (op, f"{op}_eager")}
+
+
+@every_op
+def test_registration(name):
+    torch.library.opcheck(getattr(torch.ops.hubert_fast, name).default, OPERANDS[name]())
+
+
+@every_op
+def test_compiles_whole_and_exports(name):
+    arguments = OPERANDS[name]()
+    keywords = KEYWORDS.get(name, ())
+    split = len(arguments) - len(keywords)
+    positional, options = arguments[:split], dict(zip(keywords, arguments[split:]))
+
+    class Call(torch.nn.Module):
+        def forward(self, *tensors):
+            given = iter(tensors)
+            return getattr(ops, name)(
+                *(next(given) if isinstance(x, torch.Tensor) else x for x in positional), **options, backend="triton"
+            )
+
+    tensors = tuple(x for x in positional if isinstance(x, torch.Tensor))
+    expected = Call()(*tensors)
+    torch.compiler.reset()
+    compiled = torch.compile(Call(), fullgraph=True, backend="aot_eager")(*tensors)
+    exported = torch.export.export(Call(), tensors).module()(*tensors)
+    for found in (compiled, exported):
+        for one, other in zip(*((x,) if isinstance(x, torch.Tensor) else x for x in (found, expected)), strict=True):
+            assert torch.equal(one, other)
+
+
+@every_op
+def test_gradients_take_the_definition(name):
+    arguments = OPERANDS[name]()
+    first = arguments[0].requires_grad_()
+    keywords = KEYWORDS.get(name, ())
+    split = len(arguments) - len(keywords)
+    options = dict(zip(keywords, arguments[split:]))
+    with pytest.raises(RuntimeError, match="backend triton was asked for, but cannot run: a gradient is needed"):
+        getattr(ops, name)(*arguments[:split], **options, backend="triton")
+    found = getattr(ops, name)(*arguments[:split], **options)
+    sum(x.double().sum() for x in ((found,) if isinstance(found, torch.Tensor) else found)).backward()
+    assert first.grad is not None and first.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("linear_gelu", {1: randn(8, 15)}, r"weight must be \[8, 16\] for rows of 16, but is \[8, 15\]"),
+        ("linear_gelu", {1: randn(8, 16).half()}, "weight must be torch.float32 as x is, but is torch.float16"),
+        ("linear_gelu", {2: randn(7)}, r"bias must be \[8\] for 8 outputs, but is \[7\]"),
+        ("linear_add", {3: randn(3, 7)}, r"residual must be \[3, 8\].*but is \[3, 7\]"),
+        ("conv_gelu", {1: randn(8, 25)}, r"weight must be \[C_out, kernel \* 8\].*\[8, 25\] and 2"),
+        ("add_layer_norm", {1: randn(3, 7)}, r"delta must be \[3, 8\] for x \[3, 8\], but is \[3, 7\]"),
+        ("add_layer_norm", {3: randn(7)}, r"weight and bias must be \[8\].*\[7\] and \[8\]"),
+        ("attention", {1: randn(100, 2, 15)}, r"k must be \[100, 2, 16\].*\[100, 2, 15\]"),
+        ("attention", {0: randn(100, 2, 16).half()}, "q, k and v must have one dtype, but have torch.float16, torch.float32"),
+        ("attention", {3: torch.zeros(2, 2)}, r"cu_seqlens must be whole numbers \[B \+ 1\]"),
+        ("attention_padded", {3: torch.ones(2, 4)}, r"key_mask must be \[2, 5\].*\[2, 4\]"),
+        ("conv_positional", {1: randn(1, 3, 16, 15)}, r"weight \[G, kernel, C/G, C/G\].*\[1, 3, 16, 15\]"),
+        ("conv_positional", {2: randn(15)}, r"bias must be \[16\].*\[15\]"),
+        ("conv_first", {1: randn(10, 8).half()}, r"weight float32 \[kernel, C\].*torch.float16 \[10, 8\]"),
+        ("normalize_waveforms", {2: [100]}, r"within \[99\] samples, but are \[0\] and \[100\]"),
+        ("window_statistics", {1: [0, 0]}, r"within \[99\] samples, but are \[0, 0\] and \[98\]"),
+        ("ctc_argmax", {1: randn(8, 15)}, r"x must be \[3, 15\].*\[3, 16\]"),
+    ],
+)
+def test_operands_that_do_not_fit_are_named(name, change, message):
+    arguments = OPERANDS[name]()
+    keywords = KEYWORDS.get(name, ())
+    split = len(arguments) - len(keywords)
+    positional = [change.get(index, argument) for index, argument in enumerate(arguments[:split])]
+    with pytest.raises(ValueError, match=message):
+        getattr(ops, name)(*positional, **dict(zip(keywords, arguments[split:])), backend="triton")
+
+
+def test_the_longest_utterances_are_worked_on_first():
+    from hubert_fast.kernels import attention
+
+    counts = torch.tensor([3, 0, 40, 17])
+    starts = counts.cumsum(0) - counts
+    work = attention.work_of(counts, starts, counts, 16, 8)
+    longest = [[3, first, 40, 40] for first in (0, 16, 32)]
+    assert work[:6].tolist() == [*longest, [43, 0, 17, 17], [43, 16, 17, 17], [0, 0, 3, 3]]
+    assert not work[6:, 2:].any()  # entries that there are not
+
+
+def test_offsets_beyond_two_to_the_31(monkeypatch):
+    """Rows 2^31 elements apart, in memory that is never touched in between."""
+    big = torch.empty(2**31 + 64, dtype=torch.float16).as_strided((2, 32), (2**31, 1))
+    big.copy_(randn(2, 32))
+    check("layer_norm", big, *randn(2, 32, dtype=torch.float16))
+    check("linear_gelu", big, randn(16, 32, dtype=torch.float16), None)
+    check("add_layer_norm", big, big, None, *randn(2, 32, dtype=torch.float16))
+    check("conv_positional", big, randn(2, 3, 16, 16, dtype=torch.float16), randn(32).half(), torch.tensor([0, 2]), big)
+    heads = big.unflatten(1, (2, 16))
+    check("attention", heads, heads, heads, torch.tensor([0, 2]))
+    check("ctc_argmax", big, randn(16, 32, dtype=torch.float16), None, tolerance=torch.float16)
