@@ -19,9 +19,17 @@ from torch import Tensor, nn
 from .config import HubertConfig
 from .hubert_model import HubertModel
 from .initialization import initialize
-from .outputs import CausalLMOutput, PackedCausalLMOutput, PackedSequenceClassifierOutput, SequenceClassifierOutput
+from .ops import ctc_argmax
+from .outputs import (
+    CausalLMOutput,
+    PackedCausalLMOutput,
+    PackedSequenceClassifierOutput,
+    PackedTokenOutput,
+    SequenceClassifierOutput,
+)
 from .packed_audio import PackedAudio
 from .pretrained import HubertPreTrainedModel
+from .untouched import has_hook
 
 __all__ = ["HubertForCTC", "HubertForSequenceClassification", "HubertModel"]
 
@@ -91,6 +99,23 @@ class HubertForCTC(HubertPreTrainedModel):
             hidden_states=encoded.hidden_states,
             cu_seqlens=encoded.cu_seqlens,
         )
+
+    def argmax_packed(self, audio: PackedAudio) -> PackedTokenOutput:
+        """Return the best token of each frame and its log-probability, int32 and float32 ``[N]``: what greedy decoding takes.
+
+        No logits are written where the output layer is a plain linear one and no gradient is recorded; the
+        ids are those of :meth:`forward_packed`, up to what rounding logits to half precision makes equal.
+        """
+        encoded = self.hubert.forward_packed(audio)
+        head, x = self.lm_head, encoded.last_hidden_state
+        if type(head) is nn.Linear and not has_hook(head) and not self.training and not x.requires_grad:
+            ids, log_probs = ctc_argmax(
+                x.to(head.weight.dtype), head.weight.detach(), None if head.bias is None else head.bias.detach()
+            )
+        else:
+            logits = head(self.dropout(x))
+            log_probs, ids = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1).max(-1)
+        return PackedTokenOutput(ids=ids.int(), log_probs=log_probs.float(), cu_seqlens=encoded.cu_seqlens)
 
     def _check_labels(self, labels: Tensor, batch: int) -> None:
         super()._check_labels(labels, batch)

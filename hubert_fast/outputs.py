@@ -131,6 +131,18 @@ class PackedCausalLMOutput(PackedModelOutput):
     cu_seqlens: torch.Tensor
 
 
+class PackedTokenOutput(PackedModelOutput):
+    """Output of ``HubertForCTC.argmax_packed``: of each frame the best token, ``ids``, and ``log_probs``, its log-probability.
+
+    ids: int32 ``[N]``. log_probs: float32 ``[N]``. cu_seqlens: int32 ``[B + 1]``.
+    """
+
+    fields = ()
+    ids: torch.Tensor
+    log_probs: torch.Tensor
+    cu_seqlens: torch.Tensor
+
+
 class PackedSequenceClassifierOutput(PackedModelOutput):
     """Output of ``HubertForSequenceClassification.forward_packed``: ``logits`` ``[B, num_labels]``, one row an utterance."""
 

@@ -8,6 +8,8 @@ Axes: B batch, S samples, N packed frames, C channels, H heads, D head dim.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 from typing import NamedTuple
 
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 
 from .grid import Grid
 from .layers import EncoderLayer
-from .ops.features import window_statistics
+from .ops.features import WindowTables, window_moments
 from .packed import dtype_of_states, kept, normalized_positions
 from .packed_features import SLICE_BYTES_GPU, SampleSpans, fold
 from .packed_layers import activate, cast, linear
@@ -47,20 +49,29 @@ def _first_layer(model: nn.Module) -> list[tuple[nn.Module, str]]:
 class Tables(NamedTuple):
     """What the kernels of one batch are told about where its frames lie: int32, uploaded at once.
 
-    utterances: that of each hop of the samples. true_frames: which frames of the grid are true, ``[N]``, ``None`` when all are.
+    utterances: that of each hop of the samples. true_frames: which frames of the grid are true, ``[N]``, or ``None`` for all.
     work: of attention, ``[entries, 4]``. spans: of the positional convolution, ``[entries, 3]``.
+    windows: for the statistics of a GroupNorm, where there is one.
     """
 
     utterances: Tensor
     true_frames: Tensor | None
     work: Tensor
     spans: Tensor
+    windows: WindowTables | None
 
     @classmethod
-    def of(cls, grid: Grid, query_block: int, frames_per_span: int, device: torch.device) -> Tables:
-        """Lay out a batch for blocks of so many queries and spans of so many frames."""
+    def of(cls, model: nn.Module, dtype: torch.dtype, grid: Grid, samples: SampleSpans, device: torch.device) -> Tables:
+        """Lay out a batch for the blocks that the kernels of ``model`` take in ``dtype``."""
         from .kernels import attention, conv_positional
 
+        first, conv = model.feature_extractor.conv_layers[0], model.encoder.pos_conv_embed.conv
+        head_dim = model.config.hidden_size // model.config.num_attention_heads
+        query_block = attention.block_of(head_dim, dtype, device)
+        frames_per_span = conv_positional.frames_of(conv.in_channels // conv.groups, conv.kernel_size[0], dtype, device)
+        windows = None
+        if first.norm == "group":
+            windows = WindowTables.of(*samples[1:], first.conv.kernel_size[0], first.conv.stride[0], device)
         counts = torch.tensor(grid.counts, dtype=torch.long)
         starts = counts.cumsum(0) - counts
         blocks, rows = (int((-(-counts // size)).sum()) for size in (query_block, frames_per_span))
@@ -79,7 +90,7 @@ class Tables(NamedTuple):
         utterances, true, work, spans = (
             part[: like.numel()].view(like.shape) for part, like in zip(flat.split([len(part) for part in padded]), parts)
         )
-        return cls(utterances, None if true_frames is None else true, work, spans)
+        return cls(utterances, None if true_frames is None else true, work, spans, windows)
 
 
 def encode_on_kernels(
@@ -89,25 +100,52 @@ def encode_on_kernels(
 
     waveform: flat, ``[S]``, laid out as ``grid`` says. spans: what the statistics of a GroupNorm are taken over.
     """
-    from .kernels import attention, layer_norm
+    device = waveform.device
+    out_dtype = dtype_of_states(dtype, device)
 
-    out_dtype = dtype_of_states(dtype, waveform.device)
-    with torch.autocast(waveform.device.type, enabled=False):  # dtype is autocast's already
+    def prepare() -> Callable[..., tuple[Tensor, tuple[Tensor, ...] | None]]:
+        return partial(_run, model, dtype, out_dtype, grid, Tables.of(model, dtype, grid, spans, device), output_hidden_states)
+
+    with torch.autocast(device.type, enabled=False):  # dtype is autocast's already
         if not grid.frames:
-            return _nothing(model, out_dtype, waveform.device, output_hidden_states)
-        config, projection = model.config, model.feature_projection
-        weight = positional_weight(model.encoder.pos_conv_embed.conv, dtype)
-        query_block = attention.block_of(config.hidden_size // config.num_attention_heads, dtype, waveform.device)
-        tables = Tables.of(grid, query_block, _positional().frames_of(weight), waveform.device)
-        x = _features(model, dtype, waveform, grid, spans, tables)
-        if tables.true_frames is not None:
-            x = x.index_select(0, tables.true_frames)
-        if hasattr(projection, "layer_norm"):
-            norm = projection.layer_norm
-            x = layer_norm.launch(x, norm.weight, norm.bias, norm.eps)
-        x = linear(x, projection.projection, dtype)
-        x = _positions(model.encoder.pos_conv_embed, x, weight, grid, tables)
-        return _transform(model.encoder, x, tables, output_hidden_states, dtype, out_dtype)
+            return _nothing(model, out_dtype, device, output_hidden_states)
+        graphs = model.fast_path.cuda_graphs
+        if not (graphs.limit and graphs_can_run(device)):
+            return prepare()(waveform, spans.samples)
+        places = tuple(tensor.data_ptr() for tensor in (*model.parameters(), *model.buffers()))
+        layout = waveform.dtype, waveform.shape, spans.samples.shape, tuple(spans.starts), tuple(spans.lengths)
+        key = (device, dtype, out_dtype, grid, layout, output_hidden_states, places, torch.get_float32_matmul_precision())
+        return graphs.run(key, prepare, waveform, spans.samples)
+
+
+def graphs_can_run(device: torch.device) -> bool:
+    """Whether a device has CUDA graphs."""
+    return device.type == "cuda"
+
+
+def _run(
+    model: nn.Module,
+    dtype: torch.dtype,
+    out_dtype: torch.dtype,
+    grid: Grid,
+    tables: Tables,
+    output_hidden_states: bool,
+    waveform: Tensor,
+    statistics: Tensor,
+) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+    """All that happens on the GPU. statistics: the samples that those of a GroupNorm are taken of."""
+    from .kernels import layer_norm
+
+    projection = model.feature_projection
+    x = _features(model, dtype, waveform, grid, statistics, tables)
+    if tables.true_frames is not None:
+        x = x.index_select(0, tables.true_frames)
+    if hasattr(projection, "layer_norm"):
+        norm = projection.layer_norm
+        x = layer_norm.launch(x, norm.weight, norm.bias, norm.eps)
+    x = linear(x, projection.projection, dtype)
+    x = _positions(model.encoder.pos_conv_embed, x, grid, tables)
+    return _transform(model.encoder, x, tables, output_hidden_states, dtype, out_dtype)
 
 
 def _positional() -> ModuleType:
@@ -130,7 +168,7 @@ def positional_weight(conv: nn.Conv1d, dtype: torch.dtype) -> Tensor:
     return conv.weight.detach().to(dtype).unflatten(0, (conv.groups, -1)).permute(0, 3, 2, 1).contiguous()
 
 
-def _features(model: nn.Module, dtype: torch.dtype, waveform: Tensor, grid: Grid, spans: SampleSpans, tables: Tables) -> Tensor:
+def _features(model: nn.Module, dtype: torch.dtype, waveform: Tensor, grid: Grid, statistics: Tensor, tables: Tables) -> Tensor:
     """All frames of the grid up to its end, ``[grid.end, C_conv]``, in slices of time that bound the memory they take."""
     from .kernels import conv_first
     from .kernels import linear as products
@@ -140,8 +178,8 @@ def _features(model: nn.Module, dtype: torch.dtype, waveform: Tensor, grid: Grid
     (kernel,), (stride,) = first.conv.kernel_size, first.conv.stride
     weight, means, bias = matrix_of(first.conv, torch.float32), None, first.conv.bias
     norm_weight, norm_bias, eps = None, None, 0.0
-    if first.norm == "group":
-        weight, means, bias = fold(first, weight, *window_statistics(*spans, kernel, stride))
+    if tables.windows is not None:
+        weight, means, bias = fold(first, weight, *window_moments(statistics, tables.windows, kernel, stride))
         weight, means = weight.transpose(1, 2).contiguous(), means.contiguous()
     else:
         weight = weight.t().contiguous()
@@ -168,9 +206,10 @@ def _features(model: nn.Module, dtype: torch.dtype, waveform: Tensor, grid: Grid
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _positions(embedding: nn.Module, x: Tensor, weight: Tensor, grid: Grid, tables: Tables) -> Tensor:
+def _positions(embedding: nn.Module, x: Tensor, grid: Grid, tables: Tables) -> Tensor:
     """Add the positional convolution to projected frames ``[N, C]``: the start of the residual stream."""
     conv = embedding.conv
+    weight = positional_weight(conv, x.dtype)
     if not hasattr(embedding, "batch_norm"):
         return _positional().launch(x, weight, conv.bias, tables.spans, residual=x, dtype=wide(x.dtype))
     full = x.to(wide(x.dtype))

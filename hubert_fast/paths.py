@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 
+from .cuda_graphs import GraphCache
 from .dispatch import use_triton
 from .grid import Grid, starts_on_grid
 from .packed import encode
@@ -32,17 +33,21 @@ WRAPPED = {"forward"}  # a forward set on the object, by a library that wraps it
 
 
 class FastPath:
-    """What a ``HubertModel`` keeps for its packed graph: nothing that would not be made anew. Copies and pickles are empty."""
+    """What a ``HubertModel`` keeps for its packed graph: nothing that would not be made anew. Copies and pickles are empty.
 
-    def __init__(self) -> None:
+    weights: laid out for the graph in plain PyTorch. cuda_graphs: of the graph on kernels, none unless its ``limit`` is raised.
+    """
+
+    def __init__(self, graphs: int = 0) -> None:
         self.weights = WeightCache()
+        self.cuda_graphs = GraphCache(graphs)
         self._watch: Watch | None = None
 
     def __deepcopy__(self, memo: Any) -> FastPath:
-        return FastPath()
+        return FastPath(self.cuda_graphs.limit)
 
     def __reduce__(self) -> tuple[Callable, tuple]:
-        return FastPath, ()
+        return FastPath, (self.cuda_graphs.limit,)
 
     def why_not(self, model: nn.Module, kind: type[nn.Module], waveforms: Tensor, whole_call: bool) -> str | None:
         """Say why the packed graph may not serve ``model`` on ``waveforms``; ``None`` when it may.

@@ -122,14 +122,9 @@ def spans_of(counts: torch.Tensor, starts: torch.Tensor, frames: int, entries: i
     return torch.stack(columns, dim=1).to(torch.int32)
 
 
-def frames_of(weight: torch.Tensor) -> int:
-    """Return how many frames an entry of the list of rows has, for a weight ``[G, kernel, C_in, C_out]``."""
-    return _blocks(weight)["FRAMES"]
-
-
-def _blocks(weight: torch.Tensor) -> dict[str, int]:
-    capability = tuning.capability_of(weight.device)
-    return tuning.conv_positional(weight.shape[2], weight.shape[1], weight.element_size(), capability)
+def frames_of(channels: int, kernel: int, dtype: torch.dtype, device: torch.device) -> int:
+    """Return how many frames an entry of the list of rows has, for groups of ``channels``."""
+    return tuning.conv_positional(channels, kernel, dtype.itemsize, tuning.capability_of(device))["FRAMES"]
 
 
 def launch(
@@ -165,7 +160,7 @@ def launch(
     dtype = dtype or (x.dtype if residual is None else residual.dtype)
     out = torch.empty(x.shape, dtype=dtype, device=x.device)
     if out.numel() and len(spans):
-        blocks = _blocks(weight)
+        blocks = tuning.conv_positional(channels, kernel, x.element_size(), tuning.capability_of(x.device))
         with torch.cuda.device_of(x):
             _conv_positional_kernel[(triton.cdiv(len(spans), blocks["BLOCK_M"]), groups)](
                 x, weight.contiguous(), bias.contiguous(), out if added is None else added, out, spans, len(spans), x.stride(0),

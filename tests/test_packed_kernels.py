@@ -8,11 +8,13 @@ from conftest import POST_LN, PRE_LN, assert_close, masked_batch
 from test_packed import ALL, model_of
 
 from hubert_fast import HubertForCTC, HubertForSequenceClassification, HubertModel, PackedAudio
+from hubert_fast.ctc import greedy_decode
 from hubert_fast.dispatch import BACKEND_VARIABLE
 
 pytest.importorskip("triton", reason="triton is not installed (it exists for Linux only)")
 
 ON_KERNELS = {name: values for name, values in ALL.items() if values.get("hidden_act", "gelu") == "gelu"}
+LETTERS = ["<pad>", *(chr(65 + index) for index in range(31))]
 LENGTHS = (2400, 0, 401, 1, 1039, 720)
 architectures = pytest.mark.parametrize("values", ON_KERNELS.values(), ids=ON_KERNELS)
 both = pytest.mark.parametrize("values", [POST_LN, PRE_LN], ids=["post-LN", "pre-LN"])
@@ -147,3 +149,26 @@ def test_which_form_ran_is_told(monkeypatch, caplog):
         with caplog.at_level(logging.DEBUG, "hubert_fast"):
             on(backend, monkeypatch, model.forward_packed, packed(model, (400,)))
         assert told in caplog.text
+
+
+@pytest.mark.parametrize("backend", ["eager", "triton"])
+@both
+def test_argmax_packed_is_that_of_the_logits(backend, values, monkeypatch):
+    model = model_of(HubertForCTC, values)
+    audio = packed(model)
+    logits = on("eager", monkeypatch, model.forward_packed, audio).logits
+    found = on(backend, monkeypatch, model.argmax_packed, audio)
+    assert found.ids.dtype == torch.int32 and torch.equal(found.ids, logits.argmax(-1).int())
+    assert_close(found.log_probs, logits.log_softmax(-1).amax(-1), "other graph")
+    by_ids = greedy_decode(found.ids, found.cu_seqlens, LETTERS, blank_id=0, log_probs=found.log_probs, timestamps="word")
+    by_logits = greedy_decode(logits, found.cu_seqlens, LETTERS, blank_id=0, timestamps="word")
+    assert [one.text for one in by_ids] == [one.text for one in by_logits] and len(found.unpack()) == len(LENGTHS)
+
+
+def test_argmax_packed_of_a_head_that_is_more_than_a_linear_layer(monkeypatch):
+    model = model_of(HubertForCTC)
+    audio = packed(model)
+    model.lm_head.register_forward_hook(lambda module, inputs, output: -output)
+    found = on("triton", monkeypatch, model.argmax_packed, audio)
+    assert torch.equal(found.ids, on("eager", monkeypatch, model.forward_packed, audio).logits.argmax(-1).int())
+    assert model.argmax_packed(audio).log_probs.requires_grad

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -82,37 +83,61 @@ def window_statistics_eager(
                 part = part.double()
                 sums[row] += part.sum(0)
                 products[row].addmm_(part.t(), part)
-    return _moments(sums, products, lengths, kernel, stride)
+    return _moments(sums, products, _share(lengths, kernel, stride).to(samples.device))
 
 
-def _moments(sums: Tensor, products: Tensor, lengths: Sequence[int], kernel: int, stride: int) -> tuple[Tensor, Tensor]:
-    """Mean and covariance from sums over windows; of none, NaN."""
-    windows = [(length - kernel) // stride + 1 if length >= kernel else 0 for length in lengths]
-    share = 1 / torch.tensor(windows, dtype=torch.float64).to(sums.device, non_blocking=True)
+def _moments(sums: Tensor, products: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and covariance from sums over windows and one over their number ``[B]``; of none, NaN."""
     means = sums * share[:, None]
     return means, products * share[:, None, None] - means[:, :, None] * means[:, None, :]
+
+
+def _share(lengths: Sequence[int], kernel: int, stride: int) -> Tensor:
+    windows = [(length - kernel) // stride + 1 if length >= kernel else 0 for length in lengths]
+    return 1 / torch.tensor(windows, dtype=torch.float64)
+
+
+class WindowTables(NamedTuple):
+    """What the kernel of :func:`window_statistics` is told, on its device.
+
+    work: int64 ``[chunks, 2]``. places: where the sums of each chunk go among ``B * most``, int64 ``[chunks]``. most: chunks of
+    the longest utterance. share: one over the windows of each utterance ``[B]``.
+    """
+
+    work: Tensor
+    places: Tensor
+    most: int
+    share: Tensor
+
+    @classmethod
+    def of(cls, starts: Sequence[int], lengths: Sequence[int], kernel: int, stride: int, device: torch.device) -> WindowTables:
+        """Lay out utterances in chunks."""
+        from ..kernels import window_statistics as module
+
+        work, chunks = module.work_of(lengths, starts, kernel, stride)
+        most = max(chunks, default=0)
+        places = [torch.arange(count) + row * most for row, count in enumerate(chunks)]
+        places = torch.cat(places) if places else torch.empty(0, dtype=torch.int64)
+        return cls(*(table.to(device) for table in (work, places)), most, _share(lengths, kernel, stride).to(device))
+
+
+def window_moments(samples: Tensor, tables: WindowTables, kernel: int, stride: int) -> tuple[Tensor, Tensor]:
+    """Run the kernel of :func:`window_statistics`; the sums of chunks are added in a fixed order."""
+    from ..kernels import window_statistics as module
+
+    def by_utterance(parts: Tensor) -> Tensor:
+        padded = parts.new_zeros(len(tables.share) * tables.most, *parts.shape[1:])
+        return padded.index_copy_(0, tables.places, parts).unflatten(0, (len(tables.share), tables.most)).sum(1)
+
+    partial = module.launch(samples, tables.work, kernel, stride)
+    return _moments(*(by_utterance(parts) for parts in partial), tables.share)
 
 
 @torch.library.custom_op("hubert_fast::window_statistics", mutates_args=())
 def _window_statistics_triton(
     samples: Tensor, starts: list[int], lengths: list[int], kernel: int, stride: int
 ) -> tuple[Tensor, Tensor]:
-    from ..kernels import window_statistics as module
-
-    work, chunks = module.work_of(lengths, starts, kernel, stride)
-    partial = module.launch(samples, work.to(samples.device, non_blocking=True), kernel, stride)
-    sums, products = (_by_utterance(part, chunks) for part in partial)
-    return _moments(sums, products, lengths, kernel, stride)
-
-
-def _by_utterance(parts: Tensor, chunks: list[int]) -> Tensor:
-    """Add up what the chunks of each utterance gave, in a fixed order."""
-    most = max(chunks, default=0)
-    if all(count == most for count in chunks):
-        return parts.reshape(len(chunks), most, *parts.shape[1:]).sum(1)
-    places = torch.cat([torch.arange(count) + row * most for row, count in enumerate(chunks)])
-    padded = parts.new_zeros(len(chunks) * most, *parts.shape[1:])
-    return padded.index_copy_(0, places.to(parts.device, non_blocking=True), parts).unflatten(0, (len(chunks), most)).sum(1)
+    return window_moments(samples, WindowTables.of(starts, lengths, kernel, stride, samples.device), kernel, stride)
 
 
 @_window_statistics_triton.register_fake

@@ -36,7 +36,7 @@ def _conv_positional_triton(
     from ..kernels import conv_positional as kernel
 
     bounds = cu_seqlens.long()
-    counts, frames = bounds.diff(), kernel.frames_of(weight)
+    counts, frames = bounds.diff(), kernel.frames_of(weight.shape[2], weight.shape[1], weight.dtype, weight.device)
     spans = kernel.spans_of(counts, bounds[:-1], frames, x.shape[0] // frames + counts.shape[0])
     return kernel.launch(x, weight, bias, spans, residual, gelu)
 
