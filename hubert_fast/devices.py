@@ -43,6 +43,14 @@ def resolve_device_map(device_map: str | int | torch.device | dict | None) -> to
     return resolve_device("auto" if name in ("balanced", "balanced_low_0", "sequential") else name)
 
 
+def upload(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy a small tensor of the host's to a device without waiting for what is queued there, as ``.to`` would.
+
+    What pinned memory holds may be copied later; PyTorch does not use it again before.
+    """
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
 def cpu_has(feature: str) -> bool:
     """Whether this CPU has ``amx_tile`` or ``avx512_bf16``: matrix units for bfloat16, or products of pairs of it."""
     return getattr(torch.cpu, f"_is_{feature}_supported", lambda: False)()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .config import HubertConfig
+from .devices import upload
 
 
 def starts_on_grid(lengths: Sequence[int], hop_samples: int) -> tuple[list[int], int]:
@@ -63,11 +64,11 @@ class Grid:
 
     def cu_seqlens(self, device: torch.device) -> Tensor:
         """Return :attr:`boundaries` as attention kernels take them: int32 ``[B + 1]``."""
-        return torch.tensor(self.boundaries, dtype=torch.int32, device=device)
+        return upload(torch.tensor(self.boundaries, dtype=torch.int32), device)
 
     def true_frames(self, device: torch.device) -> Tensor | None:
         """Return which frames of the grid are true, int64 ``[N]``; ``None`` when all up to :attr:`end` are."""
         if self.end == self.frames:
             return None
         ranges = [torch.arange(start, start + count) for start, count in zip(self.starts, self.counts)]
-        return torch.cat(ranges).to(device)
+        return upload(torch.cat(ranges), device)

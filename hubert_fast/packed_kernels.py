@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .devices import upload
 from .grid import Grid
 from .layers import EncoderLayer
 from .ops.features import WindowTables, window_moments
@@ -85,8 +86,7 @@ class Tables(NamedTuple):
         )
         # each starts at a multiple of 16 bytes, since kernels are compiled for the alignment of their operands
         padded = [F.pad(part.flatten().int(), (0, -part.numel() % 4)) for part in parts]
-        flat = torch.cat(padded)
-        flat = (flat.pin_memory() if device.type == "cuda" else flat).to(device, non_blocking=True)
+        flat = upload(torch.cat(padded), device)
         utterances, true, work, spans = (
             part[: like.numel()].view(like.shape) for part, like in zip(flat.split([len(part) for part in padded]), parts)
         )

@@ -16,6 +16,7 @@ from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 
 from .cuda_graphs import GraphCache
+from .devices import upload
 from .dispatch import use_triton
 from .grid import Grid, starts_on_grid
 from .packed import encode
@@ -144,8 +145,8 @@ def _padded(x: Tensor, grid: Grid) -> Tensor:
     batch, frames = len(grid.counts), grid.padded
     if grid.frames == batch * frames:
         return x.view(batch, frames, x.shape[1])
-    places = torch.cat([row * frames + torch.arange(count) for row, count in enumerate(grid.counts)]).to(x.device)
-    return x.new_zeros(batch * frames, x.shape[1]).index_copy_(0, places, x).view(batch, frames, x.shape[1])
+    places = torch.cat([row * frames + torch.arange(count) for row, count in enumerate(grid.counts)])
+    return x.new_zeros(batch * frames, x.shape[1]).index_copy_(0, upload(places, x.device), x).view(batch, frames, x.shape[1])
 
 
 def _flat(input_values: Tensor, lengths: list[int], grid: Grid, hop: int) -> Tensor:

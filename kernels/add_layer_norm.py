@@ -83,7 +83,7 @@ def launch(
     if x.numel():
         blocks = tuning.layer_norm(x.shape[-1], len(rows))
         with torch.cuda.device_of(x):
-            _add_layer_norm_kernel[(triton.cdiv(len(rows), blocks["BLOCK_M"]),)](
+            _add_layer_norm_kernel[(tuning.cdiv(len(rows), blocks["BLOCK_M"]),)](
                 rows, added, weight if delta_bias is None else delta_bias.contiguous(), weight.contiguous(), bias.contiguous(),
                 stream, normed, rows.stride(0), added.stride(0), *rows.shape, eps,
                 HAS_DELTA_BIAS=delta_bias is not None, POST=post, HAS_NORMED=not once, **blocks,

@@ -10,8 +10,8 @@ MAX_COLUMNS = 16384  # one program holds a row in registers
 
 def check_devices(**tensors: torch.Tensor | None) -> None:
     """Raise ``ValueError`` unless all operands that there are share a device."""
-    given = {name: tensor.device for name, tensor in tensors.items() if tensor is not None}
-    if len(set(given.values())) > 1:
+    if len({tensor.device for tensor in tensors.values() if tensor is not None}) > 1:
+        given = {name: tensor.device for name, tensor in tensors.items() if tensor is not None}
         raise ValueError(
             f"{' and '.join(given)} must share a device, but are on {', '.join(str(device) for device in given.values())}"
         )

@@ -113,7 +113,7 @@ def launch(
     if out.numel():
         blocks = tuning.conv_first(channels, frames_per_hop if by_utterance else 64)
         with torch.cuda.device_of(samples):
-            _conv_first_kernel[(triton.cdiv(count, blocks["BLOCK_T"]),)](
+            _conv_first_kernel[(tuning.cdiv(count, blocks["BLOCK_T"]),)](
                 samples.contiguous(), weight.contiguous(), weight if means is None else means.contiguous(),
                 weight if bias is None else bias.contiguous(), weight if norm_weight is None else norm_weight.contiguous(),
                 weight if norm_bias is None else norm_bias.contiguous(), weight if utterances is None else utterances, out,

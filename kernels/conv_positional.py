@@ -162,7 +162,7 @@ def launch(
     if out.numel() and len(spans):
         blocks = tuning.conv_positional(channels, kernel, x.element_size(), tuning.capability_of(x.device))
         with torch.cuda.device_of(x):
-            _conv_positional_kernel[(triton.cdiv(len(spans), blocks["BLOCK_M"]), groups)](
+            _conv_positional_kernel[(tuning.cdiv(len(spans), blocks["BLOCK_M"]), groups)](
                 x, weight.contiguous(), bias.contiguous(), out if added is None else added, out, spans, len(spans), x.stride(0),
                 0 if added is None else added.stride(0), x.shape[1], KERNEL=kernel, CHANNELS=channels, GELU=apply_gelu,
                 HAS_RESIDUAL=added is not None, PRECISION=precision_of(x.dtype), **blocks,

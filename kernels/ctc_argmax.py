@@ -70,7 +70,7 @@ def launch(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> 
     if len(rows):
         blocks = tuning.ctc_argmax(n_in, vocabulary, x.element_size(), tuning.capability_of(x.device))
         with torch.cuda.device_of(x):
-            _ctc_argmax_kernel[(triton.cdiv(len(rows), blocks["BLOCK_M"]),)](
+            _ctc_argmax_kernel[(tuning.cdiv(len(rows), blocks["BLOCK_M"]),)](
                 rows, weight.contiguous(), weight if bias is None else bias.contiguous(), ids, log_probs, len(rows),
                 rows.stride(0), N_IN=n_in, VOCABULARY=vocabulary, HAS_BIAS=bias is not None,
                 PRECISION=precision_of(x.dtype), **blocks,

@@ -69,7 +69,7 @@ def launch(
     if out.numel():
         blocks = tuning.layer_norm(x.shape[-1], rows.shape[0])
         with torch.cuda.device_of(x):
-            _layer_norm_kernel[(triton.cdiv(rows.shape[0], blocks["BLOCK_M"]),)](
+            _layer_norm_kernel[(tuning.cdiv(rows.shape[0], blocks["BLOCK_M"]),)](
                 rows, weight.contiguous(), bias.contiguous(), out, rows.stride(0), *rows.shape, eps, GELU=apply_gelu, **blocks
             )
     return out

@@ -151,7 +151,7 @@ def _launch(
     if not out.numel():
         return
     blocks = tuning.linear(n_rows, n_in, n_out, x.element_size(), tuning.capability_of(x.device))
-    tiles = triton.cdiv(n_rows, blocks["BLOCK_M"]) * triton.cdiv(n_out, blocks["BLOCK_N"])
+    tiles = tuning.cdiv(n_rows, blocks["BLOCK_M"]) * tuning.cdiv(n_out, blocks["BLOCK_N"])
     with torch.cuda.device_of(x):
         _linear_kernel[(tiles,)](
             x, weight.contiguous(), weight if bias is None else bias.contiguous(), out if residual is None else residual,

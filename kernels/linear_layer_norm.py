@@ -92,7 +92,7 @@ def launch(
     if out.numel():
         blocks = tuning.linear_layer_norm(len(weight), x.element_size(), tuning.capability_of(x.device))
         with torch.cuda.device_of(x):
-            _linear_layer_norm_kernel[(triton.cdiv(n_rows, blocks["BLOCK_M"]),)](
+            _linear_layer_norm_kernel[(tuning.cdiv(n_rows, blocks["BLOCK_M"]),)](
                 x, weight.contiguous(), weight if bias is None else bias.contiguous(), norm_weight.contiguous(),
                 norm_bias.contiguous(), out, n_rows, x.stride(0), eps, N_IN=n_in, N_OUT=len(weight), HAS_BIAS=bias is not None,
                 PRECISION=precision_of(x.dtype), **blocks,

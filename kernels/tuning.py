@@ -9,7 +9,7 @@ from counting: registers (255 a thread, 64 Ki a multiprocessor), shared memory, 
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 
 import torch
 
@@ -42,6 +42,11 @@ def next_power_of_2(number: int) -> int:
     return 1 << max(number - 1, 0).bit_length()
 
 
+def cdiv(number: int, size: int) -> int:
+    """Return how many parts of ``size`` cover ``number``. Triton's own does more than divide."""
+    return -(-number // size)
+
+
 def stages(bytes_per_stage: int, capability: tuple[int, int], most: int) -> int:
     """Return how many tiles of operands are kept in flight: as many as shared memory holds, 2 at least."""
     return max(2, min(most, shared_bytes(capability) // bytes_per_stage))
@@ -51,7 +56,7 @@ def _tuned(op: str, key: tuple, capability: tuple[int, int]) -> Blocks | None:
     return TUNED.get((op, capability, *key))
 
 
-@cache
+@lru_cache(maxsize=4096)  # every batch has other rows
 def layer_norm(columns: int, rows: int) -> Blocks:
     """Blocks for rows normalised in registers, 32 values a thread: 4,096 values a program, one row at least.
 
@@ -62,7 +67,7 @@ def layer_norm(columns: int, rows: int) -> Blocks:
     return {"BLOCK_M": together, "BLOCK": block, "num_warps": min(max(together * block // 1024, 1), 16)}
 
 
-@cache
+@lru_cache(maxsize=4096)
 def linear(rows: int, n_in: int, n_out: int, itemsize: int, capability: tuple[int, int]) -> Blocks:
     """Blocks of a product ``[rows, n_in] x [n_in, n_out]``.
 
@@ -148,7 +153,8 @@ def attention(head_dim: int, itemsize: int, capability: tuple[int, int]) -> Bloc
         block_m, block_n, warps, reload = 64, 16, 4, True
     else:
         block_m, block_n, warps = 128, 64 if padded <= 80 or capability >= (9, 0) else 32, 8
-    depth = stages(2 * block_n * padded * itemsize + block_m * padded * itemsize // 2, capability, 2 if itemsize == 4 else 3)
+    most = 2 if itemsize == 4 or capability >= (10, 0) else 3
+    depth = stages(2 * block_n * padded * itemsize + block_m * padded * itemsize // 2, capability, most)
     return {
         "D_MAIN": main, "D_REST": rest, "RELOAD": reload, "BLOCK_M": block_m, "BLOCK_N": block_n, "num_warps": warps,
         "num_stages": depth,

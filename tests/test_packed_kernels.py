@@ -4,7 +4,7 @@ import logging
 
 import pytest
 import torch
-from conftest import POST_LN, PRE_LN, assert_close, masked_batch
+from conftest import POST_LN, PRE_LN, assert_close, masked_batch, true_frames
 from test_packed import ALL, model_of
 
 from hubert_fast import HubertForCTC, HubertForSequenceClassification, HubertModel, PackedAudio
@@ -172,3 +172,15 @@ def test_argmax_packed_of_a_head_that_is_more_than_a_linear_layer(monkeypatch):
     found = on("triton", monkeypatch, model.argmax_packed, audio)
     assert torch.equal(found.ids, on("eager", monkeypatch, model.forward_packed, audio).logits.argmax(-1).int())
     assert model.argmax_packed(audio).log_probs.requires_grad
+
+
+@both
+def test_accelerated_models_of_transformers(values, monkeypatch):
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    from hubert_fast import accelerate
+
+    model = transformers.HubertForCTC(transformers.HubertConfig(**values)).eval()
+    waveforms, mask = masked_batch((2400, 1700, 401))
+    expected = on("eager", monkeypatch, model, waveforms, attention_mask=mask).logits
+    found = on("triton", monkeypatch, accelerate(model), waveforms, attention_mask=mask).logits
+    assert_close(true_frames(found, mask), true_frames(expected, mask), "other graph")

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..devices import upload
 from ..dispatch import use_triton
 from .wide import given, widened
 
@@ -44,7 +45,7 @@ def normalize_waveforms_eager(samples: Tensor, starts: Sequence[int], lengths: S
 def _normalize_waveforms_triton(samples: Tensor, starts: list[int], lengths: list[int]) -> Tensor:
     from ..kernels import waveforms as kernel
 
-    return kernel.launch(samples, kernel.work_of(lengths, starts).to(samples.device, non_blocking=True))
+    return kernel.launch(samples, upload(kernel.work_of(lengths, starts), samples.device))
 
 
 @_normalize_waveforms_triton.register_fake
@@ -83,7 +84,7 @@ def window_statistics_eager(
                 part = part.double()
                 sums[row] += part.sum(0)
                 products[row].addmm_(part.t(), part)
-    return _moments(sums, products, _share(lengths, kernel, stride).to(samples.device))
+    return _moments(sums, products, upload(_share(lengths, kernel, stride), samples.device))
 
 
 def _moments(sums: Tensor, products: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,7 +119,7 @@ class WindowTables(NamedTuple):
         most = max(chunks, default=0)
         places = [torch.arange(count) + row * most for row, count in enumerate(chunks)]
         places = torch.cat(places) if places else torch.empty(0, dtype=torch.int64)
-        return cls(*(table.to(device) for table in (work, places)), most, _share(lengths, kernel, stride).to(device))
+        return cls(upload(work, device), upload(places, device), most, upload(_share(lengths, kernel, stride), device))
 
 
 def window_moments(samples: Tensor, tables: WindowTables, kernel: int, stride: int) -> tuple[Tensor, Tensor]:
