@@ -42,6 +42,14 @@ def next_power_of_2(number: int) -> int:
     return 1 << max(number - 1, 0).bit_length()
 
 
+def _tuned_for_rows(op: str, rows: int, key: tuple, capability: tuple[int, int]) -> Blocks | None:
+    """Return what was measured for the number of rows nearest to this one, by their ratio."""
+    measured = {entry[2]: blocks for entry, blocks in TUNED.items() if entry[:2] == (op, capability) and entry[3:] == key}
+    if not measured:
+        return None
+    return measured[min(measured, key=lambda other: abs(next_power_of_2(rows).bit_length() - other.bit_length()))]
+
+
 def cdiv(number: int, size: int) -> int:
     """Return how many parts of ``size`` cover ``number``. Triton's own does more than divide."""
     return -(-number // size)
@@ -74,7 +82,7 @@ def linear(rows: int, n_in: int, n_out: int, itemsize: int, capability: tuple[in
     128 x 256 accumulators are 128 registers a thread in eight warps, half of all; chips with less shared memory take 128 x 128.
     Few rows take fewer at once, so that there are programs for all multiprocessors.
     """
-    if (found := _tuned("linear", (next_power_of_2(rows), n_in, n_out, itemsize), capability)) is not None:
+    if (found := _tuned_for_rows("linear", rows, (n_in, n_out, itemsize), capability)) is not None:
         return found
     big = capability == (8, 0) or capability >= (9, 0)
     block_k = (64 if capability >= (9, 0) else 32) * 2 // itemsize
