@@ -42,10 +42,10 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-ARCHS = (80, 86, 90, 100)
+ARCHS = (80, 86, 90, 100, 120)
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 # of one program, in bytes: CUDA C++ Programming Guide, technical specifications by compute capability
-MOST_SHARED = {80: 163 << 10, 86: 99 << 10, 90: 227 << 10, 100: 227 << 10}
+MOST_SHARED = {80: 163 << 10, 86: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}
 # wgmma of Hopper, tcgen05 of Blackwell, mma of all since Ampere
 TENSOR_CORES = re.compile(r"\b(HGMMA|UTC[A-Z]*MMA|HMMA)\b")
 PRODUCTS = ("attention", "conv_positional", "linear", "linear_layer_norm", "ctc_argmax")  # kernels that must use them
@@ -87,6 +87,7 @@ def cases(dtype: torch.dtype) -> Iterator[tuple[str, str, Callable[[], Any]]]:
     vector = half
     for channels in (512, 768, 1024, 1280):
         yield "layer_norm", f"{channels}", lambda c=channels: layer_norm.launch(half(FRAMES, c), vector(c), vector(c), 1e-5)
+    yield "layer_norm", "1024, float32", lambda: layer_norm.launch(full(FRAMES, 1024), vector(1024), vector(1024), 1e-5, dtype)
     yield "layer_norm, gelu", "512", lambda: layer_norm.launch(half(FRAMES, 512), vector(512), vector(512), 1e-5, None, True)
     for channels in (768, 1024, 1280):
         for post in (False, True):
@@ -138,7 +139,12 @@ def cases(dtype: torch.dtype) -> Iterator[tuple[str, str, Callable[[], Any]]]:
             "conv_positional",
             f"16 x {channels} x 128",
             lambda c=channels: conv_positional.launch(
-                half(FRAMES, 16 * c), half(16, 128, c, c), vector(16 * c), whole(4000, 3), half(FRAMES, 16 * c)
+                half(FRAMES, 16 * c),
+                half(16, 128, c, c),
+                vector(16 * c),
+                whole(4000, 3),
+                half(FRAMES, 16 * c),
+                dtype=torch.float32,
             ),
         )
     yield "conv_first", "512 x 10, none", lambda: first(dtype, full(10, 512), vector(512), None)

@@ -6,6 +6,7 @@ replayed instead: its samples are copied to where the captured kernels read, and
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -16,28 +17,69 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+logger = logging.getLogger(__name__)
+
 Call = Callable[..., Any]
+LAYOUTS_REMEMBERED = 1024  # that came once: their keys alone
 
 
 @dataclass
 class _Captured:
-    """A call as it was captured: where it reads and writes, and what replays it."""
+    """A call as it was captured.
 
+    call: kept because it holds what the captured kernels read beside ``inputs``. done: an event after the last results were
+    copied, for which the next copy into ``inputs`` waits, as it may be on another stream.
+    """
+
+    call: Call
     inputs: list[Tensor]
     outputs: Any
     replay: Callable[[], None]
+    done: torch.cuda.Event
+
+    def run(self, inputs: tuple[Tensor, ...]) -> Any:
+        with torch.cuda.device_of(self.inputs[0]):
+            self.done.wait()
+            with torch.inference_mode(False), torch.no_grad():
+                for static, given in zip(self.inputs, inputs, strict=True):
+                    static.copy_(given)
+                self.replay()
+            outputs = _copied(self.outputs)  # in the caller's mode
+            self.done.record()
+            return outputs
 
 
 class GraphCache:
     """The graphs of one model, the ``limit`` last used. The second batch of a layout is captured, the third is replayed.
 
-    Each graph keeps memory of its own for all that is computed between. Safe among threads; copies and pickles are empty.
+    Each graph keeps memory of its own for all that is computed between. Safe among threads and streams. A layout that cannot be
+    captured (no memory, say) is logged once and runs as it would without graphs.
     """
 
     def __init__(self, limit: int = 0):
-        self.limit = limit
-        self._seen: OrderedDict[Hashable, _Captured | None] = OrderedDict()
+        self._graphs: OrderedDict[Hashable, _Captured] = OrderedDict()
+        self._came_once: OrderedDict[Hashable, bool] = OrderedDict()  # whether a second time is to be captured
         self._lock = threading.Lock()
+        self.limit = limit
+
+    @property
+    def limit(self) -> int:
+        """How many graphs are kept at most; with 0, which is the default, none is made. Lowering it frees memory at once."""
+        return self._limit
+
+    @limit.setter
+    def limit(self, limit: int) -> None:
+        if not isinstance(limit, int) or limit < 0:
+            raise ValueError(f"limit must be a whole number from 0 on, but is {limit!r}")
+        with self._lock:
+            self._limit = limit
+            self._trim()
+
+    def _trim(self) -> None:
+        while len(self._graphs) > self._limit:
+            self._graphs.popitem(last=False)
+        while len(self._came_once) > LAYOUTS_REMEMBERED:
+            self._came_once.popitem(last=False)
 
     def run(self, key: Hashable, prepare: Callable[[], Call], *inputs: Tensor) -> Any:
         """Return what ``prepare()(*inputs)`` gives, in memory of the caller's own.
@@ -46,20 +88,27 @@ class GraphCache:
             copies from the host, and returns the call, which must keep alive what it reads.
         """
         with self._lock:
-            known = key in self._seen
-            captured = self._seen.pop(key, None)
-            if known and captured is None:
-                captured = _capture(prepare(), inputs)
-            self._seen[key] = captured
-            while len(self._seen) > self.limit:
-                self._seen.popitem(last=False)
-            if captured is None:
-                return prepare()(*inputs)
-            with torch.inference_mode(False), torch.no_grad():
-                for static, given in zip(captured.inputs, inputs, strict=True):
-                    static.copy_(given)
-                captured.replay()
-            return _copied(captured.outputs)  # in the caller's mode
+            captured = self._graphs.get(key)
+            if captured is None and self._came_once.get(key, False):
+                captured = self._try(key, prepare, inputs)
+            if captured is not None:
+                self._graphs.move_to_end(key)
+                return captured.run(inputs)
+            self._came_once.setdefault(key, True)
+            self._trim()
+        return prepare()(*inputs)
+
+    def _try(self, key: Hashable, prepare: Callable[[], Call], inputs: tuple[Tensor, ...]) -> _Captured | None:
+        try:
+            captured = _capture(prepare(), inputs)
+        except RuntimeError as error:
+            logger.warning("this layout runs without a CUDA graph, as capturing it failed: %s", error)
+            self._came_once[key] = False
+            return None
+        del self._came_once[key]
+        self._graphs[key] = captured
+        self._trim()
+        return captured
 
 
 def _copied(outputs: Any) -> Any:
@@ -69,10 +118,18 @@ def _copied(outputs: Any) -> Any:
 
 
 def _capture(call: Call, inputs: tuple[Tensor, ...]) -> _Captured:
-    """Capture a call that has run before, so that its kernels are compiled, on copies of its inputs."""
-    with torch.inference_mode(False), torch.no_grad():  # ordinary tensors, whatever the mode of later calls
+    """Capture a call on copies of its inputs, after a run on the same stream: what is compiled or set up is so by then."""
+    device = inputs[0].device
+    # ordinary tensors, whatever the mode of later calls
+    with torch.inference_mode(False), torch.no_grad(), torch.cuda.device(device):
         static = [given.clone() for given in inputs]
+        stream, current = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+        stream.wait_stream(current)
+        with torch.cuda.stream(stream):
+            call(*static)
+        current.wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # other threads may allocate meanwhile
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             outputs = call(*static)
-    return _Captured(static, outputs, graph.replay)
+        return _Captured(call, static, outputs, graph.replay, torch.cuda.Event())

@@ -15,6 +15,7 @@ import torch
 
 BACKENDS = ("eager", "triton")
 BACKEND_VARIABLE = "HUBERT_FAST_BACKEND"
+LEAST_CAPABILITY = (8, 0)  # shared memory of 99 KB, bfloat16, asynchronous copies
 
 
 def interpreting() -> bool:
@@ -28,6 +29,8 @@ def why_not(backend: str) -> str | None:
         return None
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
+    if torch.version.hip is not None:
+        return "kernels are made for NVIDIA GPUs, and this torch is built for AMD's"
     if not interpreting() and not torch.cuda.is_available():
         return "there is no CUDA device (TRITON_INTERPRET=1 runs the kernels on the CPU, slowly, for tests)"
     return None
@@ -65,6 +68,9 @@ def use_triton(
 
 def _why_not_on(tensors: tuple[torch.Tensor, ...], also: tuple[torch.dtype, ...]) -> str | None:
     for tensor in tensors:
+        if tensor.is_cuda and not interpreting() and torch.cuda.get_device_capability(tensor.device) < LEAST_CAPABILITY:
+            found = torch.cuda.get_device_capability(tensor.device)
+            return f"kernels take GPUs of capability {LEAST_CAPABILITY} and above, but {tensor.device} has {found}"
         if not tensor.is_cuda and not interpreting():
             return f"a tensor is on {tensor.device}, but kernels take CUDA tensors"
         if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16, *also):

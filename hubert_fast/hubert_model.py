@@ -82,7 +82,7 @@ class HubertModel(HubertPreTrainedModel):
         self._check_packed(audio)
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        audio = audio.to(self.device)
+        audio = audio.to(self.device, non_blocking=True)  # of pinned memory without waiting
         if self.why_not_packed(audio.samples, whole_call=False) is None:
             last, states = encode_packed(self, audio, output_hidden_states)
         else:

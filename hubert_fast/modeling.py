@@ -108,7 +108,8 @@ class HubertForCTC(HubertPreTrainedModel):
         """
         encoded = self.hubert.forward_packed(audio)
         head, x = self.lm_head, encoded.last_hidden_state
-        if type(head) is nn.Linear and not has_hook(head) and not self.training and not x.requires_grad:
+        recorded = torch.is_grad_enabled() and (x.requires_grad or any(weight.requires_grad for weight in head.parameters()))
+        if type(head) is nn.Linear and not has_hook(head) and not self.training and not recorded:
             ids, log_probs = ctc_argmax(
                 x.to(head.weight.dtype), head.weight.detach(), None if head.bias is None else head.bias.detach()
             )

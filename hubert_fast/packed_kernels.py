@@ -26,8 +26,10 @@ from .packed_features import SLICE_BYTES_GPU, SampleSpans, fold
 from .packed_layers import activate, cast, linear
 from .packed_positions import convolve, spectrum
 from .packed_weights import matrix_of, wide
+from .untouched import walk
 
 MAX_HEAD_DIM = 128
+MAX_GROUP_CHANNELS = 128  # of the positional convolution
 
 
 def why_not_on_kernels(model: nn.Module, dtype: torch.dtype) -> str | None:
@@ -40,6 +42,9 @@ def why_not_on_kernels(model: nn.Module, dtype: torch.dtype) -> str | None:
             return f"{name} is {getattr(config, name)!r}, but kernels have 'gelu'"
     if config.hidden_size // config.num_attention_heads > MAX_HEAD_DIM:
         return f"heads have {config.hidden_size // config.num_attention_heads} channels, but kernels take up to {MAX_HEAD_DIM}"
+    per_group = config.hidden_size // config.num_conv_pos_embedding_groups
+    if per_group > MAX_GROUP_CHANNELS:
+        return f"positional groups have {per_group} channels, but kernels take up to {MAX_GROUP_CHANNELS}"
     return None
 
 
@@ -76,7 +81,8 @@ class Tables(NamedTuple):
         counts = torch.tensor(grid.counts, dtype=torch.long)
         starts = counts.cumsum(0) - counts
         blocks, rows = (int((-(-counts // size)).sum()) for size in (query_block, frames_per_span))
-        hops = torch.arange(grid.end + 2)  # the windows of the last frame reach into the hops after it
+        field, hop = model.config.receptive_field, model.config.inputs_to_logits_ratio
+        hops = torch.arange(grid.end + -(-field // hop))  # the windows of the last frame reach into hops after it
         true_frames = grid.true_frames(torch.device("cpu"))
         parts = (
             torch.searchsorted(torch.tensor(grid.starts, dtype=torch.long), hops, right=True) - 1,
@@ -100,6 +106,8 @@ def encode_on_kernels(
 
     waveform: flat, ``[S]``, laid out as ``grid`` says. spans: what the statistics of a GroupNorm are taken over.
     """
+    from .kernels.checks import tf32_allowed
+
     device = waveform.device
     out_dtype = dtype_of_states(dtype, device)
 
@@ -109,13 +117,27 @@ def encode_on_kernels(
     with torch.autocast(device.type, enabled=False):  # dtype is autocast's already
         if not grid.frames:
             return _nothing(model, out_dtype, device, output_hidden_states)
+        # statistics of a GroupNorm may be taken of other samples, padded rows
+        apart = model.feature_extractor.conv_layers[0].norm == "group" and spans.samples is not waveform
+        inputs = (waveform, spans.samples) if apart else (waveform,)
         graphs = model.fast_path.cuda_graphs
-        if not (graphs.limit and graphs_can_run(device)):
-            return prepare()(waveform, spans.samples)
-        places = tuple(tensor.data_ptr() for tensor in (*model.parameters(), *model.buffers()))
+        if not (graphs.limit and graphs_can_run(device)) or _copies_within(model, grid):
+            return prepare()(*inputs)
         layout = waveform.dtype, waveform.shape, spans.samples.shape, tuple(spans.starts), tuple(spans.lengths)
-        key = (device, dtype, out_dtype, grid, layout, output_hidden_states, places, torch.get_float32_matmul_precision())
-        return graphs.run(key, prepare, waveform, spans.samples)
+        key = (device, dtype, out_dtype, grid, layout, output_hidden_states, _places(model), tf32_allowed())
+        return graphs.run(key, prepare, *inputs)
+
+
+def _places(model: nn.Module) -> tuple[int, ...]:
+    """Where all weights lie, for captured kernels read them there."""
+    modules = (model, *walk(model))
+    own = (tensors for module in modules for tensors in (module._parameters, module._buffers) if tensors)
+    return tuple(tensor.data_ptr() for tensors in own for tensor in tensors.values() if tensor is not None)
+
+
+def _copies_within(model: nn.Module, grid: Grid) -> bool:
+    """Whether tables are copied to the GPU in the midst of a call: by :func:`convolve`."""
+    return grid.padded is not None and hasattr(model.encoder.pos_conv_embed, "batch_norm")
 
 
 def graphs_can_run(device: torch.device) -> bool:
@@ -131,13 +153,13 @@ def _run(
     tables: Tables,
     output_hidden_states: bool,
     waveform: Tensor,
-    statistics: Tensor,
+    statistics: Tensor | None = None,
 ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
-    """All that happens on the GPU. statistics: the samples that those of a GroupNorm are taken of."""
+    """All that happens on the GPU. statistics: the samples that those of a GroupNorm are taken of, if they are others."""
     from .kernels import layer_norm
 
     projection = model.feature_projection
-    x = _features(model, dtype, waveform, grid, statistics, tables)
+    x = _features(model, dtype, waveform, grid, waveform if statistics is None else statistics, tables)
     if tables.true_frames is not None:
         x = x.index_select(0, tables.true_frames)
     if hasattr(projection, "layer_norm"):

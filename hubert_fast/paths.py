@@ -133,20 +133,28 @@ def encode_padded(
     waveform = _flat(input_values, lengths, grid, model.config.inputs_to_logits_ratio)
     spans = SampleSpans(input_values.reshape(-1), [row * samples for row in range(batch)], [samples] * batch)
     last, states = _encode(model, waveform, grid, spans, output_hidden_states)
-    padded = [_padded(x, grid) for x in (last, *(states or ())[:-1])]
+    places = _places(grid, last.device)
+    padded = [_padded(x, grid, places) for x in (last, *(states or ())[:-1])]
     if states is None:
         return padded[0], None
     # the last state of transformers 5 is not the last hidden state
-    return padded[0], (*padded[1:], padded[0] if states[-1] is last else _padded(states[-1], grid))
+    return padded[0], (*padded[1:], padded[0] if states[-1] is last else _padded(states[-1], grid, places))
 
 
-def _padded(x: Tensor, grid: Grid) -> Tensor:
-    """Put packed frames ``[N, C]`` into rows ``[B, T, C]``; a view when there is no padding."""
+def _places(grid: Grid, device: torch.device) -> Tensor | None:
+    """Return where true frames go among padded ones, int64 ``[N]``; ``None`` when there is no padding."""
     batch, frames = len(grid.counts), grid.padded
     if grid.frames == batch * frames:
+        return None
+    return upload(torch.cat([row * frames + torch.arange(count) for row, count in enumerate(grid.counts)]), device)
+
+
+def _padded(x: Tensor, grid: Grid, places: Tensor | None) -> Tensor:
+    """Put packed frames ``[N, C]`` into rows ``[B, T, C]``; a view when there is no padding."""
+    batch, frames = len(grid.counts), grid.padded
+    if places is None:
         return x.view(batch, frames, x.shape[1])
-    places = torch.cat([row * frames + torch.arange(count) for row, count in enumerate(grid.counts)])
-    return x.new_zeros(batch * frames, x.shape[1]).index_copy_(0, upload(places, x.device), x).view(batch, frames, x.shape[1])
+    return x.new_zeros(batch * frames, x.shape[1]).index_copy_(0, places, x).view(batch, frames, x.shape[1])
 
 
 def _flat(input_values: Tensor, lengths: list[int], grid: Grid, hop: int) -> Tensor:

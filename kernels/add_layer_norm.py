@@ -11,7 +11,7 @@ from .checks import check_devices, check_dtypes, check_norm, check_shape, rows_o
 from .layer_norm import normalized
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows"])
 def _add_layer_norm_kernel(
     x_ptr,
     delta_ptr,

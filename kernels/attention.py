@@ -54,11 +54,8 @@ def _attend(
     if CHECKED or HAS_MASK:
         scores = tl.where(there[None, :], scores, float("-inf"))
     new_peak = tl.maximum(peak, tl.max(scores, axis=1))
-    if HAS_MASK:
-        # a block may be masked throughout, and -inf minus itself is no number
-        base = tl.where(new_peak == float("-inf"), 0.0, new_peak)
-    else:
-        base = new_peak
+    # all scores of a block may be -inf, and -inf minus itself is no number
+    base = tl.where(new_peak == float("-inf"), 0.0, new_peak)
     weights = tl.exp2(scores - base[:, None])
     shrink = tl.exp2(peak - base)
     total = total * shrink + tl.sum(weights, axis=1)
@@ -172,11 +169,16 @@ def block_of(head_dim: int, dtype: torch.dtype, device: torch.device) -> int:
 
 
 def launch(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, work: torch.Tensor, mask: torch.Tensor | None = None
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    work: torch.Tensor,
+    mask: torch.Tensor | None = None,
+    fill: bool = False,
 ) -> torch.Tensor:
     """Attend as the list of work says: ``[N, H, D]`` three times, of any strides, to a new contiguous ``[N, H, D]``.
 
-    mask: which keys count, bool ``[N]``. Rows that the list does not name are not written.
+    mask: which keys count, bool ``[N]``. fill: whether rows that the list does not name are zeros, and not left unwritten.
 
     Raises ``ValueError`` when shapes, dtypes or devices do not fit, or D is above 128.
     """
@@ -191,7 +193,7 @@ def launch(
     if not q.dtype == k.dtype == v.dtype:
         raise ValueError(f"q, k and v must have one dtype, but have {q.dtype}, {k.dtype} and {v.dtype}")
     q, k, v = (x if x.stride(2) == 1 else x.contiguous() for x in (q, k, v))
-    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    out = (torch.zeros if fill else torch.empty)(q.shape, dtype=q.dtype, device=q.device)
     if out.numel() and len(work):
         capability = tuning.capability_of(q.device)
         blocks = tuning.attention(head_dim, q.element_size(), capability)

@@ -52,4 +52,13 @@ def rows_of(x: torch.Tensor) -> torch.Tensor:
 
 def precision_of(dtype: torch.dtype) -> str:
     """Return how tensor cores multiply float32: three tf32 products, near float32's accuracy, or one where PyTorch may too."""
-    return "tf32x3" if dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest" else "tf32"
+    return "tf32x3" if dtype == torch.float32 and not tf32_allowed() else "tf32"
+
+
+def tf32_allowed() -> bool:
+    """Whether PyTorch's own float32 products may be rounded to tf32, by either of the ways to say so."""
+    matmul = torch.backends.cuda.matmul
+    if not hasattr(matmul, "fp32_precision"):  # before 2.9
+        return matmul.allow_tf32
+    own = matmul.fp32_precision  # beside it the older getter raises, once the newer setter was used
+    return (torch.backends.fp32_precision if own == "none" else own) == "tf32"

@@ -15,7 +15,7 @@ from .gelu import gelu
 from .layer_norm import normalized
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_frames"])
 def _conv_first_kernel(
     samples_ptr,
     weight_ptr,
@@ -110,13 +110,14 @@ def launch(
     if by_utterance and (utterances is None or len(utterances) * frames_per_hop < count):
         known = None if utterances is None else len(utterances)
         raise ValueError(f"utterances must name that of {count} frames, {frames_per_hop} a hop, but name that of {known} hops")
+    utterances = weight if utterances is None else utterances.contiguous()
     if out.numel():
         blocks = tuning.conv_first(channels, frames_per_hop if by_utterance else 64)
         with torch.cuda.device_of(samples):
             _conv_first_kernel[(tuning.cdiv(count, blocks["BLOCK_T"]),)](
                 samples.contiguous(), weight.contiguous(), weight if means is None else means.contiguous(),
                 weight if bias is None else bias.contiguous(), weight if norm_weight is None else norm_weight.contiguous(),
-                weight if norm_bias is None else norm_bias.contiguous(), weight if utterances is None else utterances, out,
+                weight if norm_bias is None else norm_bias.contiguous(), utterances, out,
                 count, eps, CHANNELS=channels, KERNEL=kernel, STRIDE=stride, FRAMES_PER_HOP=frames_per_hop,
                 BY_UTTERANCE=by_utterance, HAS_BIAS=bias is not None, HAS_NORM=norm_weight is not None, GELU=True, **blocks,
             )  # fmt: skip

@@ -17,8 +17,10 @@ from .checks import check_devices, check_dtypes, check_shape, precision_of, rows
 from .gelu import gelu
 from .schedule import parts_of
 
+MAX_CHANNELS = 128  # of a group, all of whose outputs a program accumulates
 
-@triton.jit
+
+@triton.jit(do_not_specialize=["n_spans"])
 def _conv_positional_kernel(
     x_ptr,
     weight_ptr,
@@ -74,22 +76,40 @@ def _conv_positional_kernel(
         acc = tl.dot(x, weight, acc, input_precision=PRECISION)
     group_channel = group * CHANNELS
     if BLOCK_N >= 256:
-        # the halves one after the other: beside 128 accumulators a thread has no registers for as many of anything else
+        # in quarters: beside 128 accumulators a thread has no registers for as many of anything else
         left, right = tl.split(tl.permute(tl.reshape(acc, (BLOCK_M, 2, BLOCK_N // 2)), (0, 2, 1)))
-        half = tl.arange(0, BLOCK_N // 2)
-        _finish(
-            left, bias_ptr, residual_ptr, out_ptr, frame, end, half, group_channel, residual_stride_row, n_channels,
-            CHANNELS, FRAMES, GELU, HAS_RESIDUAL,
+        _finish_halves(
+            left, bias_ptr, residual_ptr, out_ptr, frame, end, 0, group_channel, residual_stride_row, n_channels,
+            CHANNELS, FRAMES, GELU, HAS_RESIDUAL, BLOCK_M, BLOCK_N // 2,
         )  # fmt: skip
-        _finish(
-            right, bias_ptr, residual_ptr, out_ptr, frame, end, half + BLOCK_N // 2, group_channel, residual_stride_row,
-            n_channels, CHANNELS, FRAMES, GELU, HAS_RESIDUAL,
+        _finish_halves(
+            right, bias_ptr, residual_ptr, out_ptr, frame, end, BLOCK_N // 2, group_channel, residual_stride_row, n_channels,
+            CHANNELS, FRAMES, GELU, HAS_RESIDUAL, BLOCK_M, BLOCK_N // 2,
         )  # fmt: skip
     else:
         _finish(
             acc, bias_ptr, residual_ptr, out_ptr, frame, end, columns, group_channel, residual_stride_row, n_channels,
             CHANNELS, FRAMES, GELU, HAS_RESIDUAL,
         )  # fmt: skip
+
+
+@triton.jit
+def _finish_halves(
+    acc, bias_ptr, residual_ptr, out_ptr, frame, end, first, group_channel, residual_stride_row, n_channels,
+    CHANNELS: tl.constexpr, FRAMES: tl.constexpr, GELU: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Finish BLOCK columns from ``first`` on, one half after the other."""
+    left, right = tl.split(tl.permute(tl.reshape(acc, (BLOCK_M, 2, BLOCK // 2)), (0, 2, 1)))
+    columns = first + tl.arange(0, BLOCK // 2)
+    _finish(
+        left, bias_ptr, residual_ptr, out_ptr, frame, end, columns, group_channel, residual_stride_row, n_channels,
+        CHANNELS, FRAMES, GELU, HAS_RESIDUAL,
+    )  # fmt: skip
+    _finish(
+        right, bias_ptr, residual_ptr, out_ptr, frame, end, columns + BLOCK // 2, group_channel, residual_stride_row,
+        n_channels, CHANNELS, FRAMES, GELU, HAS_RESIDUAL,
+    )  # fmt: skip
 
 
 @triton.jit
@@ -135,11 +155,12 @@ def launch(
     residual: torch.Tensor | None = None,
     apply_gelu: bool = True,
     dtype: torch.dtype | None = None,
+    fill: bool = False,
 ) -> torch.Tensor:
     """Return ``gelu(conv(x) + bias) + residual`` ``[N, C]`` for the frames of utterances that ``spans`` lists.
 
     x, residual: ``[N, C]``. weight: ``[G, kernel, C/G (in), C/G (out)]`` of x's dtype. bias: ``[C]``. dtype: of the result,
-    that of the residual or of ``x`` when left out. Frames that no span names are not written.
+    that of the residual or of ``x`` when left out. fill: whether frames that no span names are zeros, and not left unwritten.
 
     Raises ``ValueError`` when shapes, dtypes or devices do not fit.
     """
@@ -148,6 +169,8 @@ def launch(
             f"x must be [N, C] and weight [G, kernel, C/G, C/G], but they are {list(x.shape)} and {list(weight.shape)}"
         )
     groups, kernel, channels, _ = weight.shape
+    if channels > MAX_CHANNELS:
+        raise ValueError(f"groups may have up to {MAX_CHANNELS} channels, but have {channels}")
     check_shape("x", x, (len(x), groups * channels), f"weight {list(weight.shape)}")
     check_shape("bias", bias, (groups * channels,), f"weight {list(weight.shape)}")
     check_shape("residual", residual, tuple(x.shape), f"x {list(x.shape)}")
@@ -158,7 +181,7 @@ def launch(
     x = rows_of(x)
     added = None if residual is None else rows_of(residual)
     dtype = dtype or (x.dtype if residual is None else residual.dtype)
-    out = torch.empty(x.shape, dtype=dtype, device=x.device)
+    out = (torch.zeros if fill else torch.empty)(x.shape, dtype=dtype, device=x.device)
     if out.numel() and len(spans):
         blocks = tuning.conv_positional(channels, kernel, x.element_size(), tuning.capability_of(x.device))
         with torch.cuda.device_of(x):

@@ -11,7 +11,7 @@ from .checks import check_devices, check_dtypes, check_shape, precision_of, rows
 from .linear import product
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows"])
 def _ctc_argmax_kernel(
     x_ptr,
     weight_ptr,
@@ -37,7 +37,7 @@ def _ctc_argmax_kernel(
     for first in range(0, VOCABULARY, BLOCK_V):
         tokens = first + tl.arange(0, BLOCK_V)
         real = tl.minimum(tokens, VOCABULARY - 1)
-        logits = product(x_ptr, weight_ptr, x_offsets, real * N_IN, N_IN, BLOCK_M, BLOCK_V, BLOCK_K, PRECISION)
+        logits = product(x_ptr, weight_ptr, x_offsets, real.to(tl.int64) * N_IN, N_IN, BLOCK_M, BLOCK_V, BLOCK_K, PRECISION)
         if HAS_BIAS:
             logits += tl.load(bias_ptr + real).to(tl.float32)[None, :]
         logits = tl.where((tokens < VOCABULARY)[None, :], logits, float("-inf"))

@@ -20,7 +20,7 @@ def normalized(x, inside, n_columns, eps):
     return centred * (1.0 / tl.sqrt(variance + eps))[:, None]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows"])
 def _layer_norm_kernel(
     x_ptr,
     weight_ptr,

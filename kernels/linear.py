@@ -45,7 +45,7 @@ def product(
     return acc
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows"])
 def _linear_kernel(
     x_ptr,
     weight_ptr,
@@ -84,7 +84,17 @@ def _linear_kernel(
         real_columns = columns
     else:
         real_columns = tl.minimum(columns, N_OUT - 1)
-    acc = product(x_ptr, weight_ptr, real_rows * x_stride_row, real_columns * N_IN, N_IN, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION)
+    acc = product(
+        x_ptr,
+        weight_ptr,
+        real_rows * x_stride_row,
+        real_columns.to(tl.int64) * N_IN,
+        N_IN,
+        BLOCK_M,
+        BLOCK_N,
+        BLOCK_K,
+        PRECISION,
+    )
     if BLOCK_N >= 256:
         # the halves one after the other: beside 128 accumulators a thread has no registers for as many of anything else
         left, right = tl.split(tl.permute(tl.reshape(acc, (BLOCK_M, 2, BLOCK_N // 2)), (0, 2, 1)))

@@ -11,7 +11,7 @@ from .checks import precision_of
 from .gelu import gelu
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows"])
 def _linear_layer_norm_kernel(
     x_ptr,
     weight_ptr,

@@ -4,7 +4,8 @@
 What ``bench/tune.py`` measured is in :mod:`.tuned` and goes first; the rules below serve every other shape and chip. They come
 from counting: registers (255 a thread, 64 Ki a multiprocessor), shared memory, and bytes against operations.
 
-``capability`` is (major, minor): (8, 0) A100, (8, 6) and (8, 9) consumer and L40 chips, (9, 0) H100 and H200, (10, 0) B200.
+``capability`` is (major, minor): (8, 0) A100, (8, 6) and (8, 9) consumer and L40 chips, (9, 0) H100 and H200, (10, 0) B200,
+(10, 3) B300, (12, 0) consumer Blackwell. A chip that is not in the list is taken for one with the least shared memory.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import torch
 from .tuned import TUNED
 
 Blocks = dict[str, int]
-SHARED_BYTES = {(8, 0): 166_912, (8, 6): 101_376, (8, 9): 101_376, (9, 0): 232_448, (10, 0): 232_448}
-SMALL = (8, 6)  # the least shared memory: what an unknown chip is taken for
+SHARED_BYTES = {(8, 0): 166_912, (8, 7): 166_912, (9, 0): 232_448, (10, 0): 232_448, (10, 3): 232_448}
+LEAST_SHARED_BYTES = 101_376
+SMALL = (8, 6)
 
 
 @cache
@@ -34,7 +36,17 @@ def capability_of(device: torch.device) -> tuple[int, int]:
 
 def shared_bytes(capability: tuple[int, int]) -> int:
     """Return the shared memory that one program may take."""
-    return SHARED_BYTES.get(capability, SHARED_BYTES[SMALL] if capability < (9, 0) else SHARED_BYTES[(10, 0)])
+    return SHARED_BYTES.get(capability, LEAST_SHARED_BYTES)
+
+
+def is_large(capability: tuple[int, int]) -> bool:
+    """Whether a chip is of those made for data centres: shared memory for tiles of 128 x 256."""
+    return capability in SHARED_BYTES
+
+
+def has_wide_tensor_cores(capability: tuple[int, int]) -> bool:
+    """Whether tensor cores read operands from shared memory (wgmma of Hopper, tcgen05 of B200 and B300)."""
+    return is_large(capability) and capability >= (9, 0)
 
 
 def next_power_of_2(number: int) -> int:
@@ -84,11 +96,10 @@ def linear(rows: int, n_in: int, n_out: int, itemsize: int, capability: tuple[in
     """
     if (found := _tuned_for_rows("linear", rows, (n_in, n_out, itemsize), capability)) is not None:
         return found
-    big = capability == (8, 0) or capability >= (9, 0)
-    block_k = (64 if capability >= (9, 0) else 32) * 2 // itemsize
+    block_k = (64 if has_wide_tensor_cores(capability) else 32) * 2 // itemsize
     if itemsize == 4:
         block_m, block_n, warps, block_k = 64, 64, 4, 32
-    elif big and rows >= 4096:
+    elif is_large(capability) and rows >= 4096:
         block_m, block_n, warps = 128, 256, 8
     elif rows >= 1024:
         block_m, block_n, warps = 128, 128, 8
@@ -156,11 +167,12 @@ def attention(head_dim: int, itemsize: int, capability: tuple[int, int]) -> Bloc
     padded, reload = main + rest, False
     if itemsize == 4 and exact_attention(head_dim, capability):
         main, rest = (main, rest) if rest else (main // 2, main // 2)  # halves, or operands alone fill the registers
-        block_m, block_n, warps, reload = 32, 32, 8, True
+        block_m, block_n, warps, reload = 32, 16 if padded <= 80 else 32, 8, True
     elif itemsize == 4:
         block_m, block_n, warps, reload = 64, 16, 4, True
     else:
-        block_m, block_n, warps = 128, 64 if padded <= 80 or capability >= (9, 0) else 32, 8
+        block_m, block_n = 128, 64 if padded <= 80 or has_wide_tensor_cores(capability) else 32
+        warps = 4 if padded <= 32 and not has_wide_tensor_cores(capability) else 8
     most = 2 if itemsize == 4 or capability >= (10, 0) else 3
     depth = stages(2 * block_n * padded * itemsize + block_m * padded * itemsize // 2, capability, most)
     return {
@@ -172,9 +184,9 @@ def attention(head_dim: int, itemsize: int, capability: tuple[int, int]) -> Bloc
 def exact_attention(head_dim: int, capability: tuple[int, int]) -> bool:
     """Whether float32 attention multiplies in float32 proper, on no tensor core, because three tf32 products would spill.
 
-    They hold each operand twice, as a high and a low part: queries of 80 take all registers of a chip before Hopper.
+    They hold each operand twice, as a high and a low part: those of 64 and more take all registers, on Hopper those of 80.
     """
-    return head_dim > (96 if capability >= (9, 0) else 64)
+    return head_dim >= (80 if has_wide_tensor_cores(capability) else 64)
 
 
 @cache
@@ -186,10 +198,10 @@ def conv_positional(channels: int, kernel: int, itemsize: int, capability: tuple
     """
     if (found := _tuned("conv_positional", (channels, kernel, itemsize), capability)) is not None:
         return found
-    big = itemsize == 2 and (capability == (8, 0) or capability >= (9, 0))
+    big = itemsize == 2 and is_large(capability)
     block_n = max(256 if big else 128, next_power_of_2(channels))
     block_m, warps = 128 if big else 64, 8
-    block_k = 64 if big and capability >= (9, 0) else 32
+    block_k = 64 if big and has_wide_tensor_cores(capability) else 32
     depth = stages((block_m + block_n) * block_k * itemsize, capability, 4)
     return {
         "FRAMES": max(1, min(block_n // channels, kernel)), "BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_K": block_k,

@@ -8,7 +8,7 @@ import triton.language as tl
 
 from .checks import DTYPES, check_devices
 
-CHUNK = 16384  # samples of an entry of work, held in registers: 64 a thread
+CHUNK = 8192  # samples of an entry of work, held in registers: 32 a thread
 WARPS = 8
 EPS = 1e-7  # as feature extractors add to the variance
 

@@ -1,15 +1,17 @@
 """Graphs of repeated layouts: which calls are captured and replayed, and that answers stay those of the inputs at hand.
 
-There is no CUDA here: the capture is stood in for by one that calls again into the memory that it gave out first, as a
-graph does.
+There is no CUDA here: graphs, streams and events are stood in for by objects that do the same on a CPU, the rest is real.
 """
 
 import copy
 import pickle
+import types
+import weakref
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
-from conftest import POST_LN, PRE_LN, assert_close, masked_batch
+from conftest import POST_LN, PRE_LN, masked_batch
 from test_packed import model_of
 from torch.utils import _pytree as pytree
 
@@ -20,29 +22,56 @@ pytest.importorskip("triton", reason="triton is not installed (it exists for Lin
 LENGTHS = (900, 0, 401)
 
 
+class Graph:
+    """Stands in for ``torch.cuda.CUDAGraph``: it replays by calling again, into the memory that the first results lie in."""
+
+    def replay(self):
+        assert not torch.is_inference_mode_enabled()
+        self.log.append("replayed")
+        fresh = self.call()(*self.inputs)  # the call is gone unless the cache keeps it
+        for tensor, new in zip(pytree.tree_leaves(self.outputs), pytree.tree_leaves(fresh), strict=True):
+            if tensor is not None:
+                tensor.copy_(new)
+
+
+class Event:
+    """Stands in for ``torch.cuda.Event``."""
+
+    def wait(self):
+        pass
+
+    def record(self):
+        pass
+
+
 @pytest.fixture
 def captures(monkeypatch):
     """Let graphs run on the CPU, on kernels; return the log of what was captured and replayed."""
-    log = []
+    log, capture = [], cuda_graphs._capture
 
-    def capture(call, inputs):
-        with torch.inference_mode(False), torch.no_grad():
-            static = [given.clone() for given in inputs]
-            outputs = call(*static)
-            for tensor in static:
-                tensor.fill_(torch.nan)
+    @contextmanager
+    def recording(graph, stream, capture_error_mode):
         log.append("captured")
+        assert capture_error_mode == "thread_local"
+        yield
 
-        def replay():
-            assert not torch.is_inference_mode_enabled()
-            log.append("replayed")
-            for tensor, fresh in zip(pytree.tree_leaves(outputs), pytree.tree_leaves(call(*static)), strict=True):
-                if tensor is not None:
-                    tensor.copy_(fresh)
+    def watched(call, inputs):
+        captured = capture(call, inputs)
+        graph = captured.replay.__self__
+        graph.log, graph.call, graph.inputs, graph.outputs = log, weakref.ref(call), captured.inputs, captured.outputs
+        for tensor in captured.inputs:
+            tensor.fill_(torch.nan)
+        return captured
 
-        return cuda_graphs._Captured(static, outputs, replay)
-
-    monkeypatch.setattr(cuda_graphs, "_capture", capture)
+    stream = types.SimpleNamespace(wait_stream=lambda other: None)
+    monkeypatch.setattr(cuda_graphs, "_capture", watched)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", recording)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
     monkeypatch.setattr(packed_kernels, "graphs_can_run", lambda device: True)
     monkeypatch.setenv(BACKEND_VARIABLE, "triton")
     return log
@@ -78,14 +107,13 @@ def test_the_answers_are_those_of_the_inputs_at_hand(values, mode, captures):
 
 
 def test_padded_calls_with_statistics_over_their_rows(captures):
-    model = with_graphs(POST_LN)
+    model, plain = with_graphs(POST_LN), model_of(HubertModel, POST_LN)
+    plain.load_state_dict(model.state_dict())
     for _ in range(3):
         waveforms, mask = masked_batch((900, 700))
         with torch.no_grad():
-            found = model(waveforms + 0.1, attention_mask=mask)[0]
-            model.fast_path.cuda_graphs.limit, limit = 0, model.fast_path.cuda_graphs.limit
-            assert_close(found, model(waveforms + 0.1, attention_mask=mask)[0], "same graph")
-            model.fast_path.cuda_graphs.limit = limit
+            found, expected = (each(waveforms + 0.1, attention_mask=mask)[0] for each in (model, plain))
+        assert torch.equal(found, expected)
     assert captures == ["captured", "replayed", "replayed"]
 
 
@@ -111,17 +139,51 @@ def test_what_makes_a_layout_another(captures):
 
 
 @torch.no_grad()
-def test_the_limit_forgets_the_layout_used_longest_ago(captures):
+def test_the_limit_forgets_the_graph_used_longest_ago(captures):
     model = with_graphs(PRE_LN, limit=1)
+    for lengths in ((900,), (500,), (900,), (500,)):
+        model.forward_packed(audio_of(lengths))
+    assert captures == ["captured", "replayed"] * 2
+    for count in range(3):  # layouts that come once push nothing out
+        model.forward_packed(audio_of((600 + count,)))
+    model.forward_packed(audio_of((500,)))
+    assert captures == ["captured", "replayed"] * 2 + ["replayed"]
+    model.fast_path.cuda_graphs.limit = 0
+    assert not model.fast_path.cuda_graphs._graphs
+    with pytest.raises(ValueError, match="limit must be a whole number from 0 on, but is -1"):
+        model.fast_path.cuda_graphs.limit = -1
+
+
+@torch.no_grad()
+def test_what_cannot_be_captured_runs_without(captures, monkeypatch, caplog):
+    model, audio = with_graphs(PRE_LN), audio_of()
+    expected = model.forward_packed(audio)[0]
+
+    @contextmanager
+    def failing(graph, **options):
+        yield
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.cuda, "graph", failing)
+    for _ in range(3):
+        assert torch.equal(model.forward_packed(audio)[0], expected)
+    told = [record for record in caplog.records if "runs without a CUDA graph" in record.message]
+    assert len(told) == 1 and "CUDA out of memory" in told[0].message
+
+
+@torch.no_grad()
+def test_no_graph_of_a_call_that_copies_from_the_host_in_its_midst(captures):
+    model = with_graphs(dict(POST_LN, conv_pos_batch_norm=True))
+    waveforms, mask = masked_batch((900, 700))
+    for _ in range(3):
+        model(waveforms, attention_mask=mask)
+    assert captures == []
     for _ in range(2):
         model.forward_packed(audio_of())
-        model.forward_packed(audio_of((500,)))
-    assert captures == []
-    model.forward_packed(audio_of((500,)))
     assert captures == ["captured", "replayed"]
 
 
 def test_copies_and_pickles_are_empty():
     model = with_graphs(PRE_LN)
     for path in (pickle.loads(pickle.dumps(model.fast_path)), copy.deepcopy(model.fast_path)):
-        assert path.cuda_graphs.limit == 2 and not path.cuda_graphs._seen
+        assert path.cuda_graphs.limit == 2 and not path.cuda_graphs._graphs

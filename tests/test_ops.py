@@ -1,5 +1,8 @@
 """Every op with a kernel, interpreted: values against the definition in float64, any strides, errors, registration."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from conftest import assert_close
@@ -348,6 +351,13 @@ def test_gradients_take_the_definition(name):
         ("conv_positional", {1: randn(1, 3, 16, 15)}, r"weight \[G, kernel, C/G, C/G\].*\[1, 3, 16, 15\]"),
         ("conv_positional", {2: randn(15)}, r"bias must be \[16\].*\[15\]"),
         ("conv_first", {1: randn(10, 8).half()}, r"weight float32 \[kernel, C\].*torch.float16 \[10, 8\]"),
+        (
+            "conv_first",
+            {3: randn(8)},
+            "norm_weight and norm_bias must come together, but there is norm_weight and no norm_bias",
+        ),
+        ("conv_gelu", {3: None}, "norm_weight and norm_bias must come together, but there is norm_bias and no norm_weight"),
+        ("conv_positional", {3: torch.zeros(2, 2)}, r"cu_seqlens must be whole numbers \[B \+ 1\]"),
         ("normalize_waveforms", {2: [100]}, r"within \[99\] samples, but are \[0\] and \[100\]"),
         ("window_statistics", {1: [0, 0]}, r"within \[99\] samples, but are \[0, 0\] and \[98\]"),
         ("ctc_argmax", {1: randn(8, 15)}, r"x must be \[3, 15\].*\[3, 16\]"),
@@ -373,14 +383,134 @@ def test_the_longest_utterances_are_worked_on_first():
     assert not work[6:, 2:].any()  # entries that there are not
 
 
-def test_offsets_beyond_two_to_the_31(monkeypatch):
-    """Rows 2^31 elements apart, in memory that is never touched in between."""
-    big = torch.empty(2**31 + 64, dtype=torch.float16).as_strided((2, 32), (2**31, 1))
-    big.copy_(randn(2, 32))
-    check("layer_norm", big, *randn(2, 32, dtype=torch.float16))
-    check("linear_gelu", big, randn(16, 32, dtype=torch.float16), None)
-    check("add_layer_norm", big, big, None, *randn(2, 32, dtype=torch.float16))
-    check("conv_positional", big, randn(2, 3, 16, 16, dtype=torch.float16), randn(32).half(), torch.tensor([0, 2]), big)
-    heads = big.unflatten(1, (2, 16))
-    check("attention", heads, heads, heads, torch.tensor([0, 2]))
-    check("ctc_argmax", big, randn(16, 32, dtype=torch.float16), None, tolerance=torch.float16)
+def far_apart(rows, columns):
+    """Rows 2^30 elements apart, a stride of 32 bits, in memory that is never touched in between."""
+    storage = torch.empty((rows - 1) * 2**30 + columns, dtype=torch.float16)
+    return storage.as_strided((rows, columns), (2**30, 1)).copy_(randn(rows, columns))
+
+
+def test_offsets_beyond_two_to_the_31():
+    x, vectors = far_apart(4, 32), randn(2, 32).half()
+    weight, square = randn(16, 32).half(), randn(32, 32).half()
+    check("layer_norm", x, *vectors, 1e-5)
+    check("add_layer_norm", x, x, None, *vectors)
+    check("linear_gelu", x, weight, None)
+    check("linear_add", x, square, None, x)
+    check("ctc_argmax", x, weight, None, tolerance=torch.float16)
+    check("conv_positional", x, randn(2, 3, 16, 16).half(), randn(32).half(), torch.tensor([0, 4]), x)
+    heads = x.unflatten(1, (2, 16))
+    check("attention", heads, heads, heads, torch.tensor([0, 4]))
+    many_heads = far_apart(3, 16)[None].expand(5, 3, 16)  # [N, H, D] whose heads lie apart
+    check("attention", many_heads, many_heads, many_heads, torch.tensor([0, 5]))
+
+
+@pytest.mark.parametrize("capability", [(8, 0), (9, 0)], ids=["sm_80", "sm_90"])
+@pytest.mark.parametrize("name", ["linear_gelu", "linear_add", "conv_gelu", "attention", "conv_positional", "ctc_argmax"])
+def test_blocks_of_large_chips(name, capability, monkeypatch):
+    from hubert_fast.kernels import tuning
+
+    monkeypatch.setattr(tuning, "capability_of", lambda device: capability)
+    half = torch.float16
+    if name.startswith("linear"):
+        operands = randn(4200, 24, dtype=half), randn(300, 24, dtype=half), randn(300, dtype=half)
+        operands = (*operands, randn(4200, 300)) if name == "linear_add" else operands
+        assert tuning.linear(4200, 24, 300, 2, capability)["BLOCK_N"] == 256
+    elif name == "attention":
+        operands = *randn(3, 300, 1, 80, dtype=half), torch.tensor([0, 130, 131, 300])
+    elif name == "conv_positional":
+        weight = randn(1, 9, 48, 48, dtype=half) / 20
+        operands = randn(700, 48, dtype=half), weight, randn(48, dtype=half), torch.tensor([0, 1, 651, 700]), randn(700, 48)
+        assert tuning.conv_positional(48, 9, 2, capability)["BLOCK_N"] == 256
+    elif name == "conv_gelu":
+        operands = randn(300, 16, dtype=half), randn(512, 48, dtype=half), *randn(3, 512, dtype=half)
+        monkeypatch.setattr(tuning, "norm_in_convolution", lambda *shape: True)
+    else:
+        operands = randn(130, 70, dtype=half), randn(300, 70, dtype=half), randn(300, dtype=half)
+    check(name, *operands, tolerance=half if name == "ctc_argmax" else None)
+
+
+def test_chips_that_are_not_known_are_taken_for_small_ones():
+    from hubert_fast.kernels import tuning
+
+    for capability in ((12, 0), (12, 1), (11, 0), (13, 0), (8, 9)):
+        assert tuning.shared_bytes(capability) == tuning.LEAST_SHARED_BYTES
+        for blocks in (tuning.linear(15000, 1024, 4096, 2, capability), tuning.conv_positional(64, 128, 2, capability)):
+            needed = (blocks["BLOCK_M"] + blocks["BLOCK_N"]) * blocks["BLOCK_K"] * 2 * blocks["num_stages"]
+            assert needed <= tuning.LEAST_SHARED_BYTES
+
+
+def test_what_was_tuned_goes_first_for_the_nearest_number_of_rows(monkeypatch):
+    from hubert_fast.kernels import tuning
+
+    few, many = {"BLOCK_M": 1}, {"BLOCK_M": 2}
+    tuned = {("linear", (9, 0), 512, 7, 5, 2): few, ("linear", (9, 0), 16384, 7, 5, 2): many}
+    monkeypatch.setattr(tuning, "TUNED", tuned)
+    tuning.linear.cache_clear()
+    found = [tuning.linear(rows, 7, 5, 2, (9, 0)) for rows in (1, 300, 2000, 6000, 100_000)]
+    assert found == [few, few, few, many, many]
+    assert tuning.linear(300, 7, 5, 2, (8, 0)) not in (few, many)
+    tuning.linear.cache_clear()
+
+
+@pytest.mark.parametrize("setting", ["legacy", "matmul", "all"])
+def test_tf32_is_used_where_pytorch_may_use_it(setting):
+    """In a process of its own: PyTorch refuses to have its settings mixed."""
+    ways = {
+        "legacy": "torch.set_float32_matmul_precision('high')",
+        "matmul": "torch.backends.cuda.matmul.fp32_precision = 'tf32'",
+        "all": "torch.backends.fp32_precision = 'tf32'",
+    }
+    if setting != "legacy" and not hasattr(torch.backends, "fp32_precision"):
+        pytest.skip("this PyTorch has only the older setting")
+    code = f"""
+import torch
+from hubert_fast.kernels.checks import precision_of
+assert precision_of(torch.float32) == "tf32x3"
+{ways[setting]}
+assert precision_of(torch.float32) == "tf32"
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_definitions_take_no_notice_of_autocast():
+    x, weight, bias = randn(67, 48), randn(32, 48), randn(32)
+    expected = ops.ctc_argmax(x, weight, bias)
+    with torch.autocast("cpu", torch.bfloat16):
+        for backend in ("eager", "triton"):
+            assert_close(ops.ctc_argmax(x, weight, bias, backend=backend)[1], expected[1], "other graph")
+
+
+def test_frames_of_no_utterance_are_zeros():
+    q, k, v = randn(3, 9, 1, 16)
+    x, weight, bias = randn(9, 16), randn(1, 3, 16, 16), randn(16)
+    for backend in ("eager", "triton"):
+        assert not ops.attention(q, k, v, torch.tensor([0, 4]), backend=backend)[4:].any()
+        assert not ops.conv_positional(x, weight, bias, torch.tensor([0, 4]), x, backend=backend)[4:].any()
+
+
+def test_scores_of_minus_infinity():
+    q, k, v = torch.ones(3, 80, 1, 16)
+    k[:40] = -torch.inf
+    check("attention", q, k, v, torch.tensor([0, 80]), tolerance="attention")
+
+
+def test_utterances_need_not_be_contiguous():
+    waveform, weight, means = randn(1300), randn(3, 10, 24), randn(3, 10)
+    utterances = torch.tensor([[0, 9], [0, 9], [1, 9], [2, 9], [2, 9]], dtype=torch.int32)[:, 0]
+    check("conv_first", waveform, weight, None, None, None, means, utterances, 64)
+
+
+def test_sizes_of_nothing_under_a_fake():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        conv_first = ops.conv_first(torch.empty(9), torch.empty(10, 4), backend="triton")
+        conv_gelu = ops.conv_gelu(torch.empty(2, 8), torch.empty(4, 24), backend="triton")
+    assert conv_first.shape == (0, 4) and conv_gelu.shape == (0, 4)
+
+
+def test_groups_too_wide_for_the_kernel():
+    operands = randn(5, 160), randn(1, 3, 160, 160), randn(160), torch.tensor([0, 5])
+    assert ops.conv_positional(*operands).shape == (5, 160)
+    with pytest.raises(RuntimeError, match="groups have 160 channels, but the kernel takes up to 128"):
+        ops.conv_positional(*operands, backend="triton")

@@ -130,10 +130,15 @@ def test_a_change_of_any_weight_is_seen(monkeypatch):
     [
         (dict(hidden_act="relu"), torch.float32, "hidden_act is 'relu', but kernels have 'gelu'"),
         (dict(feat_extract_activation="silu"), torch.float32, "feat_extract_activation is 'silu', but kernels have 'gelu'"),
+        (
+            dict(hidden_size=288, num_attention_heads=6, num_conv_pos_embedding_groups=2),
+            torch.float32,
+            "positional groups have 144",
+        ),
         (dict(hidden_size=192, num_attention_heads=1), torch.float32, "heads have 192 channels, but kernels take up to 128"),
         ({}, torch.float64, "float64"),
     ],
-    ids=["activation", "convolutions' activation", "head dim", "float64"],
+    ids=["activation", "convolutions' activation", "positional groups", "head dim", "float64"],
 )
 def test_what_kernels_were_not_made_for(values, dtype, reason, monkeypatch):
     model = model_of(HubertModel, PRE_LN, **values).to(dtype)
@@ -163,6 +168,18 @@ def test_argmax_packed_is_that_of_the_logits(backend, values, monkeypatch):
     by_ids = greedy_decode(found.ids, found.cu_seqlens, LETTERS, blank_id=0, log_probs=found.log_probs, timestamps="word")
     by_logits = greedy_decode(logits, found.cu_seqlens, LETTERS, blank_id=0, timestamps="word")
     assert [one.text for one in by_ids] == [one.text for one in by_logits] and len(found.unpack()) == len(LENGTHS)
+
+
+def test_windows_of_many_hops(monkeypatch):
+    model = model_of(HubertModel, POST_LN, conv_dim=(8, 16, 24), conv_kernel=(10, 3, 9), conv_stride=(5, 2, 2))
+    check(model, monkeypatch, packed(model, (900, 100, 333)))
+
+
+def test_argmax_packed_with_a_head_that_learns(monkeypatch):
+    model = model_of(HubertForCTC).requires_grad_(False)
+    model.lm_head.requires_grad_(True)
+    monkeypatch.setenv(BACKEND_VARIABLE, "triton")
+    assert model.argmax_packed(packed(model, (900,))).log_probs.requires_grad
 
 
 def test_argmax_packed_of_a_head_that_is_more_than_a_linear_layer(monkeypatch):

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from ..dispatch import use_triton
-from .wide import given, widened
+from .wide import check_cu_seqlens, given, widened, without_autocast
 
 
+@without_autocast
 def attention_eager(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor) -> Tensor:
     """Define :func:`attention`."""
     heads = [x.transpose(0, 1) for x in widened(q, k, v)]  # [H, N, D]
@@ -29,7 +30,7 @@ def _attention_triton(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor) -> Te
     bounds = cu_seqlens.long()
     counts, block = bounds.diff(), kernel.block_of(q.shape[-1], q.dtype, q.device)
     work = kernel.work_of(counts, bounds[:-1], counts, block, q.shape[0] // block + counts.shape[0])
-    return kernel.launch(q, k, v, work)
+    return kernel.launch(q, k, v, work, fill=True)
 
 
 @_attention_triton.register_fake
@@ -41,18 +42,18 @@ def attention(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, *, backend: s
     """Attend within each utterance of a packed batch, scaled by ``D ** -0.5``: ``[N, H, D]`` in the dtype of ``q``.
 
     q, k, v: ``[N, H, D]`` of any strides, such as views of one fused product ``[N, 3C]``; D up to 128.
-    cu_seqlens: int32 ``[B + 1]``, from 0 to N, where utterances begin; they may be empty.
+    cu_seqlens: int32 ``[B + 1]``, where utterances begin and the last one ends; they may be empty. What is of none has zeros.
 
     Raises ``ValueError`` when the operands do not fit, ``RuntimeError`` when a forced backend cannot run.
     Source: Vaswani et al. 2017; Dao 2023.
     """
-    if cu_seqlens.dim() != 1 or cu_seqlens.is_floating_point() or not len(cu_seqlens):
-        raise ValueError(f"cu_seqlens must be whole numbers [B + 1], but are {cu_seqlens.dtype} {list(cu_seqlens.shape)}")
+    check_cu_seqlens(cu_seqlens)
     if use_triton(q, k, v, backend=backend):
         return _attention_triton(q, k, v, cu_seqlens)
     return attention_eager(q, k, v, cu_seqlens)
 
 
+@without_autocast
 def attention_padded_eager(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:
     """Define :func:`attention_padded`."""
     query, key, value = (x.transpose(1, 2) for x in widened(q, k, v))  # [B, H, T, D]

@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..dispatch import use_triton
-from .wide import given, widened
+from .wide import given, widened, without_autocast
 
 
+@without_autocast
 def ctc_argmax_eager(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     """Define :func:`ctc_argmax`."""
     log_probs, ids = F.linear(*widened(x, weight, bias)).log_softmax(-1).max(-1)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..devices import upload
 from ..dispatch import use_triton
-from .wide import given, widened
+from .wide import given, widened, without_autocast
 
 INT16_SCALE = 1 / 32768
 VARIANCE_FLOOR = 1e-7  # what feature extractors add to the variance
@@ -28,6 +28,14 @@ def check_spans(samples: Tensor, starts: Sequence[int], lengths: Sequence[int]) 
         )
 
 
+def check_norm_pair(weight: Tensor | None, bias: Tensor | None) -> None:
+    """Raise ``ValueError`` for a norm with a scale and no shift, or the other way round."""
+    if (weight is None) != (bias is None):
+        missing, given = ("norm_bias", "norm_weight") if bias is None else ("norm_weight", "norm_bias")
+        raise ValueError(f"norm_weight and norm_bias must come together, but there is {given} and no {missing}")
+
+
+@without_autocast
 def normalize_waveforms_eager(samples: Tensor, starts: Sequence[int], lengths: Sequence[int]) -> Tensor:
     """Define :func:`normalize_waveforms`."""
     out = torch.zeros(samples.shape, dtype=torch.promote_types(samples.dtype, torch.float32), device=samples.device)
@@ -72,6 +80,7 @@ def normalize_waveforms(
     return normalize_waveforms_eager(samples, starts, lengths)
 
 
+@without_autocast
 def window_statistics_eager(
     samples: Tensor, starts: Sequence[int], lengths: Sequence[int], kernel: int, stride: int
 ) -> tuple[Tensor, Tensor]:
@@ -163,6 +172,12 @@ def window_statistics(
     return window_statistics_eager(samples, starts, lengths, kernel, stride)
 
 
+def _frames(length: int | torch.SymInt, kernel: int | torch.SymInt, stride: int) -> int | torch.SymInt:
+    """Frames of a convolution, of sizes that may be symbols."""
+    return torch.sym_max(0, (length - kernel) // stride + 1)
+
+
+@without_autocast
 def conv_first_eager(
     samples: Tensor,
     weight: Tensor,
@@ -227,7 +242,7 @@ def _(
     eps: float,
     dtype: torch.dtype,
 ) -> Tensor:
-    return samples.new_empty((samples.shape[0] - weight.shape[-2]) // stride + 1, weight.shape[-1], dtype=dtype)
+    return samples.new_empty(_frames(samples.shape[0], weight.shape[-2], stride), weight.shape[-1], dtype=dtype)
 
 
 def conv_first(
@@ -257,11 +272,13 @@ def conv_first(
     """
     dtype = dtype or samples.dtype
     arguments = samples, weight, bias, norm_weight, norm_bias, means, utterances, frames_per_hop, stride, eps, dtype
+    check_norm_pair(norm_weight, norm_bias)
     if use_triton(*given(samples, weight, bias, norm_weight, norm_bias, means), backend=backend):
         return _conv_first_triton(*arguments)
     return conv_first_eager(*arguments)
 
 
+@without_autocast
 def conv_gelu_eager(
     x: Tensor,
     weight: Tensor,
@@ -307,7 +324,7 @@ def _(
     stride: int,
     eps: float,
 ) -> Tensor:
-    return x.new_empty((x.shape[0] - weight.shape[1] // x.shape[1]) // stride + 1, weight.shape[0])
+    return x.new_empty(_frames(x.shape[0], weight.shape[1] // x.shape[1], stride), weight.shape[0])
 
 
 def conv_gelu(
@@ -328,6 +345,7 @@ def conv_gelu(
 
     Raises ``ValueError`` when the operands do not fit, ``RuntimeError`` when a forced backend cannot run.
     """
+    check_norm_pair(norm_weight, norm_bias)
     if use_triton(*given(x, weight, bias, norm_weight, norm_bias), backend=backend):
         return _conv_gelu_triton(x, weight, bias, norm_weight, norm_bias, stride, eps)
     return conv_gelu_eager(x, weight, bias, norm_weight, norm_bias, stride, eps)

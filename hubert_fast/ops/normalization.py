@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..dispatch import use_triton
-from .wide import given, widened
+from .wide import given, widened, without_autocast
 
 
+@without_autocast
 def layer_norm_eager(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
     """Define :func:`layer_norm`: statistics and arithmetic in float32 (float64 for float64), rounded once at the end."""
     wide, weight, bias = widened(x, weight, bias)
@@ -39,6 +40,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, *, ba
     return layer_norm_eager(x, weight, bias, eps)
 
 
+@without_autocast
 def add_layer_norm_eager(
     x: Tensor,
     delta: Tensor,

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..dispatch import use_triton
-from .wide import given, widened
+from .wide import check_cu_seqlens, given, widened, without_autocast
 
 
+@without_autocast
 def conv_positional_eager(
     x: Tensor, weight: Tensor, bias: Tensor, cu_seqlens: Tensor, residual: Tensor | None = None, gelu: bool = True
 ) -> Tensor:
@@ -24,9 +25,10 @@ def conv_positional_eager(
     for begin, end in pairwise(bounds):
         if end > begin:
             rows = F.conv1d(wide[begin:end].t()[None], taps, bias, padding=kernel // 2, groups=groups)
-            out[begin:end] = rows[0, :, : end - begin].t()  # an even kernel yields one frame too many
-    out = F.gelu(out) if gelu else out
-    return out.to(x.dtype) if residual is None else (out + added).to(residual.dtype)
+            rows = rows[0, :, : end - begin].t()  # an even kernel yields one frame too many
+            rows = F.gelu(rows) if gelu else rows
+            out[begin:end] = rows if added is None else rows + added[begin:end]
+    return out.to(x.dtype if residual is None else residual.dtype)
 
 
 @torch.library.custom_op("hubert_fast::conv_positional", mutates_args=())
@@ -38,7 +40,7 @@ def _conv_positional_triton(
     bounds = cu_seqlens.long()
     counts, frames = bounds.diff(), kernel.frames_of(weight.shape[2], weight.shape[1], weight.dtype, weight.device)
     spans = kernel.spans_of(counts, bounds[:-1], frames, x.shape[0] // frames + counts.shape[0])
-    return kernel.launch(x, weight, bias, spans, residual, gelu)
+    return kernel.launch(x, weight, bias, spans, residual, gelu, fill=True)
 
 
 @_conv_positional_triton.register_fake
@@ -60,13 +62,16 @@ def conv_positional(
     """Convolve each utterance of a packed batch over time, in groups, with zeros beyond its ends; then GELU and residual add.
 
     x: ``[N, C]``. weight: ``[G, kernel, C/G (in), C/G (out)]`` of x's dtype, weight norm folded in. bias: ``[C]``.
-    cu_seqlens: int32 ``[B + 1]``, from 0 to N, where utterances begin; they may be empty. residual: ``[N, C]``.
+    cu_seqlens: int32 ``[B + 1]``, where utterances begin and the last one ends; they may be empty. What is of none
+    has zeros. residual: ``[N, C]``.
     Returns ``[N, C]`` in the dtype of the residual, else of ``x``. Frame t sees frames ``t - kernel // 2`` and on, as
     ``conv1d(padding=kernel // 2)`` without its last frame where the kernel is even.
 
     Raises ``ValueError`` when the operands do not fit, ``RuntimeError`` when a forced backend cannot run.
     Source: Baevski et al. 2020 (wav2vec 2.0), section 2.
     """
-    if use_triton(*given(x, weight, bias, residual), backend=backend):
+    check_cu_seqlens(cu_seqlens)
+    wide_groups = f"groups have {weight.shape[-1]} channels, but the kernel takes up to 128" if weight.shape[-1] > 128 else None
+    if use_triton(*given(x, weight, bias, residual), backend=backend, unless=wide_groups):
         return _conv_positional_triton(x, weight, bias, cu_seqlens, residual, gelu)
     return conv_positional_eager(x, weight, bias, cu_seqlens, residual, gelu)

@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..dispatch import use_triton
-from .wide import given, widened
+from .wide import given, widened, without_autocast
 
 
+@without_autocast
 def linear_gelu_eager(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Define :func:`linear_gelu`."""
     return F.gelu(F.linear(*widened(x, weight, bias))).to(x.dtype)
@@ -39,6 +40,7 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None, *, backend: str 
     return linear_gelu_eager(x, weight, bias)
 
 
+@without_autocast
 def linear_add_eager(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor) -> Tensor:
     """Define :func:`linear_add`."""
     x, weight, bias, wide = widened(x, weight, bias, residual)

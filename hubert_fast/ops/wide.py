@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -15,3 +19,23 @@ def widened(x: Tensor, *others: Tensor | None) -> tuple:
 def given(*tensors: Tensor | None) -> list[Tensor]:
     """Return those that are there."""
     return [tensor for tensor in tensors if tensor is not None]
+
+
+def without_autocast(definition: Callable[..., Any]) -> Callable[..., Any]:
+    """Have a definition compute as it says, whatever autocast would make of its products."""
+
+    @wraps(definition)
+    def run(x: Tensor, *arguments: Any, **named: Any) -> Any:
+        kind = x.device.type
+        if kind not in ("cpu", "cuda") or not torch.is_autocast_enabled(kind):
+            return definition(x, *arguments, **named)
+        with torch.autocast(kind, enabled=False):
+            return definition(x, *arguments, **named)
+
+    return run
+
+
+def check_cu_seqlens(cu_seqlens: Tensor) -> None:
+    """Raise ``ValueError`` unless these are whole numbers ``[B + 1]``."""
+    if cu_seqlens.dim() != 1 or cu_seqlens.is_floating_point() or not len(cu_seqlens):
+        raise ValueError(f"cu_seqlens must be whole numbers [B + 1], but are {cu_seqlens.dtype} {list(cu_seqlens.shape)}")
