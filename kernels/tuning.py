@@ -167,11 +167,13 @@ def attention(head_dim: int, itemsize: int, capability: tuple[int, int]) -> Bloc
     padded, reload = main + rest, False
     if itemsize == 4 and exact_attention(head_dim, capability):
         main, rest = (main, rest) if rest else (main // 2, main // 2)  # halves, or operands alone fill the registers
-        block_m, block_n, warps, reload = 32, 16 if padded <= 80 else 32, 8, True
+        block_m, block_n, warps, reload = 32, 32, 4 if padded <= 80 else 8, True
     elif itemsize == 4:
         block_m, block_n, warps, reload = 64, 16, 4, True
     else:
         block_m, block_n = 128, 64 if padded <= 80 or has_wide_tensor_cores(capability) else 32
+        if padded > 64 and capability >= (11, 0):  # the compiler asks more registers there
+            block_n = 16
         warps = 4 if padded <= 32 and not has_wide_tensor_cores(capability) else 8
     most = 2 if itemsize == 4 or capability >= (10, 0) else 3
     depth = stages(2 * block_n * padded * itemsize + block_m * padded * itemsize // 2, capability, most)
@@ -223,7 +225,7 @@ def conv_first(channels: int, frames_per_hop: int) -> Blocks:
 @cache
 def ctc_argmax(n_in: int, vocabulary: int, itemsize: int, capability: tuple[int, int]) -> Blocks:
     """Blocks of rows, tokens and inputs: a vocabulary of 32 in one block, thousands in blocks of 128."""
-    block_v = max(16, min(next_power_of_2(vocabulary), 128 if itemsize == 2 else 64))
+    block_v = max(16, min(next_power_of_2(vocabulary), 128 if itemsize == 2 else 32))
     block_k = 64 if itemsize == 2 else 32
     depth = stages((64 + block_v) * block_k * itemsize, capability, 4)
     return {"BLOCK_M": 64, "BLOCK_V": block_v, "BLOCK_K": block_k, "num_warps": 4, "num_stages": depth}

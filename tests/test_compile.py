@@ -1,0 +1,76 @@
+"""Kernels compiled for chips that are not here: no spill, shared memory within the chip's, tensor cores for every product.
+
+Compilation needs the real compiler, and this process runs the interpreter: hence a process for each chip. The whole table, of
+all dtypes and shapes, is committed; here each chip compiles one case of each op, and the committed rows are held to the same.
+"""
+
+import csv
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+triton = pytest.importorskip("triton", reason="triton is not installed (it exists for Linux only)")
+
+PROGRAM = Path(__file__).parents[1] / "bench/compile_kernels.py"
+TABLE = PROGRAM.parent / "results/compile.csv"
+NAMES = (
+    *("layer_norm", "add_layer_norm", "linear", "linear_layer_norm", "attention", "conv_positional", "conv_first"),
+    *("ctc_argmax", "moments", "normalize", "window_sums"),
+)
+
+
+@pytest.fixture
+def program(monkeypatch):
+    monkeypatch.syspath_prepend(PROGRAM.parent)
+    return importlib.import_module("compile_kernels")
+
+
+def compile_all(tmp_path, *options):
+    environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path / "cache")}
+    command = [sys.executable, PROGRAM, "--csv", tmp_path / "rows.csv", *options]
+    run = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=environment)
+    assert run.returncode == 0, run.stdout + run.stderr
+    with open(tmp_path / "rows.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("arch", ["80", "90", "100"])
+def test_no_spill_no_product_without_tensor_cores_no_memory_that_is_not_there(arch, tmp_path, program):
+    rows = compile_all(tmp_path, "--arch", arch, "--dtype", "bf16", "--short")
+    assert {row["kernel"] for row in rows} == set(NAMES)
+    assert not [(row, faults) for row in rows if (faults := program.faults(row))]
+
+
+def test_float32_that_is_nearest_to_spilling(tmp_path, program):
+    rows = compile_all(tmp_path, "--arch", "80", "--dtype", "fp32", "--short", "--op", "attention", "conv_positional")
+    assert {row["precision"] for row in rows} == {"ieee", "tf32x3"}
+    assert not [(row, faults) for row in rows if (faults := program.faults(row))]
+
+
+def test_the_committed_table(program):
+    with open(TABLE, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["arch"] for row in rows} == {f"sm_{arch}" for arch in program.ARCHS}
+    assert {row["dtype"] for row in rows} == set(program.DTYPES)
+    assert {row["kernel"] for row in rows} == set(NAMES)
+    assert {row["triton"].rpartition(".")[0] for row in rows} >= {"3.6", "3.9"}
+    assert not [(row, faults) for row in rows if (faults := program.faults(row))]
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"stack_bytes": "8"}, "8 bytes spill"),
+        ({"shared_bytes": "300000"}, "300000 bytes of shared memory, of 232448"),
+        ({"tensor_cores": ""}, "tensor cores: none, where HGMMA was expected"),
+        ({"tensor_cores": "HMMA"}, "tensor cores: HMMA, where HGMMA was expected"),
+    ],
+)
+def test_what_counts_as_a_fault(program, change, fault):
+    row = {"arch": "sm_90", "dtype": "bf16", "kernel": "linear", "precision": ""}
+    row |= {"stack_bytes": "0", "shared_bytes": "1", "tensor_cores": "HGMMA"}
+    assert program.faults(row) == [] and program.faults(row | change) == [fault]
