@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .grid import starts_on_grid
-from .ops.features import INT16_SCALE, normalize_waveforms
+from .ops.waveforms import INT16_SCALE, normalize_waveforms
 
 HOP_SAMPLES = 320  # samples from one frame to the next in every published HuBERT: 20 ms
 

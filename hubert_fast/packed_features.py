@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .config import HubertConfig
 from .grid import Grid
-from .ops.features import window_statistics_eager
+from .ops.waveforms import window_statistics_eager
 from .packed_layers import activate, cast, norm
 
 SLICE_BYTES_CPU = 1 << 23  # activations of the first convolution, the largest: within the second-level caches and below

@@ -228,14 +228,14 @@ def test_where_the_packed_graph_may_not_run_utterances_go_one_by_one(cls, caplog
 def test_long_audio_in_slices(monkeypatch):
     """Slices of time and of blocks leave no seam."""
     from hubert_fast import packed, packed_features, packed_positions
-    from hubert_fast.ops import features
+    from hubert_fast.ops import waveforms
 
     model = model_of(HubertModel, POST_LN)
     audio = PackedAudio.from_waveforms(waveforms_of((40000, 9999, 400, 64000)))
     with torch.no_grad():
         expected = model.forward_packed(audio)[0]
         monkeypatch.setattr(packed_features, "SLICE_BYTES_CPU", 1)
-        monkeypatch.setattr(features, "WINDOWS_AT_ONCE", 77)
+        monkeypatch.setattr(waveforms, "WINDOWS_AT_ONCE", 77)
         monkeypatch.setattr(packed_positions, "BLOCKS_AT_ONCE", 3)
         monkeypatch.setattr(packed, "FEED_FORWARD_ROWS_CPU", 5)
         assert_close(model.forward_packed(audio)[0], expected, "same graph")

@@ -7,20 +7,12 @@ Axes: N packed frames, C channels, H heads, D head dim, V vocabulary, B utteranc
 """
 
 from .attention import attention, attention_eager, attention_padded, attention_padded_eager
+from .convolutions import conv_first, conv_first_eager, conv_gelu, conv_gelu_eager
 from .ctc import ctc_argmax, ctc_argmax_eager
-from .features import (
-    conv_first,
-    conv_first_eager,
-    conv_gelu,
-    conv_gelu_eager,
-    normalize_waveforms,
-    normalize_waveforms_eager,
-    window_statistics,
-    window_statistics_eager,
-)
 from .normalization import add_layer_norm, add_layer_norm_eager, layer_norm, layer_norm_eager
 from .positions import conv_positional, conv_positional_eager
 from .products import linear_add, linear_add_eager, linear_gelu, linear_gelu_eager
+from .waveforms import normalize_waveforms, normalize_waveforms_eager, window_statistics, window_statistics_eager
 
 __all__ = [
     "add_layer_norm",
