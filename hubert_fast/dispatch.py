@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
+import sysconfig
+from functools import cache
 
 import torch
 
@@ -23,6 +26,7 @@ def interpreting() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
+@torch.compiler.assume_constant_result  # of a process: nothing for a compiler to look into
 def why_not(backend: str) -> str | None:
     """Return why ``backend`` cannot run in this process, or ``None`` when it can."""
     if backend == "eager":
@@ -31,8 +35,22 @@ def why_not(backend: str) -> str | None:
         return "triton is not installed"
     if torch.version.hip is not None:
         return "kernels are made for NVIDIA GPUs, and this torch is built for AMD's"
-    if not interpreting() and not torch.cuda.is_available():
+    if interpreting():
+        return None
+    if not torch.cuda.is_available():
         return "there is no CUDA device (TRITON_INTERPRET=1 runs the kernels on the CPU, slowly, for tests)"
+    return _lacking(os.environ.get("CC"), os.environ.get("PATH"))
+
+
+@cache
+def _lacking(compiler: str | None, path: str | None) -> str | None:
+    """Say what triton lacks to build the few lines of C that start a kernel."""
+    if not any(shutil.which(name, path=path) for name in ([compiler] if compiler else ["gcc", "clang"])):
+        return f"triton needs a C compiler to start kernels, but there is no {compiler or 'gcc or clang'}"
+    scheme = sysconfig.get_default_scheme()
+    headers = sysconfig.get_paths(scheme="posix_prefix" if scheme == "posix_local" else scheme)["include"]
+    if not os.path.exists(os.path.join(headers, "Python.h")):
+        return f"triton needs Python's headers to start kernels, but there is no Python.h in {headers}"
     return None
 
 
@@ -66,11 +84,18 @@ def use_triton(
     return reason is None and (choice == "triton" or not interpreting())
 
 
+@torch.compiler.assume_constant_result
+def _too_old(device: int) -> str | None:
+    found = torch.cuda.get_device_capability(device)
+    if found < LEAST_CAPABILITY:
+        return f"kernels take GPUs of capability {LEAST_CAPABILITY} and above, but cuda:{device} has {found}"
+    return None
+
+
 def _why_not_on(tensors: tuple[torch.Tensor, ...], also: tuple[torch.dtype, ...]) -> str | None:
     for tensor in tensors:
-        if tensor.is_cuda and not interpreting() and torch.cuda.get_device_capability(tensor.device) < LEAST_CAPABILITY:
-            found = torch.cuda.get_device_capability(tensor.device)
-            return f"kernels take GPUs of capability {LEAST_CAPABILITY} and above, but {tensor.device} has {found}"
+        if tensor.is_cuda and not interpreting() and (reason := _too_old(tensor.device.index)) is not None:
+            return reason
         if not tensor.is_cuda and not interpreting():
             return f"a tensor is on {tensor.device}, but kernels take CUDA tensors"
         if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16, *also):

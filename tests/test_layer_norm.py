@@ -1,10 +1,12 @@
 """layer_norm: values, and what all ops share in choosing a backend."""
 
+import sys
+
 import pytest
 import torch
 from conftest import assert_close
 
-from hubert_fast import ops
+from hubert_fast import dispatch, ops
 
 triton = pytest.importorskip("triton", reason="triton is not installed (it exists for Linux only)")
 
@@ -72,3 +74,49 @@ def test_operands_that_do_not_fit_are_named():
         ops.layer_norm(x, weight[:6], bias, backend="triton")
     with pytest.raises(ValueError, match="1 to 16384 columns, but has 0"):
         ops.layer_norm(x[:, :0], weight[:0], bias[:0], backend="triton")
+
+
+def test_what_triton_needs_to_start_kernels(monkeypatch, tmp_path):
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert dispatch.why_not("triton") == "triton needs a C compiler to start kernels, but there is no gcc or clang"
+    (tmp_path / "gcc").write_text("#!/bin/sh")
+    (tmp_path / "gcc").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:")
+    monkeypatch.setattr(dispatch.os.path, "exists", lambda path: "Python.h" not in str(path))
+    assert dispatch.why_not("triton").startswith(
+        "triton needs Python's headers to start kernels, but there is no Python.h in /"
+    )
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert dispatch.why_not("triton") == "triton needs a C compiler to start kernels, but there is no no-such-compiler"
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    assert dispatch.why_not("triton") == "kernels are made for NVIDIA GPUs, and this torch is built for AMD's"
+
+
+def test_gpus_that_are_too_old(monkeypatch):
+    class OnCuda:
+        is_cuda, dtype, device, requires_grad = True, torch.float32, torch.device("cuda:0"), False
+
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(dispatch, "_lacking", lambda compiler, path: None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert not dispatch.use_triton(OnCuda())
+    with pytest.raises(RuntimeError, match=r"GPUs of capability \(8, 0\) and above, but cuda:0 has \(7, 5\)"):
+        dispatch.use_triton(OnCuda(), backend="triton")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    assert dispatch.use_triton(OnCuda())
+
+
+def test_a_compiler_does_not_look_into_the_choice(monkeypatch):
+    x, weight, bias = _operands((3, 8), torch.float32)
+    expected = ops.layer_norm(x, weight, bias)
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    asking = "hubert_fast.dispatch"  # PyTorch itself must not believe it
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: sys._getframe(1).f_globals["__name__"] == asking)
+    torch.compiler.reset()
+    compiled = torch.compile(lambda x: ops.layer_norm(x, weight, bias), fullgraph=True, backend="aot_eager")
+    assert_close(compiled(x), expected, torch.float32)
+    assert_close(compiled(2 * x), expected, "other graph")
