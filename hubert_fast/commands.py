@@ -22,6 +22,7 @@ from . import __version__, audio, ctc, demo, dispatch
 from .cli import EXIT_OK, EXIT_SOME_FAILED, CannotRunError
 from .hub import CheckpointError, first_line
 from .modeling import HubertForCTC
+from .paths import is_on_kernels
 from .transcribe import Transcriber, Transcript
 
 
@@ -38,11 +39,17 @@ def _load(options: argparse.Namespace, model: str | Path) -> Transcriber:
         _say(f"{model} is not a folder here: looking on the Hugging Face hub and in its cache")
         hub_logging.set_verbosity_error()  # its retries; what comes of them is ours to say
     try:
+        dispatch.asked()  # before anything is loaded
         transcriber = Transcriber.from_pretrained(model, device=options.device, dtype=options.dtype)
     except (CheckpointError, ValueError) as error:
         raise CannotRunError(str(error)) from None
     except (MemoryError, RuntimeError) as error:  # RuntimeError: PyTorch's out of memory
         raise CannotRunError(f"{model} cannot be loaded: {first_line(error)}") from None
+    encoder = transcriber.model.hubert
+    try:
+        is_on_kernels(encoder, torch.empty(0, device=encoder.device))
+    except RuntimeError as error:  # a backend that was asked for cannot run
+        raise CannotRunError(str(error)) from None
     dtype = str(transcriber.model.dtype).removeprefix("torch.")
     _say(f"running on {transcriber.model.device} in {dtype}")
     return transcriber

@@ -98,6 +98,11 @@ def compute_dtype(model: nn.Module) -> torch.dtype:
     return weight.dtype
 
 
+def is_on_kernels(model: nn.Module, waveform: Tensor) -> bool:
+    """Whether the packed graph of a ``HubertModel`` runs on kernels. ``ValueError`` and ``RuntimeError`` as in ``dispatch``."""
+    return use_triton(waveform, unless=why_not_on_kernels(model, compute_dtype(model)))
+
+
 def encode_packed(model: nn.Module, audio: PackedAudio, output_hidden_states: bool) -> tuple[Tensor, tuple[Tensor, ...] | None]:
     """Run the packed graph of a ``HubertModel`` on packed audio: ``[N, C]``, and all hidden states if asked for."""
     waveform = audio.waveform()
@@ -110,7 +115,7 @@ def _encode(
 ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
     """On kernels where they can run and are chosen, else in plain PyTorch."""
     dtype = compute_dtype(model)
-    on_kernels = use_triton(waveform, unless=why_not_on_kernels(model, dtype))
+    on_kernels = is_on_kernels(model, waveform)
     logger.debug("packed, on kernels" if on_kernels else "packed, in plain PyTorch")
     if on_kernels:
         return encode_on_kernels(model, dtype, waveform, grid, spans, output_hidden_states)

@@ -222,6 +222,19 @@ def test_info_shows_and_checks_the_backend_asked_for(capsys, monkeypatch):
     assert main(["info"]) == 2 and "backend must be auto, eager or triton, but is 'cuda'" in capsys.readouterr().err
 
 
+def test_a_backend_that_cannot_run_is_told_before_any_file(capsys, monkeypatch):
+    recording = str(demo.recordings()[0].path)
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    for backend, reason in (
+        ("triton", "backend triton was asked for, but cannot run: "),
+        ("metal", "backend must be auto, eager"),
+    ):
+        monkeypatch.setenv("HUBERT_FAST_BACKEND", backend)
+        assert main(["transcribe", recording, "--device", "cpu"]) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and reason in err and "could not be transcribed" not in err
+
+
 def test_version_and_usage(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["--version"])

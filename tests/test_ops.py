@@ -312,10 +312,11 @@ def test_compiles_whole_and_exports(name):
 
     tensors = tuple(x for x in positional if isinstance(x, torch.Tensor))
     expected = Call()(*tensors)
-    torch.compiler.reset()
-    compiled = torch.compile(Call(), fullgraph=True, backend="aot_eager")(*tensors)
-    exported = torch.export.export(Call(), tensors).module()(*tensors)
-    for found in (compiled, exported):
+    results = [torch.export.export(Call(), tensors).module()(*tensors)]
+    for dynamic in (False, True):
+        torch.compiler.reset()
+        results.append(torch.compile(Call(), fullgraph=True, dynamic=dynamic, backend="aot_eager")(*tensors))
+    for found in results:
         for one, other in zip(*((x,) if isinstance(x, torch.Tensor) else x for x in (found, expected)), strict=True):
             assert torch.equal(one, other)
 
