@@ -12,7 +12,9 @@ import importlib.util
 import os
 import shutil
 import sysconfig
+from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
 
@@ -26,7 +28,16 @@ def interpreting() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
-@torch.compiler.assume_constant_result  # of a process: nothing for a compiler to look into
+def _constant(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Have ``torch.compile`` take the result as it is, and not look into files and variables.
+
+    As ``torch.compiler.assume_constant_result`` does, which imports the compiler, and triton with it.
+    """
+    function._dynamo_marked_constant = True
+    return function
+
+
+@_constant
 def why_not(backend: str) -> str | None:
     """Return why ``backend`` cannot run in this process, or ``None`` when it can."""
     if backend == "eager":
@@ -84,7 +95,7 @@ def use_triton(
     return reason is None and (choice == "triton" or not interpreting())
 
 
-@torch.compiler.assume_constant_result
+@_constant
 def _too_old(device: int) -> str | None:
     found = torch.cuda.get_device_capability(device)
     if found < LEAST_CAPABILITY:

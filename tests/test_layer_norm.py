@@ -1,5 +1,6 @@
 """layer_norm: values, and what all ops share in choosing a backend."""
 
+import subprocess
 import sys
 
 import pytest
@@ -120,3 +121,9 @@ def test_a_compiler_does_not_look_into_the_choice(monkeypatch):
     compiled = torch.compile(lambda x: ops.layer_norm(x, weight, bias), fullgraph=True, backend="aot_eager")
     assert_close(compiled(x), expected, torch.float32)
     assert_close(compiled(2 * x), expected, "other graph")
+
+
+def test_importing_brings_neither_triton_nor_a_compiler():
+    code = "import sys, hubert_fast.ops, hubert_fast.modeling; print({'triton', 'torch._dynamo'} & set(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert run.stdout.strip() == "set()"
