@@ -165,7 +165,9 @@ def cases(dtype: torch.dtype) -> Iterator[tuple[str, str, Callable[[], Any]]]:
             yield (
                 "normalize_waveforms",
                 str(kind).removeprefix("torch."),
-                lambda kind=kind: waveforms.launch(empty(SAMPLES, dtype=kind), empty(300, 4, dtype=torch.int64)),
+                lambda kind=kind: waveforms.launch(
+                    empty(SAMPLES, dtype=kind), empty(300, 4, dtype=torch.int64), 1 / 32768, 1e-7
+                ),
             )
         yield (
             "window_statistics",

@@ -83,10 +83,7 @@ def ceilings(run: Run) -> None:
     side, count = (64, 1 << 16) if run.tiny else (8192, 1 << 30)
     for name in ("copy", "bfloat16", "float16", "float32", "tf32"):
         row = {"name": name}
-        if Table.key(row) in table.known:
-            continue
-        if not run.time_left():
-            table.add(**row, status=LEFT_OUT)
+        if not table.is_due(run, **row):
             continue
         with table.reasons(**row):
             if name == "copy":
@@ -145,10 +142,7 @@ def time_compiled(run: Run) -> None:
 def measure(run: Run, table: Table, case: Case, providers: dict[str, Provider]) -> None:
     """Time providers on the same inputs, each only when it answers as the first does."""
     row = {"op": case.op, "shape": case.shape, "dtype": NAMES[case.dtype]}
-    if Table.key(row) in table.known:
-        return
-    if not run.time_left():
-        table.add(**row, status=LEFT_OUT)
+    if not table.is_due(run, **row):
         return
     inputs, expected = [], None
     with table.reasons(**row):

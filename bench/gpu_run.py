@@ -84,6 +84,15 @@ class Table:
     def key(row: dict) -> tuple:
         return tuple(row.get(name, "") for name in ("name", "op", "shape", "dtype", "model", "case"))
 
+    def is_due(self, run: Run, **row: Any) -> bool:
+        """Whether a case is to be measured now. One that there is no time for becomes a row that says so."""
+        if self.key(row) in self.known:
+            return False
+        if not run.time_left():
+            self.add(**row, status=LEFT_OUT)
+            return False
+        return True
+
     def add(self, **row: Any) -> None:
         with open(self.path, "a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self.columns).writerow({key: written(value) for key, value in row.items()})

@@ -10,7 +10,6 @@ import gpu_ops
 import torch
 from gpu_cases import SIZES, Case, Size, Where
 from gpu_run import (
-    LEFT_OUT,
     NAMES,
     Run,
     Table,
@@ -54,10 +53,7 @@ def values(run: Run) -> None:
     table = Table(run.out / "values.csv", "op shape dtype relative_error max_error tolerance reason status")
     for case in value_cases(run):
         row = {"op": case.op, "shape": case.shape, "dtype": NAMES[case.dtype]}
-        if Table.key(row) in table.known:
-            continue
-        if not run.time_left():
-            table.add(**row, status=LEFT_OUT)
+        if not table.is_due(run, **row):
             continue
         with table.reasons(**row):
             torch.manual_seed(0)

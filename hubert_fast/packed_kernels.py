@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from types import ModuleType
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .grid import Grid
+from .kernels.checks import MAX_GROUP_CHANNELS, MAX_HEAD_DIM, tf32_allowed
 from .layers import EncoderLayer
 from .ops.waveforms import window_moments
 from .packed import dtype_of_states, kept, normalized_positions
@@ -27,28 +27,23 @@ from .packed_tables import Tables
 from .packed_weights import matrix_of, wide
 from .untouched import walk
 
-MAX_HEAD_DIM = 128
-MAX_GROUP_CHANNELS = 128  # of the positional convolution
-
 
 def why_not_on_kernels(model: nn.Module, dtype: torch.dtype) -> str | None:
     """Say what about a model the kernels were not made for, ``None`` when nothing."""
     config = model.config
     if dtype not in (torch.float32, torch.float16, torch.bfloat16):
         return f"the model computes in {dtype}, but kernels in float32, float16 and bfloat16"
-    for module, name in ((model.feature_extractor.conv_layers[0], "feat_extract_activation"), *_first_layer(model)):
+    blocks = [(layer.feed_forward, "hidden_act") for layer in model.encoder.layers[:1]]
+    for module, name in ((model.feature_extractor.conv_layers[0], "feat_extract_activation"), *blocks):
         if module.activation is not F.gelu:
             return f"{name} is {getattr(config, name)!r}, but kernels have 'gelu'"
-    if config.hidden_size // config.num_attention_heads > MAX_HEAD_DIM:
-        return f"heads have {config.hidden_size // config.num_attention_heads} channels, but kernels take up to {MAX_HEAD_DIM}"
+    head_dim = config.hidden_size // config.num_attention_heads
+    if head_dim > MAX_HEAD_DIM:
+        return f"heads have {head_dim} channels, but kernels take up to {MAX_HEAD_DIM}"
     per_group = config.hidden_size // config.num_conv_pos_embedding_groups
     if per_group > MAX_GROUP_CHANNELS:
         return f"positional groups have {per_group} channels, but kernels take up to {MAX_GROUP_CHANNELS}"
     return None
-
-
-def _first_layer(model: nn.Module) -> list[tuple[nn.Module, str]]:
-    return [(layer.feed_forward, "hidden_act") for layer in model.encoder.layers[:1]]
 
 
 def encode_on_kernels(
@@ -58,8 +53,6 @@ def encode_on_kernels(
 
     waveform: flat, ``[S]``, laid out as ``grid`` says. spans: what the statistics of a GroupNorm are taken over.
     """
-    from .kernels.checks import tf32_allowed
-
     device = waveform.device
     out_dtype = dtype_of_states(dtype, device)
 
@@ -108,24 +101,15 @@ def _run(
     statistics: Tensor | None = None,
 ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
     """All that happens on the GPU. statistics: the samples that those of a GroupNorm are taken of, if they are others."""
-    from .kernels import layer_norm
-
     projection = model.feature_projection
     x = _features(model, dtype, waveform, grid, waveform if statistics is None else statistics, tables)
     if tables.true_frames is not None:
         x = x.index_select(0, tables.true_frames)
     if hasattr(projection, "layer_norm"):
-        norm = projection.layer_norm
-        x = layer_norm.launch(x, norm.weight, norm.bias, norm.eps)
+        x = _norm(x, projection.layer_norm)
     x = linear(x, projection.projection, dtype)
     x = _positions(model.encoder.pos_conv_embed, x, grid, tables)
     return _transform(model.encoder, x, tables, output_hidden_states, dtype, out_dtype)
-
-
-def _positional() -> ModuleType:
-    from .kernels import conv_positional
-
-    return conv_positional
 
 
 def _nothing(
@@ -182,14 +166,16 @@ def _features(model: nn.Module, dtype: torch.dtype, waveform: Tensor, grid: Grid
 
 def _positions(embedding: nn.Module, x: Tensor, grid: Grid, tables: Tables) -> Tensor:
     """Add the positional convolution to projected frames ``[N, C]``: the start of the residual stream."""
+    from .kernels import conv_positional
+
     conv = embedding.conv
     weight = positional_weight(conv, x.dtype)
     if not hasattr(embedding, "batch_norm"):
-        return _positional().launch(x, weight, conv.bias, tables.spans, residual=x, dtype=wide(x.dtype))
+        return conv_positional.launch(x, weight, conv.bias, tables.spans, residual=x, dtype=wide(x.dtype))
     full = x.to(wide(x.dtype))
     normed, padding = normalized_positions(embedding, full)
     if grid.padded is None:
-        return _positional().launch(normed.to(x.dtype), weight, conv.bias, tables.spans, residual=full)
+        return conv_positional.launch(normed.to(x.dtype), weight, conv.bias, tables.spans, residual=full)
     # utterances see what the norm makes of the zeros after them: none of the kernel's business
     taps = spectrum(conv.weight.detach().to(full.dtype), conv.groups)
     return full + activate(convolve(normed, padding, taps, cast(conv.bias, full.dtype), conv.kernel_size[0], grid), F.gelu)
@@ -199,15 +185,12 @@ def _transform(
     encoder: nn.Module, x: Tensor, tables: Tables, output_hidden_states: bool, dtype: torch.dtype, out_dtype: torch.dtype
 ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
     """All layers on the residual stream ``[N, C]``. Each ends with the norm that the next one begins with, pre-LN."""
-    from .kernels import layer_norm
-
     layers, pre = encoder.layers, encoder.normalize_before
     norms = [*(layer.layer_norm for layer in layers), encoder.layer_norm] if pre else [encoder.layer_norm]
-    first = norms[0]
     if pre:
-        normed = layer_norm.launch(x, first.weight, first.bias, first.eps, dtype if len(layers) else out_dtype)
+        normed = _norm(x, norms[0], dtype if len(layers) else out_dtype)
     else:
-        x = layer_norm.launch(x, first.weight, first.bias, first.eps)
+        x = _norm(x, norms[0])
         normed = x.to(dtype)
     states = [kept(x, out_dtype)] if output_hidden_states else []
     for index, layer in enumerate(layers):
@@ -234,7 +217,7 @@ def _layer(
 
     next_norm: that of the layer after it, pre-LN; ``None`` for post-LN, where both norms are the layer's own.
     """
-    from .kernels import attention, layer_norm
+    from .kernels import attention
 
     block, post = layer.attention, next_norm is None
     q, k, v = (
@@ -250,14 +233,21 @@ def _layer(
     adapter = layer.adapter_layer
     x, normed = _add(x, hidden, layer.feed_forward.output_dense, adapter.norm, dtype, dtype, post)
     x += linear(F.relu(linear(normed, adapter.linear_1, dtype)), adapter.linear_2, dtype)
-    return x, layer_norm.launch(x, next_norm.weight, next_norm.bias, next_norm.eps, next_dtype)
+    return x, _norm(x, next_norm, next_dtype)
+
+
+def _norm(x: Tensor, norm: nn.LayerNorm, dtype: torch.dtype | None = None) -> Tensor:
+    """Apply a layer norm, with the result in ``dtype``."""
+    from .kernels import layer_norm
+
+    return layer_norm.launch(x, norm.weight, norm.bias, norm.eps, dtype)
 
 
 def _gelu(x: Tensor, layer: nn.Linear, dtype: torch.dtype) -> Tensor:
     from .kernels import linear as products
     from .kernels import tuning
 
-    shape = len(x), layer.in_features, layer.out_features, dtype.itemsize
+    shape = layer.in_features, layer.out_features, dtype.itemsize
     if tuning.linear_gelu_by_library(*shape, tuning.capability_of(x.device)):
         return activate(linear(x, layer, dtype), F.gelu)
     return products.launch_gelu(x, layer.weight.to(dtype), layer.bias)
@@ -267,12 +257,12 @@ def _add(
     x: Tensor, block: Tensor, layer: nn.Linear, norm: nn.LayerNorm, dtype: torch.dtype, norm_dtype: torch.dtype, post: bool
 ) -> tuple[Tensor, Tensor]:
     """Add ``layer(block)`` to the residual stream, in place; return it and its norm."""
-    from .kernels import add_layer_norm, layer_norm, tuning
+    from .kernels import add_layer_norm, tuning
     from .kernels import linear as products
 
-    shape = len(x), layer.in_features, layer.out_features, dtype.itemsize
+    shape = layer.in_features, layer.out_features, dtype.itemsize
     if not post and not tuning.linear_add_by_library(*shape, tuning.capability_of(x.device)):
         x = products.launch_add(block, layer.weight.to(dtype), layer.bias, x)
-        return x, layer_norm.launch(x, norm.weight, norm.bias, norm.eps, norm_dtype)
+        return x, _norm(x, norm, norm_dtype)
     delta = F.linear(block, layer.weight.to(dtype))  # the bias is added in float32, with the rest
     return add_layer_norm.launch(x, delta, layer.bias, norm.weight, norm.bias, norm.eps, norm_dtype, post, in_place=True)

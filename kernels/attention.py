@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from . import tuning
-from .checks import check_devices, check_dtypes, check_shape, precision_of
+from .checks import MAX_HEAD_DIM, check_devices, check_dtypes, check_shape, precision_of
 from .schedule import parts_of
 
 
@@ -182,8 +182,8 @@ def launch(
 
     Raises ``ValueError`` when shapes, dtypes or devices do not fit, or D is above 128.
     """
-    if q.dim() != 3 or q.shape[2] > 128:
-        raise ValueError(f"q must be [N, H, D] with D up to 128, but is {list(q.shape)}")
+    if q.dim() != 3 or q.shape[2] > MAX_HEAD_DIM:
+        raise ValueError(f"q must be [N, H, D] with D up to {MAX_HEAD_DIM}, but is {list(q.shape)}")
     n_rows, n_heads, head_dim = q.shape
     check_shape("k", k, (n_rows, n_heads, head_dim), f"q {list(q.shape)}")
     check_shape("v", v, (n_rows, n_heads, head_dim), f"q {list(q.shape)}")

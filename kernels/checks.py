@@ -6,6 +6,8 @@ import torch
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MAX_COLUMNS = 16384  # one program holds a row in registers
+MAX_HEAD_DIM = 128
+MAX_GROUP_CHANNELS = 128  # of the positional convolution, all of whose outputs a program accumulates
 
 
 def check_devices(**tensors: torch.Tensor | None) -> None:

@@ -13,6 +13,7 @@ from . import tuning
 from .checks import check_devices, check_norm, check_shape
 from .gelu import gelu
 from .layer_norm import normalized
+from .schedule import frames_of
 
 
 @triton.jit(do_not_specialize=["n_frames"])
@@ -34,7 +35,6 @@ def _conv_first_kernel(
     BY_UTTERANCE: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     HAS_NORM: tl.constexpr,
-    GELU: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
@@ -59,8 +59,7 @@ def _conv_first_kernel(
         acc = normalized(acc, inside[None, :], CHANNELS, eps)
         acc = acc * tl.load(norm_weight_ptr + channels, mask=inside, other=0.0).to(tl.float32)[None, :]
         acc = acc + tl.load(norm_bias_ptr + channels, mask=inside, other=0.0).to(tl.float32)[None, :]
-    if GELU:
-        acc = gelu(acc)
+    acc = gelu(acc)
     out_ptrs = out_ptr + frames[:, None] * CHANNELS + channels[None, :]
     tl.store(out_ptrs, acc.to(out_ptr.dtype.element_ty), mask=(frames < n_frames)[:, None] & inside[None, :])
 
@@ -103,7 +102,7 @@ def launch(
     kernel, channels = weight.shape[-2:]
     check_shape("bias", bias, (channels,), f"weight {list(weight.shape)}")
     check_shape("means", means, (len(weight), kernel), f"weight {list(weight.shape)}")
-    count = (len(samples) - kernel) // stride + 1 if len(samples) >= kernel else 0
+    count = frames_of(len(samples), kernel, stride)
     out = torch.empty(count, channels, dtype=dtype, device=samples.device)
     if norm_weight is not None and norm_bias is not None:
         check_norm(out, norm_weight, norm_bias)
@@ -119,6 +118,6 @@ def launch(
                 weight if bias is None else bias.contiguous(), weight if norm_weight is None else norm_weight.contiguous(),
                 weight if norm_bias is None else norm_bias.contiguous(), utterances, out,
                 count, eps, CHANNELS=channels, KERNEL=kernel, STRIDE=stride, FRAMES_PER_HOP=frames_per_hop,
-                BY_UTTERANCE=by_utterance, HAS_BIAS=bias is not None, HAS_NORM=norm_weight is not None, GELU=True, **blocks,
+                BY_UTTERANCE=by_utterance, HAS_BIAS=bias is not None, HAS_NORM=norm_weight is not None, **blocks,
             )  # fmt: skip
     return out

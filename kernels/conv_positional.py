@@ -13,11 +13,9 @@ import triton
 import triton.language as tl
 
 from . import tuning
-from .checks import check_devices, check_dtypes, check_shape, precision_of, rows_of
+from .checks import MAX_GROUP_CHANNELS, check_devices, check_dtypes, check_shape, precision_of, rows_of
 from .gelu import gelu
 from .schedule import parts_of
-
-MAX_CHANNELS = 128  # of a group, all of whose outputs a program accumulates
 
 
 @triton.jit(do_not_specialize=["n_spans"])
@@ -169,8 +167,8 @@ def launch(
             f"x must be [N, C] and weight [G, kernel, C/G, C/G], but they are {list(x.shape)} and {list(weight.shape)}"
         )
     groups, kernel, channels, _ = weight.shape
-    if channels > MAX_CHANNELS:
-        raise ValueError(f"groups may have up to {MAX_CHANNELS} channels, but have {channels}")
+    if channels > MAX_GROUP_CHANNELS:
+        raise ValueError(f"groups may have up to {MAX_GROUP_CHANNELS} channels, but have {channels}")
     check_shape("x", x, (len(x), groups * channels), f"weight {list(weight.shape)}")
     check_shape("bias", bias, (groups * channels,), f"weight {list(weight.shape)}")
     check_shape("residual", residual, tuple(x.shape), f"x {list(x.shape)}")

@@ -68,7 +68,7 @@ def launch(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> 
     ids = torch.empty(x.shape[:-1], dtype=torch.int32, device=x.device)
     log_probs = torch.empty(x.shape[:-1], dtype=torch.float32, device=x.device)
     if len(rows):
-        blocks = tuning.ctc_argmax(n_in, vocabulary, x.element_size(), tuning.capability_of(x.device))
+        blocks = tuning.ctc_argmax(vocabulary, x.element_size(), tuning.capability_of(x.device))
         with torch.cuda.device_of(x):
             _ctc_argmax_kernel[(tuning.cdiv(len(rows), blocks["BLOCK_M"]),)](
                 rows, weight.contiguous(), weight if bias is None else bias.contiguous(), ids, log_probs, len(rows),

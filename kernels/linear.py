@@ -13,6 +13,7 @@ import triton.language as tl
 from . import layer_norm, linear_layer_norm, tuning
 from .checks import check_devices, check_dtypes, check_norm, check_shape, precision_of, rows_of
 from .gelu import gelu
+from .schedule import frames_of
 
 
 @triton.jit
@@ -233,5 +234,4 @@ def windows_of(x: torch.Tensor, weight: torch.Tensor, stride: int) -> torch.Tens
             f"weight must be [C_out, kernel * {channels}] for x {list(x.shape)}, and the stride 1 or more, "
             f"but they are {list(weight.shape)} and {stride}"
         )
-    count = (frames - kernel) // stride + 1 if frames >= kernel else 0
-    return x.as_strided((count, kernel * channels), (stride * channels, 1))
+    return x.as_strided((frames_of(frames, kernel, stride), kernel * channels), (stride * channels, 1))

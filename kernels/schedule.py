@@ -1,8 +1,13 @@
-"""Which part of which utterance each program works on."""
+"""How many frames there are, and which part of which utterance each program works on."""
 
 from __future__ import annotations
 
 import torch
+
+
+def frames_of(length: int, kernel: int, stride: int) -> int:
+    """Return how many frames a convolution without padding has; sizes may be symbols of ``torch.compile``."""
+    return torch.sym_max(0, (length - kernel) // stride + 1)
 
 
 def parts_of(counts: torch.Tensor, size: int, entries: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -120,7 +120,7 @@ def linear_layer_norm(n_out: int, itemsize: int, capability: tuple[int, int]) ->
     return {"BLOCK_M": 64, "BLOCK_HALF": half, "BLOCK_K": 32, "num_warps": 8, "num_stages": depth}
 
 
-def linear_gelu_by_library(rows: int, n_in: int, n_out: int, itemsize: int, capability: tuple[int, int]) -> bool:
+def linear_gelu_by_library(n_in: int, n_out: int, itemsize: int, capability: tuple[int, int]) -> bool:
     """Whether the library's product and a pass for GELU beat a Triton product with GELU inside.
 
     The pass reads and writes ``2 * itemsize`` bytes per output that takes ``2 * n_in`` operations. On a chip of 790 TFLOP/s and
@@ -131,7 +131,7 @@ def linear_gelu_by_library(rows: int, n_in: int, n_out: int, itemsize: int, capa
     return itemsize == 4 if found is None else bool(found["library"])
 
 
-def linear_add_by_library(rows: int, n_in: int, n_out: int, itemsize: int, capability: tuple[int, int]) -> bool:
+def linear_add_by_library(n_in: int, n_out: int, itemsize: int, capability: tuple[int, int]) -> bool:
     """Whether the library's product, its result added by :mod:`.add_layer_norm`, beats a Triton product with the add inside.
 
     Fused, ``2 * itemsize`` bytes are saved per output (written, read again). For 4,096 inputs that is 9 % of the product's time
@@ -223,7 +223,7 @@ def conv_first(channels: int, frames_per_hop: int) -> Blocks:
 
 
 @cache
-def ctc_argmax(n_in: int, vocabulary: int, itemsize: int, capability: tuple[int, int]) -> Blocks:
+def ctc_argmax(vocabulary: int, itemsize: int, capability: tuple[int, int]) -> Blocks:
     """Blocks of rows, tokens and inputs: a vocabulary of 32 in one block, thousands in blocks of 128."""
     block_v = max(16, min(next_power_of_2(vocabulary), 128 if itemsize == 2 else 32))
     block_k = 64 if itemsize == 2 else 32

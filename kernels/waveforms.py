@@ -10,7 +10,6 @@ from .checks import DTYPES, check_devices
 
 CHUNK = 8192  # samples of an entry of work, held in registers: 32 a thread
 WARPS = 8
-EPS = 1e-7  # as feature extractors add to the variance
 
 
 @triton.jit
@@ -74,10 +73,12 @@ def work_of(lengths: tuple[int, ...], starts: list[int], chunk: int = CHUNK) -> 
     return torch.tensor(entries, dtype=torch.int64).reshape(-1, 4)
 
 
-def launch(samples: torch.Tensor, work: torch.Tensor) -> torch.Tensor:
-    """Normalise the utterances that ``work`` lists of ``samples`` ``[S]``, floats or int16 (of 32,768): float32 ``[S]``.
+def launch(samples: torch.Tensor, work: torch.Tensor, scale: float, eps: float) -> torch.Tensor:
+    """Normalise the utterances that ``work`` lists of ``samples`` ``[S]``, floats or int16, times ``scale``: float32 ``[S]``.
 
-    What lies between them becomes zeros. Raises ``ValueError`` when shapes, dtypes or devices do not fit.
+    eps: added to the variance. What lies between them becomes zeros.
+
+    Raises ``ValueError`` when shapes, dtypes or devices do not fit.
     """
     if samples.dim() != 1 or samples.dtype not in (torch.int16, *DTYPES):
         raise ValueError(f"samples must be [S], floating point or int16, but are {samples.dtype} {list(samples.shape)}")
@@ -86,10 +87,9 @@ def launch(samples: torch.Tensor, work: torch.Tensor) -> torch.Tensor:
     if len(work):
         samples = samples.contiguous()
         moments = torch.empty(len(work), 2, dtype=torch.float32, device=samples.device)
-        scale = 1 / 32768 if samples.dtype == torch.int16 else 1.0
         with torch.cuda.device_of(samples):
             _moments_kernel[(len(work),)](samples, work, moments, SCALE=scale, CHUNK=CHUNK, num_warps=WARPS)
             _normalize_kernel[(len(work),)](
-                samples, work, moments, out, EPS, SCALE=scale, CHUNK=CHUNK, BLOCK=64, num_warps=WARPS
+                samples, work, moments, out, eps, SCALE=scale, CHUNK=CHUNK, BLOCK=64, num_warps=WARPS
             )
     return out

@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 
 from .checks import check_devices, check_dtypes
+from .schedule import frames_of
 
 CHUNK = 1024  # windows of a program: 64 steps one after the other
 BLOCK = 16  # windows at once: 16 x 16 sums, for each of them
@@ -53,7 +54,7 @@ def work_of(
     """List the chunks, int64 ``[chunks, 2]`` on the host (first sample, windows), and how many each utterance has."""
     entries, chunks = [], []
     for start, length in zip(starts, lengths):
-        windows = (length - kernel) // stride + 1 if length >= kernel else 0
+        windows = frames_of(length, kernel, stride)
         before = len(entries)
         entries += [(start + at * stride, min(chunk, windows - at)) for at in range(0, windows, chunk)]
         chunks.append(len(entries) - before)

@@ -283,6 +283,15 @@ KEYWORDS = {  # of the public function, for what the registered one takes by pos
     "conv_positional": ("gelu",),
     "conv_first": ("stride", "eps", "dtype"),
 }
+
+
+def called(name):
+    """Operands as the public function takes them: by position and by keyword."""
+    arguments, keywords = OPERANDS[name](), KEYWORDS.get(name, ())
+    split = len(arguments) - len(keywords)
+    return list(arguments[:split]), dict(zip(keywords, arguments[split:]))
+
+
 every_op = pytest.mark.parametrize("name", OPERANDS)
 
 
@@ -298,10 +307,7 @@ def test_registration(name):
 
 @every_op
 def test_compiles_whole_and_exports(name):
-    arguments = OPERANDS[name]()
-    keywords = KEYWORDS.get(name, ())
-    split = len(arguments) - len(keywords)
-    positional, options = arguments[:split], dict(zip(keywords, arguments[split:]))
+    positional, options = called(name)
 
     class Call(torch.nn.Module):
         def forward(self, *tensors):
@@ -323,14 +329,11 @@ def test_compiles_whole_and_exports(name):
 
 @every_op
 def test_gradients_take_the_definition(name):
-    arguments = OPERANDS[name]()
-    first = arguments[0].requires_grad_()
-    keywords = KEYWORDS.get(name, ())
-    split = len(arguments) - len(keywords)
-    options = dict(zip(keywords, arguments[split:]))
+    positional, options = called(name)
+    first = positional[0].requires_grad_()
     with pytest.raises(RuntimeError, match="backend triton was asked for, but cannot run: a gradient is needed"):
-        getattr(ops, name)(*arguments[:split], **options, backend="triton")
-    found = getattr(ops, name)(*arguments[:split], **options)
+        getattr(ops, name)(*positional, **options, backend="triton")
+    found = getattr(ops, name)(*positional, **options)
     sum(x.double().sum() for x in ((found,) if isinstance(found, torch.Tensor) else found)).backward()
     assert first.grad is not None and first.grad.isfinite().all()
 
@@ -365,12 +368,10 @@ def test_gradients_take_the_definition(name):
     ],
 )
 def test_operands_that_do_not_fit_are_named(name, change, message):
-    arguments = OPERANDS[name]()
-    keywords = KEYWORDS.get(name, ())
-    split = len(arguments) - len(keywords)
-    positional = [change.get(index, argument) for index, argument in enumerate(arguments[:split])]
+    positional, options = called(name)
+    positional = [change.get(index, argument) for index, argument in enumerate(positional)]
     with pytest.raises(ValueError, match=message):
-        getattr(ops, name)(*positional, **dict(zip(keywords, arguments[split:])), backend="triton")
+        getattr(ops, name)(*positional, **options, backend="triton")
 
 
 def test_the_longest_utterances_are_worked_on_first():

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..dispatch import use_triton
+from ..kernels.schedule import frames_of
 from .wide import given, widened, without_autocast
 
 
@@ -15,11 +16,6 @@ def check_norm_pair(weight: Tensor | None, bias: Tensor | None) -> None:
     if (weight is None) != (bias is None):
         missing, given = ("norm_bias", "norm_weight") if bias is None else ("norm_weight", "norm_bias")
         raise ValueError(f"norm_weight and norm_bias must come together, but there is {given} and no {missing}")
-
-
-def _frames(length: int | torch.SymInt, kernel: int | torch.SymInt, stride: int) -> int | torch.SymInt:
-    """Frames of a convolution, of sizes that may be symbols."""
-    return torch.sym_max(0, (length - kernel) // stride + 1)
 
 
 @without_autocast
@@ -87,7 +83,7 @@ def _(
     eps: float,
     dtype: torch.dtype,
 ) -> Tensor:
-    return samples.new_empty(_frames(samples.shape[0], weight.shape[-2], stride), weight.shape[-1], dtype=dtype)
+    return samples.new_empty(frames_of(samples.shape[0], weight.shape[-2], stride), weight.shape[-1], dtype=dtype)
 
 
 def conv_first(
@@ -169,7 +165,7 @@ def _(
     stride: int,
     eps: float,
 ) -> Tensor:
-    return x.new_empty(_frames(x.shape[0], weight.shape[1] // x.shape[1], stride), weight.shape[0])
+    return x.new_empty(frames_of(x.shape[0], weight.shape[1] // x.shape[1], stride), weight.shape[0])
 
 
 def conv_gelu(

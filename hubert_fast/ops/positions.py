@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..dispatch import use_triton
+from ..kernels.checks import MAX_GROUP_CHANNELS
 from .wide import check_cu_seqlens, given, widened, without_autocast
 
 
@@ -71,7 +72,9 @@ def conv_positional(
     Source: Baevski et al. 2020 (wav2vec 2.0), section 2.
     """
     check_cu_seqlens(cu_seqlens)
-    wide_groups = f"groups have {weight.shape[-1]} channels, but the kernel takes up to 128" if weight.shape[-1] > 128 else None
+    channels, wide_groups = weight.shape[-1], None
+    if channels > MAX_GROUP_CHANNELS:
+        wide_groups = f"groups have {channels} channels, but the kernel takes up to {MAX_GROUP_CHANNELS}"
     if use_triton(*given(x, weight, bias, residual), backend=backend, unless=wide_groups):
         return _conv_positional_triton(x, weight, bias, cu_seqlens, residual, gelu)
     return conv_positional_eager(x, weight, bias, cu_seqlens, residual, gelu)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..devices import upload
 from ..dispatch import use_triton
+from ..kernels.schedule import frames_of
 from .wide import without_autocast
 
 INT16_SCALE = 1 / 32768
@@ -45,7 +46,8 @@ def normalize_waveforms_eager(samples: Tensor, starts: Sequence[int], lengths: S
 def _normalize_waveforms_triton(samples: Tensor, starts: list[int], lengths: list[int]) -> Tensor:
     from ..kernels import waveforms as kernel
 
-    return kernel.launch(samples, upload(kernel.work_of(lengths, starts), samples.device))
+    scale = INT16_SCALE if samples.dtype == torch.int16 else 1.0
+    return kernel.launch(samples, upload(kernel.work_of(lengths, starts), samples.device), scale, VARIANCE_FLOOR)
 
 
 @_normalize_waveforms_triton.register_fake
@@ -59,9 +61,8 @@ def normalize_waveforms(
     """Scale each utterance to zero mean and unit variance, as preprocessors with ``do_normalize`` do: float32 ``[S]``,
     float64 of float64.
 
-    samples: ``[S]``, floating point, or int16, which counts as value / 32768.
-    starts, lengths: of the utterances, in samples. What lies
-    between them becomes zeros.
+    samples: ``[S]``, floating point, or int16, which counts as value / 32768. starts, lengths: of the utterances, in samples.
+    What lies between them becomes zeros.
 
     Raises ``ValueError`` when the operands do not fit, ``RuntimeError`` when a forced backend cannot run.
     Source: transformers' ``Wav2Vec2FeatureExtractor``; Chan et al. 1979 for joining partial variances.
@@ -95,7 +96,7 @@ def _moments(sums: Tensor, products: Tensor, share: Tensor) -> tuple[Tensor, Ten
 
 
 def _share(lengths: Sequence[int], kernel: int, stride: int) -> Tensor:
-    windows = [(length - kernel) // stride + 1 if length >= kernel else 0 for length in lengths]
+    windows = [frames_of(length, kernel, stride) for length in lengths]
     return 1 / torch.tensor(windows, dtype=torch.float64)
 
 
