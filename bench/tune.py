@@ -206,7 +206,7 @@ class Tuner:
         kept = self.table.get(key)
         self.put(key, None)
         rule = getattr(self.tuning, decision.rule)
-        by_rule = int(rule(*((1,) if decision.rule.startswith("linear") else ()), *decision.key, self.capability))
+        by_rule = int(rule(*decision.key, self.capability))
         inputs, expected, times = self.inputs(case), None, {}
         for (name, provider), entry in zip(list(case.providers().items())[:2], decision.entries):
             row = {"op": decision.rule, "key": decision.key, "shape": case.shape, "dtype": NAMES[case.dtype]}

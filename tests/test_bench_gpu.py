@@ -185,7 +185,7 @@ def test_tune(bench, monkeypatch, tmp_path):
         assert {key[0] for key, _ in ours} == blocks | choices  # the norm inside, measured last, is what the rule says too
         for (op, capability, *key), entry in ours:
             assert capability == tuning.SMALL
-            found = getattr(tuning, op)(*([9] if op.endswith("library") else []), *key, capability)
+            found = getattr(tuning, op)(*key, capability)
             assert entry.items() <= found.items() if isinstance(found, dict) else found == bool(next(iter(entry.values())))
         assert {row["status"] for row in rows_of(csv_path)} == {"ok"}
     finally:
