@@ -30,16 +30,14 @@ def _parser() -> argparse.ArgumentParser:
     transcribe = commands.add_parser(
         "transcribe",
         help="audio files to text",
-        description="Write what is said in audio files (WAV, FLAC, OGG, MP3, ...; any sampling rate, channels averaged). Text "
-        "goes to standard output: one line per file, behind the file's name and a tab unless a single file was named. "
-        "A file that cannot be transcribed gets a line on standard error and does not stop the others.",
-        epilog="Exit status: 0 all transcribed, 1 some or all not, 2 cannot run at all, 130 interrupted, 141 the reader left.",
+        description="Write what is said in audio files (WAV, FLAC, OGG, MP3, ...; any sampling rate). Text goes to standard "
+        "output: one line per file, behind the file's name and a tab unless a single file was named. With -o it goes to a file, "
+        "and a run that was interrupted or killed goes on when the same command is given again. A file that cannot be "
+        "transcribed is told on standard error and in OUT.errors.jsonl, and does not stop the others.",
+        epilog="Exit status: 0 all transcribed, 1 some or all not, 2 cannot run (on), 130 interrupted, 143 terminated, "
+        "141 the reader left.",
     )
-    transcribe.add_argument("paths", nargs="+", metavar="FILE_OR_DIR", help="audio files, or folders to search for them")
-    transcribe.add_argument("--model", metavar="ID_OR_DIR", help="Hugging Face hub name or folder (default: the demo model)")
-    transcribe.add_argument("-o", "--output", metavar="OUT.jsonl", help="write JSON lines to this file instead of text")
-    transcribe.add_argument("--overwrite", action="store_true", help="replace OUT.jsonl when it exists")
-    _add_device_options(transcribe)
+    _add_transcribe_options(transcribe)
     transcribe.set_defaults(command="transcribe")
 
     convert = commands.add_parser(
@@ -65,8 +63,49 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_transcribe_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="audio files, folders to search for them, 'patterns/**/*.wav', manifests (.jsonl as NeMo's, .csv and .tsv with a "
+        "header, .txt with a path a line), - for a list on standard input; local or URLs that fsspec knows",
+    )
+    parser.add_argument("--model", metavar="ID_OR_DIR", help="Hugging Face hub name or folder (default: the demo model)")
+    _add_device_options(parser)
+
+    output = parser.add_argument_group("output")
+    output.add_argument("-o", "--output", metavar="OUT.jsonl", help="a file or, for srt and vtt, a folder")
+    output.add_argument(
+        "--format", choices=["jsonl", "txt", "tsv", "ctm", "srt", "vtt"], help="default: as the output's name ends, else jsonl"
+    )
+    output.add_argument("--ordered", action="store_true", help="write in the order of the inputs; else as they are done")
+    output.add_argument("--overwrite", action="store_true", help="begin anew when OUT exists, instead of going on with it")
+    output.add_argument("--retry-failed", action="store_true", help="try inputs again that failed in an earlier run")
+    output.add_argument("--quiet", action="store_true", help="no progress, no summary on standard error")
+
+    audio = parser.add_argument_group("audio")
+    audio.add_argument(
+        "--channels", choices=["mix", "each"], default="mix", help="average them, or transcribe each (default: mix)"
+    )
+    audio.add_argument(
+        "--chunk-seconds", type=float, default=40.0, metavar="S", help="cut longer audio into such pieces (default: 40)"
+    )
+    audio.add_argument(
+        "--overlap-seconds", type=float, default=4.0, metavar="S", help="that share so much with the next (default: 4)"
+    )
+    audio.add_argument("--keep-truncated", action="store_true", help="transcribe what there is of files that are cut off")
+
+    work = parser.add_argument_group("work")
+    work.add_argument(
+        "--batch-seconds", type=float, metavar="S", help="audio in a batch (default: 64 on a CPU, 16 for each GiB of a GPU)"
+    )
+    work.add_argument("--workers", type=int, metavar="N", help="threads that decode audio (default: one a core, 16 at most)")
+    work.add_argument("--shard", metavar="I/N", help="only the I-th of N parts of the inputs, into OUT.I-of-N.jsonl")
+
+
 def _add_device_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N, several as cuda:0,1 (default: auto)")
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16 (default: auto)")
 
 

@@ -113,13 +113,13 @@ class FeatureExtractor:
         return batch
 
     def _checked(self, waveforms: Iterable[Any]) -> list[np.ndarray]:
-        rows = [self._checked_row(waveform, index) for index, waveform in enumerate(waveforms)]
+        rows = [self.checked(waveform, index) for index, waveform in enumerate(waveforms)]
         if not rows:
             raise ValueError("expected at least one waveform, but got none")
         return rows
 
     @staticmethod
-    def _checked_row(waveform: Any, index: int) -> np.ndarray:
+    def checked(waveform: Any, index: int = 0) -> np.ndarray:
         row = np.asarray(waveform)
         if row.ndim != 1:
             raise ValueError(f"waveform {index} must be 1-D (mono), but has shape {list(row.shape)}")

@@ -1,5 +1,6 @@
-"""Audio files to text with a HuBERT-CTC checkpoint."""
+"""Audio files to text with a HuBERT-CTC checkpoint: one file, or an archive of them."""
 
-from .transcriber import Transcriber, Transcript
+from .inputs import Inputs, Shard, Utterance
+from .transcriber import Options, Result, Transcriber, Transcript
 
-__all__ = ["Transcriber", "Transcript"]
+__all__ = ["Inputs", "Options", "Result", "Shard", "Transcriber", "Transcript", "Utterance"]

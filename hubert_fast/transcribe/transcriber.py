@@ -1,7 +1,10 @@
-"""One model and its processor, from waveform to text."""
+"""One model and its processor, from audio to text."""
 
 from __future__ import annotations
 
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,30 +12,82 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import audio
+from .. import audio, ctc
 from ..checkpoints import load
 from ..config import HubertConfig
+from ..ctc import Word
 from ..devices import resolve_device, resolve_dtype
-from ..hub import CheckpointError, first_line
+from ..hub import CheckpointError
 from ..modeling import HubertForCTC
 from ..processing import HubertProcessor
+from .chunks import Cutter, stitch
+from .inputs import Inputs, Utterance
+from .lanes import Lane, batch_seconds_for, lanes_for
+from .pipeline import Pipeline, Ticket
+
+CHANNELS = ("mix", "each")
+MOST_WORKERS = 16
 
 
 @dataclass(frozen=True)
 class Transcript:
-    """The text of one recording. ``duration_seconds`` is that of the audio."""
+    """What is said in one recording, or in one channel of it.
+
+    duration_seconds: of the audio. confidence: the geometric mean of the best tokens' probabilities, ``None`` without a token.
+    words: with their times, in seconds from the beginning of the file.
+    """
 
     text: str
     duration_seconds: float
+    confidence: float | None = None
+    words: tuple[Word, ...] = ()
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of an utterance: a transcript, or one for each channel, or the reason why there is none."""
+
+    utterance: Utterance
+    transcripts: tuple[Transcript, ...]
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Options:
+    """How utterances are run.
+
+    batch_seconds: audio in a batch; by default what the device is fast with, see ``lanes.batch_seconds_for``.
+    workers: threads that decode; by default one for each core, 16 at most.
+    chunk_seconds, overlap_seconds: longer audio is cut into pieces that share so much with the next.
+    channels: ``"mix"`` averages them, ``"each"`` transcribes each by itself.
+    ordered: give results in the order of the inputs.
+    keep_truncated: transcribe what there is of files that are cut off, instead of refusing them.
+    """
+
+    batch_seconds: float | None = None
+    workers: int | None = None
+    chunk_seconds: float = 40.0
+    overlap_seconds: float = 4.0
+    channels: str = "mix"
+    ordered: bool = False
+    keep_truncated: bool = False
+
+    def __post_init__(self) -> None:
+        if self.channels not in CHANNELS:
+            raise ValueError(f"channels must be one of {', '.join(CHANNELS)}, but is {self.channels!r}")
+        if self.batch_seconds is not None and not 0 < self.batch_seconds < math.inf:
+            raise ValueError(f"batch seconds must be above 0, but are {self.batch_seconds!r}")
+        if self.workers is not None and (not isinstance(self.workers, int) or self.workers < 1):
+            raise ValueError(f"workers must be a whole number from 1, but is {self.workers!r}")
 
 
 class Transcriber:
     """A HuBERT-CTC model with its processor, ready to transcribe.
 
-    Utterances run one by one, so none is padded and none can change another's text.
+    Utterances run packed, many at a time: none is padded, and none changes another's text.
     """
 
-    def __init__(self, model: HubertForCTC, processor: HubertProcessor):
+    def __init__(self, model: HubertForCTC, processor: HubertProcessor, devices: Sequence[torch.device] | None = None):
         size, tokens = model.config.vocab_size, processor.tokenizer.tokens
         nameless = [id for id in range(size) if id not in tokens]
         if nameless:
@@ -44,6 +99,8 @@ class Transcriber:
             )
         self.model = model.eval()
         self.processor = processor
+        self.devices = list(devices or [model.device])
+        self._lanes: list[Lane] = []
 
     @classmethod
     def from_pretrained(
@@ -51,15 +108,18 @@ class Transcriber:
     ) -> Transcriber:
         """Load a checkpoint folder or Hugging Face hub repository that holds a fine-tuned HuBERT-CTC.
 
-        device: ``"auto"`` (CUDA when there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
+        device: ``"auto"`` (CUDA when there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, several GPUs as ``"cuda:0,1"``.
         dtype: ``"auto"`` (what the device is fast at: :func:`hubert_fast.devices.resolve_dtype`), ``"float32"``,
             ``"bfloat16"``, ``"float16"``.
 
         Raises ``CheckpointError`` when the checkpoint cannot be had or lacks weights, ``ValueError`` for a device or dtype
         that is not there.
         """
-        target = resolve_device(device)
-        number_format = resolve_dtype(dtype, target)
+        first, *more = device.split(",")
+        devices = [resolve_device(first), *(resolve_device(f"cuda:{index.removeprefix('cuda:')}") for index in more)]
+        if more and (devices[0].index is None or len(set(devices)) < len(devices)):
+            raise ValueError(f"several devices must be different GPUs, such as cuda:0,1, but are {device!r}")
+        number_format = resolve_dtype(dtype, devices[0])
         # small files first: what is wrong with them shows before the weights are fetched
         config = HubertConfig.from_pretrained(name_or_path, **hub_options)
         processor = HubertProcessor.from_pretrained(name_or_path, **hub_options)
@@ -71,13 +131,12 @@ class Transcriber:
                 f"{name_or_path} is not a complete HuBERT-CTC checkpoint: {len(missing)} weights are missing, "
                 f"among them {', '.join(missing[:3])}"
             )
-        return cls(model.to(target), processor)
+        return cls(model.to(devices[0]), processor, devices)
 
     @property
     def sample_rate_hz(self) -> int:
         return self.processor.feature_extractor.sampling_rate
 
-    @torch.inference_mode()
     def transcribe(self, waveform: np.ndarray) -> str:
         """Return the text of one mono waveform, ``[S]`` at :attr:`sample_rate_hz`.
 
@@ -86,16 +145,144 @@ class Transcriber:
         needed = self.model.config.receptive_field
         if np.ndim(waveform) == 1 and len(waveform) < needed:
             raise ValueError(f"too short: {len(waveform)} samples at {self.sample_rate_hz} Hz, but one frame needs {needed}")
-        batch = self.processor([waveform], sampling_rate=self.sample_rate_hz)
-        # one row without padding needs no mask
-        logits = self.model(batch["input_values"].to(self.model.device, self.model.dtype)).logits
-        return self.processor.decode(logits[0].argmax(dim=-1).cpu(), skip_special_tokens=True)
+        row = self.processor.feature_extractor.checked(waveform)
+        ids, log_probs = self.lanes[0].launch([row], alone=True).land()[0]
+        return self._decode([ids], [log_probs])[0].text
 
-    def transcribe_file(self, path: str | Path) -> Transcript:
-        """Decode, downmix, resample and transcribe one audio file. Raises ``AudioError`` saying what is wrong with it."""
-        waveform = audio.load(path, self.sample_rate_hz)
+    def transcribe_file(self, path: str | Path, **options: Any) -> Transcript:
+        """Decode, downmix, resample and transcribe one audio file. Raises ``AudioError`` saying what is wrong with it.
+
+        options: fields of :class:`Options`, but for ``channels``.
+        """
+        path = os.fspath(path)
+        result = next(self.transcribe_many([Utterance(path, path)], **{**options, "channels": "mix"}))
+        if result.error is not None:
+            raise audio.AudioError(result.error)
+        return result.transcripts[0]
+
+    def transcribe_many(self, inputs: Iterable[Utterance | str | Path], **options: Any) -> Iterator[Result]:
+        """Transcribe any number of files and give a :class:`Result` for each, as they are done.
+
+        inputs: :class:`Utterance` objects, or what :class:`Inputs` takes: files, folders, patterns, manifests. Run through as
+            results are taken, so that memory does not grow with their number.
+        options: fields of :class:`Options`.
+
+        A file that gives no audio is a result with an ``error``. Raises ``ValueError`` for options that do not fit, and
+        whatever stops the device from working.
+        """
+        return self.run(inputs, Options(**options)).results()
+
+    def run(self, inputs: Iterable[Utterance | str | Path], options: Options) -> Run:
+        """Prepare to transcribe: as :meth:`transcribe_many`, with an object that can be stopped and tells its batch size."""
+        return Run(self, _utterances(inputs), options)
+
+    @property
+    def lanes(self) -> list[Lane]:
+        if not self._lanes:
+            self._lanes = lanes_for(self.model, self.processor.feature_extractor.do_normalize, self.devices)
+        return self._lanes
+
+    def _decode(self, ids: Sequence[np.ndarray], log_probs: Sequence[np.ndarray]) -> list[ctc.Transcript]:
+        return ctc.greedy_decode(
+            np.concatenate(ids),
+            np.cumsum([0, *map(len, ids)]),
+            self.processor.tokenizer,
+            blank_id=self.processor.tokenizer.pad_token_id,
+            frame_seconds=self.model.config.inputs_to_logits_ratio / self.sample_rate_hz,
+            timestamps="word",
+            log_probs=np.concatenate(log_probs),
+        )
+
+    def results_of(self, tickets: Sequence[Ticket]) -> list[Result]:
+        """Decode what came back from the device; one call for all of them."""
+        channels = [(ticket, channel) for ticket in tickets if ticket.error is None for channel in ticket.channels]
+        blank = self.processor.tokenizer.pad_token_id
+        frames = [stitch(sorted(pieces, key=lambda piece: piece.start), blank) for _, pieces in channels]
+        decoded = self._decode(*zip(*frames)) if frames else []
+        made: dict[int, list[Transcript]] = {ticket.number: [] for ticket in tickets}
+        for (ticket, _), transcript in zip(channels, decoded):
+            made[ticket.number].append(self._transcript(ticket, transcript))
+        return [Result(ticket.utterance, tuple(made[ticket.number]), ticket.error) for ticket in tickets]
+
+    def _transcript(self, ticket: Ticket, found: ctc.Transcript) -> Transcript:
+        words, offset = found.words or (), ticket.utterance.offset_seconds
+        if offset:
+            words = [
+                word._replace(start_seconds=word.start_seconds + offset, end_seconds=word.end_seconds + offset)
+                for word in words
+            ]
+        confidence = None if math.isnan(found.confidence) else found.confidence
+        return Transcript(found.text, ticket.samples / self.sample_rate_hz, confidence, tuple(words))
+
+
+class Run:
+    """A :class:`Transcriber` at work on inputs, once."""
+
+    def __init__(self, transcriber: Transcriber, utterances: Iterable[Utterance], options: Options):
+        rate_hz, config = transcriber.sample_rate_hz, transcriber.model.config
+        hop, field = config.inputs_to_logits_ratio, config.receptive_field
+        batch_seconds = options.batch_seconds or batch_seconds_for(transcriber.devices[0])
+        cutter = Cutter.of_seconds(options.chunk_seconds, options.overlap_seconds, rate_hz, hop, field)
+        workers = options.workers or min(os.cpu_count() or 1, MOST_WORKERS)
+        lanes = transcriber.lanes
+        # tickets for the batches that run, those that wait, and what an ordered run holds back
+        window = max(1024, 4 * len(lanes) * round(batch_seconds))
+        self._transcriber, self._utterances, self._ordered = transcriber, utterances, options.ordered
+
+        def decode(utterance: Utterance) -> Iterator[np.ndarray]:
+            return audio.read_blocks(
+                utterance.audio,
+                rate_hz,
+                offset_seconds=utterance.offset_seconds,
+                duration_seconds=utterance.duration_seconds,
+                each_channel=options.channels == "each",
+                keep_truncated=options.keep_truncated,
+            )
+
+        batch_samples = max(round(batch_seconds * rate_hz), 1)
+        self._pipeline = Pipeline(lanes, decode, cutter, workers=workers, batch_samples=batch_samples, window=window)
+
+    @property
+    def batch_seconds(self) -> float:
+        """Audio in a batch: what was asked for, or less after the device ran out of memory."""
+        return self._pipeline.batch_samples / self._transcriber.sample_rate_hz
+
+    def results(self) -> Iterator[Result]:
+        """Give each utterance's result, once."""
+        threads = torch.get_num_threads()
+        held: dict[int, Result] = {}
+        due = 0
         try:
-            text = self.transcribe(waveform)
-        except (ValueError, MemoryError, RuntimeError) as error:  # RuntimeError: PyTorch's out of memory, on any device
-            raise audio.AudioError(f"{path}: {first_line(error)}") from None
-        return Transcript(text=text, duration_seconds=len(waveform) / self.sample_rate_hz)
+            for tickets in self._pipeline.run(self._utterances):
+                results = self._transcriber.results_of(tickets)
+                if not self._ordered:
+                    yield from results
+                    self._pipeline.gave(len(results))
+                    continue
+                held.update((ticket.number, result) for ticket, result in zip(tickets, results))
+                while due in held:
+                    yield held.pop(due)
+                    due += 1
+                    self._pipeline.gave(1)
+        finally:
+            torch.set_num_threads(threads)  # lanes on the CPU set their own
+
+    def stop(self) -> None:
+        """Begin no more batches: :meth:`results` ends when what runs is done. From any thread, or a signal handler."""
+        self._pipeline.stop()
+
+
+def _utterances(inputs: Iterable[Utterance | str | Path]) -> Iterable[Utterance]:
+    if isinstance(inputs, (str, Path)):
+        return Inputs([inputs])
+    if isinstance(inputs, Inputs):
+        return inputs
+    return _mixed(inputs)
+
+
+def _mixed(inputs: Iterable[Utterance | str | Path]) -> Iterator[Utterance]:
+    for item in inputs:
+        if isinstance(item, Utterance):
+            yield item
+        else:
+            yield from Inputs([item])

@@ -1,0 +1,186 @@
+"""``hubert-fast transcribe``: from options to a job, and from its end to an exit status."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+from .. import demo, dispatch
+from ..cli import EXIT_OK, EXIT_SOME_FAILED, CannotRunError
+from ..hub import CheckpointError, first_line
+from ..paths import is_on_kernels
+from .inputs import Inputs, Shard
+from .job import Engine, Job, Summary, settings_of, write_summary
+from .journal import JournalError
+from .manifests import ManifestError
+from .progress import MOST_FAILURES_TOLD, Progress, say, tell
+from .target import Sinks, Target
+from .transcriber import Options, Transcriber
+
+SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+
+
+def load_transcriber(model: str | Path, device: str, dtype: str, told: Callable[[str], None] = say) -> Transcriber:
+    """Load what a command runs. Raises ``CannotRunError`` with the one line to show."""
+    if not os.path.isdir(model):
+        from huggingface_hub.utils import logging as hub_logging
+
+        told(f"{model} is not a folder here: looking on the Hugging Face hub and in its cache")
+        hub_logging.set_verbosity_error()  # its retries; what comes of them is ours to say
+    try:
+        dispatch.asked()  # before anything is loaded
+        transcriber = Transcriber.from_pretrained(model, device=device, dtype=dtype)
+    except (CheckpointError, ValueError) as error:
+        raise CannotRunError(str(error)) from None
+    except (MemoryError, RuntimeError) as error:  # RuntimeError: PyTorch's out of memory
+        raise CannotRunError(f"{model} cannot be loaded: {first_line(error)}") from None
+    encoder = transcriber.model.hubert
+    try:
+        is_on_kernels(encoder, torch.empty(0, device=encoder.device))
+    except RuntimeError as error:  # a backend that was asked for cannot run
+        raise CannotRunError(str(error)) from None
+    told(f"running on {', '.join(map(str, transcriber.devices))} in {_dtype(transcriber)}")
+    return transcriber
+
+
+def _dtype(transcriber: Transcriber) -> str:
+    return str(transcriber.model.dtype).removeprefix("torch.")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Transcribe what is named; return the exit status."""
+    told = (lambda message: None) if options.quiet else say
+    shard = None if options.shard is None else Shard.parse(options.shard)
+    inputs, how = Inputs(options.inputs, shard), _how(options)
+    target = Target.of(_sharded(options.output, shard), options.format, inputs)
+    if target.is_single and how.channels == "each":
+        raise ValueError("channels have a file each: name a folder with -o")
+    target.check(options.overwrite)
+    if options.model is None:
+        told("no --model given: using the bundled demo model (synthetic voices, closed vocabulary of 90 words)")
+    transcriber = load_transcriber(demo.MODEL if options.model is None else options.model, options.device, options.dtype, told)
+    settings = settings_of(transcriber, how, target.format, shard)
+    summary = Summary(
+        output=None if target.path is None else str(target.path),
+        model=str(options.model or "demo"),
+        device=", ".join(map(str, transcriber.devices)),
+        dtype=_dtype(transcriber),
+    )
+    with _told_failures(target), target.opened(settings, options.overwrite, options.retry_failed, told) as sinks:
+        return _transcribe(options, inputs, how, transcriber, summary, target, sinks, told)
+
+
+def run_command(options: argparse.Namespace) -> int:
+    """:func:`run`, with what is wrong as the line to show."""
+    try:
+        return run(options)
+    except (ValueError, JournalError, ManifestError) as error:
+        raise CannotRunError(str(error)) from None
+
+
+def _how(options: argparse.Namespace) -> Options:
+    return Options(
+        batch_seconds=options.batch_seconds,
+        workers=options.workers,
+        chunk_seconds=options.chunk_seconds,
+        overlap_seconds=options.overlap_seconds,
+        channels=options.channels,
+        # what is read by a person, or piped, comes in the order of the command
+        ordered=options.ordered or options.output in (None, "-"),
+        keep_truncated=options.keep_truncated,
+    )
+
+
+def _sharded(output: str | None, shard: Shard | None) -> str | None:
+    """``out.jsonl`` of shard 2 of 16 is ``out.2-of-16.jsonl``: no two shards write one file."""
+    if output in (None, "-") or shard is None:
+        return output
+    path = Path(output)
+    return str(path.with_name(f"{path.stem}.{shard.index}-of-{shard.count}{path.suffix}"))
+
+
+@contextlib.contextmanager
+def _told_failures(target: Target) -> Iterator[None]:
+    """Make a full disk, and what else keeps an output from being written, the line to show."""
+    again = "" if target.paths is None else "; what was finished is kept, and the same command goes on from there"
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        name = target.path or "standard output"
+        raise CannotRunError(f"{name} cannot be written: {error.strerror or error}{again}") from None
+    except sqlite3.Error as error:
+        raise CannotRunError(f"{target.paths.journal} cannot be written: {error}{again}") from None
+    except (RuntimeError, MemoryError) as error:  # of the device
+        raise CannotRunError(f"the run broke off: {first_line(error)}{again}") from None
+
+
+def _transcribe(
+    options: argparse.Namespace,
+    inputs: Inputs,
+    how: Options,
+    transcriber: Transcriber,
+    summary: Summary,
+    target: Target,
+    sinks: Sinks,
+    told: Callable[[str], None],
+) -> int:
+    failures = None if sinks.failures is None else str(sinks.failures.path)
+    most = None if failures is None else 0 if options.quiet else MOST_FAILURES_TOLD
+    progress = Progress(quiet=options.quiet, failures_told=most, where_failures=failures)
+    job = Job(inputs, sinks.output, summary, progress, journal=sinks.journal, failures=sinks.failures)
+    engine = _engine(options, job, how, transcriber)
+    progress.count(inputs)
+    with contextlib.ExitStack() as stack:
+        stack.callback(progress.close)
+        if target.paths is not None:
+            stack.callback(_keep_summary, target.paths.summary, summary)
+        with _stopping(engine) as signals:
+            job.run(engine)
+        summary.complete = not signals
+    tell(summary, told, failures)
+    if job.unscored:
+        told(f"{job.unscored} transcripts have a reference, but jiwer is not there to compare: pip install 'hubert_fast[wer]'")
+    if signals:
+        say(SIGNALS[signals[0]] + ("" if sinks.journal is None else "; the same command goes on from here"))
+        return 128 + signals[0]
+    if not (summary.transcribed or summary.failed or summary.already_done or inputs.shard):
+        raise CannotRunError(f"nothing to transcribe: no utterance in {', '.join(inputs.sources)}")
+    return EXIT_SOME_FAILED if summary.failed else EXIT_OK
+
+
+def _engine(options: argparse.Namespace, job: Job, how: Options, transcriber: Transcriber) -> Engine:
+    return transcriber.run(job.utterances(), how)
+
+
+def _keep_summary(path: Path, summary: Summary) -> None:
+    with contextlib.suppress(OSError):  # a full disk, which is told already
+        write_summary(path, summary)
+
+
+@contextlib.contextmanager
+def _stopping(engine: Engine) -> Iterator[list[int]]:
+    """On the first Ctrl-C or SIGTERM finish what is under way, at the second stop at once. Gives the signals that came."""
+    came: list[int] = []
+
+    def stop(number: int, frame: object) -> None:
+        del frame
+        came.append(number)
+        if len(came) > 1:
+            raise KeyboardInterrupt
+        engine.stop()
+
+    before = {number: signal.signal(number, stop) for number in SIGNALS}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

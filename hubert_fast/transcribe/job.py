@@ -1,0 +1,250 @@
+"""A whole run: inputs that are not done yet, through the model, into an output and its journal."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from .. import __version__
+from . import outputs, scoring
+from .formats import FILES, error_row
+from .inputs import Inputs, Utterance
+from .journal import Errors, Journal, JournalError, Totals
+from .transcriber import Options, Result, Transcriber
+
+COMMIT_SECONDS = 1.0  # what is finished is durable after so long, and by then what a kill may cost
+
+
+class Engine(Protocol):
+    """What turns utterances into results: :class:`.transcriber.Run`, or a cluster."""
+
+    batch_seconds: float
+
+    def results(self) -> Iterator[Result]: ...
+
+    def stop(self) -> None: ...
+
+
+class Progress(Protocol):
+    """Is told what becomes of utterances."""
+
+    def done(self, result: Result, audio_seconds: float) -> None: ...
+
+    def skip(self) -> None: ...
+
+
+@dataclass
+class Summary:
+    """What a run came to. Counts are of all runs on this output; ``_this_run`` of the last one alone.
+
+    already_done: inputs that an earlier run had done, or that were named twice. complete: whether all inputs were run through.
+    wer, cer: word and character error rate over all utterances with a reference; ``None`` without any.
+    """
+
+    output: str | None
+    model: str
+    device: str
+    dtype: str
+    transcribed: int = 0
+    failed: int = 0
+    audio_seconds: float = 0.0
+    transcribed_this_run: int = 0
+    failed_this_run: int = 0
+    already_done: int = 0
+    audio_seconds_this_run: float = 0.0
+    wall_seconds_this_run: float = 0.0
+    times_real_time: float | None = None
+    batch_seconds: float = 0.0
+    wer: float | None = None
+    cer: float | None = None
+    reference_words: int = 0
+    word_errors: int = 0
+    reference_characters: int = 0
+    character_errors: int = 0
+    complete: bool = False
+    version: str = field(default=__version__)
+
+    def count(self, totals: Totals, wall_seconds: float) -> None:
+        """Fill in the sums."""
+        self.transcribed, self.failed, self.audio_seconds = totals.transcribed, totals.failed, round(totals.audio_seconds, 3)
+        self.audio_seconds_this_run = round(self.audio_seconds_this_run, 3)
+        self.wall_seconds_this_run = round(wall_seconds, 3)
+        if self.audio_seconds_this_run and wall_seconds > 0:
+            self.times_real_time = round(self.audio_seconds_this_run / wall_seconds, 2)
+        errors = totals.errors
+        self.reference_words, self.word_errors = errors.words, errors.word_errors
+        self.reference_characters, self.character_errors = errors.characters, errors.character_errors
+        if errors.words:
+            self.wer = round(errors.word_errors / errors.words, 6)
+            self.cer = round(errors.character_errors / errors.characters, 6)
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The files of an output: ``talks.jsonl`` has ``talks.journal``, ``talks.errors.jsonl`` and ``talks.summary.json``."""
+
+    output: Path
+
+    def _beside(self, suffix: str) -> Path:
+        stem = self.output.name.removesuffix(self.output.suffix) if self.output.suffix else self.output.name
+        return self.output.with_name(stem + suffix)
+
+    @property
+    def journal(self) -> Path:
+        return self._beside(".journal")
+
+    @property
+    def errors(self) -> Path:
+        return self._beside(".errors.jsonl")
+
+    @property
+    def summary(self) -> Path:
+        return self._beside(".summary.json")
+
+
+def fingerprint(transcriber: Transcriber) -> str:
+    """Tell models apart, by configuration, vocabulary and some numbers of every weight."""
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(json.dumps(transcriber.model.config.to_dict(), sort_keys=True, default=str).encode())
+    digest.update(repr(sorted(transcriber.processor.tokenizer.tokens.items())).encode("utf-8", "surrogatepass"))
+    digest.update(repr(transcriber.processor.feature_extractor).encode())
+    for name, weight in sorted(transcriber.model.state_dict().items()):
+        flat = weight.detach().reshape(-1)
+        some = flat[:: max(len(flat) // 64, 1)][:64].to("cpu", torch.float64)
+        digest.update(f"{name}{list(weight.shape)}".encode() + some.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def settings_of(transcriber: Transcriber, options: Options, format: str, shard: object) -> dict[str, Any]:
+    """Return what the text of an output depends on; a run that differs may not go on with it."""
+    return {
+        "model": fingerprint(transcriber),
+        "dtype": str(transcriber.model.dtype).removeprefix("torch."),
+        "chunk seconds": options.chunk_seconds,
+        "overlap seconds": options.overlap_seconds,
+        "channels": options.channels,
+        "keep truncated": options.keep_truncated,
+        "format": format,
+        "shard": None if shard is None else f"{shard.index}/{shard.count}",
+    }
+
+
+def open_journal(paths: Paths, settings: dict[str, Any], overwrite: bool) -> Journal:
+    """Take hold of an output: begin it, or go on with what an equal run has left.
+
+    Raises :class:`JournalError` when something else is there: a file without a journal, other settings, another run at work.
+    """
+    if paths.output.exists() and not paths.journal.exists() and not overwrite:
+        raise JournalError(f"{paths.output} exists already; --overwrite replaces it")
+    journal = Journal(paths.journal)
+    try:
+        before = journal.settings()
+        if before is None or overwrite:
+            journal.begin(settings)
+            return journal
+        changed = [name for name, value in settings.items() if before.get(name) != value]
+        if changed:
+            told = "; ".join(f"{name} was {before.get(name)}, is {settings[name]}" for name in changed)
+            raise JournalError(f"{paths.output} was begun with other settings ({told}); --overwrite begins anew")
+        return journal
+    except BaseException:
+        journal.close()
+        raise
+
+
+class Job:
+    """Runs what of the inputs is not done, once.
+
+    output: where transcripts go. failures: where rows about failures go; without it they are only told to ``progress``.
+    journal: of what is done; without it a temporary one, so that what is named twice is done once.
+    """
+
+    def __init__(
+        self,
+        inputs: Inputs,
+        output: outputs.Output,
+        summary: Summary,
+        progress: Progress,
+        *,
+        journal: Journal | None = None,
+        failures: outputs.RowFile | None = None,
+    ):
+        self.inputs, self.output, self.summary, self.progress = inputs, output, summary, progress
+        self.journal, self.failures = journal or Journal(None), failures
+        self._under_way: set[bytes] = set()
+        self._scores = scoring.can_score()
+        self.unscored = 0  # references that nobody counted, jiwer not being there
+
+    def utterances(self) -> Iterator[Utterance]:
+        """Give the inputs that are neither done nor under way."""
+        for utterance in self.inputs:
+            key = utterance.key
+            if key in self._under_way or key in self.journal:  # in this order: what is done is in the journal first
+                self.progress.skip()
+                self.summary.already_done += 1
+            else:
+                self._under_way.add(key)
+                yield utterance
+
+    def run(self, engine: Engine) -> Summary:
+        """Write every result and keep the journal; what was finished stays when something fails."""
+        start = committed = time.monotonic()
+        try:
+            for result in engine.results():
+                self._take(result)
+                if time.monotonic() - committed > COMMIT_SECONDS:
+                    self._commit()
+                    committed = time.monotonic()
+            self._commit()
+        except BaseException as error:
+            if not isinstance(error, OSError):  # the disk is fine: keep what was finished
+                with contextlib.suppress(Exception):
+                    self._commit()
+            raise
+        finally:
+            self.summary.batch_seconds = round(engine.batch_seconds, 3)
+            self.summary.count(self.journal.totals(), time.monotonic() - start)
+        return self.summary
+
+    def _take(self, result: Result) -> None:
+        seconds = max((transcript.duration_seconds for transcript in result.transcripts), default=0.0)
+        errors, reference = Errors(), result.utterance.reference
+        if result.error is None:
+            self.output.write(result)
+            if reference is not None and self._scores:
+                for transcript in result.transcripts:
+                    errors = errors.plus(scoring.score(reference, transcript.text))
+            self.unscored += reference is not None and not self._scores
+            self.summary.transcribed_this_run += 1
+            self.summary.audio_seconds_this_run += seconds
+        else:
+            if self.failures is not None:
+                self.failures.append(error_row(result))
+            self.summary.failed_this_run += 1
+        key = result.utterance.key
+        self.journal.add(key, result.error is not None, seconds, errors)
+        self._under_way.discard(key)
+        self.progress.done(result, seconds)
+
+    def _commit(self) -> None:
+        sizes = self.output.sync()
+        if self.failures is not None:
+            sizes |= self.failures.sync()
+        self.journal.commit(sizes)
+
+
+def write_summary(path: Path, summary: Summary) -> None:
+    """Write it as JSON."""
+    outputs.replace(path, json.dumps(asdict(summary), indent=1) + "\n")
+
+
+def is_per_file(format: str) -> bool:
+    return format in FILES

@@ -1,0 +1,137 @@
+"""Where batches run: a lane is a thread with a model on a device, or with its share of the CPU's cores."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..hub import first_line
+from ..modeling import HubertForCTC
+from ..packed_audio import PackedAudio
+
+MOST_CPU_LANES = 8
+CPU_BATCH_SECONDS = 64.0
+# Of a GPU: enough frames to fill it, as far as its memory goes.
+CUDA_BATCH_SECONDS, CUDA_SECONDS_PER_GIB = 1280.0, 16.0
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a smaller batch may do what raised ``error``."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(part in str(error) for part in OUT_OF_MEMORY)
+
+
+@dataclass
+class Flight:
+    """A batch that a device works on: best ids and their log-probabilities ``[N]``, and how many frames each waveform has."""
+
+    ids: torch.Tensor
+    log_probs: torch.Tensor
+    counts: list[int]
+    done: torch.cuda.Event | None
+
+    def land(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Wait for it; ids and log-probabilities of each waveform."""
+        if self.done is not None:
+            self.done.synchronize()
+        ends = np.cumsum(self.counts)[:-1]
+        return list(zip(np.split(self.ids.numpy(), ends), np.split(self.log_probs.numpy(), ends)))
+
+
+class Lane:
+    """A model that takes a batch at a time.
+
+    threads: CPU cores for it, when others run beside it. depth: batches that may be under way before the first is waited for.
+    """
+
+    def __init__(self, model: HubertForCTC, normalize: bool, threads: int | None = None):
+        self.model, self.normalize, self.threads = model, normalize, threads
+        self.device = model.device
+        self.depth = 1 if self.device.type == "cuda" else 0
+        self._copies = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+
+    @torch.inference_mode()
+    def launch(self, waveforms: Sequence[np.ndarray], alone: bool = False) -> Flight:
+        """Start a batch of waveforms ``[S_i]``; on CUDA it returns before they are done. alone: nothing runs beside it."""
+        if self.threads is not None:
+            torch.set_num_threads((os.cpu_count() or 1) if alone else self.threads)
+        audio = PackedAudio.from_waveforms(waveforms, normalize=self.normalize, hop_samples=self._hop)
+        counts = self.model.frame_counts(torch.tensor(audio.lengths)).tolist()
+        if self._copies is None:
+            out = self.model.argmax_packed(audio)
+            return Flight(out.ids, out.log_probs, counts, None)
+        with torch.cuda.device(self.device):
+            work = torch.cuda.current_stream()
+            with torch.cuda.stream(self._copies):
+                audio = audio.pin_memory().to(self.device, non_blocking=True)
+            work.wait_stream(self._copies)
+            audio.samples.record_stream(work)
+            out = self.model.argmax_packed(audio)
+            ids, log_probs = _to_host(out.ids), _to_host(out.log_probs)
+            done = torch.cuda.Event()
+            done.record(work)
+        return Flight(ids, log_probs, counts, done)
+
+    @property
+    def _hop(self) -> int:
+        return self.model.config.inputs_to_logits_ratio
+
+    def recover(self) -> None:
+        """Give back what the failed batch held."""
+        if self.device.type == "cuda":
+            with torch.cuda.device(self.device):
+                torch.cuda.empty_cache()
+
+
+def _to_host(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
+
+
+def lanes_for(model: HubertForCTC, normalize: bool, devices: Sequence[torch.device]) -> list[Lane]:
+    """Make one lane for each GPU, each with a model of its own, or several on the CPU, which share the model.
+
+    On a CPU single-threaded lanes beside each other lose no time waiting for each other at every operation.
+    """
+    if devices[0].type == "cpu":
+        cores = os.cpu_count() or 1
+        count = min(cores, MOST_CPU_LANES)
+        return [Lane(model, normalize, cores // count) for _ in range(count)]
+    models = [model] + [copy.deepcopy(model) for _ in devices[1:]]
+    return [Lane(its_model.to(device), normalize) for its_model, device in zip(models, devices)]
+
+
+def batch_seconds_for(device: torch.device) -> float:
+    """Return the audio seconds of a batch that a device is fast with."""
+    if device.type == "cpu":
+        return CPU_BATCH_SECONDS
+    gibibytes = torch.cuda.get_device_properties(device).total_memory / (1 << 30)
+    return min(CUDA_BATCH_SECONDS, CUDA_SECONDS_PER_GIB * gibibytes)
+
+
+def run_smaller(launch: Callable[[list], Flight], items: list) -> tuple[list, list[tuple[list, str]]]:
+    """Run what was too much memory at once in halves, those in halves again.
+
+    Returns landed ``(items, frames)`` of parts that ran, and ``(items, reason)`` of single ones that are too much alone.
+    """
+    landed, failed = [], []
+    parts = [items]
+    while parts:
+        part = parts.pop()
+        try:
+            landed.append((part, launch(part).land()))
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(part) == 1:
+                failed.append((part, f"too long for the memory of the device: {first_line(error)}"))
+            else:
+                half = len(part) // 2
+                parts += [part[half:], part[:half]]
+    return landed, failed

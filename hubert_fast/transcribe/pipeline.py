@@ -1,0 +1,237 @@
+"""From utterances to text in overlapping stages with bounded queues between them, each stage in threads of its own.
+
+    utterances -> [decode and cut: workers] -> pieces -> [pack and run: lanes] -> frames -> [stitch and decode CTC: caller]
+
+Threads are enough: libsndfile, soxr and PyTorch release the interpreter while they work.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..audio import AudioError
+from ..hub import first_line
+from .chunks import Cutter, Frames
+from .inputs import Utterance
+from .lanes import Flight, Lane, is_out_of_memory, run_smaller
+from .queues import WeightedQueue
+
+logger = logging.getLogger(__name__)
+
+LINGER_SECONDS = 0.25  # a batch that is not full waits so long for more: one slow file keeps nobody waiting
+JOIN_SECONDS = 10.0  # for a thread to end when all is over; a worker may hang on a network file
+
+Decode = Callable[[Utterance], Iterable[np.ndarray]]
+
+
+@dataclass(eq=False)
+class Ticket:
+    """An utterance on its way.
+
+    channels: of each, the frames of the pieces that came back. samples: of one channel, so far. pending: pieces under way.
+    """
+
+    number: int
+    utterance: Utterance
+    channels: list[list[Frames]] = field(default_factory=list)
+    samples: int = 0
+    pending: int = 0
+    error: str | None = None
+    is_cut: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def is_complete_after(self, *, pending: int = 0, error: str | None = None, is_cut: bool = False) -> bool:
+        """Add ``pending`` pieces, note an error or that all are cut; return whether that made it complete."""
+        with self.lock:
+            before = self.is_cut and not self.pending
+            self.pending += pending
+            self.error = self.error or error
+            self.is_cut |= is_cut
+            return not before and self.is_cut and not self.pending
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A waveform ``[S]`` to run, and where its frames belong."""
+
+    ticket: Ticket
+    channel: int
+    start: int
+    samples: np.ndarray
+
+
+class Pipeline:
+    """Runs utterances through the stages once; :meth:`run` gives them back as they are complete.
+
+    decode: gives the blocks ``[C, S]`` of an utterance, and raises ``AudioError``. batch_samples: of a batch; halved when it is
+    too much memory. window: utterances that may be under way.
+    """
+
+    def __init__(self, lanes: Sequence[Lane], decode: Decode, cutter: Cutter, *, workers: int, batch_samples: int, window: int):
+        self.lanes, self.decode, self.cutter = lanes, decode, cutter
+        self.batch_samples = batch_samples
+        self._waiting: WeightedQueue[Ticket] = WeightedQueue(2 * workers)
+        self._pieces: WeightedQueue[Piece] = WeightedQueue(2 * batch_samples * len(lanes), takers=len(lanes))
+        self._complete: WeightedQueue[Ticket] = WeightedQueue(window)
+        self._room = threading.Semaphore(window)
+        self._stopped = threading.Event()
+        self._error: BaseException | None = None
+        self._lock = threading.Lock()
+        self._left = {"decode": workers, "run": len(lanes)}
+        self._busy = 0
+
+    def run(self, utterances: Iterable[Utterance]) -> Iterator[list[Ticket]]:
+        """Give complete tickets, some at a time, in the order in which they are complete.
+
+        Raises what ``utterances`` or a lane raises, after what was complete by then.
+        """
+        threads = [self._start(self._feed, utterances)]
+        threads += [self._start(self._decode_all) for _ in range(self._left["decode"])]
+        threads += [self._start(self._run_all, lane) for lane in self.lanes]
+        try:
+            while (tickets := self._complete.take(self._complete.capacity)) is not None:
+                yield tickets
+        finally:
+            self.stop()
+            self._complete.close(drop=True)
+            for thread in threads[1:]:  # the first may wait for standard input for ever
+                thread.join(JOIN_SECONDS)
+        if self._error is not None:
+            raise self._error
+
+    def stop(self) -> None:
+        """Begin no more batches; what the ones under way complete is still given."""
+        self._stopped.set()
+        self._waiting.close(drop=True)
+        self._pieces.close(drop=True)
+
+    def gave(self, count: int) -> None:
+        """Note that ``count`` utterances are done with: as many new ones may come in."""
+        self._room.release(count)
+
+    def _start(self, target: Callable, *arguments: object) -> threading.Thread:
+        thread = threading.Thread(target=self._guarded, args=(target, *arguments), daemon=True)
+        thread.start()
+        return thread
+
+    def _guarded(self, target: Callable, *arguments: object) -> None:
+        try:
+            target(*arguments)
+        except BaseException as error:
+            logger.debug("a stage failed", exc_info=True)
+            with self._lock:
+                self._error = self._error or error
+            self.stop()
+        finally:
+            self._ended(target)
+
+    def _ended(self, target: Callable) -> None:
+        """Close the queue behind a stage when its last thread ends."""
+        if target == self._feed:
+            self._waiting.close()
+            return
+        stage = "decode" if target == self._decode_all else "run"
+        with self._lock:
+            self._left[stage] -= 1
+            is_last = not self._left[stage]
+        if is_last:
+            (self._pieces if stage == "decode" else self._complete).close()
+
+    def _feed(self, utterances: Iterable[Utterance]) -> None:
+        for number, utterance in enumerate(utterances):
+            while not self._room.acquire(timeout=0.2):
+                if self._stopped.is_set():
+                    return
+            if not self._waiting.put(Ticket(number, utterance)):
+                return
+
+    def _decode_all(self) -> None:
+        while (tickets := self._waiting.take()) is not None:
+            for ticket in tickets:
+                self._decode_one(ticket)
+
+    def _decode_one(self, ticket: Ticket) -> None:
+        error = ticket.utterance.error
+        if error is None:
+            try:
+                self._cut(ticket)
+            except AudioError as failure:
+                error = str(failure)
+            except MemoryError:
+                error = f"{ticket.utterance.audio}: not enough memory to decode it"
+            except Exception as failure:  # whatever a file makes a library do is this file's own
+                error = f"{ticket.utterance.audio}: {type(failure).__name__}: {first_line(failure)}"
+        if ticket.is_complete_after(error=error, is_cut=True):
+            self._complete.put(ticket)
+
+    def _cut(self, ticket: Ticket) -> None:
+        def counted() -> Iterator[np.ndarray]:
+            for block in self.decode(ticket.utterance):
+                ticket.samples += block.shape[1]
+                yield block
+
+        for start, waveforms in self.cutter.cut(counted()):
+            length, needed = waveforms.shape[1], self.cutter.field
+            if length < needed:
+                raise AudioError(f"{ticket.utterance.audio}: too short: {length} samples, but one frame needs {needed}")
+            ticket.channels = ticket.channels or [[] for _ in waveforms]
+            for channel, samples in enumerate(waveforms):
+                if ticket.error is not None:
+                    return  # another piece of it failed
+                ticket.is_complete_after(pending=1)
+                if not self._pieces.put(Piece(ticket, channel, start, samples), len(samples)):
+                    return  # stopped: it stays incomplete
+
+    def _run_all(self, lane: Lane) -> None:
+        flights: deque[tuple[list[Piece], Flight]] = deque()
+        while True:
+            pieces = self._pieces.take(self.batch_samples, wait=not flights, linger_seconds=LINGER_SECONDS)
+            if pieces:
+                flights.extend(self._launch(lane, pieces))
+            while flights and (len(flights) > lane.depth or not pieces):
+                self._land(*flights.popleft())
+            if pieces is None:
+                return
+
+    def _launch(self, lane: Lane, pieces: list[Piece]) -> list[tuple[list[Piece], Flight]]:
+        def launch(part: list[Piece]) -> Flight:
+            lane.recover()
+            return lane.launch([piece.samples for piece in part])
+
+        with self._lock:
+            self._busy += 1
+        try:
+            alone = self._busy == 1 and self._pieces.is_drained
+            return [(pieces, lane.launch([piece.samples for piece in pieces], alone))]
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            batch = sum(len(piece.samples) for piece in pieces)
+            with self._lock:
+                self.batch_samples = max(min(self.batch_samples, batch // 2), 1)
+            logger.warning("out of memory: batches are halved to %d samples", self.batch_samples)
+        finally:
+            with self._lock:
+                self._busy -= 1
+        landed, failed = run_smaller(launch, pieces)
+        for part, frames in landed:
+            self._deliver(part, frames)
+        for part, reason in failed:
+            self._deliver(part, [None], f"{part[0].ticket.utterance.audio}: {reason}")
+        return []
+
+    def _land(self, pieces: list[Piece], flight: Flight) -> None:
+        self._deliver(pieces, flight.land())
+
+    def _deliver(self, pieces: list[Piece], frames: list, error: str | None = None) -> None:
+        for piece, found in zip(pieces, frames):
+            if found is not None:
+                piece.ticket.channels[piece.channel].append(Frames(piece.start, *found))
+            if piece.ticket.is_complete_after(pending=-1, error=error):
+                self._complete.put(piece.ticket)

@@ -1,0 +1,121 @@
+"""What ``-o`` and ``--format`` ask for, and the files that go with it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..audio import AUDIO_SUFFIXES
+from . import formats
+from .inputs import Inputs
+from .job import Paths, open_journal
+from .journal import Journal, JournalError
+from .outputs import Files, OneFile, Output, RowFile, Rows, Stream
+
+SUFFIXES = {f".{name}": name for name in formats.FORMATS}
+
+
+class Sinks(NamedTuple):
+    """Where a job writes; journal and failures of outputs that a run can go on with."""
+
+    output: Output
+    journal: Journal | None = None
+    failures: RowFile | None = None
+
+
+@dataclass(frozen=True)
+class Target:
+    """An output that is not opened yet.
+
+    path: of a file or folder; ``None`` is standard output. is_stream: written as it comes, never read back. is_single: the one
+    file of the one input.
+    """
+
+    path: Path | None
+    format: str
+    is_stream: bool
+    is_single: bool = False
+    bare: bool = False
+
+    @classmethod
+    def of(cls, output: str | None, format: str | None, inputs: Inputs) -> Target:
+        """Understand the options. Raises ``ValueError`` when they do not go together, or would overwrite an input."""
+        if output in (None, "-"):
+            if format in formats.FILES:
+                raise ValueError(f"{format} has a file for each input: name a folder with -o")
+            return cls(None, format or "txt", is_stream=True, bare=format is None and inputs.is_one_file)
+        path = Path(output)
+        exists = path.exists()
+        if exists and any(os.path.exists(source) and os.path.samefile(path, source) for source in inputs.sources):
+            raise ValueError(f"{path} is an input, and would be overwritten")
+        if path.suffix.lower() in AUDIO_SUFFIXES:
+            raise ValueError(f"{path} is named as audio is: an output ends in {', '.join(SUFFIXES)}")
+        format = format or SUFFIXES.get(path.suffix.lower(), "jsonl")
+        if exists and not path.is_file() and not path.is_dir():  # a pipe, a device
+            return cls(path, format, is_stream=True)
+        if format in formats.FILES:
+            single = path.suffix.lower() == f".{format}" and not path.is_dir()
+            if single and not inputs.is_one_file:
+                raise ValueError(f"{format} has a file for each input: name a folder with -o, and --format {format}")
+            if path.is_file() and not single:
+                raise ValueError(f"{path} is a file: {format} has a file for each input, so name a folder")
+            return cls(path, format, is_stream=False, is_single=single)
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder: name a file for {format}")
+        return cls(path, format, is_stream=False)
+
+    @property
+    def paths(self) -> Paths | None:
+        """The files beside an output that a run can go on with."""
+        return None if self.is_stream or self.is_single else Paths(self.path)
+
+    def check(self, overwrite: bool) -> None:
+        """Raise ``JournalError`` when there is something that this run may not touch: before a model is loaded."""
+        if self.is_stream or overwrite or not self.path.exists():
+            return
+        is_empty_folder = self.path.is_dir() and not any(self.path.iterdir())
+        if not is_empty_folder and (self.is_single or not self.paths.journal.exists()):
+            raise JournalError(f"{self.path} exists already; --overwrite replaces it")
+
+    @contextlib.contextmanager
+    def opened(
+        self, settings: dict[str, Any], overwrite: bool, retry_failed: bool, told: Callable[[str], None]
+    ) -> Iterator[Sinks]:
+        """Take hold of it. Raises ``JournalError`` when a run may not go on with what is there, ``OSError``."""
+        self.check(overwrite)
+        with contextlib.ExitStack() as stack:
+            if self.is_stream:
+                file = sys.stdout.buffer if self.path is None else stack.enter_context(_device(self.path))
+                yield Sinks(Stream(file, self.format, self.bare))
+                return
+            if self.is_single:
+                yield Sinks(OneFile(self.path, self.format))
+                return
+            paths = self.paths
+            journal = open_journal(paths, settings, overwrite)
+            stack.callback(journal.close)
+            done = journal.totals()
+            if done.transcribed or done.failed:
+                told(f"going on with {self.path}: {done.transcribed} transcribed and {done.failed} failed before")
+            if retry_failed:
+                journal.forget_failures()
+                journal.commit({paths.errors.name: 0})
+            failures = RowFile(paths.errors, journal)
+            stack.callback(failures.close)
+            output = (Files if self.format in formats.FILES else Rows)(self.path, self.format, journal)
+            stack.callback(output.close)
+            yield Sinks(output, journal, failures)
+
+
+@contextlib.contextmanager
+def _device(path: Path) -> Iterator[Any]:
+    file = open(path, "wb", buffering=0)  # noqa: SIM115
+    try:
+        yield file
+    finally:
+        file.close()
