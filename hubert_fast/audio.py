@@ -73,7 +73,7 @@ def read_blocks(
             raise AudioError("not audio that libsndfile can decode: the file does not say its format") from None
         rate_hz = sound.samplerate
         if not RATES_HZ[0] <= rate_hz <= RATES_HZ[1]:
-            raise AudioError(f"a sampling rate of {rate_hz} Hz is none between {RATES_HZ[0]} and {RATES_HZ[1]}")
+            raise AudioError(f"a sampling rate of {rate_hz} Hz is not within {RATES_HZ[0]} to {RATES_HZ[1]}")
         if not keep_truncated:
             _check_header(sound)
         left = None if duration_seconds is None else round(duration_seconds * rate_hz)
@@ -98,9 +98,12 @@ def _converted(
     if rate_hz != sample_rate_hz:
         resampler = soxr.ResampleStream(rate_hz, sample_rate_hz, 1 if mix else sound.channels, dtype="float32")
     while left is None or left > 0:
-        block = sound.read(at_once if left is None else min(at_once, left), "int16" if as_int16 else "float32", always_2d=True)
-        if isinstance(source, _Remote) and source.error is not None:
-            raise source.error
+        frames = at_once if left is None else min(at_once, left)
+        try:
+            block = sound.read(frames, "int16" if as_int16 else "float32", always_2d=True)
+        finally:
+            if isinstance(source, _Remote) and source.error is not None:
+                raise source.error
         if not len(block):
             break
         if not as_int16:

@@ -31,8 +31,8 @@ def _parser() -> argparse.ArgumentParser:
         "transcribe",
         help="audio files to text",
         description="Write what is said in audio files (WAV, FLAC, OGG, MP3, ...; any sampling rate). Text goes to standard "
-        "output: one line per file, behind the file's name and a tab unless a single file was named. With -o it goes to a file, "
-        "and a run that was interrupted or killed goes on when the same command is given again. A file that cannot be "
+        "output: one line per file, behind the file's name and a tab unless a single file was named. With -o it goes to a "
+        "file, and a run that was interrupted or killed goes on when the same command is given again. A file that cannot be "
         "transcribed is told on standard error and in OUT.errors.jsonl, and does not stop the others.",
         epilog="Exit status: 0 all transcribed, 1 some or all not, 2 cannot run (on), 130 interrupted, 143 terminated, "
         "141 the reader left.",
@@ -101,6 +101,9 @@ def _add_transcribe_options(parser: argparse.ArgumentParser) -> None:
         "--batch-seconds", type=float, metavar="S", help="audio in a batch (default: 64 on a CPU, 16 for each GiB of a GPU)"
     )
     work.add_argument("--workers", type=int, metavar="N", help="threads that decode audio (default: one a core, 16 at most)")
+    work.add_argument("--engine", choices=["local", "ray"], default="local", help="ray: actors on a Ray cluster do the work")
+    work.add_argument("--ray-address", metavar="ADDRESS", help="of the cluster (default: the one there is, or a local one)")
+    work.add_argument("--ray-actors", type=int, metavar="N", help="(default: one for each GPU, or for each four cores)")
     work.add_argument("--shard", metavar="I/N", help="only the I-th of N parts of the inputs, into OUT.I-of-N.jsonl")
 
 

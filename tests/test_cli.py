@@ -17,6 +17,7 @@ from hubert_fast.audio import load
 from hubert_fast.cli import main
 from hubert_fast.devices import resolve_device, resolve_dtype
 from hubert_fast.transcribe import Transcriber
+from hubert_fast.transcribe.lanes import Lane
 
 
 @pytest.fixture(scope="module")
@@ -64,18 +65,24 @@ def test_a_folder_gives_a_line_a_file(recordings, capsys):
 def test_json_lines(recordings, tmp_path, capsys):
     folder, first, _ = recordings
     out = tmp_path / "out.jsonl"
-    command = ["transcribe", str(folder), "--model", str(demo.MODEL), "-o", str(out)]
+    command = ["transcribe", str(folder), "--model", str(demo.MODEL), "-o", str(out), "--ordered", "--dtype", "float32"]
     assert main(command) == 0
     captured = capsys.readouterr()
     assert captured.out == "" and "bundled demo model" not in captured.err
     rows = [json.loads(line) for line in out.read_text().splitlines()]
-    assert [sorted(row) for row in rows] == [["audio", "duration_seconds", "text"]] * 2
-    assert rows[0]["audio"] == str(folder / first.path.name) and rows[0]["text"] == first.reference
+    assert [[*row] for row in rows] == [["id", "audio", "duration_seconds", "text", "confidence", "words"]] * 2
+    assert rows[0]["audio"] == rows[0]["id"] == str(folder / first.path.name) and rows[0]["text"] == first.reference
     assert rows[0]["duration_seconds"] == pytest.approx(soundfile.info(first.path).duration, abs=1e-3)
+    assert 0.5 < rows[0]["confidence"] <= 1 and [word["word"] for word in rows[0]["words"]] == first.reference.split()
+    assert rows[0]["words"][0].keys() == {"word", "start_seconds", "end_seconds", "confidence"}
+    assert not (tmp_path / "out.errors.jsonl").exists()
     before = out.read_text()
+    assert main(command) == 0
+    assert "2 inputs were done already" in capsys.readouterr().err and out.read_text() == before
+    assert main([*command, "--overwrite"]) == 0 and out.read_text() == before
+    (tmp_path / "out.journal").unlink()
     assert main(command) == 2
     assert "exists already; --overwrite replaces it" in capsys.readouterr().err and out.read_text() == before
-    assert main([*command, "--overwrite"]) == 0
 
 
 def test_bad_files_get_a_line_each_and_the_others_their_text(recordings, tmp_path, capsys):
@@ -122,7 +129,7 @@ def _incomplete_checkpoint(folder):
         (["--device", "toaster"], "device must be auto, cpu, cuda or cuda:N, but is 'toaster'"),
         (["--dtype", "int4"], "dtype must be auto, float32, bfloat16, float16, but is 'int4'"),
         (["--model", "x" * 300], "File name too long"),
-        (["-o", "/no/such/folder/out.jsonl"], "cannot be written: No such file or directory"),
+        (["-o", "/no/such/folder/out.jsonl"], "cannot be written: there is no folder /no/such/folder"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
@@ -140,7 +147,7 @@ def test_file_names_that_are_no_utf8(recordings, tmp_path):
     os.symlink(recordings[1].path, tmp_path / name)
     os.symlink(recordings[1].path, tmp_path / "good.wav")
     out = tmp_path / "out.jsonl"
-    process = _start("transcribe", tmp_path, "-o", out)
+    process = _start("transcribe", tmp_path, "-o", out, "--ordered")
     assert process.wait(timeout=60) == 0, process.stderr.read()
     assert [os.path.basename(json.loads(line)["audio"]) for line in out.read_text().splitlines()] == [name, "good.wav"]
     text = subprocess.run([sys.executable, "-m", "hubert_fast", "transcribe", tmp_path], capture_output=True).stdout
@@ -158,10 +165,11 @@ def test_a_device_is_written_to_and_never_replaced(recordings):
 
 def test_a_run_that_comes_to_nothing_leaves_the_output_as_it_was(recordings, tmp_path, capsys):
     out, bad = tmp_path / "out.jsonl", tmp_path / "bad.wav"
+    assert main(["transcribe", str(recordings[1].path), "-o", str(out), "--device", "toaster"]) == 2
+    assert [file.name for file in tmp_path.iterdir()] == []
     bad.write_text("not audio")
-    assert main(["transcribe", str(bad), "-o", str(out)]) == 1 and not out.exists()
-    assert "times real time" not in capsys.readouterr().err
-    assert main(["transcribe", str(recordings[1].path), "-o", str(out), "--device", "toaster"]) == 2 and not out.exists()
+    assert main(["transcribe", str(bad), "-o", str(tmp_path / "none.jsonl")]) == 1
+    assert "times real time" not in capsys.readouterr().err and (tmp_path / "none.jsonl").read_text() == ""
     out.write_text("earlier\n")
     assert main(["transcribe", str(recordings[1].path), "-o", str(out), "--overwrite", "--device", "toaster"]) == 2
     assert out.read_text() == "earlier\n"
@@ -181,18 +189,19 @@ def test_an_input_is_never_overwritten(recordings, tmp_path, capsys):
 
 def test_running_out_of_memory_on_one_file_leaves_the_others(recordings, tmp_path, capsys, monkeypatch):
     folder, first, second = recordings
-    real = Transcriber.transcribe
+    real = Lane.launch
 
-    def transcribe(self, waveform):
-        if len(waveform) == len(load(first.path)):
+    def launch(self, waveforms, alone=False):
+        if any(len(waveform) == len(load(first.path)) for waveform in waveforms):
             raise RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory\nC++ frames")
-        return real(self, waveform)
+        return real(self, waveforms, alone)
 
-    monkeypatch.setattr(Transcriber, "transcribe", transcribe)
-    assert main(["transcribe", str(folder)]) == 1
+    monkeypatch.setattr(Lane, "launch", launch)
+    assert main(["transcribe", str(folder), "--dtype", "float32"]) == 1
     captured = capsys.readouterr()
     assert captured.out == f"{folder / 'sub' / second.path.name}\t{second.reference}\n"
-    assert f"{first.path.name}: [enforce fail" in captured.err and "C++ frames" not in captured.err
+    assert f"{first.path.name}: too long for the memory of the device: [enforce fail" in captured.err
+    assert "C++ frames" not in captured.err
 
 
 def test_nothing_to_transcribe(tmp_path, capsys):

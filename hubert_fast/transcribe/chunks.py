@@ -22,12 +22,14 @@ class Cutter:
 
     frames: L, of a piece. overlap: V, frames that two pieces share.
     hop, field: of the model, in samples: from one frame to the next, and what one reads.
+    sample_rate_hz: of the model.
     """
 
     frames: int
     overlap: int
     hop: int = 320
     field: int = 400
+    sample_rate_hz: int = 16000
 
     def __post_init__(self) -> None:
         if not 0 <= 2 * self.overlap <= self.frames or self.frames < 1:
@@ -45,7 +47,7 @@ class Cutter:
                 f"and overlap by {overlap:g}"
             )
         frames = max(int(chunk * sample_rate_hz - field) // hop + 1, 1)
-        return cls(frames, min(round(overlap * sample_rate_hz / hop), frames // 2), hop, field)
+        return cls(frames, min(round(overlap * sample_rate_hz / hop), frames // 2), hop, field, sample_rate_hz)
 
     def cut(self, blocks: Iterable[np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
         """Cut a recording that comes in blocks ``[C, S_i]``: the first frame of each piece, and its samples ``[C, S]``.

@@ -16,11 +16,13 @@ from .. import demo, dispatch
 from ..cli import EXIT_OK, EXIT_SOME_FAILED, CannotRunError
 from ..hub import CheckpointError, first_line
 from ..paths import is_on_kernels
+from . import ray_engine
 from .inputs import Inputs, Shard
 from .job import Engine, Job, Summary, settings_of, write_summary
 from .journal import JournalError
 from .manifests import ManifestError
 from .progress import MOST_FAILURES_TOLD, Progress, say, tell
+from .ray_engine import Cluster, RayRun
 from .target import Sinks, Target
 from .transcriber import Options, Transcriber
 
@@ -65,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
     target.check(options.overwrite)
     if options.model is None:
         told("no --model given: using the bundled demo model (synthetic voices, closed vocabulary of 90 words)")
-    transcriber = load_transcriber(demo.MODEL if options.model is None else options.model, options.device, options.dtype, told)
+    transcriber = _load(options, told)
     settings = settings_of(transcriber, how, target.format, shard)
     summary = Summary(
         output=None if target.path is None else str(target.path),
@@ -75,6 +77,18 @@ def run(options: argparse.Namespace) -> int:
     )
     with _told_failures(target), target.opened(settings, options.overwrite, options.retry_failed, told) as sinks:
         return _transcribe(options, inputs, how, transcriber, summary, target, sinks, told)
+
+
+def _load(options: argparse.Namespace, told: Callable[[str], None]) -> Transcriber:
+    model = demo.MODEL if options.model is None else options.model
+    if options.engine == "local":
+        return load_transcriber(model, options.device, options.dtype, told)
+    reason = ray_engine.why_not()
+    if reason is not None:
+        raise CannotRunError(reason)
+    # this process only writes: actors have the devices
+    dtype = "float32" if options.dtype == "auto" else options.dtype
+    return load_transcriber(model, "cpu", dtype, lambda message: told(f"here, to compare runs: {message}"))
 
 
 def run_command(options: argparse.Namespace) -> int:
@@ -158,7 +172,12 @@ def _transcribe(
 
 
 def _engine(options: argparse.Namespace, job: Job, how: Options, transcriber: Transcriber) -> Engine:
-    return transcriber.run(job.utterances(), how)
+    if options.engine == "local":
+        return transcriber.run(job.utterances(), how)
+    model = str(demo.MODEL if options.model is None else options.model)
+    model = os.path.abspath(model) if os.path.isdir(model) else model  # actors work in folders of their own
+    cluster = Cluster(options.ray_address, options.ray_actors)
+    return RayRun(model, options.device, options.dtype, job.utterances(), how, cluster)
 
 
 def _keep_summary(path: Path, summary: Summary) -> None:

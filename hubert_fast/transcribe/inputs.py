@@ -108,7 +108,7 @@ def _of_source(source: str) -> Iterator[Utterance]:
         try:
             yield from _of_path(source)
         except OSError as error:  # a name that is too long, a folder that may not be entered
-            yield Utterance(source, source, error=f"cannot be looked at: {error.strerror}")
+            yield Utterance(source, source, error=f"{source}: cannot be looked at: {error.strerror}")
 
 
 def _of_path(source: str) -> Iterator[Utterance]:
@@ -117,7 +117,8 @@ def _of_path(source: str) -> Iterator[Utterance]:
         for file in files:
             yield Utterance(file, file, name=_stem(os.path.relpath(file, source)))
         if not files:
-            yield Utterance(source, source, error=f"no audio files in this folder ({', '.join(sorted(AUDIO_SUFFIXES))})")
+            suffixes = ", ".join(sorted(AUDIO_SUFFIXES))
+            yield Utterance(source, source, error=f"{source}: no audio files in this folder ({suffixes})")
     elif not os.path.lexists(source) and glob.has_magic(source):
         found = False
         for match in sorted(glob.iglob(source, recursive=True)):
@@ -126,10 +127,14 @@ def _of_path(source: str) -> Iterator[Utterance]:
             found = True
             yield Utterance(match, match, name=_stem(os.path.basename(match)))
         if not found:
-            yield Utterance(source, source, error="nothing matches this pattern")
+            yield Utterance(source, source, error=f"{source}: nothing matches this pattern")
     else:
-        os.stat(source) if os.path.lexists(source) else None
-        yield Utterance(source, source, name=_stem(os.path.basename(source)))
+        error = None
+        try:
+            os.stat(source)
+        except FileNotFoundError:
+            error = f"{source}: no such file or folder"
+        yield Utterance(source, source, name=_stem(os.path.basename(source)), error=error)
 
 
 def _below(folder: str) -> Iterator[str]:
@@ -159,20 +164,20 @@ def _of_url(source: str) -> Iterator[Utterance]:
             yield Utterance(source, source, name=_stem(PurePosixPath(path).name))
             return
     except Exception as error:  # each file system has its own
-        yield Utterance(source, source, error=f"cannot be looked at: {error}")
+        yield Utterance(source, source, error=f"{source}: cannot be looked at: {error}")
         return
     for match in matches:
         name = match.removeprefix(path.rstrip("/") + "/") if match.startswith(path.rstrip("/")) else PurePosixPath(match).name
         yield Utterance(system.unstrip_protocol(match), system.unstrip_protocol(match), name=_stem(name))
     if not matches:
-        yield Utterance(source, source, error="no audio files here")
+        yield Utterance(source, source, error=f"{source}: no audio files here")
 
 
 def _of_entries(entries: Iterator[manifests.Entry], source: str) -> Iterator[Utterance]:
     folder = os.path.dirname(source) if source != "-" else ""
     for entry in entries:
         if entry.error is not None:
-            yield Utterance(f"{source}:{entry.line}", source, error=entry.error)
+            yield Utterance(f"{source}:{entry.line}", source, error=f"{source}, {entry.error}")
             continue
         audio = _beside(entry.audio, folder)
         part = _part(entry.offset_seconds, entry.duration_seconds)

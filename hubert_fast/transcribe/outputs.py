@@ -35,11 +35,12 @@ def encoded(text: str) -> bytes:
 class RowFile:
     """Rows appended to a file, whose size the journal knows.
 
-    Raises ``JournalError`` when the file has become shorter than the journal says, ``OSError`` when it cannot be written.
+    only_if_needed: leave no empty file. Raises ``JournalError`` when the file has become shorter than the journal says,
+    ``OSError`` when it cannot be written.
     """
 
-    def __init__(self, path: Path, journal: Journal):
-        self.path, self._journal = path, journal
+    def __init__(self, path: Path, journal: Journal, only_if_needed: bool = False):
+        self.path, self._only_if_needed = path, only_if_needed
         known = journal.size_of(path.name)
         there = path.stat().st_size if path.exists() else 0
         if there < known:
@@ -70,6 +71,8 @@ class RowFile:
             pass
         finally:
             os.truncate(self.path, self._size)
+            if self._only_if_needed and not self._size:
+                os.unlink(self.path)
 
 
 class Rows:

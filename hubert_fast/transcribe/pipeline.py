@@ -179,7 +179,10 @@ class Pipeline:
         for start, waveforms in self.cutter.cut(counted()):
             length, needed = waveforms.shape[1], self.cutter.field
             if length < needed:
-                raise AudioError(f"{ticket.utterance.audio}: too short: {length} samples, but one frame needs {needed}")
+                raise AudioError(
+                    f"{ticket.utterance.audio}: too short: {length} samples at {self.cutter.sample_rate_hz} Hz, "
+                    f"but one frame needs {needed}"
+                )
             ticket.channels = ticket.channels or [[] for _ in waveforms]
             for channel, samples in enumerate(waveforms):
                 if ticket.error is not None:

@@ -76,7 +76,11 @@ class Target:
 
     def check(self, overwrite: bool) -> None:
         """Raise ``JournalError`` when there is something that this run may not touch: before a model is loaded."""
-        if self.is_stream or overwrite or not self.path.exists():
+        if self.is_stream:
+            return
+        if not self.path.absolute().parent.is_dir():
+            raise JournalError(f"{self.path} cannot be written: there is no folder {self.path.parent}")
+        if overwrite or not self.path.exists():
             return
         is_empty_folder = self.path.is_dir() and not any(self.path.iterdir())
         if not is_empty_folder and (self.is_single or not self.paths.journal.exists()):
@@ -105,7 +109,7 @@ class Target:
             if retry_failed:
                 journal.forget_failures()
                 journal.commit({paths.errors.name: 0})
-            failures = RowFile(paths.errors, journal)
+            failures = RowFile(paths.errors, journal, only_if_needed=True)
             stack.callback(failures.close)
             output = (Files if self.format in formats.FILES else Rows)(self.path, self.format, journal)
             stack.callback(output.close)
