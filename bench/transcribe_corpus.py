@@ -65,7 +65,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
-    with ProcessPoolExecutor(options.processes) as pool, open(options.out / "manifest.jsonl", "w", encoding="utf-8") as manifest:
+    with (
+        ProcessPoolExecutor(options.processes) as pool,
+        open(options.out / "manifest.jsonl", "w", encoding="utf-8") as manifest,
+    ):
         for row in pool.map(partial(make, folder=options.out), range(options.files), chunksize=20):
             manifest.write(json.dumps(row) + "\n")
 

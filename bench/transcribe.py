@@ -1,0 +1,341 @@
+"""The transcription of many files, measured: ``python bench/transcribe.py SECTION --corpus build/corpus``.
+
+Rows go to results/transcribe_*.csv. ``transcribe_corpus.py`` makes the corpus.
+
+speed   files on disk to text in a file: ours, our model alone on the same audio, and transformers' pipeline; texts are compared.
+memory  peak memory of the command on few and on many short files, and on three hours in one file.
+kills   the command killed at random instants and started again, until it is done; the output against an undisturbed run.
+seams   long recordings in pieces, against the same in one piece, and against what is said.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from rows import RESULTS, append, origin, percentiles
+
+from hubert_fast import audio, demo
+from hubert_fast.transcribe import Inputs, Options, Transcriber
+from hubert_fast.transcribe.job import Job, Paths, Summary, open_journal
+from hubert_fast.transcribe.outputs import Rows
+from hubert_fast.transcribe.progress import Progress
+from hubert_fast.transcribe.scoring import score
+
+OURS, MODEL_ALONE = "hubert_fast, files to text", "hubert_fast, model alone"
+THEIRS = "transformers pipeline, batch 8"
+THEIRS_SORTED = "transformers pipeline, batch 8, sorted by length"
+THEIRS_SINGLE = "transformers pipeline, batch 1"
+
+
+def columns() -> dict[str, str]:
+    import transformers
+
+    threads = {"threads": str(torch.get_num_threads())}
+    return origin(torch=torch.__version__, transformers=transformers.__version__) | threads
+
+
+def manifest(corpus: Path, files: int | None) -> list[dict]:
+    lines = (corpus / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines[:files]]
+    return [row | {"audio_filepath": str((corpus / row["audio_filepath"]).absolute())} for row in rows]
+
+
+def write_manifest(rows: list[dict], path: Path) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def files_to_text(transcriber: Transcriber, listed: Path, out: Path) -> dict[str, str]:
+    """Run the job that the command runs, journal and all; the texts by file."""
+    summary = Summary(str(out), "demo", "cpu", "")
+    paths = Paths(out)
+    journal = open_journal(paths, {}, overwrite=True)
+    output = Rows(out, "jsonl", journal)
+    job = Job(Inputs([listed]), output, summary, Progress(quiet=True, failures_told=0), journal=journal)
+    job.run(transcriber.run(job.utterances(), Options()))
+    output.close()
+    journal.close()
+    return {row["audio"]: row["text"] for row in map(json.loads, out.read_text(encoding="utf-8").splitlines())}
+
+
+def model_alone(transcriber: Transcriber, waveforms: list[np.ndarray], batch_samples: int) -> None:
+    """Run packed batches of waveforms that are in memory, each lane its share; no text is made."""
+    batches: list[list[np.ndarray]] = [[]]
+    for waveform in waveforms:
+        if batches[-1] and sum(map(len, batches[-1])) + len(waveform) > batch_samples:
+            batches.append([])
+        batches[-1].append(waveform)
+    left = iter(batches)
+
+    def run(lane: object) -> None:
+        for batch in left:
+            lane.launch(batch).land()
+
+    threads = [threading.Thread(target=run, args=(lane,)) for lane in transcriber.lanes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def their_pipeline(dtype: torch.dtype) -> Callable[[list[str], int], dict[str, str]]:
+    """transformers' pipeline on the demo checkpoint; files are decoded as ours are, in its workers."""
+    import transformers
+    from torch.utils.data import Dataset
+
+    transformers.logging.set_verbosity_error()
+    model = transformers.HubertForCTC.from_pretrained(demo.MODEL, torch_dtype=dtype)
+    processor = transformers.Wav2Vec2Processor.from_pretrained(demo.MODEL)
+    pipeline = transformers.pipeline(
+        "automatic-speech-recognition",
+        model=model,
+        tokenizer=processor.tokenizer,
+        feature_extractor=processor.feature_extractor,
+        dtype=dtype,
+        device="cpu",
+    )
+
+    class Files(Dataset):
+        def __init__(self, paths: list[str]):
+            self.paths = paths
+
+        def __len__(self) -> int:
+            return len(self.paths)
+
+        def __getitem__(self, index: int) -> dict:
+            return {"raw": audio.load(self.paths[index]), "sampling_rate": 16000}
+
+    def run(paths: list[str], batch: int) -> dict[str, str]:
+        found = pipeline(Files(paths), batch_size=batch, num_workers=1)
+        return {path: row["text"] for path, row in zip(paths, found)}
+
+    return run
+
+
+def speed(rows: list[dict], dtype: str, rounds: int, their_rounds: int) -> list[dict]:
+    transcriber = Transcriber.from_pretrained(demo.MODEL, device="cpu", dtype=dtype)
+    paths = [row["audio_filepath"] for row in rows]
+    waveforms = [next(iter(blocks)) for blocks in ([audio.load(path)] for path in paths)]
+    audio_seconds = sum(map(len, waveforms)) / 16000
+    theirs = their_pipeline(getattr(torch, dtype))
+    by_length = [path for _, path in sorted(zip(map(len, waveforms), paths))]
+    texts: dict[str, dict[str, str]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        listed, out = write_manifest(rows, Path(folder, "manifest.jsonl")), Path(folder, "out.jsonl")
+        calls: dict[str, Callable[[], dict | None]] = {
+            MODEL_ALONE: lambda: model_alone(transcriber, waveforms, 64 * 16000),
+            OURS: lambda: files_to_text(transcriber, listed, out),
+            THEIRS: lambda: theirs(paths, 8),
+            THEIRS_SORTED: lambda: theirs(by_length, 8),
+            THEIRS_SINGLE: lambda: theirs(paths, 1),
+        }
+        files_to_text(transcriber, write_manifest(rows[:20], Path(folder, "few.jsonl")), out)  # warms up
+        theirs(paths[:16], 8)
+        model_alone(transcriber, waveforms[:100], 64 * 16000)
+        seconds: dict[str, list[float]] = {name: [] for name in calls}
+        for number in range(rounds):
+            for name, call in calls.items():
+                if name not in (OURS, MODEL_ALONE) and number >= their_rounds:
+                    continue
+                start = time.perf_counter()
+                found = call()
+                seconds[name].append(time.perf_counter() - start)
+                texts[name] = found or texts.get(name, {})
+                print(f"{dtype}: {name}: {audio_seconds / seconds[name][-1]:.0f} times real time", flush=True)
+    made = []
+    for name, times in seconds.items():
+        p20, p50, p80 = percentiles(times)
+        other = [path for path, text in texts[name].items() if text != texts[THEIRS_SINGLE][path]]
+        errors = [score(row["text"], texts[name][row["audio_filepath"]]) for row in rows if texts[name]]
+        words = sum(error.words for error in errors)
+        made.append(
+            {
+                "dtype": dtype, "provider": name, "files": len(rows), "audio_seconds": f"{audio_seconds:.0f}",
+                "rounds": len(times), "p20_s": f"{p20:.2f}", "p50_s": f"{p50:.2f}", "p80_s": f"{p80:.2f}",
+                "rtfx": f"{audio_seconds / p50:.1f}",
+                "share_of_model_alone": f"{percentiles(seconds[MODEL_ALONE])[1] / p50:.3f}",
+                "times_pipeline": f"{percentiles(seconds[THEIRS])[1] / p50:.2f}",
+                "other_text_than_one_by_one": len(other) if texts[name] else "",
+                "wer": f"{sum(error.word_errors for error in errors) / words:.4f}" if errors else "",
+            }
+        )  # fmt: skip
+        print(made[-1])
+    return made
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "hubert_fast", "transcribe", *map(str, arguments), "--quiet"]
+
+
+def peak_megabytes(*arguments: object) -> tuple[float, float]:
+    """Run the command; its peak of resident memory and the seconds it took."""
+    start = time.perf_counter()
+    process = subprocess.Popen(command(*arguments))
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"transcribe ended with {os.waitstatus_to_exitcode(status)}")
+    return usage.ru_maxrss / 1024, time.perf_counter() - start
+
+
+def memory(rows: list[dict], dtype: str, counts: list[int], hours: float) -> list[dict]:
+    short = sorted(rows, key=lambda row: row["duration"])[: max(len(rows) // 4, 1)]
+    made = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        cases: list[tuple[str, Path, float]] = []
+        for count in counts:
+            # each a name of its own, as a file is
+            repeated = [short[index % len(short)] | {"id": str(index)} for index in range(count)]
+            listed = write_manifest(repeated, folder / f"{count}.jsonl")
+            cases.append((f"{count} short files", listed, sum(row["duration"] for row in repeated)))
+        long = long_recording(rows, hours * 3600, folder / "long.flac")[1]
+        cases.append((f"one file of {hours:g} h", folder / "long.flac", long))
+        for case, source, audio_seconds in cases:
+            peak, took = peak_megabytes(source, "-o", folder / "out.jsonl", "--overwrite", "--dtype", dtype)
+            made.append(
+                {
+                    "dtype": dtype, "case": case, "audio_seconds": f"{audio_seconds:.0f}",
+                    "peak_megabytes": f"{peak:.0f}", "seconds": f"{took:.1f}",
+                }
+            )  # fmt: skip
+            print(made[-1], flush=True)
+    return made
+
+
+BETWEEN = " / "  # what is said in two files
+
+
+def long_recording(rows: list[dict], seconds: float, path: Path) -> tuple[str, float]:
+    """Join files of the corpus, over again if need be, to one FLAC; what is said in it, and its seconds."""
+    said, written = [], 0
+    with soundfile.SoundFile(path, "w", 16000, 1, "PCM_16") as out:
+        while written < seconds * 16000:
+            for row in rows:
+                samples = audio.load(row["audio_filepath"])
+                out.write(samples)
+                said.append(row["text"])
+                written += len(samples)
+                if written >= seconds * 16000:
+                    break
+    return BETWEEN.join(said), written / 16000
+
+
+def texts_of(out: Path) -> Counter:
+    """What an output says, without regard to order: file, text and words with their times, each as often as it stands there."""
+    found: Counter = Counter()
+    for row in map(json.loads, out.read_text(encoding="utf-8").splitlines()):
+        times = tuple((word["word"], word["start_seconds"], word["end_seconds"]) for word in row["words"])
+        found[row["id"], row["text"], times] += 1
+    return found
+
+
+def kills(rows: list[dict], count: int, seed: int) -> list[dict]:
+    """Kill the command ``count`` times at random instants after its model is loaded; float32, whose text depends on no batch."""
+    rng = random.Random(seed)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        listed = write_manifest(rows, folder / "manifest.jsonl")
+        start = time.perf_counter()
+        subprocess.run(command(listed, "-o", folder / "whole.jsonl", "--dtype", "float32"), check=True)
+        undisturbed = time.perf_counter() - start
+        out = folder / "killed.jsonl"
+        arguments = command(listed, "-o", out, "--dtype", "float32")
+        done_at_kills, torn = [], 0
+        for _ in range(count):
+            process = subprocess.Popen(arguments)
+            while not Paths(out).journal.exists():
+                time.sleep(0.01)
+            # begun runs load for some seconds, then work: kills fall in both
+            time.sleep(rng.uniform(0.2, 4 + 2 * undisturbed / count))
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            text = out.read_bytes() if out.exists() else b""
+            torn += bool(text) and not text.endswith(b"\n")
+            done_at_kills.append(text.count(b"\n"))
+        subprocess.run(arguments, check=True)
+        whole, found = texts_of(folder / "whole.jsonl"), texts_of(out)
+    row = {
+        "files": len(rows), "kills": count, "seed": seed, "torn_lines": torn,
+        "lines_at_kills": " ".join(map(str, done_at_kills)), "lines": sum(found.values()),
+        "missing": sum((whole - found).values()), "twice_or_other": sum((found - whole).values()),
+    }  # fmt: skip
+    print(row)
+    return [row]
+
+
+def seams(rows: list[dict], dtype: str, minutes: float, pieces: list[tuple[float, float]]) -> list[dict]:
+    transcriber = Transcriber.from_pretrained(demo.MODEL, device="cpu", dtype=dtype)
+    made = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "long.flac")
+        said, seconds = long_recording(rows, 60 * minutes, path)
+        parts = [row["audio_filepath"] for row in rows][: said.count(BETWEEN) + 1]
+        said = said.replace(BETWEEN, " ")
+        whole = transcriber.transcribe_file(path, chunk_seconds=seconds + 1, overlap_seconds=0).text
+        alone = " ".join(found.transcripts[0].text for found in transcriber.transcribe_many(parts, ordered=True))
+        for chunk, overlap in pieces:
+            text = transcriber.transcribe_file(path, chunk_seconds=chunk, overlap_seconds=overlap).text
+            against_whole, against_alone, against_said = (score(other, text) for other in (whole, alone, said))
+            whole_against_said, alone_against_said = score(said, whole), score(said, alone)
+            made.append(
+                {
+                    "dtype": dtype, "audio_seconds": f"{seconds:.0f}", "chunk_seconds": chunk, "overlap_seconds": overlap,
+                    "seams": int((seconds - chunk) // (chunk - overlap)) + 1, "words": against_whole.words,
+                    "word_errors_against_whole": against_whole.word_errors,
+                    "wer_against_whole": f"{against_whole.word_errors / against_whole.words:.5f}",
+                    "wer": f"{against_said.word_errors / against_said.words:.4f}",
+                    "wer_of_whole": f"{whole_against_said.word_errors / whole_against_said.words:.4f}",
+                    "wer_of_files_alone": f"{alone_against_said.word_errors / alone_against_said.words:.4f}",
+                    "wer_against_files_alone": f"{against_alone.word_errors / against_alone.words:.4f}",
+                }
+            )  # fmt: skip
+            print(made[-1], flush=True)
+    return made
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("section", choices=["speed", "memory", "kills", "seams"])
+    parser.add_argument("--corpus", type=Path, required=True, help="folder that transcribe_corpus.py made")
+    parser.add_argument("--files", type=int, help="only the first of the corpus")
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--their-rounds", type=int, default=1)
+    parser.add_argument("--counts", nargs="+", type=int, default=[500, 20000], help="of short files, for memory")
+    parser.add_argument("--hours", type=float, default=3.0, help="of the long file, for memory")
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=20.0, help="of the long recording, for seams")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the CSV files")
+    options = parser.parse_args(arguments)
+    rows = manifest(options.corpus, options.files)
+    if options.section == "kills":
+        append(options.out / "transcribe_kills.csv", columns(), kills(rows, options.kills, options.seed))
+        return
+    for dtype in options.dtypes:
+        if options.section == "speed":
+            made = speed(rows, dtype, options.rounds, options.their_rounds)
+        elif options.section == "memory":
+            made = memory(rows, dtype, options.counts, options.hours)
+        else:
+            made = seams(rows, dtype, options.minutes, [(40.0, 4.0), (40.0, 0.0), (20.0, 4.0), (10.0, 2.0), (10.0, 0.0)])
+        append(options.out / f"transcribe_{options.section}.csv", columns(), made)
+
+
+if __name__ == "__main__":
+    main()
