@@ -34,6 +34,7 @@ def extensions() -> list[Extension]:
 TRANSFORMERS = ["transformers>=4.34.1"]
 CURRENT_TRANSFORMERS = ["transformers>=5"]  # what tests and benchmarks compare with
 DEMO = ["jiwer>=3"]
+RAY = ['ray[data]>=2.40; python_version < "3.14"']
 
 setup(
     name="hubert_fast",
@@ -63,9 +64,12 @@ setup(
         "soundfile>=0.12",
         "soxr>=0.4",
         "tqdm>=4.60",
+        "fsspec>=2023.1",
     ],
     extras_require={
         "demo": DEMO,
+        "wer": DEMO,
+        "ray": RAY,
         "transformers": TRANSFORMERS,
         "test": [
             "pytest>=8",
@@ -80,6 +84,7 @@ setup(
             "peft>=0.14",
             *CURRENT_TRANSFORMERS,
             *DEMO,
+            *RAY,
         ],
         "bench": ["pytest-benchmark>=4", "matplotlib>=3.8", *CURRENT_TRANSFORMERS, *DEMO],
     },

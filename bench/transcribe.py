@@ -2,7 +2,7 @@
 
 Rows go to results/transcribe_*.csv. ``transcribe_corpus.py`` makes the corpus.
 
-speed   files on disk to text in a file: ours, our model alone on the same audio, and transformers' pipeline; texts are compared.
+speed   files on disk to text in a file: ours, our model alone on the same audio, transformers' pipeline; texts are compared.
 memory  peak memory of the command on few and on many short files, and on three hours in one file.
 kills   the command killed at random instants and started again, until it is done; the output against an undisturbed run.
 seams   long recordings in pieces, against the same in one piece, and against what is said.
@@ -245,7 +245,7 @@ def texts_of(out: Path) -> Counter:
 
 
 def kills(rows: list[dict], count: int, seed: int) -> list[dict]:
-    """Kill the command ``count`` times at random instants after its model is loaded; float32, whose text depends on no batch."""
+    """Kill the command ``count`` times at random instants, loading or at work; in float32, whose text depends on no batch."""
     rng = random.Random(seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -23,6 +23,11 @@ def test_python_snippets(capsys):
     for snippet in snippets:
         if "accelerate" in snippet:
             exec(snippet, {"model": transformers.HubertForCTC.from_pretrained(demo.MODEL)})
+        elif "transcribe_many" in snippet:
+            snippet = snippet.replace('"talks/", "more.jsonl"', f"{str(demo.RECORDINGS)!r}")
+            exec(snippet.replace("facebook/hubert-large-ls960-ft", str(demo.MODEL)))
+            printed = capsys.readouterr().out.splitlines()
+            assert sorted(line.split(" ")[0] for line in printed) == sorted(str(each.path) for each in demo.recordings())
         else:
             exec(snippet.replace("facebook/hubert-large-ls960-ft", str(demo.MODEL)), names)
     expected = [recording.reference.upper() for recording in demo.recordings()[:2]]

@@ -68,12 +68,14 @@ def run(options: argparse.Namespace) -> int:
     if options.model is None:
         told("no --model given: using the bundled demo model (synthetic voices, closed vocabulary of 90 words)")
     transcriber = _load(options, told)
-    settings = settings_of(transcriber, how, target.format, shard)
+    is_local = options.engine == "local"
+    dtype = _dtype(transcriber) if is_local else options.dtype  # actors may take another than this process
+    settings = settings_of(transcriber, dtype, how, target.format, shard)
     summary = Summary(
         output=None if target.path is None else str(target.path),
         model=str(options.model or "demo"),
-        device=", ".join(map(str, transcriber.devices)),
-        dtype=_dtype(transcriber),
+        device=", ".join(map(str, transcriber.devices)) if is_local else f"{options.device}, on Ray",
+        dtype=dtype,
     )
     with _told_failures(target), target.opened(settings, options.overwrite, options.retry_failed, told) as sinks:
         return _transcribe(options, inputs, how, transcriber, summary, target, sinks, told)

@@ -15,8 +15,8 @@ import torch
 
 from .. import __version__
 from . import outputs, scoring
-from .formats import FILES, error_row
-from .inputs import Inputs, Utterance
+from .formats import error_row
+from .inputs import Inputs, Shard, Utterance
 from .journal import Errors, Journal, JournalError, Totals
 from .transcriber import Options, Result, Transcriber
 
@@ -123,11 +123,11 @@ def fingerprint(transcriber: Transcriber) -> str:
     return digest.hexdigest()
 
 
-def settings_of(transcriber: Transcriber, options: Options, format: str, shard: object) -> dict[str, Any]:
+def settings_of(transcriber: Transcriber, dtype: str, options: Options, format: str, shard: Shard | None) -> dict[str, Any]:
     """Return what the text of an output depends on; a run that differs may not go on with it."""
     return {
         "model": fingerprint(transcriber),
-        "dtype": str(transcriber.model.dtype).removeprefix("torch."),
+        "dtype": dtype,
         "chunk seconds": options.chunk_seconds,
         "overlap seconds": options.overlap_seconds,
         "channels": options.channels,
@@ -244,7 +244,3 @@ class Job:
 def write_summary(path: Path, summary: Summary) -> None:
     """Write it as JSON."""
     outputs.replace(path, json.dumps(asdict(summary), indent=1) + "\n")
-
-
-def is_per_file(format: str) -> bool:
-    return format in FILES

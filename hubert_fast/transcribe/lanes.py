@@ -50,12 +50,12 @@ class Flight:
 class Lane:
     """A model that takes a batch at a time.
 
-    threads: CPU cores for it, when others run beside it, ``beside`` lanes in all. depth: batches that may be under way before
-    the first is waited for.
+    threads, all_threads: of PyTorch on a CPU, beside other lanes and alone. depth: batches that may be under way before the
+    first is waited for.
     """
 
-    def __init__(self, model: HubertForCTC, normalize: bool, threads: int | None = None, beside: int = 1):
-        self.model, self.normalize, self.threads, self.beside = model, normalize, threads, beside
+    def __init__(self, model: HubertForCTC, normalize: bool, threads: int | None = None, all_threads: int | None = None):
+        self.model, self.normalize, self.threads, self.all_threads = model, normalize, threads, all_threads
         self.device = model.device
         self.depth = 1 if self.device.type == "cuda" else 0
         self._copies = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
@@ -64,7 +64,7 @@ class Lane:
     def launch(self, waveforms: Sequence[np.ndarray], alone: bool = False) -> Flight:
         """Start a batch of waveforms ``[S_i]``; on CUDA it returns before they are done. alone: nothing runs beside it."""
         if self.threads is not None:
-            torch.set_num_threads(self.threads * self.beside if alone else self.threads)
+            torch.set_num_threads(self.all_threads if alone else self.threads)
         counts = self.model.frame_counts(torch.tensor([len(waveform) for waveform in waveforms])).tolist()
         if self._copies is None:
             waveforms = [*waveforms, *self._filler([len(waveform) for waveform in waveforms], sum(counts))]
@@ -119,11 +119,16 @@ def lanes_for(model: HubertForCTC, normalize: bool, devices: Sequence[torch.devi
     On a CPU single-threaded lanes beside each other lose no time waiting for each other at every operation.
     """
     if devices[0].type == "cpu":
-        cores = torch.get_num_threads()
-        count = min(cores, MOST_CPU_LANES)
-        return [Lane(model, normalize, cores // count, count) for _ in range(count)]
+        threads = torch.get_num_threads()
+        count = cpu_lanes(threads)
+        return [Lane(model, normalize, threads // count, threads) for _ in range(count)]
     models = [model] + [copy.deepcopy(model) for _ in devices[1:]]
     return [Lane(its_model.to(device), normalize) for its_model, device in zip(models, devices)]
+
+
+def cpu_lanes(threads: int) -> int:
+    """Return how many lanes share so many threads: as many as there may be that leave no more than a tenth of them idle."""
+    return max(count for count in range(1, min(threads, MOST_CPU_LANES) + 1) if count * (threads // count) >= 0.9 * threads)
 
 
 def batch_seconds_for(device: torch.device) -> float:

@@ -1,0 +1,157 @@
+"""Long recordings in pieces: every frame once, seams where nothing is lost or doubled."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hubert_fast import audio, demo
+from hubert_fast.ctc import greedy_decode
+from hubert_fast.transcribe import Transcriber, Utterance
+from hubert_fast.transcribe.chunks import Cutter, Frames, stitch
+
+BLANK = 0
+
+
+def _frames(samples: int) -> int:
+    return max((samples - 400) // 320 + 1, 0)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    frames=st.integers(1, 40),
+    overlap_share=st.floats(0, 0.5),
+    samples=st.integers(1, 60_000),
+    splits=st.lists(st.integers(0, 60_000), max_size=6),
+)
+def test_every_frame_comes_once_whatever_the_blocks(frames, overlap_share, samples, splits):
+    cutter = Cutter(frames, int(frames * overlap_share))
+    recording = np.arange(samples, dtype=np.int32)[None]
+    blocks = [
+        block for block in np.split(recording, sorted(split for split in splits if split < samples), axis=1) if block.size
+    ]
+    pieces, total = [], _frames(samples)
+    for start, piece in cutter.cut(blocks):
+        assert piece[0, 0] == 320 * start, "a piece begins on its frame"
+        count = _frames(piece.shape[1])
+        assert count <= frames and (count > cutter.overlap or start == 0)
+        numbers = np.arange(start, start + count)
+        pieces.append(Frames(start, numbers % 5, numbers.astype(np.float32)))
+    ids, log_probs = stitch(pieces, BLANK)
+    assert np.array_equal(log_probs, np.arange(total)) and np.array_equal(ids, np.arange(total) % 5)
+
+
+def test_a_recording_of_one_piece_comes_whole():
+    cutter = Cutter.of_seconds(40, 4, 16000, 320, 400)
+    for seconds in (0.01, 1, 39.9, 40.0):
+        (piece,) = cutter.cut([np.zeros((1, int(16000 * seconds)))])
+        assert piece[0] == 0 and piece[1].shape == (1, int(16000 * seconds))
+
+
+def test_no_more_than_a_piece_and_a_block_is_held():
+    cutter = Cutter.of_seconds(40, 4, 16000, 320, 400)
+    given, taken, most = 0, 0, 0
+
+    def blocks():
+        nonlocal given, most
+        for _ in range(300):
+            given += 16000
+            most = max(most, given - taken)
+            yield np.zeros((1, 16000), np.int16)
+
+    for start, _ in cutter.cut(blocks()):
+        taken = 320 * start
+    assert given == 300 * 16000 and most <= 16000 * (40 + 36 + 2)
+
+
+@pytest.mark.parametrize("chunk, overlap", [(40, 21), (40, -1), (0, 0), (-3, 0), (0.01, 0), (float("nan"), 0)])
+def test_chunks_that_are_none(chunk, overlap):
+    with pytest.raises(ValueError, match=r"chunk seconds must be 0\.025 or more and overlap by half at most"):
+        Cutter.of_seconds(chunk, overlap, 16000, 320, 400)
+
+
+def _text(ids) -> str:
+    return greedy_decode(np.asarray(ids), [0, len(ids)], ["<pad>", "|", *"ABCDEF"], blank_id=BLANK)[0].text
+
+
+def _pieces(left: str, right: str, shared: int) -> list[Frames]:
+    """Two pieces written as tokens, ``.`` for the blank, that share the last and first ``shared`` frames."""
+    tokens = ".|ABCDEF"
+    arrays = [np.array([tokens.index(token) for token in text], np.int32) for text in (left, right)]
+    starts = (0, len(left) - shared)
+    return [Frames(start, ids, np.zeros(len(ids), np.float32)) for start, ids in zip(starts, arrays)]
+
+
+@pytest.mark.parametrize(
+    "left, right, shared, expected",
+    [
+        ("A..B..|..C..D....", "C..D....E..F", 8, "AB CDEF"),  # they agree
+        ("A..B..|..C..D....", "C...D...E..F", 8, "AB CDEF"),  # a token a frame later
+        ("A..B..|..C..D....", "...CD...E..F", 8, "AB CDEF"),  # both about the middle, where they do not agree
+        ("A.....BB........", "....BB....CC....", 10, "ABC"),  # a token in the middle, the same on both sides
+        ("A......B........", "....BB.....C....", 10, "ABC"),  # and longer on one
+        ("A.B.CCC.........", ".......DEF", 7, "ABCDEF"),  # nothing but blanks is shared
+    ],
+)
+def test_nothing_is_lost_or_doubled_at_a_seam(left, right, shared, expected):
+    ids, log_probs = stitch(_pieces(left, right, shared), BLANK)
+    assert _text(ids) == expected and len(ids) == len(log_probs) == len(left) + len(right) - shared
+
+
+@pytest.mark.parametrize("shift", [-3, -2, -1, 0, 1, 2, 3])
+def test_a_seam_beside_a_token_that_the_pieces_place_differently(shift):
+    """Wherever a token lies in the overlap, and however the pieces differ about it, it is there once."""
+    for at in range(6, 34):
+        left, right = np.zeros(60, np.int32), np.zeros(60, np.int32)
+        left[5], right[55] = 3, 4
+        left[20 + at : 23 + at] = 2
+        right[at + shift : at + shift + 3] = 2
+        pieces = [Frames(0, left, np.zeros(60, np.float32)), Frames(20, right, np.zeros(60, np.float32))]
+        assert _text(stitch(pieces, BLANK)[0]) == "BAC", (at, shift)
+
+
+@pytest.fixture(scope="module")
+def transcriber():
+    return Transcriber.from_pretrained(demo.MODEL, device="cpu", dtype="float32")
+
+
+def test_a_long_recording_gives_the_words_of_the_short_ones_in_order(transcriber, tmp_path):
+    import jiwer
+    import soundfile
+
+    from hubert_fast.transcribe.scoring import score
+
+    recordings = demo.recordings() * 4
+    waveforms = [audio.load(recording.path) for recording in recordings]
+    soundfile.write(tmp_path / "long.flac", np.concatenate(waveforms), 16000)
+    seconds = sum(map(len, waveforms)) / 16000
+    alone = " ".join(transcriber.transcribe_file(recording.path).text for recording in recordings)
+    for chunk, overlap, most in ((40, 4, 0.02), (20, 4, 0.03), (12, 4, 0.04)):
+        found = transcriber.transcribe_file(tmp_path / "long.flac", chunk_seconds=chunk, overlap_seconds=overlap)
+        assert found.duration_seconds == pytest.approx(seconds, abs=1e-3)
+        errors = score(alone, found.text)
+        # a word at an end of a piece has other context than in its own file: some are heard otherwise, none is lost or doubled
+        assert errors.word_errors <= most * errors.words, f"{chunk} s: {errors}"
+        counts = jiwer.process_words(alone, found.text)
+        assert abs(len(found.text.split()) - len(alone.split())) <= 4, (counts.insertions, counts.deletions)
+
+
+def test_times_are_of_the_whole_file(transcriber, tmp_path):
+    import soundfile
+
+    waveform = audio.load(demo.recordings()[0].path)
+    gap = np.zeros(8 * 16000, np.float32)
+    soundfile.write(tmp_path / "long.wav", np.concatenate([gap, waveform, gap, waveform]), 16000)
+    alone = transcriber.transcribe_file(demo.recordings()[0].path).words
+    found = transcriber.transcribe_file(tmp_path / "long.wav", chunk_seconds=9, overlap_seconds=4).words
+    starts = [8 + word.start_seconds for word in alone]
+    starts += [16 + len(waveform) / 16000 + word.start_seconds for word in alone]
+    words = [word for word in found if word.word in {each.word for each in alone}]
+    assert [word.word for word in words] == [word.word for word in alone] * 2
+    assert np.allclose([word.start_seconds for word in words], starts, atol=0.061)
+    # and of the file, not of the part of it that an utterance is
+    part = Utterance("part", str(tmp_path / "long.wav"), offset_seconds=8.0, duration_seconds=len(waveform) / 16000)
+    (result,) = transcriber.transcribe_many([part])
+    assert result.transcripts[0].text == transcriber.transcribe_file(demo.recordings()[0].path).text
+    assert np.allclose([word.start_seconds for word in result.transcripts[0].words], starts[: len(alone)], atol=1e-6)
+    assert result.transcripts[0].duration_seconds == pytest.approx(len(waveform) / 16000, abs=1e-3)

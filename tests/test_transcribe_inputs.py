@@ -1,0 +1,219 @@
+"""What a command names, as utterances: files, folders, patterns, lists and manifests, and shards of them."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import tracemalloc
+from itertools import chain
+
+import pytest
+
+from hubert_fast.transcribe import Inputs, Shard, Utterance
+from hubert_fast.transcribe.manifests import ManifestError, is_manifest
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("b.WAV", "a.flac", "sub/c.mp3", "notes.txt", ".d.ogg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "empty").mkdir()
+    return tmp_path
+
+
+def _ids(*sources, shard=None):
+    return [utterance.id for utterance in Inputs(sources, shard)]
+
+
+def test_a_folder_gives_its_audio_sorted_with_names_below_it(folder):
+    utterances = list(Inputs([folder]))
+    assert [os.path.relpath(utterance.audio, folder) for utterance in utterances] == [".d.ogg", "a.flac", "b.WAV", "sub/c.mp3"]
+    assert [utterance.name for utterance in utterances] == [".d", "a", "b", "sub/c"]
+    assert all(utterance.id == utterance.audio and utterance.error is None for utterance in utterances)
+
+
+def test_files_patterns_and_what_is_not_there(folder):
+    assert _ids(folder / "a.flac") == [str(folder / "a.flac")]
+    assert _ids(f"{folder}/**/*.[mf]*") == [str(folder / "a.flac"), str(folder / "sub/c.mp3")]
+    errors = {
+        folder / "gone.wav": "no such file or folder",
+        folder / "empty": "no audio files in this folder",
+        f"{folder}/*.xyz": "nothing matches this pattern",
+        folder / ("x" * 300): "cannot be looked at: File name too long",
+    }
+    for source, message in errors.items():
+        (utterance,) = Inputs([source])
+        assert utterance.error.startswith(f"{source}: {message}")
+
+
+def test_a_name_with_brackets_is_a_name(tmp_path):
+    (tmp_path / "take [1].wav").write_bytes(b"")
+    assert _ids(tmp_path / "take [1].wav") == [str(tmp_path / "take [1].wav")]
+
+
+def test_a_folder_that_may_not_be_entered(folder):
+    if os.geteuid() == 0:
+        pytest.skip("root may enter every folder")
+    (folder / "sub").chmod(0)
+    try:
+        assert "cannot be looked at: Permission denied" in list(Inputs([folder]))[-1].error
+    finally:
+        (folder / "sub").chmod(0o755)
+
+
+def test_nemo_manifest(folder):
+    rows = [
+        {"audio_filepath": "a.flac", "duration": 2.5, "text": "hello"},
+        {"audio_filepath": "b.WAV", "offset": 1.5, "duration": 0.25, "text": ""},
+        {"audio_filepath": "b.WAV", "offset": 2},
+        {"audio_filepath": "s3://bucket/x.wav", "id": "named/x", "duration": 0},
+        {"audio_filepath": str(folder / "sub/c.mp3"), "id": 7},
+    ]
+    (folder / "m.json").write_text("\ufeff" + "\n".join(map(json.dumps, rows)) + "\n\n")
+    found = list(Inputs([folder / "m.json"]))
+    assert found == [
+        Utterance("a.flac", f"{folder}/a.flac", 0.0, 2.5, "hello", "a"),
+        Utterance("b.WAV#1.5-1.75", f"{folder}/b.WAV", 1.5, 0.25, None, "b.1.5-1.75"),
+        Utterance("b.WAV#2-", f"{folder}/b.WAV", 2.0, None, None, "b.2-"),
+        Utterance("named/x", "s3://bucket/x.wav", 0.0, None, None, "named_x"),
+        Utterance("7", f"{folder}/sub/c.mp3", 0.0, None, None, "7"),
+    ]
+
+
+def test_a_path_of_a_manifest_is_of_the_working_folder_first(folder, monkeypatch):
+    (folder / "sub" / "m.jsonl").write_text('{"audio_filepath": "a.flac"}\n{"audio_filepath": "c.mp3"}\n')
+    monkeypatch.chdir(folder)
+    assert [utterance.audio for utterance in Inputs(["sub/m.jsonl"])] == ["a.flac", "sub/c.mp3"]
+
+
+@pytest.mark.parametrize(
+    "name, text, expected",
+    [
+        ("m.csv", 'path,text\na.flac,"hello, you"\n\nb.WAV,\n', [("a.flac", "hello, you"), ("b.WAV", None)]),
+        ("m.tsv", 'client\tpath\tsentence\n1\ta.flac\t"Hm" he said\n', [("a.flac", '"Hm" he said')]),
+        ("m.txt", "a.flac\n\n b.WAV\r\n", [("a.flac", None), (" b.WAV", None)]),
+    ],
+)
+def test_tables_and_lists(folder, name, text, expected):
+    (folder / name).write_text(text, newline="")
+    assert [(utterance.id, utterance.reference) for utterance in Inputs([folder / name])] == expected
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ('{"audio_filepath": "a.flac"', "line 2 is no JSON object"),
+        ("[1, 2]", "line 2 must be a JSON object, but is list"),
+        ('{"audio": 3}', "line 2 must name its audio as a text audio_filepath, audio, path"),
+        ('{"text": "hello"}', "line 2 must name its audio as a text audio_filepath"),
+        ('{"audio_filepath": "a.flac", "offset": "soon"}', "line 2: offset must be a number of seconds, but is 'soon'"),
+        ('{"audio_filepath": "a.flac", "duration": -1}', "line 2: duration must be a number of seconds, but is -1"),
+        ('{"audio_filepath": "a.flac", "duration": NaN}', "line 2: duration must be a number of seconds"),
+        ('{"audio_filepath": "a.flac", "text": ["a"]}', "line 2: text must be text, but is ['a']"),
+    ],
+)
+def test_a_bad_line_is_an_utterance_that_failed_and_the_others_follow(folder, line, message):
+    manifest = folder / "m.jsonl"
+    manifest.write_text(f'{{"audio_filepath": "a.flac"}}\n{line}\n{{"audio_filepath": "b.WAV"}}\n')
+    first, bad, last = Inputs([manifest])
+    assert (first.id, last.id) == ("a.flac", "b.WAV") and bad.id == f"{manifest}:2"
+    assert bad.error.startswith(f"{manifest}, {message}"), bad.error
+
+
+def test_a_row_of_a_table_with_other_columns_than_the_header(folder):
+    (folder / "m.csv").write_text("path,text\na.flac,hello,you\nb.WAV,x\n")
+    bad, good = Inputs([folder / "m.csv"])
+    assert "line 2 has 3 columns, but the header 2" in bad.error and good.id == "b.WAV"
+
+
+@pytest.mark.parametrize(
+    "name, text, message",
+    [
+        ("m.csv", "name,text\na,b\n", "must begin with a header that has a column audio_filepath, audio, path"),
+        ("m.csv", "", "must begin with a header"),
+        ("gone.jsonl", None, "cannot be read: No such file or directory"),
+    ],
+)
+def test_a_manifest_that_cannot_be_read(folder, name, text, message):
+    if text is not None:
+        (folder / name).write_text(text)
+    with pytest.raises(ManifestError, match=message):
+        list(Inputs([folder / name]))
+
+
+def test_standard_input(folder):
+    code = "from hubert_fast.transcribe import Inputs; print([utterance.id for utterance in Inputs(['-'])])"
+    text = b'a.flac\n{"audio_filepath": "b.WAV", "offset": 1}\nbad\xff.wav\n'
+    run = subprocess.run([sys.executable, "-c", code], input=text, capture_output=True, check=True)
+    assert run.stdout.decode().strip() == str(["a.flac", "b.WAV#1-", "bad\udcff.wav"])
+    with pytest.raises(ValueError, match="standard input can be read once"):
+        Inputs(["-", "-"])
+
+
+def test_urls():
+    import fsspec
+
+    system = fsspec.filesystem("memory")
+    for name in ("/speech/a.wav", "/speech/sub/b.flac", "/speech/notes.md"):
+        system.pipe(name, b"x")
+    system.pipe("/speech/m.jsonl", b'{"audio_filepath": "sub/b.flac"}\n')
+    expected = ["memory:///speech/a.wav", "memory:///speech/sub/b.flac"]
+    assert _ids("memory://speech") == expected and _ids("memory://speech/*.wav") == expected[:1]
+    assert [utterance.name for utterance in Inputs(["memory://speech"])] == ["a", "sub/b"]
+    assert _ids("memory://speech/a.wav") == ["memory://speech/a.wav"]
+    assert [utterance.audio for utterance in Inputs(["memory://speech/m.jsonl"])] == ["memory://speech/sub/b.flac"]
+    (none,) = Inputs(["nosuch://speech/*.wav"])
+    assert "cannot be looked at: Protocol not known" in none.error
+
+
+def test_manifests_are_told_by_their_suffix():
+    assert all(map(is_manifest, ("a.jsonl", "a.JSON", "s3://b/a.tsv", "a.csv", "a.txt", "a.lst")))
+    assert not any(map(is_manifest, ("a.wav", "a", "folder/", "https://x/a.flac")))
+
+
+def test_shards_part_the_inputs(folder):
+    (folder / "m.txt").write_text("".join(f"{index}.wav\n" for index in range(3000)))
+    parts = [_ids(folder / "m.txt", shard=Shard(index, 7)) for index in range(1, 8)]
+    assert sorted(chain(*parts)) == sorted(f"{index}.wav" for index in range(3000))
+    assert all(350 < len(part) < 510 for part in parts), [len(part) for part in parts]
+    # more files come: those that were there stay where they are
+    with open(folder / "m.txt", "a") as manifest:
+        manifest.write("more.wav\n")
+    assert [set(part) <= set(_ids(folder / "m.txt", shard=Shard(index, 7))) for index, part in enumerate(parts, 1)] == [
+        True
+    ] * 7
+
+
+@pytest.mark.parametrize("text", ["0/4", "5/4", "1", "a/b", "1/0", "-1/3", "1/2/3", ""])
+def test_a_shard_that_is_none(text):
+    with pytest.raises(ValueError, match="a shard must be I/N with I from 1 to N"):
+        Shard.parse(text)
+
+
+def test_keys_tell_utterances_apart():
+    one = Utterance("a", "a.wav", 0.0, None)
+    others = [Utterance("b", "a.wav"), Utterance("a", "b.wav"), Utterance("a", "a.wav", 1.0), Utterance("a", "a.wav", 0.0, 1.0)]
+    assert one.key == Utterance("a", "a.wav", reference="x", name="y").key
+    assert len({one.key, *(other.key for other in others)}) == 5
+    assert len({Utterance("a\udcff", "a.wav").key, Utterance("a\udcfe", "a.wav").key}) == 2
+
+
+def test_memory_does_not_grow_with_a_manifest(tmp_path):
+    line = json.dumps({"audio_filepath": "some/folder/with/a/name.wav", "duration": 3.2, "text": "what is said in it"}) + "\n"
+    (tmp_path / "m.jsonl").write_text(line * 50_000)
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in Inputs([tmp_path / "m.jsonl"])) == 50_000
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 1 << 20, f"{peak_bytes / 1e6:.1f} MB for a manifest of {50_000 * len(line) / 1e6:.1f} MB"
+
+
+def test_lines_of_a_stream(monkeypatch):
+    from hubert_fast.transcribe.manifests import _from_lines
+
+    entries = list(_from_lines(io.StringIO("a.wav\r\n\n  \n{}\n"), as_json=None))
+    assert entries[0].audio == "a.wav" and entries[1].line == 4 and "must name its audio" in entries[1].error

@@ -1,0 +1,527 @@
+"""Runs that are killed, interrupted, refused or out of disk: nothing lost, nothing twice."""
+
+import importlib.util
+import json
+import os
+import resource
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from hubert_fast import demo
+from hubert_fast.cli import main
+from hubert_fast.transcribe import Options, Transcriber
+from hubert_fast.transcribe.job import Paths, fingerprint, settings_of
+from hubert_fast.transcribe.journal import Errors, Journal, JournalError
+from hubert_fast.transcribe.scoring import score
+
+ROOT = Path(__file__).parent.parent
+COMMAND = [sys.executable, "-m", "hubert_fast", "transcribe"]
+FLOAT32 = ["--device", "cpu", "--dtype", "float32"]
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    """A folder of 210 names of the bundled recordings, and one that is no audio."""
+    folder = tmp_path_factory.mktemp("archive")
+    for index in range(210):
+        recording = demo.recordings()[index % 14].path
+        os.symlink(recording, folder / f"{index:03d}{recording.suffix}")
+    (folder / "bad.wav").write_text("not audio")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(archive, tmp_path_factory):
+    out = tmp_path_factory.mktemp("undisturbed") / "out.jsonl"
+    assert main(["transcribe", str(archive), "-o", str(out), *FLOAT32]) == 1
+    return _rows(out)
+
+
+def _rows(out: Path) -> list[tuple]:
+    """What an output says, sorted: confidences depend on the batch in their last digits, and are left out."""
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    return sorted((row["id"], row["text"], [[*word.values()][:3] for word in row["words"]]) for row in rows)
+
+
+def _start(*arguments, **options):
+    command = [*COMMAND, *map(str, arguments), *FLOAT32]
+    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+
+
+def _wait_for_lines(process, out: Path, count: int) -> None:
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        if out.exists() and out.read_bytes().count(b"\n") >= count:
+            return
+        time.sleep(0.005)
+
+
+def test_a_run_that_is_killed_goes_on_and_comes_to_the_same(archive, undisturbed, tmp_path):
+    out = tmp_path / "out.jsonl"
+    seen = [0]
+    for _ in range(4):
+        process = _start(archive, "-o", out, "--batch-seconds", 20)
+        _wait_for_lines(process, out, seen[-1] + 20)
+        process.kill()
+        process.wait()
+        seen.append(out.read_bytes().count(b"\n"))
+    assert seen[1] > 0 and seen[-1] < 211, f"killed in the middle: {seen}"
+    process = _start(archive, "-o", out)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1 and "going on with" in errors, errors
+    assert _rows(out) == undisturbed
+    failures = (tmp_path / "out.errors.jsonl").read_text().splitlines()
+    assert [json.loads(line)["id"] for line in failures] == [str(archive / "bad.wav")]
+    summary = json.loads((tmp_path / "out.summary.json").read_text())
+    assert (summary["transcribed"], summary["failed"], summary["complete"]) == (210, 1, True)
+
+
+def test_a_torn_last_line_is_repaired(archive, undisturbed, tmp_path):
+    out = tmp_path / "out.jsonl"
+    assert main(["transcribe", *map(str, sorted(archive.glob("00*"))), "-o", str(out), *FLOAT32]) == 0
+    whole = out.read_bytes()
+    with open(out, "ab") as file:  # what a kill between a write and the journal's leaves
+        file.write(b'{"id": "whole row", "text": "THAT THE JOURNAL DOES NOT KNOW"}\n{"id": "torn')
+    assert main(["transcribe", str(archive), "-o", str(out), *FLOAT32]) == 1
+    assert out.read_bytes().startswith(whole) and _rows(out) == undisturbed
+
+
+def test_an_output_that_lost_rows_is_refused(archive, tmp_path, capsys):
+    out = tmp_path / "out.jsonl"
+    command = ["transcribe", str(archive / "000.wav"), "-o", str(out), *FLOAT32]
+    assert main(command) == 0
+    out.write_text("")
+    assert main(command) == 2
+    assert "has 0 bytes, but" in capsys.readouterr().err
+    out.unlink()
+    assert main(command) == 2 and not out.exists()
+    assert main([*command, "--overwrite"]) == 0 and len(_rows(out)) == 1
+
+
+def test_ctrl_c_finishes_the_batch_and_the_same_command_goes_on(archive, undisturbed, tmp_path):
+    out = tmp_path / "out.jsonl"
+    process = _start(archive, "-o", out, "--batch-seconds", 20)
+    _wait_for_lines(process, out, 10)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in errors, errors
+    assert errors.splitlines()[-1] == "hubert-fast: interrupted; the same command goes on from here"
+    done = len(_rows(out))
+    assert 10 <= done < 210 and out.read_bytes().endswith(b"\n")
+    summary = json.loads((tmp_path / "out.summary.json").read_text())
+    assert summary["transcribed"] == done and not summary["complete"]
+    assert main(["transcribe", str(archive), "-o", str(out), *FLOAT32]) == 1
+    assert _rows(out) == undisturbed
+
+
+def test_sigterm_ends_as_ctrl_c_does(archive, tmp_path):
+    out = tmp_path / "out.jsonl"
+    process = _start(archive, "-o", out, "--batch-seconds", 20)
+    _wait_for_lines(process, out, 10)
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143 and "terminated; the same command goes on" in errors
+    assert len(_rows(out)) >= 10
+
+
+def test_two_runs_on_one_output_refuse_each_other(archive, tmp_path):
+    out = tmp_path / "out.jsonl"
+    first = _start(archive, "-o", out, "--batch-seconds", 5)
+    _wait_for_lines(first, out, 5)
+    first.send_signal(signal.SIGSTOP)
+    for more in ([], ["--overwrite"]):
+        second = _start(archive, "-o", out, *more)
+        _, errors = second.communicate(timeout=60)
+        assert second.returncode == 2 and "another run is at work on this output" in errors, errors
+    before = out.read_bytes()
+    first.send_signal(signal.SIGCONT)
+    assert first.wait(120) == 1 and out.read_bytes().startswith(before) and len(_rows(out)) == 210
+
+
+@pytest.mark.parametrize(
+    "changed, told",
+    [
+        (["--chunk-seconds", "20"], "chunk seconds was 40.0, is 20.0"),
+        (["--channels", "each"], "channels was mix, is each"),
+        (["--dtype", "bfloat16"], "dtype was float32, is bfloat16"),
+        (["--keep-truncated"], "keep truncated was False, is True"),
+        (["--format", "txt"], "format was jsonl, is txt"),
+        (["--model", "OTHER"], "model was"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_settings_that_changed_are_refused(archive, tmp_path, capsys, changed, told):
+    out = tmp_path / "out.jsonl"
+    command = ["transcribe", str(archive / "000.wav"), "-o", str(out), *FLOAT32]
+    assert main(command) == 0
+    before = out.read_bytes()
+    if "OTHER" in changed:
+        changed = ["--model", str(_other_model(tmp_path / "model"))]
+    assert main([*command, *changed]) == 2
+    assert told in capsys.readouterr().err and out.read_bytes() == before
+    assert main([*command, *changed, "--overwrite"]) == 0
+
+
+def _other_model(folder: Path) -> Path:
+    transcriber = Transcriber.from_pretrained(demo.MODEL, device="cpu", dtype="float32")
+    transcriber.model.lm_head.bias.data += 0.01
+    transcriber.model.save_pretrained(folder)
+    transcriber.processor.save_pretrained(folder)
+    return folder
+
+
+def test_a_model_is_known_by_its_weights_and_vocabulary(tmp_path):
+    one, same = (Transcriber.from_pretrained(demo.MODEL, device="cpu", dtype="float32") for _ in range(2))
+    assert fingerprint(one) == fingerprint(same)
+    same.model.hubert.encoder.layers[2].feed_forward.output_dense.weight.data[0, 0] += 1e-4
+    assert fingerprint(one) != fingerprint(same)
+    other = Transcriber.from_pretrained(demo.MODEL, device="cpu", dtype="float32")
+    other.processor.tokenizer.tokens[5] = "?"
+    assert fingerprint(one) != fingerprint(other)
+    assert settings_of(one, "float32", Options(), "jsonl", None)["chunk seconds"] == 40.0
+
+
+def test_more_files_in_the_folder_are_the_only_ones_done(archive, tmp_path, capsys):
+    folder, out = tmp_path / "in", tmp_path / "out.jsonl"
+    folder.mkdir()
+    shutil.copy(archive / "001.flac", folder)
+    assert main(["transcribe", str(folder), "-o", str(out), *FLOAT32]) == 0
+    shutil.copy(archive / "000.wav", folder)
+    assert main(["transcribe", str(folder), "-o", str(out), *FLOAT32]) == 0
+    assert "1 inputs were done already" in capsys.readouterr().err
+    assert [Path(json.loads(line)["id"]).name for line in out.read_text().splitlines()] == ["001.flac", "000.wav"]
+
+
+def test_what_is_named_twice_is_done_once(archive, tmp_path, capsys):
+    out, path = tmp_path / "out.jsonl", str(archive / "000.wav")
+    assert main(["transcribe", path, path, str(archive / "00*"), "-o", str(out), *FLOAT32]) == 0
+    assert len(_rows(out)) == 10 and "2 inputs were done already" in capsys.readouterr().err
+    assert main(["transcribe", path, path, *FLOAT32]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_failures_are_kept_until_they_are_to_be_tried_again(archive, tmp_path, capsys):
+    folder, out = tmp_path / "in", tmp_path / "out.jsonl"
+    folder.mkdir()
+    (folder / "a.wav").write_text("not yet")
+    shutil.copy(archive / "001.flac", folder)
+    command = ["transcribe", str(folder), "-o", str(out), *FLOAT32]
+    assert main(command) == 1
+    shutil.copy(archive / "000.wav", folder / "a.wav")
+    assert main(command) == 1 and "--retry-failed tries them again" in capsys.readouterr().err
+    assert main([*command, "--retry-failed"]) == 0
+    assert len(_rows(out)) == 2 and not (tmp_path / "out.errors.jsonl").exists()
+
+
+def test_a_disk_that_is_full_stops_with_an_error_and_the_run_can_go_on(archive, undisturbed, tmp_path):
+    """A limit on the size of files makes the kernel refuse writes in the middle of a row, as a full disk does."""
+    out = tmp_path / "out.jsonl"
+    limit = 60_000
+
+    def limited():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    process = _start(archive, "-o", out, "--batch-seconds", 20, preexec_fn=limited)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2 and "Traceback" not in errors, errors
+    told = [line for line in errors.splitlines() if "cannot be written" in line]
+    assert len(told) == 1 and "what was finished is kept, and the same command goes on from there" in told[0], errors
+    kept = out.read_bytes()
+    assert kept.endswith(b"\n") and len(kept) <= limit
+    assert main(["transcribe", str(archive), "-o", str(out), *FLOAT32]) == 1
+    assert out.read_bytes().startswith(kept) and _rows(out) == undisturbed
+
+
+def test_a_full_disk_itself(archive, undisturbed, tmp_path):
+    mount = tmp_path / "small"
+    mount.mkdir()
+    if (
+        os.geteuid()
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", mount], capture_output=True).returncode
+    ):
+        pytest.skip("only root may mount a small file system, and only where mounting is allowed")
+    try:
+        out = mount / "out.jsonl"
+        process = _start(archive, "-o", out, "--batch-seconds", 20)
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 2 and "Traceback" not in errors, errors
+        assert "cannot be written: " in errors and ("No space left on device" in errors or "disk is full" in errors), errors
+        assert out.read_bytes().endswith(b"\n") or not out.read_bytes()
+        subprocess.run(["mount", "-o", "remount,size=50m", mount], check=True)
+        assert main(["transcribe", str(archive), "-o", str(out), *FLOAT32]) == 1
+        assert _rows(out) == undisturbed
+    finally:
+        subprocess.run(["umount", mount], check=True)
+
+
+def test_ordered_output_is_in_the_order_of_the_inputs(archive, tmp_path):
+    out = tmp_path / "out.jsonl"
+    assert main(["transcribe", str(archive), "-o", str(out), "--ordered", "--batch-seconds", "9", *FLOAT32]) == 1
+    ids = [json.loads(line)["id"] for line in out.read_text().splitlines()]
+    assert ids == sorted(ids) and len(ids) == 210
+
+
+def test_references_are_scored(tmp_path, capsys):
+    pytest.importorskip("jiwer", reason="jiwer counts the word errors")
+    rows = [{"audio_filepath": str(each.path), "text": each.reference} for each in demo.recordings()]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = tmp_path / "out.jsonl"
+    assert main(["transcribe", str(tmp_path / "m.jsonl"), "-o", str(out), *FLOAT32]) == 0
+    summary = json.loads((tmp_path / "out.summary.json").read_text())
+    import jiwer
+
+    heard = {row["id"]: row["text"].lower() for row in map(json.loads, out.read_text().splitlines())}
+    references = [row["text"] for row in rows]
+    assert summary["wer"] == pytest.approx(jiwer.wer(references, [heard[row["audio_filepath"]] for row in rows]), abs=1e-6)
+    assert summary["cer"] == pytest.approx(jiwer.cer(references, [heard[row["audio_filepath"]] for row in rows]), abs=1e-6)
+    assert f"word error rate {100 * summary['wer']:.2f} %" in capsys.readouterr().err
+    # and over the runs on one output, not over the last alone
+    assert main(["transcribe", str(tmp_path / "m.jsonl"), "-o", str(out), *FLOAT32]) == 0
+    assert json.loads((tmp_path / "out.summary.json").read_text())["wer"] == summary["wer"]
+
+
+@pytest.mark.parametrize(
+    "reference, text, expected",
+    [
+        ("Hello, World!", "HELLO WORLD", Errors(2, 0, 11, 0)),
+        ("don't stop", "DON'T STOP", Errors(2, 0, 10, 0)),
+        ("one two three", "ONE TOO THREE FOUR", Errors(3, 2, 13, 6)),
+        ("", "HEARD", Errors(0, 1, 0, 5)),
+        ("said", "", Errors(1, 1, 4, 4)),
+        ("", "", Errors(0, 0, 0, 0)),
+    ],
+)
+def test_scores(reference, text, expected):
+    pytest.importorskip("jiwer", reason="jiwer counts the word errors")
+    assert score(reference, text) == expected
+
+
+def test_without_jiwer_the_run_goes_on_and_says_so(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("hubert_fast.transcribe.scoring.find_spec", lambda name: None)
+    path = demo.recordings()[0].path
+    (tmp_path / "m.jsonl").write_text(json.dumps({"audio_filepath": str(path), "text": "move"}) + "\n")
+    assert main(["transcribe", str(tmp_path / "m.jsonl"), *FLOAT32]) == 0
+    assert "1 transcripts have a reference, but jiwer is not there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("format", ["srt", "vtt"])
+def test_a_folder_of_subtitles(tmp_path, format):
+    folder = tmp_path / "in"
+    (folder / "sub").mkdir(parents=True)
+    for name, recording in zip(("a.wav", "sub/a.wav", "sub/a.flac"), ("steps.wav", "pi.wav", "radio.flac")):
+        shutil.copy(demo.RECORDINGS / recording, folder / name)
+    out = tmp_path / "subtitles"
+    assert main(["transcribe", str(folder), "-o", str(out), "--format", format, *FLOAT32]) == 0
+    found = {str(path.relative_to(out)): path.read_text() for path in out.rglob("*") if path.is_file()}
+    # two recordings have one name without its suffix: the second keeps it
+    assert set(found) in ({f"a.{format}", f"sub/a.{format}", f"sub/a.{end}.{format}"} for end in ("wav", "flac"))
+    assert "ELEVEN STEPS" in found[f"a.{format}"] and "-->" in found[f"sub/a.{format}"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "in",
+        "subtitles",
+        "subtitles.journal",
+        "subtitles.summary.json",
+    ]
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    assert main(["transcribe", str(folder), "-o", str(out), "--format", format, *FLOAT32]) == 0
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+def test_one_file_of_subtitles(tmp_path, capsys):
+    out = tmp_path / "steps.srt"
+    assert main(["transcribe", str(demo.RECORDINGS / "steps.wav"), "-o", str(out), *FLOAT32]) == 0
+    assert out.read_text().startswith("1\n00:00:00,440 --> ") and [path.name for path in tmp_path.iterdir()] == ["steps.srt"]
+    assert main(["transcribe", str(demo.RECORDINGS / "steps.wav"), "-o", str(out), *FLOAT32]) == 2
+    assert "exists already; --overwrite replaces it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["out.txt", "out.tsv", "out.ctm", "out.jsonl", "out"])
+def test_the_format_is_told_by_the_name(tmp_path, name):
+    assert main(["transcribe", str(demo.RECORDINGS / "steps.wav"), "-o", str(tmp_path / name), *FLOAT32]) == 0
+    text = (tmp_path / name).read_text()
+    start = {".txt": f"{demo.RECORDINGS}/steps.wav\tMOVE", ".tsv": "id\taudio\t", ".ctm": f"{demo.RECORDINGS}/steps.wav 1 0.44"}
+    assert text.startswith(start.get(Path(name).suffix, '{"id": '))
+    assert "STEPS" in text
+
+
+def test_formats_to_standard_output(capsysbinary):
+    assert main(["transcribe", str(demo.RECORDINGS / "steps.wav"), "--format", "jsonl", *FLOAT32]) == 0
+    assert json.loads(capsysbinary.readouterr().out)["text"] == "MOVE FORWARD ELEVEN STEPS"
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["-o", "DIR/x.wav"], "is named as audio is: an output ends in .jsonl, .txt"),
+        (["-o", "DIR"], "is a folder: name a file for jsonl"),
+        (["--format", "srt"], "srt has a file for each input: name a folder with -o"),
+        (["-o", "DIR/x.srt", "SECOND"], "srt has a file for each input: name a folder with -o, and --format srt"),
+        (["-o", "DIR/x.srt", "--channels", "each"], "channels have a file each: name a folder with -o"),
+        (["--shard", "3/2"], "a shard must be I/N with I from 1 to N"),
+        (["--batch-seconds", "0"], "batch seconds must be above 0"),
+        (["--chunk-seconds", "4", "--overlap-seconds", "3"], "overlap by half at most"),
+        (["DIR/gone.jsonl"], "gone.jsonl cannot be read: No such file or directory"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_options_that_do_not_go_together(tmp_path, capsys, arguments, message):
+    second = str(demo.recordings()[1].path)
+    arguments = [each.replace("DIR", str(tmp_path)).replace("SECOND", second) for each in arguments]
+    assert main(["transcribe", str(demo.RECORDINGS / "steps.wav"), *arguments, *FLOAT32]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err, captured.err
+
+
+def test_shards_have_outputs_of_their_own_and_make_the_whole(archive, undisturbed, tmp_path):
+    for index in (1, 2, 3):
+        command = ["transcribe", str(archive), "-o", str(tmp_path / "out.jsonl"), "--shard", f"{index}/3", *FLOAT32]
+        assert main(command) in (0, 1)
+    outs = sorted(tmp_path.glob("out.?-of-3.jsonl"))
+    assert [out.name for out in outs] == ["out.1-of-3.jsonl", "out.2-of-3.jsonl", "out.3-of-3.jsonl"]
+    assert sorted(chain(*map(_rows, outs))) == undisturbed
+
+
+def test_quiet_says_nothing_and_a_log_has_lines(archive, tmp_path, capsys, monkeypatch):
+    out = str(tmp_path / "out.jsonl")
+    assert main(["transcribe", str(archive), "-o", out, "--quiet", *FLOAT32]) == 1
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("hubert_fast.transcribe.progress.LINE_SECONDS", 0.2)
+    assert main(["transcribe", str(archive), "-o", out, "--overwrite", *FLOAT32]) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if " files, " in line]
+    assert lines and " of 211 files, " in lines[-1] and "times real time" in lines[-1] and "failed" in lines[-1]
+
+
+def test_many_failures_are_told_in_the_file_alone(tmp_path, capsys):
+    for index in range(30):
+        (tmp_path / f"{index}.wav").write_text("no")
+    assert main(["transcribe", str(tmp_path), "-o", str(tmp_path / "out.jsonl"), *FLOAT32]) == 1
+    errors = capsys.readouterr().err
+    assert errors.count("not audio that libsndfile") == 20 and "more failures are only written to" in errors
+    assert "30 of 30 inputs could not be transcribed: see" in errors
+    assert len((tmp_path / "out.errors.jsonl").read_text().splitlines()) == 30
+
+
+def test_nothing_in_the_inputs(tmp_path, capsys):
+    (tmp_path / "m.txt").write_text("\n")
+    assert main(["transcribe", str(tmp_path / "m.txt"), *FLOAT32]) == 2
+    assert "nothing to transcribe: no utterance in" in capsys.readouterr().err
+
+
+def test_a_journal_of_something_else(tmp_path):
+    (tmp_path / "x.journal").write_text("not a database, but long enough to be looked at" * 100)
+    with pytest.raises(JournalError, match="is no journal of a run"):
+        Journal(tmp_path / "x.journal")
+
+
+def test_a_journal_keeps_what_was_committed_and_nothing_else(tmp_path):
+    path = tmp_path / "x.journal"
+    journal = Journal(path)
+    journal.begin({"a": 1})
+    journal.add(b"one", False, 1.5, Errors(3, 1, 9, 2))
+    journal.add(b"two", True, 0.0, Errors())
+    journal.commit({"x": 100})
+    journal.add(b"three", False, 1.0, Errors())
+    journal.close()
+    journal = Journal(path)
+    assert b"one" in journal and b"two" in journal and b"three" not in journal
+    assert journal.size_of("x") == 100 and journal.size_of("y") == 0 and journal.settings() == {"a": 1}
+    totals = journal.totals()
+    assert (totals.transcribed, totals.failed, totals.audio_seconds, totals.errors) == (1, 1, 1.5, Errors(3, 1, 9, 2))
+    with pytest.raises(sqlite3.IntegrityError):
+        journal.add(b"one", False, 1.0, Errors())
+    assert journal.claim("a", b"one") and journal.claim("a", b"one") and not journal.claim("a", b"two")
+    journal.close()
+
+
+def test_names_of_the_files_beside_an_output():
+    for name, stem in (("a/talks.jsonl", "a/talks"), ("a/talks", "a/talks"), ("v1.2.jsonl", "v1.2")):
+        paths = Paths(Path(name))
+        found = [str(each) for each in (paths.journal, paths.errors, paths.summary)]
+        assert found == [f"{stem}.journal", f"{stem}.errors.jsonl", f"{stem}.summary.json"]
+
+
+def test_a_list_from_standard_input(archive, tmp_path):
+    run = subprocess.run(
+        [*COMMAND, "-", *FLOAT32], input=f"{archive}/000.wav\n{archive}/004.wav\n", text=True, capture_output=True, check=True
+    )
+    assert [line.split("\t")[0] for line in run.stdout.splitlines()] == [f"{archive}/000.wav", f"{archive}/004.wav"]
+
+
+def test_a_worker_that_reads_a_pipe_does_not_keep_the_command_alive(archive):
+    process = _start("-", stdin=subprocess.PIPE)
+    process.stdin.write(f"{archive}/000.wav\n" * 2)
+    process.stdin.flush()
+    time.sleep(6)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130
+    process.stdin.close()
+
+
+def test_three_hours_of_silence_claimed_by_a_header_or_real_do_not_fill_memory(tmp_path):
+    """Blocks go through; what is held is a few pieces. In full size: bench/transcribe.py memory."""
+    path = tmp_path / "long.flac"
+    with soundfile.SoundFile(path, "w", 16000, 1, "PCM_16") as file:
+        for _ in range(20):
+            file.write(np.zeros(60 * 16000, np.int16))
+    code = (
+        "import sys, resource; from hubert_fast.cli import main; base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
+        "main(sys.argv[1:]); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+    )
+    arguments = ["transcribe", path, *FLOAT32, "--quiet", "--batch-seconds", "40", "-o", tmp_path / "out.txt"]
+    peaks = []
+    for source in (demo.RECORDINGS / "long.flac", path):
+        arguments[1] = source
+        run = subprocess.run(
+            [sys.executable, "-c", code, *map(str, arguments), "--overwrite"], capture_output=True, text=True, check=True
+        )
+        peaks.append(int(run.stdout.split()[-1]))
+    # 20 minutes are 77 MB as float32, and activations of the first convolution 500 MB
+    assert peaks[1] < peaks[0] + 200, f"peak of {peaks[0]} MB for 17 s, {peaks[1]} MB for 20 minutes"
+
+
+@pytest.fixture(scope="module")
+def bench():
+    pytest.importorskip("transformers", reason="the benchmark names its version")
+    sys.path.insert(0, str(ROOT / "bench"))
+    try:
+        spec = importlib.util.spec_from_file_location("bench_transcribe", ROOT / "bench" / "transcribe.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        yield module
+    finally:
+        sys.path.remove(str(ROOT / "bench"))
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    rows = []
+    for recording in demo.recordings():
+        shutil.copy(recording.path, folder)
+        duration = soundfile.info(recording.path).duration
+        rows.append({"audio_filepath": recording.path.name, "duration": duration, "text": recording.reference})
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_benchmarks_at_small_sizes(bench, corpus, tmp_path):
+    common = ["--corpus", str(corpus), "--out", str(tmp_path), "--dtypes", "float32"]
+    bench.main(["speed", *common, "--rounds", "1", "--files", "6"])
+    bench.main(["kills", *common, "--kills", "1"])
+    bench.main(["memory", *common, "--counts", "6", "--hours", "0.01"])
+    bench.main(["seams", *common, "--minutes", "1.5"])
+    kills = (tmp_path / "transcribe_kills.csv").read_text().splitlines()
+    assert kills[1].endswith(",14,0,0"), "lines, missing, twice or other"
+    for section, lines in (("speed", 6), ("memory", 3), ("seams", 6)):
+        assert len((tmp_path / f"transcribe_{section}.csv").read_text().splitlines()) == lines

@@ -1,0 +1,425 @@
+"""The stages between files and text: same answers as one by one, whatever is slow, fails or runs out of memory."""
+
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from conftest import POST_LN
+
+from hubert_fast import HubertConfig, HubertForCTC, HubertProcessor, audio, demo
+from hubert_fast.audio import AudioError
+from hubert_fast.transcribe import Inputs, Options, Transcriber, Utterance
+from hubert_fast.transcribe import pipeline as pipeline_module
+from hubert_fast.transcribe.chunks import Cutter
+from hubert_fast.transcribe.lanes import CPU_FRAMES, Lane, cpu_lanes, is_out_of_memory
+from hubert_fast.transcribe.pipeline import Pipeline
+from hubert_fast.transcribe.queues import WeightedQueue
+
+
+@pytest.fixture(scope="module")
+def transcriber():
+    return Transcriber.from_pretrained(demo.MODEL, device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def alone(transcriber):
+    """What the model hears in each bundled recording by itself: file to text."""
+    texts = {}
+    for recording in demo.recordings():
+        batch = transcriber.processor([audio.load(recording.path)], sampling_rate=16000)
+        with torch.inference_mode():
+            ids = transcriber.model(batch["input_values"]).logits[0].argmax(-1)
+        texts[str(recording.path)] = transcriber.processor.decode(ids, skip_special_tokens=True)
+    return texts
+
+
+def _texts(results) -> dict[str, str]:
+    return {result.utterance.audio: result.transcripts[0].text for result in results}
+
+
+@pytest.mark.parametrize("batch_seconds", [0.1, 7, 64, 1000])
+def test_texts_are_those_of_each_file_by_itself(transcriber, alone, batch_seconds):
+    found = list(transcriber.transcribe_many([demo.RECORDINGS], batch_seconds=batch_seconds))
+    assert len(found) == len(alone) and _texts(found) == alone
+    for result in found:
+        (transcript,) = result.transcripts
+        assert " ".join(word.word for word in transcript.words) == transcript.text and 0 < transcript.confidence <= 1
+        assert transcript.duration_seconds == pytest.approx(soundfile.info(result.utterance.audio).duration, abs=1e-3)
+        ends = [0.0] + [time for word in transcript.words for time in (word.start_seconds, word.end_seconds)]
+        assert ends == sorted(ends) and ends[-1] <= transcript.duration_seconds
+
+
+def test_a_group_norm_model_hears_the_same_in_a_batch(tmp_path):
+    """Whose statistics see the padding of a padded batch; packed, each utterance has its own."""
+    torch.manual_seed(1)
+    model = HubertForCTC(HubertConfig(**POST_LN)).eval()
+    transcriber = Transcriber(model, HubertProcessor.from_tokens(["<pad>", "|", *(chr(65 + index) for index in range(30))]))
+    paths = [recording.path for recording in demo.recordings()[:6]]
+    each = {str(path): transcriber.transcribe_file(path).text for path in paths}
+    assert _texts(transcriber.transcribe_many(paths)) == each and len(set(each.values())) > 1
+
+
+def test_ordered_results_come_in_the_order_of_the_inputs(transcriber, monkeypatch):
+    real = audio.read_blocks
+
+    def slow(path, *arguments, **options):
+        if "long" in path:
+            time.sleep(1.0)
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(audio, "read_blocks", slow)
+    paths = [demo.RECORDINGS / "long.flac", *(recording.path for recording in demo.recordings()[:6])]
+    ordered = [result.utterance.audio for result in transcriber.transcribe_many(paths, ordered=True, batch_seconds=5)]
+    assert ordered == list(map(str, paths))
+    as_done = [result.utterance.audio for result in transcriber.transcribe_many(paths, batch_seconds=5)]
+    assert as_done[-1] == str(paths[0]), "one slow file stalls nobody"
+
+
+def test_each_channel_has_a_transcript(transcriber, alone, tmp_path):
+    first, second = demo.recordings()[0], demo.recordings()[5]
+    left, right = audio.load(first.path), audio.load(second.path)
+    both = np.zeros((max(len(left), len(right)), 2), np.float32)
+    both[: len(left), 0], both[: len(right), 1] = left, right
+    soundfile.write(tmp_path / "two.wav", both, 16000, subtype="FLOAT")
+    (result,) = transcriber.transcribe_many([tmp_path / "two.wav"], channels="each")
+    assert [transcript.text for transcript in result.transcripts] == [alone[str(first.path)], alone[str(second.path)]]
+    (chunked,) = transcriber.transcribe_many([tmp_path / "two.wav"], channels="each", chunk_seconds=2, overlap_seconds=1)
+    assert len(chunked.transcripts) == 2
+
+
+def _bad_files(folder: Path) -> dict[str, str]:
+    """Every kind of file that is no good, and what is said about it."""
+    (folder / "empty.wav").write_bytes(b"")
+    (folder / "text.wav").write_text("not audio\n" * 100)
+    (folder / "noise.mp3").write_bytes(np.random.default_rng(0).bytes(5000))
+    soundfile.write(folder / "short.wav", np.zeros(399), 16000)
+    soundfile.write(folder / "none.wav", np.zeros(0), 16000)
+    soundfile.write(folder / "nan.wav", np.where(np.arange(40_000) == 39_000, np.nan, 0.1), 16000, subtype="FLOAT")
+    soundfile.write(folder / "cut.wav", 0.1 * np.random.default_rng(0).standard_normal(48000), 16000)
+    (folder / "cut.wav").write_bytes((folder / "cut.wav").read_bytes()[:50_000])
+    soundfile.write(folder / "cut.flac", 0.1 * np.random.default_rng(0).standard_normal(480_000), 16000)
+    (folder / "cut.flac").write_bytes((folder / "cut.flac").read_bytes()[:500_000])
+    header = bytearray((folder / "short.wav").read_bytes())
+    header[22:24] = (0).to_bytes(2, "little")
+    (folder / "no channels.wav").write_bytes(header)
+    header[22:24], header[24:28] = (60_000).to_bytes(2, "little"), (2**32 - 1).to_bytes(4, "little")
+    (folder / "absurd.wav").write_bytes(header)
+    (folder / "folder.wav").mkdir()
+    return {
+        "empty.wav": "the file is empty (0 bytes)",
+        "text.wav": "not audio that libsndfile can decode",
+        "noise.mp3": "not audio that libsndfile can decode",
+        "short.wav": "too short: 399 samples at 16000 Hz, but one frame needs 400",
+        "none.wav": "the file has no samples",
+        "nan.wav": "1 of 40000 samples are NaN or infinite",
+        "cut.wav": "cut off: 96000 bytes of samples by its header, but there are",
+        "cut.flac": "not audio that libsndfile can decode",
+        "no channels.wav": "not audio that libsndfile can decode",
+        "absurd.wav": "not audio that libsndfile can decode",
+        "folder.wav": "no audio files in this folder",
+        "gone.wav": "no such file or folder",
+    }
+
+
+def test_every_kind_of_bad_file_has_its_reason_and_leaves_the_others(transcriber, alone, tmp_path):
+    bad = _bad_files(tmp_path)
+    good = list(alone)
+    mixed = [path for pair in zip(good, (str(tmp_path / name) for name in bad)) for path in pair] + good[len(bad) :]
+    results = {result.utterance.audio: result for result in transcriber.transcribe_many(mixed)}
+    assert len(results) == len(mixed)
+    for name, reason in bad.items():
+        path = str(tmp_path / name)
+        error = results[path].error
+        assert error.startswith(f"{path}: ") and reason in error and results[path].transcripts == (), error
+        assert "\n" not in error
+    assert {path: results[path].transcripts[0].text for path in good} == alone
+
+
+def test_unreadable_files(transcriber, tmp_path, monkeypatch):
+    soundfile.write(tmp_path / "secret.wav", np.zeros(16000), 16000)
+
+    def refuse(path, *arguments, **options):
+        if str(path).endswith("secret.wav"):
+            raise PermissionError(13, "Permission denied")
+        return open(path, *arguments, **options)
+
+    monkeypatch.setattr(audio, "open", refuse, raising=False)  # root may read everything
+    (result,) = transcriber.transcribe_many([tmp_path / "secret.wav"])
+    assert result.error == f"{tmp_path}/secret.wav: cannot be read: Permission denied"
+
+
+def test_an_error_late_in_a_long_file_drops_the_whole_of_it(transcriber, alone, tmp_path):
+    samples = 0.1 * np.random.default_rng(0).standard_normal(16000 * 60)
+    samples[-100] = np.inf
+    soundfile.write(tmp_path / "late.wav", samples, 16000, subtype="FLOAT")
+    good = next(iter(alone))
+    results = list(
+        transcriber.transcribe_many([tmp_path / "late.wav", good], chunk_seconds=5, overlap_seconds=1, batch_seconds=5)
+    )
+    assert {result.utterance.audio: result.error is None for result in results} == {
+        str(tmp_path / "late.wav"): False,
+        good: True,
+    }
+
+
+def test_out_of_memory_halves_the_batch_and_goes_on(transcriber, alone, monkeypatch, caplog):
+    real, sizes = Lane.launch, []
+
+    def launch(self, waveforms, alone=False):
+        sizes.append(sum(map(len, waveforms)) / 16000)
+        if sizes[-1] > 20:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB\nmore lines")
+        return real(self, waveforms, alone)
+
+    monkeypatch.setattr(Lane, "launch", launch)
+    run = transcriber.run(Inputs([demo.RECORDINGS]), Options(batch_seconds=60))
+    assert _texts(run.results()) == alone
+    assert run.batch_seconds <= 30 and any(size > 20 for size in sizes) and "out of memory" in caplog.text
+
+
+def test_what_is_too_much_alone_fails_alone(transcriber, alone, monkeypatch):
+    real = Lane.launch
+
+    def launch(self, waveforms, alone=False):
+        if max(map(len, waveforms)) > 10 * 16000:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried")
+        return real(self, waveforms, alone)
+
+    monkeypatch.setattr(Lane, "launch", launch)
+    results = {result.utterance.audio: result for result in transcriber.transcribe_many([demo.RECORDINGS])}
+    long = str(demo.RECORDINGS / "long.flac")
+    assert results[long].error.startswith(f"{long}: too long for the memory of the device: [enforce fail")
+    assert {path: results[path].transcripts[0].text for path in alone if path != long} == {
+        path: text for path, text in alone.items() if path != long
+    }
+
+
+def test_out_of_memory_is_told_from_other_errors():
+    assert is_out_of_memory(MemoryError()) and is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory."))
+    assert is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"))
+    assert not is_out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
+    assert not is_out_of_memory(ValueError("out of memory"))
+
+
+def test_a_device_that_fails_ends_the_run_with_its_error(transcriber, monkeypatch):
+    def launch(self, waveforms, alone=False):
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(Lane, "launch", launch)
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        list(transcriber.transcribe_many([demo.RECORDINGS]))
+
+
+def test_inputs_that_fail_end_the_run_with_their_error(transcriber, alone):
+    def utterances():
+        yield from (Utterance(path, path) for path in alone)
+        raise OSError("the list is gone")
+
+    with pytest.raises(OSError, match="the list is gone"):
+        list(transcriber.transcribe_many(utterances()))
+
+
+def test_whatever_a_library_raises_about_a_file_is_of_that_file(transcriber, alone, monkeypatch):
+    real, (first, second, *_) = audio.read_blocks, alone
+
+    def broken(path, *arguments, **options):
+        if path == first:
+            raise KeyError("libsomething")
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(audio, "read_blocks", broken)
+    results = {result.utterance.audio: result for result in transcriber.transcribe_many([first, second])}
+    assert "KeyError" in results[first].error and results[second].transcripts[0].text == alone[second]
+
+
+def test_leaving_early_ends_the_threads(transcriber):
+    before = threading.active_count()
+    results = transcriber.transcribe_many([demo.RECORDINGS] * 50, batch_seconds=4)
+    assert next(results).error is None
+    results.close()
+    deadline = time.monotonic() + 10
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert threading.active_count() == before
+
+
+def test_stopping_gives_what_was_under_way_and_ends(transcriber, alone):
+    run = transcriber.run(Inputs([demo.RECORDINGS] * 100), Options(batch_seconds=4))
+    found = []
+    for result in run.results():
+        found.append(result)
+        run.stop()
+    assert 1 <= len(found) < 1400 and all(_texts([result]).items() <= alone.items() for result in found)
+
+
+def test_threads_of_torch_are_as_before(transcriber):
+    threads = torch.get_num_threads()
+    list(transcriber.transcribe_many([demo.RECORDINGS]))
+    assert torch.get_num_threads() == threads
+
+
+class _StuckLane:
+    """Takes batches when it is let."""
+
+    depth = 0
+
+    def __init__(self):
+        self.go = threading.Event()
+
+    def launch(self, waveforms, alone=False):
+        self.go.wait()
+
+        class Landed:
+            def land(self):
+                return [(np.zeros(1, np.int32), np.zeros(1, np.float32)) for _ in waveforms]
+
+        return Landed()
+
+
+def test_decoding_runs_ahead_only_as_far_as_the_queues_reach():
+    lane, opened = _StuckLane(), []
+
+    def decode(utterance):
+        opened.append(utterance)
+        return [np.zeros((1, 16000), np.int16)]
+
+    cutter = Cutter.of_seconds(40, 4, 16000, 320, 400)
+    pipeline = Pipeline([lane], decode, cutter, workers=2, batch_samples=5 * 16000, window=100_000)
+    inputs = (Utterance(str(index), str(index)) for index in range(5000))
+    results = pipeline.run(inputs)
+    first = threading.Thread(target=lambda: next(results))
+    first.start()
+    time.sleep(1.0)
+    # a batch that runs, two that wait, two in the hands of workers
+    assert len(opened) <= 5 + 2 * 5 + 2 and next(inputs).id == str(len(opened) + 2 * 2 + 1)
+    lane.go.set()
+    first.join()
+    results.close()
+
+
+def test_the_window_holds_back_new_utterances():
+    lane, fed = _StuckLane(), []
+    lane.go.set()
+
+    def utterances():
+        for index in range(1000):
+            fed.append(index)
+            yield Utterance(str(index), str(index))
+
+    cutter = Cutter.of_seconds(40, 4, 16000, 320, 400)
+    decode = lambda utterance: [np.zeros((1, 16000), np.int16)]  # noqa: E731
+    pipeline = Pipeline([lane], decode, cutter, workers=2, batch_samples=16000, window=20)
+    done = 0
+    for tickets in pipeline.run(utterances()):
+        time.sleep(0.01)
+        assert len(fed) <= done + 21, "no more than the window is under way"
+        done += len(tickets)
+        pipeline.gave(len(tickets))
+    assert done == 1000
+
+
+def test_a_batch_that_is_not_full_does_not_wait_for_a_slow_file(monkeypatch):
+    monkeypatch.setattr(pipeline_module, "LINGER_SECONDS", 0.1)
+    lane, slow = _StuckLane(), threading.Event()
+    lane.go.set()
+
+    def decode(utterance):
+        if utterance.id == "slow":
+            slow.wait(20)
+        return [np.zeros((1, 16000), np.int16)]
+
+    cutter = Cutter.of_seconds(40, 4, 16000, 320, 400)
+    pipeline = Pipeline([lane], decode, cutter, workers=2, batch_samples=10**9, window=100)
+    done = []
+    for tickets in pipeline.run([Utterance("slow", "slow"), Utterance("a", "a"), Utterance("b", "b")]):
+        done += [ticket.utterance.id for ticket in tickets]
+        if {"a", "b"} <= set(done):
+            slow.set()
+    assert sorted(done) == ["a", "b", "slow"] and done[-1] == "slow"
+
+
+def test_large_batches_on_a_cpu_have_frames_in_round_numbers(transcriber, monkeypatch):
+    """oneDNN keeps memory for every number of rows; what fills them up is not seen in the results."""
+    seen = []
+    real = type(transcriber.model).argmax_packed
+
+    def argmax_packed(self, packed):
+        out = real(self, packed)
+        seen.append(len(out.ids))
+        return out
+
+    monkeypatch.setattr(type(transcriber.model), "argmax_packed", argmax_packed)
+    rng = np.random.default_rng(0)
+    waveforms = [rng.standard_normal(length).astype(np.float32) for length in rng.integers(400, 60_000, 40)]
+    landed = transcriber.lanes[0].launch(waveforms).land()
+    assert seen[0] > 1024 and seen[0] % CPU_FRAMES == 0
+    assert [len(ids) for ids, _ in landed] == [(len(waveform) - 400) // 320 + 1 for waveform in waveforms]
+    for waveform, (ids, log_probs) in list(zip(waveforms, landed))[:5]:
+        ((its_ids, its_log_probs),) = transcriber.lanes[0].launch([waveform]).land()
+        assert (its_ids == ids).mean() > 0.99 and np.abs(its_log_probs - log_probs).max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(channels="left"), "channels must be one of mix, each, but is 'left'"),
+        (dict(batch_seconds=0), "batch seconds must be above 0"),
+        (dict(batch_seconds=float("inf")), "batch seconds must be above 0"),
+        (dict(workers=0), "workers must be a whole number from 1, but is 0"),
+        (dict(chunk_seconds=3, overlap_seconds=2), "overlap by half at most"),
+    ],
+)
+def test_options_that_do_not_fit(transcriber, options, message):
+    with pytest.raises(ValueError, match=message):
+        transcriber.transcribe_many([demo.RECORDINGS], **options)
+
+
+@pytest.mark.parametrize("device", ["cpu,1", "cuda:0,0", "cuda:0,x", "cuda,1"])
+def test_devices_that_are_none(device):
+    with pytest.raises(ValueError, match=r"device|GPUs"):
+        Transcriber.from_pretrained(demo.MODEL, device=device)
+
+
+def test_transcribe_file_raises_what_is_wrong(transcriber, tmp_path):
+    with pytest.raises(AudioError, match="no such file"):
+        transcriber.transcribe_file(tmp_path / "gone.wav")
+    with pytest.raises(ValueError, match="too short: 399 samples"):
+        transcriber.transcribe(np.zeros(399, np.float32))
+    with pytest.raises(ValueError, match="NaN"):
+        transcriber.transcribe(np.full(1000, np.nan, np.float32))
+    with pytest.raises(ValueError, match="1-D"):
+        transcriber.transcribe(np.zeros((2, 1000), np.float32))
+
+
+@pytest.mark.parametrize("threads, lanes", [(1, 1), (2, 2), (7, 7), (8, 8), (9, 3), (11, 5), (12, 6), (16, 8), (64, 8)])
+def test_lanes_of_a_cpu(threads, lanes):
+    assert cpu_lanes(threads) == lanes
+
+
+def test_queue_weights():
+    queue = WeightedQueue(10, takers=2)
+    assert all(queue.put(item, item) for item in (4, 5))
+    assert queue.take(3) == [4] and queue.take(100) == [5], "one at least, as many as there are at most"
+    assert queue.put(50, 50), "heavier than all, when it is alone"
+    blocked = threading.Thread(target=lambda: queue.put(1, 1))
+    blocked.start()
+    time.sleep(0.05)
+    assert blocked.is_alive() and queue.take(1) == [50]
+    blocked.join()
+    assert queue.take(8, wait=False) == [] and queue.take(1, wait=False) == [1]
+    for item in range(4):
+        queue.put(item, 1)
+    queue.close()
+    assert not queue.put(9) and queue.take(100) == [0, 1], "at the end each taker has its share"
+    assert [queue.take(100) for _ in range(3)] == [[2], [3], None] and queue.is_drained
+
+
+def test_a_lane_waits_for_its_flights_before_it_waits_for_pieces(transcriber, alone, monkeypatch):
+    """As on CUDA, where a batch is launched before the one before it has landed."""
+    for lane in transcriber.lanes:
+        monkeypatch.setattr(lane, "depth", 1)
+    assert _texts(transcriber.transcribe_many([demo.RECORDINGS], batch_seconds=6)) == alone

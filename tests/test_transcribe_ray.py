@@ -1,0 +1,77 @@
+"""Ray Data as the engine: the same results, each written once, also when an actor dies."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from hubert_fast import demo
+from hubert_fast.cli import main
+from hubert_fast.transcribe import Options, Transcriber, Utterance
+
+ray = pytest.importorskip("ray", reason="Ray is an optional dependency: pip install 'hubert_fast[ray]'")
+pytest.importorskip("ray.data", reason="Ray Data needs pyarrow and pandas")
+
+from hubert_fast.transcribe import ray_engine  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A local Ray with two CPUs."""
+    environment = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "TRITON_INTERPRET": "0"}
+    ray.init(
+        num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR", runtime_env={"env_vars": environment}
+    )
+    yield
+    ray.shutdown()
+
+
+def _actors() -> list[int]:
+    """Processes of actors at work."""
+    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
+    return [int(line.split()[0]) for line in listed.splitlines() if "ray::" in line and "MapWorker" in line]
+
+
+def test_an_actor_that_is_killed_loses_nothing_and_doubles_nothing(cluster, monkeypatch):
+    monkeypatch.setattr(ray_engine, "BLOCK_UTTERANCES", 4)
+    transcriber = Transcriber.from_pretrained(demo.MODEL, device="cpu", dtype="float32")
+    expected = {str(path): transcriber.transcribe_file(path).text for path in (each.path for each in demo.recordings())}
+    paths = [str(each.path) for each in demo.recordings()] * 8
+    utterances = [Utterance(str(index), path) for index, path in enumerate(paths)]
+    run = ray_engine.RayRun(str(demo.MODEL), "cpu", "float32", utterances, Options(), ray_engine.Cluster(actors=2, cpus=1))
+    found = []
+    for result in run.results():
+        found.append(result)
+        if len(found) == 8:
+            actors = _actors()
+            assert len(actors) == 2, f"two actors were to be at work: {actors}"
+            os.kill(actors[0], signal.SIGKILL)
+    assert sorted(int(result.utterance.id) for result in found) == list(range(len(paths)))
+    assert all(result.error is None and result.transcripts[0].text == expected[result.utterance.audio] for result in found)
+
+
+def test_the_command_on_ray(cluster, tmp_path, capsys):
+    local, out = tmp_path / "local.jsonl", tmp_path / "ray.jsonl"
+    common = ["--device", "cpu", "--dtype", "float32"]
+    (tmp_path / "bad.wav").write_text("no")
+    inputs = ["transcribe", str(demo.RECORDINGS), str(tmp_path / "bad.wav")]
+    assert main([*inputs, "-o", str(local), *common]) == 1
+    command = [*inputs, "-o", str(out), *common, "--engine", "ray", "--ray-actors", "2", "--ordered"]
+    assert main(command) == 1
+    rows = [
+        {row["id"]: (row["text"], row["words"][0]["word"]) for row in map(json.loads, each.read_text().splitlines())}
+        for each in (local, out)
+    ]
+    assert rows[0] == rows[1] and [*rows[1]] == sorted(rows[1])
+    assert "not audio" in json.loads((tmp_path / "ray.errors.jsonl").read_text())["error"]
+    before = out.read_bytes()
+    assert main(command) == 1 and out.read_bytes() == before and "15 inputs were done already" in capsys.readouterr().err
+
+
+def test_without_ray_the_command_says_what_to_install(capsys, monkeypatch):
+    monkeypatch.setattr(ray_engine, "find_spec", lambda name: None)
+    assert main(["transcribe", str(demo.RECORDINGS), "--engine", "ray"]) == 2
+    assert "Ray is not installed: pip install 'hubert_fast[ray]'" in capsys.readouterr().err
