@@ -21,7 +21,7 @@ BLOCK_SAMPLES = 1 << 19  # of all channels together: 2 MB of float32
 MISSING_SECONDS = 0.1  # so much may lack of what a header says: encoders pad, and some writers count wrong by a little
 RATES_HZ = (1000, 768_000)
 UNKNOWN_BYTES = 0x7FFF0000  # what streaming writers put where they do not know the size, or more
-WHOLE_BYTES = 64 << 20  # remote files up to this are fetched whole: one request instead of many
+WHOLE_BYTES = 16 << 20  # remote files up to this are fetched whole: one request instead of many
 # libsndfile's log of headers whose sample data ends before it should: WAV, W64, AIFF, AU
 DATA_SIZE = re.compile(r"^\s*(?:data|SSND|Data Size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
 
@@ -68,7 +68,8 @@ def read_blocks(
     with _named(path), contextlib.ExitStack() as stack:
         source = stack.enter_context(_opened(path))
         try:
-            sound = stack.enter_context(soundfile.SoundFile(source))
+            with _told_by(source):
+                sound = stack.enter_context(soundfile.SoundFile(source))
         except TypeError:  # soundfile's answer to headerless formats
             raise AudioError("not audio that libsndfile can decode: the file does not say its format") from None
         rate_hz = sound.samplerate
@@ -84,31 +85,43 @@ def read_blocks(
             sound.seek(start)
         whole = left is None and not offset_seconds
         expected = sound.frames if whole and not keep_truncated and sound.format != "OGG" else 0
-        yield from _converted(sound, source, left, expected, sample_rate_hz, each_channel)
+        mix = sound.channels > 1 and not each_channel
+        as_int16 = sound.subtype == "PCM_16" and not mix and rate_hz == sample_rate_hz
+        raw = _raw(sound, source, left, "int16" if as_int16 else "float32", keep_truncated)
+        yield from _converted(raw, sound, expected, sample_rate_hz, mix)
+
+
+def _raw(
+    sound: soundfile.SoundFile, source: object, left: int | None, dtype: str, keep_truncated: bool
+) -> Iterator[np.ndarray]:
+    """Read ``[S_i, channels]`` up to the end, or what is left of the part that is wanted."""
+    at_once, done = max(BLOCK_SAMPLES // sound.channels, 1), 0
+    while left is None or left > 0:
+        try:
+            with _told_by(source):
+                block = sound.read(at_once if left is None else min(at_once, left), dtype, always_2d=True)
+        except soundfile.LibsndfileError:  # decoders that lose their way where a file is cut off
+            if not keep_truncated or not done:
+                raise
+            return
+        if not len(block):
+            return
+        left = None if left is None else left - len(block)
+        done += len(block)
+        yield block
 
 
 def _converted(
-    sound: soundfile.SoundFile, source: object, left: int | None, expected: int, sample_rate_hz: int, each_channel: bool
+    raw: Iterator[np.ndarray], sound: soundfile.SoundFile, expected: int, sample_rate_hz: int, mix: bool
 ) -> Iterator[np.ndarray]:
-    """Read what is left, mix and resample. expected: frames that the header promises, 0 when it is not to be believed."""
-    rate_hz, at_once, done = sound.samplerate, max(BLOCK_SAMPLES // sound.channels, 1), 0
-    mix = sound.channels > 1 and not each_channel
-    as_int16 = sound.subtype == "PCM_16" and not mix and rate_hz == sample_rate_hz
+    """Mix and resample blocks. expected: frames that the header promises, 0 when it is not to be believed."""
+    rate_hz, done = sound.samplerate, 0
     resampler = None
     if rate_hz != sample_rate_hz:
         resampler = soxr.ResampleStream(rate_hz, sample_rate_hz, 1 if mix else sound.channels, dtype="float32")
-    while left is None or left > 0:
-        frames = at_once if left is None else min(at_once, left)
-        try:
-            block = sound.read(frames, "int16" if as_int16 else "float32", always_2d=True)
-        finally:
-            if isinstance(source, _Remote) and source.error is not None:
-                raise source.error
-        if not len(block):
-            break
-        if not as_int16:
+    for block in raw:
+        if block.dtype != np.int16:
             _check_finite(block, done / rate_hz)
-        left = None if left is None else left - len(block)
         done += len(block)
         if mix:
             block = _mean(block)
@@ -203,19 +216,30 @@ def _opened(path: str | Path) -> Iterator[bytes | BinaryIO]:
 
 def _fetched(file: BinaryIO) -> BinaryIO:
     try:
-        start = file.read(WHOLE_BYTES)
-        if not start:
-            raise AudioError("the file is empty (0 bytes)")
-        if len(start) < WHOLE_BYTES:
-            return io.BytesIO(start)
-        file.seek(0)
+        start = io.BytesIO()
+        while start.tell() < WHOLE_BYTES and (part := file.read(WHOLE_BYTES - start.tell())):  # which may be less
+            start.write(part)
+        if start.tell() == WHOLE_BYTES:
+            file.seek(0)
+            return _Remote(file)
     except OSError:
-        raise
-    except AudioError:
         raise
     except Exception as error:
         raise AudioError(f"cannot be read: {error}") from None
-    return _Remote(file)
+    if not start.tell():
+        raise AudioError("the file is empty (0 bytes)")
+    start.seek(0)
+    return start
+
+
+@contextlib.contextmanager
+def _told_by(source: object) -> Iterator[None]:
+    """Raise what went wrong in reading a remote file, and not what libsndfile makes of it."""
+    try:
+        yield
+    finally:
+        if isinstance(source, _Remote) and source.error is not None:
+            raise source.error
 
 
 class _Remote:

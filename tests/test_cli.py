@@ -75,12 +75,12 @@ def test_json_lines(recordings, tmp_path, capsys):
     assert rows[0]["duration_seconds"] == pytest.approx(soundfile.info(first.path).duration, abs=1e-3)
     assert 0.5 < rows[0]["confidence"] <= 1 and [word["word"] for word in rows[0]["words"]] == first.reference.split()
     assert rows[0]["words"][0].keys() == {"word", "start_seconds", "end_seconds", "confidence"}
-    assert not (tmp_path / "out.errors.jsonl").exists()
+    assert not (tmp_path / "out.jsonl.errors.jsonl").exists()
     before = out.read_text()
     assert main(command) == 0
     assert "2 inputs were done already" in capsys.readouterr().err and out.read_text() == before
     assert main([*command, "--overwrite"]) == 0 and out.read_text() == before
-    (tmp_path / "out.journal").unlink()
+    (tmp_path / "out.jsonl.journal").unlink()
     assert main(command) == 2
     assert "exists already; --overwrite replaces it" in capsys.readouterr().err and out.read_text() == before
 

@@ -126,14 +126,17 @@ def test_a_long_recording_gives_the_words_of_the_short_ones_in_order(transcriber
     soundfile.write(tmp_path / "long.flac", np.concatenate(waveforms), 16000)
     seconds = sum(map(len, waveforms)) / 16000
     alone = " ".join(transcriber.transcribe_file(recording.path).text for recording in recordings)
-    for chunk, overlap, most in ((40, 4, 0.02), (20, 4, 0.03), (12, 4, 0.04)):
+    changed = {}
+    for chunk, overlap in ((40, 4), (20, 4), (12, 4), (12, 0)):
         found = transcriber.transcribe_file(tmp_path / "long.flac", chunk_seconds=chunk, overlap_seconds=overlap)
         assert found.duration_seconds == pytest.approx(seconds, abs=1e-3)
-        errors = score(alone, found.text)
-        # a word at an end of a piece has other context than in its own file: some are heard otherwise, none is lost or doubled
-        assert errors.word_errors <= most * errors.words, f"{chunk} s: {errors}"
-        counts = jiwer.process_words(alone, found.text)
-        assert abs(len(found.text.split()) - len(alone.split())) <= 4, (counts.insertions, counts.deletions)
+        edits = jiwer.process_words(alone, found.text)
+        changed[chunk, overlap] = edits.insertions + edits.deletions
+        # between other voices this small model spells some words otherwise; that is not the seams'
+        assert score(alone, found.text).character_errors <= 0.03 * len(alone), (chunk, overlap)
+    # words that are lost or doubled, of 472, at 6 to 24 seams
+    assert all(changed[chunk, 4] <= 4 for chunk in (40, 20, 12)), changed
+    assert changed[12, 0] > 4, f"without an overlap there are more: {changed}"
 
 
 def test_times_are_of_the_whole_file(transcriber, tmp_path):

@@ -53,14 +53,18 @@ def test_a_name_with_brackets_is_a_name(tmp_path):
     assert _ids(tmp_path / "take [1].wav") == [str(tmp_path / "take [1].wav")]
 
 
-def test_a_folder_that_may_not_be_entered(folder):
-    if os.geteuid() == 0:
-        pytest.skip("root may enter every folder")
-    (folder / "sub").chmod(0)
-    try:
-        assert "cannot be looked at: Permission denied" in list(Inputs([folder]))[-1].error
-    finally:
-        (folder / "sub").chmod(0o755)
+def test_a_folder_that_may_not_be_entered_is_an_error_and_the_others_are_searched(folder, monkeypatch):
+    real = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("sub"):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)  # root may enter every folder
+    *good, bad = Inputs([folder])
+    assert [utterance.name for utterance in good] == [".d", "a", "b"]
+    assert bad.error == f"{folder}/sub: cannot be looked at: Permission denied"
 
 
 def test_nemo_manifest(folder):
@@ -77,7 +81,7 @@ def test_nemo_manifest(folder):
         Utterance("a.flac", f"{folder}/a.flac", 0.0, 2.5, "hello", "a"),
         Utterance("b.WAV#1.5-1.75", f"{folder}/b.WAV", 1.5, 0.25, None, "b.1.5-1.75"),
         Utterance("b.WAV#2-", f"{folder}/b.WAV", 2.0, None, None, "b.2-"),
-        Utterance("named/x", "s3://bucket/x.wav", 0.0, None, None, "named_x"),
+        Utterance("named/x", "s3://bucket/x.wav", 0.0, None, None, "named/x"),
         Utterance("7", f"{folder}/sub/c.mp3", 0.0, None, None, "7"),
     ]
 
@@ -112,6 +116,9 @@ def test_tables_and_lists(folder, name, text, expected):
         ('{"audio_filepath": "a.flac", "duration": -1}', "line 2: duration must be a number of seconds, but is -1"),
         ('{"audio_filepath": "a.flac", "duration": NaN}', "line 2: duration must be a number of seconds"),
         ('{"audio_filepath": "a.flac", "text": ["a"]}', "line 2: text must be text, but is ['a']"),
+        ('{"audio_filepath": "a.flac", "offset": 1' + "0" * 400 + "}", "line 2: offset must be a number of seconds"),
+        ('{"audio_filepath": "\\ud83d.wav"}', "line 2: audio_filepath is no name that a file can have"),
+        ('{"audio_filepath": "a.flac", "id": "a\\u0000b"}', "line 2: id is no name that a file can have"),
     ],
 )
 def test_a_bad_line_is_an_utterance_that_failed_and_the_others_follow(folder, line, message):
@@ -120,6 +127,12 @@ def test_a_bad_line_is_an_utterance_that_failed_and_the_others_follow(folder, li
     first, bad, last = Inputs([manifest])
     assert (first.id, last.id) == ("a.flac", "b.WAV") and bad.id == f"{manifest}:2"
     assert bad.error.startswith(f"{manifest}, {message}"), bad.error
+
+
+def test_a_field_of_a_table_that_is_too_long_is_an_error_of_its_own(folder):
+    (folder / "m.csv").write_text("path,text\na.flac," + "x" * 200_000 + "\nb.WAV,x\n")
+    bad, good = Inputs([folder / "m.csv"])
+    assert "line 2: field larger than field limit" in bad.error and good.id == "b.WAV"
 
 
 def test_a_row_of_a_table_with_other_columns_than_the_header(folder):
@@ -164,8 +177,26 @@ def test_urls():
     assert [utterance.name for utterance in Inputs(["memory://speech"])] == ["a", "sub/b"]
     assert _ids("memory://speech/a.wav") == ["memory://speech/a.wav"]
     assert [utterance.audio for utterance in Inputs(["memory://speech/m.jsonl"])] == ["memory://speech/sub/b.flac"]
+    assert Inputs(["memory://speech/a.wav"]).is_one_file and not Inputs(["memory://speech"]).is_one_file
+    assert not Inputs(["memory://speech/*.wav"]).is_one_file and not Inputs(["memory://speech/m.jsonl"]).is_one_file
     (none,) = Inputs(["nosuch://speech/*.wav"])
     assert "cannot be looked at: Protocol not known" in none.error
+
+
+def test_patterns_within_an_archive(tmp_path):
+    import zipfile
+
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in ("x/1.wav", "x/2.wav", "x/notes"):
+            archive.writestr(name, b"x")
+    expected = [f"zip://x/{index}.wav::{tmp_path}/a.zip" for index in (1, 2)]
+    assert _ids(f"zip://x/*.wav::{tmp_path}/a.zip") == expected
+
+
+def test_a_pipe_is_read_once(tmp_path):
+    os.mkfifo(tmp_path / "files.txt")
+    assert not Inputs([tmp_path / "files.txt"]).can_repeat and not Inputs(["-"]).can_repeat
+    assert Inputs([tmp_path, tmp_path / "gone.txt", "memory://speech"]).can_repeat
 
 
 def test_manifests_are_told_by_their_suffix():

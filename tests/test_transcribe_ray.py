@@ -66,7 +66,7 @@ def test_the_command_on_ray(cluster, tmp_path, capsys):
         for each in (local, out)
     ]
     assert rows[0] == rows[1] and [*rows[1]] == sorted(rows[1])
-    assert "not audio" in json.loads((tmp_path / "ray.errors.jsonl").read_text())["error"]
+    assert "not audio" in json.loads((tmp_path / "ray.jsonl.errors.jsonl").read_text())["error"]
     before = out.read_bytes()
     assert main(command) == 1 and out.read_bytes() == before and "15 inputs were done already" in capsys.readouterr().err
 

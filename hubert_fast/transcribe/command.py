@@ -18,7 +18,7 @@ from ..hub import CheckpointError, first_line
 from ..paths import is_on_kernels
 from . import ray_engine
 from .inputs import Inputs, Shard
-from .job import Engine, Job, Summary, settings_of, write_summary
+from .job import Engine, Job, OutputError, Summary, settings_of, write_summary
 from .journal import JournalError
 from .manifests import ManifestError
 from .progress import MOST_FAILURES_TOLD, Progress, say, tell
@@ -68,6 +68,7 @@ def run(options: argparse.Namespace) -> int:
     if options.model is None:
         told("no --model given: using the bundled demo model (synthetic voices, closed vocabulary of 90 words)")
     transcriber = _load(options, told)
+    transcriber.cutter(how)  # what is wrong with the options shows before an output is touched
     is_local = options.engine == "local"
     dtype = _dtype(transcriber) if is_local else options.dtype  # actors may take another than this process
     settings = settings_of(transcriber, dtype, how, target.format, shard)
@@ -88,6 +89,10 @@ def _load(options: argparse.Namespace, told: Callable[[str], None]) -> Transcrib
     reason = ray_engine.why_not()
     if reason is not None:
         raise CannotRunError(reason)
+    try:
+        ray_engine.connect(_cluster(options), options.device)  # which sets signal handlers of its own: before ours
+    except RuntimeError as error:
+        raise CannotRunError(str(error)) from None
     # this process only writes: actors have the devices
     dtype = "float32" if options.dtype == "auto" else options.dtype
     return load_transcriber(model, "cpu", dtype, lambda message: told(f"here, to compare runs: {message}"))
@@ -124,19 +129,20 @@ def _sharded(output: str | None, shard: Shard | None) -> str | None:
 
 @contextlib.contextmanager
 def _told_failures(target: Target) -> Iterator[None]:
-    """Make a full disk, and what else keeps an output from being written, the line to show."""
+    """Make what ends a run the line to show."""
     again = "" if target.paths is None else "; what was finished is kept, and the same command goes on from there"
     try:
         yield
+    except OutputError as error:
+        raise CannotRunError(f"{error}{again}") from None
+    except (RuntimeError, MemoryError) as error:  # of the device, or the cluster
+        raise CannotRunError(f"the run broke off: {first_line(error)}{again}") from None
+    except sqlite3.Error as error:
+        raise CannotRunError(f"the journal of {target.path or 'standard output'} cannot be kept: {error}") from None
     except BrokenPipeError:
         raise
     except OSError as error:
-        name = target.path or "standard output"
-        raise CannotRunError(f"{name} cannot be written: {error.strerror or error}{again}") from None
-    except sqlite3.Error as error:
-        raise CannotRunError(f"{target.paths.journal} cannot be written: {error}{again}") from None
-    except (RuntimeError, MemoryError) as error:  # of the device
-        raise CannotRunError(f"the run broke off: {first_line(error)}{again}") from None
+        raise CannotRunError(f"{error.filename or target.path} cannot be opened: {error.strerror or error}") from None
 
 
 def _transcribe(
@@ -166,7 +172,8 @@ def _transcribe(
     if job.unscored:
         told(f"{job.unscored} transcripts have a reference, but jiwer is not there to compare: pip install 'hubert_fast[wer]'")
     if signals:
-        say(SIGNALS[signals[0]] + ("" if sinks.journal is None else "; the same command goes on from here"))
+        again = "the same command without --overwrite" if options.overwrite else "the same command"
+        say(SIGNALS[signals[0]] + ("" if sinks.journal is None else f"; {again} goes on from here"))
         return 128 + signals[0]
     if not (summary.transcribed or summary.failed or summary.already_done or inputs.shard):
         raise CannotRunError(f"nothing to transcribe: no utterance in {', '.join(inputs.sources)}")
@@ -178,8 +185,11 @@ def _engine(options: argparse.Namespace, job: Job, how: Options, transcriber: Tr
         return transcriber.run(job.utterances(), how)
     model = str(demo.MODEL if options.model is None else options.model)
     model = os.path.abspath(model) if os.path.isdir(model) else model  # actors work in folders of their own
-    cluster = Cluster(options.ray_address, options.ray_actors)
-    return RayRun(model, options.device, options.dtype, job.utterances(), how, cluster)
+    return RayRun(model, options.device, options.dtype, job.utterances(), how, _cluster(options))
+
+
+def _cluster(options: argparse.Namespace) -> Cluster:
+    return Cluster(options.ray_address, options.ray_actors)
 
 
 def _keep_summary(path: Path, summary: Summary) -> None:

@@ -38,7 +38,7 @@ class Utterance:
     def key(self) -> bytes:
         """What tells it from every other, as 16 bytes."""
         parts = (self.id, self.audio, repr(self.offset_seconds), repr(self.duration_seconds))
-        return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogateescape"), digest_size=16).digest()
+        return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 class Shard(NamedTuple):
@@ -79,11 +79,17 @@ class Inputs(Iterable[Utterance]):
     @property
     def can_repeat(self) -> bool:
         """Whether they can be run through again."""
-        return "-" not in self.sources
+        return not any(source == "-" or (os.path.exists(source) and _is_read_once(source)) for source in self.sources)
 
     @property
     def is_one_file(self) -> bool:
-        return len(self.sources) == 1 and _is_plain(self.sources[0]) and not os.path.isdir(self.sources[0])
+        """Whether they are the one file that is named, and no list or pattern or folder."""
+        if len(self.sources) != 1 or self.sources[0] == "-" or manifests.is_manifest(self.sources[0]):
+            return False
+        (source,) = self.sources
+        if is_url(source):
+            return PurePosixPath(source).suffix.lower() in AUDIO_SUFFIXES and not glob.has_magic(source)
+        return os.path.isfile(source) or not (os.path.exists(source) or glob.has_magic(source))
 
     def __iter__(self) -> Iterator[Utterance]:
         for source in self.sources:
@@ -92,9 +98,8 @@ class Inputs(Iterable[Utterance]):
                     yield utterance
 
 
-def _is_plain(source: str) -> bool:
-    """Whether it names a file or a folder, and no list of them."""
-    return source != "-" and not manifests.is_manifest(source) and (os.path.exists(source) or not glob.has_magic(source))
+def _is_read_once(source: str) -> bool:
+    return not os.path.isfile(source) and not os.path.isdir(source)
 
 
 def _of_source(source: str) -> Iterator[Utterance]:
@@ -113,10 +118,10 @@ def _of_source(source: str) -> Iterator[Utterance]:
 
 def _of_path(source: str) -> Iterator[Utterance]:
     if os.path.isdir(source):
-        files = list(_below(source))
-        for file in files:
-            yield Utterance(file, file, name=_stem(os.path.relpath(file, source)))
-        if not files:
+        utterance = None
+        for utterance in _below(source):
+            yield utterance
+        if utterance is None:
             suffixes = ", ".join(sorted(AUDIO_SUFFIXES))
             yield Utterance(source, source, error=f"{source}: no audio files in this folder ({suffixes})")
     elif not os.path.lexists(source) and glob.has_magic(source):
@@ -137,18 +142,18 @@ def _of_path(source: str) -> Iterator[Utterance]:
         yield Utterance(source, source, name=_stem(os.path.basename(source)), error=error)
 
 
-def _below(folder: str) -> Iterator[str]:
-    """Audio files below a folder, a folder at a time in alphabetical order; links are followed, but for links to folders."""
-    for parent, folders, files in os.walk(folder, onerror=_raise):
+def _below(source: str) -> Iterator[Utterance]:
+    """Audio files below a folder, a folder at a time in alphabetical order; folders that may not be entered as errors."""
+    refused: list[OSError] = []
+    for parent, folders, files in os.walk(source, onerror=refused.append):
         folders.sort()
         for file in sorted(files):
-            path = os.path.join(parent, file)
-            if os.path.splitext(file)[1].lower() in AUDIO_SUFFIXES and os.path.isfile(path):
-                yield path
-
-
-def _raise(error: OSError) -> None:
-    raise error
+            if os.path.splitext(file)[1].lower() in AUDIO_SUFFIXES:
+                path = os.path.join(parent, file)
+                yield Utterance(path, path, name=_stem(os.path.relpath(path, source)))
+    for error in refused:
+        path = os.fspath(error.filename)
+        yield Utterance(path, path, error=f"{path}: cannot be looked at: {error.strerror}")
 
 
 def _of_url(source: str) -> Iterator[Utterance]:
@@ -156,7 +161,10 @@ def _of_url(source: str) -> Iterator[Utterance]:
 
     try:
         system, path = fsspec.core.url_to_fs(source)
-        if glob.has_magic(path) and not source.startswith(("http://", "https://")):
+        if source.startswith(("http://", "https://")):  # which know no folders, and have ? in names
+            yield Utterance(source, source, name=_stem(PurePosixPath(path).name))
+            return
+        if glob.has_magic(path):
             matches = sorted(match for match in system.glob(path) if not system.isdir(match))
         elif system.isdir(path) and PurePosixPath(path).suffix.lower() not in AUDIO_SUFFIXES:
             matches = [file for file in system.find(path) if PurePosixPath(file).suffix.lower() in AUDIO_SUFFIXES]
@@ -166,9 +174,11 @@ def _of_url(source: str) -> Iterator[Utterance]:
     except Exception as error:  # each file system has its own
         yield Utterance(source, source, error=f"{source}: cannot be looked at: {error}")
         return
+    within = source[source.index("::") :] if "::" in source else ""  # zip://a/*.wav::archive.zip
     for match in matches:
         name = match.removeprefix(path.rstrip("/") + "/") if match.startswith(path.rstrip("/")) else PurePosixPath(match).name
-        yield Utterance(system.unstrip_protocol(match), system.unstrip_protocol(match), name=_stem(name))
+        url = system.unstrip_protocol(match) + within
+        yield Utterance(url, url, name=_stem(name))
     if not matches:
         yield Utterance(source, source, error=f"{source}: no audio files here")
 
@@ -182,8 +192,8 @@ def _of_entries(entries: Iterator[manifests.Entry], source: str) -> Iterator[Utt
         audio = _beside(entry.audio, folder)
         part = _part(entry.offset_seconds, entry.duration_seconds)
         id = entry.id or f"{entry.audio}{part}"
-        name = _stem(os.path.basename(entry.audio)) + part.replace("#", ".") if entry.id is None else entry.id
-        yield Utterance(id, audio, entry.offset_seconds, entry.duration_seconds, entry.reference, name.replace(os.sep, "_"))
+        name = _stem(entry.audio) + part.replace("#", ".") if entry.id is None else entry.id
+        yield Utterance(id, audio, entry.offset_seconds or 0.0, entry.duration_seconds, entry.reference, name)
 
 
 def _beside(audio: str, folder: str) -> str:
@@ -193,10 +203,10 @@ def _beside(audio: str, folder: str) -> str:
     return f"{folder}/{audio}"
 
 
-def _part(offset_seconds: float, duration_seconds: float | None) -> str:
-    if not offset_seconds:
+def _part(offset_seconds: float | None, duration_seconds: float | None) -> str:
+    if offset_seconds is None:
         return ""
-    return f"#{offset_seconds:g}-" + ("" if duration_seconds is None else f"{offset_seconds + duration_seconds:g}")
+    return f"#{offset_seconds:.10g}-" + ("" if duration_seconds is None else f"{offset_seconds + duration_seconds:.10g}")
 
 
 def _stem(name: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -89,13 +91,12 @@ class Summary:
 
 @dataclass(frozen=True)
 class Paths:
-    """The files of an output: ``talks.jsonl`` has ``talks.journal``, ``talks.errors.jsonl`` and ``talks.summary.json``."""
+    """The files beside an output ``OUT``: ``OUT.journal``, ``OUT.errors.jsonl`` and ``OUT.summary.json``."""
 
     output: Path
 
     def _beside(self, suffix: str) -> Path:
-        stem = self.output.name.removesuffix(self.output.suffix) if self.output.suffix else self.output.name
-        return self.output.with_name(stem + suffix)
+        return self.output.with_name(self.output.name + suffix)
 
     @property
     def journal(self) -> Path:
@@ -142,11 +143,11 @@ def open_journal(paths: Paths, settings: dict[str, Any], overwrite: bool) -> Jou
 
     Raises :class:`JournalError` when something else is there: a file without a journal, other settings, another run at work.
     """
-    if paths.output.exists() and not paths.journal.exists() and not overwrite:
-        raise JournalError(f"{paths.output} exists already; --overwrite replaces it")
     journal = Journal(paths.journal)
     try:
         before = journal.settings()
+        if before is None and paths.output.is_file() and paths.output.stat().st_size and not overwrite:
+            raise JournalError(f"{paths.output} exists already; --overwrite replaces it")
         if before is None or overwrite:
             journal.begin(settings)
             return journal
@@ -158,6 +159,23 @@ def open_journal(paths: Paths, settings: dict[str, Any], overwrite: bool) -> Jou
     except BaseException:
         journal.close()
         raise
+
+
+class OutputError(Exception):
+    """Something could not be written; the message says what and why."""
+
+
+@contextlib.contextmanager
+def _writing(name: str) -> Iterator[None]:
+    """Tell failures of writing from those of reading and computing."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"{name} cannot be written: {error.strerror or error}") from None
+    except sqlite3.Error as error:
+        raise OutputError(f"the journal of {name} cannot be written: {error}") from None
 
 
 class Job:
@@ -179,9 +197,13 @@ class Job:
     ):
         self.inputs, self.output, self.summary, self.progress = inputs, output, summary, progress
         self.journal, self.failures = journal or Journal(None), failures
+        self.unscored = 0  # references that nobody counted, jiwer not being there
+        self._name = summary.output or "standard output"
         self._under_way: set[bytes] = set()
         self._scores = scoring.can_score()
-        self.unscored = 0  # references that nobody counted, jiwer not being there
+        self._lock = threading.Lock()  # of what is written, and the journal of it
+        self._is_new = False  # whether something was written since the last commit
+        self._error: BaseException | None = None
 
     def utterances(self) -> Iterator[Utterance]:
         """Give the inputs that are neither done nor under way."""
@@ -195,50 +217,83 @@ class Job:
                 yield utterance
 
     def run(self, engine: Engine) -> Summary:
-        """Write every result and keep the journal; what was finished stays when something fails."""
-        start = committed = time.monotonic()
+        """Write every result and keep the journal; what was committed stays when something fails.
+
+        Raises :class:`OutputError` when something cannot be written, and what the engine raises.
+        """
+        start, ended = time.monotonic(), threading.Event()
+        committer = threading.Thread(target=self._commit_now_and_then, args=(ended, engine), daemon=True)
+        committer.start()
         try:
-            for result in engine.results():
-                self._take(result)
-                if time.monotonic() - committed > COMMIT_SECONDS:
-                    self._commit()
-                    committed = time.monotonic()
-            self._commit()
-        except BaseException as error:
-            if not isinstance(error, OSError):  # the disk is fine: keep what was finished
-                with contextlib.suppress(Exception):
-                    self._commit()
+            with contextlib.closing(engine.results()) as results:
+                for result in results:
+                    with self._lock:
+                        self._take(result)
+            with self._lock:
+                self._commit()
+        except BaseException:
+            with self._lock, contextlib.suppress(sqlite3.Error):
+                self.journal.forget_uncommitted()
             raise
         finally:
+            ended.set()
+            committer.join()
             self.summary.batch_seconds = round(engine.batch_seconds, 3)
             self.summary.count(self.journal.totals(), time.monotonic() - start)
+        if self._error is not None:
+            raise self._error
         return self.summary
 
+    def _commit_now_and_then(self, ended: threading.Event, engine: Engine) -> None:
+        while not ended.wait(COMMIT_SECONDS):
+            with self._lock:
+                try:
+                    if self._is_new and self._error is None:
+                        self._commit()
+                except BaseException as error:
+                    self._error = error
+            if self._error is not None:
+                engine.stop()
+                return
+
     def _take(self, result: Result) -> None:
+        if self._error is not None:
+            raise self._error
         seconds = max((transcript.duration_seconds for transcript in result.transcripts), default=0.0)
-        errors, reference = Errors(), result.utterance.reference
-        if result.error is None:
-            self.output.write(result)
-            if reference is not None and self._scores:
-                for transcript in result.transcripts:
-                    errors = errors.plus(scoring.score(reference, transcript.text))
-            self.unscored += reference is not None and not self._scores
-            self.summary.transcribed_this_run += 1
-            self.summary.audio_seconds_this_run += seconds
-        else:
-            if self.failures is not None:
-                self.failures.append(error_row(result))
-            self.summary.failed_this_run += 1
+        errors = self._errors_of(result) if result.error is None else Errors()
         key = result.utterance.key
-        self.journal.add(key, result.error is not None, seconds, errors)
+        with _writing(self._name):
+            if result.error is not None:
+                if self.failures is not None:
+                    self.failures.append(error_row(result))
+            else:
+                if self.output.prepare(result):
+                    self._commit()
+                self.output.write(result)
+            self.journal.add(key, result.error is not None, seconds, errors)
+        self._is_new = True
         self._under_way.discard(key)
+        self.summary.failed_this_run += result.error is not None
+        self.summary.transcribed_this_run += result.error is None
+        self.summary.audio_seconds_this_run += seconds
         self.progress.done(result, seconds)
 
+    def _errors_of(self, result: Result) -> Errors:
+        """Count against the reference; several channels have none of their own."""
+        if result.utterance.reference is None or len(result.transcripts) != 1:
+            return Errors()
+        if not self._scores:
+            self.unscored += 1
+            return Errors()
+        return scoring.score(result.utterance.reference, result.transcripts[0].text)
+
     def _commit(self) -> None:
-        sizes = self.output.sync()
-        if self.failures is not None:
-            sizes |= self.failures.sync()
-        self.journal.commit(sizes)
+        with _writing(self._name):
+            sizes = self.output.sync()
+            if self.failures is not None:
+                sizes |= self.failures.sync()
+            self.journal.commit(sizes)
+        self._is_new = False
 
 
 def write_summary(path: Path, summary: Summary) -> None:

@@ -37,9 +37,6 @@ class Errors(NamedTuple):
     characters: int = 0
     character_errors: int = 0
 
-    def plus(self, other: Errors) -> Errors:
-        return Errors(*map(sum, zip(self, other)))
-
 
 class Totals(NamedTuple):
     """Of all utterances in a journal."""
@@ -68,6 +65,8 @@ class Journal:
             self._execute("BEGIN IMMEDIATE")
             for statement in filter(str.strip, SCHEMA.split(";")):
                 self._execute(statement)
+            self._execute("COMMIT")
+            self._execute("BEGIN IMMEDIATE")
         except sqlite3.DatabaseError as error:
             self._connection.close()
             if "locked" in str(error):
@@ -76,58 +75,73 @@ class Journal:
                 raise JournalError(f"{path} is no journal of a run: move it away, or choose another output") from None
             raise
 
-    def _execute(self, statement: str, values: tuple = ()) -> sqlite3.Cursor:
+    def _execute(self, statement: str, values: tuple = ()) -> list[tuple]:
         with self._lock:
-            return self._connection.execute(statement, values)
+            return self._connection.execute(statement, values).fetchall()
 
     def settings(self) -> dict[str, Any] | None:
         """Return what the run was begun with; ``None`` of a new one."""
-        row = self._execute("SELECT value FROM meta WHERE name = 'settings'").fetchone()
-        return None if row is None else json.loads(row[0])
+        rows = self._execute("SELECT value FROM meta WHERE name = 'settings'")
+        return json.loads(rows[0][0]) if rows else None
 
     def begin(self, settings: Mapping[str, Any]) -> None:
-        """Note the settings of a new run, forgetting what there was."""
+        """Note the settings of a new run, forgetting what there was, durably: before its output is cut to nothing."""
         for table in TABLES:
             self._execute(f"DELETE FROM {table}")
         self._execute("INSERT INTO meta VALUES ('settings', ?)", (json.dumps(settings),))
+        self.commit({})
 
     def __contains__(self, key: bytes) -> bool:
-        return self._execute("SELECT 1 FROM done WHERE key = ?", (key,)).fetchone() is not None
+        return bool(self._execute("SELECT 1 FROM done WHERE key = ?", (key,)))
 
     def add(self, key: bytes, failed: bool, audio_seconds: float, errors: Errors) -> None:
         """Note that an utterance is done; durable after the next :meth:`commit`."""
         self._execute("INSERT INTO done VALUES (?, ?, ?, ?, ?, ?, ?)", (key, failed, audio_seconds, *errors))
 
-    def claim(self, name: str, key: bytes) -> bool:
-        """Take a file name for an utterance; False when another one has it."""
-        encoded = name.encode("utf-8", "surrogateescape")
-        row = self._execute("SELECT key FROM names WHERE name = ?", (encoded,)).fetchone()
-        if row is None:
-            self._execute("INSERT INTO names VALUES (?, ?)", (encoded, key))
-        return row is None or row[0] == key
+    def owner(self, name: str) -> bytes | None:
+        """Return the key of the utterance that a file name belongs to, whatever the case of its letters."""
+        rows = self._execute("SELECT key FROM names WHERE name = ?", (_encoded(name),))
+        return rows[0][0] if rows else None
+
+    def claim(self, name: str, key: bytes) -> None:
+        """Note that a file name belongs to an utterance."""
+        self._execute("INSERT OR REPLACE INTO names VALUES (?, ?)", (_encoded(name), key))
 
     def size_of(self, file: str) -> int:
-        """Return the bytes of an output file that count: 0 of one that was never committed."""
-        row = self._execute("SELECT bytes FROM sizes WHERE file = ?", (file,)).fetchone()
-        return 0 if row is None else row[0]
+        """Return the bytes that count of ``"output"`` or ``"errors"``: 0 of what was never committed."""
+        rows = self._execute("SELECT bytes FROM sizes WHERE file = ?", (file,))
+        return rows[0][0] if rows else 0
 
     def commit(self, sizes: Mapping[str, int]) -> None:
         """Make all that was added durable, together with the sizes of the output files."""
+        if not self._connection.in_transaction:  # SQLite rolled it back: what was added is gone
+            raise sqlite3.OperationalError("an earlier write failed")
         for file, size in sizes.items():
             self._execute("INSERT OR REPLACE INTO sizes VALUES (?, ?)", (file, size))
         self._execute("COMMIT")
         self._execute("BEGIN IMMEDIATE")
 
-    def forget_failures(self) -> int:
-        """Forget the utterances that failed, so that they are tried again; return how many."""
-        return self._execute("DELETE FROM done WHERE failed").rowcount
+    def forget_uncommitted(self) -> None:
+        """Go back to the last commit."""
+        if self._connection.in_transaction:
+            self._execute("ROLLBACK")
+        self._execute("BEGIN IMMEDIATE")
+
+    def forget_failures(self) -> None:
+        """Forget the utterances that failed, so that they are tried again."""
+        self._execute("DELETE FROM done WHERE failed")
 
     def totals(self) -> Totals:
         columns = ("failed", "audio_seconds", *Errors._fields)
         sums = ", ".join(f"COALESCE(SUM({column}), 0)" for column in columns)
-        count, failed, seconds, *errors = self._execute(f"SELECT COUNT(*), {sums} FROM done").fetchone()
+        ((count, failed, seconds, *errors),) = self._execute(f"SELECT COUNT(*), {sums} FROM done")
         return Totals(count - failed, failed, seconds, Errors(*errors))
 
     def close(self) -> None:
         """Let go of it; what was not committed is forgotten."""
-        self._connection.close()
+        with self._lock:
+            self._connection.close()
+
+
+def _encoded(name: str) -> bytes:
+    return name.casefold().encode("utf-8", "surrogateescape")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -19,6 +20,7 @@ CPU_BATCH_SECONDS = 64.0
 CPU_FRAMES, LEAST_FRAMES_FILLED = 64, 1024
 # Of a GPU: enough frames to fill it, as far as its memory goes.
 CUDA_BATCH_SECONDS, CUDA_SECONDS_PER_GIB = 1280.0, 16.0
+RETRY_SECONDS = 1.0
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 
 
@@ -145,7 +147,7 @@ def run_smaller(launch: Callable[[list], Flight], items: list) -> tuple[list, li
     Returns landed ``(items, frames)`` of parts that ran, and ``(items, reason)`` of single ones that are too much alone.
     """
     landed, failed = [], []
-    parts = [items]
+    parts, retried = [items], None
     while parts:
         part = parts.pop()
         try:
@@ -153,9 +155,13 @@ def run_smaller(launch: Callable[[list], Flight], items: list) -> tuple[list, li
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            if len(part) == 1:
-                failed.append((part, f"too long for the memory of the device: {first_line(error)}"))
-            else:
+            if len(part) > 1:
                 half = len(part) // 2
                 parts += [part[half:], part[:half]]
+            elif retried is not part:  # others may have held the memory
+                retried = part
+                parts.append(part)
+                time.sleep(RETRY_SECONDS)
+            else:
+                failed.append((part, f"too long for the memory of the device: {first_line(error)}"))
     return landed, failed

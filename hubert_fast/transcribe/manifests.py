@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple, TextIO
@@ -33,7 +32,7 @@ class Entry(NamedTuple):
 
     line: int
     audio: str = ""
-    offset_seconds: float = 0.0
+    offset_seconds: float | None = None
     duration_seconds: float | None = None
     reference: str | None = None
     id: str | None = None
@@ -70,8 +69,9 @@ def read(source: str) -> Iterator[Entry]:
 
 def standard_input() -> Iterator[Entry]:
     """Give the entries of standard input: a path a line, or a JSON object."""
-    sys.stdin.reconfigure(errors="surrogateescape")
-    yield from _from_lines(sys.stdin, as_json=None)
+    # not sys.stdin: a thread that waits for it would keep the interpreter from ending
+    with open(0, encoding="utf-8", errors="surrogateescape", closefd=False) as lines:
+        yield from _from_lines(lines, as_json=None)
 
 
 def _entries(file: TextIO, suffix: str, source: str) -> Iterator[Entry]:
@@ -106,20 +106,27 @@ def _from_table(file: TextIO, delimiter: str, source: str) -> Iterator[Entry]:
     rows = csv.reader(file, delimiter=delimiter, quoting=quoting)
     try:
         header = next(rows, None)
-        if header is None or not set(header) & set(FIELDS["audio"]):
-            raise ManifestError(
-                f"{source} must begin with a header that has a column {', '.join(FIELDS['audio'])}, "
-                f"but begins with {header and delimiter.join(header)[:200]!r}"
-            )
-        for row in rows:
-            if not any(row):
-                continue
-            if len(row) != len(header):
-                yield Entry(rows.line_num, error=f"line {rows.line_num} has {len(row)} columns, but the header {len(header)}")
-            else:
-                yield _entry(rows.line_num, dict(zip(header, row)))
     except csv.Error as error:
         raise ManifestError(f"{source}, line {rows.line_num}: {error}") from None
+    if header is None or not set(header) & set(FIELDS["audio"]):
+        raise ManifestError(
+            f"{source} must begin with a header that has a column {', '.join(FIELDS['audio'])}, "
+            f"but begins with {header and delimiter.join(header)[:200]!r}"
+        )
+    while True:
+        try:
+            row = next(rows, None)
+        except csv.Error as error:
+            yield Entry(rows.line_num, error=f"line {rows.line_num}: {error}")
+            continue
+        if row is None:
+            return
+        if not any(row):
+            continue
+        if len(row) != len(header):
+            yield Entry(rows.line_num, error=f"line {rows.line_num} has {len(row)} columns, but the header {len(header)}")
+        else:
+            yield _entry(rows.line_num, dict(zip(header, row)))
 
 
 def _entry(line: int, values: Mapping[str, Any]) -> Entry:
@@ -128,9 +135,11 @@ def _entry(line: int, values: Mapping[str, Any]) -> Entry:
         expected = ", ".join(FIELDS["audio"])
         return Entry(line, error=f"line {line} must name its audio as a text {expected}, but has {', '.join(values)}")
     for field in ("offset_seconds", "duration_seconds"):
+        if found[field] is None:
+            continue
         try:
-            seconds = 0.0 if found[field] is None else float(found[field])
-        except (TypeError, ValueError):
+            seconds = float(found[field])
+        except (TypeError, ValueError, OverflowError):
             seconds = math.nan
         if not 0 <= seconds < math.inf:
             return Entry(line, error=f"line {line}: {FIELDS[field][0]} must be a number of seconds, but is {found[field]!r}")
@@ -139,8 +148,18 @@ def _entry(line: int, values: Mapping[str, Any]) -> Entry:
         return Entry(line, error=f"line {line}: {FIELDS['reference'][0]} must be text, but is {found['reference']!r}")
     if found["id"] is not None:
         found["id"] = str(found["id"])
+    for field in ("audio", "id"):
+        if not _is_name(found[field] or ""):
+            return Entry(line, error=f"line {line}: {FIELDS[field][0]} is no name that a file can have: {found[field]!r}")
     found["duration_seconds"] = found["duration_seconds"] or None  # NeMo's 0 is: not known
     return Entry(line, **found)
+
+
+def _is_name(text: str) -> bool:
+    try:
+        return b"\0" not in text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half a character, as JSON can spell it
+        return False
 
 
 def _first(values: Mapping[str, Any], names: Iterable[str]) -> Any:

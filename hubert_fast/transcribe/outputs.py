@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -17,6 +17,10 @@ MOST_NAME_BYTES = 200  # of a file; file systems take 255
 
 class Output(Protocol):
     """Takes results; what :meth:`sync` returned can be relied on after a power cut."""
+
+    def prepare(self, result: Result) -> bool:
+        """Return whether the journal must be committed before this result is written."""
+        ...
 
     def write(self, result: Result) -> None: ...
 
@@ -33,16 +37,18 @@ def encoded(text: str) -> bytes:
 
 
 class RowFile:
-    """Rows appended to a file, whose size the journal knows.
+    """Rows appended to a file, whose size the journal knows by its ``role``.
 
-    only_if_needed: leave no empty file. Raises ``JournalError`` when the file has become shorter than the journal says,
-    ``OSError`` when it cannot be written.
+    is_optional: it may be missing, and is not left there empty. Raises ``JournalError`` when the file has become shorter than
+    the journal says, ``OSError`` when it cannot be written.
     """
 
-    def __init__(self, path: Path, journal: Journal, only_if_needed: bool = False):
-        self.path, self._only_if_needed = path, only_if_needed
-        known = journal.size_of(path.name)
+    def __init__(self, path: Path, role: str, journal: Journal, is_optional: bool = False):
+        self.path, self._role, self._is_optional = path, role, is_optional
+        known = journal.size_of(role)
         there = path.stat().st_size if path.exists() else 0
+        if is_optional and not path.exists():
+            known = 0
         if there < known:
             raise JournalError(
                 f"{path} has {there} bytes, but {known} were written according to {journal.path}: "
@@ -50,9 +56,9 @@ class RowFile:
             )
         self._file: BinaryIO = open(path, "ab")  # noqa: SIM115
         self._file.truncate(known)  # rows that were on their way when the run was killed
-        self._size = known
+        self.size = known
         if not known:
-            _sync_folder(path.parent)
+            sync_path(path.parent)
 
     def append(self, text: str) -> None:
         self._file.write(encoded(text))
@@ -60,8 +66,8 @@ class RowFile:
     def sync(self) -> dict[str, int]:
         self._file.flush()
         os.fsync(self._file.fileno())
-        self._size = os.fstat(self._file.fileno()).st_size
-        return {self.path.name: self._size}
+        self.size = os.fstat(self._file.fileno()).st_size
+        return {self._role: self.size}
 
     def close(self) -> None:
         """Close it without what was not synced, which may be half a row."""
@@ -70,8 +76,8 @@ class RowFile:
         except OSError:  # a full disk; the failure was told when it was written
             pass
         finally:
-            os.truncate(self.path, self._size)
-            if self._only_if_needed and not self._size:
+            os.truncate(self.path, self.size)
+            if self._is_optional and not self.size:
                 os.unlink(self.path)
 
 
@@ -79,9 +85,12 @@ class Rows:
     """All utterances in one file."""
 
     def __init__(self, path: Path, format: str, journal: Journal):
-        self._file, self._format = RowFile(path, journal), formats.ROWS[format]
-        if format == "tsv" and not journal.size_of(path.name):
+        self._file, self._format = RowFile(path, "output", journal), formats.ROWS[format]
+        if format == "tsv" and not self._file.size:
             self._file.append("\t".join(formats.TSV_HEADER) + "\n")
+
+    def prepare(self, result: Result) -> bool:
+        return False
 
     def write(self, result: Result) -> None:
         self._file.append(self._format(result))
@@ -94,31 +103,57 @@ class Rows:
 
 
 class Files:
-    """A file for each utterance, below a folder as the inputs were below theirs."""
+    """A file for each utterance, below a folder as the inputs were below theirs: ``talks/a.wav`` is ``talks/a.srt``.
+
+    Where another utterance has that name it is ``talks/a.wav.srt``, or has a number. Which one has which is in the journal
+    before the second is written, so that a run that goes on gives the same names.
+    Raises ``JournalError`` when files that the journal knows are gone with their folder.
+    """
 
     def __init__(self, folder: Path, format: str, journal: Journal):
         self._folder, self._suffix, self._format, self._journal = folder, f".{format}", formats.FILES[format], journal
-        folder.mkdir(parents=True, exist_ok=True)
+        self._written: set[Path] = set()
+        if journal.totals().transcribed and not (folder.is_dir() and any(folder.iterdir())):
+            raise JournalError(
+                f"{folder} is empty or gone, but {journal.path} knows of files in it: bring them back, "
+                f"or begin anew with --overwrite"
+            )
+        folder.mkdir(exist_ok=True)
+
+    def _names(self, result: Result) -> Iterator[list[str]]:
+        """Names for the files of a result, the best first."""
+        utterance = result.utterance
+        name, full = _safe(utterance.name), _safe(utterance.name + os.path.splitext(utterance.audio)[1])
+        for stem in (name, full, f"{full}.{utterance.key.hex()}"):
+            if len(result.transcripts) == 1:
+                yield [stem + self._suffix]
+            else:
+                yield [f"{stem}.{channel}{self._suffix}" for channel in range(1, len(result.transcripts) + 1)]
+
+    def _own_names(self, result: Result) -> list[str]:
+        """Return the best names that no other utterance has."""
+        owners = (result.utterance.key, None)
+        return next(names for names in self._names(result) if all(self._journal.owner(name) in owners for name in names))
+
+    def prepare(self, result: Result) -> bool:
+        names, best = self._own_names(result), next(self._names(result))
+        is_new = any(self._journal.owner(name) is None for name in names)
+        for name in names if is_new else ():
+            self._journal.claim(name, result.utterance.key)
+        return is_new and names != best
 
     def write(self, result: Result) -> None:
-        name = self._name(result)
-        for channel, transcript in enumerate(result.transcripts, 1):
-            channel_name = name if len(result.transcripts) == 1 else f"{name}.{channel}"
-            path = self._folder / f"{channel_name}{self._suffix}"
+        for name, transcript in zip(self._own_names(result), result.transcripts):
+            path = self._folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             replace(path, self._format(transcript))
-
-    def _name(self, result: Result) -> str:
-        """``talks/a.wav`` is ``talks/a``, or ``talks/a.wav`` when another utterance has that."""
-        utterance = result.utterance
-        name = _safe(utterance.name)
-        if self._journal.claim(name, utterance.key):
-            return name
-        full = _safe(utterance.name + os.path.splitext(utterance.audio)[1])
-        return full if self._journal.claim(full, utterance.key) else f"{full}.{utterance.key.hex()}"
+            self._written |= {path, *path.parents[: len(Path(name).parts)]}
 
     def sync(self) -> dict[str, int]:
-        return {}  # each was put on disk when it was written
+        for path in self._written:
+            sync_path(path)
+        self._written.clear()
+        return {}
 
     def close(self) -> None:
         pass
@@ -130,10 +165,15 @@ class OneFile:
     def __init__(self, path: Path, format: str):
         self._path, self._format = path, formats.FILES[format]
 
+    def prepare(self, result: Result) -> bool:
+        return False
+
     def write(self, result: Result) -> None:
         replace(self._path, self._format(result.transcripts[0]))
 
     def sync(self) -> dict[str, int]:
+        if self._path.exists():
+            sync_path(self._path)
         return {}
 
     def close(self) -> None:
@@ -147,6 +187,9 @@ class Stream:
         self._file, self._format, self._bare = file, formats.ROWS[format], bare
         if format == "tsv":
             self._file.write(encoded("\t".join(formats.TSV_HEADER) + "\n"))
+
+    def prepare(self, result: Result) -> bool:
+        return False
 
     def write(self, result: Result) -> None:
         text = "".join(f"{each.text}\n" for each in result.transcripts) if self._bare else self._format(result)
@@ -163,32 +206,23 @@ class Stream:
 
 
 def replace(path: Path, text: str) -> None:
-    """Write a file that is there whole or not at all."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".unfinished-", delete=False) as file:
-        try:
-            file.write(encoded(text))
-            file.flush()
-            os.fsync(file.fileno())
-            os.fchmod(file.fileno(), 0o666 & ~_umask())
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+    """Write a file that is there whole or not at all, unless the power goes before it is synced."""
+    unfinished = path.with_name(f".{path.name}.unfinished")  # of one name, so that a killed run leaves no more than one
+    try:
+        unfinished.write_bytes(encoded(text))
+        os.replace(unfinished, path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
 
 
-def _sync_folder(folder: Path) -> None:
-    """Put the names in it on disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync_path(path: Path) -> None:
+    """Put a file, or the names in a folder, on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _safe(name: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from .queues import WeightedQueue
 logger = logging.getLogger(__name__)
 
 LINGER_SECONDS = 0.25  # a batch that is not full waits so long for more: one slow file keeps nobody waiting
-JOIN_SECONDS = 10.0  # for a thread to end when all is over; a worker may hang on a network file
+JOIN_SECONDS = 10.0  # for threads to end when all is over; a worker may hang on a network file
 
 Decode = Callable[[Utterance], Iterable[np.ndarray]]
 
@@ -100,8 +101,9 @@ class Pipeline:
         finally:
             self.stop()
             self._complete.close(drop=True)
+            deadline = time.monotonic() + JOIN_SECONDS
             for thread in threads[1:]:  # the first may wait for standard input for ever
-                thread.join(JOIN_SECONDS)
+                thread.join(max(deadline - time.monotonic(), 0))
         if self._error is not None:
             raise self._error
 
@@ -195,14 +197,16 @@ class Pipeline:
         flights: deque[tuple[list[Piece], Flight]] = deque()
         while True:
             pieces = self._pieces.take(self.batch_samples, wait=not flights, linger_seconds=LINGER_SECONDS)
-            if pieces:
-                flights.extend(self._launch(lane, pieces))
+            if pieces and (flight := self._launch(lane, pieces, flights)) is not None:
+                flights.append((pieces, flight))
             while flights and (len(flights) > lane.depth or not pieces):
                 self._land(*flights.popleft())
             if pieces is None:
                 return
 
-    def _launch(self, lane: Lane, pieces: list[Piece]) -> list[tuple[list[Piece], Flight]]:
+    def _launch(self, lane: Lane, pieces: list[Piece], flights: deque[tuple[list[Piece], Flight]]) -> Flight | None:
+        """Start a batch; where it is too much memory, land what is under way and then its parts."""
+
         def launch(part: list[Piece]) -> Flight:
             lane.recover()
             return lane.launch([piece.samples for piece in part])
@@ -211,23 +215,25 @@ class Pipeline:
             self._busy += 1
         try:
             alone = self._busy == 1 and self._pieces.is_drained
-            return [(pieces, lane.launch([piece.samples for piece in pieces], alone))]
+            return lane.launch([piece.samples for piece in pieces], alone)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            batch = sum(len(piece.samples) for piece in pieces)
+            batch, longest = sum(len(piece.samples) for piece in pieces), max(len(piece.samples) for piece in pieces)
             with self._lock:
-                self.batch_samples = max(min(self.batch_samples, batch // 2), 1)
+                self.batch_samples = max(min(self.batch_samples, batch // 2), min(self.batch_samples, longest))
             logger.warning("out of memory: batches are halved to %d samples", self.batch_samples)
         finally:
             with self._lock:
                 self._busy -= 1
+        while flights:
+            self._land(*flights.popleft())
         landed, failed = run_smaller(launch, pieces)
         for part, frames in landed:
             self._deliver(part, frames)
         for part, reason in failed:
             self._deliver(part, [None], f"{part[0].ticket.utterance.audio}: {reason}")
-        return []
+        return None
 
     def _land(self, pieces: list[Piece], flight: Flight) -> None:
         self._deliver(pieces, flight.land())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
@@ -18,8 +19,8 @@ MOST_FAILURES_TOLD = 20
 
 
 def say(message: str) -> None:
-    """Write a line to standard error, above the progress bar when there is one."""
-    with tqdm.external_write_mode(file=sys.stderr):
+    """Write a line to standard error, above the progress bar when there is one. If nobody reads it, the work goes on."""
+    with contextlib.suppress(OSError), tqdm.external_write_mode(file=sys.stderr):
         print(f"hubert-fast: {message}", file=sys.stderr)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -20,7 +21,7 @@ class WeightedQueue(Generic[Item]):
     def __init__(self, capacity: float, takers: int = 1):
         self.capacity, self.takers = capacity, takers
         self._items: deque[tuple[Item, float]] = deque()
-        self._held, self._closed = 0.0, False
+        self._held, self._closed, self._share = 0.0, False, math.inf
         self._changed = threading.Condition()
 
     def put(self, item: Item, weight: float = 1) -> bool:
@@ -50,8 +51,7 @@ class WeightedQueue(Generic[Item]):
                 self._changed.wait(left)
             if not self._items:
                 return None if self._closed else []  # another thread was faster
-            if self._closed:
-                weight = min(weight, self._held / self.takers)
+            weight = min(weight, self._share)
             taken, total = [], 0.0
             while self._items and (not taken or total + self._items[0][1] <= weight):
                 item, its_weight = self._items.popleft()
@@ -64,6 +64,8 @@ class WeightedQueue(Generic[Item]):
     def close(self, drop: bool = False) -> None:
         """Let nothing more in; what is there can still be taken, unless it is to be dropped."""
         with self._changed:
+            if not self._closed:
+                self._share = self._held / self.takers
             self._closed = True
             if drop:
                 self._items.clear()

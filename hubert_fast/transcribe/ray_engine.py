@@ -19,11 +19,12 @@ from typing import Any
 
 import numpy as np
 
+from ..hub import first_line
 from .inputs import Utterance
 from .transcriber import Options, Result, Transcriber
 
 BLOCK_UTTERANCES = 64  # what an actor does at once, and what is done again when it dies
-WAVE_UTTERANCES = 65_536  # what Ray is told of at once: the inputs are never all in memory
+WAVE_UTTERANCES = 16_384  # what Ray is told of at once: the inputs are never all in memory
 MOST_RETRIES = 3  # of a block whose actor died
 
 
@@ -43,6 +44,26 @@ class Cluster:
     address: str | None = None
     actors: int | None = None
     cpus: int | None = None
+
+
+def connect(cluster: Cluster, device: str) -> bool:
+    """Find the cluster; return whether it was not connected before.
+
+    Raises ``ValueError`` for a device that actors cannot have, ``RuntimeError`` when there is no cluster, or none with a GPU.
+    """
+    import ray
+
+    if device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"on Ray each actor has a GPU of its own: device must be auto, cpu or cuda, but is {device!r}")
+    begins = not ray.is_initialized()
+    if begins:
+        try:
+            ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+        except (OSError, RuntimeError, ValueError) as error:
+            raise RuntimeError(f"no Ray cluster to be had: {first_line(error)}") from None
+    if device == "cuda" and not ray.cluster_resources().get("GPU"):
+        raise RuntimeError("device cuda was asked for, but no node of the Ray cluster has a GPU")
+    return begins
 
 
 def _retries() -> dict[str, int]:
@@ -82,15 +103,15 @@ class RayRun:
         import ray
 
         logging.getLogger("ray.data").setLevel(logging.WARNING)
-        started = not ray.is_initialized()
-        if started:
-            ray.init(address=self._cluster.address, log_to_driver=False, logging_level="ERROR")
+        began = connect(self._cluster, self._device)
         try:
             utterances = iter(self._utterances)
             while not self._stopped and (wave := list(islice(utterances, WAVE_UTTERANCES))):
                 yield from self._wave(wave)
+        except ray.exceptions.RayError as error:
+            raise RuntimeError(f"Ray: {first_line(error)}") from error
         finally:
-            if started:
+            if began:
                 ray.shutdown()
 
     def _wave(self, wave: list[Utterance]) -> Iterator[Result]:

@@ -51,12 +51,16 @@ class Target:
             return cls(None, format or "txt", is_stream=True, bare=format is None and inputs.is_one_file)
         path = Path(output)
         exists = path.exists()
-        if exists and any(os.path.exists(source) and os.path.samefile(path, source) for source in inputs.sources):
-            raise ValueError(f"{path} is an input, and would be overwritten")
+        beside = Paths(path)
+        for file in (path, beside.journal, beside.errors, beside.summary):
+            if any(os.path.exists(source) and file.exists() and os.path.samefile(file, source) for source in inputs.sources):
+                raise ValueError(f"{file} is an input, and would be overwritten")
         if path.suffix.lower() in AUDIO_SUFFIXES:
             raise ValueError(f"{path} is named as audio is: an output ends in {', '.join(SUFFIXES)}")
         format = format or SUFFIXES.get(path.suffix.lower(), "jsonl")
         if exists and not path.is_file() and not path.is_dir():  # a pipe, a device
+            if format in formats.FILES:
+                raise ValueError(f"{format} has a file for each input: {path} is no folder")
             return cls(path, format, is_stream=True)
         if format in formats.FILES:
             single = path.suffix.lower() == f".{format}" and not path.is_dir()
@@ -108,8 +112,8 @@ class Target:
                 told(f"going on with {self.path}: {done.transcribed} transcribed and {done.failed} failed before")
             if retry_failed:
                 journal.forget_failures()
-                journal.commit({paths.errors.name: 0})
-            failures = RowFile(paths.errors, journal, only_if_needed=True)
+                journal.commit({"errors": 0})
+            failures = RowFile(paths.errors, "errors", journal, is_optional=True)
             stack.callback(failures.close)
             output = (Files if self.format in formats.FILES else Rows)(self.path, self.format, journal)
             stack.callback(output.close)
@@ -118,8 +122,9 @@ class Target:
 
 @contextlib.contextmanager
 def _device(path: Path) -> Iterator[Any]:
-    file = open(path, "wb", buffering=0)  # noqa: SIM115
+    file = open(path, "wb")  # noqa: SIM115
     try:
         yield file
     finally:
-        file.close()
+        with contextlib.suppress(OSError):  # every row was flushed, and a failure told, when it was written
+            file.close()

@@ -26,6 +26,7 @@ from .lanes import Lane, batch_seconds_for, lanes_for
 from .pipeline import Pipeline, Ticket
 
 CHANNELS = ("mix", "each")
+NOT_FINITE = "the model gave no finite numbers for it: a dtype of more range may do, such as float32"
 MOST_WORKERS = 16
 
 
@@ -77,6 +78,9 @@ class Options:
             raise ValueError(f"channels must be one of {', '.join(CHANNELS)}, but is {self.channels!r}")
         if self.batch_seconds is not None and not 0 < self.batch_seconds < math.inf:
             raise ValueError(f"batch seconds must be above 0, but are {self.batch_seconds!r}")
+        chunk, overlap = self.chunk_seconds, self.overlap_seconds
+        if not (0 < chunk < math.inf and 0 <= 2 * overlap <= chunk):
+            raise ValueError(f"chunks must be of some seconds and overlap by half at most, but are {chunk:g} and {overlap:g}")
         if self.workers is not None and (not isinstance(self.workers, int) or self.workers < 1):
             raise ValueError(f"workers must be a whole number from 1, but is {self.workers!r}")
 
@@ -176,6 +180,12 @@ class Transcriber:
         """Prepare to transcribe: as :meth:`transcribe_many`, with an object that can be stopped and tells its batch size."""
         return Run(self, _utterances(inputs), options)
 
+    def cutter(self, options: Options) -> Cutter:
+        """Return how long audio is cut. Raises ``ValueError`` when that makes no sense for the model."""
+        config = self.model.config
+        hop, field = config.inputs_to_logits_ratio, config.receptive_field
+        return Cutter.of_seconds(options.chunk_seconds, options.overlap_seconds, self.sample_rate_hz, hop, field)
+
     @property
     def lanes(self) -> list[Lane]:
         if not self._lanes:
@@ -200,9 +210,14 @@ class Transcriber:
         frames = [stitch(sorted(pieces, key=lambda piece: piece.start), blank) for _, pieces in channels]
         decoded = self._decode(*zip(*frames)) if frames else []
         made: dict[int, list[Transcript]] = {ticket.number: [] for ticket in tickets}
-        for (ticket, _), transcript in zip(channels, decoded):
+        for (ticket, _), transcript, (_, log_probs) in zip(channels, decoded, frames):
             made[ticket.number].append(self._transcript(ticket, transcript))
-        return [Result(ticket.utterance, tuple(made[ticket.number]), ticket.error) for ticket in tickets]
+            if not np.isfinite(log_probs).all():
+                ticket.error = f"{ticket.utterance.audio}: {NOT_FINITE}"
+        return [
+            Result(ticket.utterance, tuple(made[ticket.number]) if ticket.error is None else (), ticket.error)
+            for ticket in tickets
+        ]
 
     def _transcript(self, ticket: Ticket, found: ctc.Transcript) -> Transcript:
         words, offset = found.words or (), ticket.utterance.offset_seconds
@@ -219,10 +234,8 @@ class Run:
     """A :class:`Transcriber` at work on inputs, once."""
 
     def __init__(self, transcriber: Transcriber, utterances: Iterable[Utterance], options: Options):
-        rate_hz, config = transcriber.sample_rate_hz, transcriber.model.config
-        hop, field = config.inputs_to_logits_ratio, config.receptive_field
+        rate_hz = transcriber.sample_rate_hz
         batch_seconds = options.batch_seconds or batch_seconds_for(transcriber.devices[0])
-        cutter = Cutter.of_seconds(options.chunk_seconds, options.overlap_seconds, rate_hz, hop, field)
         workers = options.workers or min(os.cpu_count() or 1, MOST_WORKERS)
         lanes = transcriber.lanes
         # tickets for the batches that run, those that wait, and what an ordered run holds back
@@ -240,6 +253,7 @@ class Run:
             )
 
         batch_samples = max(round(batch_seconds * rate_hz), 1)
+        cutter = transcriber.cutter(options)
         self._pipeline = Pipeline(lanes, decode, cutter, workers=workers, batch_samples=batch_samples, window=window)
 
     @property
