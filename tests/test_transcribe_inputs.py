@@ -169,16 +169,16 @@ def test_urls():
     import fsspec
 
     system = fsspec.filesystem("memory")
-    for name in ("/speech/a.wav", "/speech/sub/b.flac", "/speech/notes.md"):
+    for name in ("/listed/a.wav", "/listed/sub/b.flac", "/listed/notes.md"):
         system.pipe(name, b"x")
-    system.pipe("/speech/m.jsonl", b'{"audio_filepath": "sub/b.flac"}\n')
-    expected = ["memory:///speech/a.wav", "memory:///speech/sub/b.flac"]
-    assert _ids("memory://speech") == expected and _ids("memory://speech/*.wav") == expected[:1]
-    assert [utterance.name for utterance in Inputs(["memory://speech"])] == ["a", "sub/b"]
-    assert _ids("memory://speech/a.wav") == ["memory://speech/a.wav"]
-    assert [utterance.audio for utterance in Inputs(["memory://speech/m.jsonl"])] == ["memory://speech/sub/b.flac"]
-    assert Inputs(["memory://speech/a.wav"]).is_one_file and not Inputs(["memory://speech"]).is_one_file
-    assert not Inputs(["memory://speech/*.wav"]).is_one_file and not Inputs(["memory://speech/m.jsonl"]).is_one_file
+    system.pipe("/listed/m.jsonl", b'{"audio_filepath": "sub/b.flac"}\n')
+    expected = ["memory:///listed/a.wav", "memory:///listed/sub/b.flac"]
+    assert _ids("memory://listed") == expected and _ids("memory://listed/*.wav") == expected[:1]
+    assert [utterance.name for utterance in Inputs(["memory://listed"])] == ["a", "sub/b"]
+    assert _ids("memory://listed/a.wav") == ["memory://listed/a.wav"]
+    assert [utterance.audio for utterance in Inputs(["memory://listed/m.jsonl"])] == ["memory://listed/sub/b.flac"]
+    assert Inputs(["memory://listed/a.wav"]).is_one_file and not Inputs(["memory://listed"]).is_one_file
+    assert not Inputs(["memory://listed/*.wav"]).is_one_file and not Inputs(["memory://listed/m.jsonl"]).is_one_file
     (none,) = Inputs(["nosuch://speech/*.wav"])
     assert "cannot be looked at: Protocol not known" in none.error
 
@@ -196,7 +196,7 @@ def test_patterns_within_an_archive(tmp_path):
 def test_a_pipe_is_read_once(tmp_path):
     os.mkfifo(tmp_path / "files.txt")
     assert not Inputs([tmp_path / "files.txt"]).can_repeat and not Inputs(["-"]).can_repeat
-    assert Inputs([tmp_path, tmp_path / "gone.txt", "memory://speech"]).can_repeat
+    assert Inputs([tmp_path, tmp_path / "gone.txt", "memory://listed"]).can_repeat
 
 
 def test_manifests_are_told_by_their_suffix():
