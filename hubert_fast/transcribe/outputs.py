@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 from . import formats
 from .journal import Journal, JournalError
@@ -15,20 +15,22 @@ from .transcriber import Result
 MOST_NAME_BYTES = 200  # of a file; file systems take 255
 
 
-class Output(Protocol):
-    """Takes results; what :meth:`sync` returned can be relied on after a power cut."""
+class Output:
+    """Takes results; what :meth:`sync` returned can be relied on after a power cut. One that keeps nothing back only writes."""
 
     def prepare(self, result: Result) -> bool:
         """Return whether the journal must be committed before this result is written."""
-        ...
+        return False
 
-    def write(self, result: Result) -> None: ...
+    def write(self, result: Result) -> None:
+        raise NotImplementedError
 
     def sync(self) -> dict[str, int]:
         """Put all on disk; return the sizes to be remembered."""
-        ...
+        return {}
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Let go of it."""
 
 
 def encoded(text: str) -> bytes:
@@ -81,16 +83,13 @@ class RowFile:
                 os.unlink(self.path)
 
 
-class Rows:
+class Rows(Output):
     """All utterances in one file."""
 
     def __init__(self, path: Path, format: str, journal: Journal):
         self._file, self._format = RowFile(path, "output", journal), formats.ROWS[format]
         if format == "tsv" and not self._file.size:
             self._file.append("\t".join(formats.TSV_HEADER) + "\n")
-
-    def prepare(self, result: Result) -> bool:
-        return False
 
     def write(self, result: Result) -> None:
         self._file.append(self._format(result))
@@ -102,7 +101,7 @@ class Rows:
         self._file.close()
 
 
-class Files:
+class Files(Output):
     """A file for each utterance, below a folder as the inputs were below theirs: ``talks/a.wav`` is ``talks/a.srt``.
 
     Where another utterance has that name it is ``talks/a.wav.srt``, or has a number. Which one has which is in the journal
@@ -155,18 +154,12 @@ class Files:
         self._written.clear()
         return {}
 
-    def close(self) -> None:
-        pass
 
-
-class OneFile:
+class OneFile(Output):
     """The file of the one utterance there is."""
 
     def __init__(self, path: Path, format: str):
         self._path, self._format = path, formats.FILES[format]
-
-    def prepare(self, result: Result) -> bool:
-        return False
 
     def write(self, result: Result) -> None:
         replace(self._path, self._format(result.transcripts[0]))
@@ -176,11 +169,8 @@ class OneFile:
             sync_path(self._path)
         return {}
 
-    def close(self) -> None:
-        pass
 
-
-class Stream:
+class Stream(Output):
     """Rows to standard output, a pipe or a device, each as it comes. bare: the text alone, when there is but one."""
 
     def __init__(self, file: BinaryIO, format: str, bare: bool):
@@ -188,21 +178,12 @@ class Stream:
         if format == "tsv":
             self._file.write(encoded("\t".join(formats.TSV_HEADER) + "\n"))
 
-    def prepare(self, result: Result) -> bool:
-        return False
-
     def write(self, result: Result) -> None:
         text = "".join(f"{each.text}\n" for each in result.transcripts) if self._bare else self._format(result)
         # names are given back as they came, where they are no UTF-8 too; JSON has escapes for that
         errors = "backslashreplace" if self._format is formats.jsonl else "surrogateescape"
         self._file.write(text.encode("utf-8", errors))
         self._file.flush()
-
-    def sync(self) -> dict[str, int]:
-        return {}
-
-    def close(self) -> None:
-        pass
 
 
 def replace(path: Path, text: str) -> None:
