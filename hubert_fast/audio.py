@@ -14,6 +14,8 @@ import numpy as np
 import soundfile
 import soxr
 
+from .hub import first_line
+
 # What libsndfile reads and people keep speech in; folders are searched for these.
 AUDIO_SUFFIXES = frozenset({".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".w64", ".wav"})
 
@@ -209,7 +211,7 @@ def _opened(path: str | Path) -> Iterator[bytes | BinaryIO]:
     except OSError:
         raise
     except Exception as error:  # each file system has its own: protocols without a driver, rights, addresses
-        raise AudioError(f"cannot be opened: {str(error).splitlines()[0] if str(error) else type(error).__name__}") from None
+        raise AudioError(f"cannot be opened: {first_line(error)}") from None
     with file:
         yield _fetched(file)
 
@@ -225,7 +227,7 @@ def _fetched(file: BinaryIO) -> BinaryIO:
     except OSError:
         raise
     except Exception as error:
-        raise AudioError(f"cannot be read: {error}") from None
+        raise AudioError(f"cannot be read: {first_line(error)}") from None
     if not start.tell():
         raise AudioError("the file is empty (0 bytes)")
     start.seek(0)
@@ -253,7 +255,7 @@ class _Remote:
         try:
             return self._file.read(size)
         except Exception as error:
-            self.error = error if isinstance(error, OSError) else AudioError(f"cannot be read: {error}")
+            self.error = error if isinstance(error, OSError) else AudioError(f"cannot be read: {first_line(error)}")
             return b""
 
     def readinto(self, buffer: bytearray) -> int:
