@@ -46,6 +46,7 @@ setup(
     python_requires=">=3.10",
     packages=[
         "hubert_fast",
+        "hubert_fast.benchmark",
         "hubert_fast.demo",
         "hubert_fast.integrations",
         "hubert_fast.kernels",

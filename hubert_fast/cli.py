@@ -57,6 +57,16 @@ def _parser() -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="versions, devices, and which backends can run here")
     info.set_defaults(command="info")
 
+    bench = commands.add_parser(
+        "bench",
+        help="speed beside transformers', on this machine",
+        description="Time this package and transformers in turn, in one process, on the same audio. Answers are compared with "
+        "float32 before anything is timed; what cannot run, or answers otherwise, is a row with its reason.",
+        epilog="Exit status: 0 all were timed, 1 some were not, 2 cannot run.",
+    )
+    _add_bench_options(bench)
+    bench.set_defaults(command="bench")
+
     demo = commands.add_parser("demo", help="transcribe the bundled recordings and count the errors")
     _add_device_options(demo)
     demo.set_defaults(command="run_demo")
@@ -105,6 +115,38 @@ def _add_transcribe_options(parser: argparse.ArgumentParser) -> None:
     work.add_argument("--ray-address", metavar="ADDRESS", help="of the cluster (default: the one there is, or a local one)")
     work.add_argument("--ray-actors", type=int, metavar="N", help="(default: one for each GPU, or for each four cores)")
     work.add_argument("--shard", metavar="I/N", help="only the I-th of N parts of the inputs, into OUT.I-of-N.jsonl")
+
+
+def _add_bench_options(parser: argparse.ArgumentParser) -> None:
+    model = parser.add_mutually_exclusive_group()
+    model.add_argument("--model", metavar="ID_OR_DIR", help="a HuBERT-CTC checkpoint, hub name or folder")
+    model.add_argument(
+        "--config", default="base", choices=["base", "large", "xlarge", "tiny", "tiny-large"],
+        help="or random weights in such a size (default: base; tiny ones are for tests)",
+    )  # fmt: skip
+    _add_device_options(parser)
+    parser.add_argument(
+        "--providers", default="ours,hf-sdpa,hf-sdpa-sorted", metavar="A,B,...",
+        help="ours, ours-padded, accelerate, hf-sdpa, hf-eager, hf-flash, hf-compile; with -sorted behind one its utterances "
+        "are sorted by length before they are put into batches (default: ours,hf-sdpa,hf-sdpa-sorted)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--protocol", default="model", metavar="A,B,...",
+        help="model: forward only; leaderboard: waveforms to text as the Open ASR Leaderboard times it; files: files on disk "
+        "to text (default: model)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--lengths", default="librispeech", metavar="L",
+        help="librispeech, fixed:10 (seconds), demo (the bundled recordings, whose text is known), or a file: seconds a line "
+        "(.txt), or a manifest or folder of audio (default: librispeech)",
+    )  # fmt: skip
+    parser.add_argument("--audio-seconds", type=float, metavar="S", help="how much (default: 60 on a CPU, 3600 on a GPU)")
+    parser.add_argument("--batch-seconds", type=float, metavar="S", help="for model: audio in a batch (default: 64, GPU 640)")
+    parser.add_argument("--batch-utterances", type=int, metavar="N", help="for leaderboard (default: 8, GPU 64 as theirs)")
+    parser.add_argument("--rounds", type=int, default=3, help="through all of it, after one untimed (default: 3)")
+    parser.add_argument("--dollars-per-hour", type=float, metavar="D", help="of this machine: adds audio hours per dollar")
+    parser.add_argument("--csv", metavar="FILE", help="append a row for each provider")
+    parser.add_argument("--plot", metavar="FILE", help="draw times real time (.svg, .png, .pdf)")
 
 
 def _add_device_options(parser: argparse.ArgumentParser) -> None:

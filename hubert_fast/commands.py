@@ -86,6 +86,13 @@ def convert(options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def bench(options: argparse.Namespace) -> int:
+    """``hubert-fast bench``: see :mod:`.benchmark.command`."""
+    from .benchmark.command import run
+
+    return run(options)
+
+
 def info(options: argparse.Namespace) -> int:
     """``hubert-fast info``: everything a bug report should start with."""
     del options

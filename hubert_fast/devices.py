@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Callable
+from functools import cache
+
 import torch
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 
 
 def resolve_device(name: str) -> torch.device:
@@ -49,6 +54,31 @@ def upload(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     What pinned memory holds may be copied later; PyTorch does not use it again before.
     """
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a smaller batch may do what raised ``error``."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(part in str(error) for part in OUT_OF_MEMORY)
+
+
+@cache
+def _malloc_trim() -> Callable[[int], int] | None:
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):  # another allocator than glibc's
+        return None
+
+
+def give_back_memory() -> None:
+    """Have glibc return free memory to the system, also what lies between blocks in use.
+
+    By itself it keeps that: results of long life among buffers of many megabytes let a process grow for hours.
+    """
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(0)
 
 
 def cpu_has(feature: str) -> bool:

@@ -11,6 +11,7 @@ from itertools import islice
 import numpy as np
 import torch
 
+from ..devices import give_back_memory, is_out_of_memory
 from ..hub import first_line
 from ..modeling import HubertForCTC
 from ..packed_audio import PackedAudio
@@ -18,17 +19,10 @@ from ..packed_audio import PackedAudio
 MOST_CPU_LANES = 8
 CPU_BATCH_SECONDS = 64.0
 CPU_FRAMES, LEAST_FRAMES_FILLED = 64, 1024
+TRIM_BATCHES = 16
 # Of a GPU: enough frames to fill it, as far as its memory goes.
 CUDA_BATCH_SECONDS, CUDA_SECONDS_PER_GIB = 1280.0, 16.0
 RETRY_SECONDS = 1.0
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a smaller batch may do what raised ``error``."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(part in str(error) for part in OUT_OF_MEMORY)
 
 
 @dataclass
@@ -60,6 +54,7 @@ class Lane:
         self.model, self.normalize, self.threads, self.all_threads = model, normalize, threads, all_threads
         self.device = model.device
         self.depth = 1 if self.device.type == "cuda" else 0
+        self._batches = 0
         self._copies = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
 
     @torch.inference_mode()
@@ -73,6 +68,9 @@ class Lane:
         audio = PackedAudio.from_waveforms(waveforms, normalize=self.normalize, hop_samples=self._hop)
         if self._copies is None:
             out = self.model.argmax_packed(audio)
+            self._batches += 1
+            if self._batches % TRIM_BATCHES == 0:
+                give_back_memory()
             return Flight(out.ids, out.log_probs, counts, None)
         with torch.cuda.device(self.device):
             work = torch.cuda.current_stream()

@@ -17,10 +17,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..audio import AudioError
+from ..devices import is_out_of_memory
 from ..hub import first_line
 from .chunks import Cutter, Frames
 from .inputs import Utterance
-from .lanes import Flight, Lane, is_out_of_memory, run_smaller
+from .lanes import Flight, Lane, run_smaller
 from .queues import WeightedQueue
 
 logger = logging.getLogger(__name__)

@@ -1,0 +1,55 @@
+"""How much arithmetic a model needs for audio, and how fast a machine multiplies at best."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+
+from ..config import HubertConfig
+
+# rows, inner width, columns: shapes of these models, and one that is large for its own sake
+CPU_PRODUCTS = ((2048, 2048, 2048), (4096, 1024, 1024), (1024, 4096, 1024), (512, 3072, 768))
+CUDA_PRODUCTS = ((8192, 8192, 8192), (16384, 4096, 1024), (16384, 1024, 4096))
+REPEATS = 8
+
+
+def flop(config: HubertConfig, lengths: Sequence[int]) -> float:
+    """Count the floating-point operations that the utterances need, each alone: products and convolutions, two for a step.
+
+    config: of a CTC model. lengths: in samples. Padding, norms and activations are not counted.
+    """
+    total = 0.0
+    for length in lengths:
+        frames, channels_in = length, 1
+        for channels, kernel, stride in zip(config.conv_dim, config.conv_kernel, config.conv_stride):
+            frames = (frames - kernel) // stride + 1
+            total += 2.0 * frames * channels_in * channels * kernel
+            channels_in = channels
+        hidden, inner = config.hidden_size, config.intermediate_size
+        total += 2.0 * frames * channels_in * hidden
+        total += 2.0 * frames * hidden * (hidden // config.num_conv_pos_embedding_groups) * config.num_conv_pos_embeddings
+        layer = 2.0 * frames * hidden * (4 * hidden + 2 * inner) + 4.0 * frames * frames * hidden
+        total += config.num_hidden_layers * layer + 2.0 * frames * hidden * config.vocab_size
+    return total
+
+
+def ceiling(dtype: torch.dtype, device: torch.device) -> float:
+    """Return the best that products of a dtype reach on a device, in FLOP per second: what no model on it can pass."""
+    best = 0.0
+    for rows, inner, columns in CUDA_PRODUCTS if device.type == "cuda" else CPU_PRODUCTS:
+        a, b = (torch.randn(size, inner, device=device).to(dtype) for size in (rows, columns))
+        for _ in range(REPEATS):
+            synchronize(device)
+            start = time.perf_counter()
+            torch.nn.functional.linear(a, b)
+            synchronize(device)
+            best = max(best, 2.0 * rows * inner * columns / (time.perf_counter() - start))
+    return best
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,168 @@
+"""``hubert-fast bench``: from options to rows, a table and a plot."""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..cli import EXIT_OK, EXIT_SOME_FAILED, CannotRunError
+from ..devices import resolve_device, resolve_dtype
+from ..hub import CheckpointError
+from ..transcribe.progress import say
+from . import rows
+from .arithmetic import ceiling
+from .measure import OK, Plan, measure
+from .meters import Energy
+from .protocols import PROTOCOLS
+from .providers import checked_names
+from .subject import Subject
+from .work import Work
+
+# Enough to fill the device for a few batches, and to be done in minutes
+AUDIO_SECONDS = {"cuda": 3600.0, "cpu": 60.0}
+BATCH_SECONDS = {"cuda": 640.0, "cpu": 64.0}
+BATCH_UTTERANCES = {"cuda": 64, "cpu": 8}  # the leaderboard's is 64
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure what is asked for; write rows, a plot and, to standard output, a table. Return the exit status."""
+    try:
+        device = resolve_device(options.device)
+        dtype = resolve_dtype(options.dtype, device)
+        names = checked_names(options.providers)
+        protocols = _protocols(options.protocol)
+        _check(options)
+        work = Work.of(options.lengths, options.audio_seconds or AUDIO_SECONDS[device.type])
+        columns = rows.device_columns(device)
+        subject = _subject(options, device, dtype)
+    except (ValueError, CheckpointError) as error:
+        raise CannotRunError(str(error)) from None
+    say(f"{subject.name} in {str(dtype).removeprefix('torch.')} on {columns['device']}, torch {columns['torch']}")
+    say(f"{len(work.waveforms)} utterances, {work.audio_seconds:.0f} s of audio ({work.name})")
+    if device.type == "cuda" and (missing := Energy(device).missing):
+        say(f"no energy: {missing}")
+    warnings.filterwarnings("ignore", message="Dynamo detected")  # of transformers' own code
+    best = ceiling(dtype, device)
+    made: list[dict[str, Any]] = []
+    for protocol in protocols:
+        plan = Plan(
+            protocol=protocol,
+            batch_seconds=options.batch_seconds or BATCH_SECONDS[device.type],
+            batch_utterances=options.batch_utterances or BATCH_UTTERANCES[device.type],
+            rounds=options.rounds,
+            ceiling=best,
+            dollars_per_hour=options.dollars_per_hour,
+        )
+        say(f"{protocol}: {PROTOCOLS[protocol]}")
+        found = measure(subject, work, names, plan, say)
+        if options.csv is not None:
+            _append(Path(options.csv), columns, found)
+        made += found
+    print(table(made))
+    if options.plot is not None:
+        _plot(made, columns, options.plot)
+    return EXIT_OK if all(row["status"] == OK for row in made) else EXIT_SOME_FAILED
+
+
+def _protocols(text: str) -> list[str]:
+    found = [name.strip() for name in text.split(",")]
+    if not set(found) <= set(PROTOCOLS):
+        raise ValueError(f"protocols are {', '.join(PROTOCOLS)}, but got {text!r}")
+    return found
+
+
+def _check(options: argparse.Namespace) -> None:
+    for name in ("rounds", "audio_seconds", "batch_seconds", "batch_utterances", "dollars_per_hour"):
+        value = getattr(options, name)
+        if value is not None and not 0 < value < float("inf"):
+            raise ValueError(f"--{name.replace('_', '-')} must be above 0, but is {value:g}")
+    for name in ("csv", "plot"):
+        value = getattr(options, name)
+        if value is not None and not Path(value).absolute().parent.is_dir():
+            raise ValueError(f"{value} cannot be written: there is no folder {Path(value).parent}")
+    if options.plot is not None:
+        try:
+            import matplotlib  # noqa: F401
+        except ImportError:
+            raise ValueError("plots are drawn by matplotlib: pip install 'hubert_fast[bench]'") from None
+
+
+def _subject(options: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> Subject:
+    try:
+        if options.model is not None:
+            return Subject.pretrained(options.model, device, dtype)
+        return Subject.random(options.config, device, dtype)
+    except (MemoryError, RuntimeError) as error:
+        raise CannotRunError(f"the model cannot be loaded: {error}") from None
+
+
+def _append(path: Path, columns: dict[str, str], found: list[dict[str, Any]]) -> None:
+    try:
+        rows.append(path, columns, found)
+    except (ValueError, OSError) as error:
+        raise CannotRunError(str(error)) from None
+
+
+def _plot(made: list[dict[str, Any]], columns: dict[str, str], path: str) -> None:
+    from .plot import bars
+
+    try:
+        bars([columns | row for row in made], Path(path))
+    except (ValueError, OSError) as error:
+        raise CannotRunError(f"{path} cannot be drawn: {error}") from None
+
+
+HEADER = (
+    "protocol",
+    "provider",
+    "RTFx",
+    "ratio",
+    "p50 ms",
+    "p95 ms",
+    "of ceiling",
+    "MB",
+    "error",
+    "texts",
+    "WER",
+    "h/$",
+    "s/J",
+)
+
+
+def table(made: list[dict[str, Any]]) -> str:
+    """Lay rows out for people: the ratio is to the best provider of transformers in the same protocol."""
+    lines = [HEADER]
+    reasons = []
+    for row in made:
+        if row["status"] != OK:
+            reasons.append(f"{row['protocol']}, {row['provider']}: {row['status']}")
+            continue
+        theirs = [
+            other["rtfx"]
+            for other in made
+            if other["status"] == OK and other["protocol"] == row["protocol"] and other["provider"].startswith("hf-")
+        ]
+        lines.append(
+            (
+                row["protocol"], row["provider"], f"{row['rtfx']:.4g}", f"{row['rtfx'] / max(theirs):.2f}" if theirs else "",
+                _shown(row["latency_p50_ms"], "{:.0f}"), _shown(row["latency_p95_ms"], "{:.0f}"),
+                _shown(row["share_of_ceiling"], "{:.0%}"), _shown(row["peak_bytes"], "{:.0f}", 1e-6),
+                _shown(row["max_error"], "{:.0e}"), row["texts_equal"], _shown(row["wer"], "{:.1%}"),
+                _shown(row["audio_hours_per_dollar"], "{:.0f}"), _shown(row["audio_seconds_per_joule"], "{:.1f}"),
+            )
+        )  # fmt: skip
+    used = [place for place in range(len(HEADER)) if len(lines) == 1 or any(line[place] for line in lines[1:])]
+    widths = {place: max(len(line[place]) for line in lines) for place in used}
+    text = []
+    for line in lines:
+        cells = [line[place].ljust(widths[place]) if place < 2 else line[place].rjust(widths[place]) for place in used]
+        text.append("  ".join(cells).rstrip())
+    return "\n".join(text + reasons)
+
+
+def _shown(value: Any, form: str, scale: float = 1.0) -> str:
+    return form.format(value * scale) if isinstance(value, (int, float)) else ""

@@ -1,0 +1,215 @@
+"""Implementations that are measured beside each other. Each does the three protocols' work in its own best way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from .. import accelerate
+from ..ctc import greedy_decode
+from ..packed_audio import PackedAudio
+from .subject import Subject, Unavailable
+
+SORTED = "-sorted"
+PIPELINE_BATCH = 8
+
+
+class Forward(NamedTuple):
+    """A batch on the device, ready: ``run`` is what is timed, ``frames`` makes ``[N, V]`` of its result, without padding."""
+
+    run: Callable[[], Tensor]
+    frames: Callable[[Tensor], Tensor]
+
+
+class Provider:
+    """An implementation, with the model in place.
+
+    is_sorted: whether utterances are sorted by length before they are put into batches.
+    pads: whether utterances of a batch see each other's padding, as a group norm does.
+    """
+
+    is_sorted = False
+    pads = True
+
+    def __init__(self, subject: Subject):
+        self.subject = subject
+
+    def forward(self, waveforms: Sequence[np.ndarray]) -> Forward:
+        """Lay a batch out on the device, normalised: protocol *model*."""
+        raise NotImplementedError
+
+    def text(self, waveforms: Sequence[np.ndarray]) -> list[str]:
+        """Go from waveforms in the host's memory to text: protocol *leaderboard*."""
+        raise NotImplementedError
+
+    def files(self, paths: Sequence[str]) -> list[str]:
+        """Go from files on disk to text: protocol *files*."""
+        raise NotImplementedError
+
+
+class Ours(Provider):
+    """Packed: no padding, the best token picked on the device, CTC decoded in C++."""
+
+    pads = False
+
+    def _packed(self, waveforms: Sequence[np.ndarray]) -> PackedAudio:
+        hop = self.subject.config.inputs_to_logits_ratio
+        return PackedAudio.from_waveforms(waveforms, normalize=self.subject.normalizes, hop_samples=hop)
+
+    def forward(self, waveforms: Sequence[np.ndarray]) -> Forward:
+        packed = self._packed(waveforms).to(self.subject.device)
+        ready = PackedAudio(packed.waveform(), packed.lengths, False, packed.hop_samples)
+        return Forward(lambda: self.subject.ours.forward_packed(ready).logits, lambda logits: logits)
+
+    def text(self, waveforms: Sequence[np.ndarray]) -> list[str]:
+        out = self.subject.ours.argmax_packed(self._packed(waveforms).to(self.subject.device))
+        tokenizer = self.subject.processor.tokenizer
+        found = greedy_decode(out.ids, out.cu_seqlens, tokenizer, blank_id=tokenizer.pad_token_id)
+        return [transcript.text for transcript in found]
+
+    def files(self, paths: Sequence[str]) -> list[str]:
+        from ..transcribe import Transcriber
+
+        transcriber = Transcriber(self.subject.ours, self.subject.processor)
+        texts = {
+            found.utterance.id: found.transcripts[0].text if found.error is None else ""
+            for found in transcriber.transcribe_many(paths)
+        }
+        return [texts[path] for path in paths]
+
+
+class Padded(Provider):
+    """A model of transformers' interface on padded rows."""
+
+    def __init__(self, subject: Subject, model: Any, is_sorted: bool = False):
+        super().__init__(subject)
+        self.model, self.is_sorted = model, is_sorted
+
+    def forward(self, waveforms: Sequence[np.ndarray]) -> Forward:
+        device, dtype = self.subject.device, self.subject.dtype
+        rows = [torch.from_numpy(waveform).to(device) for waveform in waveforms]
+        if self.subject.normalizes:
+            rows = [(row - row.mean()) / (row.var(correction=0) + 1e-7).sqrt() for row in rows]
+        lengths = torch.tensor([len(row) for row in rows], device=device)
+        values = pad_sequence(rows, batch_first=True).to(dtype)
+        # as a processor gives it: where no row is padded none is needed
+        mask = (
+            None if lengths.min() == lengths.max() else (torch.arange(values.shape[1], device=device) < lengths[:, None]).long()
+        )
+        counts = self.subject.ours.frame_counts(lengths)
+
+        def frames(logits: Tensor) -> Tensor:
+            return logits[torch.arange(logits.shape[1], device=device) < counts[:, None]]
+
+        return Forward(lambda: self.model(values, attention_mask=mask).logits, frames)
+
+    def text(self, waveforms: Sequence[np.ndarray]) -> list[str]:
+        # the region that huggingface/open_asr_leaderboard times for CTC models, transformers/run_eval.py
+        processor = self.subject.their_processor
+        inputs = processor(
+            list(waveforms),
+            sampling_rate=16000,
+            truncation=False,
+            padding="longest",
+            return_tensors="pt",
+            return_attention_mask=True,
+        ).to(self.subject.device)
+        logits = self.model(inputs["input_values"].to(self.subject.dtype), attention_mask=inputs["attention_mask"]).logits
+        return processor.batch_decode(logits.argmax(-1), skip_special_tokens=True)
+
+    @cached_property
+    def _pipeline(self) -> Any:
+        if self.model is self.subject.ours:
+            raise Unavailable("transformers' pipeline takes models of its own: accelerate is the one to compare")
+        import transformers
+
+        transformers.logging.set_verbosity_error()
+        processor = self.subject.their_processor
+        return transformers.pipeline(
+            "automatic-speech-recognition",
+            model=self.model,
+            tokenizer=processor.tokenizer,
+            feature_extractor=processor.feature_extractor,
+            dtype=self.subject.dtype,
+            device=self.subject.device,
+        )
+
+    def files(self, paths: Sequence[str]) -> list[str]:
+        order = list(range(len(paths)))
+        if self.is_sorted:
+            order.sort(key=lambda index: Path(paths[index]).stat().st_size)
+        texts = [""] * len(paths)
+        found = self._pipeline(_Files([paths[index] for index in order]), batch_size=PIPELINE_BATCH, num_workers=1)
+        for index, row in zip(order, found):
+            texts[index] = row["text"]
+        return texts
+
+
+class _Files(torch.utils.data.Dataset):
+    """Files for the pipeline, decoded as ours are, in its worker."""
+
+    def __init__(self, paths: list[str]):
+        self.paths = paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        from .. import audio
+
+        return {"raw": audio.load(self.paths[index]), "sampling_rate": 16000}
+
+
+def _ours_padded(subject: Subject) -> Provider:
+    return Padded(subject, subject.ours)
+
+
+def _accelerated(subject: Subject) -> Provider:
+    return Padded(subject, accelerate(subject.theirs("sdpa")))
+
+
+def _compiled(subject: Subject) -> Provider:
+    return Padded(subject, torch.compile(subject.theirs("sdpa"), dynamic=True))
+
+
+PROVIDERS: dict[str, tuple[Callable[[Subject], Provider], str]] = {
+    "ours": (Ours, "forward_packed; the transcriber for files"),
+    "ours-padded": (_ours_padded, "one changed import: forward on padded rows"),
+    "accelerate": (_accelerated, "hubert_fast.accelerate(transformers' model), on padded rows"),
+    "hf-sdpa": (lambda subject: Padded(subject, subject.theirs("sdpa")), "transformers, scaled_dot_product_attention"),
+    "hf-eager": (lambda subject: Padded(subject, subject.theirs("eager")), "transformers, eager attention"),
+    "hf-flash": (lambda subject: Padded(subject, subject.theirs("flash_attention_2")), "transformers, flash_attention_2"),
+    "hf-compile": (_compiled, "transformers, sdpa, under torch.compile"),
+}
+DEFAULT_PROVIDERS = "ours,hf-sdpa,hf-sdpa-sorted"
+
+
+def provider(name: str, subject: Subject) -> Provider:
+    """Make a provider: a name of ``PROVIDERS``, with ``-sorted`` behind it to sort utterances by length before batching.
+
+    Raises ``Unavailable`` when it cannot run here.
+    """
+    make, _ = PROVIDERS[name.removesuffix(SORTED)]
+    made = make(subject)
+    made.is_sorted = name.endswith(SORTED)
+    return made
+
+
+def checked_names(names: str) -> list[str]:
+    """Split ``"ours,hf-sdpa"``. Raises ``ValueError`` naming the one that there is not."""
+    found = [name.strip() for name in names.split(",") if name.strip()]
+    unknown = [name for name in found if name.removesuffix(SORTED) not in PROVIDERS]
+    if unknown or not found or len(set(found)) < len(found):
+        what = f"{unknown[0]!r} is none of them" if unknown else f"got {names!r}"
+        raise ValueError(f"providers are {', '.join(PROVIDERS)}, each once, {SORTED} behind one sorts by length; {what}")
+    return found
+
+
+__all__ = ["DEFAULT_PROVIDERS", "PROVIDERS", "Forward", "Provider", "Unavailable", "checked_names", "provider"]

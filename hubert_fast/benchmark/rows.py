@@ -1,0 +1,108 @@
+"""Rows of results: what machine, versions and commit they are from, and the files they are appended to."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .. import __version__
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def processor() -> str:
+    """Name the CPU."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+
+
+def first_line_of(*command: str) -> str:
+    """Return the first line that a program prints, nothing where there is no such program or it fails."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True).stdout.partition("\n")[0].strip()
+    except OSError:
+        return ""
+
+
+def version(package: str) -> str:
+    """Return the version of a package, nothing when it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def origin(**versions: str) -> dict[str, str]:
+    """Return the columns that say where rows come from; ``versions`` of libraries go between commit and device."""
+    # of a checkout alone: an installed package may lie in somebody else's
+    is_checkout = (ROOT / "setup.py").exists() and (ROOT / "csrc").exists()
+    return {
+        "utc": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "version": __version__,
+        "commit": first_line_of("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD") if is_checkout else "",
+        "python": platform.python_version(),
+        **versions,
+        "device": processor(),
+    }
+
+
+def device_columns(device: torch.device) -> dict[str, str]:
+    """Return :func:`origin` of a run on ``device``, with the versions of torch, triton, transformers and the driver."""
+    versions = {"torch": torch.__version__, "triton": version("triton"), "transformers": version("transformers")}
+    columns = origin(**versions) | {"threads": str(torch.get_num_threads()), "driver": ""}
+    if device.type == "cuda":
+        columns["device"] = torch.cuda.get_device_name(device)
+        columns["driver"] = first_line_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    return columns
+
+
+def append(path: Path, columns: dict[str, str], rows: list[dict]) -> None:
+    """Append ``rows``, each behind ``columns``, to a CSV file, with a header when it is new.
+
+    Raises ``ValueError`` when the file has other columns.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = [*columns, *rows[0]]
+    there = read_header(path)
+    if there not in (None, header):
+        raise ValueError(f"{path} has other columns than these rows: name another file")
+    with open(path, "a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, header)
+        if there is None:
+            writer.writeheader()
+        writer.writerows({name: written(value) for name, value in {**columns, **row}.items()} for row in rows)
+
+
+def read_header(path: Path) -> list[str] | None:
+    """Return the columns of a CSV file, ``None`` when it is not there or empty."""
+    if not path.exists():
+        return None
+    with open(path, newline="", encoding="utf-8") as file:
+        return next(csv.reader(file), None)
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a CSV file; none when there is no such file."""
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def written(value: Any) -> Any:
+    """Round numbers to four digits."""
+    return f"{value:.4g}" if isinstance(value, float) else value
+
+
+def percentiles(seconds: list[float]) -> tuple[float, float, float]:
+    """Return the 20th, 50th and 80th."""
+    p20, p50, p80 = np.percentile(seconds, [20, 50, 80])
+    return float(p20), float(p50), float(p80)

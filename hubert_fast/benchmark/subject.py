@@ -1,0 +1,120 @@
+"""The model under test: one set of weights, in our class and in transformers'."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import demo
+from ..config import HubertConfig
+from ..modeling import HubertForCTC
+from ..processing import HubertProcessor
+
+LARGE = dict(
+    hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096, do_stable_layer_norm=True,
+    feat_extract_norm="layer", conv_bias=True,
+)  # fmt: skip
+TINY = dict(
+    hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=96, conv_dim=(32,) * 7,
+    num_conv_pos_embedding_groups=2,
+)  # fmt: skip
+CONFIGS = {  # sizes of the published models; tiny ones are for tests
+    "base": {},
+    "large": LARGE,
+    "xlarge": LARGE | dict(hidden_size=1280, num_hidden_layers=48, intermediate_size=5120),
+    "tiny": TINY,
+    "tiny-large": LARGE | TINY,
+}
+
+
+class Unavailable(Exception):
+    """A provider cannot run here; the message says why."""
+
+
+class Subject:
+    """A CTC model on a device, in a dtype. Every form of it shares the weights' memory.
+
+    name: as it was asked for. folder: of a checkpoint, ``None`` for random weights.
+    """
+
+    def __init__(self, name: str, ours: HubertForCTC, processor: HubertProcessor, folder: str | None, dtype: torch.dtype):
+        self.name, self.processor, self.folder = name, processor, folder
+        self.ours = ours.eval().to(dtype)
+        for parameter in self.ours.parameters():
+            parameter.requires_grad_(False)
+
+    @classmethod
+    def random(cls, name: str, device: torch.device, dtype: torch.dtype) -> Subject:
+        """Make a model of a published size with random weights (seed 0), and the demo's vocabulary."""
+        torch.manual_seed(0)
+        with torch.device(device):
+            ours = HubertForCTC(HubertConfig(**CONFIGS[name]))
+        return cls(name, ours, HubertProcessor.from_pretrained(demo.MODEL), None, dtype)
+
+    @classmethod
+    def pretrained(cls, name: str, device: torch.device, dtype: torch.dtype) -> Subject:
+        """Load a checkpoint: a folder or a hub name. Raises ``CheckpointError``."""
+        processor = HubertProcessor.from_pretrained(name)
+        ours = HubertForCTC.from_pretrained(name)
+        return cls(Path(name).name if Path(name).is_dir() else name, ours.to(device), processor, name, dtype)
+
+    @property
+    def config(self) -> HubertConfig:
+        return self.ours.config
+
+    @property
+    def device(self) -> torch.device:
+        return self.ours.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.ours.dtype
+
+    @property
+    def normalizes(self) -> bool:
+        return self.processor.feature_extractor.do_normalize
+
+    def theirs(self, attention: str) -> Any:
+        """Return transformers' model on these weights. Raises ``Unavailable`` without transformers, or such an attention."""
+        return self._theirs(self.ours, attention)
+
+    def _theirs(self, ours: HubertForCTC, attention: str) -> Any:
+        if find_spec("transformers") is None:
+            raise Unavailable("transformers is not installed: pip install 'hubert_fast[transformers]'")
+        import transformers
+
+        values = self.config.to_dict()
+        config = transformers.HubertConfig(**{key: value for key, value in values.items() if key != "model_type"})
+        config._attn_implementation = attention
+        try:
+            with torch.device("meta"):
+                model = transformers.HubertForCTC(config)
+        except (ImportError, ValueError) as error:  # no flash_attn, or no GPU for it
+            raise Unavailable(str(error).strip().splitlines()[0].rpartition("error: ")[2]) from None
+        model.load_state_dict(ours.state_dict(), assign=True)
+        if attention == "flash_attention_2" and self.dtype == torch.float32:
+            raise Unavailable("flash attention needs float16 or bfloat16, but the dtype is float32")
+        return model.eval()
+
+    @cached_property
+    def their_processor(self) -> Any:
+        """transformers' processor, of the checkpoint or the demo."""
+        import transformers
+
+        return transformers.Wav2Vec2Processor.from_pretrained(self.folder or demo.MODEL)
+
+    @cached_property
+    def exact(self) -> Any:
+        """The model in float32 that answers are held against: transformers' where it is installed, else our definition."""
+        copied = HubertForCTC(self.config) if self.dtype != torch.float32 else self.ours
+        if copied is not self.ours:
+            copied = copied.to(self.device).float().eval()
+            copied.load_state_dict(self.ours.state_dict())
+        try:
+            return self._theirs(copied, "eager")
+        except Unavailable:
+            return copied
