@@ -1,110 +1,88 @@
-"""Whole models, packed, against transformers on padded rows."""
+"""Whole models: ours against transformers' configurations, in the protocols of ``hubert-fast bench``."""
 
 from __future__ import annotations
 
-import copy
-from typing import Any
+import gc
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
-from gpu_cases import frame_mask
-from gpu_run import (
-    LEFT_OUT,
-    NAMES,
-    SAME,
-    Run,
-    Table,
-    difference,
-    percentiles_ms,
-    wall_ms,
-)
-from torch import Tensor
+from gpu_run import NAMES, Run, Table, read
 
-import hubert_fast
+from hubert_fast.benchmark.arithmetic import ceiling
+from hubert_fast.benchmark.measure import COLUMNS, OK, Plan, measure
+from hubert_fast.benchmark.subject import Subject
+from hubert_fast.benchmark.work import Work
 
-LARGE = dict(
-    hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096, do_stable_layer_norm=True,
-    feat_extract_norm="layer", conv_bias=True,
-)  # fmt: skip
-TINY = dict(
-    hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=96, conv_dim=(32,) * 7,
-    num_conv_pos_embedding_groups=2, vocab_size=32,
-)  # fmt: skip
+ALL = "ours ours-padded accelerate hf-sdpa hf-sdpa-sorted hf-flash hf-flash-sorted hf-eager-sorted"
+BEST = "ours hf-sdpa-sorted hf-flash-sorted"
+ROUNDS = 5
+
+
+class Item(NamedTuple):
+    """Something to measure. audio_seconds, batch_seconds, batch_utterances: as the options of ``hubert-fast bench``."""
+
+    model: str
+    dtype: torch.dtype
+    protocol: str = "model"
+    lengths: str = "librispeech"
+    audio_seconds: float = 3600.0
+    batch_seconds: float = 640.0
+    batch_utterances: int = 64
+    providers: str = ALL
+
+    @property
+    def case(self) -> str:
+        """What tells it from others of the same model and dtype."""
+        batch = f"{self.batch_utterances} utterances" if self.protocol == "leaderboard" else f"{self.batch_seconds:g} s"
+        compiled = ", compiled" if "compile" in self.providers else ""
+        return f"{self.protocol}, {self.lengths}, {self.audio_seconds:g} s in batches of {batch}{compiled}"
+
+
+def plan(tiny: bool) -> Iterator[Item]:
+    """The most important first: what fits into the budget is measured, a further call goes on behind it."""
+    if tiny:
+        few = dict(lengths="fixed:0.15", audio_seconds=0.3, batch_seconds=0.3, batch_utterances=2)
+        yield Item("tiny", torch.float32, providers="ours hf-sdpa-sorted hf-flash", **few)
+        yield Item("tiny-large", torch.float32, "leaderboard", providers="ours accelerate hf-sdpa", **few)
+        yield Item("tiny", torch.float32, "files", providers="ours hf-sdpa", **few)
+        return
+    bf16, fp16 = torch.bfloat16, torch.float16
+    yield Item("large", bf16)
+    yield Item("base", bf16)
+    yield Item("large", bf16, "leaderboard", providers=ALL.replace("ours-padded ", ""))
+    yield Item("large", bf16, lengths="fixed:5", audio_seconds=100, batch_seconds=5, providers="ours ours-padded hf-sdpa hf-flash")
+    yield Item("xlarge", bf16, audio_seconds=1800, providers="ours accelerate hf-sdpa-sorted hf-flash-sorted")
+    for batch_seconds in (40.0, 160.0, 1280.0, 2560.0):
+        yield Item("large", bf16, batch_seconds=batch_seconds, providers=BEST)
+    yield Item("large", bf16, lengths="fixed:600", audio_seconds=1200, batch_seconds=600, providers="ours hf-sdpa hf-flash")
+    yield Item("base", bf16, "leaderboard", providers="ours accelerate hf-sdpa hf-sdpa-sorted")
+    yield Item("base", bf16, lengths="fixed:5", audio_seconds=100, batch_seconds=5, providers="ours ours-padded hf-sdpa")
+    for model in ("large", "base", "xlarge"):
+        yield Item(model, fp16, providers="ours hf-sdpa hf-sdpa-sorted hf-flash-sorted")
+    for model in ("large", "base"):
+        yield Item(model, bf16, "files", audio_seconds=1800, providers="ours hf-sdpa hf-sdpa-sorted")
+    yield Item("large", bf16, providers="ours hf-compile-sorted")
 
 
 def models(run: Run) -> None:
-    columns = "model dtype case provider audio_seconds p20_ms p50_ms p80_ms rtfx peak_bytes max_error status"
-    table = Table(run.out / "models.csv", columns)
-    if run.tiny:
-        plan, audio_seconds = [("tiny", TINY, torch.float32)], {"librispeech": [0.1, 0.2], "one": [0.2]}
-    else:
-        configs = {"large": LARGE, "base": {}}
-        plan = [(name, configs[name], dtype) for dtype in (torch.bfloat16, torch.float16) for name in configs]
-        audio_seconds = {"librispeech": [frames / 50 for frames in run.utterance_frames(15_000)], "one": [5.0]}
-    for name, config, dtype in plan:
-        rows = [{"model": name, "dtype": NAMES[dtype], "case": case} for case in audio_seconds]
-        if all(Table.key(row) in table.known for row in rows):
+    """Write models.csv: the rows of ``hubert-fast bench`` for each item, or why there are none."""
+    table = Table(run.out / "models.csv", f"case {COLUMNS}")
+    best = {row["name"]: 1e9 * float(row["value"]) for row in read(run.out / "ceilings.csv") if row["status"] == OK}
+    subject: Subject | None = None
+    for item in plan(run.tiny):
+        row = {"model": item.model, "dtype": NAMES[item.dtype], "case": item.case}
+        if not table.is_due(run, **row):
             continue
-        if not run.time_left():
-            for row in rows:
-                table.add(**row, status=LEFT_OUT)
-            continue
-        with table.reasons(**rows[0]), torch.inference_mode():
-            ours, theirs, errors = pair(config, dtype, run.device)
-            for row in rows:
-                if Table.key(row) not in table.known:
-                    time_model(run, table, row, ours, theirs, errors, audio_seconds[row["case"]])
+        with table.reasons(**row):
+            if subject is None or (subject.name, subject.dtype) != (item.model, item.dtype):
+                subject = None  # one at a time in memory
+                gc.collect()
+                subject = Subject.random(item.model, run.device, item.dtype)
+            here = best.get(NAMES[item.dtype]) or ceiling(item.dtype, run.device)
+            how = Plan(item.protocol, item.batch_seconds, item.batch_utterances, 2 if run.tiny else ROUNDS, here)
+            work = Work.of(item.lengths, item.audio_seconds)
+            for found in measure(subject, work, item.providers.split(), how, lambda message: None):
+                table.add(**row | found)
 
 
-def noise(seconds: list[float], device: torch.device) -> list[Tensor]:
-    torch.manual_seed(0)
-    return [torch.randn(round(16000 * one), device=device) for one in seconds]
-
-
-def pair(config: dict, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any, dict[str, float]]:
-    """Make one model in our class and in transformers'; return also how far each is from transformers in float32."""
-    import transformers  # imports triton: after --tiny was seen
-
-    torch.manual_seed(0)
-    with torch.device(device):
-        theirs = transformers.HubertForCTC(transformers.HubertConfig(**config, attn_implementation="sdpa")).eval().to(dtype)
-    with torch.device("meta"):
-        ours = hubert_fast.HubertForCTC(hubert_fast.HubertConfig(**config)).eval()
-    ours.load_state_dict(theirs.state_dict(), assign=True)
-    utterances = noise([0.1, 0.15] if device.type == "cpu" else [3.1, 7.7], device)
-    exact = one_by_one(copy.deepcopy(theirs).float(), utterances)
-    packed = ours.forward_packed(hubert_fast.PackedAudio.from_waveforms(utterances)).logits
-    errors = {"ours": difference(packed, exact), "transformers, sdpa": difference(one_by_one(theirs, utterances), exact)}
-    return ours, theirs, errors
-
-
-def one_by_one(model: Any, utterances: list[Tensor]) -> Tensor:
-    return torch.cat([model(utterance[None].to(model.dtype)).logits[0] for utterance in utterances])
-
-
-def time_model(
-    run: Run, table: Table, row: dict, ours: Any, theirs: Any, errors: dict[str, float], seconds: list[float]
-) -> None:
-    utterances = noise(seconds, run.device)
-    packed = hubert_fast.PackedAudio.from_waveforms(utterances).to(run.device)
-    rows = torch.nn.utils.rnn.pad_sequence(utterances, batch_first=True).to(theirs.dtype)
-    mask = frame_mask([len(utterance) for utterance in utterances], run.device).long() if len(utterances) > 1 else None
-    calls = {
-        "ours": lambda: ours.forward_packed(packed).logits,
-        "transformers, sdpa": lambda: theirs(rows, attention_mask=mask).logits,
-    }
-    for name, call in calls.items():
-        named = {**row, "provider": name, "audio_seconds": float(sum(seconds)), "max_error": errors[name]}
-        with table.reasons(**named):
-            if not errors[name] <= SAME[theirs.dtype]:
-                table.add(**named, status="not timed: answers otherwise than transformers in float32")
-                continue
-            peak_bytes = ""
-            repeats = 1
-            if not run.tiny:
-                first_ms = max(wall_ms(call, run.device) for _ in range(3))
-                repeats = int(min(max(5000 / first_ms, 3), 30))
-                torch.cuda.reset_peak_memory_stats()
-            times = percentiles_ms([wall_ms(call, run.device) for _ in range(repeats)])
-            if not run.tiny:
-                peak_bytes = torch.cuda.max_memory_allocated()
-            table.add(**named, **times, rtfx=1e3 * sum(seconds) / times["p50_ms"], peak_bytes=peak_bytes, status="ok")

@@ -28,6 +28,11 @@ from .work import Work
 SAME = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 CHECKED_UTTERANCES, CHECKED_SECONDS = 4, 10.0
 OK = "ok"
+COLUMNS = (  # of a row, behind those that say where it is from
+    "model dtype protocol lengths utterances audio_seconds batch provider rounds p20_s p50_s p80_s rtfx latency_p50_ms "
+    "latency_p95_ms share_of_ceiling ceiling_tflops peak_bytes audio_seconds_per_joule audio_hours_per_dollar max_error "
+    "texts_equal wer status"
+)
 
 Told = Callable[[str], None]
 
@@ -77,7 +82,10 @@ def measure(subject: Subject, work: Work, names: Sequence[str], plan: Plan, told
     energy, memory = Energy(subject.device), Memory(subject.device)
     with tempfile.TemporaryDirectory() as folder:
         if plan.protocol == "files":
-            work = work.saved(Path(folder))
+            try:
+                work = work.saved(Path(folder))
+            except ImportError as error:  # what reads and writes audio
+                return [_row(Entry(name, status=f"cannot run: {error}"), subject, work, plan) for name in names]
         checked = _Checked(subject, work)
         for entry in entries:
             with _reason(entry, subject.device, told):
@@ -170,15 +178,12 @@ class _Checked:
 
 
 def _row(entry: Entry, subject: Subject, work: Work, plan: Plan) -> dict[str, Any]:
-    row: dict[str, Any] = {
+    row: dict[str, Any] = dict.fromkeys(COLUMNS.split(), "")
+    row |= {
         "model": subject.name, "dtype": str(subject.dtype).removeprefix("torch."), "protocol": plan.protocol,
         "lengths": work.name, "utterances": len(work.waveforms), "audio_seconds": work.audio_seconds, "batch": plan.batch,
-        "provider": entry.name, "rounds": len(entry.rounds),
+        "provider": entry.name, "rounds": len(entry.rounds), "status": entry.status,
     }  # fmt: skip
-    names = "p20_s p50_s p80_s rtfx latency_p50_ms latency_p95_ms share_of_ceiling ceiling_tflops peak_bytes"
-    row |= dict.fromkeys(names.split(), "")
-    row |= dict.fromkeys("audio_seconds_per_joule audio_hours_per_dollar max_error texts_equal wer".split(), "")
-    row["status"] = entry.status
     if entry.max_error is not None:
         checked = min(CHECKED_UTTERANCES, len(work.waveforms))
         row["max_error"] = entry.max_error

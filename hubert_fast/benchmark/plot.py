@@ -30,7 +30,12 @@ def bars(rows: Sequence[dict[str, Any]], path: Path) -> None:
             found = [row for row in timed if (row["model"], row["dtype"], row["protocol"]) == (model, dtype, protocol)]
             names, heights = [row["provider"] for row in found], [float(row["rtfx"]) for row in found]
             drawn = axis.barh(names[::-1], heights[::-1], color=[_color(name) for name in names[::-1]])
-            axis.bar_label(drawn, [f"{height:.3g}" for height in heights[::-1]], fontsize=7, padding=2)
+            axis.bar_label(
+                drawn,
+                [f"{height:.0f}" if height >= 100 else f"{height:.3g}" for height in heights[::-1]],
+                fontsize=7,
+                padding=2,
+            )
             axis.set_title(f"{model}, {dtype}: {protocol}", fontsize=8)
             axis.tick_params(labelsize=7)
             axis.margins(x=0.15)
