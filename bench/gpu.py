@@ -248,6 +248,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.tiny:
         os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton
+        torch.set_num_threads(1)  # one lane: the interpreter serves one thread
     elif not torch.cuda.is_available():
         print("there is no CUDA device: --tiny runs a test of this program on the CPU", file=sys.stderr)
         return 2

@@ -51,7 +51,9 @@ def plan(tiny: bool) -> Iterator[Item]:
     yield Item("large", bf16)
     yield Item("base", bf16)
     yield Item("large", bf16, "leaderboard", providers=ALL.replace("ours-padded ", ""))
-    yield Item("large", bf16, lengths="fixed:5", audio_seconds=100, batch_seconds=5, providers="ours ours-padded hf-sdpa hf-flash")
+    yield Item(
+        "large", bf16, lengths="fixed:5", audio_seconds=100, batch_seconds=5, providers="ours ours-padded hf-sdpa hf-flash"
+    )
     yield Item("xlarge", bf16, audio_seconds=1800, providers="ours accelerate hf-sdpa-sorted hf-flash-sorted")
     for batch_seconds in (40.0, 160.0, 1280.0, 2560.0):
         yield Item("large", bf16, batch_seconds=batch_seconds, providers=BEST)
@@ -84,5 +86,3 @@ def models(run: Run) -> None:
             work = Work.of(item.lengths, item.audio_seconds)
             for found in measure(subject, work, item.providers.split(), how, lambda message: None):
                 table.add(**row | found)
-
-

@@ -1,0 +1,63 @@
+"""The rows of results/bench.csv, ``hubert-fast bench`` on a CPU: ``python bench/cpu.py``, an hour on two cores.
+
+Each case is a command that anyone can give: it is printed before it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from rows import RESULTS
+
+from hubert_fast import cli, demo
+
+ALL = "ours,ours-padded,accelerate,hf-sdpa,hf-sdpa-sorted,hf-eager,hf-compile,hf-flash"
+SOME = "ours,ours-padded,hf-sdpa"
+EVERY_PROTOCOL = "--protocol model,leaderboard,files"
+
+
+def cases(tiny: bool) -> list[str]:
+    """The options of each call."""
+    if tiny:
+        few = "--audio-seconds 0.6 --batch-seconds 0.3 --rounds 1"
+        return [
+            f"--config tiny --dtype float32 {EVERY_PROTOCOL} --lengths fixed:0.3 {few} --providers ours,ours-padded,hf-sdpa",
+            f"--config tiny-large --dtype bfloat16 --lengths fixed:0.2 {few} --providers ours,hf-sdpa,hf-flash",
+        ]
+    dtypes, sizes = ("bfloat16", "float32"), ("base", "large")
+    made = [f"--model {demo.MODEL} --dtype {dtype} {EVERY_PROTOCOL} --lengths demo --providers {ALL}" for dtype in dtypes]
+    for size in sizes:
+        for dtype in dtypes:
+            # as many seconds as there is patience for: the peer needs most of the time
+            how = f"--config {size} --dtype {dtype} --audio-seconds 40 --batch-seconds 20 --rounds {3 if size == 'base' else 2}"
+            made.append(f"{how} {EVERY_PROTOCOL} --providers {ALL}")
+            made.append(f"{how} --lengths fixed:10 --providers {SOME}")
+            made.append(f"{how} --lengths fixed:5 --batch-seconds 5 --providers {SOME}")
+    base = "--config base --dtype bfloat16 --rounds 2"
+    for batch_seconds in (5, 20, 80):
+        made.append(f"{base} --audio-seconds 80 --batch-seconds {batch_seconds} --providers ours,hf-sdpa,hf-sdpa-sorted")
+    for seconds in (15, 60, 240):
+        made.append(
+            f"{base} --lengths fixed:{seconds} --audio-seconds {seconds} --batch-seconds {seconds} --providers ours,hf-sdpa"
+        )
+    return made
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--csv", type=Path, default=RESULTS / "bench.csv")
+    parser.add_argument("--tiny", action="store_true", help="at tiny shapes: a test of this program")
+    options = parser.parse_args(arguments)
+    for case in cases(options.tiny):
+        command = ["bench", "--device", "cpu", *shlex.split(case), "--csv", str(options.csv)]
+        print("hubert-fast", *command, flush=True)
+        if cli.main(command) == cli.EXIT_CANNOT_RUN:
+            return cli.EXIT_CANNOT_RUN
+    return cli.EXIT_OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())
