@@ -1,0 +1,265 @@
+"""From rows to the README's tables and plots: ``make report``, or ``python bench/report.py [--check]``.
+
+Whatever stands in README.md between ``<!-- rows: NAME -->`` and ``<!-- end of rows -->`` is written by the function of that name
+from the CSV files in results/. ``--check`` writes nothing, and fails when the README says otherwise than the rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from report_plots import draw
+from rows import RESULTS
+
+from hubert_fast.benchmark.rows import read
+
+README = RESULTS.parent.parent / "README.md"
+BLOCK = re.compile(r"(<!-- rows: ([\w-]+) -->\n)(.*?)(<!-- end of rows -->)", re.DOTALL)
+LIBRISPEECH, ALIKE, SINGLE = ("librispeech", "20 s"), ("fixed:10", "20 s"), ("fixed:5", "5 s")
+
+Row = dict[str, str]
+
+
+def newest(rows: Iterable[Row], *names: str) -> list[Row]:
+    """Keep, of rows that agree in ``names``, those of the last run."""
+    rows = list(rows)
+    last = {tuple(row[name] for name in names): row["utc"] for row in rows}
+    return [row for row in rows if last[tuple(row[name] for name in names)] == row["utc"]]
+
+
+def bench(results: Path, **values: str) -> list[Row]:
+    """Return the rows of ``hubert-fast bench`` that have these values, of the last run of each case."""
+    rows = newest(read(results / "bench.csv"), "model", "dtype", "protocol", "lengths", "batch", "audio_seconds")
+    return [row for row in rows if all(row[name] == value for name, value in values.items())]
+
+
+def table(header: list[str], lines: Iterable[list[str]]) -> str:
+    text = [header, ["---"] * len(header), *lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in text) + "\n"
+
+
+def models_of(rows: list[Row]) -> list[tuple[str, str]]:
+    order = {"base": 0, "large": 1, "xlarge": 2}
+    return sorted({(row["model"], row["dtype"]) for row in rows}, key=lambda key: (order.get(key[0], 9), key[1] != "float32"))
+
+
+def best_of_theirs(rows: list[Row]) -> Row:
+    """Return transformers' fastest provider."""
+    return max((row for row in rows if row["provider"].startswith("hf-") and row["rtfx"]), key=lambda row: float(row["rtfx"]))
+
+
+def by_provider(rows: list[Row]) -> str:
+    """Times real time of each provider, a column for each model and dtype, and ours against the best of theirs."""
+    columns = models_of(rows)
+    cells: dict[str, list[str]] = {}
+    for provider in dict.fromkeys(row["provider"] for row in rows):
+        for model, dtype in columns:
+            same = [row for row in rows if (row["model"], row["dtype"]) == (model, dtype)]
+            found = next((row for row in same if row["provider"] == provider), None)
+            text = "" if found is None else "cannot run"
+            if found and found["rtfx"]:
+                ratio = float(found["rtfx"]) / float(best_of_theirs(same)["rtfx"])
+                text = f"{shown(found['rtfx'])} ({ratio:.2f}x)"
+                text = f"**{text}**" if provider == "ours" else text
+            cells.setdefault(provider, []).append(text)
+    return table(["", *(f"{model}, {dtype}" for model, dtype in columns)], ([f"`{name}`", *cells[name]] for name in cells))
+
+
+def shown(number: str) -> str:
+    value = float(number)
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def where(row: Row) -> str:
+    threads = "" if row.get("driver") else f", {row['threads']} cores"
+    return f"{row['device']}{threads}, torch {row['torch']}, transformers {row['transformers']}, {row['utc'][:10]}"
+
+
+def claim(results: Path) -> str:
+    rows = bench(results, protocol="model", lengths=LIBRISPEECH[0], batch=LIBRISPEECH[1], audio_seconds="40")
+    parts = []
+    for model, dtype in models_of(rows):
+        same = [row for row in rows if (row["model"], row["dtype"]) == (model, dtype)]
+        ours, theirs = next(row for row in same if row["provider"] == "ours"), best_of_theirs(same)
+        usual = next(row for row in same if row["provider"] == "hf-sdpa")
+        ratios = [float(ours["rtfx"]) / float(other["rtfx"]) for other in (usual, theirs)]
+        parts.append((ratios, f"hubert-{model} in {dtype} {ratios[0]:.2f} ({ratios[1]:.2f})"))
+    return (
+        f"Times the speed of transformers as it is called, with padded batches (in brackets: of its best configuration): "
+        f"{', '.join(text for _, text in parts)}. {where(rows[0])}; LibriSpeech's lengths, the model alone, answers compared "
+        f"first.\n"
+    )
+
+
+def providers(results: Path) -> str:
+    rows = bench(results, protocol="model", lengths=LIBRISPEECH[0], batch=LIBRISPEECH[1], audio_seconds="40")
+    return by_provider(rows)
+
+
+def leaderboard(results: Path) -> str:
+    return by_provider([row for row in bench(results, protocol="leaderboard") if row["model"] != "demo"])
+
+
+def files(results: Path) -> str:
+    return by_provider([row for row in bench(results, protocol="files") if row["model"] != "demo"])
+
+
+def unpadded(results: Path) -> str:
+    lines = []
+    for (lengths, batch), text in ((ALIKE, "two of 10 s at a time"), (SINGLE, "one of 5 s at a time")):
+        rows = bench(results, protocol="model", lengths=lengths, batch=batch)
+        for model, dtype in models_of(rows):
+            same = {row["provider"]: row for row in rows if (row["model"], row["dtype"]) == (model, dtype)}
+            theirs = same["hf-sdpa"]
+            cells = [f"{float(theirs['latency_p50_ms']):.0f} ms"]
+            for name in ("ours", "ours-padded"):
+                ratio = float(same[name]["rtfx"]) / float(theirs["rtfx"])
+                cells.append(f"{float(same[name]['latency_p50_ms']):.0f} ms, {ratio:.2f}x")
+            lines.append([f"{model}, {dtype}", text, *cells])
+    return table(["", "batch", "`hf-sdpa`", "`ours`", "`ours-padded`"], lines)
+
+
+def recognition(results: Path) -> str:
+    rows = [row for row in bench(results, model="demo") if row["protocol"] != "model" and row["rtfx"]]
+    header = ["demo model", "protocol", "times real time", "of 4 checked texts equal to float32's", "WER"]
+    return table(
+        header,
+        (
+            [f"`{row['provider']}`, {row['dtype']}", row["protocol"], shown(row["rtfx"]), row["texts_equal"].partition(" ")[0]]
+            + [f"{float(row['wer']):.1%}" if row["wer"] else ""]
+            for row in rows
+        ),
+    )
+
+
+def accuracy(results: Path) -> str:
+    rows = newest(read(results / "packed_accuracy.csv"), "model", "dtype")
+    lines = ([f"{row['model']}, {row['dtype']}", row["provider"], row["mean_error"], row["max_error"]] for row in rows)
+    return table(["", "", "mean distance from float64", "largest"], lines)
+
+
+def wer(results: Path) -> str:
+    rows = newest(read(results / "accuracy_wer.csv"), "dtype", "backend")
+    lines = (
+        [row["backend"], row["dtype"], row["recordings"], f"{float(row['wer']):.2%}", f"{float(row['cer']):.2%}", row["status"]]
+        for row in rows
+    )
+    return table(["backend", "dtype", "recordings", "WER", "CER", ""], lines)
+
+
+def layers(results: Path) -> str:
+    rows = newest(read(results / "accuracy_layers.csv"), "model", "dtype")
+    keys = list(dict.fromkeys((row["model"], row["dtype"], row["provider"]) for row in rows))
+    last = {key: [row for row in rows if (row["model"], row["dtype"], row["provider"]) == key] for key in keys}
+    lines = []
+    for (model, dtype, provider), found in last.items():
+        picked = [found[0], found[len(found) // 2], found[-2], found[-1]]
+        lines.append([f"{model}, {dtype}", f"`{provider}`", *(f"{float(row['relative_error']):.1e}" for row in picked)])
+    return table(["", "", "before layer 1", "in the middle", "after the last", "logits"], lines)
+
+
+def transcription(results: Path) -> str:
+    rows = newest(read(results / "transcribe_speed.csv"), "dtype")
+    dtypes = list(dict.fromkeys(row["dtype"] for row in rows))
+    lines = []
+    for provider in dict.fromkeys(row["provider"] for row in rows):
+        line = [provider]
+        for dtype in dtypes:
+            same = {row["provider"]: row for row in rows if row["dtype"] == dtype}
+            text = shown(same[provider]["rtfx"])
+            if provider.startswith("transformers"):
+                ratio = float(same["hubert_fast, files to text"]["rtfx"]) / float(same[provider]["rtfx"])
+                text += f": ours is {ratio:.1f}x as fast"
+            elif provider == "hubert_fast, files to text":
+                text = f"**{text}**, {float(same[provider]['share_of_model_alone']):.0%} of the model alone"
+            line.append(text)
+        lines.append(line)
+    return table(["times real time", *dtypes], lines)
+
+
+def bounded(results: Path) -> str:
+    rows = newest(read(results / "transcribe_memory.csv"), "dtype")
+    dtypes = list(dict.fromkeys(row["dtype"] for row in rows))
+    lines = []
+    for case in dict.fromkeys(row["case"] for row in rows):
+        same = {row["dtype"]: row for row in rows if row["case"] == case}
+        hours = float(same[dtypes[0]]["audio_seconds"]) / 3600
+        lines.append([case, f"{hours:.1f} h", *(f"{same[dtype]['peak_megabytes']} MB" for dtype in dtypes)])
+    return table(["", "audio", *(f"peak, {dtype}" for dtype in dtypes)], lines)
+
+
+def seams(results: Path) -> str:
+    rows = newest(read(results / "transcribe_seams.csv"), "dtype")
+    rows = [row for row in rows if row["dtype"] == "float32"]
+    lines = [
+        [f"{float(row['chunk_seconds']):g} s", f"{float(row['overlap_seconds']):g} s", row["seams"], f"{float(row['wer']):.1%}"]
+        + [f"{float(row['wer_against_whole']):.1%}", f"{float(row['wer_against_files_alone']):.1%}"]
+        for row in rows
+    ]
+    whole, alone = (f"{float(rows[0][name]):.1%}" for name in ("wer_of_whole", "wer_of_files_alone"))
+    lines += [["in one piece", "", "0", whole, "", ""], ["its files, each alone", "", "", alone, "", ""]]
+    return table(["pieces of", "overlap", "seams", "WER", "against one piece", "against the files alone"], lines)
+
+
+def gpu(results: Path) -> str:
+    rows = read(results / "gpu" / "models.csv")
+    if not any(row["rtfx"] for row in rows):
+        return "**No GPU has run this yet.**\n"
+    environment = {row["key"]: row["value"] for row in read(results / "gpu" / "environment.csv")}
+    lines = (
+        [
+            f"{row['model']}, {row['dtype']}",
+            row["case"],
+            f"`{row['provider']}`",
+            shown(row["rtfx"]),
+            f"{float(row['share_of_ceiling']):.0%}",
+        ]
+        for row in rows
+        if row["rtfx"]
+    )
+    head = f"{environment.get('device')}, torch {environment.get('torch')}, driver {environment.get('driver')}:\n\n"
+    return head + table(["", "case", "", "times real time", "share of the ceiling"], lines)
+
+
+BLOCKS: dict[str, Callable[[Path], str]] = {
+    one.__name__: one
+    for one in (
+        claim, providers, leaderboard, files, unpadded, recognition, accuracy, wer, layers, transcription, bounded, seams, gpu,
+    )
+}  # fmt: skip
+
+
+def filled(text: str, results: Path) -> str:
+    """Return a README with its blocks made anew. Raises ``ValueError`` for a block that there is not."""
+
+    def block(match: re.Match) -> str:
+        if match[2] not in BLOCKS:
+            raise ValueError(f"there is no block {match[2]!r}: {', '.join(BLOCKS)}")
+        return f"{match[1]}{BLOCKS[match[2]](results)}{match[4]}"
+
+    return BLOCK.sub(block, text)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--readme", type=Path, default=README)
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit with 1 when the README is not as the rows are"
+    )
+    options = parser.parse_args(arguments)
+    before = options.readme.read_text(encoding="utf-8")
+    after = filled(before, options.results)
+    if options.check:
+        return int(after != before)
+    options.readme.write_text(after, encoding="utf-8")
+    draw(options.results)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""The README's plots, drawn from rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hubert_fast.benchmark.plot import bars
+from hubert_fast.benchmark.rows import read
+
+
+def draw(results: Path) -> None:
+    """Draw bench.svg (times real time of every provider and protocol) and details.svg (where time and memory go)."""
+    rows = last([row for row in read(results / "bench.csv") if row["rtfx"]])
+    whole = [row for row in rows if row["lengths"] == "librispeech" and row["audio_seconds"] == "40" and row["model"] != "demo"]
+    if whole:
+        bars([row for row in whole if row["provider"] != "hf-eager"], results / "bench.svg")
+    details(results, rows)
+
+
+def last(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Keep the last row of each case and provider."""
+    names = ("model", "dtype", "protocol", "lengths", "batch", "audio_seconds", "provider")
+    return list({tuple(row[name] for name in names): row for row in rows}.values())
+
+
+def details(results: Path, rows: list[dict[str, str]]) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 7))
+    ceiling, operations, batch, memory = figure.subplots(2, 2).flat
+
+    for provider in ("ours", "hf-sdpa", "hf-sdpa-sorted"):
+        found = [row for row in rows if row["audio_seconds"] == "40" and row["protocol"] == "model"]
+        found = [row for row in found if row["lengths"] == "librispeech" and row["provider"] == provider]
+        names = [f"{row['model']}\n{row['dtype']}" for row in found]
+        ceiling.plot(names, [100 * float(row["share_of_ceiling"]) for row in found], "o", label=provider)
+    ceiling.set(title="share of the machine's best matrix product, %", ylim=(0, 100))
+
+    profiles = read(results / "packed_profile.csv")
+    profiles = [row for row in profiles if row["case"] == "mixed" and row["model"] in ("base", "large")]
+    shares = {(row["model"], row["dtype"], row["operations"]): 100 * float(row["share"]) for row in profiles}
+    names = list(dict.fromkeys((model, dtype) for model, dtype, _ in shares))
+    bottom = [0.0] * len(names)
+    for kind in dict.fromkeys(kind for *_, kind in shares):
+        heights = [shares.get((*name, kind), 0.0) for name in names]
+        operations.bar([f"{model}\n{dtype}" for model, dtype in names], heights, bottom=bottom, label=kind)
+        bottom = [one + other for one, other in zip(bottom, heights)]
+    operations.set(title="our time by operation, %", ylim=(0, 100))
+
+    for axis, name, key in ((batch, "batch_seconds", "rtfx"), (memory, "audio_seconds", "peak_bytes")):
+        for provider in ("ours", "hf-sdpa", "hf-sdpa-sorted"):
+            points = []
+            for row in rows:
+                is_sweep = row["lengths"] == "librispeech" and row["audio_seconds"] == "80"
+                is_length = row["lengths"].startswith("fixed:") and row["utterances"] == "1"
+                if row["provider"] == provider and (is_sweep if name == "batch_seconds" else is_length):
+                    x = float(row["batch"].partition(" ")[0]) if name == "batch_seconds" else float(row["audio_seconds"])
+                    points.append((x, float(row[key]) * (1.0 if key == "rtfx" else 1e-6)))
+            if points:
+                axis.plot(*zip(*sorted(points)), "o-", label=provider)
+    batch.set(title="times real time by seconds in a batch (base, bfloat16)", xscale="log", ylim=(0, None))
+    memory.set(title="MB above the weights by seconds of one utterance (base, bfloat16)", xscale="log", yscale="log")
+    for axis in (ceiling, operations, batch, memory):
+        axis.title.set_fontsize(9)
+        axis.tick_params(labelsize=7)
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(fontsize=6)
+    figure.tight_layout()
+    figure.savefig(results / "details.svg", metadata={"Date": None})
