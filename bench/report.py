@@ -1,6 +1,6 @@
 """From rows to the README's tables and plots: ``make report``, or ``python bench/report.py [--check]``.
 
-Whatever stands in README.md between ``<!-- rows: NAME -->`` and ``<!-- end of rows -->`` is written by the function of that name
+What stands in README.md between ``<!-- rows: NAME -->`` and ``<!-- end of rows -->`` is written by the function of that name,
 from the CSV files in results/. ``--check`` writes nothing, and fails when the README says otherwise than the rows.
 """
 
@@ -74,6 +74,10 @@ def shown(number: str) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
+def percent(number: str) -> str:
+    return f"{float(number):.1%}" if number else ""
+
+
 def where(row: Row) -> str:
     threads = "" if row.get("driver") else f", {row['threads']} cores"
     return f"{row['device']}{threads}, torch {row['torch']}, transformers {row['transformers']}, {row['utc'][:10]}"
@@ -125,21 +129,11 @@ def unpadded(results: Path) -> str:
 
 def recognition(results: Path) -> str:
     rows = [row for row in bench(results, model="demo") if row["protocol"] != "model" and row["rtfx"]]
-    header = ["demo model", "protocol", "times real time", "of 4 checked texts equal to float32's", "WER"]
-    return table(
-        header,
-        (
-            [f"`{row['provider']}`, {row['dtype']}", row["protocol"], shown(row["rtfx"]), row["texts_equal"].partition(" ")[0]]
-            + [f"{float(row['wer']):.1%}" if row["wer"] else ""]
-            for row in rows
-        ),
+    lines = (
+        [f"`{row['provider']}`, {row['dtype']}", row["protocol"], shown(row["rtfx"]), row["texts_equal"], percent(row["wer"])]
+        for row in rows
     )
-
-
-def accuracy(results: Path) -> str:
-    rows = newest(read(results / "packed_accuracy.csv"), "model", "dtype")
-    lines = ([f"{row['model']}, {row['dtype']}", row["provider"], row["mean_error"], row["max_error"]] for row in rows)
-    return table(["", "", "mean distance from float64", "largest"], lines)
+    return table(["demo model", "protocol", "times real time", "texts equal to float32's", "WER"], lines)
 
 
 def wer(results: Path) -> str:
@@ -195,12 +189,11 @@ def bounded(results: Path) -> str:
 def seams(results: Path) -> str:
     rows = newest(read(results / "transcribe_seams.csv"), "dtype")
     rows = [row for row in rows if row["dtype"] == "float32"]
-    lines = [
-        [f"{float(row['chunk_seconds']):g} s", f"{float(row['overlap_seconds']):g} s", row["seams"], f"{float(row['wer']):.1%}"]
-        + [f"{float(row['wer_against_whole']):.1%}", f"{float(row['wer_against_files_alone']):.1%}"]
-        for row in rows
-    ]
-    whole, alone = (f"{float(rows[0][name]):.1%}" for name in ("wer_of_whole", "wer_of_files_alone"))
+    lines = []
+    for row in rows:
+        rates = [percent(row[name]) for name in ("wer", "wer_against_whole", "wer_against_files_alone")]
+        lines.append([f"{float(row['chunk_seconds']):g} s", f"{float(row['overlap_seconds']):g} s", row["seams"], *rates])
+    whole, alone = (percent(rows[0][name]) for name in ("wer_of_whole", "wer_of_files_alone"))
     lines += [["in one piece", "", "0", whole, "", ""], ["its files, each alone", "", "", alone, "", ""]]
     return table(["pieces of", "overlap", "seams", "WER", "against one piece", "against the files alone"], lines)
 
@@ -228,7 +221,7 @@ def gpu(results: Path) -> str:
 BLOCKS: dict[str, Callable[[Path], str]] = {
     one.__name__: one
     for one in (
-        claim, providers, leaderboard, files, unpadded, recognition, accuracy, wer, layers, transcription, bounded, seams, gpu,
+        claim, providers, leaderboard, files, unpadded, recognition, wer, layers, transcription, bounded, seams, gpu,
     )
 }  # fmt: skip
 

@@ -176,6 +176,7 @@ def _accelerated(subject: Subject) -> Provider:
 
 
 def _compiled(subject: Subject) -> Provider:
+    torch.compiler.reset()  # what it compiled of models before counts against its limit for this one
     return Padded(subject, torch.compile(subject.theirs("sdpa"), dynamic=True))
 
 

@@ -48,11 +48,11 @@ class Subject:
             parameter.requires_grad_(False)
 
     @classmethod
-    def random(cls, name: str, device: torch.device, dtype: torch.dtype) -> Subject:
-        """Make a model of a published size with random weights (seed 0), and the demo's vocabulary."""
+    def random(cls, name: str, device: torch.device, dtype: torch.dtype, **changes: Any) -> Subject:
+        """Make a model of a published size with random weights (seed 0), and the demo's vocabulary. changes: of its config."""
         torch.manual_seed(0)
         with torch.device(device):
-            ours = HubertForCTC(HubertConfig(**CONFIGS[name]))
+            ours = HubertForCTC(HubertConfig(**CONFIGS[name] | changes))
         return cls(name, ours, HubertProcessor.from_pretrained(demo.MODEL), None, dtype)
 
     @classmethod

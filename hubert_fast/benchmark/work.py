@@ -50,22 +50,22 @@ class Work:
             found = demo.recordings()
             return cls._of_files(lengths, [(str(one.path), one.reference) for one in found], math.inf)
         if lengths == "librispeech":
-            return cls._of_seconds(lengths, _until(_librispeech(), audio_seconds))
+            return cls.of_seconds(lengths, _until(_librispeech(), audio_seconds))
         if lengths.startswith("fixed:"):
             seconds = _seconds(lengths.removeprefix("fixed:"), "fixed:SECONDS")
-            return cls._of_seconds(lengths, [seconds] * max(round(audio_seconds / seconds), 1))
+            return cls.of_seconds(lengths, [seconds] * max(round(audio_seconds / seconds), 1))
         path = Path(lengths)
         if not path.exists():
             raise ValueError(f"lengths must be librispeech, fixed:SECONDS, demo or a file that exists, but are {lengths!r}")
         if path.is_file() and path.suffix.lower() == ".txt" and (listed := _listed_seconds(path)):
-            return cls._of_seconds(path.name, listed)
+            return cls.of_seconds(path.name, listed)
         from ..transcribe import Inputs, manifests
 
         try:
             utterances = list(Inputs([lengths]))
         except manifests.ManifestError as error:
             raise ValueError(str(error)) from None
-        if any(one.offset_seconds or one.duration_seconds for one in utterances if one.offset_seconds):
+        if any(one.offset_seconds for one in utterances):
             raise ValueError(f"{lengths} names parts of files: a benchmark takes whole ones")
         refused = next((one.error for one in utterances if one.error), None)
         if refused:
@@ -73,7 +73,8 @@ class Work:
         return cls._of_files(path.name, [(one.audio, one.reference) for one in utterances], audio_seconds)
 
     @classmethod
-    def _of_seconds(cls, name: str, seconds: Sequence[float]) -> Work:
+    def of_seconds(cls, name: str, seconds: Sequence[float]) -> Work:
+        """Cut such lengths from the bundled recordings, over and over again; noise where audio cannot be read."""
         try:
             from .. import audio
         except ImportError:  # random weights do not mind what they hear
