@@ -6,11 +6,12 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test sanitize lint clean
+.PHONY: help demo test report sanitize lint clean
 
 help:
 	@echo "make demo   install into $(VENV) and transcribe the bundled recordings"
 	@echo "make test   install into $(VENV) and run the tests"
+	@echo "make report make the tables and plots of README.md from the rows in bench/results"
 	@echo "make sanitize  run the tests of the C++ extension under sanitizers (needs g++)"
 	@echo "make lint   check the code's style"
 	@echo "make clean  remove $(VENV) and what was built"
@@ -28,6 +29,9 @@ demo: $(VENV)/installed-demo
 
 test: $(VENV)/installed-test
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+report: $(VENV)/installed-bench
+	@$(BIN)/python bench/report.py
 
 # The C++ of csrc/ under the address and undefined-behaviour sanitizers, with its tests and a fuzz of the raw entry point.
 CXX ?= g++

@@ -74,6 +74,8 @@ setup(
         "transformers": TRANSFORMERS,
         "test": [
             "pytest>=8",
+            "pytest-benchmark>=4",  # the suites of bench/, at tiny shapes
+            "matplotlib>=3.8",
             "build>=1",  # test_install builds and installs the package in every way
             "setuptools>=70",
             "pybind11>=2.12",

@@ -7,14 +7,17 @@ from pathlib import Path
 from hubert_fast.benchmark.plot import bars
 from hubert_fast.benchmark.rows import read
 
+EVERY = "hf-eager"  # a provider that is only in runs of all of them
+
 
 def draw(results: Path) -> None:
     """Draw bench.svg (times real time of every provider and protocol) and details.svg (where time and memory go)."""
     rows = last([row for row in read(results / "bench.csv") if row["rtfx"]])
-    whole = [row for row in rows if row["lengths"] == "librispeech" and row["audio_seconds"] == "40" and row["model"] != "demo"]
+    complete = {row["utc"] for row in rows if row["provider"] == EVERY}
+    whole = [row for row in rows if row["utc"] in complete and row["lengths"] == "librispeech"]
     if whole:
-        bars([row for row in whole if row["provider"] != "hf-eager"], results / "bench.svg")
-    details(results, rows)
+        bars(whole, results / "bench.svg")
+    details(results, rows, whole)
 
 
 def last(rows: list[dict[str, str]]) -> list[dict[str, str]]:
@@ -23,15 +26,14 @@ def last(rows: list[dict[str, str]]) -> list[dict[str, str]]:
     return list({tuple(row[name] for name in names): row for row in rows}.values())
 
 
-def details(results: Path, rows: list[dict[str, str]]) -> None:
+def details(results: Path, rows: list[dict[str, str]], whole: list[dict[str, str]]) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 7))
     ceiling, operations, batch, memory = figure.subplots(2, 2).flat
 
     for provider in ("ours", "hf-sdpa", "hf-sdpa-sorted"):
-        found = [row for row in rows if row["audio_seconds"] == "40" and row["protocol"] == "model"]
-        found = [row for row in found if row["lengths"] == "librispeech" and row["provider"] == provider]
+        found = [row for row in whole if row["protocol"] == "model" and row["provider"] == provider]
         names = [f"{row['model']}\n{row['dtype']}" for row in found]
         ceiling.plot(names, [100 * float(row["share_of_ceiling"]) for row in found], "o", label=provider)
     ceiling.set(title="share of the machine's best matrix product, %", ylim=(0, 100))
@@ -51,7 +53,7 @@ def details(results: Path, rows: list[dict[str, str]]) -> None:
         for provider in ("ours", "hf-sdpa", "hf-sdpa-sorted"):
             points = []
             for row in rows:
-                is_sweep = row["lengths"] == "librispeech" and row["audio_seconds"] == "80"
+                is_sweep = row["lengths"] == "librispeech" and row["protocol"] == "model" and row not in whole
                 is_length = row["lengths"].startswith("fixed:") and row["utterances"] == "1"
                 if row["provider"] == provider and (is_sweep if name == "batch_seconds" else is_length):
                     x = float(row["batch"].partition(" ")[0]) if name == "batch_seconds" else float(row["audio_seconds"])

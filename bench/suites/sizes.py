@@ -1,0 +1,3 @@
+"""Whether the suites run at tiny shapes: a test of themselves (``--tiny``)."""
+
+TINY = False

@@ -1,0 +1,56 @@
+"""Every op at the shapes of published models: its definition, the library's calls and, on a GPU, our kernel.
+
+With all care, in all dtypes and against the machine's ceilings kernels are measured by ``bench/gpu.py``.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import gpu_ops
+import pytest
+import torch
+from gpu_cases import SIZES, Case, Provider, Where, plain
+from gpu_cases import TINY as TINY_SIZE
+from gpu_run import SAME, difference
+from sizes import TINY
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+DTYPE = torch.bfloat16 if DEVICE.type == "cuda" else torch.float32
+LENGTHS = [4, 5] if TINY else [150, 300, 450]  # frames
+CASES = {
+    f"{builder.__name__}-{size.name}": builder(size, LENGTHS, Where(DTYPE, DEVICE))
+    for size in ([TINY_SIZE] if TINY else [SIZES["base"], SIZES["large"]])
+    for builder in gpu_ops.BUILDERS
+}
+
+
+def providers(case: Case) -> dict:
+    made = {"definition": Provider(plain(case.definition).prepare, case.finish), **case.providers()}
+    if DEVICE.type != "cuda":
+        del made["ours"]
+    return made
+
+
+@cache
+def arguments(name: str) -> tuple:
+    torch.manual_seed(0)
+    return CASES[name].make()
+
+
+@pytest.mark.parametrize("name, provider", [(name, provider) for name, case in CASES.items() for provider in providers(case)])
+def test_op(benchmark, name, provider):
+    case = CASES[name]
+    benchmark.group = f"{name}, {case.shape}, {DTYPE}, {DEVICE.type}"
+    made = providers(case)
+    call = made[provider].prepare(*arguments(name))
+    expected = made["definition"].finish(made["definition"].prepare(*arguments(name))())
+    assert difference(made[provider].finish(call()), expected) <= SAME[DTYPE]
+
+    def run() -> None:
+        call()
+        if DEVICE.type == "cuda":
+            torch.cuda.synchronize()
+
+    with torch.inference_mode():
+        benchmark.pedantic(run, rounds=2 if TINY else 20, warmup_rounds=1)

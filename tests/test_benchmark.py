@@ -1,0 +1,286 @@
+"""``hubert-fast bench``: what is run, what is counted, and that nothing is timed which answers otherwise."""
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import hubert_fast
+from hubert_fast import audio, cli, demo
+from hubert_fast.benchmark import arithmetic, measure, meters, rows
+from hubert_fast.benchmark.command import table
+from hubert_fast.benchmark.protocols import PROTOCOLS, prepare
+from hubert_fast.benchmark.providers import PROVIDERS, Ours, Unavailable, checked_names, provider
+from hubert_fast.benchmark.subject import Subject
+from hubert_fast.benchmark.work import Work, batches
+
+pytest.importorskip("transformers")
+CPU = torch.device("cpu")
+FEW = ["--audio-seconds", "1", "--batch-seconds", "0.5", "--rounds", "2", "--lengths", "fixed:0.4", "--device", "cpu"]
+
+
+def bench(tmp_path, *arguments):
+    """Run the command; its exit status and its rows."""
+    path = tmp_path / "rows.csv"
+    status = cli.main(["bench", *arguments, "--csv", str(path)])
+    return status, rows.read(path)
+
+
+@pytest.mark.parametrize("config", ["tiny", "tiny-large"])
+def test_every_protocol_has_a_row_for_every_provider(tmp_path, capsys, config):
+    names = "ours,ours-padded,accelerate,hf-sdpa,hf-sdpa-sorted,hf-eager"
+    options = ["--config", config, "--dtype", "float32", "--protocol", ",".join(PROTOCOLS), "--providers", names, *FEW]
+    status, found = bench(tmp_path, *options, "--dollars-per-hour", "2", "--plot", str(tmp_path / "plot.svg"))
+    assert [(row["protocol"], row["provider"]) for row in found] == [(p, n) for p in PROTOCOLS for n in names.split(",")]
+    out = capsys.readouterr().out
+    for row in found:
+        if (row["protocol"], row["provider"]) == ("files", "ours-padded"):
+            assert row["status"].startswith("cannot run: transformers' pipeline") and not row["rtfx"]
+            assert row["status"] in out
+            continue
+        assert row["status"] == "ok" and row["rounds"] == "2" and float(row["max_error"]) < 1e-4
+        assert float(row["p20_s"]) <= float(row["p50_s"]) <= float(row["p80_s"])
+        assert float(row["rtfx"]) == pytest.approx(float(row["audio_seconds"]) / float(row["p50_s"]), rel=2e-3)
+        assert float(row["audio_hours_per_dollar"]) == pytest.approx(float(row["rtfx"]) / 2, rel=2e-3)
+        assert float(row["latency_p50_ms"] or 1) <= float(row["latency_p95_ms"] or 1)
+        assert bool(row["latency_p50_ms"]) == (row["protocol"] != "files")
+        assert float(row["share_of_ceiling"]) > 0 and row["threads"] == str(torch.get_num_threads())
+        assert row["texts_equal"] == "" and row["wer"] == ""  # of random weights
+    assert status == cli.EXIT_SOME_FAILED
+    assert (tmp_path / "plot.svg").read_text().count("ours-padded") >= 2
+
+
+def test_the_demo_model_is_as_right_as_it_is(tmp_path):
+    """Texts of every provider that sees no padding, and the error rate of all words of the recordings."""
+    options = [
+        "--model",
+        str(demo.MODEL),
+        "--dtype",
+        "float32",
+        "--protocol",
+        "leaderboard",
+        "--lengths",
+        "demo",
+        "--rounds",
+        "1",
+    ]
+    status, found = bench(tmp_path, *options, "--batch-utterances", "1", "--providers", "ours,hf-sdpa")
+    assert status == cli.EXIT_OK
+    assert {row["texts_equal"] for row in found} == {"4 of 4"} and len({row["wer"] for row in found}) == 1
+    assert 0 < float(found[0]["wer"]) < 0.06 and found[0]["model"] == "demo" and found[0]["utterances"] == "14"
+
+
+def test_nothing_is_timed_that_answers_otherwise(tmp_path, monkeypatch):
+    right = Ours.forward
+
+    def wrong(self, waveforms):
+        ready = right(self, waveforms)
+        return ready._replace(run=lambda: 1.001 * ready.run())
+
+    monkeypatch.setattr(Ours, "forward", wrong)
+    status, found = bench(tmp_path, "--config", "tiny", "--dtype", "float32", "--providers", "ours,hf-sdpa", *FEW)
+    assert status == cli.EXIT_SOME_FAILED
+    assert found[0]["status"].startswith("not timed: 1.0e-03 from float32") and not found[0]["rtfx"]
+    assert found[1]["status"] == "ok"
+
+
+@pytest.mark.parametrize(
+    "error, reason",
+    [
+        (RuntimeError("[enforce fail] can't allocate memory: you tried"), "failed: out of memory"),
+        (Unavailable("no such chip"), "cannot run: no such chip"),
+        (KeyError("weight"), "failed: KeyError: 'weight'"),
+    ],
+)
+def test_what_fails_is_a_row_and_stops_no_other(tmp_path, monkeypatch, error, reason):
+    """At any time: before, in the untimed round, or later."""
+    calls = []
+
+    def failing(self, waveforms):
+        calls.append(len(waveforms))
+        if len(calls) > 2:
+            raise error
+        return ["" for _ in waveforms]
+
+    monkeypatch.setattr(Ours, "text", failing)
+    options = ["--config", "tiny", "--dtype", "float32", "--protocol", "leaderboard", "--providers", "ours,hf-sdpa", *FEW]
+    _, found = bench(tmp_path, *options)
+    assert [row["status"] for row in found] == [reason, "ok"]
+
+
+def test_rows_of_other_columns_are_not_mixed(tmp_path, capsys):
+    (tmp_path / "rows.csv").write_text("a,b\n1,2\n")
+    status, _ = bench(tmp_path, "--config", "tiny", "--dtype", "float32", "--providers", "ours", *FEW)
+    assert status == cli.EXIT_CANNOT_RUN and "other columns" in capsys.readouterr().err
+    assert (tmp_path / "rows.csv").read_text() == "a,b\n1,2\n"
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--providers", "ours,theirs"], "'theirs' is none of them"),
+        (["--providers", "ours,ours"], "each once"),
+        (["--protocol", "model,all"], "protocols are model, leaderboard, files, but got 'model,all'"),
+        (["--lengths", "fixed:x"], "expected fixed:SECONDS with 0.025 (one frame) or more, but got 'x'"),
+        (["--lengths", "nowhere.jsonl"], "a file that exists, but are 'nowhere.jsonl'"),
+        (["--rounds", "0"], "--rounds must be above 0, but is 0"),
+        (["--batch-seconds", "nan"], "--batch-seconds must be above 0, but is nan"),
+        (["--csv", "no/folder/rows.csv"], "there is no folder no/folder"),
+        (["--device", "cuda:99"], "cuda:99"),
+        (["--model", "no_such_folder_or_name"], "no_such_folder_or_name"),
+    ],
+)
+def test_bad_options(capsys, options, message):
+    given = ["bench", "--dtype", "float32", *options] + ([] if "--model" in options else ["--config", "tiny"])
+    assert cli.main(given) == cli.EXIT_CANNOT_RUN
+    assert message in capsys.readouterr().err
+
+
+def test_lengths():
+    work = Work.of("librispeech", 100)
+    seconds = [len(waveform) / 16000 for waveform in work.waveforms]
+    assert 100 <= sum(seconds) < 100 + 35 and all(1.3 <= one <= 35 for one in seconds)
+    again = Work.of("librispeech", 100)
+    assert all(np.array_equal(one, other) for one, other in zip(work.waveforms, again.waveforms))
+    assert [len(waveform) for waveform in Work.of("fixed:0.5", 2).waveforms] == [8000] * 4
+    many = [len(waveform) / 16000 for waveform in Work.of("librispeech", 20000).waveforms]
+    assert np.median(many) == pytest.approx(5.9, rel=0.05)
+
+
+def test_lengths_from_files(tmp_path):
+    (tmp_path / "seconds.txt").write_text("0.5\n\n1.25\n")
+    assert [len(waveform) for waveform in Work.of(str(tmp_path / "seconds.txt"), 1).waveforms] == [8000, 20000]
+    found = demo.recordings()[:3]
+    manifest = tmp_path / "manifest.jsonl"
+    manifest.write_text("".join(json.dumps({"audio_filepath": str(one.path), "text": one.reference}) + "\n" for one in found))
+    work = Work.of(str(manifest), 1000)
+    assert work.references == tuple(one.reference for one in found) and work.paths == tuple(str(one.path) for one in found)
+    assert all(np.array_equal(waveform, audio.load(one.path)) for waveform, one in zip(work.waveforms, found))
+    assert len(Work.of(str(manifest), 0.1).waveforms) == 1  # until there is so much
+    for text in ('{"audio_filepath": "missing.wav"}', '{"audio_filepath": "a.wav", "offset": 1.0, "duration": 2.0}'):
+        manifest.write_text(text + "\n")
+        with pytest.raises(ValueError, match=r"missing\.wav|parts of files"):
+            Work.of(str(manifest), 1000)
+    (tmp_path / "seconds.txt").write_text("0.5\nten\n")
+    with pytest.raises(ValueError, match="seconds a line"):
+        Work.of(str(tmp_path / "seconds.txt"), 1)
+
+
+def test_saved_files_are_what_is_timed(tmp_path):
+    work = Work.of("fixed:0.3", 0.9).saved(tmp_path)
+    assert len(work.paths) == 3
+    assert all(np.array_equal(audio.load(path), waveform) for path, waveform in zip(work.paths, work.waveforms))
+
+
+def test_batches():
+    assert batches([5, 5, 5, 20, 1], samples=10) == [[0, 1], [2], [3], [4]]
+    assert batches([5, 5, 5], utterances=2) == [[0, 1], [2]]
+    assert batches([], samples=10) == [] and batches([3, 4]) == [[0, 1]]
+
+
+def test_sorted_providers_batch_by_length_and_keep_texts_in_place():
+    subject = Subject.random("tiny", CPU, torch.float32)
+    made = provider("hf-sdpa-sorted", subject)
+    made.text = lambda waveforms: [str(len(waveform)) for waveform in waveforms]
+    sizes = [900, 500, 700, 600]
+    work = Work("", tuple(np.zeros(size, np.float32) for size in sizes))
+    assert prepare("leaderboard", made, work, 1.0, 2)().texts == [str(size) for size in sizes]
+    seen = []
+    made.text = lambda waveforms: seen.append([len(waveform) for waveform in waveforms]) or [""] * len(waveforms)
+    prepare("leaderboard", made, work, 1.0, 2)()
+    assert seen == [[500, 600], [700, 900]]
+    assert not provider("hf-sdpa", subject).is_sorted
+    assert checked_names(" ours, hf-eager-sorted ") == ["ours", "hf-eager-sorted"]
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny-large"])
+def test_arithmetic_is_counted_as_pytorch_counts_it(name):
+    """Of the definition, by torch's own counter, which knows no attention of this form: that one is added."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    subject = Subject.random(name, CPU, torch.float32)
+    length = 16000
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        subject.ours(torch.randn(1, length), output_attentions=True)
+    # an even kernel gives one frame more, which is dropped: they count it
+    config = subject.config
+    frames = (length - 400) // 320 + 1
+    extra = 2 * config.hidden_size**2 // config.num_conv_pos_embedding_groups * config.num_conv_pos_embeddings
+    assert counter.get_total_flops() == pytest.approx(arithmetic.flop(config, [length]) + extra, rel=1e-6), frames
+    assert arithmetic.flop(config, [length, length]) == 2 * arithmetic.flop(config, [length])
+
+
+def test_published_sizes_need_what_the_design_says():
+    """GFLOP for a second of audio: convolutions 4.9; linears 8.5, 30.2, 94.4; positional 0.47, 0.84, 1.3."""
+    from hubert_fast.benchmark.subject import CONFIGS
+
+    for name, linears, positional in (("base", 8.5, 0.47), ("large", 30.2, 0.84), ("xlarge", 94.4, 1.3)):
+        config = hubert_fast.HubertConfig(**CONFIGS[name])
+        seconds = 7.4
+        attention = 4 * config.hidden_size * config.num_hidden_layers * (50 * seconds) ** 2 / seconds / 1e9
+        found = arithmetic.flop(config, [round(16000 * seconds)]) / seconds / 1e9
+        assert found == pytest.approx(4.9 + linears + positional + attention, rel=0.02), name
+
+
+def test_meters():
+    memory = meters.Memory(CPU)
+    memory.start()
+    kept = torch.ones(30_000_000)
+    peak = memory.peak_bytes()
+    assert peak is None or 0.9 * kept.nbytes < peak < 2 * kept.nbytes
+    energy = meters.Energy(CPU)
+    assert energy.joules() is None and "GPU" in energy.missing
+
+
+def test_table_of_rows():
+    row = dict.fromkeys(measure.COLUMNS.split(), "") | {
+        "protocol": "model",
+        "status": "ok",
+        "max_error": 1e-5,
+        "peak_bytes": 2_000_000,
+    }
+    row |= {"latency_p50_ms": 1.0, "latency_p95_ms": 2.0, "share_of_ceiling": 0.5}
+    made = [
+        row | {"provider": "ours", "rtfx": 300.0},
+        row | {"provider": "hf-sdpa", "rtfx": 100.0},
+        row | {"provider": "hf-eager", "rtfx": 150.0},
+    ]
+    lines = table([*made, row | {"provider": "hf-flash", "status": "cannot run: no GPU"}]).splitlines()
+    assert lines[1].split()[:4] == ["model", "ours", "300", "2.00"] and lines[-1] == "model, hf-flash: cannot run: no GPU"
+    assert "WER" not in lines[0] and "h/$" not in lines[0]
+    assert table([row | {"provider": "ours", "status": "failed: x"}]).splitlines()[1:] == ["model, ours: failed: x"]
+
+
+def test_flash_attention_names_its_reason():
+    with pytest.raises(Unavailable, match="FlashAttention2"):
+        provider("hf-flash", Subject.random("tiny", CPU, torch.bfloat16))
+
+
+def test_without_transformers(monkeypatch, tmp_path):
+    """Ours is timed against our definition; the others are rows with the reason."""
+    from hubert_fast.benchmark import subject
+
+    monkeypatch.setattr(subject, "find_spec", lambda name: None)
+    status, found = bench(tmp_path, "--config", "tiny", "--dtype", "float32", "--providers", "ours,hf-sdpa", *FEW)
+    assert found[0]["status"] == "ok" and float(found[0]["max_error"]) < 1e-5
+    assert found[1]["status"].startswith("cannot run: transformers is not installed") and status == cli.EXIT_SOME_FAILED
+
+
+def test_names_of_the_command_line_are_those_there_are():
+    help_text = cli._parser().format_help() + "".join(
+        action.help or "" for action in cli._parser()._subparsers._group_actions[0].choices["bench"]._actions
+    )
+    assert all(name in help_text for name in (*PROVIDERS, *PROTOCOLS))
+
+
+def test_numbers_of_csv_are_read_back(tmp_path):
+    path = tmp_path / "a.csv"
+    rows.append(path, {"utc": "x"}, [{"value": math.pi, "count": 12345678}])
+    rows.append(path, {"utc": "y"}, [{"value": "", "count": 1}])
+    with open(path, newline="") as file:
+        assert list(csv.DictReader(file)) == [
+            {"utc": "x", "value": "3.142", "count": "12345678"}, {"utc": "y", "value": "", "count": "1"},
+        ]  # fmt: skip
