@@ -54,7 +54,7 @@ def test_every_protocol_has_a_row_for_every_provider(tmp_path, capsys, config):
 
 
 def test_the_demo_model_is_as_right_as_it_is(tmp_path):
-    """Texts of every provider that sees no padding, and the error rate of all words of the recordings."""
+    """One by one, without padding: texts, and the error rate of all words of the recordings."""
     options = [
         "--model",
         str(demo.MODEL),
@@ -69,8 +69,11 @@ def test_the_demo_model_is_as_right_as_it_is(tmp_path):
     ]
     status, found = bench(tmp_path, *options, "--batch-utterances", "1", "--providers", "ours,hf-sdpa")
     assert status == cli.EXIT_OK
-    assert {row["texts_equal"] for row in found} == {"4 of 4"} and len({row["wer"] for row in found}) == 1
-    assert 0 < float(found[0]["wer"]) < 0.06 and found[0]["model"] == "demo" and found[0]["utterances"] == "14"
+    ours, theirs = found
+    assert ours["texts_equal"] == "4 of 4" and 0 < float(ours["wer"]) < 0.06
+    assert ours["model"] == "demo" and ours["utterances"] == "14"
+    # the leaderboard decodes with skip_special_tokens=True, with which transformers loses doubled letters
+    assert float(theirs["wer"]) > float(ours["wer"]) and float(theirs["max_error"]) < 1e-5
 
 
 def test_nothing_is_timed_that_answers_otherwise(tmp_path, monkeypatch):
@@ -142,7 +145,7 @@ def test_bad_options(capsys, options, message):
 def test_lengths():
     work = Work.of("librispeech", 100)
     seconds = [len(waveform) / 16000 for waveform in work.waveforms]
-    assert 100 <= sum(seconds) < 100 + 35 and all(1.3 <= one <= 35 for one in seconds)
+    assert 99.99 < sum(seconds) < 100 + 35 and all(1.3 <= one <= 35 for one in seconds)
     again = Work.of("librispeech", 100)
     assert all(np.array_equal(one, other) for one, other in zip(work.waveforms, again.waveforms))
     assert [len(waveform) for waveform in Work.of("fixed:0.5", 2).waveforms] == [8000] * 4

@@ -1,0 +1,124 @@
+"""The programs of bench/ that measure CPUs and make the README, at tiny sizes."""
+
+import csv
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import hubert_fast
+
+FOLDER = Path(hubert_fast.__file__).parent.parent / "bench"
+pytestmark = pytest.mark.skipif(not FOLDER.exists(), reason="bench/ is not beside the package under test")
+
+
+def rows_of(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def program(monkeypatch):
+    """Import a program of bench/, and forget it afterwards."""
+    import importlib
+
+    monkeypatch.syspath_prepend(str(FOLDER))
+    yield importlib.import_module
+    for name in ("packed_cpu", "rows", "cpu", "accuracy", "report", "report_plots", "checkout"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def closely(program, tmp_path):
+    def run(section, *arguments):
+        tiny = ["--models", "tiny", "tiny-large", "--cases", "tiny"]
+        program("packed_cpu").main([section, *tiny, "--out", str(tmp_path), *arguments])
+        return rows_of(tmp_path / f"packed_{section}.csv")
+
+    return run
+
+
+def test_memory(closely):
+    rows = closely("memory", "--seconds", "20", "--dtypes", "float32", "--models", "tiny", "--providers", "ours")
+    assert [row["failed"] for row in rows] == [""] and 1 < float(rows[0]["peak_megabytes"]) < 1000
+    rows = closely("memory", "--seconds", "0.01", "--dtypes", "float32", "--models", "tiny", "--providers", "hf-sdpa")
+    assert rows[-1]["failed"] and not rows[-1]["peak_megabytes"]  # below one frame
+
+
+def test_profile(closely):
+    rows = closely("profile", "--dtypes", "float32")
+    for model in ("tiny", "tiny-large"):
+        parts = [row for row in rows if row["model"] == model]
+        assert sum(float(row["share"]) for row in parts) == pytest.approx(1, abs=0.01)
+        assert float(parts[0]["share_of_ceiling"]) > 0 and parts[0]["operations"] == "matrix products"
+        assert all(int(row["calls"]) > 0 for row in parts)
+
+
+def test_cpu(program, tmp_path, capsys):
+    path = tmp_path / "bench.csv"
+    assert program("cpu").main(["--tiny", "--csv", str(path)]) == 0
+    rows = rows_of(path)
+    assert [row["status"].partition(":")[0] for row in rows if row["status"] != "ok"] == ["cannot run"] * 2
+    assert {(row["model"], row["protocol"]) for row in rows if row["rtfx"]} == {
+        ("tiny", "model"), ("tiny", "leaderboard"), ("tiny", "files"), ("tiny-large", "model"),
+    }  # fmt: skip
+    printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("hubert-fast bench ")]
+    assert len(printed) == 2  # what a reader gives to get the row
+
+
+def test_accuracy_by_layer(program, tmp_path):
+    options = ["layers", "--models", "tiny", "tiny-large", "--seconds", "1", "--device", "cpu", "--out", str(tmp_path)]
+    program("accuracy").main(options)
+    rows = rows_of(tmp_path / "accuracy_layers.csv")
+    assert [row["after_layer"] for row in rows] == ["0", "1", "2", "logits"] * 8
+    for row in rows:
+        low, high = {"float32": (1e-8, 1e-5), "bfloat16": (1e-4, 5e-2)}[row["dtype"]]
+        assert low < float(row["relative_error"]) < high, row
+
+
+def test_accuracy_of_words(program, tmp_path):
+    program("accuracy").main(["wer", "--files", "3", "--device", "cpu", "--out", str(tmp_path)])
+    rows = {(row["backend"], row["dtype"]): row for row in rows_of(tmp_path / "accuracy_wer.csv")}
+    for dtype in ("float32", "bfloat16", "float16"):
+        row = rows["eager", dtype]
+        assert row["status"] == "ok" and row["recordings"] == "3" and 0 <= float(row["cer"]) <= float(row["wer"]) < 0.2
+    assert "HUBERT_FAST_BACKEND" not in os.environ
+
+
+def test_the_readme_says_what_the_rows_say(program):
+    assert program("report").main(["--check"]) == 0, "make report"
+
+
+def test_report(program, tmp_path):
+    report = program("report")
+    results, readme = tmp_path / "results", tmp_path / "README.md"
+    shutil.copytree(FOLDER / "results", results, ignore=shutil.ignore_patterns("*.svg"))
+    before = report.README.read_text(encoding="utf-8")
+    assert {match[2] for match in report.BLOCK.finditer(before)} == set(report.BLOCKS)  # every one is used
+    readme.write_text(report.BLOCK.sub(r"\1\4", before), encoding="utf-8")
+    options = ["--results", str(results), "--readme", str(readme)]
+    assert report.main([*options, "--check"]) == 1
+    assert report.main(options) == 0 and readme.read_text(encoding="utf-8") == before
+    assert all((results / name).stat().st_size > 5000 for name in ("bench.svg", "details.svg"))
+    # the last run of a case counts, not the fastest
+    rows = rows_of(results / "bench.csv")
+    ours = next(row for row in rows if row["provider"] == "ours" and row["model"] == "base" and row["protocol"] == "files")
+    newer = [row | {"utc": "2099-01-01T00:00:00+00:00"} for row in rows if row["utc"] == ours["utc"]]
+    newer = [row | {"rtfx": "1.234"} if row["provider"] == "ours" else row for row in newer]
+    with open(results / "bench.csv", "a", newline="") as file:
+        csv.DictWriter(file, newer[0]).writerows(newer)
+    assert "1.23 (" in report.files(results)
+    readme.write_text("<!-- rows: nothing -->\n<!-- end of rows -->\n")
+    with pytest.raises(ValueError, match="no block 'nothing'"):
+        report.main(options)
+
+
+def test_suites():
+    """Each benchmark of the pytest-benchmark suites once or twice, at tiny shapes."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(FOLDER / "suites"), "--tiny"]
+    child = subprocess.run(command, capture_output=True, text=True, cwd=FOLDER.parent)
+    assert child.returncode == 0, child.stdout[-3000:] + child.stderr[-1000:]
+    assert "passed" in child.stdout and "failed" not in child.stdout
