@@ -111,7 +111,7 @@ def profile(model: str, dtype: str, case: str) -> list[dict]:
                 "milliseconds": f"{time_us / 1e3:.1f}", "share": f"{time_us / total:.3f}",
                 "gflops": f"{flops / time_us / 1e3:.0f}" if flops else "",
                 "ceiling_gflops": f"{best:.0f}" if flops else "",
-                "share_of_ceiling": f"{flops / time_us / 1e3 / best:.2f}" if flops else "",
+                "share_of_ceiling": f"{flops / time_us / 1e3 / best:.3g}" if flops else "",
             }
         )  # fmt: skip
         print(f"{model} {dtype} {case}: {kind}: {time_us / 1e3:.0f} ms, {100 * time_us / total:.1f} %")
