@@ -97,11 +97,11 @@ def claim(results: Path) -> str:
         for rows in (texts, alone):
             same = [row for row in rows if (row["model"], row["dtype"]) == (model, dtype)]
             ours = next((row for row in same if row["provider"] == "ours"), None)
-            found.append(f"{float(ours['rtfx']) / float(best_of_theirs(same)['rtfx']):.2f}" if ours else "?")
-        parts.append(f"hubert-{model} in {dtype} **{found[0]}x** ({found[1]}x)")
+            found.append(f"{float(ours['rtfx']) / float(best_of_theirs(same)['rtfx']):.2f}x" if ours else "not measured")
+        parts.append(f"hubert-{model} in {dtype} **{found[0]}** ({found[1]})")
     return (
-        f"As fast as the best configuration of transformers, from waveforms to text in batches of eight as the Open ASR "
-        f"Leaderboard times it, and in brackets the model alone in small batches: {', '.join(parts)}. "
+        f"Times the speed of transformers' best configuration, from waveforms to text in batches of eight as the Open ASR "
+        f"Leaderboard times it, and in brackets of the model alone in small batches: {', '.join(parts)}. "
         f"Measured on {where(alone[0])}, at LibriSpeech's lengths, answers compared first.\n"
     )
 

@@ -67,5 +67,8 @@ def details(results: Path, rows: list[dict[str, str]], whole: list[dict[str, str
         axis.tick_params(labelsize=7)
         if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize=6)
+        else:
+            axis.set_axis_off()  # no rows of it
+            axis.set_title("")
     figure.tight_layout()
     figure.savefig(results / "details.svg", metadata={"Date": None})

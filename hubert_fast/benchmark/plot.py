@@ -28,6 +28,9 @@ def bars(rows: Sequence[dict[str, Any]], path: Path) -> None:
         for place, (model, dtype) in enumerate(panels):
             axis = axes[line][place]
             found = [row for row in timed if (row["model"], row["dtype"], row["protocol"]) == (model, dtype, protocol)]
+            if not found:
+                axis.set_axis_off()
+                continue
             names, heights = [row["provider"] for row in found], [float(row["rtfx"]) for row in found]
             drawn = axis.barh(names[::-1], heights[::-1], color=[_color(name) for name in names[::-1]])
             axis.bar_label(
