@@ -121,4 +121,4 @@ def test_suites():
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(FOLDER / "suites"), "--tiny"]
     child = subprocess.run(command, capture_output=True, text=True, cwd=FOLDER.parent)
     assert child.returncode == 0, child.stdout[-3000:] + child.stderr[-1000:]
-    assert "passed" in child.stdout and "failed" not in child.stdout
+    assert "[100%]" in child.stdout and "test_files_to_text" in child.stdout  # all of them, and their table

@@ -1,5 +1,6 @@
 """Runs that are killed, interrupted, refused or out of disk: nothing lost, nothing twice."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -68,13 +69,16 @@ def _wait_for_lines(process, out: Path, count: int) -> None:
 
 def test_a_run_that_is_killed_goes_on_and_comes_to_the_same(archive, undisturbed, tmp_path):
     out = tmp_path / "out.jsonl"
-    seen = [0]
-    for _ in range(3):
+    seen, known = [0], 0
+    while len(seen) < 4 or (not known and len(seen) < 7):  # rows are put into the journal once a second: later each time
         process = _start(archive, "-o", out, "--batch-seconds", 20)
         _wait_for_lines(process, out, seen[-1] + 15)
         process.kill()
         process.wait()
         seen.append(out.read_bytes().count(b"\n"))
+        with contextlib.closing(sqlite3.connect(Paths(out).journal)) as journal:
+            known = journal.execute("SELECT count(*) FROM done").fetchone()[0]
+    assert known > 0, f"the journal knew nothing at any kill: {seen}"
     assert seen[1] > 0 and seen[-1] < FILES + 1, f"killed in the middle: {seen}"
     process = _start(archive, "-o", out)
     _, errors = process.communicate(timeout=120)
