@@ -42,7 +42,6 @@ from gpu_run import (
     Table,
     device_name,
     difference,
-    output,
     percentiles_ms,
     read,
     tensors,
@@ -50,6 +49,7 @@ from gpu_run import (
 from gpu_values import values
 
 import hubert_fast
+from hubert_fast.benchmark.rows import first_line_of
 
 LOOPS = ("attention", "conv_positional", "normalize_waveforms", "window_statistics")
 
@@ -57,7 +57,7 @@ LOOPS = ("attention", "conv_positional", "normalize_waveforms", "window_statisti
 def environment(run: Run) -> None:
     values = {
         "utc": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "commit": output("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"),
+        "commit": first_line_of("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"),
         "hubert_fast": hubert_fast.__version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -72,7 +72,7 @@ def environment(run: Run) -> None:
             "capability": f"{chip.major}.{chip.minor}",
             "memory_bytes": chip.total_memory,
             "multiprocessors": chip.multi_processor_count,
-            "driver": output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
+            "driver": first_line_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
         }
     table = Table(run.out / "environment.csv", "key value status")
     for key, value in values.items():

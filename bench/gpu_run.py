@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import platform
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from hubert_fast.benchmark.rows import read, written
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
@@ -111,17 +112,6 @@ class Table:
                 raise DeviceLost(f"{row}: {lines[0]}") from error
 
 
-def read(path: Path) -> list[dict]:
-    if not path.exists():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def written(value: Any) -> Any:
-    return f"{value:.4g}" if isinstance(value, float) else value
-
-
 def wall_ms(call: Callable[[], Any], device: torch.device) -> float:
     """Return the milliseconds of one call with all that it started."""
     if device.type == "cuda":
@@ -151,14 +141,6 @@ def difference(found: Any, expected: Any) -> float:
         error = ((one.double() - other.double()).abs().max() / other.double().abs().max().clamp(min=1e-30)).item()
         worst = max(worst, error if error == error else float("inf"))
     return worst
-
-
-def output(*command: str) -> str:
-    """Return the first line that a program prints, nothing where there is no such program."""
-    try:
-        return subprocess.run(command, capture_output=True, text=True).stdout.partition("\n")[0]
-    except OSError:
-        return ""
 
 
 def device_name(run: Run) -> str:

@@ -22,8 +22,10 @@ import gpu_decisions
 import gpu_ops
 import torch
 from gpu_cases import SIZES, TINY, Case, Provider, Where
-from gpu_run import NAMES, ROOT, SAME, DeviceLost, Run, device_name, difference, output, percentiles_ms, tensors
+from gpu_run import NAMES, ROOT, SAME, DeviceLost, Run, device_name, difference, percentiles_ms, tensors
 from rows import append
+
+from hubert_fast.benchmark.rows import first_line_of
 
 FASTER = 0.98  # of the rule's time: less is noise
 SECONDS = 0.1  # for timing one candidate
@@ -128,7 +130,7 @@ class Tuner:
 
         self.run, self.csv, self.tuning = run, csv, tuning
         self.table, self.capability = tuning.TUNED, tuning.capability_of(run.device)
-        commit = output("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD")
+        commit = first_line_of("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD")
         utc = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         self.columns = {
             "utc": utc,
