@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -46,7 +48,7 @@ class RowFile:
     """
 
     def __init__(self, path: Path, role: str, journal: Journal, is_optional: bool = False):
-        self.path, self._role, self._is_optional = path, role, is_optional
+        self.path, self._role, self._journal, self._is_optional = path, role, journal, is_optional
         known = journal.size_of(role)
         there = path.stat().st_size if path.exists() else 0
         if is_optional and not path.exists():
@@ -58,8 +60,8 @@ class RowFile:
             )
         self._file: BinaryIO = open(path, "ab")  # noqa: SIM115
         self._file.truncate(known)  # rows that were on their way when the run was killed
-        self.size = known
-        if not known:
+        self.is_empty = not known
+        if self.is_empty:
             sync_path(path.parent)
 
     def append(self, text: str) -> None:
@@ -68,19 +70,20 @@ class RowFile:
     def sync(self) -> dict[str, int]:
         self._file.flush()
         os.fsync(self._file.fileno())
-        self.size = os.fstat(self._file.fileno()).st_size
-        return {self._role: self.size}
+        return {self._role: os.fstat(self._file.fileno()).st_size}
 
     def close(self) -> None:
-        """Close it without what was not synced, which may be half a row."""
+        """Close it without what the journal does not know, which may be half a row and would be done again."""
         try:
             self._file.close()
         except OSError:  # a full disk; the failure was told when it was written
             pass
         finally:
-            os.truncate(self.path, self.size)
-            if self._is_optional and not self.size:
-                os.unlink(self.path)
+            with contextlib.suppress(sqlite3.Error):  # the journal cannot be read either: the next run cuts
+                known = self._journal.size_of(self._role)
+                os.truncate(self.path, known)
+                if self._is_optional and not known:
+                    os.unlink(self.path)
 
 
 class Rows(Output):
@@ -88,7 +91,7 @@ class Rows(Output):
 
     def __init__(self, path: Path, format: str, journal: Journal):
         self._file, self._format = RowFile(path, "output", journal), formats.ROWS[format]
-        if format == "tsv" and not self._file.size:
+        if format == "tsv" and self._file.is_empty:
             self._file.append("\t".join(formats.TSV_HEADER) + "\n")
 
     def write(self, result: Result) -> None:
