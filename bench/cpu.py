@@ -1,4 +1,4 @@
-"""The rows of results/bench.csv, ``hubert-fast bench`` on a CPU: ``python bench/cpu.py``, an hour on two cores.
+"""The rows of results/bench.csv, ``hubert-fast bench`` on a CPU: ``python bench/cpu.py``, two hours on two cores.
 
 Each case is a command that anyone can give: it is printed before it runs.
 """
@@ -32,10 +32,17 @@ def cases(tiny: bool) -> list[str]:
     for size in sizes:
         for dtype in dtypes:
             # as many seconds as there is patience for: the peer needs most of the time
-            how = f"--config {size} --dtype {dtype} --audio-seconds 40 --batch-seconds 20 --rounds {3 if size == 'base' else 2}"
-            made.append(f"{how} {EVERY_PROTOCOL} --providers {ALL}")
+            model = f"--config {size} --dtype {dtype}"
+            how = f"{model} --audio-seconds 40 --batch-seconds 20 --rounds {3 if size == 'base' else 2}"
+            made.append(f"{how} --providers {ALL}")
             made.append(f"{how} --lengths fixed:10 --providers {SOME}")
             made.append(f"{how} --lengths fixed:5 --batch-seconds 5 --providers {SOME}")
+            # three batches of eight, so that sorting by length is worth something, and one that leaves nothing to sort
+            rounds = f"--rounds {2 if size == 'base' else 1}"
+            made.append(f"{model} --protocol leaderboard,files --audio-seconds 120 {rounds} --providers {ALL}")
+            made.append(
+                f"{model} --protocol leaderboard --lengths fixed:6 --audio-seconds 48 --rounds 2 --providers {SOME},accelerate"
+            )
     base = "--config base --dtype bfloat16 --rounds 2"
     for batch_seconds in (5, 20, 50):
         made.append(f"{base} --audio-seconds 40 --batch-seconds {batch_seconds} --providers ours,hf-sdpa,hf-sdpa-sorted")

@@ -36,7 +36,6 @@ from gpu_run import (
     NAMES,
     OP_SECONDS,
     ROOT,
-    SAME,
     DeviceLost,
     Run,
     Table,
@@ -49,6 +48,7 @@ from gpu_run import (
 from gpu_values import values
 
 import hubert_fast
+from hubert_fast.benchmark.measure import SAME
 from hubert_fast.benchmark.rows import first_line_of
 
 LOOPS = ("attention", "conv_positional", "normalize_waveforms", "window_statistics")

@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 
 from hubert_fast.benchmark.rows import read, written
+from hubert_fast.benchmark.work import librispeech_seconds
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
-# Two providers may differ by this share of the largest value before they are timed: roundings at other places.
-SAME = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 OP_SECONDS = 0.3  # for timing one provider
 LEFT_OUT = "left out: no time"
 
@@ -62,10 +61,10 @@ class Run:
 
     def utterance_frames(self, frames: int) -> list[int]:
         """Draw lengths as in LibriSpeech that add up to so many frames of 20 ms."""
-        rng, lengths = np.random.default_rng(0), []
+        lengths: list[int] = []
+        drawn = librispeech_seconds()
         while sum(lengths) < frames:
-            seconds = float(np.clip(rng.lognormal(np.log(5.9), 0.66), 1.3, 35))
-            lengths.append(min(round(50 * seconds), frames - sum(lengths)))
+            lengths.append(min(round(50 * next(drawn)), frames - sum(lengths)))
         return lengths
 
 

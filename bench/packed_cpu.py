@@ -21,6 +21,7 @@ import transformers
 from rows import RESULTS, append, origin
 
 from hubert_fast.benchmark.arithmetic import ceiling
+from hubert_fast.benchmark.meters import Memory
 from hubert_fast.benchmark.providers import checked_names, provider
 from hubert_fast.benchmark.subject import CONFIGS, Subject
 from hubert_fast.benchmark.work import Work
@@ -40,7 +41,7 @@ def columns() -> dict[str, str]:
 
 
 def peak_bytes(model: str, dtype: str, name: str, seconds: float, layers: int | None) -> tuple[int, float]:
-    """Peak resident memory of one call above what the process held before it, and the seconds it took. Linux only."""
+    """Peak memory of one call above what the process held before it, and the seconds it took."""
     # what does not fit is to fail here, and not to take the machine down
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     resource.setrlimit(resource.RLIMIT_DATA, (int(0.9 * total),) * 2)
@@ -50,15 +51,15 @@ def peak_bytes(model: str, dtype: str, name: str, seconds: float, layers: int | 
     warm_up, call = (made.forward([part]).run for part in (waveform[:16000], waveform))
     warm_up()
 
-    def status(field: str) -> int:
-        text = Path("/proc/self/status").read_text()
-        return 1024 * int(text.split(f"{field}:")[1].split()[0])
-
-    before = status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    meter = Memory(CPU)
+    meter.start()
     start = time.perf_counter()
     call()
-    return status("VmHWM") - before, time.perf_counter() - start
+    took = time.perf_counter() - start
+    peak = meter.peak_bytes()
+    if peak is None:
+        raise SystemExit("this system does not tell a process's peak memory: Linux does, by /proc")
+    return peak, took
 
 
 def memory(model: str, dtype: str, provider: str, seconds: float, layers: int | None) -> list[dict]:

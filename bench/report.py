@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from report_plots import EVERY, draw
+from report_plots import EVERY, Row, draw
 from rows import RESULTS
 
 from hubert_fast.benchmark.rows import read
@@ -20,9 +20,6 @@ from hubert_fast.benchmark.rows import read
 README = RESULTS.parent.parent / "README.md"
 BLOCK = re.compile(r"(<!-- rows: ([\w-]+) -->\n)(.*?)(<!-- end of rows -->)", re.DOTALL)
 ALIKE, SINGLE = ("fixed:10", "20 s"), ("fixed:5", "5 s")
-
-
-Row = dict[str, str]
 
 
 def newest(rows: Iterable[Row], *names: str) -> list[Row]:
@@ -181,6 +178,49 @@ def transcription(results: Path) -> str:
     return table(["times real time", *dtypes], lines)
 
 
+def texts(results: Path) -> str:
+    """How the rows of :func:`transcription` were measured, and what they say of texts."""
+    rows = newest(read(results / "transcribe_speed.csv"), "dtype")
+    found = {(row["dtype"], row["provider"]): row for row in rows}
+
+    def other(dtype: str, provider: str) -> int:
+        return int(found[dtype, provider]["other_text_than_one_by_one"])
+
+    ours, theirs = "hubert_fast, files to text", "transformers pipeline, batch 8"
+    row = found["float32", ours]
+    files = int(row["files"])
+    equal = "all" if not other("float32", ours) else f"{files - other('float32', ours)} of"
+    rounds = {name: found["float32", name]["rounds"] for name in (ours, theirs)}
+    return (
+        f"Medians of {counted(rounds[ours], 'round')} in turn, {counted(rounds[theirs], 'round')} of transformers "
+        f"({where(row)}). In float32 {equal} {files:,} texts are those that transformers gives for each file by itself; its "
+        f"batches of 8 give "
+        f"other texts for {other('float32', theirs)} of them ({other('float32', f'{theirs}, sorted by length')} when sorted), "
+        f"since it reads letters out of the padding. In bfloat16 {other('bfloat16', ours)} of ours are other than "
+        f"its one by one, which roundings decide.\n"
+    )
+
+
+def counted(number: str, noun: str) -> str:
+    return f"{number} {noun}" if number == "1" else f"{number} {noun}s"
+
+
+def products(results: Path) -> str:
+    """How much of our time is matrix products, and how near they are to the machine's best."""
+    rows = newest(read(results / "packed_profile.csv"), "model", "dtype", "case")
+    rows = [row for row in rows if row["operations"] == "matrix products" and row["model"] in ("base", "large")]
+
+    def span(name: str) -> str:
+        values = sorted(float(row[name]) for row in rows)
+        return f"{100 * values[0]:.0f} to {values[-1]:.0%}"
+
+    return (
+        f"What stands between: {span('share')} of our time is matrix products, which run at {span('share_of_ceiling')} of the "
+        f"best that this machine does at all (`bench/results/packed_profile.csv`), and most of the rest PyTorch's attention, "
+        f"the same that transformers calls.\n"
+    )
+
+
 def bounded(results: Path) -> str:
     rows = newest(read(results / "transcribe_memory.csv"), "dtype")
     dtypes = list(dict.fromkeys(row["dtype"] for row in rows))
@@ -227,7 +267,8 @@ def gpu(results: Path) -> str:
 BLOCKS: dict[str, Callable[[Path], str]] = {
     one.__name__: one
     for one in (
-        claim, providers, leaderboard, files, unpadded, recognition, wer, layers, transcription, bounded, seams, gpu,
+        claim, providers, leaderboard, files, unpadded, products, recognition, wer, layers, transcription, texts, bounded,
+        seams, gpu,
     )
 }  # fmt: skip
 

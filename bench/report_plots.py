@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from hubert_fast.benchmark.plot import bars
 from hubert_fast.benchmark.rows import read
 
+Row = dict[str, str]
 EVERY = "hf-eager"  # a provider that is only in runs of all of them
 
 
 def draw(results: Path) -> None:
     """Draw bench.svg (times real time of every provider and protocol) and details.svg (where time and memory go)."""
-    rows = last([row for row in read(results / "bench.csv") if row["rtfx"]])
+    rows = [row for row in read(results / "bench.csv") if row["rtfx"]]
     complete = {row["utc"] for row in rows if row["provider"] == EVERY}
-    whole = [row for row in rows if row["utc"] in complete and row["lengths"] == "librispeech"]
+    whole = last(row for row in rows if row["utc"] in complete and row["lengths"] == "librispeech")
     if whole:
         bars(whole, results / "bench.svg")
-    details(results, rows, whole)
+    details(results, last(row for row in rows if row["utc"] not in complete), whole)
 
 
-def last(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+def last(rows: Iterable[Row]) -> list[Row]:
     """Keep the last row of each case and provider."""
-    names = ("model", "dtype", "protocol", "lengths", "batch", "audio_seconds", "provider")
+    names = ("model", "dtype", "protocol", "lengths", "batch", "provider")
     return list({tuple(row[name] for name in names): row for row in rows}.values())
 
 
-def details(results: Path, rows: list[dict[str, str]], whole: list[dict[str, str]]) -> None:
+def details(results: Path, rows: list[Row], whole: list[Row]) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 7))
@@ -53,7 +55,9 @@ def details(results: Path, rows: list[dict[str, str]], whole: list[dict[str, str
         for provider in ("ours", "hf-sdpa", "hf-sdpa-sorted"):
             points = []
             for row in rows:
-                is_sweep = row["lengths"] == "librispeech" and row["protocol"] == "model" and row not in whole
+                if (row["model"], row["dtype"], row["protocol"]) != ("base", "bfloat16", "model"):
+                    continue
+                is_sweep = row["lengths"] == "librispeech"
                 is_length = row["lengths"].startswith("fixed:") and row["utterances"] == "1"
                 if row["provider"] == provider and (is_sweep if name == "batch_seconds" else is_length):
                     x = float(row["batch"].partition(" ")[0]) if name == "batch_seconds" else float(row["audio_seconds"])

@@ -30,6 +30,7 @@ import torch
 from rows import RESULTS, append, origin, percentiles
 
 from hubert_fast import audio, demo
+from hubert_fast.benchmark.providers import their_pipeline
 from hubert_fast.transcribe import Inputs, Options, Transcriber
 from hubert_fast.transcribe.job import Job, Paths, Summary, open_journal
 from hubert_fast.transcribe.outputs import Rows
@@ -114,38 +115,14 @@ def without_model() -> Transcriber:
     return transcriber
 
 
-def their_pipeline(dtype: torch.dtype) -> Callable[[list[str], int], dict[str, str]]:
-    """transformers' pipeline on the demo checkpoint; files are decoded as ours are, in its workers."""
+def their_texts(dtype: torch.dtype) -> Callable[[list[str], int], dict[str, str]]:
+    """transformers' pipeline on the demo checkpoint: the texts by file."""
     import transformers
-    from torch.utils.data import Dataset
 
     transformers.logging.set_verbosity_error()
-    model = transformers.HubertForCTC.from_pretrained(demo.MODEL, torch_dtype=dtype)
-    processor = transformers.Wav2Vec2Processor.from_pretrained(demo.MODEL)
-    pipeline = transformers.pipeline(
-        "automatic-speech-recognition",
-        model=model,
-        tokenizer=processor.tokenizer,
-        feature_extractor=processor.feature_extractor,
-        dtype=dtype,
-        device="cpu",
-    )
-
-    class Files(Dataset):
-        def __init__(self, paths: list[str]):
-            self.paths = paths
-
-        def __len__(self) -> int:
-            return len(self.paths)
-
-        def __getitem__(self, index: int) -> dict:
-            return {"raw": audio.load(self.paths[index]), "sampling_rate": 16000}
-
-    def run(paths: list[str], batch: int) -> dict[str, str]:
-        found = pipeline(Files(paths), batch_size=batch, num_workers=1)
-        return {path: row["text"] for path, row in zip(paths, found)}
-
-    return run
+    model = transformers.HubertForCTC.from_pretrained(demo.MODEL, dtype=dtype)
+    run = their_pipeline(model, transformers.Wav2Vec2Processor.from_pretrained(demo.MODEL))
+    return lambda paths, batch: dict(zip(paths, run(paths, batch)))
 
 
 def speed(rows: list[dict], dtype: str, rounds: int, their_rounds: int) -> list[dict]:
@@ -153,7 +130,7 @@ def speed(rows: list[dict], dtype: str, rounds: int, their_rounds: int) -> list[
     paths = [row["audio_filepath"] for row in rows]
     waveforms = [next(iter(blocks)) for blocks in ([audio.load(path)] for path in paths)]
     audio_seconds = sum(map(len, waveforms)) / 16000
-    theirs, bare = their_pipeline(getattr(torch, dtype)), without_model()
+    theirs, bare = their_texts(getattr(torch, dtype)), without_model()
     by_length = [path for _, path in sorted(zip(map(len, waveforms), paths))]
     texts: dict[str, dict[str, str]] = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -23,7 +23,8 @@ from corpus import training_voice
 from sentences import sentence
 from voices import SAMPLE_RATE_HZ, speak
 
-MEDIAN_SECONDS, SIGMA, SHORTEST_SECONDS, LONGEST_SECONDS = 5.9, 0.66, 1.3, 35.0
+from hubert_fast.benchmark.work import LONGEST_SECONDS, MEDIAN_SECONDS, SHORTEST_SECONDS, SIGMA
+
 # share, suffix, sampling rate, channels, subtype
 FORMATS = (
     (30, "wav", 16000, 1, "PCM_16"),

@@ -22,9 +22,10 @@ import gpu_decisions
 import gpu_ops
 import torch
 from gpu_cases import SIZES, TINY, Case, Provider, Where
-from gpu_run import NAMES, ROOT, SAME, DeviceLost, Run, device_name, difference, percentiles_ms, tensors
+from gpu_run import NAMES, ROOT, DeviceLost, Run, device_name, difference, percentiles_ms, tensors
 from rows import append
 
+from hubert_fast.benchmark.measure import SAME
 from hubert_fast.benchmark.rows import first_line_of
 
 FASTER = 0.98  # of the rule's time: less is noise

@@ -128,34 +128,39 @@ class Padded(Provider):
     def _pipeline(self) -> Any:
         if self.model is self.subject.ours:
             raise Unavailable("transformers' pipeline takes models of its own: accelerate is the one to compare")
-        import transformers
-
-        transformers.logging.set_verbosity_error()
-        processor = self.subject.their_processor
-        return transformers.pipeline(
-            "automatic-speech-recognition",
-            model=self.model,
-            tokenizer=processor.tokenizer,
-            feature_extractor=processor.feature_extractor,
-            dtype=self.subject.dtype,
-            device=self.subject.device,
-        )
+        return their_pipeline(self.model, self.subject.their_processor)
 
     def files(self, paths: Sequence[str]) -> list[str]:
         order = list(range(len(paths)))
         if self.is_sorted:
             order.sort(key=lambda index: Path(paths[index]).stat().st_size)
         texts = [""] * len(paths)
-        found = self._pipeline(_Files([paths[index] for index in order]), batch_size=PIPELINE_BATCH, num_workers=1)
-        for index, row in zip(order, found):
-            texts[index] = row["text"]
+        for index, text in zip(order, self._pipeline([paths[index] for index in order], PIPELINE_BATCH)):
+            texts[index] = text
         return texts
 
 
-class _Files(torch.utils.data.Dataset):
-    """Files for the pipeline, decoded as ours are, in its worker."""
+def their_pipeline(model: Any, processor: Any) -> Callable[[Sequence[str], int], list[str]]:
+    """Make transformers' ASR pipeline of a model and a processor of theirs: from paths and a batch size to texts.
 
-    def __init__(self, paths: list[str]):
+    Files are decoded as ours are, in its worker.
+    """
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    pipeline = transformers.pipeline(
+        "automatic-speech-recognition",
+        model=model,
+        tokenizer=processor.tokenizer,
+        feature_extractor=processor.feature_extractor,
+        dtype=model.dtype,
+        device=model.device,
+    )
+    return lambda paths, batch: [row["text"] for row in pipeline(_Files(paths), batch_size=batch, num_workers=1)]
+
+
+class _Files(torch.utils.data.Dataset):
+    def __init__(self, paths: Sequence[str]):
         self.paths = paths
 
     def __len__(self) -> int:
@@ -213,4 +218,13 @@ def checked_names(names: str) -> list[str]:
     return found
 
 
-__all__ = ["DEFAULT_PROVIDERS", "PROVIDERS", "Forward", "Provider", "Unavailable", "checked_names", "provider"]
+__all__ = [
+    "DEFAULT_PROVIDERS",
+    "PROVIDERS",
+    "Forward",
+    "Provider",
+    "Unavailable",
+    "checked_names",
+    "provider",
+    "their_pipeline",
+]

@@ -50,7 +50,7 @@ class Work:
             found = demo.recordings()
             return cls._of_files(lengths, [(str(one.path), one.reference) for one in found], math.inf)
         if lengths == "librispeech":
-            return cls.of_seconds(lengths, _until(_librispeech(), audio_seconds))
+            return cls.of_seconds(lengths, _until(librispeech_seconds(), audio_seconds))
         if lengths.startswith("fixed:"):
             seconds = _seconds(lengths.removeprefix("fixed:"), "fixed:SECONDS")
             return cls.of_seconds(lengths, [seconds] * max(round(audio_seconds / seconds), 1))
@@ -136,7 +136,8 @@ def batches(lengths: Sequence[int], *, samples: float = math.inf, utterances: in
     return made
 
 
-def _librispeech() -> Iterator[float]:
+def librispeech_seconds() -> Iterator[float]:
+    """Draw lengths as in LibriSpeech's test sets, without end and always the same."""
     rng = np.random.default_rng(0)
     while True:
         yield float(np.clip(rng.lognormal(np.log(MEDIAN_SECONDS), SIGMA), SHORTEST_SECONDS, LONGEST_SECONDS))
