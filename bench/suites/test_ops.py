@@ -12,8 +12,10 @@ import pytest
 import torch
 from gpu_cases import SIZES, Case, Provider, Where, plain
 from gpu_cases import TINY as TINY_SIZE
-from gpu_run import SAME, difference
+from gpu_run import difference
 from sizes import TINY
+
+from hubert_fast.benchmark.measure import SAME
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 DTYPE = torch.bfloat16 if DEVICE.type == "cuda" else torch.float32
