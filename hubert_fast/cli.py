@@ -140,8 +140,8 @@ def _add_bench_options(parser: argparse.ArgumentParser) -> None:
         help="librispeech, fixed:10 (seconds), demo (the bundled recordings, whose text is known), or a file: seconds a line "
         "(.txt), or a manifest or folder of audio (default: librispeech)",
     )  # fmt: skip
-    parser.add_argument("--audio-seconds", type=float, metavar="S", help="how much (default: 60 on a CPU, 3600 on a GPU)")
-    parser.add_argument("--batch-seconds", type=float, metavar="S", help="for model: audio in a batch (default: 64, GPU 640)")
+    parser.add_argument("--audio-seconds", type=float, metavar="S", help="how much (default: 120 on a CPU, 3600 on a GPU)")
+    parser.add_argument("--batch-seconds", type=float, metavar="S", help="for model: audio in a batch (default: 20, GPU 640)")
     parser.add_argument("--batch-utterances", type=int, metavar="N", help="for leaderboard (default: 8, GPU 64 as theirs)")
     parser.add_argument("--rounds", type=int, default=3, help="through all of it, after one untimed (default: 3)")
     parser.add_argument("--dollars-per-hour", type=float, metavar="D", help="of this machine: adds audio hours per dollar")

@@ -53,6 +53,22 @@ def test_every_protocol_has_a_row_for_every_provider(tmp_path, capsys, config):
     assert (tmp_path / "plot.svg").read_text().count("ours-padded") >= 2
 
 
+@pytest.mark.parametrize(
+    "options, is_told",
+    [
+        (["--protocol", "leaderboard", "--batch-utterances", "2"], True),
+        (["--protocol", "leaderboard", "--batch-utterances", "1"], False),
+        (["--protocol", "model", "--batch-seconds", "0.8"], True),
+        (["--protocol", "model", "--batch-seconds", "0.7"], False),
+        (["--protocol", "model", "--batch-seconds", "0.8", "--providers", "hf-sdpa"], False),
+    ],
+)
+def test_sorting_one_batch_is_told_to_be_nothing(capsys, options, is_told):
+    few = ["--config", "tiny", "--dtype", "float32", "--device", "cpu", "--lengths", "fixed:0.4", "--audio-seconds", "0.8"]
+    assert cli.main(["bench", *few, "--rounds", "1", "--providers", "hf-sdpa,hf-sdpa-sorted", *options]) == cli.EXIT_OK
+    assert ("one batch holds all 2 utterances, so sorting changes nothing" in capsys.readouterr().err) == is_told
+
+
 def test_the_demo_model_is_as_right_as_it_is(tmp_path):
     """One by one, without padding: texts, and the error rate of all words of the recordings."""
     options = [

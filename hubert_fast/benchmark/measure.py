@@ -19,7 +19,7 @@ from ..hub import first_line
 from .arithmetic import flop
 from .meters import Energy, Memory
 from .protocols import Round, prepare
-from .providers import Provider, provider
+from .providers import PIPELINE_BATCH, Provider, provider
 from .subject import Subject, Unavailable
 from .work import Work
 
@@ -73,6 +73,12 @@ class Plan:
         return {"model": f"{self.batch_seconds:g} s", "leaderboard": f"{self.batch_utterances} utterances"}.get(
             self.protocol, ""
         )
+
+    def is_one_batch(self, work: Work) -> bool:
+        """Whether a padding provider does all the work in one batch, in whichever order."""
+        if self.protocol == "model":
+            return work.audio_seconds <= self.batch_seconds
+        return len(work.waveforms) <= {"leaderboard": self.batch_utterances, "files": PIPELINE_BATCH}[self.protocol]
 
 
 @torch.inference_mode()

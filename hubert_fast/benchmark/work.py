@@ -50,7 +50,7 @@ class Work:
             found = demo.recordings()
             return cls._of_files(lengths, [(str(one.path), one.reference) for one in found], math.inf)
         if lengths == "librispeech":
-            return cls.of_seconds(lengths, _until(librispeech_seconds(), audio_seconds))
+            return cls.of_seconds(lengths, until(librispeech_seconds(), audio_seconds))
         if lengths.startswith("fixed:"):
             seconds = _seconds(lengths.removeprefix("fixed:"), "fixed:SECONDS")
             return cls.of_seconds(lengths, [seconds] * max(round(audio_seconds / seconds), 1))
@@ -143,7 +143,7 @@ def librispeech_seconds() -> Iterator[float]:
         yield float(np.clip(rng.lognormal(np.log(MEDIAN_SECONDS), SIGMA), SHORTEST_SECONDS, LONGEST_SECONDS))
 
 
-def _until(seconds: Iterator[float], total: float) -> list[float]:
+def until(seconds: Iterator[float], total: float) -> list[float]:
     """Take from ``seconds`` until they add up to ``total``; the last one is cut to that, if that leaves enough of it."""
     taken: list[float] = []
     left = total
