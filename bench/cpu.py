@@ -16,6 +16,7 @@ from hubert_fast import cli, demo
 
 ALL = "ours,ours-padded,accelerate,hf-sdpa,hf-sdpa-sorted,hf-eager,hf-compile,hf-flash"
 SOME = "ours,ours-padded,hf-sdpa"
+TEXTS = "ours,accelerate,hf-sdpa,hf-sdpa-sorted,hf-sdpa-single"
 EVERY_PROTOCOL = "--protocol model,leaderboard,files"
 
 
@@ -39,7 +40,7 @@ def cases(tiny: bool) -> list[str]:
             made.append(f"{how} --lengths fixed:5 --batch-seconds 5 --providers {SOME}")
             # three batches of eight, so that sorting by length is worth something, and one that leaves nothing to sort
             rounds = f"--rounds {2 if size == 'base' else 1}"
-            made.append(f"{model} --protocol leaderboard,files --audio-seconds 120 {rounds} --providers {ALL}")
+            made.append(f"{model} --protocol leaderboard,files --audio-seconds 120 {rounds} --providers {TEXTS}")
             made.append(
                 f"{model} --protocol leaderboard --lengths fixed:6 --audio-seconds 48 --rounds 2 --providers {SOME},accelerate"
             )

@@ -13,35 +13,19 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
 
-from report_plots import EVERY, Row, draw
+from report_plots import draw
+from report_rows import Row, bench, newest
 from rows import RESULTS
 
-from hubert_fast.benchmark.providers import SORTED
+from hubert_fast.benchmark.providers import SINGLE, SORTED
 from hubert_fast.benchmark.rows import read
 from hubert_fast.benchmark.work import librispeech_seconds, until
 
 README = RESULTS.parent.parent / "README.md"
 BLOCK = re.compile(r"(<!-- rows: ([\w-]+) -->\n)(.*?)(<!-- end of rows -->)", re.DOTALL)
-ALIKE, SINGLE = ("fixed:10", "20 s"), ("fixed:5", "5 s")
+TWO, ONE = ("fixed:10", "20 s"), ("fixed:5", "5 s")
 ALIKE_TEXTS = "fixed:6"
 TEST_CLEAN = 2620  # utterances
-
-
-def newest(rows: Iterable[Row], *names: str) -> list[Row]:
-    """Keep, of rows that agree in ``names``, those of the last run."""
-    rows = list(rows)
-    last = {tuple(row[name] for name in names): row["utc"] for row in rows}
-    return [row for row in rows if last[tuple(row[name] for name in names)] == row["utc"]]
-
-
-def bench(results: Path, **values: str) -> list[Row]:
-    """Return the rows of ``hubert-fast bench`` that have these values, of the last run of each case."""
-    rows = read(results / "bench.csv")
-    complete = {row["utc"] for row in rows if row["provider"] == EVERY}
-    for row in rows:
-        row["complete"] = str(row["utc"] in complete)
-    rows = newest(rows, "model", "dtype", "protocol", "lengths", "batch", "complete")
-    return [row for row in rows if all(row[name] == value for name, value in values.items())]
 
 
 def table(header: list[str], lines: Iterable[list[str]]) -> str:
@@ -92,13 +76,13 @@ def where(row: Row) -> str:
 
 def claim(results: Path) -> str:
     mixed, alike = texts_in_batches(results, "librispeech"), texts_in_batches(results, ALIKE_TEXTS)
-    unsorted = [row for row in mixed if not row["provider"].endswith(SORTED)]
+    unsorted = [row for row in mixed if not row["provider"].endswith((SORTED, SINGLE))]
     sizes = join([f"hubert-{model} in {dtype}" for model, dtype in models_of(mixed)])
     return (
         f"From waveforms to text, in batches of eight as the Open ASR Leaderboard times it, **{times_theirs(unsorted)} times "
         f"the speed** of transformers' fastest configuration with utterances as they come, {times_theirs(mixed)} times when it "
-        f"may sort them by length first, {times_theirs(alike)} times when all have one length and nothing is padded ({sizes}; "
-        f"answers compared first). Measured at LibriSpeech's lengths on {where(mixed[0])}.\n"
+        f"may sort them by length or take them one by one, {times_theirs(alike)} times when all have one length and nothing is "
+        f"padded ({sizes}; answers compared first). Measured at LibriSpeech's lengths on {where(mixed[0])}.\n"
     )
 
 
@@ -143,7 +127,7 @@ def padded(seconds: list[float], utterances: int = 8) -> float:
 
 
 def providers(results: Path) -> str:
-    return by_provider(bench(results, protocol="model", lengths="librispeech", complete="True"))
+    return by_provider(bench(results, protocol="model", lengths="librispeech", whole="True"))
 
 
 def leaderboard(results: Path) -> str:
@@ -156,7 +140,7 @@ def files(results: Path) -> str:
 
 def unpadded(results: Path) -> str:
     lines = []
-    for (lengths, batch), text in ((ALIKE, "two of 10 s at a time"), (SINGLE, "one of 5 s at a time")):
+    for (lengths, batch), text in ((TWO, "two of 10 s at a time"), (ONE, "one of 5 s at a time")):
         rows = bench(results, protocol="model", lengths=lengths, batch=batch)
         for model, dtype in models_of(rows):
             same = {row["provider"]: row for row in rows if (row["model"], row["dtype"]) == (model, dtype)}

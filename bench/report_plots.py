@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
+
+from report_rows import Row, bench
 
 from hubert_fast.benchmark.plot import bars
 from hubert_fast.benchmark.rows import read
 
-Row = dict[str, str]
-EVERY = "hf-eager"  # a provider that is only in runs of all of them
-
 
 def draw(results: Path) -> None:
     """Draw bench.svg (times real time of every provider and protocol) and details.svg (where time and memory go)."""
-    rows = [row for row in read(results / "bench.csv") if row["rtfx"]]
-    complete = {row["utc"] for row in rows if row["provider"] == EVERY}
-    whole = last(row for row in rows if row["utc"] in complete and row["lengths"] == "librispeech")
+    whole = [row for row in bench(results, whole="True") if row["rtfx"]]
     if whole:
         bars(whole, results / "bench.svg")
-    details(results, last(row for row in rows if row["utc"] not in complete), whole)
-
-
-def last(rows: Iterable[Row]) -> list[Row]:
-    """Keep the last row of each case and provider."""
-    names = ("model", "dtype", "protocol", "lengths", "batch", "provider")
-    return list({tuple(row[name] for name in names): row for row in rows}.values())
+    details(results, [row for row in bench(results, whole="False") if row["rtfx"]], whole)
 
 
 def details(results: Path, rows: list[Row], whole: list[Row]) -> None:

@@ -128,7 +128,8 @@ def _add_bench_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--providers", default="ours,hf-sdpa,hf-sdpa-sorted", metavar="A,B,...",
         help="ours, ours-padded, accelerate, hf-sdpa, hf-eager, hf-flash, hf-compile; with -sorted behind one its utterances "
-        "are sorted by length before they are put into batches (default: ours,hf-sdpa,hf-sdpa-sorted)",
+        "are sorted by length before they are put into batches, with -single each is a batch of its own (default: "
+        "ours,hf-sdpa,hf-sdpa-sorted)",
     )  # fmt: skip
     parser.add_argument(
         "--protocol", default="model", metavar="A,B,...",

@@ -36,7 +36,7 @@ def prepare(
         order.sort(key=lambda index: len(work.waveforms[index]))
     lengths = [len(work.waveforms[index]) for index in order]
     samples = 16000 * batch_seconds if protocol == "model" else math.inf
-    limit = batch_utterances if protocol == "leaderboard" else None
+    limit = 1 if provider.is_single else batch_utterances if protocol == "leaderboard" else None
     planned = [[order[place] for place in batch] for batch in batches(lengths, samples=samples, utterances=limit)]
     if protocol == "model":
         ready = [provider.forward([work.waveforms[index] for index in batch]).run for batch in planned]

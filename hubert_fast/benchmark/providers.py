@@ -17,7 +17,7 @@ from ..ctc import greedy_decode
 from ..packed_audio import PackedAudio
 from .subject import Subject, Unavailable
 
-SORTED = "-sorted"
+SORTED, SINGLE = "-sorted", "-single"  # behind a name: how utterances are put into batches
 PIPELINE_BATCH = 8
 
 
@@ -32,10 +32,11 @@ class Provider:
     """An implementation, with the model in place.
 
     is_sorted: whether utterances are sorted by length before they are put into batches.
+    is_single: whether each utterance is a batch of its own, so that nothing is padded.
     pads: whether utterances of a batch see each other's padding, as a group norm does.
     """
 
-    is_sorted = False
+    is_sorted = is_single = False
     pads = True
 
     def __init__(self, subject: Subject):
@@ -88,9 +89,9 @@ class Ours(Provider):
 class Padded(Provider):
     """A model of transformers' interface on padded rows."""
 
-    def __init__(self, subject: Subject, model: Any, is_sorted: bool = False):
+    def __init__(self, subject: Subject, model: Any):
         super().__init__(subject)
-        self.model, self.is_sorted = model, is_sorted
+        self.model = model
 
     def forward(self, waveforms: Sequence[np.ndarray]) -> Forward:
         device, dtype = self.subject.device, self.subject.dtype
@@ -135,7 +136,8 @@ class Padded(Provider):
         if self.is_sorted:
             order.sort(key=lambda index: Path(paths[index]).stat().st_size)
         texts = [""] * len(paths)
-        for index, text in zip(order, self._pipeline([paths[index] for index in order], PIPELINE_BATCH)):
+        batch = 1 if self.is_single else PIPELINE_BATCH
+        for index, text in zip(order, self._pipeline([paths[index] for index in order], batch)):
             texts[index] = text
         return texts
 
@@ -198,23 +200,31 @@ DEFAULT_PROVIDERS = "ours,hf-sdpa,hf-sdpa-sorted"
 
 
 def provider(name: str, subject: Subject) -> Provider:
-    """Make a provider: a name of ``PROVIDERS``, with ``-sorted`` behind it to sort utterances by length before batching.
+    """Make a provider: a name of ``PROVIDERS``, with ``-sorted`` behind it to sort utterances by length before batching, or
+    ``-single`` for one at a time.
 
     Raises ``Unavailable`` when it cannot run here.
     """
-    make, _ = PROVIDERS[name.removesuffix(SORTED)]
+    make, _ = PROVIDERS[_bare(name)]
     made = make(subject)
-    made.is_sorted = name.endswith(SORTED)
+    made.is_sorted, made.is_single = name.endswith(SORTED), name.endswith(SINGLE)
     return made
+
+
+def _bare(name: str) -> str:
+    return name.removesuffix(SINGLE if name.endswith(SINGLE) else SORTED)
 
 
 def checked_names(names: str) -> list[str]:
     """Split ``"ours,hf-sdpa"``. Raises ``ValueError`` naming the one that there is not."""
     found = [name.strip() for name in names.split(",") if name.strip()]
-    unknown = [name for name in found if name.removesuffix(SORTED) not in PROVIDERS]
+    unknown = [name for name in found if _bare(name) not in PROVIDERS]
     if unknown or not found or len(set(found)) < len(found):
         what = f"{unknown[0]!r} is none of them" if unknown else f"got {names!r}"
-        raise ValueError(f"providers are {', '.join(PROVIDERS)}, each once, {SORTED} behind one sorts by length; {what}")
+        raise ValueError(
+            f"providers are {', '.join(PROVIDERS)}, each once, {SORTED} behind one sorts by length, {SINGLE} takes one at a "
+            f"time; {what}"
+        )
     return found
 
 
