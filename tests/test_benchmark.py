@@ -211,6 +211,11 @@ def test_sorted_providers_batch_by_length_and_keep_texts_in_place():
     made.text = lambda waveforms: seen.append([len(waveform) for waveform in waveforms]) or [""] * len(waveforms)
     prepare("leaderboard", made, work, 1.0, 2)()
     assert seen == [[500, 600], [700, 900]]
+    made.is_sorted, made.is_single = False, True
+    prepare("leaderboard", made, work, 1.0, 2)()
+    assert seen[2:] == [[900], [500], [700], [600]]
+    one, two = provider("hf-sdpa-single", subject), provider("hf-sdpa-sorted", subject)
+    assert one.is_single and not one.is_sorted and two.is_sorted and not two.is_single
     assert not provider("hf-sdpa", subject).is_sorted
     assert checked_names(" ours, hf-eager-sorted ") == ["ours", "hf-eager-sorted"]
 
