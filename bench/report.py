@@ -131,7 +131,15 @@ def providers(results: Path) -> str:
 
 
 def leaderboard(results: Path) -> str:
-    return by_provider(texts_in_batches(results, "librispeech"))
+    rows = texts_in_batches(results, "librispeech")
+    return f"{by_provider(rows)}\n{timed(rows)}"
+
+
+def timed(rows: list[Row]) -> str:
+    """Tell how often each provider was timed."""
+    rounds = {(row["model"], row["dtype"]): row["rounds"] for row in rows if row["rtfx"]}
+    told = [f"{model} in {dtype} {number}" for (model, dtype), number in sorted(rounds.items())]
+    return f"Rounds timed, of each provider in turn: {join(told)}.\n"
 
 
 def files(results: Path) -> str:
