@@ -14,7 +14,7 @@ from rows import RESULTS
 
 from hubert_fast import cli, demo
 
-ALL = "ours,ours-padded,accelerate,hf-sdpa,hf-sdpa-sorted,hf-eager,hf-compile,hf-flash"
+ALL = "ours,ours-padded,accelerate,hf-sdpa,hf-sdpa-sorted,hf-sdpa-single,hf-eager,hf-compile,hf-flash"
 SOME = "ours,ours-padded,hf-sdpa"
 TEXTS = "ours,accelerate,hf-sdpa,hf-sdpa-sorted,hf-sdpa-single"
 EVERY_PROTOCOL = "--protocol model,leaderboard,files"

@@ -42,6 +42,7 @@ def details(results: Path, rows: list[Row], whole: list[Row]) -> None:
     operations.set(title="our time by operation, %", ylim=(0, 100))
 
     for axis, name, key in ((batch, "batch_seconds", "rtfx"), (memory, "audio_seconds", "peak_bytes")):
+        marks: set[float] = set()
         for provider in ("ours", "hf-sdpa", "hf-sdpa-sorted"):
             points = []
             for row in rows:
@@ -54,8 +55,12 @@ def details(results: Path, rows: list[Row], whole: list[Row]) -> None:
                     points.append((x, float(row[key]) * (1.0 if key == "rtfx" else 1e-6)))
             if points:
                 axis.plot(*zip(*sorted(points)), "o-", label=provider)
-    batch.set(title="times real time by seconds in a batch (base, bfloat16)", xscale="log", ylim=(0, None))
-    memory.set(title="MB above the weights by seconds of one utterance (base, bfloat16)", xscale="log", yscale="log")
+                marks |= {x for x, _ in points}
+        axis.set_xscale("log")
+        axis.set_xticks(sorted(marks), [f"{x:g}" for x in sorted(marks)])
+        axis.minorticks_off()
+    batch.set(title="times real time by seconds in a batch (base, bfloat16)", ylim=(0, None))
+    memory.set(title="MB above the weights by seconds of one utterance (base, bfloat16)", ylim=(0, None))
     for axis in (ceiling, operations, batch, memory):
         axis.title.set_fontsize(9)
         axis.tick_params(labelsize=7)
