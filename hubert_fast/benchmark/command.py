@@ -42,7 +42,8 @@ def run(options: argparse.Namespace) -> int:
     except (ValueError, CheckpointError) as error:
         raise CannotRunError(str(error)) from None
     say(f"{subject.name} in {str(dtype).removeprefix('torch.')} on {columns['device']}, torch {columns['torch']}")
-    say(f"{len(work.waveforms)} utterances, {work.audio_seconds:.0f} s of audio ({work.name})")
+    count = len(work.waveforms)
+    say(f"{count} utterance{'s' if count > 1 else ''}, {work.audio_seconds:.0f} s of audio ({work.name})")
     if device.type == "cuda" and (missing := Energy(device).missing):
         say(f"no energy: {missing}")
     warnings.filterwarnings("ignore", message="Dynamo detected")  # of transformers' own code
@@ -59,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
         )
         say(f"{protocol}: {PROTOCOLS[protocol]}")
         if any(name.endswith(SORTED) for name in names) and plan.is_one_batch(work):
-            say(f"one batch holds all {len(work.waveforms)} utterances, so sorting changes nothing: see --audio-seconds")
+            say("all utterances are in one batch, so sorting changes nothing: more --audio-seconds or smaller batches would")
         found = measure(subject, work, names, plan, say)
         if options.csv is not None:
             _append(Path(options.csv), columns, found)
