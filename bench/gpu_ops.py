@@ -5,6 +5,9 @@ Axes: B utterances, N packed frames, C channels, H heads, D head dim.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from gpu_cases import (
@@ -25,13 +28,53 @@ from gpu_cases import (
 from torch import Tensor
 
 
+def erf(function: Callable) -> Callable:
+    """Have kernels compute GELU by erf, whatever the dtype."""
+
+    def run(*arguments: Any) -> Any:
+        from hubert_fast.kernels import conv_first, layer_norm, linear
+
+        modules = (conv_first, layer_norm, linear)
+        kept = linear.form_of
+        for module in modules:
+            module.form_of = lambda dtype: "erf"
+        try:
+            return function(*arguments)
+        finally:
+            for module in modules:
+                module.form_of = kept
+
+    return run
+
+
+def persistent(x: Tensor, weight: Tensor, bias: Tensor | None, apply_gelu: bool) -> Call:
+    """Multiply by programs that stay."""
+    from hubert_fast.kernels import linear_persistent as kernel
+
+    def call() -> Tensor:
+        out = x.new_empty(len(x), len(weight))
+        kernel.launch(x, weight, bias, out, apply_gelu)
+        return out
+
+    return call
+
+
 def linear_gelu(size: Size, lengths: list[int], at: Where) -> Case:
+    from hubert_fast import ops
+
     n, c, inner = sum(lengths), size.hidden, size.inner
     return Case(
         "linear_gelu", f"{size.name} [{n}, {c}] to {inner}", at.dtype,
         lambda: (at.normal(n, c), at.normal(inner, c, scale=c**-0.5), at.normal(inner)),
         2.0 * n * c * inner,
-        {"library: linear, gelu_": plain(lambda *arguments: torch.ops.aten.gelu_(F.linear(*arguments)))},
+        {
+            "library: linear, gelu_": plain(lambda *arguments: torch.ops.aten.gelu_(F.linear(*arguments))),
+            "library: gelu inside, by tanh": plain(
+                lambda x, weight, bias: torch._addmm_activation(bias, x, weight.t(), use_gelu=True)
+            ),
+            "candidate: erf": plain(erf(lambda *arguments: ops.linear_gelu(*arguments, backend="triton"))),
+            "candidate: programs that stay": Provider(lambda *arguments: persistent(*arguments, apply_gelu=True)),
+        },
     )  # fmt: skip
 
 
@@ -98,10 +141,17 @@ def attention(size: Size, lengths: list[int], at: Where) -> Case:
         mask = frame_mask(lengths, q.device)[:, None, None]
         return lambda: F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
+    def varlen(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor) -> Call:
+        from torch.nn.attention.varlen import varlen_attn
+
+        q, k, v, most = q.contiguous(), k.contiguous(), v.contiguous(), max(lengths)
+        return lambda: varlen_attn(q, k, v, cu_seqlens, cu_seqlens, most, most)
+
     return Case(
         "attention", f"{size.name} [{n}, {size.heads}, {c // size.heads}] of {len(lengths)}", at.dtype, make,
         4.0 * c * sum(length**2 for length in lengths),
         {
+            "library: varlen_attn": Provider(varlen),
             "library: sdpa, jagged": Provider(jagged, lambda out: out.transpose(1, 2).values()),
             "library: sdpa, padded": Provider(masked, lambda out: packed(out.transpose(1, 2), lengths)),
         },
@@ -220,6 +270,13 @@ def conv_gelu(size: Size, lengths: list[int], at: Where, kernel: int = 3, norm: 
 
         return call
 
+    def staying(x: Tensor, weight: Tensor, bias: Tensor | None, *vectors: Tensor | None) -> Call:
+        from hubert_fast.kernels import layer_norm
+        from hubert_fast.kernels.linear import windows_of
+
+        call = persistent(windows_of(x, weight, 2), weight, bias, apply_gelu=vectors[0] is None)
+        return call if vectors[0] is None else lambda: layer_norm.launch(call(), *vectors, 1e-5, apply_gelu=True)
+
     return Case(
         "conv_gelu", f"{size.name} [{n}, {c}] kernel {kernel}{', LayerNorm' if norm else ''}", at.dtype, make,
         2.0 * frames * kernel * c * c,
@@ -228,6 +285,7 @@ def conv_gelu(size: Size, lengths: list[int], at: Where, kernel: int = 3, norm: 
             "library: conv2d, channels last": Provider(
                 lambda *given: convolution(*given, two_d=True), lambda out: out.reshape(frames, c)
             ),
+            "candidate: programs that stay": Provider(staying),
         },
     )  # fmt: skip
 

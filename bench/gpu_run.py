@@ -1,8 +1,10 @@
-"""One call of ``gpu.py`` or ``tune.py``: its clock, its budget, and the files it writes."""
+"""What a stage of ``gpu.py`` and ``tune.py`` run with: a clock, a budget, and the files they write."""
 
 from __future__ import annotations
 
 import csv
+import fcntl
+import os
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -14,12 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hubert_fast.benchmark.measure import is_device_lost
 from hubert_fast.benchmark.rows import read, written
 from hubert_fast.benchmark.work import librispeech_seconds
+from hubert_fast.devices import is_out_of_memory
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 OP_SECONDS = 0.3  # for timing one provider
+PART = 1 << 26  # values of a result that are compared at once
 LEFT_OUT = "left out: no time"
 
 
@@ -28,7 +33,7 @@ class DeviceLost(Exception):
 
 
 class Run:
-    """One call of this program: where it runs, until when, and what it has written."""
+    """Where a program runs, until when, and which folder it writes to."""
 
     def __init__(self, out: Path, budget_seconds: float, tiny: bool):
         self.out, self.tiny, self.budget_seconds = out, tiny, budget_seconds
@@ -37,8 +42,12 @@ class Run:
         out.mkdir(parents=True, exist_ok=True)
 
     def time_left(self) -> bool:
-        """Whether the section that runs may begin something more."""
+        """Return whether there is time to begin something more."""
         return time.monotonic() - self.begin < self.budget_seconds * self.share
+
+    def tell(self, what: str) -> None:
+        """Print what comes next: the last such line says where a process that had to be killed was."""
+        print(what, flush=True)
 
     def times_ms(self, calls: list[Callable[[], Any]], seconds: float) -> list[float]:
         """Milliseconds of calls, which are made in turn, so that the cache does not hold what the next one reads."""
@@ -69,46 +78,51 @@ class Run:
 
 
 class Table:
-    """A CSV file that grows by rows. Of one that is there, rows of what was left out are dropped and the others known."""
+    """A CSV file that grows by rows, to which several processes may add at once."""
 
     def __init__(self, path: Path, columns: str):
         self.path, self.columns = path, columns.split()
-        kept = [row for row in read(path) if row["status"] != LEFT_OUT]
-        self.known = {self.key(row) for row in kept}
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, self.columns).writeheader()
-        for row in kept:
-            self.add(**row)
-
-    @staticmethod
-    def key(row: dict) -> tuple:
-        return tuple(row.get(name, "") for name in ("name", "op", "shape", "dtype", "model", "case"))
 
     def is_due(self, run: Run, **row: Any) -> bool:
-        """Whether a case is to be measured now. One that there is no time for becomes a row that says so."""
-        if self.key(row) in self.known:
-            return False
+        """Return whether there is time to measure a case, and say which. Where there is none, add a row that says so."""
         if not run.time_left():
             self.add(**row, status=LEFT_OUT)
             return False
+        run.tell(" ".join(map(str, row.values())))
         return True
 
     def add(self, **row: Any) -> None:
         with open(self.path, "a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, self.columns).writerow({key: written(value) for key, value in row.items()})
+            fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed
+            writer = csv.DictWriter(file, self.columns)
+            if file.seek(0, os.SEEK_END) == 0:
+                writer.writeheader()
+            writer.writerow({key: written(value) for key, value in row.items()})
 
     @contextmanager
     def reasons(self, **row: Any) -> Iterator[None]:
-        """Make a row of what fails. Raises ``DeviceLost`` when nothing more can run."""
+        """Turn an error into a row. Raises ``DeviceLost`` when nothing more can run in this process."""
         try:
             yield
         except Exception as error:
             lines = str(error).strip().splitlines() or [""]
             self.add(**row, status=f"{type(error).__name__}: {lines[0]}"[:200])
-            if isinstance(error, torch.OutOfMemoryError):
+            if is_device_lost(error):
+                raise DeviceLost(f"{lines[0]}, at {' '.join(map(str, row.values()))}") from error
+            if is_out_of_memory(error):
                 torch.cuda.empty_cache()
-            elif "CUDA error" in str(error):
-                raise DeviceLost(f"{row}: {lines[0]}") from error
+
+
+def sustained_or_burst(run: Run, dtype: torch.dtype) -> tuple[float | None, str]:
+    """Return the ceiling of products of a dtype, in FLOP per second, and its name: sustained where that was measured.
+
+    Returns ``None`` without a name where ceilings.csv has neither.
+    """
+    for kind in ("sustained", "burst"):
+        for row in read(run.out / "ceilings.csv"):
+            if (row["kind"], row["name"], row["status"]) == (kind, NAMES[dtype], "ok"):
+                return 1e12 * float(row["value"]), f"{kind} {NAMES[dtype]} {row['shape']}: {row['value']} {row['unit']}"
+    return None, ""
 
 
 def wall_ms(call: Callable[[], Any], device: torch.device) -> float:
@@ -137,7 +151,11 @@ def difference(found: Any, expected: Any) -> float:
     for one, other in zip(tensors(found), tensors(expected)):
         if one.shape != other.shape:
             return float("inf")
-        error = ((one.double() - other.double()).abs().max() / other.double().abs().max().clamp(min=1e-30)).item()
+        # in parts: results of gigabytes do not fit into memory a few more times in float64
+        pairs = zip(one.flatten().split(PART), other.flatten().split(PART))
+        parts = [torch.stack(((a.double() - b.double()).abs().max(), b.double().abs().max())) for a, b in pairs]
+        error, largest = torch.stack(parts).amax(0).tolist()
+        error /= max(largest, 1e-30)
         worst = max(worst, error if error == error else float("inf"))
     return worst
 

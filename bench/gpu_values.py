@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,8 +25,13 @@ TOLERANCES = {  # of the relative error of a whole result, by its dtype, with th
 }
 
 
+# Their products take longest to compile.
+SLOW_TO_COMPILE = ("linear_gelu", "linear_add", "conv_gelu", "conv_positional")
+PRODUCTION = [1500, 0, 1, 2999]  # frames: more than 4,096 rows, from which on products run in the largest blocks
+
+
 def value_cases(run: Run) -> Iterator[Case]:
-    """Shapes that are odd in every way, and smaller ones of what models have."""
+    """Yield shapes that are odd in every way, smaller ones of what models have, and those of production."""
     odd = Size("odd", hidden=52, heads=4, inner=77, groups=4, kernel=5, conv=24, vocabulary=31)
     short, kernel = [1, 0, 7, 12], 8 if run.tiny else 128
     for dtype in (torch.float16, torch.float32) if run.tiny else (torch.bfloat16, torch.float16, torch.float32):
@@ -48,27 +53,49 @@ def value_cases(run: Run) -> Iterator[Case]:
                 size = Size(f"{channels} channels", hidden=2 * channels, groups=2, kernel=taps)
                 yield gpu_ops.conv_positional(size, short if run.tiny else [150, 0, 1, 37], at)
 
+    for dtype in () if run.tiny else (torch.bfloat16, torch.float16):
+        at = Where(dtype, run.device)
+        for size in SIZES.values():
+            # padded rows run in the blocks of packed ones, and their float64 scores would fill the memory
+            builders = [build for build in gpu_ops.BUILDERS if build is not gpu_ops.attention_padded]
+            yield from (builder(size, PRODUCTION, at) for builder in builders)
+            yield gpu_ops.conv_first_by_utterance(size, PRODUCTION, at)
+            yield gpu_ops.conv_gelu(size, PRODUCTION, at, 2)
 
-def values(run: Run) -> None:
+
+def shard_of(cases: Iterable[Case], shard: int, shards: int) -> list[Case]:
+    """Deal cases out among processes, what takes longest to compile first, and return those of one."""
+    return sorted(cases, key=lambda case: case.op not in SLOW_TO_COMPILE)[shard::shards]
+
+
+def values(run: Run, shard: int = 0, shards: int = 1) -> None:
+    """Write values.csv, to which the other shards add their rows too."""
     table = Table(run.out / "values.csv", "op shape dtype relative_error max_error tolerance reason status")
-    for case in value_cases(run):
+    for case in shard_of(value_cases(run), shard, shards):
         row = {"op": case.op, "shape": case.shape, "dtype": NAMES[case.dtype]}
         if not table.is_due(run, **row):
             continue
         with table.reasons(**row):
-            torch.manual_seed(0)
-            arguments = case.make()
-            with poisoned():
-                found = case.public(*arguments)
-            exact = [in_float64(argument) for argument in arguments]
-            expected = case.definition(*exact, **({"dtype": torch.float64} if "dtype" in case.options else {}))
-            pairs = zip(tensors(case.settle(found, *exact)), tensors(case.settle(expected, *exact)))
-            table.add(**row, **judged([(one, other) for one, other in pairs if other.numel()]))
+            table.add(**row, **held_to_float64(case))
+        if not run.tiny:
+            torch.cuda.empty_cache()  # the other processes need it
+
+
+def held_to_float64(case: Case) -> dict[str, Any]:
+    """Run a case and its definition in float64, and return the columns of the result."""
+    torch.manual_seed(0)
+    arguments = case.make()
+    with poisoned():
+        found = case.public(*arguments)
+    exact = [in_float64(argument) for argument in arguments]
+    expected = case.definition(*exact, **({"dtype": torch.float64} if "dtype" in case.options else {}))
+    pairs = zip(tensors(case.settle(found, *exact)), tensors(case.settle(expected, *exact)))
+    return judged([(one, other) for one, other in pairs if other.numel()])
 
 
 @contextmanager
 def poisoned() -> Iterator[None]:
-    """Have new memory hold NaN, so that what is not written is seen."""
+    """Fill new memory with NaN, so that a result that is not written shows."""
     torch.use_deterministic_algorithms(True, warn_only=True)  # which has torch.empty filled
     try:
         yield

@@ -25,7 +25,7 @@ from gpu_cases import SIZES, TINY, Case, Provider, Where
 from gpu_run import NAMES, ROOT, DeviceLost, Run, device_name, difference, percentiles_ms, tensors
 from rows import append
 
-from hubert_fast.benchmark.measure import SAME
+from hubert_fast.benchmark.measure import SAME, is_device_lost
 from hubert_fast.benchmark.rows import first_line_of
 
 FASTER = 0.98  # of the rule's time: less is noise
@@ -175,7 +175,7 @@ class Tuner:
         except Exception as error:
             reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"[:200]
             self.row(**row, status=reason)
-            if "CUDA error" in str(error):
+            if is_device_lost(error):
                 raise DeviceLost(reason) from error
             return None, float("inf")
         self.row(**row, **times, share_of_rule="" if rule_ms is None else times["p50_ms"] / rule_ms, status="ok")

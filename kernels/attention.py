@@ -23,7 +23,8 @@ def _attend(
     RELOAD: tl.constexpr, D: tl.constexpr, D_MAIN: tl.constexpr, D_REST: tl.constexpr, CHECKED: tl.constexpr,
     HAS_MASK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Attend to one block of keys: update the accumulators, and the peak and sum of ``exp2`` of each query's scores.
+    """Attend to one block of keys: update the accumulators, and the peak of each query's scaled scores and the
+    sum of their ``exp2``.
 
     RELOAD: read the queries again (volatile, or the compiler would keep them in registers all the same).
     """
@@ -48,15 +49,15 @@ def _attend(
         if RELOAD:
             q_rest = tl.load(q_ptr + q_offsets + rest[None, :], mask=asked & (rest < D)[None, :], other=0.0, volatile=True)
         scores = tl.dot(q_rest, tl.trans(k_rest), scores, input_precision=PRECISION)
-    scores = scores * scale
     if HAS_MASK:
         there = there & (tl.load(mask_ptr + keys, mask=there, other=0) != 0)
     if CHECKED or HAS_MASK:
         scores = tl.where(there[None, :], scores, float("-inf"))
-    new_peak = tl.maximum(peak, tl.max(scores, axis=1))
+    # scaled after the maximum (scale is positive): what is left of it is a fused multiply and add
+    new_peak = tl.maximum(peak, tl.max(scores, axis=1) * scale)
     # all scores of a block may be -inf, and -inf minus itself is no number
     base = tl.where(new_peak == float("-inf"), 0.0, new_peak)
-    weights = tl.exp2(scores - base[:, None])
+    weights = tl.exp2(scores * scale - base[:, None])
     shrink = tl.exp2(peak - base)
     total = total * shrink + tl.sum(weights, axis=1)
     weights = weights.to(k.dtype)

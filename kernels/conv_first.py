@@ -1,6 +1,6 @@
 """The first convolution, of one input channel, with the norm that follows and GELU: from the waveform in one pass.
 
-Ten taps for 512 channels are no work for tensor cores: it is float32 throughout, and what moves is what it writes.
+In float32 throughout, without tensor cores; :mod:`.conv_first_product` serves results of 16 bits.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import torch
 import triton
 import triton.language as tl
 
-from . import tuning
+from . import conv_first_product, tuning
 from .checks import check_devices, check_norm, check_shape
-from .gelu import gelu
+from .gelu import form_of, gelu
 from .layer_norm import normalized
 from .schedule import frames_of
 
@@ -35,6 +35,7 @@ def _conv_first_kernel(
     BY_UTTERANCE: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     HAS_NORM: tl.constexpr,
+    GELU: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
@@ -59,7 +60,7 @@ def _conv_first_kernel(
         acc = normalized(acc, inside[None, :], CHANNELS, eps)
         acc = acc * tl.load(norm_weight_ptr + channels, mask=inside, other=0.0).to(tl.float32)[None, :]
         acc = acc + tl.load(norm_bias_ptr + channels, mask=inside, other=0.0).to(tl.float32)[None, :]
-    acc = gelu(acc)
+    acc = gelu(acc, GELU)
     out_ptrs = out_ptr + frames[:, None] * CHANNELS + channels[None, :]
     tl.store(out_ptrs, acc.to(out_ptr.dtype.element_ty), mask=(frames < n_frames)[:, None] & inside[None, :])
 
@@ -76,11 +77,13 @@ def launch(
     stride: int,
     eps: float,
     dtype: torch.dtype,
+    taps: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Convolve ``samples`` ``[S]`` and apply GELU, after LayerNorm where its weights are given: ``[T, C]`` in ``dtype``.
 
     weight: float32 ``[kernel, C]``, or ``[B, kernel, C]`` with means ``[B, kernel]``, which are taken from the samples
         first, and utterances, int32: which of the B each hop of ``frames_per_hop`` frames belongs to.
+    taps: :func:`prepared` of the same weights, where several calls share them; made here when left out.
 
     Raises ``ValueError`` when shapes, dtypes or devices do not fit.
     """
@@ -109,8 +112,15 @@ def launch(
     if by_utterance and (utterances is None or len(utterances) * frames_per_hop < count):
         known = None if utterances is None else len(utterances)
         raise ValueError(f"utterances must name that of {count} frames, {frames_per_hop} a hop, but name that of {known} hops")
-    utterances = weight if utterances is None else utterances.contiguous()
-    if out.numel():
+    if not out.numel():
+        return out
+    if conv_first_product.takes(channels, frames_per_hop, by_utterance, dtype):
+        if taps is None:
+            taps = conv_first_product.taps_of(weight, bias, norm_weight is not None)
+        vectors = (None if given is None else given.contiguous() for given in (norm_weight, norm_bias, means, utterances))
+        conv_first_product.launch(samples.contiguous(), taps, *vectors, frames_per_hop, kernel, stride, eps, out)
+    else:
+        utterances = weight if utterances is None else utterances.contiguous()
         blocks = tuning.conv_first(channels, frames_per_hop if by_utterance else 64)
         with torch.cuda.device_of(samples):
             _conv_first_kernel[(tuning.cdiv(count, blocks["BLOCK_T"]),)](
@@ -118,6 +128,16 @@ def launch(
                 weight if bias is None else bias.contiguous(), weight if norm_weight is None else norm_weight.contiguous(),
                 weight if norm_bias is None else norm_bias.contiguous(), utterances, out,
                 count, eps, CHANNELS=channels, KERNEL=kernel, STRIDE=stride, FRAMES_PER_HOP=frames_per_hop,
-                BY_UTTERANCE=by_utterance, HAS_BIAS=bias is not None, HAS_NORM=norm_weight is not None, **blocks,
+                BY_UTTERANCE=by_utterance, HAS_BIAS=bias is not None, HAS_NORM=norm_weight is not None,
+                GELU=form_of(dtype), **blocks,
             )  # fmt: skip
     return out
+
+
+def prepared(
+    weight: torch.Tensor, bias: torch.Tensor | None, has_norm: bool, frames_per_hop: int, dtype: torch.dtype
+) -> torch.Tensor | None:
+    """Return what :func:`launch` makes of weights for results in ``dtype``, or ``None`` where it reads them as they are."""
+    if not conv_first_product.takes(weight.shape[-1], frames_per_hop, weight.dim() == 3, dtype):
+        return None
+    return conv_first_product.taps_of(weight, bias, has_norm)

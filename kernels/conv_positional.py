@@ -14,7 +14,7 @@ import triton.language as tl
 
 from . import tuning
 from .checks import MAX_GROUP_CHANNELS, check_devices, check_dtypes, check_shape, precision_of, rows_of
-from .gelu import gelu
+from .gelu import form_of, gelu
 from .schedule import parts_of
 
 
@@ -118,8 +118,8 @@ def _finish(
     """Add the bias to some columns of a tile, apply GELU, add the residual, and store it frame by frame."""
     channel = group_channel + columns % CHANNELS
     acc += tl.load(bias_ptr + channel).to(tl.float32)[None, :]
-    if GELU:
-        acc = gelu(acc)
+    if GELU is not None:
+        acc = gelu(acc, GELU)
     row = frame[:, None] + (columns // CHANNELS)[None, :]
     mask = (row < end[:, None]) & (columns < FRAMES * CHANNELS)[None, :]
     if HAS_RESIDUAL:
@@ -185,7 +185,7 @@ def launch(
         with torch.cuda.device_of(x):
             _conv_positional_kernel[(tuning.cdiv(len(spans), blocks["BLOCK_M"]), groups)](
                 x, weight.contiguous(), bias.contiguous(), out if added is None else added, out, spans, len(spans), x.stride(0),
-                0 if added is None else added.stride(0), x.shape[1], KERNEL=kernel, CHANNELS=channels, GELU=apply_gelu,
-                HAS_RESIDUAL=added is not None, PRECISION=precision_of(x.dtype), **blocks,
+                0 if added is None else added.stride(0), x.shape[1], KERNEL=kernel, CHANNELS=channels,
+                GELU=form_of(dtype) if apply_gelu else None, HAS_RESIDUAL=added is not None, PRECISION=precision_of(x.dtype), **blocks,
             )  # fmt: skip
     return out

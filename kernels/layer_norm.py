@@ -8,7 +8,7 @@ import triton.language as tl
 
 from . import tuning
 from .checks import check_norm, rows_of
-from .gelu import gelu
+from .gelu import form_of, gelu
 
 
 @triton.jit
@@ -44,8 +44,8 @@ def _layer_norm_kernel(
     weight = tl.load(weight_ptr + columns, mask=columns < n_columns, other=0.0).to(tl.float32)
     bias = tl.load(bias_ptr + columns, mask=columns < n_columns, other=0.0).to(tl.float32)
     out = normalized(x, inside, n_columns, eps) * weight[None, :] + bias[None, :]
-    if GELU:
-        out = gelu(out)
+    if GELU is not None:
+        out = gelu(out, GELU)
     tl.store(out_ptr + offsets * n_columns + columns[None, :], out.to(out_ptr.dtype.element_ty), mask=mask)
 
 
@@ -70,6 +70,7 @@ def launch(
         blocks = tuning.layer_norm(x.shape[-1], rows.shape[0])
         with torch.cuda.device_of(x):
             _layer_norm_kernel[(tuning.cdiv(rows.shape[0], blocks["BLOCK_M"]),)](
-                rows, weight.contiguous(), bias.contiguous(), out, rows.stride(0), *rows.shape, eps, GELU=apply_gelu, **blocks
-            )
+                rows, weight.contiguous(), bias.contiguous(), out, rows.stride(0), *rows.shape, eps,
+                GELU=form_of(out.dtype) if apply_gelu else None, **blocks,
+            )  # fmt: skip
     return out

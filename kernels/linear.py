@@ -10,9 +10,9 @@ import torch
 import triton
 import triton.language as tl
 
-from . import layer_norm, linear_layer_norm, tuning
+from . import layer_norm, linear_layer_norm, linear_persistent, tuning
 from .checks import check_devices, check_dtypes, check_norm, check_shape, precision_of, rows_of
-from .gelu import gelu
+from .gelu import form_of, gelu
 from .schedule import frames_of
 
 
@@ -135,8 +135,8 @@ def _finish(
     offsets = rows.to(tl.int64)[:, None]
     if HAS_BIAS:
         acc += tl.load(bias_ptr + columns, mask=inside, other=0.0).to(tl.float32)[None, :]
-    if GELU:
-        acc = gelu(acc)
+    if GELU is not None:
+        acc = gelu(acc, GELU)
     if HAS_RESIDUAL:
         acc += tl.load(residual_ptr + offsets * residual_stride_row + columns[None, :], mask=mask, other=0.0).to(tl.float32)
     tl.store(out_ptr + offsets * N_OUT + columns[None, :], acc.to(out_ptr.dtype.element_ty), mask=mask)
@@ -161,13 +161,17 @@ def _launch(
         raise ValueError(f"weight must be {x.dtype} as x is, but is {weight.dtype}")
     if not out.numel():
         return
-    blocks = tuning.linear(n_rows, n_in, n_out, x.element_size(), tuning.capability_of(x.device))
+    shape = n_rows, n_in, n_out, x.element_size(), tuning.capability_of(x.device)
+    if residual is None and tuning.is_persistent(*shape) and linear_persistent.takes(x, weight, out):
+        linear_persistent.launch(x, weight, bias, out, apply_gelu)
+        return
+    blocks = tuning.linear(*shape)
     tiles = tuning.cdiv(n_rows, blocks["BLOCK_M"]) * tuning.cdiv(n_out, blocks["BLOCK_N"])
     with torch.cuda.device_of(x):
         _linear_kernel[(tiles,)](
             x, weight.contiguous(), weight if bias is None else bias.contiguous(), out if residual is None else residual,
             out, n_rows, x.stride(0), 0 if residual is None else residual.stride(0),
-            N_IN=n_in, N_OUT=n_out, HAS_BIAS=bias is not None, GELU=apply_gelu, HAS_RESIDUAL=residual is not None,
+            N_IN=n_in, N_OUT=n_out, HAS_BIAS=bias is not None, GELU=form_of(x.dtype) if apply_gelu else None, HAS_RESIDUAL=residual is not None,
             PRECISION=precision_of(x.dtype), **blocks,
         )  # fmt: skip
 

@@ -8,7 +8,7 @@ import triton.language as tl
 
 from . import tuning
 from .checks import precision_of
-from .gelu import gelu
+from .gelu import form_of, gelu
 
 
 @triton.jit(do_not_specialize=["n_rows"])
@@ -25,6 +25,7 @@ def _linear_layer_norm_kernel(
     N_IN: tl.constexpr,
     N_OUT: tl.constexpr,
     HAS_BIAS: tl.constexpr,
+    GELU: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_HALF: tl.constexpr,
@@ -64,16 +65,16 @@ def _linear_layer_norm_kernel(
     acc_right = tl.where((right < N_OUT)[None, :], acc_right - mean, 0.0)
     variance = (tl.sum(acc_left * acc_left, axis=1) + tl.sum(acc_right * acc_right, axis=1)) / N_OUT
     share = (1.0 / tl.sqrt(variance + eps))[:, None]
-    _finish(acc_left * share, norm_weight_ptr, norm_bias_ptr, out_ptr, rows, left, n_rows, N_OUT)
-    _finish(acc_right * share, norm_weight_ptr, norm_bias_ptr, out_ptr, rows, right, n_rows, N_OUT)
+    _finish(acc_left * share, norm_weight_ptr, norm_bias_ptr, out_ptr, rows, left, n_rows, N_OUT, GELU)
+    _finish(acc_right * share, norm_weight_ptr, norm_bias_ptr, out_ptr, rows, right, n_rows, N_OUT, GELU)
 
 
 @triton.jit
-def _finish(x, norm_weight_ptr, norm_bias_ptr, out_ptr, rows, columns, n_rows, N_OUT: tl.constexpr):
+def _finish(x, norm_weight_ptr, norm_bias_ptr, out_ptr, rows, columns, n_rows, N_OUT: tl.constexpr, GELU: tl.constexpr):
     """Scale and shift normalised columns, apply GELU and store."""
     inside = columns < N_OUT
     x = x * tl.load(norm_weight_ptr + columns, mask=inside, other=0.0).to(tl.float32)[None, :]
-    x = gelu(x + tl.load(norm_bias_ptr + columns, mask=inside, other=0.0).to(tl.float32)[None, :])
+    x = gelu(x + tl.load(norm_bias_ptr + columns, mask=inside, other=0.0).to(tl.float32)[None, :], GELU)
     out_ptrs = out_ptr + rows.to(tl.int64)[:, None] * N_OUT + columns[None, :]
     tl.store(out_ptrs, x.to(out_ptr.dtype.element_ty), mask=(rows < n_rows)[:, None] & inside[None, :])
 
@@ -95,5 +96,5 @@ def launch(
             _linear_layer_norm_kernel[(tuning.cdiv(n_rows, blocks["BLOCK_M"]),)](
                 x, weight.contiguous(), weight if bias is None else bias.contiguous(), norm_weight.contiguous(),
                 norm_bias.contiguous(), out, n_rows, x.stride(0), eps, N_IN=n_in, N_OUT=len(weight), HAS_BIAS=bias is not None,
-                PRECISION=precision_of(x.dtype), **blocks,
+                GELU=form_of(x.dtype), PRECISION=precision_of(x.dtype), **blocks,
             )  # fmt: skip

@@ -10,6 +10,7 @@ from counting: registers (255 a thread, 64 Ki a multiprocessor), shared memory, 
 
 from __future__ import annotations
 
+import importlib.util
 from functools import cache, lru_cache
 
 import torch
@@ -32,6 +33,18 @@ def capability_of(device: torch.device) -> tuple[int, int]:
     if device.type != "cuda":
         return SMALL
     return _capability(torch.cuda.current_device() if device.index is None else device.index)
+
+
+@cache
+def _multiprocessors(index: int) -> int:
+    return torch.cuda.get_device_properties(index).multi_processor_count
+
+
+def multiprocessors_of(device: torch.device) -> int:
+    """Return how many multiprocessors a CUDA device has, asked for once; 132, those of Hopper, of what is no such device."""
+    if device.type != "cuda":
+        return 132
+    return _multiprocessors(torch.cuda.current_device() if device.index is None else device.index)
 
 
 def shared_bytes(capability: tuple[int, int]) -> int:
@@ -113,6 +126,30 @@ def linear(rows: int, n_in: int, n_out: int, itemsize: int, capability: tuple[in
 
 
 @cache
+def has_descriptors() -> bool:
+    """Whether this triton takes tensors by descriptor (from 3.4 on)."""
+    return importlib.util.find_spec("triton.tools.tensor_descriptor") is not None
+
+
+def is_persistent(rows: int, n_in: int, n_out: int, itemsize: int, capability: tuple[int, int]) -> bool:
+    """Whether programs of a product stay, and have its operands copied to them: :mod:`.linear_persistent`.
+
+    Measured on an H200 in bf16, 60,000 x 1,024 x 4,096 with GELU: 0.767 ms against 0.844 ms (the library with its own GELU, by
+    a coarser tanh: 0.737 ms); 52,195 x 1,536 x 512, a strided convolution: 0.137 ms against 0.163 ms. No other chip ran it.
+    """
+    blocks = linear_persistent(n_in, n_out, itemsize, capability)
+    covered = n_in % blocks["BLOCK_K"] == 0 and n_out % blocks["BLOCK_N"] == 0
+    return covered and rows >= 4096 and itemsize == 2 and capability == (9, 0) and has_descriptors()
+
+
+@cache
+def linear_persistent(n_in: int, n_out: int, itemsize: int, capability: tuple[int, int]) -> Blocks:
+    """Blocks of a product whose programs stay: with four stages of 128 x 256 x 64 it fills shared memory of Hopper."""
+    found = _tuned("linear_persistent", (n_in, n_out, itemsize), capability)
+    return found or {"BLOCK_M": 128, "BLOCK_N": 256, "BLOCK_K": 64, "GROUP_M": 8, "num_warps": 8, "num_stages": 4}
+
+
+@cache
 def linear_layer_norm(n_out: int, itemsize: int, capability: tuple[int, int]) -> Blocks:
     """Blocks of a product whose programs hold whole rows, as two halves: 64 of 512 columns are 128 registers a thread."""
     half = max(next_power_of_2(n_out) // 2, 16)
@@ -123,9 +160,9 @@ def linear_layer_norm(n_out: int, itemsize: int, capability: tuple[int, int]) ->
 def linear_gelu_by_library(n_in: int, n_out: int, itemsize: int, capability: tuple[int, int]) -> bool:
     """Whether the library's product and a pass for GELU beat a Triton product with GELU inside.
 
-    The pass reads and writes ``2 * itemsize`` bytes per output that takes ``2 * n_in`` operations. On a chip of 790 TFLOP/s and
-    4.3 TB/s (H200, bf16) that is 36 % of the product's time for 1,024 inputs, so a Triton product at 3/4 of the library's rate
-    is level; it is known to reach that. float32 has no tensor cores in PyTorch's default, and the library's is better there.
+    The pass reads and writes ``2 * itemsize`` bytes per output that takes ``2 * n_in`` operations. Measured on an H200 in bf16,
+    60,000 x 1,024 x 4,096: 0.986 ms, against 0.767 ms inside. float32 has no tensor cores in PyTorch's default, and the
+    library's product is better there.
     """
     found = _tuned("linear_gelu_by_library", (n_in, n_out, itemsize), capability)
     return itemsize == 4 if found is None else bool(found["library"])
@@ -134,9 +171,9 @@ def linear_gelu_by_library(n_in: int, n_out: int, itemsize: int, capability: tup
 def linear_add_by_library(n_in: int, n_out: int, itemsize: int, capability: tuple[int, int]) -> bool:
     """Whether the library's product, its result added by :mod:`.add_layer_norm`, beats a Triton product with the add inside.
 
-    Fused, ``2 * itemsize`` bytes are saved per output (written, read again). For 4,096 inputs that is 9 % of the product's time
-    (H200, bf16), for 1,024 36 %; but the norm that follows has to read the sum again, 4 bytes more. A Triton product at 80 % of
-    the library's rate loses.
+    Fused, ``2 * itemsize`` bytes are saved per output (written, read again); but the norm that follows has to read the sum
+    again, 4 bytes more. Measured on an H200 in bf16 with 60,000 rows and the norm: 0.819 ms against 0.936 ms for 4,096 inputs,
+    0.362 ms against 0.383 ms for 1,024.
     """
     found = _tuned("linear_add_by_library", (n_in, n_out, itemsize), capability)
     return True if found is None else bool(found["library"])
@@ -147,8 +184,8 @@ def norm_in_convolution(n_in: int, n_out: int, itemsize: int, capability: tuple[
 
     A program that holds whole rows of 512 has 64 of them: for each k it reads 576 values for 32,768 products, 105 bytes a
     nanosecond and multiprocessor at full rate, where the second-level cache gives about 42 (H200). A pass of its own costs 4
-    bytes for an output of 3,072 operations, a quarter of the product's time. So it pays where the product is
-    small against the pass.
+    bytes for an output of 3,072 operations. Measured on an H200 in bf16, 52,195 x 1,536 x 512: 0.195 ms with a pass of its own,
+    0.210 ms inside. So it pays where the product is small against the pass.
     """
     found = _tuned("norm_in_convolution", (n_in, n_out, itemsize), capability)
     return (n_in < 512 and itemsize == 2) if found is None else bool(found["fused"])
@@ -156,16 +193,22 @@ def norm_in_convolution(n_in: int, n_out: int, itemsize: int, capability: tuple[
 
 @cache
 def attention(head_dim: int, itemsize: int, capability: tuple[int, int]) -> Blocks:
-    """Blocks of queries and keys. The head dim is cut into a power of two and a rest: 80 is 64 + 16, and 48 are not wasted.
+    """Blocks of queries and keys.
+
+    Of 16-bit operands the head dim is padded to a power of two. float32 ones cut it into a power of two and a rest (80 is
+    64 + 16), since they fill the registers. For 16 bits that was wrong: triton 3.6 made kernels of it that read illegal
+    addresses on an H200, and padding 80 to 128 costs little more than two products that are each too narrow.
 
     RELOAD: whether queries are read again for each block of keys, since float32 ones do not fit in registers with the rest.
     """
-    main = max(1 << (head_dim.bit_length() - 1), 16)
+    main = max(next_power_of_2(head_dim) if itemsize == 2 else 1 << (head_dim.bit_length() - 1), 16)
     rest = 0 if head_dim <= main else max(next_power_of_2(head_dim - main), 16)
     if (found := _tuned("attention", (head_dim, itemsize), capability)) is not None:
         return {"D_MAIN": main, "D_REST": rest, "RELOAD": itemsize == 4, **found}
     padded, reload = main + rest, False
-    if itemsize == 4 and exact_attention(head_dim, capability):
+    if itemsize == 2 and padded <= 64 and capability == (9, 0):
+        block_m, block_n, warps = 64, 64, 4  # measured on an H200: 4 % faster than 128 queries in 8 warps
+    elif itemsize == 4 and exact_attention(head_dim, capability):
         main, rest = (main, rest) if rest else (main // 2, main // 2)  # halves, or operands alone fill the registers
         block_m, block_n, warps, reload = 32, 32, 4 if padded <= 80 else 8, True
     elif itemsize == 4:
@@ -204,7 +247,8 @@ def conv_positional(channels: int, kernel: int, itemsize: int, capability: tuple
     block_n = max(256 if big else 128, next_power_of_2(channels))
     block_m, warps = 128 if big else 64, 8
     block_k = 64 if big and has_wide_tensor_cores(capability) else 32
-    depth = stages((block_m + block_n) * block_k * itemsize, capability, 4)
+    most = 3 if capability == (9, 0) else 4  # measured on an H200: 2 % faster
+    depth = stages((block_m + block_n) * block_k * itemsize, capability, most)
     return {
         "FRAMES": max(1, min(block_n // channels, kernel)), "BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_K": block_k,
         "num_warps": warps, "num_stages": depth,
@@ -220,6 +264,18 @@ def conv_first(channels: int, frames_per_hop: int) -> Blocks:
     while block_t < most and frames_per_hop % (2 * block_t) == 0:
         block_t *= 2
     return {"BLOCK_T": block_t, "BLOCK_C": block_c, "num_warps": min(max(block_t * block_c // 1024, 1), 8)}
+
+
+CONV_FIRST_FRAMES = 64  # of a program of :mod:`.conv_first_product`: what the tensor cores of Hopper multiply at once
+
+
+@cache
+def conv_first_product(channels: int, has_norm: bool) -> Blocks:
+    """Frames and channels at once: a norm needs all channels of a frame in one program."""
+    block_c = max(next_power_of_2(channels), 16)
+    if not has_norm:
+        block_c = min(block_c, 256)
+    return {"BLOCK_T": CONV_FIRST_FRAMES, "BLOCK_C": block_c, "num_warps": 8 if block_c > 256 else 4}
 
 
 @cache

@@ -1,4 +1,4 @@
-"""The benchmark and the tuner for GPUs, at tiny sizes, interpreted: rows of every section, none without the same answers."""
+"""The benchmark and the tuner for GPUs, at tiny sizes, interpreted: rows of every stage, none without the same answers."""
 
 import csv
 import importlib.util
@@ -8,18 +8,25 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from test_cuda_graphs import captures  # noqa: F401
 
 import hubert_fast
 from hubert_fast import ops
+from hubert_fast.benchmark import providers
+from hubert_fast.benchmark.measure import is_device_lost
+from hubert_fast.benchmark.subject import Subject
 
 ROOT = Path(hubert_fast.__file__).parent.parent
 FOLDER = ROOT / "bench"
-SECTIONS = ("environment", "ceilings", "values", "ops", "models", "compiled")
+STAGES = ("ceilings", "values", "repeat", "whole", "headline", "ops", "profile", "compile")
 LEFT_OUT = "left out: no time"
+OPS = {name for name in ops.__all__ if not name.endswith("_eager")}
 pytestmark = pytest.mark.skipif(not FOLDER.exists(), reason="bench/ is not beside the package under test")
 
 
@@ -36,11 +43,12 @@ def script(*command, **environment):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A folder of a whole run."""
-    out = tmp_path_factory.mktemp("finished")
-    child = script(FOLDER / "gpu.py", "--out", out, "--tiny")
-    assert child.returncode == 0, child.stderr
-    return out
+    """Run every stage once; return the folder of its files and what was printed."""
+    out = tmp_path_factory.mktemp("finished") / "rows"
+    archive = out.with_name("rows.tar.gz")
+    child = script(FOLDER / "gpu.py", "--out", out, "--tiny", "--commit", "abc1234", "--archive", archive, OMP_NUM_THREADS="1")
+    assert child.returncode == 0, child.stdout + child.stderr
+    return out, child.stdout
 
 
 @pytest.fixture
@@ -51,73 +59,291 @@ def bench(monkeypatch):
         monkeypatch.setenv(variable, "1" if variable == "TRITON_INTERPRET" else "auto")  # main sets them
     threads = torch.get_num_threads()
     yield importlib.import_module
-    for name in ("gpu", "gpu_cases", "gpu_decisions", "gpu_models", "gpu_ops", "gpu_run", "gpu_values", "tune", "rows"):
-        sys.modules.pop(name, None)
+    for name in [name for name in sys.modules if name.startswith("gpu") or name in ("tune", "rows")]:
+        if str(FOLDER) in str(getattr(sys.modules[name], "__file__", "")):
+            sys.modules.pop(name)
     torch.set_num_threads(threads)  # --tiny takes one
 
 
-def test_every_section_has_rows(finished):
-    assert (finished / "finished.txt").read_text().split() == list(SECTIONS)
-    for section in SECTIONS:
-        assert rows_of(finished / f"{section}.csv"), section
-    known = {row["key"]: row["value"] for row in rows_of(finished / "environment.csv")}
-    assert known["torch"] == torch.__version__ and known["utc"] and known["device"]
-    assert {row["name"] for row in rows_of(finished / "ceilings.csv")} == {"copy", "bfloat16", "float16", "float32", "tf32"}
+def test_every_stage_ends_well(finished):
+    out, printed = finished
+    rows = rows_of(out / "stages.csv")
+    assert list(dict.fromkeys(row["stage"] for row in rows)) == list(STAGES)
+    assert {(row["status"], row["exit_code"], row["reason"]) for row in rows} == {("ok", "0", "")}
+    assert [row["process"] for row in rows if row["stage"] == "values"] == ["1 of 2", "2 of 2"]
+    known = {row["key"]: row["value"] for row in rows_of(out / "environment.csv")}
+    assert known["torch"] == torch.__version__ and known["commit"] == "abc1234" and known["utc"] and known["device"]
+    assert (out / "summary.txt").read_text() == printed[printed.index("device ") :]
+    with tarfile.open(out.with_name("rows.tar.gz")) as packed:
+        assert {Path(name).name for name in packed.getnames()} == {path.name for path in out.iterdir()} | {"rows"}
+
+
+def test_ceilings(finished):
+    rows = rows_of(finished[0] / "ceilings.csv")
+    assert {row["status"] for row in rows} == {"ok"}
+    assert [row["name"] for row in rows if row["kind"] == "sustained"] == ["bfloat16", "float16", "bfloat16 tiny"]
+    bursts = [row for row in rows if row["kind"] == "burst"]
+    assert [row["name"] for row in bursts] == ["copy", "bfloat16", "float16", "float32", "tf32"]
+    for row in (row for row in rows if row["name"] != "copy"):
+        m, k, n = map(int, row["shape"].split("x"))
+        assert float(row["value"]) == pytest.approx(2e-9 * m * k * n / float(row["time_ms"]), rel=1e-2)
 
 
 def test_values(finished):
-    rows = rows_of(finished / "values.csv")
+    """Two processes hold every case to float64 exactly once."""
+    rows = rows_of(finished[0] / "values.csv")
     assert [row for row in rows if row["status"] != "pass"] == []
-    assert {row["op"] for row in rows} == {name for name in ops.__all__ if not name.endswith("_eager")}
+    assert {row["op"] for row in rows} == OPS
     assert all(0 <= float(row["relative_error"]) <= float(row["tolerance"]) and row["reason"] for row in rows)
+    assert len({(row["op"], row["shape"], row["dtype"]) for row in rows}) == len(rows)
 
 
-def test_ops(finished):
-    rows = rows_of(finished / "ops.csv")
-    assert [row for row in rows if row["status"] != "ok"] == []
-    assert {row["op"] for row in rows if row["provider"] == "ours"} == {op for op in ops.__all__ if not op.endswith("_eager")}
-    for row in rows:
-        assert float(row["roofline"]) > 0 and float(row["p20_ms"]) <= float(row["p50_ms"]) <= float(row["p80_ms"])
-        assert float(row["tflops"]) == pytest.approx(float(row["flop"]) / float(row["p50_ms"]) / 1e9, rel=1e-2)
-    compiled = rows_of(finished / "compiled.csv")
-    assert {row["status"] for row in compiled if row["provider"] == "torch.compile"} == {"skipped: tiny"}
+def test_production_blocks_are_among_the_values(bench):
+    gpu_run, gpu_values = bench("gpu_run"), bench("gpu_values")
+    run = gpu_run.Run(Path(), 60, True)
+    run.tiny = False  # cases draw their inputs when they run
+    cases = list(gpu_values.value_cases(run))
+    for name, dtype in itertools.product(("large", "base", "xlarge"), (torch.bfloat16, torch.float16)):
+        found = {case.op for case in cases if case.shape.startswith(f"{name} [4500, ") and case.dtype == dtype}
+        assert {"linear_gelu", "linear_add", "attention", "layer_norm", "add_layer_norm", "conv_positional"} <= found
+    dealt = [gpu_values.shard_of(cases, shard, 14) for shard in range(14)]
+    assert sorted(map(id, itertools.chain(*dealt))) == sorted(map(id, cases))
+    slow = [[case.op in gpu_values.SLOW_TO_COMPILE for case in part] for part in dealt]
+    assert all(part == sorted(part, reverse=True) for part in slow)
+    assert max(map(sum, slow)) - min(map(sum, slow)) <= 1
+
+
+def test_repeat(finished):
+    rows = rows_of(finished[0] / "repeat.csv")
+    assert [row["op"] for row in rows] == ["linear_gelu", "linear_add", "conv_gelu", "conv_positional", "attention"]
+    assert {(row["calls"], row["differ"], row["status"]) for row in rows} == {("2", "0", "ok")}
+
+
+def test_repeat_finds_one_bit(bench, monkeypatch, tmp_path):
+    gpu_cases, gpu_repeat, gpu_run = (bench(name) for name in ("gpu_cases", "gpu_repeat", "gpu_run"))
+    answers = itertools.chain([0.0, 0.0], itertools.repeat(-0.0))  # equal, but of other bits
+    make = lambda *_: gpu_cases.Case(  # noqa: E731
+        "layer_norm", "one", torch.float32, tuple, 1.0,
+        launcher=gpu_cases.Provider(lambda: lambda: torch.tensor([next(answers), float("nan")])),
+    )  # fmt: skip
+    monkeypatch.setattr(gpu_repeat, "BUILDERS", (make,))
+    gpu_repeat.repeat(gpu_run.Run(tmp_path, 60, True))
+    (row,) = rows_of(tmp_path / "repeat.csv")
+    assert (row["calls"], row["differ"], row["status"]) == ("2", "1", "differs")
+
+
+def test_whole(finished):
+    rows = rows_of(finished[0] / "whole.csv")
+    assert [row["provider"] for row in rows] == ["ours", "ours-padded", "accelerate", "hf-sdpa"]
+    assert {row["status"] for row in rows} == {"ok"}
+    assert all(0 < float(row["max_error"]) < 1e-5 and row["tolerance"] == "0.0001" for row in rows)
+
+
+def test_a_wrong_model_is_called_wrong(bench, monkeypatch, tmp_path):
+    gpu_run, gpu_whole = bench("gpu_run"), bench("gpu_whole")
+    right = gpu_whole.Checked.compare
+    monkeypatch.setattr(gpu_whole, "PROVIDERS", ("hf-sdpa", "hf-eager", "hf-flash"))
+    errors = iter((2e-4, float("inf")))
+    monkeypatch.setattr(gpu_whole.Checked, "compare", lambda *given: (right(*given)[0] + next(errors), 0))
+    gpu_whole.whole(gpu_run.Run(tmp_path, 60, True))
+    statuses = [row["status"] for row in rows_of(tmp_path / "whole.csv")]
+    assert statuses[:2] == ["WRONG", "WRONG"] and statuses[2].startswith("Unavailable: ")
 
 
 def test_models(finished):
     """Rows of ``hubert-fast bench`` for every provider of every item, or the reason why not."""
-    rows = rows_of(finished / "models.csv")
-    assert [(row["protocol"], row["provider"]) for row in rows] == [
-        ("model", "ours"), ("model", "hf-sdpa-sorted"), ("model", "hf-flash"),
-        ("leaderboard", "ours"), ("leaderboard", "accelerate"), ("leaderboard", "hf-sdpa"),
-        ("files", "ours"), ("files", "hf-sdpa"),
+    out, _ = finished
+    rows = rows_of(out / "models.csv")
+    assert [(row["stage"], row["protocol"], row["provider"]) for row in rows] == [
+        ("headline", "model", "ours"), ("headline", "model", "ours-graphs"), ("headline", "model", "hf-sdpa-sorted"),
+        ("headline", "model", "hf-flash"), ("headline", "leaderboard", "ours"), ("headline", "leaderboard", "accelerate"),
+        ("headline", "leaderboard", "hf-sdpa"), ("compile", "model", "ours-graphs"), ("compile", "model", "hf-compile-graphs"),
     ]  # fmt: skip
-    assert [row["provider"] for row in rows if row["status"] != "ok"] == ["hf-flash"]
+    reasons = {row["provider"]: row["status"] for row in rows if row["status"] != "ok"}
+    assert reasons.keys() == {"ours-graphs", "hf-flash", "hf-compile-graphs"}
+    for name in ("ours-graphs", "hf-compile-graphs"):
+        assert reasons[name] == "cannot run: CUDA graphs need a CUDA device, but the device is cpu"
+    (best,) = (row for row in rows_of(out / "ceilings.csv") if (row["kind"], row["name"]) == ("burst", "float32"))
     for row in (row for row in rows if row["status"] == "ok"):
         assert float(row["rtfx"]) == pytest.approx(float(row["audio_seconds"]) / float(row["p50_s"]), rel=1e-2)
         assert float(row["max_error"]) < 1e-4 and float(row["share_of_ceiling"]) > 0
-    assert "best of transformers" in (finished / "summary.txt").read_text()
+        assert float(row["ceiling_tflops"]) == pytest.approx(float(best["value"]), rel=1e-3)
+        assert row["ceiling"] == f"burst float32 64x64x64: {best['value']} TFLOP/s"
 
 
-def test_what_is_finished_is_not_run_again(finished, bench, tmp_path, capsys):
-    again = shutil.copytree(finished, tmp_path / "again")
-    (again / "values.csv").write_text("".join((again / "values.csv").read_text().splitlines(True)[:3]))
-    before = {section: (again / f"{section}.csv").read_text() for section in SECTIONS}
-    assert bench("gpu").main(["--out", str(again), "--tiny"]) == 0
-    assert {section: (again / f"{section}.csv").read_text() for section in SECTIONS} == before
-    assert "values: 2 rows" in capsys.readouterr().out
+def test_shares_are_of_what_is_sustained(bench, tmp_path):
+    gpu_run = bench("gpu_run")
+    run, table = gpu_run.Run(tmp_path, 60, True), gpu_run.Table(tmp_path / "ceilings.csv", "kind name shape value unit status")
+    assert gpu_run.sustained_or_burst(run, torch.bfloat16) == (None, "")
+    for kind, name, value, status in (
+        ("burst", "bfloat16", 790.0, "ok"), ("sustained", "bfloat16 qkv", 600.0, "ok"), ("burst", "float16", 700.0, "ok"),
+        ("sustained", "bfloat16", 640.0, "ok"), ("sustained", "float16", 0.0, "RuntimeError"),
+    ):  # fmt: skip
+        table.add(kind=kind, name=name, shape="8192x8192x8192", value=value, unit="TFLOP/s", status=status)
+    expected = "sustained bfloat16 8192x8192x8192: 640 TFLOP/s"
+    assert gpu_run.sustained_or_burst(run, torch.bfloat16) == (6.4e14, expected)
+    assert gpu_run.sustained_or_burst(run, torch.float16)[0] == 7e14
 
 
-def test_what_ran_out_of_time_goes_on(bench, tmp_path):
+def test_ops(finished):
+    """Ours and both sides of decisions are right; of the others that cannot run here, a row says why."""
+    rows = rows_of(finished[0] / "ops.csv")
+    ours = [row for row in rows if row["provider"] == "ours" or row["op"].startswith("decision")]
+    assert [row for row in ours if row["status"] != "ok"] == []
+    assert {row["op"] for row in rows if row["provider"] == "ours"} == OPS
+    assert {row["expected"] for row in rows if row["op"] in OPS} == {"definition in float32"}
+    assert any(row["provider"].startswith("library") and row["status"] == "ok" for row in rows)
+    for row in (row for row in rows if row["status"] == "ok"):
+        assert float(row["p20_ms"]) <= float(row["p50_ms"]) <= float(row["p80_ms"])
+        assert float(row["tflops"]) == pytest.approx(float(row["flop"]) / float(row["p50_ms"]) / 1e9, rel=1e-2)
+        best = float(row["ceiling"].rpartition(": ")[2].split()[0])
+        rate = row["gb_per_second"] if row["ceiling"].startswith("burst copy") else row["tflops"]
+        assert float(row["share"]) == pytest.approx(float(rate) / best, rel=1e-2)
+
+
+def layer_norm_case(bench):
+    gpu_cases, gpu_ops = bench("gpu_cases"), bench("gpu_ops")
+    case = gpu_ops.layer_norm(gpu_cases.TINY, [3], gpu_cases.Where(torch.float32, torch.device("cpu")))
+    return gpu_cases, case
+
+
+def test_nothing_is_timed_that_answers_otherwise_or_fails(bench, tmp_path):
+    """Ours as well: it is the definition that says what is right."""
+    gpu_run, gpu_times = bench("gpu_run"), bench("gpu_times")
+    gpu_cases, case = layer_norm_case(bench)
+    case.launcher = gpu_cases.plain(lambda x, weight, bias: 1.01 * case.definition(x, weight, bias))
+    case.libraries = {
+        "right": gpu_cases.plain(case.definition),
+        "nothing": gpu_cases.plain(lambda x, weight, bias: torch.empty_like(x)),
+        "broken": gpu_cases.plain(lambda *arguments: torch.zeros(2) @ torch.zeros(3)),
+    }
+    gpu_times.time_case(gpu_run.Run(tmp_path, 60, True), gpu_run.Table(tmp_path / "ops.csv", gpu_times.COLUMNS), case)
+    found = {row["provider"]: row for row in rows_of(tmp_path / "ops.csv")}
+    assert found["right"]["status"] == "ok" and float(found["right"]["max_error"]) == 0
+    for name in ("ours", "nothing"):
+        assert found[name]["status"].startswith("not timed: wrong") and not found[name]["p50_ms"]
+    assert found["broken"]["status"].startswith("RuntimeError")
+
+
+def test_a_definition_without_memory_leaves_a_library_to_judge(bench, monkeypatch, tmp_path):
+    gpu_run, gpu_times = bench("gpu_run"), bench("gpu_times")
+    gpu_cases, case = layer_norm_case(bench)
+    definition = case.definition
+
+    def full(*arguments, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(case, "definition", full)
+    case.libraries = {
+        "library: first": gpu_cases.plain(definition),
+        "other": gpu_cases.plain(lambda *given: -definition(*given)),
+    }
+    table = gpu_run.Table(tmp_path / "ops.csv", gpu_times.COLUMNS)
+    gpu_times.time_case(gpu_run.Run(tmp_path, 60, True), table, case)
+    rows = rows_of(tmp_path / "ops.csv")
+    assert [(row["provider"], row["expected"]) for row in rows] == [
+        ("ours", "library: first"), ("library: first", "library: first"), ("other", "library: first"),
+    ]  # fmt: skip
+    assert [row["status"].partition(":")[0] for row in rows] == ["ok", "ok", "not timed"]
+    case.libraries = {}
+    gpu_times.time_case(gpu_run.Run(tmp_path, 60, True), table, case)  # nothing of ours judges ours
+    assert rows_of(tmp_path / "ops.csv")[-1]["status"].startswith("OutOfMemoryError")
+
+
+def test_difference_finds_what_is_worst_in_any_part(bench, monkeypatch):
+    gpu_run = bench("gpu_run")
+    monkeypatch.setattr(gpu_run, "PART", 4)
+    expected = torch.arange(-5.0, 5.0).view(2, 5)
+    found = expected.t().contiguous().t().clone()
+    assert gpu_run.difference(found, expected) == 0
+    found[1, 4] += 0.5
+    assert gpu_run.difference((found, expected), (expected, expected)) == pytest.approx(0.1)
+    found[0, 1] = torch.nan
+    assert gpu_run.difference(found, expected) == gpu_run.difference(found[0], expected) == float("inf")
+
+
+def test_profile(finished):
+    wall, *kernels = rows_of(finished[0] / "profile.csv")
+    assert wall["kernel"] == "wall, without the profiler" and float(wall["total_ms"]) > 0
+    times = [float(row["total_ms"]) for row in kernels]
+    assert times == sorted(times, reverse=True) and "aten::addmm" in {row["kernel"] for row in kernels}
+    for row in (wall, *kernels):
+        expected = 1e3 * float(row["total_ms"]) / float(row["audio_seconds"])
+        assert float(row["us_per_audio_second"]) == pytest.approx(expected, rel=1e-3) and len(row["kernel"]) <= 120
+
+
+def test_a_stage_that_crashes_or_hangs_costs_itself_alone(bench, monkeypatch, tmp_path, capsys):
+    """Four stages: one of two processes that aborts after a row, one that hangs, one that fails, one that is whole."""
     gpu, gpu_run = bench("gpu"), bench("gpu_run")
-    run = gpu_run.Run(tmp_path, 0, True)
-    gpu.ceilings(run)
-    assert [row["status"] for row in rows_of(tmp_path / "ceilings.csv")] == [LEFT_OUT] * 5
-    table = gpu_run.Table(tmp_path / "ceilings.csv", "name value unit status")
-    table.add(name="copy", value=1.0, unit="GB/s", status="ok")
-    run.budget_seconds = 60
-    gpu.ceilings(run)
-    rows = rows_of(tmp_path / "ceilings.csv")
-    assert [row["status"] for row in rows] == ["ok"] * 5 and rows[0]["value"] == "1"
+    right, table = gpu.commands_of, tmp_path / "values.csv"
+    python = [sys.executable, "-c"]
+    row = f"open({str(table)!r}, 'a').write('op,status\\nconv_gelu,pass\\n')"
+    wrong = {
+        "values": [[*python, f"import os; {row}; print('conv_gelu [3]', flush=True); os.abort()"], [*python, ""]],
+        "repeat": [[*python, "import signal; print('attention [9]', flush=True); signal.pause()"]],
+        "whole": [[*python, "import sys; print('base', flush=True); sys.exit('the device is lost: CUDA error')"]],
+    }
+    monkeypatch.setattr(gpu, "commands_of", lambda stage, *given: wrong.get(stage) or right(stage, *given))
+    monkeypatch.setattr(gpu, "limit_of", lambda stage, left, tiny: 1.0 if stage == "repeat" else left)
+    monkeypatch.setattr(gpu, "LEAST_SECONDS", 0.5)
+    arguments = ["--out", str(tmp_path), "--tiny", "--stage", "ops", *wrong, "--ops", "layer_norm"]
+    table_of_stages = tmp_path / "stages.csv"
+    assert gpu.main(arguments) == 1
+    found = [(row["stage"], row["status"], row["exit_code"], row["reason"]) for row in rows_of(table_of_stages)]
+    assert found == [
+        ("values", "crashed: SIGABRT", "-6", "while measuring conv_gelu [3]"),
+        ("values", "ok", "0", ""),
+        ("repeat", "killed: took longer than its limit", "-9", "while measuring attention [9]"),
+        ("whole", "failed", "1", "the device is lost: CUDA error, while measuring base"),
+        ("ops", "ok", "0", ""),
+    ]
+    assert rows_of(table) == [{"op": "conv_gelu", "status": "pass"}]  # what was written stays
+    timed = rows_of(tmp_path / "ops.csv")
+    assert {row["op"] for row in timed} == {"layer_norm", "add_layer_norm"} and {row["status"] for row in timed} == {"ok"}
+    assert {row["share"] for row in timed} == {""}  # no ceilings were measured
+    assert "crashed: SIGABRT while measuring conv_gelu [3]" in capsys.readouterr().out
+    assert gpu_run.LEFT_OUT == LEFT_OUT
+
+
+def test_rows_of_several_processes_stay_whole(bench, tmp_path):
+    gpu_run = bench("gpu_run")
+    code = (
+        "import sys; sys.path[:0] = sys.argv[1:2]; import checkout; from gpu_run import Table; from pathlib import Path\n"
+        "for number in range(50): Table(Path(sys.argv[2]), 'process number status').add(process=sys.argv[3], number=number)"
+    )
+    path = tmp_path / "rows.csv"
+    children = [subprocess.Popen([sys.executable, "-c", code, str(FOLDER), str(path), name]) for name in "ab"]
+    assert [child.wait() for child in children] == [0, 0]
+    found = sorted((row["process"], int(row["number"])) for row in gpu_run.read(path))
+    assert found == list(itertools.product("ab", range(50)))
+
+
+@pytest.mark.parametrize(
+    "error, lost",
+    [
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), True),
+        (RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), False),
+        (RuntimeError("Triton Error [CUDA]: out of memory"), False),
+        (ValueError("expected 3 rows"), False),
+    ],
+)
+def test_a_lost_device_ends_the_process(bench, tmp_path, error, lost):
+    gpu_run = bench("gpu_run")
+    table = gpu_run.Table(tmp_path / "rows.csv", "op status")
+
+    def fail():
+        with table.reasons(op="attention"):
+            raise error
+
+    assert is_device_lost(error) == lost
+    if lost:
+        with pytest.raises(gpu_run.DeviceLost, match="an illegal memory access was encountered, at attention"):
+            fail()
+    else:
+        fail()
+    (row,) = rows_of(tmp_path / "rows.csv")
+    assert row == {"op": "attention", "status": f"{type(error).__name__}: {error}"}
 
 
 def test_no_time_at_all_from_a_bare_checkout(tmp_path):
@@ -126,12 +352,41 @@ def test_no_time_at_all_from_a_bare_checkout(tmp_path):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "results"))
     program, out = tmp_path / "bench/gpu.py", tmp_path / "out"
     libraries = sysconfig.get_path("purelib")
-    child = script("-S", program, "--out", out, "--tiny", "--budget-seconds", "0", PYTHONPATH=libraries)
+    child = script("-S", program, "--out", out, "--tiny", "--seconds", "0", PYTHONPATH=libraries)
+    assert child.returncode == 1, child.stderr
+    rows = rows_of(out / "stages.csv")
+    assert [(row["stage"], row["status"]) for row in rows] == [(stage, LEFT_OUT) for stage in STAGES]
+    assert "stages: 8 rows, 8 not well" in (out / "summary.txt").read_text()
+    stage = ("-S", program.with_name("gpu_stage.py"), "repeat", "--out", out, "--tiny", "--until", "0")
+    child = script(*stage, PYTHONPATH=libraries)
     assert child.returncode == 0, child.stderr
-    for section in SECTIONS[1:]:
-        rows = rows_of(out / f"{section}.csv")
-        assert rows and {row["status"] for row in rows} == {LEFT_OUT}, section
-    assert (out / "finished.txt").read_text() == "environment\n" and "left out" in (out / "summary.txt").read_text()
+    assert {row["status"] for row in rows_of(out / "repeat.csv")} == {LEFT_OUT}
+
+
+def test_results_are_not_mixed(bench, tmp_path, capsys):
+    (tmp_path / "models.csv").write_text("stage\nheadline\n")
+    assert bench("gpu").main(["--out", str(tmp_path), "--tiny", "--stage", "compile"]) == 2
+    assert "has a models.csv already: name another folder" in capsys.readouterr().err
+    assert (tmp_path / "models.csv").read_text() == "stage\nheadline\n"
+    (tmp_path / "environment.csv").write_text("key,value\ndevice,another chip\n")
+    gpu_ceilings, gpu_run = bench("gpu_ceilings"), bench("gpu_run")
+    with pytest.raises(ValueError, match=r"has results of another chip, but this is .*: name another folder"):
+        gpu_ceilings.environment(gpu_run.Run(tmp_path, 60, True), "")
+
+
+@torch.inference_mode()
+def test_graphs_are_those_of_one_provider(captures, monkeypatch):  # noqa: F811
+    """It captures where a batch is laid out, so that all that is timed is replayed; the other providers replay nothing."""
+    monkeypatch.setattr(providers, "_check_graphs", lambda subject: None)
+    subject = Subject.random("tiny", torch.device("cpu"), torch.float32)
+    waveforms = [np.random.default_rng(count).standard_normal(count).astype(np.float32) for count in (900, 401)]
+    graphs, plain = (providers.provider(name, subject).forward(waveforms).run for name in ("ours-graphs", "ours"))
+    assert captures == ["captured", "replayed"]
+    expected = plain()
+    assert captures == ["captured", "replayed"] and subject.ours.hubert.fast_path.cuda_graphs.limit == 0
+    for _ in range(2):
+        torch.testing.assert_close(graphs(), expected, rtol=0, atol=0)
+    assert captures == ["captured", *["replayed"] * 3]
 
 
 @pytest.mark.parametrize("program", ["gpu", "tune"])
@@ -141,31 +396,12 @@ def test_no_gpu(bench, monkeypatch, tmp_path, capsys, program):
     assert "no CUDA device" in capsys.readouterr().err
 
 
-def test_nothing_is_timed_that_answers_otherwise_or_fails(bench, tmp_path):
-    gpu, gpu_cases, gpu_ops, gpu_run = (bench(name) for name in ("gpu", "gpu_cases", "gpu_ops", "gpu_run"))
-    run = gpu_run.Run(tmp_path, 60, True)
-    table = gpu_run.Table(tmp_path / "ops.csv", gpu.OP_COLUMNS)
-    case = gpu_ops.layer_norm(gpu_cases.TINY, [3], gpu_cases.Where(torch.float32, run.device))
-    case.libraries = {
-        "wrong": gpu_cases.plain(lambda x, weight, bias: 1.01 * case.definition(x, weight, bias)),
-        "nothing": gpu_cases.plain(lambda x, weight, bias: case.definition(x, weight, bias) / 0 * 0),
-        "broken": gpu_cases.plain(lambda *arguments: torch.zeros(2) @ torch.zeros(3)),
-    }
-    gpu.measure(run, table, case, case.providers())
-    found = {row["provider"]: row for row in rows_of(tmp_path / "ops.csv")}
-    assert found["ours"]["status"] == "ok"
-    for name in ("wrong", "nothing"):
-        assert found[name]["status"].startswith("not timed") and not found[name]["p50_ms"]
-    assert found["broken"]["status"].startswith("RuntimeError")
-
-
 def test_values_fail_for_memory_that_is_not_written(bench, monkeypatch, tmp_path):
-    gpu_cases, gpu_ops, gpu_run, gpu_values = (bench(name) for name in ("gpu_cases", "gpu_ops", "gpu_run", "gpu_values"))
-    run = gpu_run.Run(tmp_path, 60, True)
-    case = gpu_ops.layer_norm(gpu_cases.TINY, [3], gpu_cases.Where(torch.float32, run.device))
+    gpu_run, gpu_values = bench("gpu_run"), bench("gpu_values")
+    _, case = layer_norm_case(bench)
     monkeypatch.setattr(gpu_values, "value_cases", lambda run: [case])
     monkeypatch.setattr(case, "public", lambda x, weight, bias: torch.empty(x.shape))
-    gpu_values.values(run)
+    gpu_values.values(gpu_run.Run(tmp_path, 60, True))
     assert [row["status"] for row in rows_of(tmp_path / "values.csv")] == ["fail: NaN"]
 
 

@@ -211,12 +211,57 @@ def test_conv_first(samples, channels, dtype):
     check("conv_first", waveform, weight, *vectors, dtype=dtype)
 
 
-@pytest.mark.parametrize("frames_per_hop", [1, 4, 24, 64])
-def test_conv_first_by_utterance(frames_per_hop):
+@DTYPES
+@pytest.mark.parametrize("frames_per_hop", [1, 4, 24, 64, 128])
+def test_conv_first_by_utterance(frames_per_hop, dtype):
     waveform, weight, means = randn(1300), randn(3, 10, 24), randn(3, 10)
     hops = -(-259 // frames_per_hop)
     utterances = torch.sort(torch.randint(3, (hops,), dtype=torch.int32)).values
-    check("conv_first", waveform, weight, randn(24), None, None, means, utterances, frames_per_hop)
+    check("conv_first", waveform, weight, randn(24), None, None, means, utterances, frames_per_hop, dtype=dtype)
+
+
+@pytest.mark.parametrize("has_norm", [False, True], ids=["none", "layer norm"])
+def test_conv_first_in_parts_keeps_more_than_16_bits_hold(has_norm):
+    """Two parts of each operand leave an error of 2^-16, also for a waveform far from zero and channels far from each other."""
+    from hubert_fast.kernels import conv_first_product
+
+    waveform, weight, vectors = 20 + 5 * randn(4001), 3 * randn(10, 48) + 8, randn(3, 48)
+    bias, norm = vectors[0], vectors[1:] if has_norm else (None, None)
+    expected = ops.conv_first_eager(*float64((waveform, weight, bias, *norm)))
+    found = torch.full_like(expected, float("nan"), dtype=torch.float32)
+    taps = conv_first_product.taps_of(weight, bias, has_norm)
+    conv_first_product.launch(waveform, taps, *norm, None, None, 1, 10, 5, 1e-5, found)
+    error = (found - expected).norm() / expected.norm()
+    assert error < 2**-14 and expected.norm() > 1, error
+
+
+@DTYPES
+@pytest.mark.parametrize("gelu", [False, True], ids=["none", "gelu"])
+@pytest.mark.parametrize("rows", [1, 16, 67, 300])
+def test_product_whose_programs_stay(rows, gelu, dtype, monkeypatch):
+    """More tiles than programs, rows that overlap, and a last tile that is not whole."""
+    from hubert_fast.kernels import linear_persistent, tuning
+
+    blocks = {"BLOCK_M": 16, "BLOCK_N": 32, "BLOCK_K": 16, "GROUP_M": 2, "num_warps": 4, "num_stages": 2}
+    monkeypatch.setattr(tuning, "linear_persistent", lambda *shape: blocks)
+    monkeypatch.setattr(tuning, "multiprocessors_of", lambda device: 3)
+    x, weight, bias = randn(rows * 32 + 17, dtype=dtype), randn(64, 48, dtype=dtype), randn(64, dtype=dtype)
+    windows = x.as_strided((rows, 48), (32, 1))
+    assert linear_persistent.takes(windows, weight) and not linear_persistent.takes(x[1:].as_strided((rows, 48), (32, 1)))
+    for given in (bias, None):
+        out = torch.full((rows, 64), float("nan"), dtype=dtype)
+        linear_persistent.launch(windows, weight, given, out, gelu)
+        product = torch.nn.functional.linear(*float64((windows, weight)), None if given is None else given.double())
+        assert_close(out, torch.nn.functional.gelu(product) if gelu else product, dtype)
+
+
+def test_which_products_have_programs_that_stay():
+    from hubert_fast.kernels import tuning
+
+    assert tuning.is_persistent(4096, 1024, 4096, 2, (9, 0)) and tuning.is_persistent(60_000, 1536, 512, 2, (9, 0))
+    for other in ((4095, 1024, 4096, 2, (9, 0)), (4096, 1000, 4096, 2, (9, 0)), (4096, 1024, 4000, 2, (9, 0)),
+                  (4096, 1024, 4096, 4, (9, 0)), (4096, 1024, 4096, 2, (8, 0)), (4096, 1024, 4096, 2, (10, 0))):  # fmt: skip
+        assert not tuning.is_persistent(*other), other
 
 
 @pytest.mark.parametrize("dtype", [torch.int16, torch.float32, torch.float16], ids=str)
@@ -256,8 +301,9 @@ def test_ctc_argmax(vocabulary, dtype):
 
 
 def test_ctc_argmax_of_equals_is_the_first():
-    weight = randn(1, 16).expand(300, 16).contiguous()
-    ids, log_probs = ops.ctc_argmax(randn(20, 16), weight, None, backend="triton")
+    # whole numbers, whose sums are the same in whatever order a product takes them
+    weight = torch.randint(-9, 9, (1, 16)).float().expand(300, 16).contiguous()
+    ids, log_probs = ops.ctc_argmax(torch.randint(-9, 9, (20, 16)).float(), weight, None, backend="triton")
     assert not ids.any()
     assert_close(log_probs, torch.full((20,), 300.0).log().neg(), torch.float32)
 

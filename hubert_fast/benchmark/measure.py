@@ -27,6 +27,7 @@ from .work import Work
 # to 2^-11 and 2^-8 at every layer.
 SAME = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 CHECKED_UTTERANCES, CHECKED_SECONDS = 4, 10.0
+DEVICE_LOST = ("CUDA error", "Triton Error [CUDA]")  # as torch words it, and as Triton's launcher does
 OK = "ok"
 COLUMNS = (  # of a row, behind those that say where it is from
     "model dtype protocol lengths utterances audio_seconds batch provider rounds p20_s p50_s p80_s rtfx latency_p50_ms "
@@ -92,7 +93,7 @@ def measure(subject: Subject, work: Work, names: Sequence[str], plan: Plan, told
                 work = work.saved(Path(folder))
             except ImportError as error:  # what reads and writes audio
                 return [_row(Entry(name, status=f"cannot run: {error}"), subject, work, plan) for name in names]
-        checked = _Checked(subject, work)
+        checked = Checked(subject, work)
         for entry in entries:
             with _reason(entry, subject.device, told):
                 entry.provider = provider(entry.name, subject)
@@ -125,6 +126,11 @@ def _running(entries: list[Entry]) -> list[Entry]:
     return [entry for entry in entries if entry.status == OK]
 
 
+def is_device_lost(error: BaseException) -> bool:
+    """Return whether CUDA refuses all further work of this process after ``error``. It does not after a lack of memory."""
+    return not is_out_of_memory(error) and any(words in str(error) for words in DEVICE_LOST)
+
+
 @contextlib.contextmanager
 def _reason(entry: Entry, device: torch.device, told: Told) -> Iterator[None]:
     """Make the reason for a failure the status of an entry, which then runs no more."""
@@ -133,8 +139,8 @@ def _reason(entry: Entry, device: torch.device, told: Told) -> Iterator[None]:
     except Unavailable as error:
         entry.status = f"cannot run: {error}"
     except Exception as error:  # theirs and ours: whatever it is, the others go on
-        if "CUDA error" in str(error):
-            raise  # nothing more runs in this process
+        if is_device_lost(error):
+            raise
         what = "out of memory" if is_out_of_memory(error) else f"{type(error).__name__}: {first_line(error)}"
         entry.status = f"failed: {what}"[:200]
     else:
@@ -145,7 +151,7 @@ def _reason(entry: Entry, device: torch.device, told: Told) -> Iterator[None]:
         torch.cuda.empty_cache()
 
 
-class _Checked:
+class Checked:
     """A few utterances and what float32 says of them: alone, and in one padded batch, whose padding a group norm sees."""
 
     def __init__(self, subject: Subject, work: Work):
@@ -164,17 +170,21 @@ class _Checked:
 
         parts = [logits([waveform]) for waveform in self.waveforms]
         self.alone, self.padded = torch.cat(parts), logits(self.waveforms)
-        self.texts = [
-            greedy_decode(part.float()[None], None, tokenizer, blank_id=tokenizer.pad_token_id)[0].text for part in parts
+        self.texts = [  # random weights have no text: all tokens are nearly as likely
+            greedy_decode(part.float()[None], None, tokenizer, blank_id=tokenizer.pad_token_id)[0].text
+            for part in (parts if subject.folder is not None else ())
         ]
 
     def compare(self, provider: Provider) -> tuple[float, int]:
-        """Return the largest error as a share of the largest logit, and how many texts are float32's."""
+        """Return the largest error as a share of the largest logit, and how many texts are float32's.
+
+        Texts of random weights are not compared.
+        """
         ready = provider.forward(self.waveforms)
         found = ready.frames(ready.run()).double().cpu()
         expected = self.padded if provider.pads else self.alone
         error = (found - expected).abs().max() / expected.abs().max()
-        texts = provider.text(self.waveforms)
+        texts = provider.text(self.waveforms) if self.texts else []
         equal = sum(one.strip() == other.strip() for one, other in zip(texts, self.texts))
         return float(error) if error == error else float("inf"), equal
 
@@ -193,7 +203,7 @@ def _row(entry: Entry, subject: Subject, work: Work, plan: Plan) -> dict[str, An
     if entry.max_error is not None:
         checked = min(CHECKED_UTTERANCES, len(work.waveforms))
         row["max_error"] = entry.max_error
-        if subject.folder is not None:  # random weights have no text: all tokens are nearly as likely
+        if subject.folder is not None:
             row["texts_equal"] = f"{entry.texts_equal} of {checked}"
     if entry.status != OK:
         return row

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,11 +15,13 @@ from torch.nn.utils.rnn import pad_sequence
 
 from .. import accelerate
 from ..ctc import greedy_decode
+from ..cuda_graphs import GraphCache
 from ..packed_audio import PackedAudio
 from .subject import Subject, Unavailable
 
 SORTED, SINGLE = "-sorted", "-single"  # behind a name: how utterances are put into batches
 PIPELINE_BATCH = 8
+GRAPHS = 64  # layouts that ours-graphs keeps
 
 
 class Forward(NamedTuple):
@@ -84,6 +87,50 @@ class Ours(Provider):
             for found in transcriber.transcribe_many(paths)
         }
         return [texts[path] for path in paths]
+
+
+class OursGraphs(Ours):
+    """Ours under CUDA graphs. It has a cache of its own, so that other providers of the subject run without graphs."""
+
+    def __init__(self, subject: Subject):
+        _check_graphs(subject)
+        super().__init__(subject)
+        self._cache = GraphCache(GRAPHS)
+
+    @contextmanager
+    def _graphs(self) -> Iterator[None]:
+        path = self.subject.ours.hubert.fast_path
+        path.cuda_graphs, kept = self._cache, path.cuda_graphs
+        try:
+            yield
+        finally:
+            path.cuda_graphs = kept
+
+    def forward(self, waveforms: Sequence[np.ndarray]) -> Forward:
+        """Lay a batch out and capture its layout, so that ``run`` replays."""
+        ready = super().forward(waveforms)
+
+        def run() -> Tensor:
+            with self._graphs():
+                return ready.run()
+
+        for _ in range(2):  # the second call of a layout captures it
+            run()
+        return ready._replace(run=run)
+
+    def text(self, waveforms: Sequence[np.ndarray]) -> list[str]:
+        with self._graphs():
+            return super().text(waveforms)
+
+    def files(self, paths: Sequence[str]) -> list[str]:
+        with self._graphs():
+            return super().files(paths)
+
+
+def _check_graphs(subject: Subject) -> None:
+    """Raise ``Unavailable`` where there are no CUDA graphs."""
+    if subject.device.type != "cuda":
+        raise Unavailable(f"CUDA graphs need a CUDA device, but the device is {subject.device}")
 
 
 class Padded(Provider):
@@ -187,14 +234,22 @@ def _compiled(subject: Subject) -> Provider:
     return Padded(subject, torch.compile(subject.theirs("sdpa"), dynamic=True))
 
 
+def _compiled_graphs(subject: Subject) -> Provider:
+    _check_graphs(subject)
+    torch.compiler.reset()
+    return Padded(subject, torch.compile(subject.theirs("sdpa"), mode="reduce-overhead"))
+
+
 PROVIDERS: dict[str, tuple[Callable[[Subject], Provider], str]] = {
     "ours": (Ours, "forward_packed; the transcriber for files"),
+    "ours-graphs": (OursGraphs, f"ours under CUDA graphs of the {GRAPHS} layouts last used"),
     "ours-padded": (_ours_padded, "one changed import: forward on padded rows"),
     "accelerate": (_accelerated, "hubert_fast.accelerate(transformers' model), on padded rows"),
     "hf-sdpa": (lambda subject: Padded(subject, subject.theirs("sdpa")), "transformers, scaled_dot_product_attention"),
     "hf-eager": (lambda subject: Padded(subject, subject.theirs("eager")), "transformers, eager attention"),
     "hf-flash": (lambda subject: Padded(subject, subject.theirs("flash_attention_2")), "transformers, flash_attention_2"),
     "hf-compile": (_compiled, "transformers, sdpa, under torch.compile"),
+    "hf-compile-graphs": (_compiled_graphs, "transformers, sdpa, under torch.compile with CUDA graphs (reduce-overhead)"),
 }
 DEFAULT_PROVIDERS = "ours,hf-sdpa,hf-sdpa-sorted"
 

@@ -1,0 +1,35 @@
+"""The same inputs give the same bits: a race between copies and products shows as results that differ."""
+
+from __future__ import annotations
+
+import gpu_ops
+import torch
+from gpu_cases import SIZES, TINY, Where
+from gpu_run import NAMES, Run, Table, tensors
+
+FRAMES, CALLS = 15_000, 40
+BUILDERS = (gpu_ops.linear_gelu, gpu_ops.linear_add, gpu_ops.conv_gelu, gpu_ops.conv_positional, gpu_ops.attention)
+
+
+def repeat(run: Run) -> None:
+    """Write repeat.csv: of each op, how many of its calls gave other bits than the first."""
+    table = Table(run.out / "repeat.csv", "op shape dtype calls differ status")
+    size, lengths = (TINY, [4, 5]) if run.tiny else (SIZES["large"], run.utterance_frames(FRAMES))
+    calls = 2 if run.tiny else CALLS
+    for dtype in (torch.float32,) if run.tiny else (torch.bfloat16, torch.float16):
+        for build in BUILDERS:
+            case = build(size, lengths, Where(dtype, run.device))
+            row = {"op": case.op, "shape": case.shape, "dtype": NAMES[dtype]}
+            if not table.is_due(run, **row):
+                continue
+            with table.reasons(**row):
+                torch.manual_seed(0)
+                call = case.providers()["ours"].prepare(*case.make())
+                first = tensors(call())
+                differ = sum(any(map(_differ, first, tensors(call()))) for _ in range(calls))
+                table.add(**row, calls=calls, differ=differ, status="differs" if differ else "ok")
+
+
+def _differ(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Return whether any bit differs. Bytes are compared, since NaN equals nothing."""
+    return not torch.equal(one.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8))

@@ -1,0 +1,135 @@
+"""Time of every op at the shapes of published models, beside library calls that do the same."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import gpu_ops
+import torch
+from gpu_cases import SIZES, TINY, Case, Where
+from gpu_decisions import decisions
+from gpu_run import NAMES, Run, Table, difference, percentiles_ms, read, sustained_or_burst, tensors
+from gpu_values import poisoned
+from torch import Tensor
+
+from hubert_fast import ops
+from hubert_fast.devices import is_out_of_memory
+
+# Of the largest value expected: float32 in another order; three roundings to 2^-11 or to 2^-8, as library calls have them
+# between product, norm and GELU. A tile that is wrong is off by about 1.
+SAME = {torch.float32: 1e-4, torch.float16: 2e-3, torch.bfloat16: 1.5e-2}
+FRAMES, SECONDS = 60_000, 0.12  # for timing one provider
+CACHED_BYTES, MOST_INPUTS = 200_000_000, 8  # inputs are cycled through, so that no cache holds the next ones
+COLUMNS = "op shape dtype provider p20_ms p50_ms p80_ms bytes flop tflops gb_per_second share ceiling max_error expected status"
+
+
+def op_cases(run: Run) -> list[Case]:
+    """Return cases, those of large first. Layers before the projection get a quarter: about a slice of the packed graph."""
+    lengths = [4, 5] if run.tiny else run.utterance_frames(FRAMES)
+    some = lengths if run.tiny else lengths[: len(lengths) // 4]
+    at = Where(torch.float32 if run.tiny else torch.bfloat16, run.device)
+    large, base = (TINY, TINY._replace(name="tiny base", pre_norm=False)) if run.tiny else (SIZES["large"], SIZES["base"])
+    cases = [
+        gpu_ops.linear_gelu(large, lengths, at),
+        gpu_ops.attention(large, lengths, at),
+        gpu_ops.add_layer_norm(large, lengths, at),
+        gpu_ops.conv_first(large, some, at),
+        gpu_ops.conv_gelu(large, some, at),
+        gpu_ops.conv_gelu(large, some, at, 2),
+        gpu_ops.conv_positional(large, lengths, at),
+        gpu_ops.layer_norm(large, lengths, at),
+        gpu_ops.linear_add(large, lengths, at),
+        gpu_ops.ctc_argmax(large, lengths, at),
+        gpu_ops.normalize_waveforms(large, some, at),
+        gpu_ops.attention_padded(large, some, at),
+        *decisions(large, lengths, at),
+        gpu_ops.linear_gelu(base, lengths, at),
+        gpu_ops.attention(base, lengths, at),
+        gpu_ops.conv_first_by_utterance(base, some, at),
+        gpu_ops.conv_gelu(base, some, at),
+        gpu_ops.conv_positional(base, lengths, at),
+        gpu_ops.add_layer_norm(base, lengths, at),
+        gpu_ops.window_statistics(base, some, at),
+        *([] if run.tiny else decisions(base, lengths, at)),
+    ]
+    return list({(case.op, case.shape): case for case in cases}.values())
+
+
+def time_ops(run: Run, containing: str = "") -> None:
+    """Write ops.csv. containing: a part of the name of the ops to time, of all by default."""
+    table = Table(run.out / "ops.csv", COLUMNS)
+    for case in op_cases(run):
+        if containing in case.op:
+            time_case(run, table, case)
+            gc.collect()
+
+
+def time_case(run: Run, table: Table, case: Case) -> None:
+    """Time the providers of a case on the same inputs, each only when its answer is right."""
+    row = {"op": case.op, "shape": case.shape, "dtype": NAMES[case.dtype]}
+    if not table.is_due(run, **row):
+        return
+    inputs: list[tuple] = []
+    with table.reasons(**row):
+        torch.manual_seed(0)
+        inputs.append(case.make())
+        expected, named = expected_of(case, inputs[0])
+        size = _bytes(inputs[0])
+        inputs += [case.make() for _ in range(0 if run.tiny else min(MOST_INPUTS - 1, CACHED_BYTES // size))]
+        for name, provider in case.providers().items():
+            one = {**row, "provider": name, "expected": named}
+            with table.reasons(**one):
+                calls = [provider.prepare(*arguments) for arguments in inputs]
+                with poisoned():
+                    raw = calls[0]()
+                moved, error = size + _bytes(raw), difference(provider.finish(raw), expected)
+                del raw
+                if not error <= SAME[case.dtype]:
+                    status = f"not timed: wrong, {error:.1e} from what is expected, more than {SAME[case.dtype]:.1e}"
+                    table.add(**one, max_error=error, status=status)
+                    continue
+                times = percentiles_ms(run.times_ms(calls, SECONDS))
+                rates = rates_of(run, case, moved, times["p50_ms"])
+                table.add(**one, **times, bytes=moved, flop=case.flop, **rates, max_error=error, status="ok")
+
+
+def expected_of(case: Case, arguments: tuple) -> tuple[Any, str]:
+    """Return what a case's answer is held to, and what gave it.
+
+    It is the op's definition in float32 on the same inputs, or a library call where that does not fit into memory. A decision
+    has no definition: there it is the first provider.
+    """
+    if not hasattr(ops, case.op):
+        name, provider = next(iter(case.providers().items()))
+        return provider.finish(provider.prepare(*arguments)()), name
+    try:
+        options = {"dtype": torch.float32} if "dtype" in case.options else {}
+        return case.finish(case.definition(*map(_in_float32, arguments), **options)), "definition in float32"
+    except Exception as error:
+        if not is_out_of_memory(error) or not case.libraries:
+            raise
+    gc.collect()
+    torch.cuda.empty_cache()
+    name, provider = next(iter(case.libraries.items()))
+    return provider.finish(provider.prepare(*arguments)()), name
+
+
+def _in_float32(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def _bytes(values: Any) -> int:
+    return sum(x.numel() * x.element_size() for x in tensors(values))
+
+
+def rates_of(run: Run, case: Case, moved_bytes: int, time_ms: float) -> dict[str, Any]:
+    """Return rates, and the share of what this machine could reach, by products or by copies, whichever binds."""
+    rates = {"tflops": 1e-9 * case.flop / time_ms, "gb_per_second": 1e-6 * moved_bytes / time_ms}
+    products, named = sustained_or_burst(run, case.dtype)
+    copies = [float(row["value"]) for row in read(run.out / "ceilings.csv") if (row["name"], row["status"]) == ("copy", "ok")]
+    if products is None or not copies:
+        return rates
+    by_products, by_copies = 1e12 * rates["tflops"] / products, rates["gb_per_second"] / copies[0]
+    named = named if by_products > by_copies else f"burst copy: {copies[0]:.4g} GB/s"
+    return {**rates, "share": max(by_products, by_copies), "ceiling": named}
