@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import accumulate
 
+import numpy as np
 import torch
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+TORCH_DTYPES = {np.dtype(name): getattr(torch, name) for name in ("int32", "int64", "float64")}  # of tables
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 
 
@@ -54,6 +57,23 @@ def upload(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     What pinned memory holds may be copied later; PyTorch does not use it again before.
     """
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def upload_together(arrays: Sequence[np.ndarray], device: torch.device) -> list[torch.Tensor]:
+    """Copy small arrays of the host's to a device as :func:`upload` does, in one copy: views of one buffer, of their dtypes.
+
+    Each starts at a multiple of 16 bytes, since kernels are compiled for the alignment of their operands.
+    """
+    *begins, total = accumulate((-(-array.nbytes // 16) * 16 for array in arrays), initial=0)
+    host = torch.empty(total, dtype=torch.uint8, device="cpu", pin_memory=device.type == "cuda")
+    raw = host.numpy()
+    for begin, array in zip(begins, arrays):
+        raw[begin : begin + array.nbytes].view(array.dtype).reshape(array.shape)[...] = array
+    flat = upload(host, device)
+    return [
+        flat[begin : begin + array.nbytes].view(TORCH_DTYPES[array.dtype]).view(array.shape)
+        for begin, array in zip(begins, arrays)
+    ]
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .config import HubertConfig
 from .devices import upload
+from .kernels.schedule import ranges
 
 
 def starts_on_grid(lengths: Sequence[int], hop_samples: int) -> tuple[list[int], int]:
@@ -47,28 +50,30 @@ class Grid:
         padded = None if padded_samples is None else frames(padded_samples)
         return cls(tuple(starts_on_grid(lengths, hop)[0]), tuple(frames(length) for length in lengths), padded)
 
-    @property
+    @cached_property
     def frames(self) -> int:
         """N, the true frames of all utterances."""
         return sum(self.counts)
 
-    @property
+    @cached_property
     def end(self) -> int:
         """The frame of the grid after the last true one."""
         return max((start + count for start, count in zip(self.starts, self.counts) if count), default=0)
 
-    @property
-    def boundaries(self) -> list[int]:
+    @cached_property
+    def boundaries(self) -> tuple[int, ...]:
         """Frame at which each utterance starts among the N, and N: ``[B + 1]``."""
-        return list(accumulate(self.counts, initial=0))
+        return tuple(accumulate(self.counts, initial=0))
 
     def cu_seqlens(self, device: torch.device) -> Tensor:
         """Return :attr:`boundaries` as attention kernels take them: int32 ``[B + 1]``."""
-        return upload(torch.tensor(self.boundaries, dtype=torch.int32), device)
+        return upload(torch.from_numpy(np.array(self.boundaries, dtype=np.int32)), device)
 
     def true_frames(self, device: torch.device) -> Tensor | None:
         """Return which frames of the grid are true, int64 ``[N]``; ``None`` when all up to :attr:`end` are."""
-        if self.end == self.frames:
-            return None
-        ranges = [torch.arange(start, start + count) for start, count in zip(self.starts, self.counts)]
-        return upload(torch.cat(ranges), device)
+        frames = self.true_frames_on_host()
+        return None if frames is None else upload(torch.from_numpy(frames), device)
+
+    def true_frames_on_host(self, dtype: type = np.int64) -> np.ndarray | None:
+        """Return what :meth:`true_frames` does, as an array of ``dtype``."""
+        return None if self.end == self.frames else ranges(np.array(self.starts), np.array(self.counts), dtype)

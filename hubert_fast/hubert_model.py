@@ -83,11 +83,11 @@ class HubertModel(HubertPreTrainedModel):
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         audio = audio.to(self.device, non_blocking=True)  # of pinned memory without waiting
+        grid = Grid.of(audio.lengths, self.config)
         if self.why_not_packed(audio.samples, whole_call=False) is None:
-            last, states = encode_packed(self, audio, output_hidden_states)
+            last, states = encode_packed(self, audio, grid, output_hidden_states)
         else:
             last, states = self._one_by_one(audio, output_hidden_states)
-        grid = Grid.of(audio.lengths, self.config)
         return PackedModelOutput(last_hidden_state=last, hidden_states=states, cu_seqlens=grid.cu_seqlens(last.device))
 
     def _one_by_one(self, audio: PackedAudio, output_hidden_states: bool) -> tuple[Tensor, tuple[Tensor, ...] | None]:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import HubertConfig
+from .grid import Grid
 from .hubert_model import HubertModel
 from .initialization import initialize
 from .ops import ctc_argmax
@@ -217,7 +218,8 @@ class HubertForSequenceClassification(HubertPreTrainedModel):
         encoded = self.hubert.forward_packed(audio, True if weighted else output_hidden_states)
         x = self._weighted_sum(encoded.hidden_states) if weighted else encoded.last_hidden_state
         x = self.projector(x)
-        pooled = [part.sum(dim=0) / max(len(part), 1) for part in x.split(encoded.cu_seqlens.diff().tolist())]
+        counts = Grid.of(audio.lengths, self.hubert.config).counts  # cu_seqlens would have to be waited for
+        pooled = [part.sum(dim=0) / max(len(part), 1) for part in x.split(counts)]
         logits = self.classifier(torch.stack(pooled) if pooled else x)
         return PackedSequenceClassifierOutput(logits=logits, hidden_states=encoded.hidden_states, cu_seqlens=encoded.cu_seqlens)
 

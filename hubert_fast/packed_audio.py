@@ -60,15 +60,22 @@ class PackedAudio:
         if isinstance(waveforms, (Tensor, np.ndarray)) and waveforms.ndim == 1:
             raise ValueError("waveforms must be a list of 1-D waveforms, but a single one came: put it into a list")
         checked = [_checked(waveform, index) for index, waveform in enumerate(waveforms)]
-        as_int16 = bool(checked) and all(waveform.dtype == torch.int16 for waveform in checked)
-        lengths = tuple(len(waveform) for waveform in checked)
+        as_int16 = bool(checked) and all(dtype == torch.int16 for _, dtype in checked)
+        lengths = tuple(len(waveform) for waveform, _ in checked)
         starts, total = starts_on_grid(lengths, hop_samples)
-        samples = torch.zeros(total * hop_samples, dtype=torch.int16 if as_int16 else torch.float32)
-        for waveform, start in zip(checked, starts):
-            target = samples[start * hop_samples :][: len(waveform)]
-            target.copy_(waveform)
-            if waveform.dtype == torch.int16 and not as_int16:
-                target.mul_(INT16_SCALE)
+        # NumPy asks the system for huge pages, whose first touch costs a fifth of that of torch.empty's
+        memory = np.empty(total * hop_samples, dtype=np.int16 if as_int16 else np.float32)
+        samples = torch.from_numpy(memory)
+        for (waveform, dtype), first, end in zip(checked, starts, [*starts[1:], total]):
+            begin, gap = first * hop_samples, first * hop_samples + len(waveform)
+            memory[gap : end * hop_samples] = 0
+            if isinstance(waveform, np.ndarray):
+                with np.errstate(over="ignore", invalid="ignore"):  # as torch does: float64 may become infinite
+                    memory[begin:gap] = waveform
+            else:  # a gradient may go through this copy
+                samples[begin:gap].copy_(waveform)
+            if dtype == torch.int16 and not as_int16:
+                samples[begin:gap].mul_(INT16_SCALE)
         return cls(samples, lengths, normalize, hop_samples)
 
     def __len__(self) -> int:
@@ -85,7 +92,8 @@ class PackedAudio:
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> PackedAudio:
         """Return this batch with its samples on another device."""
-        return replace(self, samples=self.samples.to(device, non_blocking=non_blocking))
+        samples = self.samples.to(device, non_blocking=non_blocking)
+        return self if samples is self.samples else replace(self, samples=samples)
 
     def pin_memory(self) -> PackedAudio:
         """Return this batch with its samples in page-locked memory, from which copies to a GPU can overlap with work."""
@@ -109,17 +117,18 @@ class PackedAudio:
         return [samples[start : start + length] for start, length in zip(self.starts, self.lengths)]
 
 
-def _checked(waveform: Any, index: int) -> Tensor:
+def _checked(waveform: Any, index: int) -> tuple[Tensor | np.ndarray, torch.dtype]:
+    """Return a waveform as a tensor, or as the array that it is (torch would have to copy some of them), and its dtype."""
     try:
         if isinstance(waveform, np.ndarray):
-            # what torch cannot look at as it is: other byte orders, steps backwards, memory that may not be written
-            array = np.ascontiguousarray(waveform, dtype=waveform.dtype.newbyteorder("="))
-            waveform = array if array.flags.writeable else array.copy()
-        tensor = torch.as_tensor(waveform)
+            dtype = torch.from_numpy(np.empty(0, dtype=waveform.dtype.newbyteorder("="))).dtype
+        else:
+            waveform = torch.as_tensor(waveform)
+            dtype = waveform.dtype
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"waveform {index} must be a 1-D array of samples, but is no array of numbers: {error}") from None
-    if tensor.dim() != 1:
-        raise ValueError(f"waveform {index} must be 1-D, but has shape {list(tensor.shape)}")
-    if tensor.numel() and not tensor.is_floating_point() and tensor.dtype != torch.int16:
-        raise ValueError(f"waveform {index} must be floating point or int16, but is {tensor.dtype}")
-    return tensor
+    if waveform.ndim != 1:
+        raise ValueError(f"waveform {index} must be 1-D, but has shape {list(waveform.shape)}")
+    if len(waveform) and not dtype.is_floating_point and dtype != torch.int16:
+        raise ValueError(f"waveform {index} must be floating point or int16, but is {dtype}")
+    return waveform, dtype

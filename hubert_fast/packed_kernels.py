@@ -14,6 +14,8 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import _WeightNorm
+from torch.nn.utils.parametrize import is_parametrized
 
 from .grid import Grid
 from .kernels.checks import MAX_GROUP_CHANNELS, MAX_HEAD_DIM, tf32_allowed
@@ -122,8 +124,18 @@ def _nothing(
 
 
 def positional_weight(conv: nn.Conv1d, dtype: torch.dtype) -> Tensor:
-    """Return a grouped convolution's weight ``[C, C/G, kernel]`` as kernels read it: ``[G, kernel, C/G (in), C/G (out)]``."""
-    return conv.weight.detach().to(dtype).unflatten(0, (conv.groups, -1)).permute(0, 3, 2, 1).contiguous()
+    """Return a grouped convolution's weight ``[C, C/G, kernel]`` as kernels read it: ``[G, kernel, C/G (in), C/G (out)]``.
+
+    Weight norm over all but the taps is computed here, in float32: PyTorch's own kernel for it takes 0.6 ms on an H200, a third
+    of what one utterance takes.
+    """
+    norms = conv.parametrizations.weight if is_parametrized(conv, "weight") else []
+    if len(norms) == 1 and isinstance(norms[0], _WeightNorm) and norms[0].dim == 2:
+        gain, direction = norms.original0.detach().float(), norms.original1.detach().float()
+        weight = direction * (gain / direction.square().sum((0, 1), keepdim=True).sqrt())
+    else:
+        weight = conv.weight.detach()
+    return weight.to(dtype).unflatten(0, (conv.groups, -1)).permute(0, 3, 2, 1).contiguous()
 
 
 def _features(model: nn.Module, dtype: torch.dtype, waveform: Tensor, grid: Grid, statistics: Tensor, tables: Tables) -> Tensor:
@@ -146,13 +158,14 @@ def _features(model: nn.Module, dtype: torch.dtype, waveform: Tensor, grid: Grid
     matrices = [matrix_of(layer.conv, dtype).contiguous() for layer in layers[1:]]
 
     per_hop = hop // stride
+    taps = conv_first.prepared(weight, bias, norm_weight is not None, per_hop, dtype)
     step = max(8, SLICE_BYTES_GPU // (per_hop * len(first.conv.weight) * dtype.itemsize) // 8 * 8)
     parts = []
     for begin in range(0, grid.end, step):
         end = min(begin + step, grid.end)
         samples = waveform[begin * hop : (end - 1) * hop + config.receptive_field]
         x = conv_first.launch(
-            samples, weight, bias, norm_weight, norm_bias, means, tables.utterances[begin:], per_hop, stride, eps, dtype
+            samples, weight, bias, norm_weight, norm_bias, means, tables.utterances[begin:], per_hop, stride, eps, dtype, taps
         )
         for layer, matrix in zip(layers[1:], matrices):
             norm = layer.layer_norm if layer.norm == "layer" else None
@@ -220,10 +233,7 @@ def _layer(
     from .kernels import attention
 
     block, post = layer.attention, next_norm is None
-    q, k, v = (
-        linear(normed, projection, dtype).unflatten(1, (block.num_heads, -1))
-        for projection in (block.q_proj, block.k_proj, block.v_proj)
-    )
+    q, k, v = _joint(normed, (block.q_proj, block.k_proj, block.v_proj), dtype).unflatten(1, (3, block.num_heads, -1)).unbind(1)
     attended = attention.launch(q, k, v, tables.work).flatten(1)
     x, normed = _add(x, attended, block.out_proj, layer.layer_norm if post else layer.final_layer_norm, dtype, dtype, post)
     hidden = _gelu(normed, layer.feed_forward.intermediate_dense, dtype)
@@ -234,6 +244,17 @@ def _layer(
     x, normed = _add(x, hidden, layer.feed_forward.output_dense, adapter.norm, dtype, dtype, post)
     x += linear(F.relu(linear(normed, adapter.linear_1, dtype)), adapter.linear_2, dtype)
     return x, _norm(x, next_norm, next_dtype)
+
+
+def _joint(x: Tensor, layers: tuple[nn.Linear, ...], dtype: torch.dtype) -> Tensor:
+    """Apply linear layers of one width side by side, as one product of their weights joined: ``[N, 3 C]``.
+
+    Joining moves 12 MB a layer of a large model, 3 microseconds of an H200; with 60,000 rows one product saves 30 of 529.
+    """
+    weight = torch.cat([layer.weight for layer in layers]).to(dtype)
+    if any(layer.bias is None for layer in layers):  # none has one: the blueprint of the model says so
+        return F.linear(x, weight)
+    return F.linear(x, weight, torch.cat([layer.bias for layer in layers]).to(dtype))
 
 
 def _norm(x: Tensor, norm: nn.LayerNorm, dtype: torch.dtype | None = None) -> Tensor:

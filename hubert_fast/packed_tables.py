@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .devices import upload
+from .devices import upload_together
 from .grid import Grid
-from .ops.waveforms import WindowTables
+from .kernels.schedule import parts_on_host
+from .ops.waveforms import WindowTables, windows_on_host
 from .packed_features import SampleSpans
 
 
 class Tables(NamedTuple):
-    """What the kernels of one batch are told about where its frames lie: int32, uploaded at once.
+    """What the kernels of one batch are told about where its frames lie: int32, uploaded at once with the windows.
 
     utterances: that of each hop of the samples. true_frames: which frames of the grid are true, ``[N]``, or ``None`` for all.
     work: of attention, ``[entries, 4]``. spans: of the positional convolution, ``[entries, 3]``.
@@ -37,25 +38,44 @@ class Tables(NamedTuple):
         head_dim = model.config.hidden_size // model.config.num_attention_heads
         query_block = attention.block_of(head_dim, dtype, device)
         frames_per_span = conv_positional.frames_of(conv.in_channels // conv.groups, conv.kernel_size[0], dtype, device)
-        windows = None
-        if first.norm == "group":
-            windows = WindowTables.of(*samples[1:], first.conv.kernel_size[0], first.conv.stride[0], device)
-        counts = torch.tensor(grid.counts, dtype=torch.long)
-        starts = counts.cumsum(0) - counts
-        blocks, rows = (int((-(-counts // size)).sum()) for size in (query_block, frames_per_span))
         field, hop = model.config.receptive_field, model.config.inputs_to_logits_ratio
-        hops = torch.arange(grid.end + -(-field // hop))  # the windows of the last frame reach into hops after it
-        true_frames = grid.true_frames(torch.device("cpu"))
-        parts = (
-            torch.searchsorted(torch.tensor(grid.starts, dtype=torch.long), hops, right=True) - 1,
-            torch.empty(0, dtype=torch.int32) if true_frames is None else true_frames,
-            attention.work_of(counts, starts, counts, query_block, blocks),
-            conv_positional.spans_of(counts, starts, frames_per_span, rows),
-        )
-        # each starts at a multiple of 16 bytes, since kernels are compiled for the alignment of their operands
-        padded = [F.pad(part.flatten().int(), (0, -part.numel() % 4)) for part in parts]
-        flat = upload(torch.cat(padded), device)
-        utterances, true, work, spans = (
-            part[: like.numel()].view(like.shape) for part, like in zip(flat.split([len(part) for part in padded]), parts)
-        )
+        counts, true_frames = np.array(grid.counts, dtype=np.int64), grid.true_frames_on_host(np.int32)
+        arrays = [
+            utterances_of(grid.starts, grid.end + -(-field // hop)),  # the windows of the last frame reach into hops after it
+            np.empty(0, dtype=np.int32) if true_frames is None else true_frames,
+            attention_work(counts, query_block),
+            positional_spans(counts, frames_per_span),
+        ]
+        most = 0
+        if first.norm == "group":
+            windows, most = windows_on_host(*samples[1:], first.conv.kernel_size[0], first.conv.stride[0])
+            arrays += windows
+        utterances, true, work, spans, *windows = upload_together(arrays, device)
+        windows = WindowTables(*windows, most) if windows else None
         return cls(utterances, None if true_frames is None else true, work, spans, windows)
+
+
+def utterances_of(starts: tuple[int, ...], hops: int) -> np.ndarray:
+    """Return the utterance of each of ``hops`` hops, int32: the last that starts there or before."""
+    sizes = np.diff(np.minimum([*starts, hops], hops))
+    return np.repeat(np.arange(len(starts), dtype=np.int32), sizes)
+
+
+def attention_work(counts: np.ndarray, block: int) -> np.ndarray:
+    """Return what ``kernels.attention.work_of`` does for utterances of ``counts`` frames side by side, ``[B]``."""
+    order = np.argsort(-counts, kind="stable")
+    starts, counts = (counts.cumsum() - counts)[order], counts[order]
+    utterance, first, _ = parts_on_host(counts, block)
+    work = np.empty((len(utterance), 4), dtype=np.int32)
+    work[:, 0], work[:, 1], work[:, 2:] = starts[utterance], first, counts[utterance, None]
+    return work
+
+
+def positional_spans(counts: np.ndarray, frames: int) -> np.ndarray:
+    """Return what ``kernels.conv_positional.spans_of`` does for utterances of ``counts`` frames side by side, ``[B]``."""
+    utterance, first, _ = parts_on_host(counts, frames)
+    ends = counts.cumsum()
+    spans = np.empty((len(utterance), 3), dtype=np.int32)
+    spans[:, 1], spans[:, 2] = (ends - counts)[utterance], ends[utterance]
+    spans[:, 0] = spans[:, 1] + first
+    return spans

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
@@ -19,6 +20,7 @@ from .cuda_graphs import GraphCache
 from .devices import upload
 from .dispatch import use_triton
 from .grid import Grid, starts_on_grid
+from .kernels.schedule import ranges
 from .packed import encode
 from .packed_audio import PackedAudio
 from .packed_features import SampleSpans
@@ -103,10 +105,15 @@ def is_on_kernels(model: nn.Module, waveform: Tensor) -> bool:
     return use_triton(waveform, unless=why_not_on_kernels(model, compute_dtype(model)))
 
 
-def encode_packed(model: nn.Module, audio: PackedAudio, output_hidden_states: bool) -> tuple[Tensor, tuple[Tensor, ...] | None]:
-    """Run the packed graph of a ``HubertModel`` on packed audio: ``[N, C]``, and all hidden states if asked for."""
+def encode_packed(
+    model: nn.Module, audio: PackedAudio, grid: Grid, output_hidden_states: bool
+) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+    """Run the packed graph of a ``HubertModel`` on packed audio: ``[N, C]``, and all hidden states if asked for.
+
+    grid: that of the audio's lengths.
+    """
     waveform = audio.waveform()
-    grid, spans = Grid.of(audio.lengths, model.config), SampleSpans(waveform, audio.starts, list(audio.lengths))
+    spans = SampleSpans(waveform, [start * audio.hop_samples for start in grid.starts], list(audio.lengths))
     return _encode(model, waveform, grid, spans, output_hidden_states)
 
 
@@ -151,7 +158,7 @@ def _places(grid: Grid, device: torch.device) -> Tensor | None:
     batch, frames = len(grid.counts), grid.padded
     if grid.frames == batch * frames:
         return None
-    return upload(torch.cat([row * frames + torch.arange(count) for row, count in enumerate(grid.counts)]), device)
+    return upload(torch.from_numpy(ranges(np.arange(batch) * frames, np.array(grid.counts))), device)
 
 
 def _padded(x: Tensor, grid: Grid, places: Tensor | None) -> Tensor:

@@ -8,6 +8,8 @@ compiled layer, a replaced method, dropout that is left on. :class:`Blueprint` i
 from __future__ import annotations
 
 import copy
+import gc
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -87,19 +89,30 @@ class Watch:
     def __init__(self, kind: type[nn.Module], config: Any):
         self._blueprint = Blueprint(kind, config)
         self._seen = Seen([], [], None)
+        self._snapshot: Snapshot | None = None  # of the model when nothing was wrong with it
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_blueprint": self._blueprint, "_seen": Seen([], [], None)}  # a copy watches another model
+        return {"_blueprint": self._blueprint, "_seen": Seen([], [], None), "_snapshot": None}  # a copy watches another model
 
     def look(self, base: nn.Module, own: set[str]) -> tuple[Seen, str | None]:
         """Return what was seen of ``base``, the same object as last time unless its modules are others, and what is wrong now.
 
         own: attributes of ``base`` that are ours.
         """
+        snapshot = self._snapshot
+        if snapshot is not None and snapshot.is_still(base):
+            return snapshot.seen, changed(base, [], snapshot.seen.parts[:1], own)
+        self._snapshot = None  # which would keep layers that were replaced
         below, seen = walk(base), self._seen
         if len(below) != len(seen.below) or any(now is not then for now, then in zip(below, seen.below)):
             self._seen = seen = self._inspect(base, below)  # in one assignment: other threads may be here too
-        return seen, changed(base, seen.below, seen.parts, own) if seen.why_not is None else seen.why_not
+        if seen.why_not is not None:
+            return seen, seen.why_not
+        snapshot = Snapshot(base, seen)  # before the look that it stands for: another thread may change what comes after
+        why_not = changed(base, seen.below, seen.parts, own)
+        if why_not is None and snapshot.is_firm:
+            self._snapshot = snapshot
+        return seen, why_not
 
     def _inspect(self, base: nn.Module, below: list[nn.Module]) -> Seen:
         why_not = self._blueprint.compare(base)
@@ -107,6 +120,51 @@ class Watch:
             return Seen(below, [], why_not)
         names = {module: name for name, module in base.named_modules()}
         return Seen(below, [self._blueprint.parts[names[module]] for module in (base, *below)], None)
+
+
+class Snapshot:
+    """All that :func:`changed` reads of the modules below a model, to see in a quarter of its time that it is the same.
+
+    Of the model itself there is nothing here: it holds this object, and a cycle would keep the weights until it is collected.
+    is_firm: whether what was seen cannot become other and still compare as the same.
+    """
+
+    def __init__(self, base: nn.Module, seen: Seen):
+        self.seen = seen
+        self._tensors = [tensors for module in seen.below for tensors in (module._parameters, module._buffers)]
+        self._others = [
+            others
+            for module in seen.below
+            for others in (
+                *(module._modules, module._forward_hooks, module._forward_pre_hooks),
+                *(module._backward_hooks, module._backward_pre_hooks),
+            )
+        ]
+        self._kinds = list({type(module) for module in seen.below})
+        pairs = [(module, vars(module), part) for module, part in zip(seen.below, seen.parts[1:])]
+        self._added = {(type(module), name) for module, entries, part in pairs for name in entries.keys() - part.names}
+        self.is_firm = all(
+            type(entries.get(name)) is type(value) for _, entries, part in pairs for name, value in part.values.items()
+        )
+        self._held = self._look(base)
+
+    def _look(self, base: nn.Module) -> tuple[list[Any], ...]:
+        below, entries = self.seen.below, list(map(vars, self.seen.below))
+        return (
+            list(map(type, below)),
+            # the values of all dictionaries, which only the garbage collector lists at the speed of C
+            gc.get_referents(base._modules, *entries, *self._others),
+            list(map(type, gc.get_referents(*self._tensors))),
+            list(chain.from_iterable(chain(entries, self._tensors))),
+            [kind.forward for kind in self._kinds],
+        )
+
+    def is_still(self, base: nn.Module) -> bool:
+        """Whether the modules below ``base`` hold what they held. ``False`` may also mean that this cannot be said."""
+        try:
+            return self._look(base) == self._held and not any(hasattr(kind, name) for kind, name in self._added)
+        except Exception:  # of comparing what somebody put there, such as tensors
+            return False
 
 
 def walk(module: nn.Module) -> list[nn.Module]:

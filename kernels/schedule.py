@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 
@@ -23,3 +24,19 @@ def parts_of(counts: torch.Tensor, size: int, entries: int) -> tuple[torch.Tenso
     utterance = torch.searchsorted(ends, index, right=True).clamp(max=len(counts) - 1)
     before = torch.where(utterance > 0, ends[utterance - 1], 0)
     return utterance, (index - before) * size, index < ends[-1]
+
+
+def parts_on_host(counts: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Cut utterances of ``counts`` frames ``[B]`` as :func:`parts_of` does, on the host, which knows how many parts there are.
+
+    Returns, for each part, its utterance and its first frame within it, and how many parts each utterance has ``[B]``.
+    """
+    parts = -(-counts // size)
+    utterance = np.repeat(np.arange(len(counts)), parts)
+    return utterance, ranges(np.zeros_like(parts), parts) * size, parts
+
+
+def ranges(starts: np.ndarray, counts: np.ndarray, dtype: type = np.int64) -> np.ndarray:
+    """Return ``starts[i]`` to ``starts[i] + counts[i] - 1`` for each i, end to end: ``[sum(counts)]``."""
+    before = counts.cumsum() - counts
+    return np.repeat((starts - before).astype(dtype), counts) + np.arange(counts.sum(), dtype=dtype)

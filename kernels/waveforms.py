@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 import triton
 import triton.language as tl
 
 from .checks import DTYPES, check_devices
+from .schedule import parts_on_host
 
 CHUNK = 8192  # samples of an entry of work, held in registers: 32 a thread
 WARPS = 8
@@ -64,13 +68,13 @@ def _normalize_kernel(
     tl.store(out_ptr + first + places, (x - mean.to(tl.float32)) / deviation, mask=places < count)
 
 
-def work_of(lengths: tuple[int, ...], starts: list[int], chunk: int = CHUNK) -> torch.Tensor:
+def work_of(lengths: Sequence[int], starts: Sequence[int], chunk: int = CHUNK) -> torch.Tensor:
     """List the chunks, int64 ``[chunks, 4]`` on the host: first sample, samples, first chunk of its utterance, its samples."""
-    entries = []
-    for start, length in zip(starts, lengths):
-        first_chunk = len(entries)
-        entries += [(start + at, min(chunk, length - at), first_chunk, length) for at in range(0, length, chunk)]
-    return torch.tensor(entries, dtype=torch.int64).reshape(-1, 4)
+    totals = np.asarray(lengths, dtype=np.int64)
+    utterance, first, chunks = parts_on_host(totals, chunk)
+    firsts, length = np.asarray(starts, dtype=np.int64)[utterance] + first, totals[utterance]
+    first_chunk = (chunks.cumsum() - chunks)[utterance]
+    return torch.from_numpy(np.stack([firsts, np.minimum(chunk, length - first), first_chunk, length], axis=1))
 
 
 def launch(samples: torch.Tensor, work: torch.Tensor, scale: float, eps: float) -> torch.Tensor:

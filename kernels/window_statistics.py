@@ -7,12 +7,15 @@ for float64 spend no time on it: a window has 256 products here (55 would do), a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 import triton
 import triton.language as tl
 
 from .checks import check_devices, check_dtypes
-from .schedule import frames_of
+from .schedule import parts_on_host
 
 CHUNK = 1024  # windows of a program: 64 steps one after the other
 BLOCK = 16  # windows at once: 16 x 16 sums, for each of them
@@ -49,16 +52,18 @@ def _window_sums_kernel(
 
 
 def work_of(
-    lengths: list[int], starts: list[int], kernel: int, stride: int, chunk: int = CHUNK
-) -> tuple[torch.Tensor, list[int]]:
-    """List the chunks, int64 ``[chunks, 2]`` on the host (first sample, windows), and how many each utterance has."""
-    entries, chunks = [], []
-    for start, length in zip(starts, lengths):
-        windows = frames_of(length, kernel, stride)
-        before = len(entries)
-        entries += [(start + at * stride, min(chunk, windows - at)) for at in range(0, windows, chunk)]
-        chunks.append(len(entries) - before)
-    return torch.tensor(entries, dtype=torch.int64).reshape(-1, 2), chunks
+    lengths: Sequence[int], starts: Sequence[int], kernel: int, stride: int, chunk: int = CHUNK
+) -> tuple[np.ndarray, np.ndarray]:
+    """List the chunks, int64 ``[chunks, 2]`` (first sample, windows), and how many each utterance has, ``[B]``."""
+    windows = windows_of(lengths, kernel, stride)
+    utterance, first, chunks = parts_on_host(windows, chunk)
+    firsts = np.asarray(starts, dtype=np.int64)[utterance] + first * stride
+    return np.stack([firsts, np.minimum(chunk, windows[utterance] - first)], axis=1), chunks
+
+
+def windows_of(lengths: Sequence[int], kernel: int, stride: int) -> np.ndarray:
+    """Return how many windows each utterance has, int64 ``[B]``."""
+    return np.maximum((np.asarray(lengths, dtype=np.int64) - kernel) // stride + 1, 0)
 
 
 def launch(samples: torch.Tensor, work: torch.Tensor, kernel: int, stride: int) -> tuple[torch.Tensor, torch.Tensor]:

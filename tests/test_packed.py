@@ -267,6 +267,33 @@ class TestPackedAudio:
         found = [waveform.tolist() for waveform in audio.waveforms()]
         assert found == [[0, 1, 2, 3], [0, 1, 2, 3], [3, 2, 1, 0], [0, -1, -2, -3]]
 
+    def test_what_lies_between_utterances_is_zeros(self, monkeypatch):
+        monkeypatch.setattr(np, "empty", lambda shape, dtype=float: np.full(shape, 77, dtype))
+        for dtype in (np.float32, np.int16):
+            found = PackedAudio.from_waveforms([np.ones(length, dtype) for length in (321, 0, 640, 1)]).samples
+            assert found.tolist() == [1] * 321 + [0] * 319 + [1] * 641 + [0] * 319
+
+    def test_copies_and_rounds(self):
+        doubles, tensor = np.array([1 / 3, 1e300, -1e300, np.nan]), torch.randn(5)
+        halves, swapped = np.array([0.1], np.float16), np.array([-300, 7], ">i2")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            audio = PackedAudio.from_waveforms([doubles, tensor, halves, swapped, tensor.bfloat16()])
+            pcm = PackedAudio.from_waveforms([swapped])
+        kept = tensor.tolist()
+        doubles[:], tensor[:] = 0, 0
+        found = audio.waveforms()
+        assert found[0][:3].tolist() == [np.float32(1 / 3), np.inf, -np.inf] and found[0][3].isnan()
+        assert found[1].tolist() == kept and found[2].item() == np.float16(0.1)
+        assert found[3].tolist() == [-300 / 32768, 7 / 32768] and found[4].tolist() == torch.tensor(kept).bfloat16().tolist()
+        assert pcm.samples.dtype == torch.int16 and pcm.samples[:2].tolist() == [-300, 7]
+
+    def test_what_is_there_already_is_not_moved(self):
+        audio = PackedAudio.from_waveforms([np.ones(3, np.float32)], normalize=True)
+        assert audio.to("cpu") is audio
+        moved = audio.to("meta")
+        assert moved.samples.is_meta and (moved.lengths, moved.normalize, moved.hop_samples) == ((3,), True, 320)
+
     def test_a_gradient_reaches_the_waveforms(self):
         model = model_of(HubertModel).requires_grad_(False)
         waveforms = [torch.randn(800, requires_grad=True), torch.randn(400, requires_grad=True)]
@@ -315,9 +342,12 @@ class TestPackedAudio:
             ([torch.zeros(4), torch.zeros(2, 3)], r"waveform 1 must be 1-D, but has shape \[2, 3\]"),
             ([torch.zeros(4, dtype=torch.int32)], "waveform 0 must be floating point or int16, but is torch.int32"),
             (["a.wav"], "waveform 0 must be a 1-D array of samples"),
+            ([np.array(["a"])], "waveform 0 must be a 1-D array of samples"),
+            ([np.zeros((2, 3))], r"waveform 0 must be 1-D, but has shape \[2, 3\]"),
+            ([np.zeros(3, np.uint8)], "waveform 0 must be floating point or int16, but is torch.uint8"),
             (torch.zeros(400), "waveforms must be a list of 1-D waveforms, but a single one came"),
         ],
-        ids=["2-D", "int32", "path", "no list"],
+        ids=["2-D", "int32", "path", "texts", "2-D array", "uint8", "no list"],
     )
     def test_bad_input(self, waveforms, message):
         with pytest.raises(ValueError, match=message):

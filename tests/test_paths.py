@@ -1,7 +1,10 @@
 """When the packed graph serves a call and when it must not, and that it may be called from anywhere."""
 
+import gc
 import threading
+import weakref
 
+import numpy as np
 import pytest
 import torch
 from conftest import POST_LN, PRE_LN, assert_close, masked_batch, perturb
@@ -93,6 +96,135 @@ def a_bias_less(model):
 
 def another_norm_before(model):
     model.encoder.layers[0].normalize_before = not model.encoder.layers[0].normalize_before
+
+
+def forward_under_another_name(model):
+    entries = vars(model.encoder.layers[0].feed_forward)
+    entries["forward"] = entries.pop("kept")
+
+
+def another_dictionary_of_hooks(model):
+    layer = model.encoder.layers[0]
+    layer._forward_hooks = type(layer._forward_hooks)()
+    watched(model)
+    layer._forward_hooks[0] = print
+
+
+def another_dictionary(model):
+    layer = model.encoder.layers[0]
+    layer.__dict__ = dict(vars(layer))
+    watched(model)
+    layer.training = True
+
+
+def a_number_that_changes(model):
+    model.encoder.layers[0].final_layer_norm.eps[...] = 0.5
+
+
+def a_weight_of_a_kind_of_its_own(model):
+    class Quantised(nn.Parameter):
+        pass
+
+    layer = model.encoder.layers[1].attention.q_proj
+    layer.weight = Quantised(layer.weight.detach())
+
+
+def another_class(model):
+    class Twice(nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    model.encoder.layers[1].attention.q_proj.__class__ = Twice
+
+
+def a_patched_class(model):
+    type(model.encoder.layers[1].feed_forward).forward = lambda self, x: x
+
+
+def a_weight_of_another_name(model):
+    parameters = model.encoder.layers[0].attention.q_proj._parameters
+    parameters["slope"] = parameters.pop("bias")
+
+
+def watched(model):
+    with torch.no_grad():
+        return model.fast_path.why_not(model, type(model), torch.empty(1, 800), True)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (hook, "encoder.layers.1.feed_forward has a hook"),
+        (replaced_linear, "encoder.layers.0.attention.q_proj is replaced_linear.<locals>.Twice"),
+        (replaced_forward, "forward of encoder.layers.0.feed_forward is replaced"),
+        (forward_under_another_name, "forward of encoder.layers.0.feed_forward is replaced"),
+        (removed_layer, "encoder.layers.2 is missing"),
+        (dropout_left_on, "encoder.layers.0.dropout is in training mode"),
+        (another_eps, "eps of encoder.layers.0.layer_norm is 0.5"),
+        (a_number_that_changes, "eps of encoder.layers.0.final_layer_norm is array(0.5)"),
+        (a_bias_less, "bias of encoder.layers.0.attention.k_proj is added or missing"),
+        (a_weight_of_another_name, "bias, slope of encoder.layers.0.attention.q_proj is added or missing"),
+        (a_weight_of_a_kind_of_its_own, "encoder.layers.1.attention.q_proj has weights of type"),
+        (another_dictionary_of_hooks, "encoder.layers.0 has a hook"),
+        (another_dictionary, "encoder.layers.0 is in training mode"),
+        (another_class, "encoder.layers.1.attention.q_proj is another_class.<locals>.Twice"),
+        (a_patched_class, "the forward of FeedForward is patched"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_change_after_many_calls_is_seen_at_the_next(change, reason, monkeypatch):
+    """By the quick look too, which compares the modules with a snapshot of them."""
+    model = fresh(cls=HubertModel)
+    kind = type(model.encoder.layers[0].feed_forward)
+    monkeypatch.setattr(kind, "forward", kind.forward)
+    if change is forward_under_another_name:
+        model.encoder.layers[0].feed_forward.kept = lambda x: x
+    if change is a_number_that_changes:
+        model.encoder.layers[0].final_layer_norm.eps = np.array(1e-5)
+    for _ in range(3):
+        assert watched(model) is None
+    change(model)
+    assert watched(model).startswith(reason) and watched(model).startswith(reason)
+
+
+def test_a_layer_that_was_replaced_is_not_kept():
+    model = fresh(cls=HubertModel)
+    assert watched(model) is None and watched(model) is None
+    old = weakref.ref(model.encoder.layers[0].attention.q_proj)
+    replaced_linear(model)
+    assert "Twice" in watched(model)
+    gc.collect()
+    assert old() is None
+
+
+def test_an_attribute_that_the_class_has_later(monkeypatch):
+    model = fresh(cls=HubertModel)
+    model.encoder.layers[0].feed_forward.kept = lambda x: x
+    assert watched(model) is None and watched(model) is None
+    monkeypatch.setattr(type(model.encoder.layers[0].feed_forward), "kept", None, raising=False)
+    assert watched(model) == "kept of encoder.layers.0.feed_forward is replaced"
+
+
+def test_a_model_that_stays_is_looked_at_once(monkeypatch):
+    from hubert_fast import untouched
+
+    model, looked_at = fresh(cls=HubertModel), []
+    changed = untouched.changed
+    monkeypatch.setattr(
+        untouched, "changed", lambda base, below, *rest: looked_at.append(len(below)) or changed(base, below, *rest)
+    )
+    modules = len(list(model.modules())) - 1
+    assert [watched(model) for _ in range(3)] == [None] * 3 and looked_at == [modules, 0, 0]
+    model.encoder.layers[0].layer_norm.eps = float("1e-5")  # another object of the same value
+    model.encoder.layers[0].attention.q_proj.bias = nn.Parameter(torch.zeros(48))  # and another weight
+    model.encoder.layers[1].note = torch.zeros(2)
+    assert [watched(model) for _ in range(3)] == [None] * 3 and looked_at == [modules, 0, 0, modules, 0, 0]
+    model.encoder.layers[1].note = torch.zeros(2)  # of which no comparison can be made
+    assert [watched(model) for _ in range(3)] == [None] * 3 and looked_at[6:] == [modules, 0, 0]
+    model.forward = model.forward  # which only counts when the call is not one of the module
+    assert watched(model) is None and looked_at[9:] == [0]
+    with torch.no_grad():
+        assert model.why_not_packed(torch.empty(800), whole_call=False) == "forward of the model is replaced"
 
 
 @BOTH

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ..devices import upload
+from ..devices import upload, upload_together
 from ..dispatch import use_triton
-from ..kernels.schedule import frames_of
+from ..kernels.schedule import frames_of, ranges
 from .wide import without_autocast
 
 INT16_SCALE = 1 / 32768
@@ -103,25 +104,33 @@ def _share(lengths: Sequence[int], kernel: int, stride: int) -> Tensor:
 class WindowTables(NamedTuple):
     """What the kernel of :func:`window_statistics` is told, on its device.
 
-    work: int64 ``[chunks, 2]``. places: where the sums of each chunk go among ``B * most``, int64 ``[chunks]``. most: chunks of
-    the longest utterance. share: one over the windows of each utterance ``[B]``.
+    work: int64 ``[chunks, 2]``. places: where the sums of each chunk go among ``B * most``, int64 ``[chunks]``.
+    share: one over the windows of each utterance, float64 ``[B]``. most: chunks of the longest utterance.
     """
 
     work: Tensor
     places: Tensor
-    most: int
     share: Tensor
+    most: int
 
     @classmethod
     def of(cls, starts: Sequence[int], lengths: Sequence[int], kernel: int, stride: int, device: torch.device) -> WindowTables:
         """Lay out utterances in chunks."""
-        from ..kernels import window_statistics as module
+        arrays, most = windows_on_host(starts, lengths, kernel, stride)
+        return cls(*upload_together(arrays, device), most)
 
-        work, chunks = module.work_of(lengths, starts, kernel, stride)
-        most = max(chunks, default=0)
-        places = [torch.arange(count) + row * most for row, count in enumerate(chunks)]
-        places = torch.cat(places) if places else torch.empty(0, dtype=torch.int64)
-        return cls(upload(work, device), upload(places, device), most, upload(_share(lengths, kernel, stride), device))
+
+def windows_on_host(
+    starts: Sequence[int], lengths: Sequence[int], kernel: int, stride: int
+) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], int]:
+    """Return ``work``, ``places`` and ``share`` of :class:`WindowTables`, on the host, and ``most``."""
+    from ..kernels import window_statistics as module
+
+    work, chunks = module.work_of(lengths, starts, kernel, stride)
+    most = int(chunks.max(initial=0))
+    places = ranges(np.arange(len(chunks)) * most, chunks)
+    with np.errstate(divide="ignore"):  # of no windows
+        return (work, places, 1 / module.windows_of(lengths, kernel, stride)), most
 
 
 def window_moments(samples: Tensor, tables: WindowTables, kernel: int, stride: int) -> tuple[Tensor, Tensor]:

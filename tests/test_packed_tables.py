@@ -1,0 +1,133 @@
+"""What the host tells kernels of a batch: the forms in NumPy against those for tensors and against plain loops."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import POST_LN, PRE_LN
+from hubert_fast.kernels.schedule import parts_of, parts_on_host, ranges
+from test_packed import model_of
+
+from hubert_fast import HubertModel
+from hubert_fast.devices import upload_together
+from hubert_fast.grid import Grid
+from hubert_fast.packed_features import SampleSpans
+from hubert_fast.packed_tables import Tables, attention_work, positional_spans, utterances_of
+
+pytest.importorskip("triton", reason="triton is not installed (it exists for Linux only)")
+
+CPU = torch.device("cpu")
+COUNTS = {
+    "one": [1],
+    "whole parts": [16, 32, 16],
+    "of none": [0, 0],
+    "equal and none": [17, 0, 40, 17, 0, 1, 40],
+    "many": np.random.default_rng(0).integers(0, 300, 165).tolist(),
+}
+counts = pytest.mark.parametrize("counts", COUNTS.values(), ids=COUNTS)
+
+
+@counts
+def test_parts(counts):
+    utterance, first, parts = parts_on_host(np.array(counts), 16)
+    expected = parts_of(torch.tensor(counts), 16, len(utterance))
+    assert utterance.tolist() == expected[0].tolist() and first.tolist() == expected[1].tolist() and expected[2].all()
+    assert parts.tolist() == [-(-count // 16) for count in counts]
+
+
+@counts
+@pytest.mark.parametrize("size", [16, 128])
+def test_lists_of_work(counts, size):
+    from hubert_fast.kernels import attention, conv_positional
+
+    tensor = torch.tensor(counts)
+    starts = tensor.cumsum(0) - tensor
+    work, spans = attention_work(np.array(counts), size), positional_spans(np.array(counts), size)
+    assert work.dtype == spans.dtype == np.int32
+    assert work.tolist() == attention.work_of(tensor, starts, tensor, size, len(work)).tolist()
+    assert spans.tolist() == conv_positional.spans_of(tensor, starts, size, len(spans)).tolist()
+    assert len(work) == len(spans) == sum(-(-count // size) for count in counts)
+
+
+def test_ranges():
+    assert ranges(np.array([3, 9, 0]), np.array([2, 0, 3])).tolist() == [3, 4, 0, 1, 2]
+    assert ranges(np.array([], int), np.array([], int), np.int32).dtype == np.int32
+
+
+@pytest.mark.parametrize("lengths", [[], [0], [9], [10, 14, 15, 0, 20470, 9, 10235, 5], [1024 * 5 + 5, 1024 * 5 + 10]], ids=str)
+def test_chunks_of_windows_and_of_samples(lengths):
+    from hubert_fast.kernels import waveforms, window_statistics
+
+    from hubert_fast.ops.waveforms import WindowTables
+
+    starts = (np.cumsum([0, *lengths]) + 7).tolist()[:-1]
+    chunks, rows, samples = [], [], []
+    for start, length in zip(starts, lengths):
+        windows = max((length - 10) // 5 + 1, 0)
+        rows.append([[start + 5 * at, min(1024, windows - at)] for at in range(0, windows, 1024)])
+        chunks.append(windows)
+        first = len(samples)
+        samples += [[start + at, min(8192, length - at), first, length] for at in range(0, length, 8192)]
+    work, found = window_statistics.work_of(lengths, starts, 10, 5)
+    entries = [entry for row in rows for entry in row]
+    assert work.tolist() == entries and found.tolist() == [len(row) for row in rows]
+    assert waveforms.work_of(lengths, starts).tolist() == samples
+    tables = WindowTables.of(starts, lengths, 10, 5, CPU)
+    most = max(map(len, rows), default=0)
+    assert tables.work.tolist() == entries and tables.most == most
+    assert tables.places.tolist() == [index * most + at for index, row in enumerate(rows) for at in range(len(row))]
+    assert tables.share.tolist() == [1 / windows if windows else float("inf") for windows in chunks]
+
+
+def test_utterances_of_hops():
+    assert utterances_of((0, 3, 3, 5), 7).tolist() == [0, 0, 0, 2, 2, 3, 3]
+    assert utterances_of((0, 3, 9, 12), 5).tolist() == [0, 0, 0, 1, 1]  # what starts later has no frames
+    assert utterances_of((0,), 2).dtype == np.int32
+
+
+def test_frames_of_the_grid():
+    config = model_of().config
+    grid = Grid.of((2400, 0, 401, 1, 1039, 720), config)
+    assert grid.starts == (0, 8, 8, 10, 11, 15) and grid.counts == (7, 0, 1, 0, 2, 2)
+    expected = [*range(7), 8, 11, 12, 15, 16]
+    assert (grid.frames, grid.end, grid.boundaries) == (12, 17, (0, 7, 7, 8, 8, 10, 12))
+    assert grid.true_frames(CPU).tolist() == expected and grid.true_frames(CPU).dtype == torch.int64
+    assert grid.true_frames_on_host(np.int32).tolist() == expected
+    assert grid.cu_seqlens(CPU).tolist() == [0, 7, 7, 8, 8, 10, 12] and grid.cu_seqlens(CPU).dtype == torch.int32
+    assert Grid.of((2400, 0, 100), config).true_frames(CPU) is None
+    assert grid == Grid.of((2400, 0, 401, 1, 1039, 720), config)  # what was computed of it is no part of it
+
+
+def test_one_copy_of_many_arrays():
+    strided = np.arange(12, dtype=np.int32).reshape(3, 4).T
+    arrays = [strided, np.array([], np.int64), np.array([1.5, -np.inf]), np.arange(3), np.zeros((0, 2), np.int32)]
+    found = upload_together(arrays, CPU)
+    for tensor, array in zip(found, arrays, strict=True):
+        assert tensor.tolist() == array.tolist() and tensor.numpy().dtype == array.dtype and tensor.shape == array.shape
+        assert tensor.storage_offset() * tensor.itemsize % 16 == 0 and tensor.is_contiguous()
+    assert len({tensor.untyped_storage().data_ptr() for tensor in found}) == 1
+    assert upload_together([], CPU) == []
+
+
+@pytest.mark.parametrize("values", [POST_LN, PRE_LN], ids=["post-LN", "pre-LN"])
+@pytest.mark.parametrize("lengths", [(720, 0, 401, 1, 9000), (3600,)], ids=["gaps", "none"])
+def test_all_tables_are_uploaded_at_once(values, lengths):
+    from hubert_fast.kernels import attention, conv_positional
+
+    model = model_of(HubertModel, values)
+    grid = Grid.of(lengths, model.config)
+    spans = SampleSpans(torch.zeros(grid.starts[-1] * 320 + 9000), [320 * start for start in grid.starts], list(lengths))
+    tables = Tables.of(model, torch.float32, grid, spans, CPU)
+    tensor = torch.tensor(grid.counts)
+    starts = tensor.cumsum(0) - tensor
+    block, frames = attention.block_of(12, torch.float32, CPU), conv_positional.frames_of(16, 16, torch.float32, CPU)
+    hops = torch.arange(grid.end + 2)
+    assert tables.utterances.tolist() == (torch.searchsorted(torch.tensor(grid.starts), hops, right=True) - 1).tolist()
+    assert tables.work.tolist() == attention.work_of(tensor, starts, tensor, block, len(tables.work)).tolist()
+    assert tables.spans.tolist() == conv_positional.spans_of(tensor, starts, frames, len(tables.spans)).tolist()
+    true = grid.true_frames(CPU)
+    assert (tables.true_frames is None) is (true is None) is (len(lengths) == 1)
+    assert true is None or tables.true_frames.tolist() == true.tolist()
+    assert (tables.windows is None) is (values is PRE_LN)
+    tensors = [entry for entry in (*tables, *(tables.windows or ())) if isinstance(entry, torch.Tensor)]
+    assert len({entry.untyped_storage().data_ptr() for entry in tensors}) == 1
+    assert all(entry.dtype == torch.int32 for entry in tables[:4] if entry is not None)
