@@ -22,6 +22,7 @@ from typing import Any
 if __name__ == "__main__":
     os.environ["TRITON_INTERPRET"] = "0"  # before anything imports triton
 
+import checkout  # noqa: F401
 import torch
 import triton
 from hubert_fast.kernels import (
@@ -48,7 +49,11 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 MOST_SHARED = {80: 163 << 10, 86: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}
 # wgmma of Hopper, tcgen05 of Blackwell, mma of all since Ampere
 TENSOR_CORES = re.compile(r"\b(HGMMA|UTC[A-Z]*MMA|HMMA)\b")
-PRODUCTS = ("attention", "conv_positional", "linear", "linear_layer_norm", "ctc_argmax")  # kernels that must use them
+INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,5}\*/\s", re.MULTILINE)
+PRODUCTS = (  # kernels that must use them
+    *("attention", "conv_positional", "conv_first_product", "linear", "linear_persistent", "linear_layer_norm", "ctc_argmax"),
+)
+SMALL_PRODUCTS = ("conv_first_product",)  # whose blocks are too small for the widest tensor cores
 FRAMES, SAMPLES = 15_000, 4_800_000  # five minutes in a batch
 
 
@@ -210,7 +215,7 @@ def compiled(arch: int, launch: Callable[[], Any]) -> list[tuple[Any, dict[str, 
 
 
 def measure(cubin: bytes) -> dict[str, Any]:
-    """Ask ``cuobjdump`` for registers, stack and the instructions of tensor cores."""
+    """Ask ``cuobjdump`` for registers, stack, the instructions of tensor cores, and how many instructions there are."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
@@ -225,6 +230,7 @@ def measure(cubin: bytes) -> dict[str, Any]:
         "stack_bytes": stack,
         "tensor_cores": "HGMMA" if "HGMMA" in found else found[0] if found else "",
         "tensor_core_instructions": len(found),
+        "instructions": len(INSTRUCTION.findall(sass)),
     }
 
 
@@ -261,7 +267,8 @@ def faults(row: dict[str, Any]) -> list[str]:
     if int(row["shared_bytes"]) > MOST_SHARED[arch]:
         found.append(f"{row['shared_bytes']} bytes of shared memory, of {MOST_SHARED[arch]}")
     if row["kernel"] in PRODUCTS:
-        wanted = {90: "HGMMA", 100: "UTC"}.get(arch, "HMMA") if row["dtype"] != "fp32" else "MMA"
+        widest = row["dtype"] != "fp32" and row["kernel"] not in SMALL_PRODUCTS
+        wanted = {90: "HGMMA", 100: "UTC"}.get(arch, "HMMA") if widest else "MMA"
         if wanted not in row["tensor_cores"] and row["precision"] != "ieee":
             found.append(f"tensor cores: {row['tensor_cores'] or 'none'}, where {wanted} was expected")
     return found

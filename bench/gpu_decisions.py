@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -16,24 +14,12 @@ from gpu_cases import (
     Size,
     Where,
     plain,
+    ruled,
 )
 from gpu_ops import conv_gelu
 from torch import Tensor
 
 from hubert_fast import ops
-
-
-@contextmanager
-def rule(name: str, answer: bool) -> Iterator[None]:
-    """Have a rule of ``kernels/tuning.py`` answer so."""
-    from hubert_fast.kernels import tuning
-
-    kept = getattr(tuning, name)
-    setattr(tuning, name, lambda *arguments: answer)
-    try:
-        yield
-    finally:
-        setattr(tuning, name, kept)
 
 
 def projections(size: Size, lengths: list[int], at: Where) -> Case:
@@ -85,15 +71,9 @@ def norm_in_convolution(size: Size, lengths: list[int], at: Where, kernel: int) 
     """LayerNorm in the epilogue of a strided convolution, or in a pass of its own."""
     case = conv_gelu(size, lengths, at, kernel, norm=True)
 
-    def ours(inside: bool) -> Provider:
-        def run(*arguments: Any) -> Any:
-            with rule("norm_in_convolution", inside):
-                return case.public(*arguments)
-
-        return plain(run)
-
+    ours = partial(ruled, case.public, "tuning", "norm_in_convolution")
     return Case("decision: conv_gelu", case.shape, at.dtype, case.make, case.flop,
-                {"product, layer_norm": ours(False), "norm inside": ours(True)})  # fmt: skip
+                {"product, layer_norm": plain(ours(False)), "norm inside": plain(ours(True))})  # fmt: skip
 
 
 def first_layer(size: Size, lengths: list[int], at: Where) -> Case:

@@ -5,8 +5,7 @@ Axes: B utterances, N packed frames, C channels, H heads, D head dim.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -23,46 +22,17 @@ from gpu_cases import (
     packed,
     padded,
     plain,
+    ruled,
     sample_spans,
 )
 from torch import Tensor
 
-
-def erf(function: Callable) -> Callable:
-    """Have kernels compute GELU by erf, whatever the dtype."""
-
-    def run(*arguments: Any) -> Any:
-        from hubert_fast.kernels import conv_first, layer_norm, linear
-
-        modules = (conv_first, layer_norm, linear)
-        kept = linear.form_of
-        for module in modules:
-            module.form_of = lambda dtype: "erf"
-        try:
-            return function(*arguments)
-        finally:
-            for module in modules:
-                module.form_of = kept
-
-    return run
-
-
-def persistent(x: Tensor, weight: Tensor, bias: Tensor | None, apply_gelu: bool) -> Call:
-    """Multiply by programs that stay."""
-    from hubert_fast.kernels import linear_persistent as kernel
-
-    def call() -> Tensor:
-        out = x.new_empty(len(x), len(weight))
-        kernel.launch(x, weight, bias, out, apply_gelu)
-        return out
-
-    return call
+from hubert_fast import ops
 
 
 def linear_gelu(size: Size, lengths: list[int], at: Where) -> Case:
-    from hubert_fast import ops
-
     n, c, inner = sum(lengths), size.hidden, size.inner
+    ours = partial(ops.linear_gelu, backend="triton")
     return Case(
         "linear_gelu", f"{size.name} [{n}, {c}] to {inner}", at.dtype,
         lambda: (at.normal(n, c), at.normal(inner, c, scale=c**-0.5), at.normal(inner)),
@@ -72,8 +42,8 @@ def linear_gelu(size: Size, lengths: list[int], at: Where) -> Case:
             "library: gelu inside, by tanh": plain(
                 lambda x, weight, bias: torch._addmm_activation(bias, x, weight.t(), use_gelu=True)
             ),
-            "candidate: erf": plain(erf(lambda *arguments: ops.linear_gelu(*arguments, backend="triton"))),
-            "candidate: programs that stay": Provider(lambda *arguments: persistent(*arguments, apply_gelu=True)),
+            "candidate: erf": plain(ruled(ours, "linear_persistent", "form_of", "erf")),
+            "candidate: a program a tile": plain(ruled(ours, "tuning", "is_persistent", False)),
         },
     )  # fmt: skip
 
@@ -222,7 +192,13 @@ def conv_first(size: Size, lengths: list[int], at: Where) -> Case:
     return Case(
         "conv_first", f"{size.name} [{samples}] to {c}, LayerNorm", at.dtype,
         lambda: (at.normal(samples, dtype=wide), at.normal(10, c, scale=0.3, dtype=wide), *(at.normal(c) for _ in range(3))),
-        20.0 * c * ((samples - 10) // 5 + 1), {"library: conv1d, layer_norm, gelu": Provider(library, lambda out: out[0])},
+        20.0 * c * ((samples - 10) // 5 + 1),
+        {
+            "library: conv1d, layer_norm, gelu": Provider(library, lambda out: out[0]),
+            "candidate: without tensor cores": plain(
+                ruled(partial(ops.conv_first, dtype=at.dtype, backend="triton"), "conv_first_product", "takes", False)
+            ),
+        },
         {"dtype": at.dtype},
     )  # fmt: skip
 
@@ -270,13 +246,6 @@ def conv_gelu(size: Size, lengths: list[int], at: Where, kernel: int = 3, norm: 
 
         return call
 
-    def staying(x: Tensor, weight: Tensor, bias: Tensor | None, *vectors: Tensor | None) -> Call:
-        from hubert_fast.kernels import layer_norm
-        from hubert_fast.kernels.linear import windows_of
-
-        call = persistent(windows_of(x, weight, 2), weight, bias, apply_gelu=vectors[0] is None)
-        return call if vectors[0] is None else lambda: layer_norm.launch(call(), *vectors, 1e-5, apply_gelu=True)
-
     return Case(
         "conv_gelu", f"{size.name} [{n}, {c}] kernel {kernel}{', LayerNorm' if norm else ''}", at.dtype, make,
         2.0 * frames * kernel * c * c,
@@ -285,7 +254,9 @@ def conv_gelu(size: Size, lengths: list[int], at: Where, kernel: int = 3, norm: 
             "library: conv2d, channels last": Provider(
                 lambda *given: convolution(*given, two_d=True), lambda out: out.reshape(frames, c)
             ),
-            "candidate: programs that stay": Provider(staying),
+            "candidate: a program a tile": plain(
+                ruled(partial(ops.conv_gelu, backend="triton"), "tuning", "is_persistent", False)
+            ),
         },
     )  # fmt: skip
 

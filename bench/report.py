@@ -9,12 +9,13 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
+from report_gpu import gpu, gpu_claim, gpu_ops
 from report_plots import draw
-from report_rows import Row, bench, newest
+from report_rows import Row, bench, best_of_theirs, newest, shown, table
 from rows import RESULTS
 
 from hubert_fast.benchmark.providers import SINGLE, SORTED
@@ -28,19 +29,9 @@ ALIKE_TEXTS = "fixed:6"
 TEST_CLEAN = 2620  # utterances
 
 
-def table(header: list[str], lines: Iterable[list[str]]) -> str:
-    text = [header, ["---"] * len(header), *lines]
-    return "\n".join(f"| {' | '.join(line)} |" for line in text) + "\n"
-
-
 def models_of(rows: list[Row]) -> list[tuple[str, str]]:
     order = {"base": 0, "large": 1, "xlarge": 2}
     return sorted({(row["model"], row["dtype"]) for row in rows}, key=lambda key: (order.get(key[0], 9), key[1] != "float32"))
-
-
-def best_of_theirs(rows: list[Row]) -> Row:
-    """Return transformers' fastest provider."""
-    return max((row for row in rows if row["provider"].startswith("hf-") and row["rtfx"]), key=lambda row: float(row["rtfx"]))
 
 
 def by_provider(rows: list[Row]) -> str:
@@ -58,11 +49,6 @@ def by_provider(rows: list[Row]) -> str:
                 text = f"**{text}**" if provider == "ours" else text
             cells.setdefault(provider, []).append(text)
     return table(["", *(f"{model}, {dtype}" for model, dtype in columns)], ([f"`{name}`", *cells[name]] for name in cells))
-
-
-def shown(number: str) -> str:
-    value = float(number)
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def percent(number: str) -> str:
@@ -275,31 +261,11 @@ def seams(results: Path) -> str:
     return table(["pieces of", "overlap", "seams", "WER", "against one piece", "against the files alone"], lines)
 
 
-def gpu(results: Path) -> str:
-    rows = read(results / "gpu" / "models.csv")
-    if not any(row["rtfx"] for row in rows):
-        return "**No GPU has run this yet.**\n"
-    environment = {row["key"]: row["value"] for row in read(results / "gpu" / "environment.csv")}
-    lines = (
-        [
-            f"{row['model']}, {row['dtype']}",
-            row["case"],
-            f"`{row['provider']}`",
-            shown(row["rtfx"]),
-            f"{float(row['share_of_ceiling']):.0%}",
-        ]
-        for row in rows
-        if row["rtfx"]
-    )
-    head = f"{environment.get('device')}, torch {environment.get('torch')}, driver {environment.get('driver')}:\n\n"
-    return head + table(["", "case", "", "times real time", "share of the ceiling"], lines)
-
-
 BLOCKS: dict[str, Callable[[Path], str]] = {
     one.__name__: one
     for one in (
         claim, providers, leaderboard, padding, files, unpadded, products, recognition, wer, layers, transcription, texts,
-        bounded, seams, gpu,
+        bounded, seams, gpu_claim, gpu, gpu_ops,
     )
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Which rows the report reads: of each case those of the last run."""
+"""Which rows the report reads, of each case those of the last run, and how it writes them."""
 
 from __future__ import annotations
 
@@ -29,3 +29,18 @@ def bench(results: Path, **values: str) -> list[Row]:
         row["whole"] = str(row["lengths"] == "librispeech" and (row["protocol"] != "model" or row["utc"] in complete))
     rows = newest(rows, "model", "dtype", "protocol", "lengths", "batch", "whole")
     return [row for row in rows if all(row[name] == value for name, value in values.items())]
+
+
+def table(header: list[str], lines: Iterable[list[str]]) -> str:
+    text = [header, ["---"] * len(header), *lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in text) + "\n"
+
+
+def best_of_theirs(rows: list[Row]) -> Row:
+    """Return transformers' fastest provider."""
+    return max((row for row in rows if row["provider"].startswith("hf-") and row["rtfx"]), key=lambda row: float(row["rtfx"]))
+
+
+def shown(number: str) -> str:
+    value = float(number)
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"

@@ -127,9 +127,9 @@ def _add_bench_options(parser: argparse.ArgumentParser) -> None:
     _add_device_options(parser)
     parser.add_argument(
         "--providers", default="ours,hf-sdpa,hf-sdpa-sorted", metavar="A,B,...",
-        help="ours, ours-graphs, ours-padded, accelerate, hf-sdpa, hf-eager, hf-flash, hf-compile, hf-compile-graphs; with "
-        "-sorted behind one its utterances are sorted by length before they are put into batches, with -single each is a batch "
-        "of its own (default: ours,hf-sdpa,hf-sdpa-sorted)",
+        help="ours, ours-graphs, ours-no-graphs, ours-padded, accelerate, hf-sdpa, hf-eager, hf-flash, hf-compile, "
+        "hf-compile-graphs; with -sorted behind one its utterances are sorted by length before they are put into batches, with "
+        "-single each is a batch of its own (default: ours,hf-sdpa,hf-sdpa-sorted)",
     )  # fmt: skip
     parser.add_argument(
         "--protocol", default="model", metavar="A,B,...",

@@ -1,7 +1,8 @@
-"""CUDA graphs of the packed graph, for batches that are laid out alike: some two hundred launches become one.
+"""CUDA graphs of the packed graph, for short batches: some two hundred and fifty launches become one.
 
-A short utterance keeps a GPU busy for less time than Python needs to launch its kernels. A batch whose lengths came before is
-replayed instead: its samples are copied to where the captured kernels read, and results from where they write.
+A short utterance keeps a GPU busy for a fraction of the time that Python needs to launch its kernels. A graph is captured for
+the size of a batch, rounded up, and replayed for every batch of that size: samples and tables are copied to where the captured
+kernels read, and results from where they write.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,52 +20,67 @@ from torch.utils import _pytree as pytree
 
 logger = logging.getLogger(__name__)
 
-Call = Callable[..., Any]
-LAYOUTS_REMEMBERED = 1024  # that came once: their keys alone
+Prepare = Callable[[], tuple[Callable[..., Any], list[Tensor]]]  # a call, and the tensors that it takes
+GRAPHS = 16  # one for each size of a short batch
+KEYS_REMEMBERED = 64  # of calls that came once
+_CAPTURING = threading.Lock()  # each capture begins by waiting for the device, which fails while another goes on
+
+
+@dataclass
+class _Lane:
+    """What the graphs of one cache share, since their replays follow one another.
+
+    stream: all are captured on it, so that libraries set up one workspace. done: an event after the last results were copied.
+        The next replay waits for it, as it may be on another stream.
+    """
+
+    device: torch.device
+    stream: torch.cuda.Stream
+    done: torch.cuda.Event
 
 
 @dataclass
 class _Captured:
-    """A call as it was captured.
+    """A call as it was captured. It holds no model, since the model holds the cache: a cycle would keep weights for a while."""
 
-    call: kept because it holds what the captured kernels read beside ``inputs``. done: an event after the last results were
-    copied, for which the next copy into ``inputs`` waits, as it may be on another stream.
-    """
-
-    call: Call
     inputs: list[Tensor]
     outputs: Any
-    replay: Callable[[], None]
-    done: torch.cuda.Event
+    graph: torch.cuda.CUDAGraph
 
-    def run(self, inputs: tuple[Tensor, ...]) -> Any:
-        with torch.cuda.device_of(self.inputs[0]):
-            self.done.wait()
-            with torch.inference_mode(False), torch.no_grad():
-                for static, given in zip(self.inputs, inputs, strict=True):
-                    static.copy_(given)
-                self.replay()
-            outputs = _copied(self.outputs)  # in the caller's mode
-            self.done.record()
-            return outputs
+    def run(self, inputs: Sequence[Tensor], rows: int, lane: _Lane) -> Any:
+        with torch.cuda.device(lane.device):
+            lane.done.wait()
+            try:
+                with torch.inference_mode(False), torch.no_grad():
+                    _fill(self.inputs, inputs)
+                    self.graph.replay()
+                return _copied(self.outputs, rows)  # in the caller's mode
+            finally:
+                lane.done.record()
 
 
 class GraphCache:
-    """The graphs of one model, the ``limit`` last used. The second batch of a layout is captured, the third is replayed.
+    """The graphs of one model, the ``limit`` last used. The second call of a key is captured and replayed, as are later ones.
 
-    Each graph keeps memory of its own for all that is computed between. Safe among threads and streams. A layout that cannot be
-    captured (no memory, say) is logged once and runs as it would without graphs.
+    All graphs compute in one pool of memory, as large as the largest of them needs, beside which each keeps its inputs and
+    results. Safe among threads and streams: replays follow one another. What cannot be captured (for lack of memory, say) is
+    logged once and runs as it would without graphs. CUDA lets no other thread wait for the whole device during a capture, some
+    tens of milliseconds: a program whose threads do that sets ``limit`` to 0.
+
+    replays: how many calls were answered by a graph.
     """
 
-    def __init__(self, limit: int = 0):
+    def __init__(self, limit: int = GRAPHS):
         self._graphs: OrderedDict[Hashable, _Captured] = OrderedDict()
         self._came_once: OrderedDict[Hashable, bool] = OrderedDict()  # whether a second time is to be captured
+        self._lane: _Lane | None = None
         self._lock = threading.Lock()
+        self.replays = 0
         self.limit = limit
 
     @property
     def limit(self) -> int:
-        """How many graphs are kept at most; with 0, which is the default, none is made. Lowering it frees memory at once."""
+        """How many graphs are kept at most (default: 16); with 0 none is made. Lowering it frees memory at once."""
         return self._limit
 
     @limit.setter
@@ -73,63 +89,92 @@ class GraphCache:
             raise ValueError(f"limit must be a whole number from 0 on, but is {limit!r}")
         with self._lock:
             self._limit = limit
-            self._trim()
+            self._trim(limit)
 
-    def _trim(self) -> None:
-        while len(self._graphs) > self._limit:
+    def _trim(self, limit: int) -> None:
+        if len(self._graphs) > limit and self._lane is not None:
+            self._lane.done.synchronize()  # a replay on another stream may still use the memory that is freed here
+        while len(self._graphs) > limit:
             self._graphs.popitem(last=False)
-        while len(self._came_once) > LAYOUTS_REMEMBERED:
+        while len(self._came_once) > KEYS_REMEMBERED:
             self._came_once.popitem(last=False)
 
-    def run(self, key: Hashable, prepare: Callable[[], Call], *inputs: Tensor) -> Any:
-        """Return what ``prepare()(*inputs)`` gives, in memory of the caller's own.
+    def run(
+        self,
+        key: Hashable,
+        device: torch.device,
+        prepare: Prepare,
+        inputs: Sequence[Tensor],
+        rows: int,
+    ) -> Any | None:
+        """Replay the call of ``key`` on ``inputs``; return ``None`` where there is no graph of it.
 
-        key: all that decides which kernels run, where weights lie included. prepare: does what may not be captured, such as
-            copies from the host, and returns the call, which must keep alive what it reads.
+        key: all that decides which kernels run, where weights lie included. prepare: returns the call and, at the size that it
+            is captured for, the tensors that it takes: each input is copied to the front of one, as far as that reaches.
+        inputs: on the device or in pinned memory. rows: how many rows of each result are wanted; they are returned in memory of
+            the caller's own.
         """
         with self._lock:
             captured = self._graphs.get(key)
             if captured is None and self._came_once.get(key, False):
-                captured = self._try(key, prepare, inputs)
-            if captured is not None:
+                captured = self._try(key, device, prepare, inputs)
+            if captured is None or self._lane is None:
+                self._came_once.setdefault(key, True)
+                self._trim(self._limit)
+                return None
+            if key in self._graphs:  # unless the limit is 0 by now
                 self._graphs.move_to_end(key)
-                return captured.run(inputs)
-            self._came_once.setdefault(key, True)
-            self._trim()
-        return prepare()(*inputs)
+            self.replays += 1
+            return captured.run(inputs, rows, self._lane)
 
-    def _try(self, key: Hashable, prepare: Callable[[], Call], inputs: tuple[Tensor, ...]) -> _Captured | None:
+    def _try(
+        self,
+        key: Hashable,
+        device: torch.device,
+        prepare: Prepare,
+        inputs: Sequence[Tensor],
+    ) -> _Captured | None:
         try:
-            captured = _capture(prepare(), inputs)
+            if self._lane is None or self._lane.device != device:  # the model has moved
+                self._trim(0)
+                self._lane = _Lane(device, torch.cuda.Stream(device), torch.cuda.Event())
+            # a pool lives as long as a graph in it: its handle is of no use after
+            pool = next((captured.graph.pool() for captured in self._graphs.values()), None)
+            captured = _capture(prepare, inputs, self._lane, pool)
         except RuntimeError as error:
-            logger.warning("this layout runs without a CUDA graph, as capturing it failed: %s", error)
+            logger.warning("batches of this size run without a CUDA graph, as capturing it failed: %s", error)
             self._came_once[key] = False
             return None
         del self._came_once[key]
         self._graphs[key] = captured
-        self._trim()
+        self._trim(self._limit)
         return captured
 
 
-def _copied(outputs: Any) -> Any:
-    """Copy all tensors, once each: one that is there twice stays one."""
-    copies = {id(tensor): tensor.clone() for tensor in pytree.tree_leaves(outputs) if tensor is not None}
+def _fill(static: Sequence[Tensor], inputs: Sequence[Tensor]) -> None:
+    for tensor, given in zip(static, inputs, strict=True):
+        size = min(len(tensor), len(given))
+        tensor[:size].copy_(given[:size], non_blocking=True)
+
+
+def _copied(outputs: Any, rows: int) -> Any:
+    """Copy the first rows of all tensors, once each: one that is there twice stays one."""
+    copies = {id(tensor): tensor[:rows].clone() for tensor in pytree.tree_leaves(outputs) if tensor is not None}
     return pytree.tree_map_only(Tensor, lambda tensor: copies[id(tensor)], outputs)
 
 
-def _capture(call: Call, inputs: tuple[Tensor, ...]) -> _Captured:
+def _capture(prepare: Prepare, inputs: Sequence[Tensor], lane: _Lane, pool: tuple[int, int] | None) -> _Captured:
     """Capture a call on copies of its inputs, after a run on the same stream: what is compiled or set up is so by then."""
-    device = inputs[0].device
     # ordinary tensors, whatever the mode of later calls
-    with torch.inference_mode(False), torch.no_grad(), torch.cuda.device(device):
-        static = [given.clone() for given in inputs]
-        stream, current = torch.cuda.Stream(device), torch.cuda.current_stream(device)
-        stream.wait_stream(current)
-        with torch.cuda.stream(stream):
+    with _CAPTURING, torch.inference_mode(False), torch.no_grad(), torch.cuda.device(lane.device):
+        call, static = prepare()
+        _fill(static, inputs)
+        current, graph = torch.cuda.current_stream(lane.device), torch.cuda.CUDAGraph()
+        lane.stream.wait_stream(current)
+        with torch.cuda.stream(lane.stream):  # which PyTorch would leave set after a capture that failed
             call(*static)
-        current.wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        # other threads may allocate meanwhile
-        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-            outputs = call(*static)
-        return _Captured(call, static, outputs, graph.replay, torch.cuda.Event())
+            # other threads may allocate meanwhile
+            with torch.cuda.graph(graph, pool=pool, stream=lane.stream, capture_error_mode="thread_local"):
+                outputs = call(*static)
+        current.wait_stream(lane.stream)
+        return _Captured(static, outputs, graph)

@@ -64,16 +64,32 @@ def upload_together(arrays: Sequence[np.ndarray], device: torch.device) -> list[
 
     Each starts at a multiple of 16 bytes, since kernels are compiled for the alignment of their operands.
     """
-    *begins, total = accumulate((-(-array.nbytes // 16) * 16 for array in arrays), initial=0)
+    return views_of(upload(joined(arrays, device), device), arrays)
+
+
+def joined(arrays: Sequence[np.ndarray], device: torch.device) -> torch.Tensor:
+    """Return the bytes of small arrays in one buffer of the host's, from which copies to ``device`` do not wait."""
+    begins, total = _places(arrays)
     host = torch.empty(total, dtype=torch.uint8, device="cpu", pin_memory=device.type == "cuda")
     raw = host.numpy()
     for begin, array in zip(begins, arrays):
         raw[begin : begin + array.nbytes].view(array.dtype).reshape(array.shape)[...] = array
-    flat = upload(host, device)
+    return host
+
+
+def views_of(flat: torch.Tensor, arrays: Sequence[np.ndarray]) -> list[torch.Tensor]:
+    """Return the arrays of which ``flat``, bytes on any device, is a copy that :func:`joined` made: views."""
+    begins, _ = _places(arrays)
     return [
         flat[begin : begin + array.nbytes].view(TORCH_DTYPES[array.dtype]).view(array.shape)
         for begin, array in zip(begins, arrays)
     ]
+
+
+def _places(arrays: Sequence[np.ndarray]) -> tuple[list[int], int]:
+    """Return the byte at which each array begins in a joint buffer, and the size of that."""
+    *begins, total = accumulate((-(-array.nbytes // 16) * 16 for array in arrays), initial=0)
+    return begins, total
 
 
 def is_out_of_memory(error: BaseException) -> bool:

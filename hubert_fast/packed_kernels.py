@@ -8,8 +8,8 @@ Axes: B batch, S samples, N packed frames, C channels, H heads, D head dim.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.parametrize import is_parametrized
 
+from .devices import joined, views_of
 from .grid import Grid
 from .kernels.checks import MAX_GROUP_CHANNELS, MAX_HEAD_DIM, tf32_allowed
 from .layers import EncoderLayer
@@ -25,9 +26,11 @@ from .packed import dtype_of_states, kept, normalized_positions
 from .packed_features import SLICE_BYTES_GPU, SampleSpans, fold
 from .packed_layers import activate, cast, linear
 from .packed_positions import convolve, spectrum
-from .packed_tables import Tables
+from .packed_tables import Tables, bucket_of, tables_on_host
 from .packed_weights import matrix_of, wide
 from .untouched import walk
+
+States = tuple[Tensor, tuple[Tensor, ...] | None]  # the last hidden state and, if asked for, all of them
 
 
 def why_not_on_kernels(model: nn.Module, dtype: torch.dtype) -> str | None:
@@ -50,36 +53,68 @@ def why_not_on_kernels(model: nn.Module, dtype: torch.dtype) -> str | None:
 
 def encode_on_kernels(
     model: nn.Module, dtype: torch.dtype, waveform: Tensor, grid: Grid, spans: SampleSpans, output_hidden_states: bool
-) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+) -> States:
     """Run a ``HubertModel`` over a packed batch in ``dtype``: the last hidden state ``[N, C]`` and, if asked for, all of them.
 
     waveform: flat, ``[S]``, laid out as ``grid`` says. spans: what the statistics of a GroupNorm are taken over.
     """
     device = waveform.device
     out_dtype = dtype_of_states(dtype, device)
-
-    def prepare() -> Callable[..., tuple[Tensor, tuple[Tensor, ...] | None]]:
-        return partial(_run, model, dtype, out_dtype, grid, Tables.of(model, dtype, grid, spans, device), output_hidden_states)
-
     with torch.autocast(device.type, enabled=False):  # dtype is autocast's already
         if not grid.frames:
             return _nothing(model, out_dtype, device, output_hidden_states)
         # statistics of a GroupNorm may be taken of other samples, padded rows
         apart = model.feature_extractor.conv_layers[0].norm == "group" and spans.samples is not waveform
-        inputs = (waveform, spans.samples) if apart else (waveform,)
-        graphs = model.fast_path.cuda_graphs
-        if not (graphs.limit and graphs_can_run(device)) or _copies_within(model, grid):
-            return prepare()(*inputs)
-        layout = waveform.dtype, waveform.shape, spans.samples.shape, tuple(spans.starts), tuple(spans.lengths)
-        key = (device, dtype, out_dtype, grid, layout, output_hidden_states, _places(model), tf32_allowed())
-        return graphs.run(key, prepare, *inputs)
+        samples = (waveform, spans.samples) if apart else (waveform,)
+        how = dtype, out_dtype, output_hidden_states
+        replayed = _replay(model, *how, grid, spans, samples)
+        if replayed is not None:
+            return replayed
+        return _run(model, *how, grid, Tables.of(model, dtype, grid, spans, device), *samples)
 
 
-def _places(model: nn.Module) -> tuple[int, ...]:
+def _replay(
+    model: nn.Module,
+    dtype: torch.dtype,
+    out_dtype: torch.dtype,
+    output_hidden_states: bool,
+    grid: Grid,
+    spans: SampleSpans,
+    samples: tuple[Tensor, ...],
+) -> States | None:
+    """Return what :func:`_run` gives for a short batch, by the graph of its bucket; ``None`` where there is no such graph.
+
+    The graph computes as many frames as its bucket has. Those beyond the batch's own hold whatever memory held: every row of a
+    product or a norm is its own, and the tables let no utterance see them.
+    """
+    graphs, device, hop = model.fast_path.cuda_graphs, samples[0].device, model.config.inputs_to_logits_ratio
+    if not (graphs.limit and graphs_can_run(device)) or _copies_within(model, grid):
+        return None
+    bucket = bucket_of(-(-max(map(len, samples)) // hop), len(grid.counts))
+    if bucket is None:
+        return None
+    arrays, most = tables_on_host(model, dtype, grid, spans, device, bucket)
+    tables = joined(arrays, device)
+
+    def call(tables: Tensor, *samples: Tensor) -> States:
+        parts = Tables.from_parts(views_of(tables, arrays), most)
+        return _run(model, dtype, out_dtype, output_hidden_states, Grid((0,), (bucket,)), parts, *samples)
+
+    def prepare() -> tuple[Callable[..., States], list[Tensor]]:
+        size = bucket * hop + model.config.receptive_field
+        static = [torch.zeros(size, dtype=given.dtype, device=device) for given in samples]
+        return call, [torch.zeros(len(tables), dtype=tables.dtype, device=device), *static]
+
+    inputs = bucket, *(given.dtype for given in samples)
+    key = (device, dtype, out_dtype, inputs, output_hidden_states, _places(model), tf32_allowed())
+    return graphs.run(key, device, prepare, (tables, *samples), grid.frames)
+
+
+def _places(model: nn.Module) -> bytes:
     """Where all weights lie, for captured kernels read them there."""
     modules = (model, *walk(model))
     own = (tensors for module in modules for tensors in (module._parameters, module._buffers) if tensors)
-    return tuple(tensor.data_ptr() for tensors in own for tensor in tensors.values() if tensor is not None)
+    return array("Q", [tensor.data_ptr() for tensors in own for tensor in tensors.values() if tensor is not None]).tobytes()
 
 
 def _copies_within(model: nn.Module, grid: Grid) -> bool:
@@ -96,12 +131,12 @@ def _run(
     model: nn.Module,
     dtype: torch.dtype,
     out_dtype: torch.dtype,
+    output_hidden_states: bool,
     grid: Grid,
     tables: Tables,
-    output_hidden_states: bool,
     waveform: Tensor,
     statistics: Tensor | None = None,
-) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+) -> States:
     """All that happens on the GPU. statistics: the samples that those of a GroupNorm are taken of, if they are others."""
     projection = model.feature_projection
     x = _features(model, dtype, waveform, grid, waveform if statistics is None else statistics, tables)
@@ -114,9 +149,7 @@ def _run(
     return _transform(model.encoder, x, tables, output_hidden_states, dtype, out_dtype)
 
 
-def _nothing(
-    model: nn.Module, dtype: torch.dtype, device: torch.device, output_hidden_states: bool
-) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+def _nothing(model: nn.Module, dtype: torch.dtype, device: torch.device, output_hidden_states: bool) -> States:
     states = [
         torch.empty(0, model.config.hidden_size, dtype=dtype, device=device) for _ in range(len(model.encoder.layers) + 1)
     ]
@@ -196,7 +229,7 @@ def _positions(embedding: nn.Module, x: Tensor, grid: Grid, tables: Tables) -> T
 
 def _transform(
     encoder: nn.Module, x: Tensor, tables: Tables, output_hidden_states: bool, dtype: torch.dtype, out_dtype: torch.dtype
-) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+) -> States:
     """All layers on the residual stream ``[N, C]``. Each ends with the norm that the next one begins with, pre-LN."""
     layers, pre = encoder.layers, encoder.normalize_before
     norms = [*(layer.layer_norm for layer in layers), encoder.layer_norm] if pre else [encoder.layer_norm]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,8 +12,10 @@ from torch import Tensor, nn
 from .devices import upload_together
 from .grid import Grid
 from .kernels.schedule import parts_on_host
-from .ops.waveforms import WindowTables, windows_on_host
+from .ops.waveforms import WindowTables, chunks_at_most, windows_on_host
 from .packed_features import SampleSpans
+
+GRAPH_FRAMES, GRAPH_UTTERANCES = 1536, 8  # of a short batch at most: about 30 seconds
 
 
 class Tables(NamedTuple):
@@ -32,27 +35,74 @@ class Tables(NamedTuple):
     @classmethod
     def of(cls, model: nn.Module, dtype: torch.dtype, grid: Grid, samples: SampleSpans, device: torch.device) -> Tables:
         """Lay out a batch for the blocks that the kernels of ``model`` take in ``dtype``."""
-        from .kernels import attention, conv_positional
+        arrays, most = tables_on_host(model, dtype, grid, samples, device)
+        return cls.from_parts(upload_together(arrays, device), most)
 
-        first, conv = model.feature_extractor.conv_layers[0], model.encoder.pos_conv_embed.conv
-        head_dim = model.config.hidden_size // model.config.num_attention_heads
-        query_block = attention.block_of(head_dim, dtype, device)
-        frames_per_span = conv_positional.frames_of(conv.in_channels // conv.groups, conv.kernel_size[0], dtype, device)
-        field, hop = model.config.receptive_field, model.config.inputs_to_logits_ratio
-        counts, true_frames = np.array(grid.counts, dtype=np.int64), grid.true_frames_on_host(np.int32)
-        arrays = [
-            utterances_of(grid.starts, grid.end + -(-field // hop)),  # the windows of the last frame reach into hops after it
-            np.empty(0, dtype=np.int32) if true_frames is None else true_frames,
-            attention_work(counts, query_block),
-            positional_spans(counts, frames_per_span),
-        ]
-        most = 0
-        if first.norm == "group":
-            windows, most = windows_on_host(*samples[1:], first.conv.kernel_size[0], first.conv.stride[0])
-            arrays += windows
-        utterances, true, work, spans, *windows = upload_together(arrays, device)
+    @classmethod
+    def from_parts(cls, parts: Sequence[Tensor], most: int) -> Tables:
+        """Put together what :func:`tables_on_host` returned, once it lies on the device."""
+        utterances, true_frames, work, spans, *windows = parts
         windows = WindowTables(*windows, most) if windows else None
-        return cls(utterances, None if true_frames is None else true, work, spans, windows)
+        return cls(utterances, true_frames if len(true_frames) else None, work, spans, windows)
+
+
+def bucket_of(hops: int, utterances: int) -> int | None:
+    """Return the frames for which the graph of a short batch is captured, ``None`` for a batch that is not short.
+
+    hops: of the samples, of which a batch has no more frames than.
+    """
+    if hops > GRAPH_FRAMES or utterances > GRAPH_UTTERANCES:
+        return None
+    step = 64 if hops <= 512 else 128
+    return -(-hops // step) * step
+
+
+def tables_on_host(
+    model: nn.Module, dtype: torch.dtype, grid: Grid, samples: SampleSpans, device: torch.device, bucket: int | None = None
+) -> tuple[list[np.ndarray], int]:
+    """Return the arrays of :class:`Tables` and ``most`` of :class:`WindowTables`; an empty ``true_frames`` stands for all.
+
+    bucket: of :func:`bucket_of`. Sizes then depend on it alone, and entries beyond those of the batch have no frames. There
+        are as many true frames as the bucket has: those beyond the batch's own repeat frame 0.
+    """
+    from .kernels import attention, conv_positional
+
+    first, conv = model.feature_extractor.conv_layers[0], model.encoder.pos_conv_embed.conv
+    (kernel,), (stride,) = first.conv.kernel_size, first.conv.stride
+    head_dim = model.config.hidden_size // model.config.num_attention_heads
+    query_block = attention.block_of(head_dim, dtype, device)
+    frames_per_span = conv_positional.frames_of(conv.in_channels // conv.groups, conv.kernel_size[0], dtype, device)
+    field, hop = model.config.receptive_field, model.config.inputs_to_logits_ratio
+    counts, true_frames = np.array(grid.counts, dtype=np.int64), grid.true_frames_on_host(np.int32)
+    if true_frames is None:
+        true_frames = np.arange(0 if bucket is None else grid.frames, dtype=np.int32)
+    end = grid.end if bucket is None else bucket
+    arrays = [
+        utterances_of(grid.starts, end + -(-field // hop)),  # the windows of the last frame reach into hops after it
+        true_frames,
+        attention_work(counts, query_block),
+        positional_spans(counts, frames_per_span),
+    ]
+    chunks, most = (0, None) if bucket is None else chunks_at_most(bucket * hop, stride, GRAPH_UTTERANCES)
+    if first.norm == "group":
+        windows, most = windows_on_host(*samples[1:], kernel, stride, most)
+        arrays += windows
+    if bucket is None:
+        return arrays, most or 0
+    # the frames of each utterance may begin one entry more than they fill
+    sizes = (
+        *(len(arrays[0]), bucket, bucket // query_block + GRAPH_UTTERANCES, bucket // frames_per_span + GRAPH_UTTERANCES),
+        *(chunks, chunks, GRAPH_UTTERANCES),
+    )
+    fills = 0, 0, 0, 0, 0, GRAPH_UTTERANCES * most, 1.0
+    return [_padded(array, size, fill) for array, size, fill in zip(arrays, sizes, fills)], most
+
+
+def _padded(array: np.ndarray, size: int, fill: float) -> np.ndarray:
+    """Append entries of ``fill`` up to ``size``."""
+    padded = np.full((size, *array.shape[1:]), fill, dtype=array.dtype)
+    padded[: len(array)] = array
+    return padded
 
 
 def utterances_of(starts: tuple[int, ...], hops: int) -> np.ndarray:

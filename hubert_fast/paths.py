@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 
-from .cuda_graphs import GraphCache
+from .cuda_graphs import GRAPHS, GraphCache
 from .devices import upload
 from .dispatch import use_triton
 from .grid import Grid, starts_on_grid
@@ -38,10 +38,11 @@ WRAPPED = {"forward"}  # a forward set on the object, by a library that wraps it
 class FastPath:
     """What a ``HubertModel`` keeps for its packed graph: nothing that would not be made anew. Copies and pickles are empty.
 
-    weights: laid out for the graph in plain PyTorch. cuda_graphs: of the graph on kernels, none unless its ``limit`` is raised.
+    weights: laid out for the graph in plain PyTorch. cuda_graphs: of the graph on kernels, for short batches; setting its
+    ``limit`` to 0 switches them off, which copies and pickles keep.
     """
 
-    def __init__(self, graphs: int = 0) -> None:
+    def __init__(self, graphs: int = GRAPHS) -> None:
         self.weights = WeightCache()
         self.cuda_graphs = GraphCache(graphs)
         self._watch: Watch | None = None
@@ -143,7 +144,10 @@ def encode_padded(
         lengths = attention_mask.sum(-1, dtype=torch.long).clamp(0, samples).tolist()
     grid = Grid.of(lengths, model.config, padded_samples=samples)
     waveform = _flat(input_values, lengths, grid, model.config.inputs_to_logits_ratio)
-    spans = SampleSpans(input_values.reshape(-1), [row * samples for row in range(batch)], [samples] * batch)
+    if all(length == samples for length in lengths):  # the statistics are those of packed audio
+        spans = SampleSpans(waveform, [start * model.config.inputs_to_logits_ratio for start in grid.starts], lengths)
+    else:
+        spans = SampleSpans(input_values.reshape(-1), [row * samples for row in range(batch)], [samples] * batch)
     last, states = _encode(model, waveform, grid, spans, output_hidden_states)
     places = _places(grid, last.device)
     padded = [_padded(x, grid, places) for x in (last, *(states or ())[:-1])]

@@ -186,6 +186,7 @@ def launch(
             _conv_positional_kernel[(tuning.cdiv(len(spans), blocks["BLOCK_M"]), groups)](
                 x, weight.contiguous(), bias.contiguous(), out if added is None else added, out, spans, len(spans), x.stride(0),
                 0 if added is None else added.stride(0), x.shape[1], KERNEL=kernel, CHANNELS=channels,
-                GELU=form_of(dtype) if apply_gelu else None, HAS_RESIDUAL=added is not None, PRECISION=precision_of(x.dtype), **blocks,
+                GELU=form_of(dtype) if apply_gelu else None, HAS_RESIDUAL=added is not None,
+                PRECISION=precision_of(x.dtype), **blocks,
             )  # fmt: skip
     return out

@@ -26,9 +26,7 @@ def gelu(x, FORM: tl.constexpr):
         # erf(x / sqrt 2) = tanh(x p(x^2)): p fitted to |x| below 6.3, where both are 1 in float32, and constant from there on
         square = tl.minimum(x * x, 40.0)
         argument = x * (0.797479 + square * (0.0370058 - 3.49e-4 * square))
-        tanh = tl.inline_asm_elementwise(
-            "tanh.approx.f32 $0, $1;", "=f,f", [argument], dtype=tl.float32, is_pure=True, pack=1
-        )
+        tanh = tl.inline_asm_elementwise("tanh.approx.f32 $0, $1;", "=f,f", [argument], dtype=tl.float32, is_pure=True, pack=1)
         return half + half * tanh
     else:
         return half * (1.0 + tl.erf(x * 0.7071067811865476))

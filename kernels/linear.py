@@ -171,8 +171,8 @@ def _launch(
         _linear_kernel[(tiles,)](
             x, weight.contiguous(), weight if bias is None else bias.contiguous(), out if residual is None else residual,
             out, n_rows, x.stride(0), 0 if residual is None else residual.stride(0),
-            N_IN=n_in, N_OUT=n_out, HAS_BIAS=bias is not None, GELU=form_of(x.dtype) if apply_gelu else None, HAS_RESIDUAL=residual is not None,
-            PRECISION=precision_of(x.dtype), **blocks,
+            N_IN=n_in, N_OUT=n_out, HAS_BIAS=bias is not None, GELU=form_of(x.dtype) if apply_gelu else None,
+            HAS_RESIDUAL=residual is not None, PRECISION=precision_of(x.dtype), **blocks,
         )  # fmt: skip
 
 

@@ -196,8 +196,8 @@ def attention(head_dim: int, itemsize: int, capability: tuple[int, int]) -> Bloc
     """Blocks of queries and keys.
 
     Of 16-bit operands the head dim is padded to a power of two. float32 ones cut it into a power of two and a rest (80 is
-    64 + 16), since they fill the registers. For 16 bits that was wrong: triton 3.6 made kernels of it that read illegal
-    addresses on an H200, and padding 80 to 128 costs little more than two products that are each too narrow.
+    64 + 16), since they fill the registers. In 16 bits that was wrong: kernels that triton 3.6 made of it answered wrongly on
+    an H200, or read illegal addresses. 80 padded to 128 takes 0.831 ms where 64 + 16 took 0.808 ms.
 
     RELOAD: whether queries are read again for each block of keys, since float32 ones do not fit in registers with the rest.
     """
@@ -206,8 +206,9 @@ def attention(head_dim: int, itemsize: int, capability: tuple[int, int]) -> Bloc
     if (found := _tuned("attention", (head_dim, itemsize), capability)) is not None:
         return {"D_MAIN": main, "D_REST": rest, "RELOAD": itemsize == 4, **found}
     padded, reload = main + rest, False
-    if itemsize == 2 and padded <= 64 and capability == (9, 0):
-        block_m, block_n, warps = 64, 64, 4  # measured on an H200: 4 % faster than 128 queries in 8 warps
+    if itemsize == 2 and capability == (9, 0):
+        # measured on an H200: 4 % faster than 128 queries in 8 warps at 64 channels, 12 % at 128
+        block_m, block_n, warps = 64, 64 if padded <= 64 else 32, 4
     elif itemsize == 4 and exact_attention(head_dim, capability):
         main, rest = (main, rest) if rest else (main // 2, main // 2)  # halves, or operands alone fill the registers
         block_m, block_n, warps, reload = 32, 32, 4 if padded <= 80 else 8, True
@@ -215,8 +216,8 @@ def attention(head_dim: int, itemsize: int, capability: tuple[int, int]) -> Bloc
         block_m, block_n, warps, reload = 64, 16, 4, True
     else:
         block_m, block_n = 128, 64 if padded <= 80 or has_wide_tensor_cores(capability) else 32
-        if padded > 64 and capability >= (11, 0):  # the compiler asks more registers there
-            block_n = 16
+        if padded > 64 and (capability >= (11, 0) or (padded > head_dim and not is_large(capability))):
+            block_n = 16  # the compiler asks more registers there, and for masks of channels
         warps = 4 if padded <= 32 and not has_wide_tensor_cores(capability) else 8
     most = 2 if itemsize == 4 or capability >= (10, 0) else 3
     depth = stages(2 * block_n * padded * itemsize + block_m * padded * itemsize // 2, capability, most)
@@ -266,16 +267,19 @@ def conv_first(channels: int, frames_per_hop: int) -> Blocks:
     return {"BLOCK_T": block_t, "BLOCK_C": block_c, "num_warps": min(max(block_t * block_c // 1024, 1), 8)}
 
 
-CONV_FIRST_FRAMES = 64  # of a program of :mod:`.conv_first_product`: what the tensor cores of Hopper multiply at once
+CONV_FIRST_FRAMES = 64  # of a program of :mod:`.conv_first_product`, at most
 
 
 @cache
 def conv_first_product(channels: int, has_norm: bool) -> Blocks:
-    """Frames and channels at once: a norm needs all channels of a frame in one program."""
+    """Frames and channels at once: a norm needs all channels of a frame in one program.
+
+    64 accumulators a thread, so that several programs share a multiprocessor and one computes while another loads.
+    """
     block_c = max(next_power_of_2(channels), 16)
-    if not has_norm:
-        block_c = min(block_c, 256)
-    return {"BLOCK_T": CONV_FIRST_FRAMES, "BLOCK_C": block_c, "num_warps": 8 if block_c > 256 else 4}
+    if has_norm:
+        return {"BLOCK_T": 32, "BLOCK_C": block_c, "num_warps": 8 if block_c > 256 else 4}
+    return {"BLOCK_T": CONV_FIRST_FRAMES, "BLOCK_C": min(block_c, 128), "num_warps": 4}
 
 
 @cache

@@ -380,13 +380,38 @@ def test_graphs_are_those_of_one_provider(captures, monkeypatch):  # noqa: F811
     monkeypatch.setattr(providers, "_check_graphs", lambda subject: None)
     subject = Subject.random("tiny", torch.device("cpu"), torch.float32)
     waveforms = [np.random.default_rng(count).standard_normal(count).astype(np.float32) for count in (900, 401)]
-    graphs, plain = (providers.provider(name, subject).forward(waveforms).run for name in ("ours-graphs", "ours"))
+    names = "ours-graphs", "ours-no-graphs", "ours"
+    graphs, none, ours = (providers.provider(name, subject).forward(waveforms).run for name in names)
     assert captures == ["captured", "replayed"]
-    expected = plain()
-    assert captures == ["captured", "replayed"] and subject.ours.hubert.fast_path.cuda_graphs.limit == 0
-    for _ in range(2):
-        torch.testing.assert_close(graphs(), expected, rtol=0, atol=0)
-    assert captures == ["captured", *["replayed"] * 3]
+    expected = none()
+    assert captures == ["captured", "replayed"]
+    for count in range(1, 3):
+        torch.testing.assert_close(graphs(), expected)
+        assert captures == ["captured", *["replayed"] * (count + 1)]
+    for count in range(3):  # of the cache that anybody has
+        torch.testing.assert_close(ours(), expected)
+        assert captures.count("captured") == (2 if count else 1) and captures.count("replayed") == 3 + count
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", ["tiny-large", "tiny"])
+def test_whole_models_under_graphs(bench, captures, monkeypatch, tmp_path, name):  # noqa: F811
+    gpu_whole, gpu_run = bench("gpu_whole"), bench("gpu_run")
+    subject = Subject.random(name, torch.device("cpu"), torch.float32)
+    monkeypatch.setenv("HUBERT_FAST_BACKEND", "triton")
+    table = gpu_run.Table(tmp_path / "whole.csv", "model dtype provider max_error tolerance status")
+    gpu_whole.under_graphs(table, {"model": name, "dtype": "float32"}, subject, [(0.3,), (0.1, 0.05)])
+    rows = rows_of(tmp_path / "whole.csv")
+    assert [row["provider"] for row in rows] == [
+        f"ours, CUDA graphs, {batch} s{after}" for after in ("", ", after NaN") for batch in ("0.3", "0.1 + 0.05")
+    ]
+    assert {row["status"] for row in rows} == {"ok"} and all(float(row["max_error"]) < 1e-5 for row in rows)
+    assert captures == ["captured", *["replayed"] * 5]
+    assert subject.ours.hubert.fast_path.cuda_graphs.replays == 0  # its own are not used
+    monkeypatch.setattr("hubert_fast.packed_kernels.graphs_can_run", lambda device: False)
+    gpu_whole.under_graphs(table, {"model": name, "dtype": "float32"}, subject, [(0.05,)])
+    statuses = [row["status"] for row in rows_of(tmp_path / "whole.csv")][len(rows) :]
+    assert statuses == ["ok", "WRONG: no graph was replayed"]
 
 
 @pytest.mark.parametrize("program", ["gpu", "tune"])

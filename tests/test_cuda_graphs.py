@@ -1,9 +1,11 @@
-"""Graphs of repeated layouts: which calls are captured and replayed, and that answers stay those of the inputs at hand.
+"""Graphs of short batches: which calls are captured and replayed, and that answers stay those of the inputs at hand.
 
 There is no CUDA here: graphs, streams and events are stood in for by objects that do the same on a CPU, the rest is real.
 """
 
 import copy
+import dataclasses
+import gc
 import pickle
 import types
 import weakref
@@ -11,15 +13,23 @@ from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
-from conftest import POST_LN, PRE_LN, masked_batch
+from conftest import POST_LN, PRE_LN, assert_close, masked_batch
 from test_packed import model_of
 from torch.utils import _pytree as pytree
 
 from hubert_fast import HubertModel, PackedAudio, cuda_graphs, packed_kernels
+from hubert_fast.cuda_graphs import GraphCache
 from hubert_fast.dispatch import BACKEND_VARIABLE
+from hubert_fast.packed_tables import GRAPH_FRAMES, GRAPH_UTTERANCES, bucket_of
 
 pytest.importorskip("triton", reason="triton is not installed (it exists for Linux only)")
+CPU = torch.device("cpu")
+BUCKETS = [*range(64, 512, 64), *range(512, GRAPH_FRAMES + 1, 128)]
 LENGTHS = (900, 0, 401)
+# a quarter of the frames in the first convolution: interpreted, these take the time
+FEWER = dict(conv_dim=(16, 24, 32), conv_kernel=(20, 8, 4), conv_stride=(20, 4, 4), num_hidden_layers=2)
+POST, PRE = dict(POST_LN, **FEWER), dict(PRE_LN, **FEWER)
+architectures = pytest.mark.parametrize("values", [POST, PRE], ids=["post-LN", "pre-LN"])
 
 
 class Graph:
@@ -28,43 +38,65 @@ class Graph:
     def replay(self):
         assert not torch.is_inference_mode_enabled()
         self.log.append("replayed")
-        fresh = self.call()(*self.inputs)  # the call is gone unless the cache keeps it
+        fresh = self.call(*self.inputs)
         for tensor, new in zip(pytree.tree_leaves(self.outputs), pytree.tree_leaves(fresh), strict=True):
             if tensor is not None:
                 tensor.copy_(new)
 
+    def pool(self):
+        return self.shared or (id(self), 0)
+
 
 class Event:
-    """Stands in for ``torch.cuda.Event``."""
+    """Stands in for ``torch.cuda.Event``; the log says what waits for it and when it is recorded."""
+
+    def __init__(self):
+        self.log = []
 
     def wait(self):
-        pass
+        self.log.append("waited")
 
     def record(self):
-        pass
+        self.log.append("recorded")
+
+    def synchronize(self):
+        self.log.append("synchronized")
 
 
 @pytest.fixture
 def captures(monkeypatch):
-    """Let graphs run on the CPU, on kernels; return the log of what was captured and replayed."""
-    log, capture = [], cuda_graphs._capture
+    """Let graphs run on the CPU, on kernels; return the log of what was captured and replayed. New memory is no number."""
+    log, capture, empty = [], cuda_graphs._capture, torch.empty
 
     @contextmanager
-    def recording(graph, stream, capture_error_mode):
+    def recording(graph, pool, stream, capture_error_mode):
         log.append("captured")
+        graph.shared = pool
         assert capture_error_mode == "thread_local"
         yield
 
-    def watched(call, inputs):
-        captured = capture(call, inputs)
-        graph = captured.replay.__self__
-        graph.log, graph.call, graph.inputs, graph.outputs = log, weakref.ref(call), captured.inputs, captured.outputs
+    def watched(prepare, inputs, lane, pool):
+        prepared = []
+
+        def remembered():
+            prepared.append(prepare())
+            return prepared[0]
+
+        captured = capture(remembered, inputs, lane, pool)
+        graph = captured.graph
+        graph.call = prepared[0][0]
+        graph.log, graph.inputs, graph.outputs = log, captured.inputs, captured.outputs
         for tensor in captured.inputs:
-            tensor.fill_(torch.nan)
+            tensor.fill_(torch.nan if tensor.is_floating_point() else 0)
         return captured
+
+    def poisoned(*size, **options):
+        made = empty(*size, **options)
+        return made.fill_(torch.nan) if made.is_floating_point() else made
 
     stream = types.SimpleNamespace(wait_stream=lambda other: None)
     monkeypatch.setattr(cuda_graphs, "_capture", watched)
+    monkeypatch.setattr(torch, "empty", poisoned)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "graph", recording)
     monkeypatch.setattr(torch.cuda, "Event", Event)
@@ -81,49 +113,118 @@ def audio_of(lengths=LENGTHS):
     return PackedAudio.from_waveforms([torch.randn(length) for length in lengths])
 
 
-def with_graphs(values, limit=2):
-    model = model_of(HubertModel, values)
-    model.fast_path.cuda_graphs.limit = limit
-    return model
-
-
-@pytest.mark.parametrize("values", [POST_LN, PRE_LN], ids=["post-LN", "pre-LN"])
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode], ids=["no_grad", "inference_mode"])
-def test_the_answers_are_those_of_the_inputs_at_hand(values, mode, captures):
-    model, plain = with_graphs(values), model_of(HubertModel, values)
+def pair_of(values):
+    """Return a model with graphs and one of the same weights without."""
+    model, plain = model_of(HubertModel, values), model_of(HubertModel, values)
     plain.load_state_dict(model.state_dict())
+    plain.fast_path.cuda_graphs.limit = 0
+    return model, plain
+
+
+@pytest.mark.parametrize(
+    "values, mode",
+    [(POST_LN, torch.no_grad), (PRE_LN, torch.inference_mode)],
+    ids=["post-LN, no_grad", "pre-LN, inference_mode"],
+)
+def test_batches_of_any_lengths_share_a_graph(values, mode, captures):
+    model, plain = pair_of(values)
     kept = []
-    for count in range(4):
-        audio = audio_of()
+    for count, lengths in enumerate([(900,), LENGTHS, (20480,), (399, 400, 5000, 0, 1, 720, 640), (401,)]):
+        audio = audio_of(lengths)
         with mode():
             found = model.forward_packed(audio, output_hidden_states=True)
             expected = plain.forward_packed(audio, output_hidden_states=True)
         kept.append((found, expected))
         assert captures.count("captured") == (count > 0) and captures.count("replayed") == count
     for found, expected in kept:  # not overwritten by later replays
-        assert torch.equal(found[0], expected[0])
-        assert all(torch.equal(one, other) for one, other in zip(found.hidden_states, expected.hidden_states, strict=True))
+        assert found.cu_seqlens.tolist() == expected.cu_seqlens.tolist()
+        for index, (one, other) in enumerate(zip(found.hidden_states, expected.hidden_states, strict=True)):
+            assert_close(one, other, "same graph", f"{len(other)} frames, state {index}")
+        assert_close(found[0], expected[0], "same graph")
         assert found.hidden_states[-1].data_ptr() == found[0].data_ptr()
+        assert found[0].is_inference() is (mode is torch.inference_mode)
 
 
-def test_padded_calls_with_statistics_over_their_rows(captures):
-    model, plain = with_graphs(POST_LN), model_of(HubertModel, POST_LN)
-    plain.load_state_dict(model.state_dict())
-    for _ in range(3):
-        waveforms, mask = masked_batch((900, 700))
-        with torch.no_grad():
-            found, expected = (each(waveforms + 0.1, attention_mask=mask)[0] for each in (model, plain))
-        assert torch.equal(found, expected)
+@architectures
+@torch.no_grad()
+def test_no_number_of_a_batch_before_reaches_the_next(values, captures):
+    model, plain = pair_of(values)
+    for lengths in ((20480,), (20480,), (3000, 20480 - 3200)):
+        model.forward_packed(PackedAudio.from_waveforms([torch.full((length,), torch.nan) for length in lengths]))
+    audio = audio_of((500, 7000))
+    assert_close(model.forward_packed(audio)[0], plain.forward_packed(audio)[0], "same graph")
+    assert captures == ["captured", *["replayed"] * 3]
+
+
+@architectures
+@torch.no_grad()
+def test_nor_of_an_utterance_its_neighbours(values, captures):
+    model, plain = pair_of(values)
+    for lengths in ((2000, 1000), (900, 0, 4000), (9000, 401)):
+        waveforms = [torch.randn(length) for length in lengths]
+        waveforms[0].fill_(torch.nan)
+        found = model.forward_packed(PackedAudio.from_waveforms(waveforms)).unpack()
+        expected = plain.forward_packed(PackedAudio.from_waveforms(waveforms[1:])).unpack()
+        assert found[0].isnan().all()
+        for one, other in zip(found[1:], expected, strict=True):
+            assert one.shape == other.shape and (not len(other) or (one - other).abs().max() < 1e-5)
     assert captures == ["captured", "replayed", "replayed"]
 
 
+@architectures
 @torch.no_grad()
-def test_what_makes_a_layout_another(captures):
-    model = with_graphs(PRE_LN, limit=8)
+def test_padded_calls(values, captures):
+    """Statistics of a group norm are taken over padded rows: another graph, but for rows without padding."""
+    model, plain = pair_of(values)
+    for lengths in ((900, 700), (2000, 401), (1500, 3, 800)):
+        waveforms, mask = masked_batch(lengths)
+        found, expected = (each(waveforms + 0.1, attention_mask=mask)[0] for each in (model, plain))
+        assert_close(found, expected, "same graph")
+    assert captures == ["captured", "replayed", "replayed"]
+    for shape in ((1, 900), (2, 1280), (1, 5001)):
+        waveforms = torch.randn(shape)
+        assert_close(model(waveforms)[0], plain(waveforms)[0], "same graph", f"{shape}")
+    audio = audio_of((5001, 900))
+    assert_close(model.forward_packed(audio)[0], plain.forward_packed(audio)[0], "same graph")
+    assert captures.count("captured") == (2 if values is POST else 1)
+    assert captures.count("replayed") == (5 if values is POST else 6)
+
+
+def test_buckets():
+    assert [bucket_of(hops, 1) for hops in (1, 64, 65, 512, 513, 640, 641, 1536)] == [64, 64, 128, 512, 640, 640, 768, 1536]
+    assert bucket_of(GRAPH_FRAMES + 1, 1) is bucket_of(1, GRAPH_UTTERANCES + 1) is None
+    assert sorted({bucket_of(hops, 8) for hops in range(1, GRAPH_FRAMES + 1)}) == BUCKETS
+    assert len(BUCKETS) <= cuda_graphs.GRAPHS
+
+
+@torch.no_grad()
+def test_the_edges_of_a_bucket(captures):
+    model, plain = pair_of(POST)
+    for lengths in ((64 * 320,), (64 * 320 - 319,), (64 * 320 + 1,), (400,) * 8, (112 * 320, *(399,) * 7)):
+        audio = audio_of(lengths)
+        assert_close(model.forward_packed(audio)[0], plain.forward_packed(audio)[0], "same graph", str(lengths))
+    assert captures == ["captured", "replayed", "replayed", "captured", "replayed"]
+
+
+@torch.no_grad()
+def test_larger_batches_take_no_graph(captures, monkeypatch):
+    model = model_of(HubertModel, PRE)
+    for _ in range(3):
+        model.forward_packed(audio_of((401,) * (GRAPH_UTTERANCES + 1)))
+    monkeypatch.setattr("hubert_fast.packed_tables.GRAPH_FRAMES", 64)
+    for _ in range(3):
+        model.forward_packed(audio_of((64 * 320 + 1,)))
+        model.forward_packed(PackedAudio(torch.randn(65 * 320), (401,)))  # whose samples are more than its lengths need
+        model.forward_packed(audio_of((399,)))  # without frames
+    assert captures == [] and not model.fast_path.cuda_graphs._came_once
+
+
+@torch.no_grad()
+def test_what_makes_a_call_another(captures):
+    model = model_of(HubertModel, PRE)
     for _ in range(2):
         model.forward_packed(audio_of())
     assert captures == ["captured", "replayed"]
-    model.forward_packed(audio_of((900, 401, 0)))
     model.forward_packed(audio_of(), output_hidden_states=True)
     model.encoder.layers[0].attention.q_proj.weight = torch.nn.Parameter(
         model.encoder.layers[0].attention.q_proj.weight.clone()
@@ -135,29 +236,73 @@ def test_what_makes_a_layout_another(captures):
     found = model.forward_packed(audio)[0]
     assert captures == ["captured", "replayed"] * 2
     model.fast_path.cuda_graphs.limit = 0
-    assert torch.equal(found, model.forward_packed(audio)[0])
-
-
-@torch.no_grad()
-def test_the_limit_forgets_the_graph_used_longest_ago(captures):
-    model = with_graphs(PRE_LN, limit=1)
-    for lengths in ((900,), (500,), (900,), (500,)):
-        model.forward_packed(audio_of(lengths))
+    assert_close(found, model.forward_packed(audio)[0], "same graph")
     assert captures == ["captured", "replayed"] * 2
-    for count in range(3):  # layouts that come once push nothing out
-        model.forward_packed(audio_of((600 + count,)))
-    model.forward_packed(audio_of((500,)))
-    assert captures == ["captured", "replayed"] * 2 + ["replayed"]
-    model.fast_path.cuda_graphs.limit = 0
-    assert not model.fast_path.cuda_graphs._graphs
+
+
+def double(cache, key, values):
+    """Have a cache double values, by the graph of ``key`` if there is one, in buffers for eight of them."""
+    given = torch.tensor(values)
+    found = cache.run(key, CPU, lambda: (lambda x: (2 * x, None), [torch.zeros(8)]), (given,), len(values))
+    if found is not None:
+        assert found[0].tolist() == [2 * value for value in values] and found[1] is None
+    return found is not None
+
+
+def test_the_limit_forgets_the_graph_used_longest_ago(captures):
+    cache = GraphCache(1)
+    assert [double(cache, key, [1.0, 2.0]) for key in "abab"] == [False, False, True, True]
+    assert [double(cache, key, [3.0] * 8) for key in "cde"] == [False] * 3  # what comes once pushes nothing out
+    assert double(cache, "b", [4.0]) and not double(cache, "a", [5.0]) and double(cache, "a", [6.0])
+    assert captures.count("captured") == 3 and cache.replays == 4
+    for key in range(cuda_graphs.KEYS_REMEMBERED + 9):
+        double(cache, key, [1.0])
+    assert len(cache._came_once) == cuda_graphs.KEYS_REMEMBERED and list(cache._graphs) == ["a"]
+    cache.limit = 0
+    assert not cache._graphs
+    # a replay waits for the one before it, on whatever stream, and memory that one may use is not freed meanwhile
+    replay = ["waited", "recorded"]
+    assert cache._lane.done.log == [*replay, "synchronized", *replay, *replay, "synchronized", *replay, "synchronized"]
     with pytest.raises(ValueError, match="limit must be a whole number from 0 on, but is -1"):
-        model.fast_path.cuda_graphs.limit = -1
+        cache.limit = -1
+
+
+def test_graphs_that_live_share_memory(captures):
+    cache = GraphCache()
+    assert [double(cache, key, [1.0]) for key in "aabbcc"] == [False, True] * 3
+    first, *others = [captured.graph for captured in cache._graphs.values()]
+    assert first.shared is None and [graph.shared for graph in others] == [first.pool()] * 2
+    cache.limit = 0  # PyTorch takes the handle of a pool that is gone for an error
+    cache.limit = 4
+    assert [double(cache, "a", [1.0]) for _ in range(2)] == [False, True]
+    (last,) = [captured.graph for captured in cache._graphs.values()]
+    assert last.shared is None
+
+
+def test_a_replay_that_fails_leaves_the_next_one_to_wait(captures, monkeypatch):
+    cache = GraphCache()
+    assert [double(cache, "a", [1.0]) for _ in range(2)] == [False, True]
+    with monkeypatch.context() as context:
+        context.setattr(cuda_graphs, "_copied", lambda outputs, rows: torch.ones(rows).view(-1, 2))
+        with pytest.raises(RuntimeError, match="invalid for input of size 1"):
+            double(cache, "a", [1.0])
+    assert double(cache, "a", [2.0])
+    assert cache._lane.done.log == ["waited", "recorded"] * 3
+
+
+def test_a_model_that_moves_takes_its_graphs_anew(captures):
+    cache = GraphCache()
+    assert [double(cache, "a", [1.0]) for _ in range(2)] == [False, True]
+    lane = cache._lane
+    cache._lane = dataclasses.replace(lane, device=torch.device("meta"))
+    assert [double(cache, "b", [1.0]) for _ in range(2)] == [False, True]
+    assert list(cache._graphs) == ["b"] and lane.done.log[-1] == "synchronized" and cache._lane.done is not lane.done
 
 
 @torch.no_grad()
 def test_what_cannot_be_captured_runs_without(captures, monkeypatch, caplog):
-    model, audio = with_graphs(PRE_LN), audio_of()
-    expected = model.forward_packed(audio)[0]
+    model, plain = pair_of(PRE)
+    recording = torch.cuda.graph
 
     @contextmanager
     def failing(graph, **options):
@@ -165,25 +310,55 @@ def test_what_cannot_be_captured_runs_without(captures, monkeypatch, caplog):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(torch.cuda, "graph", failing)
-    for _ in range(3):
-        assert torch.equal(model.forward_packed(audio)[0], expected)
-    told = [record for record in caplog.records if "runs without a CUDA graph" in record.message]
+    for length in (900, 901, 902):
+        audio = audio_of((length,))
+        assert torch.equal(model.forward_packed(audio)[0], plain.forward_packed(audio)[0])
+    told = [record for record in caplog.records if "run without a CUDA graph" in record.message]
     assert len(told) == 1 and "CUDA out of memory" in told[0].message
+    monkeypatch.setattr(torch.cuda, "graph", recording)
+    for _ in range(2):  # another size is captured
+        audio = audio_of((20500,))
+        assert_close(model.forward_packed(audio)[0], plain.forward_packed(audio)[0], "same graph")
+    assert captures == ["captured", "replayed"]
 
 
 @torch.no_grad()
 def test_no_graph_of_a_call_that_copies_from_the_host_in_its_midst(captures):
-    model = with_graphs(dict(POST_LN, conv_pos_batch_norm=True))
+    model, plain = pair_of(dict(POST, conv_pos_batch_norm=True))
     waveforms, mask = masked_batch((900, 700))
     for _ in range(3):
         model(waveforms, attention_mask=mask)
     assert captures == []
-    for _ in range(2):
-        model.forward_packed(audio_of())
+    for length in (900, 2000):
+        audio = audio_of((length, 500))
+        assert_close(model.forward_packed(audio)[0], plain.forward_packed(audio)[0], "same graph")
     assert captures == ["captured", "replayed"]
 
 
-def test_copies_and_pickles_are_empty():
-    model = with_graphs(PRE_LN)
-    for path in (pickle.loads(pickle.dumps(model.fast_path)), copy.deepcopy(model.fast_path)):
-        assert path.cuda_graphs.limit == 2 and not path.cuda_graphs._graphs
+@torch.no_grad()
+def test_graphs_keep_no_model_alive(captures):
+    model = model_of(HubertModel, PRE)
+    for _ in range(2):
+        model.forward_packed(audio_of())
+    assert captures == ["captured", "replayed"]
+    weight = weakref.ref(model.encoder.layers[0].attention.q_proj.weight)
+    for captured in model.fast_path.cuda_graphs._graphs.values():
+        captured.graph.call = None  # which only a stand-in has
+    gc.disable()  # what is in a cycle would wait for it
+    try:
+        del model
+        assert weight() is None
+    finally:
+        gc.enable()
+
+
+@torch.no_grad()
+def test_copies_and_pickles_are_empty(captures):
+    model = model_of(HubertModel, PRE)
+    assert model.fast_path.cuda_graphs.limit == cuda_graphs.GRAPHS
+    for _ in range(2):
+        model.forward_packed(audio_of())
+    for limit in (cuda_graphs.GRAPHS, 2, 0):
+        model.fast_path.cuda_graphs.limit = limit
+        for path in (pickle.loads(pickle.dumps(model.fast_path)), copy.deepcopy(model.fast_path)):
+            assert path.cuda_graphs.limit == limit and not path.cuda_graphs._graphs

@@ -11,7 +11,15 @@ from hubert_fast import HubertModel
 from hubert_fast.devices import upload_together
 from hubert_fast.grid import Grid
 from hubert_fast.packed_features import SampleSpans
-from hubert_fast.packed_tables import Tables, attention_work, positional_spans, utterances_of
+from hubert_fast.packed_tables import (
+    GRAPH_UTTERANCES,
+    Tables,
+    attention_work,
+    bucket_of,
+    positional_spans,
+    tables_on_host,
+    utterances_of,
+)
 
 pytest.importorskip("triton", reason="triton is not installed (it exists for Linux only)")
 
@@ -131,3 +139,33 @@ def test_all_tables_are_uploaded_at_once(values, lengths):
     tensors = [entry for entry in (*tables, *(tables.windows or ())) if isinstance(entry, torch.Tensor)]
     assert len({entry.untyped_storage().data_ptr() for entry in tensors}) == 1
     assert all(entry.dtype == torch.int32 for entry in tables[:4] if entry is not None)
+
+
+@pytest.mark.parametrize("values", [POST_LN, PRE_LN], ids=["post-LN", "pre-LN"])
+def test_tables_of_a_bucket(values):
+    """They begin as those of the batch, and their sizes are those of the bucket, whatever the lengths."""
+    model, random, sizes = model_of(HubertModel, values), np.random.default_rng(0), {}
+    draws = [random.integers(0, most, number).tolist() for most in (400, 3000, 60000) for number in range(1, 9)]
+    # what has the most entries: an utterance that fills its bucket, and eight that each begin entries anew
+    for lengths in [*draws, [20480], [491520], [61440] * 8, [61121] * 8, [399] * 8, [491520 - 8 * 320, *[1] * 7]]:
+        grid = Grid.of(lengths, model.config)
+        hops = sum(-(-length // 320) for length in lengths)
+        spans = SampleSpans(torch.empty(hops * 320), [320 * start for start in grid.starts], lengths)
+        bucket = bucket_of(hops, len(lengths))
+        exact, _ = tables_on_host(model, torch.float32, grid, spans, CPU)
+        found, most = tables_on_host(model, torch.float32, grid, spans, CPU, bucket)
+        shapes = [(table.shape, table.dtype) for table in found], most
+        assert sizes.setdefault(bucket, shapes) == shapes
+        exact[1] = exact[1] if len(exact[1]) else np.arange(grid.frames)
+        utterances, true_frames, work, chunks = found[0], found[1], found[2], exact[-3]
+        assert len(utterances) == bucket + 2 and utterances.max() < len(lengths) and len(true_frames) == bucket
+        for index, (table, own) in enumerate(zip(found, exact, strict=True)):
+            if (index, values) != (5, POST_LN):  # places, which depend on the most chunks there may be
+                assert np.array_equal(table[: len(own)], own)
+            rest = table[len(own) :]
+            assert index == 0 or (rest == {5: GRAPH_UTTERANCES * most, 6: 1}.get(index, 0)).all()
+        if values is POST_LN:
+            places = found[5][: len(chunks)]
+            assert len(set(places.tolist())) == len(chunks) and (places < GRAPH_UTTERANCES * most).all()
+            assert (np.bincount(places // most, minlength=8)[: len(lengths)] * 1024 >= np.array(lengths) // 5 - 1).all()
+        assert len(work) > 0 and found[2].dtype == np.int32

@@ -21,7 +21,7 @@ from .subject import Subject, Unavailable
 
 SORTED, SINGLE = "-sorted", "-single"  # behind a name: how utterances are put into batches
 PIPELINE_BATCH = 8
-GRAPHS = 64  # layouts that ours-graphs keeps
+GRAPHS = 64  # that ours-graphs keeps
 
 
 class Forward(NamedTuple):
@@ -90,12 +90,15 @@ class Ours(Provider):
 
 
 class OursGraphs(Ours):
-    """Ours under CUDA graphs. It has a cache of its own, so that other providers of the subject run without graphs."""
+    """Ours with CUDA graphs captured before anything is timed, or without any.
 
-    def __init__(self, subject: Subject):
+    It has a cache of its own, so that other providers of the subject keep theirs. limit: of that cache.
+    """
+
+    def __init__(self, subject: Subject, limit: int = GRAPHS):
         _check_graphs(subject)
         super().__init__(subject)
-        self._cache = GraphCache(GRAPHS)
+        self._cache = GraphCache(limit)
 
     @contextmanager
     def _graphs(self) -> Iterator[None]:
@@ -107,14 +110,14 @@ class OursGraphs(Ours):
             path.cuda_graphs = kept
 
     def forward(self, waveforms: Sequence[np.ndarray]) -> Forward:
-        """Lay a batch out and capture its layout, so that ``run`` replays."""
+        """Lay a batch out and have its graph captured, if it is short, so that ``run`` copies it in, replays and copies out."""
         ready = super().forward(waveforms)
 
         def run() -> Tensor:
             with self._graphs():
                 return ready.run()
 
-        for _ in range(2):  # the second call of a layout captures it
+        for _ in range(2):  # the second call captures
             run()
         return ready._replace(run=run)
 
@@ -241,8 +244,9 @@ def _compiled_graphs(subject: Subject) -> Provider:
 
 
 PROVIDERS: dict[str, tuple[Callable[[Subject], Provider], str]] = {
-    "ours": (Ours, "forward_packed; the transcriber for files"),
-    "ours-graphs": (OursGraphs, f"ours under CUDA graphs of the {GRAPHS} layouts last used"),
+    "ours": (Ours, "forward_packed; the transcriber for files; short batches under CUDA graphs, as anybody gets them"),
+    "ours-graphs": (OursGraphs, f"ours, graphs of short batches captured before they are timed, {GRAPHS} of them kept"),
+    "ours-no-graphs": (lambda subject: OursGraphs(subject, 0), "ours without CUDA graphs"),
     "ours-padded": (_ours_padded, "one changed import: forward on padded rows"),
     "accelerate": (_accelerated, "hubert_fast.accelerate(transformers' model), on padded rows"),
     "hf-sdpa": (lambda subject: Padded(subject, subject.theirs("sdpa")), "transformers, scaled_dot_product_attention"),

@@ -104,8 +104,9 @@ def _share(lengths: Sequence[int], kernel: int, stride: int) -> Tensor:
 class WindowTables(NamedTuple):
     """What the kernel of :func:`window_statistics` is told, on its device.
 
-    work: int64 ``[chunks, 2]``. places: where the sums of each chunk go among ``B * most``, int64 ``[chunks]``.
-    share: one over the windows of each utterance, float64 ``[B]``. most: chunks of the longest utterance.
+    work: int64 ``[chunks, 2]``. places: where the sums of each chunk go among ``B * most``, int64 ``[chunks]``; those of a
+    chunk without windows go to place ``B * most``, which nothing reads.
+    share: one over the windows of each utterance, float64 ``[B]``. most: chunks of the longest utterance at most.
     """
 
     work: Tensor
@@ -120,14 +121,22 @@ class WindowTables(NamedTuple):
         return cls(*upload_together(arrays, device), most)
 
 
+def chunks_at_most(samples: int, stride: int, utterances: int) -> tuple[int, int]:
+    """Return how many chunks utterances within ``samples`` have at most: all together, and the longest of them."""
+    from ..kernels import window_statistics as module
+
+    windows = samples // stride
+    return windows // module.CHUNK + utterances, -(-windows // module.CHUNK)
+
+
 def windows_on_host(
-    starts: Sequence[int], lengths: Sequence[int], kernel: int, stride: int
+    starts: Sequence[int], lengths: Sequence[int], kernel: int, stride: int, most: int | None = None
 ) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], int]:
-    """Return ``work``, ``places`` and ``share`` of :class:`WindowTables`, on the host, and ``most``."""
+    """Return ``work``, ``places`` and ``share`` of :class:`WindowTables`, on the host, and ``most``, counted unless given."""
     from ..kernels import window_statistics as module
 
     work, chunks = module.work_of(lengths, starts, kernel, stride)
-    most = int(chunks.max(initial=0))
+    most = int(chunks.max(initial=0)) if most is None else most
     places = ranges(np.arange(len(chunks)) * most, chunks)
     with np.errstate(divide="ignore"):  # of no windows
         return (work, places, 1 / module.windows_of(lengths, kernel, stride)), most
@@ -138,8 +147,8 @@ def window_moments(samples: Tensor, tables: WindowTables, kernel: int, stride: i
     from ..kernels import window_statistics as module
 
     def by_utterance(parts: Tensor) -> Tensor:
-        padded = parts.new_zeros(len(tables.share) * tables.most, *parts.shape[1:])
-        return padded.index_copy_(0, tables.places, parts).unflatten(0, (len(tables.share), tables.most)).sum(1)
+        padded = parts.new_zeros(len(tables.share) * tables.most + 1, *parts.shape[1:])
+        return padded.index_copy_(0, tables.places, parts)[:-1].unflatten(0, (len(tables.share), tables.most)).sum(1)
 
     partial = module.launch(samples, tables.work, kernel, stride)
     return _moments(*(by_utterance(parts) for parts in partial), tables.share)

@@ -1,0 +1,110 @@
+"""What the README says of GPUs: from the rows of the last call of ``gpu.py``, a folder of results/gpu/ for each call."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from report_rows import Row, best_of_theirs, shown, table
+
+from hubert_fast.benchmark.rows import read
+
+MIXED, ONE = "librispeech", "fixed:5"
+EAGER, COMPILED = "headline", "compile"  # stages
+
+
+def last_call(results: Path) -> Path:
+    """Return the folder of the last call that timed models, by name."""
+    folders = sorted(path.parent for path in (results / "gpu").glob("*/models.csv"))
+    if not folders:
+        raise ValueError(f"{results / 'gpu'} has no rows: python bench/gpu.py --out {results / 'gpu'}/NAME")
+    return folders[-1]
+
+
+def timed(results: Path, **values: str) -> list[Row]:
+    """Return the rows of the protocol *model* in bfloat16 that have these values and a time, those of LibriSpeech's lengths
+    in batches of 1,280 s. Lengths of which only noise was at hand are named so."""
+    rows = [row | {"lengths": row["lengths"].partition(",")[0]} for row in read(last_call(results) / "models.csv")]
+    values = {"protocol": "model", "dtype": "bfloat16", **values}
+    rows = [row for row in rows if row["rtfx"] and all(row[name] == value for name, value in values.items())]
+    return [row for row in rows if row["lengths"] != MIXED or row["batch"] == "1280 s"]
+
+
+def ours_and_theirs(rows: list[Row], ours: str = "ours") -> tuple[Row, Row]:
+    """Return ours and the fastest of transformers' of the same case."""
+    return next(row for row in rows if row["provider"] == ours), best_of_theirs(rows)
+
+
+def gpu_claim(results: Path) -> str:
+    found = {row["key"]: row["value"] for row in read(last_call(results) / "environment.csv")}
+    ours, theirs = ours_and_theirs(timed(results, model="large", lengths=MIXED, stage=EAGER))
+    base, theirs_base = ours_and_theirs(timed(results, model="base", lengths=MIXED, stage=EAGER))
+    one, theirs_one = ours_and_theirs(timed(results, model="large", lengths=ONE, stage=EAGER))
+    return (
+        f"On one {found['device']} in bfloat16, **hubert-large runs at {rate(ours)} times real time and hubert-base at "
+        f"{rate(base)}**: {ratio(ours, theirs)} and {ratio(base, theirs_base)} times transformers' fastest configuration in "
+        f"the same run without `torch.compile` (`{theirs['provider']}`){compiled(results)}. hubert-large's products are "
+        f"{float(ours['share_of_ceiling']):.0%} of what the chip sustains in products alone "
+        f"({float(ours['ceiling_tflops']):.0f} TFLOP/s). One utterance of 5 s takes {latency(one)} ms, with transformers "
+        f"{latency(theirs_one)} ms. The model alone: random weights, LibriSpeech's lengths, batches of 1,280 s on the device, "
+        f"answers compared first; torch {found['torch']}, triton {found['triton']}, transformers {found['transformers']}, "
+        f"driver {found['driver']}, {found['utc'][:10]}.\n"
+    )
+
+
+def compiled(results: Path) -> str:
+    """Tell what transformers is under ``torch.compile``, by rows of a stage of its own."""
+    parts = []
+    for lengths, ours, text in ((MIXED, "ours", "mixed lengths"), (ONE, "ours-graphs", "one utterance of 5 s")):
+        rows = timed(results, model="large", lengths=lengths, stage=COMPILED)
+        if {"ours", "hf"} <= {row["provider"].partition("-")[0] for row in rows}:
+            parts.append(f"{ratio(*ours_and_theirs(rows, ours))} times at {text}")
+    return f", and under it (hubert-large) {' and '.join(parts)}" if parts else ""
+
+
+def ratio(ours: Row, theirs: Row) -> str:
+    return f"{float(ours['rtfx']) / float(theirs['rtfx']):.1f}"
+
+
+def rate(row: Row) -> str:
+    return f"{float(row['rtfx']):,.0f}"
+
+
+def latency(row: Row) -> str:
+    return f"{float(row['latency_p50_ms']):.2g}"
+
+
+def gpu(results: Path) -> str:
+    folder = last_call(results)
+    lines = []
+    for row in read(folder / "models.csv"):
+        times = [shown(row["rtfx"]), milliseconds(row["latency_p50_ms"]), share(row["share_of_ceiling"])]
+        times = times if row["rtfx"] else [row["status"], "", ""]
+        lines.append([f"{row['model']}, {row['dtype']}", row["case"], f"`{row['provider']}`", *times, row["max_error"]])
+    header = ["", "case", "", "times real time", "a batch", "share of the ceiling", "largest error"]
+    return table(header, lines)
+
+
+def gpu_ops(results: Path) -> str:
+    rows = [row for row in read(last_call(results) / "ops.csv") if row["p50_ms"]]
+    lines = []
+    for row in (row for row in rows if row["provider"] == "ours"):
+        same = [one for one in rows if (one["op"], one["shape"]) == (row["op"], row["shape"])]
+        library = min((one for one in same if one["provider"].startswith("library")), key=time_of, default=None)
+        cells = [milliseconds(row["p50_ms"]), share(row["share"])]
+        if library is not None:
+            name = library["provider"].removeprefix("library: ")
+            cells += [f"{name}: {milliseconds(library['p50_ms'])}", f"{time_of(library) / time_of(row):.2f}x"]
+        lines.append([f"`{row['op']}`", row["shape"], *cells, *[""] * (4 - len(cells))])
+    return table(["op", "shape", "ours", "share of the ceiling", "best library call", "ours against it"], lines)
+
+
+def time_of(row: Row) -> float:
+    return float(row["p50_ms"])
+
+
+def milliseconds(text: str) -> str:
+    return f"{float(text):.3g} ms" if text else ""
+
+
+def share(text: str) -> str:
+    return f"{float(text):.0%}" if text else ""
