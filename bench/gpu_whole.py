@@ -46,8 +46,8 @@ def models(tiny: bool) -> Iterator[tuple[str, torch.dtype]]:
     if tiny:
         yield "tiny-large", torch.float32
         return
-    for name in ("large", "base", "xlarge"):
-        yield from ((name, dtype) for dtype in (torch.bfloat16, torch.float32, torch.float16))
+    for dtype in (torch.bfloat16, torch.float32, torch.float16):
+        yield from ((name, dtype) for name in ("large", "base", "xlarge"))
 
 
 def judged(checked: Checked, made: Provider) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from .ops.waveforms import window_statistics_eager
 from .packed_layers import activate, cast, norm
 
 SLICE_BYTES_CPU = 1 << 23  # activations of the first convolution, the largest: within the second-level caches and below
-SLICE_BYTES_GPU = 1 << 29
+SLICE_BYTES_GPU = 9 << 26
 
 
 class SampleSpans(NamedTuple):

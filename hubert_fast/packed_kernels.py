@@ -173,7 +173,7 @@ def positional_weight(conv: nn.Conv1d, dtype: torch.dtype) -> Tensor:
 
 def _features(model: nn.Module, dtype: torch.dtype, waveform: Tensor, grid: Grid, statistics: Tensor, tables: Tables) -> Tensor:
     """All frames of the grid up to its end, ``[grid.end, C_conv]``, in slices of time that bound the memory they take."""
-    from .kernels import conv_first
+    from .kernels import conv_first, tuning
     from .kernels import linear as products
 
     layers, config = model.feature_extractor.conv_layers, model.config
@@ -193,6 +193,9 @@ def _features(model: nn.Module, dtype: torch.dtype, waveform: Tensor, grid: Grid
     per_hop = hop // stride
     taps = conv_first.prepared(weight, bias, norm_weight is not None, per_hop, dtype)
     step = max(8, SLICE_BYTES_GPU // (per_hop * len(first.conv.weight) * dtype.itemsize) // 8 * 8)
+    # tiles of 128 x 256 of 512 channels are then a whole number for each multiprocessor, in the last convolution and the others
+    together = 64 * tuning.multiprocessors_of(waveform.device)
+    step = step // together * together or step
     parts = []
     for begin in range(0, grid.end, step):
         end = min(begin + step, grid.end)

@@ -274,12 +274,15 @@ CONV_FIRST_FRAMES = 64  # of a program of :mod:`.conv_first_product`, at most
 def conv_first_product(channels: int, has_norm: bool) -> Blocks:
     """Frames and channels at once: a norm needs all channels of a frame in one program.
 
-    64 accumulators a thread, so that several programs share a multiprocessor and one computes while another loads.
+    64 accumulators a thread, so that several programs share a multiprocessor and one computes while another loads. Measured on
+    an H200 in bf16, 837,758 frames of 512 channels: 0.502 ms with a norm, 0.392 ms without; twice and four times as many
+    accumulators a program take 0.525 and 0.636 ms, 0.406 and 0.544 ms.
     """
     block_c = max(next_power_of_2(channels), 16)
-    if has_norm:
-        return {"BLOCK_T": 32, "BLOCK_C": block_c, "num_warps": 8 if block_c > 256 else 4}
-    return {"BLOCK_T": CONV_FIRST_FRAMES, "BLOCK_C": min(block_c, 128), "num_warps": 4}
+    if not has_norm:
+        block_c = min(block_c, 256)
+    block_t = min(max(8192 // block_c, 16), CONV_FIRST_FRAMES)
+    return {"BLOCK_T": block_t, "BLOCK_C": block_c, "num_warps": min(max(block_t * block_c // 2048, 1), 16)}
 
 
 @cache
