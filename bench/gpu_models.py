@@ -24,7 +24,7 @@ class Item(NamedTuple):
     providers: str
     protocol: str = "model"
     lengths: str = "librispeech"
-    audio_seconds: float = 3600.0
+    audio_seconds: float = 2560.0
     batch_seconds: float = 1280.0
     batch_utterances: int = 64
     rounds: int = ROUNDS
