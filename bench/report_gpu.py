@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from report_rows import Row, best_of_theirs, shown, table
+from report_rows import Row, best_of_theirs, table
 
 from hubert_fast.benchmark.rows import read
 
@@ -52,13 +52,17 @@ def gpu_claim(results: Path) -> str:
 
 
 def compiled(results: Path) -> str:
-    """Tell what transformers is under ``torch.compile``, by rows of a stage of its own."""
+    """Tell what transformers is under ``torch.compile``, by rows of a stage of its own, or why there are none."""
+    stage = next((row for row in read(last_call(results) / "stages.csv") if row["stage"] == COMPILED), {"status": "left out"})
     parts = []
     for lengths, ours, text in ((MIXED, "ours", "mixed lengths"), (ONE, "ours-graphs", "one utterance of 5 s")):
         rows = timed(results, model="large", lengths=lengths, stage=COMPILED)
         if {"ours", "hf"} <= {row["provider"].partition("-")[0] for row in rows}:
             parts.append(f"{ratio(*ours_and_theirs(rows, ours))} times at {text}")
-    return f", and under it (hubert-large) {' and '.join(parts)}" if parts else ""
+    if parts:
+        return f", and under it (hubert-large) {' and '.join(parts)}"
+    seconds = f" after {float(stage['seconds']):.0f} s" if stage["status"].startswith("killed") else ""
+    return f"; under it transformers has no time yet ({'still compiling' if seconds else stage['status']}{seconds})"
 
 
 def ratio(ours: Row, theirs: Row) -> str:
@@ -77,10 +81,11 @@ def gpu(results: Path) -> str:
     folder = last_call(results)
     lines = []
     for row in read(folder / "models.csv"):
-        times = [shown(row["rtfx"]), milliseconds(row["latency_p50_ms"]), share(row["share_of_ceiling"])]
-        times = times if row["rtfx"] else [row["status"], "", ""]
+        times = [row["status"], "", ""]
+        if row["rtfx"]:
+            times = [f"{float(row['rtfx']):,.0f}", milliseconds(row["latency_p50_ms"]), share(row["share_of_ceiling"])]
         lines.append([f"{row['model']}, {row['dtype']}", row["case"], f"`{row['provider']}`", *times, row["max_error"]])
-    header = ["", "case", "", "times real time", "a batch", "share of the ceiling", "largest error"]
+    header = ["", "case", "", "times real time", "a batch (median)", "share of the ceiling", "largest error"]
     return table(header, lines)
 
 
