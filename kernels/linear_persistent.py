@@ -1,7 +1,7 @@
-"""A product with bias and GELU whose programs stay: one for each multiprocessor, tile after tile, operands by the copy engine.
+"""A persistent product with bias and GELU: one program a multiprocessor computes tile after tile, and TMA fetches its operands.
 
-While a program finishes a tile, the operands of its next one are on their way. For Hopper and later, many rows, and widths that
-whole blocks cover; :mod:`.linear` serves everything else.
+While a program finishes a tile, the operands of its next one are already being fetched. It serves many rows on Hopper, where
+whole blocks cover the weight; :mod:`.linear` serves everything else.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _finish(
 
 
 def takes(*operands: torch.Tensor) -> bool:
-    """Whether the copy engine takes operands ``[N, C]``: addresses and rows at multiples of 16 bytes."""
+    """Return whether TMA can read operands ``[N, C]``: addresses and rows at multiples of 16 bytes."""
     return all(x.data_ptr() % 16 == 0 and x.stride(0) * x.element_size() % 16 == 0 for x in operands)
 
 

@@ -238,7 +238,7 @@ def test_conv_first_in_parts_keeps_more_than_16_bits_hold(has_norm):
 @DTYPES
 @pytest.mark.parametrize("gelu", [False, True], ids=["none", "gelu"])
 @pytest.mark.parametrize("rows", [1, 16, 67, 300])
-def test_product_whose_programs_stay(rows, gelu, dtype, monkeypatch):
+def test_persistent_product(rows, gelu, dtype, monkeypatch):
     """More tiles than programs, rows that overlap, and a last tile that is not whole."""
     from hubert_fast.kernels import linear_persistent, tuning
 
@@ -255,7 +255,7 @@ def test_product_whose_programs_stay(rows, gelu, dtype, monkeypatch):
         assert_close(out, torch.nn.functional.gelu(product) if gelu else product, dtype)
 
 
-def test_which_products_have_programs_that_stay():
+def test_which_products_are_persistent():
     from hubert_fast.kernels import tuning
 
     assert tuning.is_persistent(4096, 1024, 4096, 2, (9, 0)) and tuning.is_persistent(60_000, 1536, 512, 2, (9, 0))
