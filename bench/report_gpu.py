@@ -46,7 +46,8 @@ def gpu_claim(results: Path) -> str:
         f"{float(ours['share_of_ceiling']):.0%} of the rate that the chip sustains in its largest matrix products "
         f"({float(ours['ceiling_tflops']):.0f} TFLOP/s). One utterance of 5 s takes hubert-large {latency(one)} ms, and "
         f"transformers {latency(theirs_one)} ms. Measured: the model alone, with random weights, at LibriSpeech's lengths, "
-        f"batches of 1,280 s on the device, answers compared first; torch {found['torch']}, triton {found['triton']}, transformers {found['transformers']}, "
+        f"batches of 1,280 s on the device, answers compared first; torch {found['torch']}, triton {found['triton']}, "
+        f"transformers {found['transformers']}, "
         f"driver {found['driver']}, {found['utc'][:10]}.\n"
     )
 

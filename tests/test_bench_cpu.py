@@ -111,6 +111,18 @@ def test_report(program, tmp_path):
     with open(results / "bench.csv", "a", newline="") as file:
         csv.DictWriter(file, newer[0]).writerows(newer)
     assert "1.23 (" in report.files(results)
+    # a call in which transformers was compiled in time
+    gpu = sorted((results / "gpu").glob("*/models.csv"))[-1]
+    rows = rows_of(gpu)
+    ours = next(row for row in rows if (row["model"], row["provider"], row["batch"]) == ("large", "ours", "1280 s"))
+    changes = ({"rtfx": "9000"}, {"rtfx": "3000", "provider": "hf-compile-sorted"})
+    with open(gpu, "a", newline="") as file:
+        csv.DictWriter(file, rows[0]).writerows(ours | {"stage": "compile"} | change for change in changes)
+    assert "and with it (hubert-large) 3.0 times at mixed lengths." in report.gpu_claim(results)
+    assert "5.4 and 7.1 times" in report.gpu_claim(results) and "| 9,000 |" in report.gpu(results)
+    shutil.rmtree(results / "gpu")
+    with pytest.raises(ValueError, match=r"gpu has no rows: python bench/gpu\.py --out "):
+        report.gpu_claim(results)
     readme.write_text("<!-- rows: nothing -->\n<!-- end of rows -->\n")
     with pytest.raises(ValueError, match="no block 'nothing'"):
         report.main(options)
