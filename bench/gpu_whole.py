@@ -14,7 +14,7 @@ from hubert_fast.benchmark.measure import SAME, Checked
 from hubert_fast.benchmark.providers import Provider, provider
 from hubert_fast.benchmark.subject import Subject
 from hubert_fast.benchmark.work import Work
-from hubert_fast.cuda_graphs import GraphCache
+from hubert_fast.cuda_graphs import GRAPHS, GraphCache
 
 PROVIDERS = ("ours", "ours-padded", "accelerate", "hf-sdpa")
 # Under CUDA graphs, in this order: every size is captured with one length and replayed with another.
@@ -63,7 +63,7 @@ def under_graphs(table: Table, row: dict[str, Any], subject: Subject, seconds: S
     captured, or were not replayed for some batch, are a row too.
     """
     path, field = subject.ours.hubert.fast_path, subject.config.receptive_field
-    graphs, none = GraphCache(), GraphCache(0)
+    graphs, none = GraphCache(GRAPHS), GraphCache(0)
     kept, tolerance = path.cuda_graphs, SAME[subject.dtype]
 
     def logits(cache: GraphCache, waveforms: list[torch.Tensor]) -> torch.Tensor:

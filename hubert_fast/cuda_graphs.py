@@ -11,32 +11,33 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from .dispatch import cuda_graphs_asked
+
 logger = logging.getLogger(__name__)
 
 Prepare = Callable[[], tuple[Callable[..., Any], list[Tensor]]]  # a call, and the tensors that it takes
-GRAPHS = 16  # one for each size of a short batch
-KEYS_REMEMBERED = 64  # of calls that came once
+GRAPHS = 32  # two for each size of a short batch: packed calls, and padded ones of models with a GroupNorm
+NEWEST_TORCH_RUN = (2, 11)  # under which graphs have run on a GPU
+KEYS_REMEMBERED = 64
 _CAPTURING = threading.Lock()  # each capture begins by waiting for the device, which fails while another goes on
 
 
-@dataclass
-class _Lane:
-    """What the graphs of one cache share, since their replays follow one another.
+def default_limit(torch_version: str, asked: bool | None) -> int:
+    """Return how many graphs a model keeps by default.
 
-    stream: all are captured on it, so that libraries set up one workspace. done: an event after the last results were copied.
-        The next replay waits for it, as it may be on another stream.
+    With a torch newer than those under which graphs have run on a GPU it is 0: from 2.12 on a graph's end frees memory of
+    libraries that other graphs of its stream may still use. asked: what ``HUBERT_FAST_CUDA_GRAPHS`` says, if anything.
     """
-
-    device: torch.device
-    stream: torch.cuda.Stream
-    done: torch.cuda.Event
+    if asked is None:
+        asked = tuple(map(int, torch_version.split(".")[:2])) <= NEWEST_TORCH_RUN
+    return GRAPHS if asked else 0
 
 
 @dataclass
@@ -47,40 +48,67 @@ class _Captured:
     outputs: Any
     graph: torch.cuda.CUDAGraph
 
-    def run(self, inputs: Sequence[Tensor], rows: int, lane: _Lane) -> Any:
-        with torch.cuda.device(lane.device):
-            lane.done.wait()
+    def run(self, inputs: Sequence[Tensor], rows: int, shared: _Generation) -> Any:
+        with torch.cuda.device(shared.device):
+            shared.done.wait()
             try:
                 with torch.inference_mode(False), torch.no_grad():
                     _fill(self.inputs, inputs)
                     self.graph.replay()
                 return _copied(self.outputs, rows)  # in the caller's mode
             finally:
-                lane.done.record()
+                shared.done.record()
+
+
+@dataclass
+class _Generation:
+    """Graphs that share one pool of memory, since their replays follow one another. They are freed together or not at all.
+
+    places: where the weights lie that they read. stream: all are captured on it, so that what libraries allocate for it lies
+        in the pool. warm_up: the stream of the run before a capture, whose memory is not the pool's. done: an event after the
+        last results were copied; the next replay waits for it, as it may be on another stream.
+    """
+
+    device: torch.device
+    places: Hashable
+    stream: torch.cuda.Stream
+    warm_up: torch.cuda.Stream
+    done: torch.cuda.Event
+    graphs: dict[Hashable, _Captured] = field(default_factory=dict)
+
+    @classmethod
+    def on(cls, device: torch.device, places: Hashable) -> _Generation:
+        """Begin with no graph."""
+        return cls(device, places, torch.cuda.Stream(device), torch.cuda.Stream(device), torch.cuda.Event())
 
 
 class GraphCache:
-    """The graphs of one model, the ``limit`` last used. The second call of a key is captured and replayed, as are later ones.
+    """The graphs of one model: the second call of a key is captured and replayed, as are later ones.
 
-    All graphs compute in one pool of memory, as large as the largest of them needs, beside which each keeps its inputs and
-    results. Safe among threads and streams: replays follow one another. What cannot be captured (for lack of memory, say) is
-    logged once and runs as it would without graphs. CUDA lets no other thread wait for the whole device during a capture, some
-    tens of milliseconds: a program whose threads do that sets ``limit`` to 0.
+    All graphs compute in one pool of memory, beside which each keeps its inputs and results. When ``limit`` of them are there
+    and another is wanted, or weights have moved, all are freed. Safe among threads and streams: replays follow one another.
+    What cannot be captured (for lack of memory, say) is logged once and runs as it would without graphs.
+
+    CUDA and PyTorch restrict other threads during a capture, some tens of milliseconds: they may not wait for the whole device,
+    free cached memory, draw CUDA random numbers or capture a graph of their own. Each capture waits for the device and frees
+    cached memory. A program that cannot live with that sets ``limit`` to 0, or ``HUBERT_FAST_CUDA_GRAPHS=0``.
 
     replays: how many calls were answered by a graph.
     """
 
-    def __init__(self, limit: int = GRAPHS):
-        self._graphs: OrderedDict[Hashable, _Captured] = OrderedDict()
-        self._came_once: OrderedDict[Hashable, bool] = OrderedDict()  # whether a second time is to be captured
-        self._lane: _Lane | None = None
+    def __init__(self, limit: int | None = None):
+        self._generation: _Generation | None = None
+        self._may_capture: OrderedDict[Hashable, bool] = OrderedDict()  # of calls that came: whether the next is captured
         self._lock = threading.Lock()
         self.replays = 0
-        self.limit = limit
+        self.limit = default_limit(torch.__version__, cuda_graphs_asked()) if limit is None else limit
 
     @property
     def limit(self) -> int:
-        """How many graphs are kept at most (default: 16); with 0 none is made. Lowering it frees memory at once."""
+        """How many graphs are kept at most (default: 32; 0 with torch 2.12 and later); with 0 none is made.
+
+        Lowering it below the number of graphs frees all of them at once.
+        """
         return self._limit
 
     @limit.setter
@@ -89,19 +117,21 @@ class GraphCache:
             raise ValueError(f"limit must be a whole number from 0 on, but is {limit!r}")
         with self._lock:
             self._limit = limit
-            self._trim(limit)
+            if len(self) > limit:
+                self._free()
 
-    def _trim(self, limit: int) -> None:
-        if len(self._graphs) > limit and self._lane is not None:
-            self._lane.done.synchronize()  # a replay on another stream may still use the memory that is freed here
-        while len(self._graphs) > limit:
-            self._graphs.popitem(last=False)
-        while len(self._came_once) > KEYS_REMEMBERED:
-            self._came_once.popitem(last=False)
+    def __len__(self) -> int:
+        return 0 if self._generation is None else len(self._generation.graphs)
+
+    def _free(self) -> None:
+        if self._generation is not None:
+            self._generation.done.synchronize()  # a replay on another stream may still use the memory that is freed here
+            self._generation = None
 
     def run(
         self,
         key: Hashable,
+        places: Hashable,
         device: torch.device,
         prepare: Prepare,
         inputs: Sequence[Tensor],
@@ -109,46 +139,51 @@ class GraphCache:
     ) -> Any | None:
         """Replay the call of ``key`` on ``inputs``; return ``None`` where there is no graph of it.
 
-        key: all that decides which kernels run, where weights lie included. prepare: returns the call and, at the size that it
-            is captured for, the tensors that it takes: each input is copied to the front of one, as far as that reaches.
-        inputs: on the device or in pinned memory. rows: how many rows of each result are wanted; they are returned in memory of
-            the caller's own.
+        key: all that decides which kernels run. places: where the weights lie that they read. prepare: returns the call and, at
+            the size that it is captured for, the tensors that it takes: each input is copied to the front of one, as far as
+            that reaches. inputs: on the device or in pinned memory. rows: how many rows of each result are wanted; they are
+            returned in memory of the caller's own.
         """
         with self._lock:
-            captured = self._graphs.get(key)
-            if captured is None and self._came_once.get(key, False):
-                captured = self._try(key, device, prepare, inputs)
-            if captured is None or self._lane is None:
-                self._came_once.setdefault(key, True)
-                self._trim(self._limit)
+            generation = self._generation
+            if generation is not None and (generation.device, generation.places) != (device, places):
+                self._free()
+                self._may_capture.clear()
+                generation = None
+            captured = None if generation is None else generation.graphs.get(key)
+            if captured is None and self._limit and self._may_capture.get(key, False):
+                captured = self._try_to_capture(key, places, device, prepare, inputs)
+            if captured is None or self._generation is None:
+                self._may_capture.setdefault(key, True)
+                if len(self._may_capture) > KEYS_REMEMBERED:
+                    self._may_capture.popitem(last=False)
                 return None
-            if key in self._graphs:  # unless the limit is 0 by now
-                self._graphs.move_to_end(key)
             self.replays += 1
-            return captured.run(inputs, rows, self._lane)
+            return captured.run(inputs, rows, self._generation)
 
-    def _try(
-        self,
-        key: Hashable,
-        device: torch.device,
-        prepare: Prepare,
-        inputs: Sequence[Tensor],
+    def _try_to_capture(
+        self, key: Hashable, places: Hashable, device: torch.device, prepare: Prepare, inputs: Sequence[Tensor]
     ) -> _Captured | None:
         try:
-            if self._lane is None or self._lane.device != device:  # the model has moved
-                self._trim(0)
-                self._lane = _Lane(device, torch.cuda.Stream(device), torch.cuda.Event())
-            # a pool lives as long as a graph in it: its handle is of no use after
-            pool = next((captured.graph.pool() for captured in self._graphs.values()), None)
-            captured = _capture(prepare, inputs, self._lane, pool)
-        except RuntimeError as error:
+            if len(self) >= self._limit:
+                logger.info("the %d CUDA graphs of a model are freed, as another size came", len(self))
+                self._free()
+            if self._generation is None:
+                self._generation = _Generation.on(device, places)
+            captured = _capture(prepare, inputs, self._generation)
+        except Exception as error:  # also what compilers raise: the call does without a graph
             logger.warning("batches of this size run without a CUDA graph, as capturing it failed: %s", error)
-            self._came_once[key] = False
+            self._may_capture[key] = False
+            self._free()  # a failed capture may leave the pool in a state that no other should share
             return None
-        del self._came_once[key]
-        self._graphs[key] = captured
-        self._trim(self._limit)
+        self._generation.graphs[key] = captured
         return captured
+
+
+def empty_cache(device: torch.device) -> None:
+    """Free the cached memory of a CUDA device, which must not happen during a capture."""
+    with _CAPTURING, torch.cuda.device(device):
+        torch.cuda.empty_cache()
 
 
 def _fill(static: Sequence[Tensor], inputs: Sequence[Tensor]) -> None:
@@ -163,18 +198,23 @@ def _copied(outputs: Any, rows: int) -> Any:
     return pytree.tree_map_only(Tensor, lambda tensor: copies[id(tensor)], outputs)
 
 
-def _capture(prepare: Prepare, inputs: Sequence[Tensor], lane: _Lane, pool: tuple[int, int] | None) -> _Captured:
-    """Capture a call on copies of its inputs, after a run on the same stream: what is compiled or set up is so by then."""
+def _capture(prepare: Prepare, inputs: Sequence[Tensor], shared: _Generation) -> _Captured:
+    """Capture a call on copies of its inputs, after a run on another stream: what is compiled or set up is so by then."""
     # ordinary tensors, whatever the mode of later calls
-    with _CAPTURING, torch.inference_mode(False), torch.no_grad(), torch.cuda.device(lane.device):
+    with _CAPTURING, torch.inference_mode(False), torch.no_grad(), torch.cuda.device(shared.device):
         call, static = prepare()
         _fill(static, inputs)
-        current, graph = torch.cuda.current_stream(lane.device), torch.cuda.CUDAGraph()
-        lane.stream.wait_stream(current)
-        with torch.cuda.stream(lane.stream):  # which PyTorch would leave set after a capture that failed
+        current, graph = torch.cuda.current_stream(shared.device), torch.cuda.CUDAGraph()
+        shared.warm_up.wait_stream(current)
+        with torch.cuda.stream(shared.warm_up):
             call(*static)
-            # other threads may allocate meanwhile
-            with torch.cuda.graph(graph, pool=pool, stream=lane.stream, capture_error_mode="thread_local"):
-                outputs = call(*static)
-        current.wait_stream(lane.stream)
+        shared.stream.wait_stream(shared.warm_up)
+        # a pool lives as long as a graph in it: its handle is of no use after
+        pool = next((captured.graph.pool() for captured in shared.graphs.values()), None)
+        with (
+            torch.cuda.stream(shared.stream),  # PyTorch would leave it set after a capture that failed
+            torch.cuda.graph(graph, pool=pool, stream=shared.stream, capture_error_mode="thread_local"),  # others may allocate
+        ):
+            outputs = call(*static)
+        current.wait_stream(shared.stream)
         return _Captured(static, outputs, graph)

@@ -60,15 +60,16 @@ def upload(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def upload_together(arrays: Sequence[np.ndarray], device: torch.device) -> list[torch.Tensor]:
-    """Copy small arrays of the host's to a device as :func:`upload` does, in one copy: views of one buffer, of their dtypes.
+    """Copy small host arrays to a device in one copy, without waiting for what is queued there; return views of one buffer.
 
-    Each starts at a multiple of 16 bytes, since kernels are compiled for the alignment of their operands.
+    Each has its array's dtype and shape, and starts at a multiple of 16 bytes, since kernels are compiled for the alignment of
+    their operands.
     """
     return views_of(upload(joined(arrays, device), device), arrays)
 
 
 def joined(arrays: Sequence[np.ndarray], device: torch.device) -> torch.Tensor:
-    """Return the bytes of small arrays in one buffer of the host's, from which copies to ``device`` do not wait."""
+    """Return the bytes of small arrays in one host buffer, pinned for CUDA, so that copies to ``device`` do not wait."""
     begins, total = _places(arrays)
     host = torch.empty(total, dtype=torch.uint8, device="cpu", pin_memory=device.type == "cuda")
     raw = host.numpy()
@@ -78,7 +79,7 @@ def joined(arrays: Sequence[np.ndarray], device: torch.device) -> torch.Tensor:
 
 
 def views_of(flat: torch.Tensor, arrays: Sequence[np.ndarray]) -> list[torch.Tensor]:
-    """Return the arrays of which ``flat``, bytes on any device, is a copy that :func:`joined` made: views."""
+    """Return views of ``flat``, a copy of what :func:`joined` returned, with the shapes and dtypes of ``arrays``."""
     begins, _ = _places(arrays)
     return [
         flat[begin : begin + array.nbytes].view(TORCH_DTYPES[array.dtype]).view(array.shape)
@@ -87,7 +88,7 @@ def views_of(flat: torch.Tensor, arrays: Sequence[np.ndarray]) -> list[torch.Ten
 
 
 def _places(arrays: Sequence[np.ndarray]) -> tuple[list[int], int]:
-    """Return the byte at which each array begins in a joint buffer, and the size of that."""
+    """Return the byte at which each array begins in a joint buffer, and the buffer's size."""
     *begins, total = accumulate((-(-array.nbytes // 16) * 16 for array in arrays), initial=0)
     return begins, total
 

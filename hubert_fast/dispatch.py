@@ -20,6 +20,7 @@ import torch
 
 BACKENDS = ("eager", "triton")
 BACKEND_VARIABLE = "HUBERT_FAST_BACKEND"
+CUDA_GRAPHS_VARIABLE = "HUBERT_FAST_CUDA_GRAPHS"
 LEAST_CAPABILITY = (8, 0)  # shared memory of 99 KB, bfloat16, asynchronous copies
 
 
@@ -63,6 +64,17 @@ def _lacking(compiler: str | None, path: str | None) -> str | None:
     if not os.path.exists(os.path.join(headers, "Python.h")):
         return f"triton needs Python's headers to start kernels, but there is no Python.h in {headers}"
     return None
+
+
+def cuda_graphs_asked() -> bool | None:
+    """Return what ``HUBERT_FAST_CUDA_GRAPHS`` says: 1 for CUDA graphs of short batches, 0 for none, ``None`` when not set.
+
+    Raises ``ValueError`` for any other value.
+    """
+    value = os.environ.get(CUDA_GRAPHS_VARIABLE)
+    if value not in (None, "0", "1"):
+        raise ValueError(f"{CUDA_GRAPHS_VARIABLE} must be 0 or 1, but is {value!r}")
+    return None if value is None else value == "1"
 
 
 def asked() -> str:

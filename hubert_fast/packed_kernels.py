@@ -88,7 +88,8 @@ def _replay(
     product or a norm is its own, and the tables let no utterance see them.
     """
     graphs, device, hop = model.fast_path.cuda_graphs, samples[0].device, model.config.inputs_to_logits_ratio
-    if not (graphs.limit and graphs_can_run(device)) or _copies_within(model, grid):
+    # all hidden states of all sizes would be kept: 3 GB of an xlarge model
+    if output_hidden_states or not (graphs.limit and graphs_can_run(device)) or _copies_within(model, grid):
         return None
     bucket = bucket_of(-(-max(map(len, samples)) // hop), len(grid.counts))
     if bucket is None:
@@ -105,9 +106,17 @@ def _replay(
         static = [torch.zeros(size, dtype=given.dtype, device=device) for given in samples]
         return call, [torch.zeros(len(tables), dtype=tables.dtype, device=device), *static]
 
-    inputs = bucket, *(given.dtype for given in samples)
-    key = (device, dtype, out_dtype, inputs, output_hidden_states, _places(model), tf32_allowed())
-    return graphs.run(key, device, prepare, (tables, *samples), grid.frames)
+    key = bucket, *(given.dtype for given in samples), dtype, out_dtype, *_settings()
+    return graphs.run(key, _places(model), device, prepare, (tables, *samples), grid.frames)
+
+
+def _settings() -> tuple:
+    """What decides which kernels PyTorch takes for a product."""
+    matmul = torch.backends.cuda.matmul
+    return (
+        tf32_allowed(), matmul.allow_fp16_reduced_precision_reduction, matmul.allow_bf16_reduced_precision_reduction,
+        torch.are_deterministic_algorithms_enabled(), str(torch.backends.cuda.preferred_blas_library()),
+    )  # fmt: skip
 
 
 def _places(model: nn.Module) -> bytes:

@@ -1,4 +1,4 @@
-"""What the kernels of the packed graph are told of a batch."""
+"""Tables that the kernels of the packed graph read: where the frames of a batch lie."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GRAPH_FRAMES, GRAPH_UTTERANCES = 1536, 8  # of a short batch at most: about 30 s
 
 
 class Tables(NamedTuple):
-    """What the kernels of one batch are told about where its frames lie: int32, uploaded at once with the windows.
+    """Tables of one batch on its device, int32, uploaded in one copy.
 
     utterances: that of each hop of the samples. true_frames: which frames of the grid are true, ``[N]``, or ``None`` for all.
     work: of attention, ``[entries, 4]``. spans: of the positional convolution, ``[entries, 3]``.
@@ -49,7 +49,7 @@ class Tables(NamedTuple):
 def bucket_of(hops: int, utterances: int) -> int | None:
     """Return the frames for which the graph of a short batch is captured, ``None`` for a batch that is not short.
 
-    hops: of the samples, of which a batch has no more frames than.
+    hops: length of the samples in hops; a batch has at most as many frames.
     """
     if hops > GRAPH_FRAMES or utterances > GRAPH_UTTERANCES:
         return None

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 
-from .cuda_graphs import GRAPHS, GraphCache
+from .cuda_graphs import GraphCache
 from .devices import upload
 from .dispatch import use_triton
 from .grid import Grid, starts_on_grid
@@ -36,13 +36,13 @@ WRAPPED = {"forward"}  # a forward set on the object, by a library that wraps it
 
 
 class FastPath:
-    """What a ``HubertModel`` keeps for its packed graph: nothing that would not be made anew. Copies and pickles are empty.
+    """What a ``HubertModel`` keeps for its packed graph. Caches only: safe to drop at any time. Copies and pickles start empty.
 
     weights: laid out for the graph in plain PyTorch. cuda_graphs: of the graph on kernels, for short batches; setting its
     ``limit`` to 0 switches them off, which copies and pickles keep.
     """
 
-    def __init__(self, graphs: int = GRAPHS) -> None:
+    def __init__(self, graphs: int | None = None) -> None:
         self.weights = WeightCache()
         self.cuda_graphs = GraphCache(graphs)
         self._watch: Watch | None = None

@@ -137,7 +137,7 @@ def launch(
 def prepared(
     weight: torch.Tensor, bias: torch.Tensor | None, has_norm: bool, frames_per_hop: int, dtype: torch.dtype
 ) -> torch.Tensor | None:
-    """Return what :func:`launch` makes of weights for results in ``dtype``, or ``None`` where it reads them as they are."""
+    """Return the ``taps`` that :func:`launch` takes, or ``None`` where results in ``dtype`` need none."""
     if not conv_first_product.takes(weight.shape[-1], frames_per_hop, weight.dim() == 3, dtype):
         return None
     return conv_first_product.taps_of(weight, bias, has_norm)

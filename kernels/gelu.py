@@ -12,8 +12,10 @@ from ..dispatch import interpreting
 def form_of(dtype: torch.dtype) -> str:
     """Return how a kernel whose results have ``dtype`` computes GELU: ``"erf"`` or ``"tanh"``.
 
-    erf is 37 instructions a value and tanh 8, of which one is the hardware's ``tanh.approx``. Its error, 3e-5 and 2^-11 of the
-    tanh, vanishes in the rounding to 16 bits; float32 keeps erf. So does the interpreter, which runs no PTX.
+    erf is 37 instructions a value and tanh 8, of which one is the hardware's ``tanh.approx``. By tanh the absolute error is at
+    most 3e-5 (measured on an H200, from -9 to 9); so small results of large negative values keep no relative accuracy. Normal
+    numbers have a relative error after rounding of 1.664e-3 by either in bfloat16, in float16 of 2.10e-4 by tanh and 2.08e-4 by
+    erf. float32 keeps erf. So does the interpreter, which runs no PTX.
     """
     return "tanh" if dtype.itemsize == 2 and not interpreting() else "erf"
 

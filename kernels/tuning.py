@@ -10,7 +10,6 @@ from counting: registers (255 a thread, 64 Ki a multiprocessor), shared memory, 
 
 from __future__ import annotations
 
-import importlib.util
 from functools import cache, lru_cache
 
 import torch
@@ -126,20 +125,23 @@ def linear(rows: int, n_in: int, n_out: int, itemsize: int, capability: tuple[in
 
 
 @cache
-def has_descriptors() -> bool:
-    """Whether this triton takes tensors by descriptor (from 3.4 on)."""
-    return importlib.util.find_spec("triton.tools.tensor_descriptor") is not None
+def persistent_has_run() -> bool:
+    """Return whether the persistent product, as the installed triton compiles it, has been held to float64 on a GPU."""
+    import triton
+
+    return triton.__version__.startswith("3.6.")
 
 
 def is_persistent(rows: int, n_in: int, n_out: int, itemsize: int, capability: tuple[int, int]) -> bool:
     """Whether a product is persistent, with its operands fetched by TMA: :mod:`.linear_persistent`.
 
     Measured on an H200 in bf16, 60,000 x 1,024 x 4,096 with GELU: 0.767 ms against 0.844 ms (the library with its own GELU, by
-    a coarser tanh: 0.737 ms); 52,195 x 1,536 x 512, a strided convolution: 0.137 ms against 0.163 ms. No other chip ran it.
+    a coarser tanh: 0.737 ms); 52,195 x 1,536 x 512, a strided convolution: 0.137 ms against 0.163 ms. No other chip has run it,
+    and no triton but 3.6.
     """
     blocks = linear_persistent(n_in, n_out, itemsize, capability)
     covered = n_in % blocks["BLOCK_K"] == 0 and n_out % blocks["BLOCK_N"] == 0
-    return covered and rows >= 4096 and itemsize == 2 and capability == (9, 0) and has_descriptors()
+    return covered and rows >= 4096 and itemsize == 2 and capability == (9, 0) and persistent_has_run()
 
 
 @cache
@@ -215,8 +217,11 @@ def attention(head_dim: int, itemsize: int, capability: tuple[int, int]) -> Bloc
     elif itemsize == 4:
         block_m, block_n, warps, reload = 64, 16, 4, True
     else:
-        # without wide tensor cores the compiler asks more registers, and some versions spill with 32 keys
+        # without wide tensor cores the compiler asks more registers, and some versions spill with 32 keys; on Blackwell some
+        # spill with 64 keys where channels are masked
         block_m, block_n = 128, 64 if padded <= 64 or has_wide_tensor_cores(capability) else 16
+        if capability >= (10, 0) and head_dim < padded == 64:
+            block_n = 32
         warps = 4 if padded <= 32 and not has_wide_tensor_cores(capability) else 8
     most = 2 if itemsize == 4 or capability >= (10, 0) else 3
     depth = stages(2 * block_n * padded * itemsize + block_m * padded * itemsize // 2, capability, most)

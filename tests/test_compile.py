@@ -41,8 +41,9 @@ def compile_all(tmp_path, *options):
 @pytest.mark.parametrize("arch", ["80", "90", "100"])
 def test_no_spill_no_product_without_tensor_cores_no_memory_that_is_not_there(arch, tmp_path, program):
     rows = compile_all(tmp_path, "--arch", arch, "--dtype", "bf16", "--short")
-    # float32 alone takes the first convolution without tensor cores, and Hopper alone the persistent product
-    assert {row["kernel"] for row in rows} == NAMES - {"conv_first"} - ({"linear_persistent"} if arch != "90" else set())
+    # float32 alone takes the first convolution without tensor cores, and Hopper with triton 3.6 alone the persistent product
+    without = {"conv_first"} if arch == "90" and triton.__version__.startswith("3.6.") else {"conv_first", "linear_persistent"}
+    assert {row["kernel"] for row in rows} == NAMES - without
     assert not [(row, faults) for row in rows if (faults := program.faults(row))]
 
 

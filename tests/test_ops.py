@@ -235,6 +235,32 @@ def test_conv_first_in_parts_keeps_more_than_16_bits_hold(has_norm):
     assert error < 2**-14 and expected.norm() > 1, error
 
 
+def test_conv_first_in_parts_of_a_signal_that_its_filters_cancel():
+    """A dull waveform, filters of its highest frequencies, a norm folded in: operands of 16 bits leave no correct digit."""
+    from hubert_fast.kernels import conv_first_product
+
+    waveform = randn(8000, dtype=torch.float64).cumsum(0).cumsum(0)
+    waveform = (waveform / waveform.std()).float()
+    difference = torch.tensor([1.0, -4.0, 6.0, -4.0, 1.0])
+    weight = torch.stack([torch.nn.functional.pad(difference, (shift, 5 - shift)) for shift in range(6)] * 3, dim=1)
+    windows = waveform.unfold(0, 10, 5).double()
+    means = windows.mean(0)
+    weight = (weight / ((windows - means) @ weight.double()).std(0)).float()
+
+    def convolved(windows, means, weight):
+        return (windows - means) @ weight
+
+    exact = torch.nn.functional.gelu(convolved(windows, means, weight.double()))
+    rounded = (x.bfloat16().double() for x in (windows - means, weight))
+    rounded = torch.nn.functional.gelu(convolved(next(rounded), 0, next(rounded)))
+    found = torch.full_like(exact, float("nan"), dtype=torch.float32)
+    taps = conv_first_product.taps_of(weight[None], None, False)
+    utterances = torch.zeros(len(windows) // 64 + 1, dtype=torch.int32)
+    conv_first_product.launch(waveform, taps, None, None, means.float()[None], utterances, 64, 10, 5, 0.0, found)
+    errors = [((x - exact).norm() / exact.norm()).item() for x in (found, rounded)]
+    assert errors[1] > 1 and errors[0] < errors[1] / 100, errors
+
+
 @DTYPES
 @pytest.mark.parametrize("gelu", [False, True], ids=["none", "gelu"])
 @pytest.mark.parametrize("rows", [1, 16, 67, 300])
@@ -255,13 +281,33 @@ def test_persistent_product(rows, gelu, dtype, monkeypatch):
         assert_close(out, torch.nn.functional.gelu(product) if gelu else product, dtype)
 
 
-def test_which_products_are_persistent():
+def test_which_products_are_persistent(monkeypatch):
     from hubert_fast.kernels import tuning
 
+    monkeypatch.setattr(tuning, "persistent_has_run", lambda: True)
     assert tuning.is_persistent(4096, 1024, 4096, 2, (9, 0)) and tuning.is_persistent(60_000, 1536, 512, 2, (9, 0))
     for other in ((4095, 1024, 4096, 2, (9, 0)), (4096, 1000, 4096, 2, (9, 0)), (4096, 1024, 4000, 2, (9, 0)),
                   (4096, 1024, 4096, 4, (9, 0)), (4096, 1024, 4096, 2, (8, 0)), (4096, 1024, 4096, 2, (10, 0))):  # fmt: skip
         assert not tuning.is_persistent(*other), other
+    monkeypatch.setattr(tuning, "persistent_has_run", lambda: False)
+    assert not tuning.is_persistent(4096, 1024, 4096, 2, (9, 0))
+
+
+def test_operands_that_tma_cannot_read_take_the_other_product(monkeypatch):
+    from hubert_fast.kernels import linear_persistent, tuning
+
+    took, launch = [], linear_persistent.launch
+    blocks = {"BLOCK_M": 16, "BLOCK_N": 32, "BLOCK_K": 16, "GROUP_M": 2, "num_warps": 4, "num_stages": 2}
+    monkeypatch.setattr(tuning, "linear_persistent", lambda *shape: blocks)
+    monkeypatch.setattr(tuning, "is_persistent", lambda *shape: True)
+    monkeypatch.setattr(linear_persistent, "launch", lambda *operands: (took.append(len(operands[0])), launch(*operands)))
+    weight, bias, rows = randn(64, 32, dtype=torch.float16), randn(64, dtype=torch.float16), randn(50, 40, dtype=torch.float16)
+    check("linear_gelu", rows[:, :32], weight, bias)
+    assert took == [50]
+    check("linear_gelu", rows[:, 1:33], weight, bias)  # at an odd address
+    check("linear_gelu", randn(50, 33, dtype=torch.float16)[:, :32], weight, bias)  # rows at odd addresses
+    check("linear_add", rows[:, :32], weight, bias, randn(50, 64))
+    assert took == [50]
 
 
 @pytest.mark.parametrize("dtype", [torch.int16, torch.float32, torch.float16], ids=str)

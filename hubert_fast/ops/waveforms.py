@@ -102,7 +102,7 @@ def _share(lengths: Sequence[int], kernel: int, stride: int) -> Tensor:
 
 
 class WindowTables(NamedTuple):
-    """What the kernel of :func:`window_statistics` is told, on its device.
+    """Tables that the kernel of :func:`window_statistics` reads, on its device.
 
     work: int64 ``[chunks, 2]``. places: where the sums of each chunk go among ``B * most``, int64 ``[chunks]``; those of a
     chunk without windows go to place ``B * most``, which nothing reads.

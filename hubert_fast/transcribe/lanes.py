@@ -11,6 +11,7 @@ from itertools import islice
 import numpy as np
 import torch
 
+from ..cuda_graphs import empty_cache
 from ..devices import give_back_memory, is_out_of_memory
 from ..hub import first_line
 from ..modeling import HubertForCTC
@@ -105,8 +106,7 @@ class Lane:
     def recover(self) -> None:
         """Give back what the failed batch held."""
         if self.device.type == "cuda":
-            with torch.cuda.device(self.device):
-                torch.cuda.empty_cache()
+            empty_cache(self.device)
 
 
 def _to_host(tensor: torch.Tensor) -> torch.Tensor:
