@@ -1,14 +1,15 @@
-"""Whether a model is still what its class and configuration made it, so that another graph may compute for it.
+"""Detect whether a model still is what its class and configuration define, so that another graph may compute for it.
 
 A graph that reads only a model's weights bypasses whatever else somebody put there: an adapter, a hook, a quantised or
-compiled layer, a replaced method, dropout that is left on. :class:`Blueprint` is a model as it should be;
-:meth:`Blueprint.compare` looks at one thoroughly, :func:`changed` quickly, at every call; :class:`Watch` does both when due.
+compiled layer, a replaced method, dropout that is left on. :class:`Blueprint` describes a model as it should be.
+:meth:`Blueprint.compare` checks a model against it thoroughly, :func:`changed` quickly, and :class:`Snapshot` even more
+quickly sees that nothing changed since the last check. :class:`Watch` runs the cheapest of these that suffices for a call.
 """
 
 from __future__ import annotations
 
 import copy
-import gc
+from collections.abc import Iterable
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -84,12 +85,17 @@ class Seen(NamedTuple):
 
 
 class Watch:
-    """Keeps an eye on models of one class and configuration: thoroughly when modules came or went, else quickly."""
+    """Checks at every call that a model is what its class and configuration define, as cheaply as that call allows.
+
+    When modules were added, removed or replaced, it compares the whole model with the blueprint. Otherwise it runs
+    :func:`changed`. Once that has passed, it keeps a :class:`Snapshot`: later calls only compare the modules with the snapshot,
+    and run :func:`changed` again when they differ.
+    """
 
     def __init__(self, kind: type[nn.Module], config: Any):
         self._blueprint = Blueprint(kind, config)
         self._seen = Seen([], [], None)
-        self._snapshot: Snapshot | None = None  # of the model when nothing was wrong with it
+        self._snapshot: Snapshot | None = None  # taken when nothing was wrong with the model
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_blueprint": self._blueprint, "_seen": Seen([], [], None), "_snapshot": None}  # a copy watches another model
@@ -123,14 +129,16 @@ class Watch:
 
 
 class Snapshot:
-    """All that :func:`changed` reads of the modules below a model, to see in a quarter of its time that it is the same.
+    """Remembers what :func:`changed` reads of the modules below a model. Comparing it takes a third of that function's time.
 
-    Of the model itself there is nothing here: it holds this object, and a cycle would keep the weights until it is collected.
-    is_firm: whether what was seen cannot become other and still compare as the same.
+    It refers to nothing of the model itself: the model refers to the snapshot, and a cycle would keep the weights in memory
+    until Python collects it.
+    is_firm: Whether the values are immutable, so that equal means unchanged. A snapshot that is not firm is of no use.
     """
 
     def __init__(self, base: nn.Module, seen: Seen):
         self.seen = seen
+        self._entries = list(map(dict, map(vars, seen.below)))  # before the rest: another thread may change what comes after
         self._tensors = [tensors for module in seen.below for tensors in (module._parameters, module._buffers)]
         self._others = [
             others
@@ -141,30 +149,41 @@ class Snapshot:
             )
         ]
         self._kinds = list({type(module) for module in seen.below})
-        pairs = [(module, vars(module), part) for module, part in zip(seen.below, seen.parts[1:])]
+        pairs = list(zip(seen.below, self._entries, seen.parts[1:]))
         self._added = {(type(module), name) for module, entries, part in pairs for name in entries.keys() - part.names}
-        self.is_firm = all(
+        holders = {type(holder) for holder in (base._modules, *self._tensors, *self._others)}
+        self.is_firm = all(issubclass(holder, dict) for holder in holders) and all(
             type(entries.get(name)) is type(value) for _, entries, part in pairs for name, value in part.values.items()
         )
-        self._held = self._look(base)
+        self._held = self._look(base) if self.is_firm else None
 
     def _look(self, base: nn.Module) -> tuple[list[Any], ...]:
-        below, entries = self.seen.below, list(map(vars, self.seen.below))
         return (
-            list(map(type, below)),
-            # the values of all dictionaries, which only the garbage collector lists at the speed of C
-            gc.get_referents(base._modules, *entries, *self._others),
-            list(map(type, gc.get_referents(*self._tensors))),
-            list(chain.from_iterable(chain(entries, self._tensors))),
+            list(map(type, self.seen.below)),
+            list(_values([base._modules, *self._others])),
+            list(map(type, _values(self._tensors))),
+            list(chain.from_iterable(filter(None, self._tensors))),
             [kind.forward for kind in self._kinds],
         )
 
     def is_still(self, base: nn.Module) -> bool:
-        """Whether the modules below ``base`` hold what they held. ``False`` may also mean that this cannot be said."""
+        """Return whether the modules below ``base`` hold what they held; ``False`` also when this cannot be determined."""
         try:
-            return self._look(base) == self._held and not any(hasattr(kind, name) for kind, name in self._added)
-        except Exception:  # of comparing what somebody put there, such as tensors
+            return (
+                list(map(vars, self.seen.below)) == self._entries
+                and self._look(base) == self._held
+                and not any(hasattr(kind, name) for kind, name in self._added)
+            )
+        except Exception:  # from comparing values that somebody put there, such as tensors
             return False
+
+
+def _values(dictionaries: list[dict[Any, Any]]) -> Iterable[Any]:
+    """Return the values of all ``dictionaries``, one after another.
+
+    For speed, the loop runs in C and skips empty dictionaries, which most are.
+    """
+    return chain.from_iterable(map(dict.values, filter(None, dictionaries)))
 
 
 def walk(module: nn.Module) -> list[nn.Module]:

@@ -3,6 +3,7 @@
 import gc
 import threading
 import weakref
+from collections import UserDict
 
 import numpy as np
 import pytest
@@ -185,6 +186,33 @@ def test_a_change_after_many_calls_is_seen_at_the_next(change, reason, monkeypat
         assert watched(model) is None
     change(model)
     assert watched(model).startswith(reason) and watched(model).startswith(reason)
+
+
+def test_any_number_of_any_module_that_changes_after_many_calls_is_seen():
+    """Whatever the interpreter: CPython 3.13 stores the attributes of objects in another way than 3.12."""
+    model, changes = fresh(cls=HubertModel), 0
+    for _ in range(3):
+        assert watched(model) is None
+    for name, module in model.named_modules():
+        for key, value in list(vars(module).items()):
+            if isinstance(value, (int, float)) and name and not key.startswith("_"):
+                setattr(module, key, not value if isinstance(value, bool) else value + 1)
+                reason = watched(model) or ""
+                assert reason.startswith((f"{key} of {name} is ", f"{name} is in training mode")), f"{name}.{key}: {reason}"
+                setattr(module, key, value)
+                assert watched(model) is None and watched(model) is None
+                changes += 1
+    assert changes > 100
+
+
+def test_modules_that_keep_parameters_in_a_mapping_that_is_no_dictionary():
+    """Such a module is looked at anew at every call."""
+    model = fresh(cls=HubertModel)
+    module = model.encoder.layers[0].attention.q_proj
+    module._parameters = UserDict(module._parameters)
+    assert watched(model) is None and watched(model) is None
+    module._parameters["bias"] = None
+    assert watched(model) == "bias of encoder.layers.0.attention.q_proj is added or missing"
 
 
 def test_a_layer_that_was_replaced_is_not_kept():
