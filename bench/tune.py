@@ -21,7 +21,7 @@ import checkout  # noqa: F401
 import gpu_decisions
 import gpu_ops
 import torch
-from gpu_cases import SIZES, TINY, Case, Provider, Where
+from gpu_cases import SIZES, TINY, Case, Provider, Where, rule
 from gpu_run import NAMES, ROOT, DeviceLost, Run, device_name, difference, percentiles_ms, tensors
 from rows import append
 
@@ -256,7 +256,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         run.share = BLOCKS_SHARE
         for target in block_targets(run, at):
-            if target.op in options.op:
+            if target.op not in options.op:
+                continue
+            with rule("tuning", "is_persistent", False):  # whose blocks are others
                 tuner.tune(target._replace(candidates=target.candidates[-2:]) if options.tiny else target)
         run.share = 1.0
         for decision in decisions(run, at) if "decisions" in options.op else ():
