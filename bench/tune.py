@@ -151,8 +151,8 @@ class Tuner:
         self.table.pop(key, None)
         if entry is not None:
             self.table[key] = dict(entry)
-        for rule in (self.tuning.linear, self.tuning.attention, self.tuning.conv_positional):
-            rule.cache_clear()
+        for blocks_of in (self.tuning.linear, self.tuning.attention, self.tuning.conv_positional):
+            blocks_of.cache_clear()
 
     def inputs(self, case: Case) -> list[tuple]:
         torch.manual_seed(0)
