@@ -114,9 +114,9 @@ def launch(
         raise ValueError(f"utterances must name that of {count} frames, {frames_per_hop} a hop, but name that of {known} hops")
     if not out.numel():
         return out
-    if conv_first_product.takes(channels, frames_per_hop, by_utterance, dtype):
-        if taps is None:
-            taps = conv_first_product.taps_of(weight, bias, norm_weight is not None)
+    if taps is None:
+        taps = prepared(weight, bias, norm_weight is not None, frames_per_hop, dtype)
+    if taps is not None:
         vectors = (None if given is None else given.contiguous() for given in (norm_weight, norm_bias, means, utterances))
         conv_first_product.launch(samples.contiguous(), taps, *vectors, frames_per_hop, kernel, stride, eps, out)
     else:
