@@ -6,20 +6,11 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from gpu_cases import (
-    STREAM,
-    Call,
-    Case,
-    Provider,
-    Size,
-    Where,
-    plain,
-    ruled,
-)
-from gpu_ops import conv_gelu
+from gpu_cases import Call, Case, Provider, plain, ruled
 from torch import Tensor
 
 from hubert_fast import ops
+from hubert_fast.check.cases import STREAM, Size, Where, conv_gelu
 
 
 def projections(size: Size, lengths: list[int], at: Where) -> Case:
@@ -33,7 +24,7 @@ def projections(size: Size, lengths: list[int], at: Where) -> Case:
     return Case(
         "decision: q, k, v", f"{size.name} [{n}, {c}]", at.dtype,
         lambda: (at.normal(n, c), *(at.normal(c, c, scale=c**-0.5) for _ in range(3))), 6.0 * n * c * c,
-        {
+        libraries={
             "three products": plain(lambda x, *weights: tuple(F.linear(x, weight) for weight in weights)),
             "one fused product": Provider(fused, lambda out: out.chunk(3, dim=1)),
         },
@@ -63,7 +54,7 @@ def residual_add(size: Size, lengths: list[int], at: Where, n_in: int) -> Case:
         lambda: (at.normal(n, n_in), at.normal(c, n_in, scale=n_in**-0.5), at.normal(c), at.normal(n, c, dtype=STREAM),
                  at.normal(c), at.normal(c)),
         2.0 * n * n_in * c,
-        {"library product, add_layer_norm": Provider(by_library), "Triton, add inside": Provider(by_triton)},
+        libraries={"library product, add_layer_norm": Provider(by_library), "Triton, add inside": Provider(by_triton)},
     )  # fmt: skip
 
 
@@ -73,7 +64,7 @@ def norm_in_convolution(size: Size, lengths: list[int], at: Where, kernel: int) 
 
     ours = partial(ruled, case.public, "tuning", "norm_in_convolution")
     return Case("decision: conv_gelu", case.shape, at.dtype, case.make, case.flop,
-                {"product, layer_norm": plain(ours(False)), "norm inside": plain(ours(True))})  # fmt: skip
+                libraries={"product, layer_norm": plain(ours(False)), "norm inside": plain(ours(True))})  # fmt: skip
 
 
 def first_layer(size: Size, lengths: list[int], at: Where) -> Case:
@@ -105,7 +96,7 @@ def first_layer(size: Size, lengths: list[int], at: Where) -> Case:
         lambda: (at.normal(batch * samples, dtype=torch.float32), at.normal(10, c, scale=0.3, dtype=torch.float32),
                  at.normal(c), at.normal(c)),
         20.0 * batch * frames * c,
-        {
+        libraries={
             "ours, statistics by window": Provider(plain(ours).prepare, finish),
             "library: conv1d, group_norm, gelu": Provider(library, lambda out: out.transpose(1, 2)),
         },

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import gpu_ops
 import torch
-from gpu_cases import SIZES, TINY, Where
-from gpu_run import NAMES, Run, Table, tensors
+from gpu_cases import TINY
+from gpu_run import NAMES, Run, Table
+
+from hubert_fast.check.cases import REPEATED, SIZES, Where
+from hubert_fast.check.values import differing
 
 FRAMES, CALLS = 15_000, 40
-BUILDERS = (gpu_ops.linear_gelu, gpu_ops.linear_add, gpu_ops.conv_gelu, gpu_ops.conv_positional, gpu_ops.attention)
+BUILDERS = tuple(getattr(gpu_ops, op) for op in REPEATED)
 
 
 def repeat(run: Run) -> None:
@@ -25,11 +28,5 @@ def repeat(run: Run) -> None:
             with table.reasons(**row):
                 torch.manual_seed(0)
                 call = case.providers()["ours"].prepare(*case.make())
-                first = tensors(call())
-                differ = sum(any(map(_differ, first, tensors(call()))) for _ in range(calls))
+                differ = differing(call, calls)
                 table.add(**row, calls=calls, differ=differ, status="differs" if differ else "ok")
-
-
-def _differ(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Return whether any bit differs. Bytes are compared, since NaN equals nothing."""
-    return not torch.equal(one.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8))

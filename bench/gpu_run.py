@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from hubert_fast.benchmark.measure import is_device_lost
 from hubert_fast.benchmark.rows import read, written
 from hubert_fast.benchmark.work import librispeech_seconds
+from hubert_fast.check.values import tensors
 from hubert_fast.devices import is_out_of_memory
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -138,11 +138,6 @@ def wall_ms(call: Callable[[], Any], device: torch.device) -> float:
 
 def percentiles_ms(times: list[float]) -> dict[str, float]:
     return dict(zip(("p20_ms", "p50_ms", "p80_ms"), map(float, np.percentile(times, [20, 50, 80]))))
-
-
-def tensors(value: Any) -> list[Tensor]:
-    """Return the tensors in arguments or results."""
-    return [x for x in (value if isinstance(value, (tuple, list)) else [value]) if isinstance(x, Tensor)]
 
 
 def difference(found: Any, expected: Any) -> float:

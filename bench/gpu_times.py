@@ -7,13 +7,14 @@ from typing import Any
 
 import gpu_ops
 import torch
-from gpu_cases import SIZES, TINY, Case, Where
+from gpu_cases import TINY, Case
 from gpu_decisions import decisions
-from gpu_run import NAMES, Run, Table, difference, percentiles_ms, read, sustained_or_burst, tensors
-from gpu_values import poisoned
+from gpu_run import NAMES, Run, Table, difference, percentiles_ms, read, sustained_or_burst
 from torch import Tensor
 
 from hubert_fast import ops
+from hubert_fast.check.cases import SIZES, Where
+from hubert_fast.check.values import poisoned, tensors
 from hubert_fast.devices import is_out_of_memory
 
 # Of the largest value expected: float32 in another order; three roundings to 2^-11 or to 2^-8, as library calls have them

@@ -21,12 +21,14 @@ import checkout  # noqa: F401
 import gpu_decisions
 import gpu_ops
 import torch
-from gpu_cases import SIZES, TINY, Case, Provider, Where, rule
-from gpu_run import NAMES, ROOT, DeviceLost, Run, device_name, difference, percentiles_ms, tensors
+from gpu_cases import TINY, Case, Provider, rule
+from gpu_run import NAMES, ROOT, DeviceLost, Run, device_name, difference, percentiles_ms
 from rows import append
 
 from hubert_fast.benchmark.measure import SAME, is_device_lost
 from hubert_fast.benchmark.rows import first_line_of
+from hubert_fast.check.cases import SIZES, Where
+from hubert_fast.check.values import tensors
 
 FASTER = 0.98  # of the rule's time: less is noise
 SECONDS = 0.1  # for timing one candidate

@@ -21,6 +21,7 @@ from hubert_fast import ops
 from hubert_fast.benchmark import providers
 from hubert_fast.benchmark.measure import is_device_lost
 from hubert_fast.benchmark.subject import Subject
+from hubert_fast.check.cases import Where
 
 ROOT = Path(hubert_fast.__file__).parent.parent
 FOLDER = ROOT / "bench"
@@ -203,7 +204,7 @@ def test_ops(finished):
 
 def layer_norm_case(bench):
     gpu_cases, gpu_ops = bench("gpu_cases"), bench("gpu_ops")
-    case = gpu_ops.layer_norm(gpu_cases.TINY, [3], gpu_cases.Where(torch.float32, torch.device("cpu")))
+    case = gpu_ops.layer_norm(gpu_cases.TINY, [3], Where(torch.float32, torch.device("cpu")))
     return gpu_cases, case
 
 

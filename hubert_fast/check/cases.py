@@ -1,0 +1,312 @@
+"""Every op at a shape, with its inputs: what kernels are checked on, and what ``bench/`` times.
+
+Axes: B utterances, N packed frames, C channels, H heads, D head dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import ops
+
+STREAM = torch.float32  # dtype of the residual stream
+
+
+class Size(NamedTuple):
+    """Widths of a model."""
+
+    name: str
+    hidden: int = 1024
+    heads: int = 16
+    inner: int = 4096
+    groups: int = 16
+    kernel: int = 128
+    conv: int = 512
+    vocabulary: int = 32
+    pre_norm: bool = True
+
+
+SIZES = {
+    "large": Size("large"),
+    "base": Size("base", hidden=768, heads=12, inner=3072, pre_norm=False),
+    "xlarge": Size("xlarge", hidden=1280, inner=5120),
+}
+ODD = Size("odd", hidden=52, heads=4, inner=77, groups=4, kernel=5, conv=24, vocabulary=31)
+# Frames of utterances. From 4,096 rows on products of 16 bits run in their largest blocks.
+PRODUCTION, SOME, SHORT = [1500, 0, 1, 2999], [250, 0, 1, 449], [1, 0, 7, 12]
+HEAD_DIMS, GROUP_CHANNELS = (32, 48, 64, 80, 96, 128), (48, 64, 80)
+
+
+class Where(NamedTuple):
+    """Dtype and device of inputs."""
+
+    dtype: torch.dtype
+    device: torch.device
+
+    def normal(self, *shape: int, scale: float = 1.0, dtype: torch.dtype | None = None) -> Tensor:
+        """Draw normal numbers."""
+        return torch.randn(shape, device=self.device).mul_(scale).to(dtype or self.dtype)
+
+    def indices(self, values: list[int]) -> Tensor:
+        """Put whole numbers there, int32."""
+        return torch.tensor(values, dtype=torch.int32, device=self.device)
+
+
+@dataclass
+class OpCase:
+    """An op at a shape.
+
+    make: draws the arguments. flop: floating-point operations of one call. options: keyword arguments.
+    settle: turns results, and the arguments in float64, into what is compared with the definition.
+    """
+
+    op: str
+    shape: str
+    dtype: torch.dtype
+    make: Callable[[], tuple]
+    flop: float
+    options: dict[str, Any] = field(default_factory=dict)
+    settle: Callable[..., Any] = lambda out, *arguments: out
+
+    def public(self, *arguments: Any) -> Any:
+        """Run the public function on kernels."""
+        return getattr(ops, self.op)(*arguments, **self.options, backend="triton")
+
+    def definition(self, *arguments: Any, **options: Any) -> Any:
+        """Run the eager definition."""
+        return getattr(ops, f"{self.op}_eager")(*arguments, **(self.options | options))
+
+
+def frame_mask(lengths: list[int], device: torch.device) -> Tensor:
+    """Return which frames of padded rows are true, ``[B, T]``."""
+    return torch.arange(max(lengths), device=device) < torch.tensor(lengths, device=device)[:, None]
+
+
+def bounds(lengths: list[int], at: Where) -> Tensor:
+    """Return ``cu_seqlens``, ``[B + 1]``."""
+    return at.indices([sum(lengths[:index]) for index in range(len(lengths) + 1)])
+
+
+def sample_spans(lengths: list[int]) -> tuple[list[int], list[int], int]:
+    """Return where utterances of so many frames start and how many samples they have, packed; and all samples."""
+    samples = [320 * length + 80 if length else 7 for length in lengths]
+    starts = [0]
+    for count in samples:
+        starts.append(starts[-1] + -(-count // 320) * 320)
+    return starts[:-1], samples, starts[-1]
+
+
+def linear_gelu(size: Size, lengths: list[int], at: Where) -> OpCase:
+    n, c, inner = sum(lengths), size.hidden, size.inner
+    return OpCase(
+        "linear_gelu", f"{size.name} [{n}, {c}] to {inner}", at.dtype,
+        lambda: (at.normal(n, c), at.normal(inner, c, scale=c**-0.5), at.normal(inner)),
+        2.0 * n * c * inner,
+    )  # fmt: skip
+
+
+def linear_add(size: Size, lengths: list[int], at: Where) -> OpCase:
+    n, c, inner = sum(lengths), size.hidden, size.inner
+    return OpCase(
+        "linear_add", f"{size.name} [{n}, {inner}] to {c}", at.dtype,
+        lambda: (at.normal(n, inner), at.normal(c, inner, scale=inner**-0.5), at.normal(c), at.normal(n, c, dtype=STREAM)),
+        2.0 * n * c * inner,
+    )  # fmt: skip
+
+
+def layer_norm(size: Size, lengths: list[int], at: Where) -> OpCase:
+    n, c = sum(lengths), size.hidden
+    return OpCase(
+        "layer_norm", f"{size.name} [{n}, {c}]", at.dtype, lambda: (at.normal(n, c), at.normal(c), at.normal(c)), 8.0 * n * c
+    )
+
+
+def add_layer_norm(size: Size, lengths: list[int], at: Where) -> OpCase:
+    n, c, post = sum(lengths), size.hidden, not size.pre_norm
+    return OpCase(
+        "add_layer_norm", f"{size.name} [{n}, {c}] {'post' if post else 'pre'}-LN", at.dtype,
+        lambda: (at.normal(n, c, dtype=STREAM), at.normal(n, c), at.normal(c), at.normal(c), at.normal(c)), 10.0 * n * c,
+        {"dtype": at.dtype, "post": post},
+    )  # fmt: skip
+
+
+def attention(size: Size, lengths: list[int], at: Where) -> OpCase:
+    n, c = sum(lengths), size.hidden
+
+    def make() -> tuple:
+        return *at.normal(n, 3 * c).unflatten(1, (3, size.heads, -1)).unbind(1), bounds(lengths, at)
+
+    return OpCase(
+        "attention", f"{size.name} [{n}, {size.heads}, {c // size.heads}] of {len(lengths)}", at.dtype, make,
+        4.0 * c * sum(length**2 for length in lengths),
+    )  # fmt: skip
+
+
+def attention_padded(size: Size, lengths: list[int], at: Where) -> OpCase:
+    batch, frames, c = len(lengths), max(lengths), size.hidden
+
+    def make() -> tuple:
+        q, k, v = at.normal(batch, frames, 3 * c).unflatten(2, (3, size.heads, -1)).unbind(2)
+        return q, k, v, frame_mask(lengths, at.device)
+
+    return OpCase(
+        "attention_padded", f"{size.name} [{batch}, {frames}, {size.heads}, {c // size.heads}]", at.dtype, make,
+        4.0 * c * frames * sum(lengths),
+    )  # fmt: skip
+
+
+def conv_positional(size: Size, lengths: list[int], at: Where) -> OpCase:
+    n, c, per_group = sum(lengths), size.hidden, size.hidden // size.groups
+
+    def make() -> tuple:
+        weight = at.normal(size.groups, size.kernel, per_group, per_group, scale=(size.kernel * per_group) ** -0.5)
+        return at.normal(n, c), weight, at.normal(c), bounds(lengths, at), at.normal(n, c, dtype=STREAM)
+
+    return OpCase(
+        "conv_positional", f"{size.name} [{n}, {c}] {size.groups} groups, kernel {size.kernel}, of {len(lengths)}", at.dtype,
+        make, 2.0 * n * c * per_group * size.kernel,
+    )  # fmt: skip
+
+
+def conv_first(size: Size, lengths: list[int], at: Where) -> OpCase:
+    """With a LayerNorm, as large models have it."""
+    samples, c = sample_spans(lengths)[2], size.conv
+    wide = torch.float32
+    return OpCase(
+        "conv_first", f"{size.name} [{samples}] to {c}, LayerNorm", at.dtype,
+        lambda: (at.normal(samples, dtype=wide), at.normal(10, c, scale=0.3, dtype=wide), *(at.normal(c) for _ in range(3))),
+        20.0 * c * ((samples - 10) // 5 + 1), {"dtype": at.dtype},
+    )  # fmt: skip
+
+
+def conv_first_by_utterance(size: Size, lengths: list[int], at: Where) -> OpCase:
+    """With a GroupNorm folded in, as base models have it."""
+    starts, _, samples = sample_spans(lengths)
+    c, wide = size.conv, torch.float32
+
+    def make() -> tuple:
+        weight, means = at.normal(len(lengths), 10, c, scale=0.3, dtype=wide), at.normal(len(lengths), 10, dtype=wide)
+        begins = torch.tensor(starts)
+        utterances = torch.searchsorted(begins, torch.arange(samples // 320 + 1) * 320, right=True) - 1
+        return at.normal(samples, dtype=wide), weight, at.normal(c), None, None, means, at.indices(utterances.tolist()), 64
+
+    return OpCase(
+        "conv_first", f"{size.name} [{samples}] to {c}, by utterance", at.dtype, make, 20.0 * c * (samples // 5),
+        {"dtype": at.dtype},
+    )  # fmt: skip
+
+
+def conv_gelu(size: Size, lengths: list[int], at: Where, kernel: int = 3, norm: bool | None = None) -> OpCase:
+    """One of the four layers of kernel 3, or the two of kernel 2. norm: whether with LayerNorm, as pre-LN models have it."""
+    norm = size.pre_norm if norm is None else norm
+    n, c = sum(lengths) * (8 if kernel == 3 else 2), size.conv
+    frames = (n - kernel) // 2 + 1
+
+    def make() -> tuple:
+        weight = at.normal(c, kernel * c, scale=(kernel * c) ** -0.5)
+        return at.normal(n, c), weight, *((at.normal(c), at.normal(c), at.normal(c)) if norm else (None, None, None))
+
+    return OpCase(
+        "conv_gelu", f"{size.name} [{n}, {c}] kernel {kernel}{', LayerNorm' if norm else ''}", at.dtype, make,
+        2.0 * frames * kernel * c * c,
+    )  # fmt: skip
+
+
+def ctc_argmax(size: Size, lengths: list[int], at: Where) -> OpCase:
+    n, c, vocabulary = sum(lengths), size.hidden, size.vocabulary
+
+    def settle(out: tuple[Tensor, Tensor], x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Judge a token by its log-probability: of near ties any will do."""
+        log_probs = F.linear(x, weight, bias).log_softmax(-1)
+        return log_probs.gather(-1, out[0].long()[:, None])[:, 0].float(), out[1]
+
+    return OpCase(
+        "ctc_argmax", f"{size.name} [{n}, {c}] to {vocabulary}", at.dtype,
+        lambda: (at.normal(n, c), at.normal(vocabulary, c, scale=c**-0.5), at.normal(vocabulary)),
+        2.0 * n * c * vocabulary, settle=settle,
+    )  # fmt: skip
+
+
+def normalize_waveforms(size: Size, lengths: list[int], at: Where, pcm: bool = False) -> OpCase:
+    starts, samples, total = sample_spans(lengths)
+
+    def make() -> tuple:
+        x = at.normal(total) if not pcm else at.normal(total, scale=3000, dtype=torch.float32).to(torch.int16)
+        return x, starts, samples
+
+    return OpCase(
+        "normalize_waveforms", f"{size.name} [{total}] of {len(lengths)}{', int16' if pcm else ''}", at.dtype, make, 6.0 * total
+    )
+
+
+def window_statistics(size: Size, lengths: list[int], at: Where) -> OpCase:
+    starts, samples, total = sample_spans(lengths)
+    return OpCase(
+        "window_statistics", f"{size.name} [{total}] of {len(lengths)}", at.dtype,
+        lambda: (at.normal(total), starts, samples, 10, 5), 110.0 * total / 5,
+    )  # fmt: skip
+
+
+BUILDERS = (
+    linear_gelu, linear_add, attention, conv_gelu, conv_positional, add_layer_norm, conv_first, layer_norm, ctc_argmax,
+    normalize_waveforms, window_statistics, attention_padded,
+)  # fmt: skip
+REPEATED = ("linear_gelu", "linear_add", "conv_gelu", "conv_positional", "attention")  # whose copies may race with products
+
+
+def every_case(at: Where, small: bool = False) -> Iterator[OpCase]:
+    """Yield shapes that are odd in every way, smaller ones of what models have, and those of production.
+
+    small: only what interpreted kernels can do in a minute.
+    """
+    for size, lengths in ((ODD, SHORT), *(() if small else ((size, SOME) for size in SIZES.values()))):
+        yield from (builder(size, lengths, at) for builder in BUILDERS)
+        yield conv_first_by_utterance(size, lengths, at)
+        yield conv_gelu(size, lengths, at, 2)
+        yield normalize_waveforms(size, lengths, at, pcm=True)
+    yield conv_gelu(ODD._replace(pre_norm=False), SHORT, at)
+    yield add_layer_norm(ODD._replace(pre_norm=False), SHORT, at)
+    for head_dim in HEAD_DIMS:
+        size = Size(f"head dim {head_dim}", hidden=2 * head_dim, heads=2)
+        yield attention(size, SHORT if small else [130, 0, 1, 37], at)
+        yield attention_padded(size, SHORT if small else [130, 0, 1, 37], at)
+    kernel = 8 if small else 128
+    for channels in GROUP_CHANNELS:
+        for taps in (kernel, kernel - 1):
+            size = Size(f"{channels} channels", hidden=2 * channels, groups=2, kernel=taps)
+            yield conv_positional(size, SHORT if small else [150, 0, 1, 37], at)
+    if not small and at.dtype.itemsize == 2:  # float32 has the same blocks for any number of rows
+        for size in SIZES.values():
+            yield from production(size, at)
+
+
+def production(size: Size, at: Where) -> Iterator[OpCase]:
+    """Yield every op at the rows of a batch of 90 s, in the blocks that such batches run in."""
+    # padded rows run in the blocks of packed ones, and their float64 scores would fill the memory
+    yield from (builder(size, PRODUCTION, at) for builder in BUILDERS if builder is not attention_padded)
+    yield conv_first_by_utterance(size, PRODUCTION, at)
+    yield conv_gelu(size, PRODUCTION, at, 2)
+
+
+def few_cases(at: Where, small: bool = False) -> Iterator[OpCase]:
+    """Yield what takes seconds: every op in the blocks of large, and where base and xlarge run other code, that too.
+
+    small: only what interpreted kernels can do in seconds.
+    """
+    if small:
+        yield from (builder(ODD, SHORT, at) for builder in BUILDERS)
+        yield conv_first_by_utterance(ODD, SHORT, at)
+        return
+    large, base, xlarge = (SIZES[name] for name in ("large", "base", "xlarge"))
+    yield from production(large, at)
+    yield attention_padded(large, SOME, at)
+    yield from (
+        builder(base, PRODUCTION, at) for builder in (conv_positional, add_layer_norm, conv_first_by_utterance, conv_gelu)
+    )
+    yield from (builder(xlarge, PRODUCTION, at) for builder in (attention, conv_positional))
