@@ -47,6 +47,7 @@ setup(
     packages=[
         "hubert_fast",
         "hubert_fast.benchmark",
+        "hubert_fast.check",
         "hubert_fast.demo",
         "hubert_fast.integrations",
         "hubert_fast.kernels",

@@ -54,6 +54,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     convert.set_defaults(command="convert")
 
+    check = commands.add_parser(
+        "check",
+        help="whether the kernels answer rightly on this GPU",
+        description="Hold every kernel to its definition in float64 on this GPU with the installed torch and triton, at the "
+        "shapes of published models; compare small models, packed and padded, with plain PyTorch; and see whether the same "
+        "inputs give the same bits. Without this command a shorter check runs once, before kernels are used the first time. "
+        "The verdict is kept below ~/.cache/hubert_fast; kernels that fail are not used.",
+        epilog="Exit status: 0 all passed, 1 some did not, 2 cannot run.",
+    )
+    check.add_argument("--device", default="cuda", help="cuda or cuda:N (default: cuda)")
+    check.add_argument(
+        "--dtype", default="all", metavar="A,B", help="float32, bfloat16, float16, some of them or all (default: all)"
+    )
+    check.add_argument("--short", action="store_true", help="run only the shorter check, which takes seconds")
+    check.set_defaults(command="check")
+
     info = commands.add_parser("info", help="versions, devices, and which backends can run here")
     info.set_defaults(command="info")
 

@@ -14,6 +14,7 @@ import torch
 
 from . import __version__, ctc, demo, dispatch
 from .cli import EXIT_OK, CannotRunError
+from .devices import DTYPES
 from .hub import CheckpointError
 from .modeling import HubertForCTC
 from .transcribe.command import load_transcriber, run_command
@@ -93,6 +94,13 @@ def bench(options: argparse.Namespace) -> int:
     return run(options)
 
 
+def check(options: argparse.Namespace) -> int:
+    """``hubert-fast check``: see :mod:`.check.command`."""
+    from .check.command import run
+
+    return run(options)
+
+
 def info(options: argparse.Namespace) -> int:
     """``hubert-fast info``: everything a bug report should start with."""
     del options
@@ -105,6 +113,7 @@ def info(options: argparse.Namespace) -> int:
     for index in range(torch.cuda.device_count()):
         device = torch.cuda.get_device_properties(index)
         rows.append((f"cuda:{index}", f"{device.name}, sm_{device.major}{device.minor}, {device.total_memory >> 30} GiB"))
+        rows += _verdicts(torch.device("cuda", index))
     try:
         rows.append(("backend asked", dispatch.asked()))
     except ValueError as error:
@@ -117,6 +126,16 @@ def info(options: argparse.Namespace) -> int:
     for name, value in rows:
         print(f"{name:16s} {value}")
     return EXIT_OK
+
+
+def _verdicts(device: torch.device) -> list[tuple[str, str]]:
+    """Return what is known from checks of kernels on a device."""
+    if dispatch.why_not("triton") is not None:
+        return []
+    from .check.verdicts import known
+
+    found = {dtype: known(device, dtype) for dtype in DTYPES}
+    return [("  kernels checked", ", ".join(f"{dtype}: {verdict or 'not yet'}" for dtype, verdict in found.items()))]
 
 
 def _version(name: str) -> str:

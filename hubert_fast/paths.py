@@ -103,7 +103,8 @@ def compute_dtype(model: nn.Module) -> torch.dtype:
 
 def is_on_kernels(model: nn.Module, waveform: Tensor) -> bool:
     """Whether the packed graph of a ``HubertModel`` runs on kernels. ``ValueError`` and ``RuntimeError`` as in ``dispatch``."""
-    return use_triton(waveform, unless=why_not_on_kernels(model, compute_dtype(model)))
+    dtype = compute_dtype(model)
+    return use_triton(waveform, unless=why_not_on_kernels(model, dtype), dtype=dtype)
 
 
 def encode_packed(

@@ -14,6 +14,7 @@ from functools import cache, lru_cache
 
 import torch
 
+from ..dispatch import triton_version
 from .tuned import TUNED
 
 Blocks = dict[str, int]
@@ -127,9 +128,7 @@ def linear(rows: int, n_in: int, n_out: int, itemsize: int, capability: tuple[in
 @cache
 def persistent_has_run() -> bool:
     """Return whether the persistent product, as the installed triton compiles it, has been held to float64 on a GPU."""
-    import triton
-
-    return triton.__version__.startswith("3.6.")
+    return triton_version().startswith("3.6.")
 
 
 def is_persistent(rows: int, n_in: int, n_out: int, itemsize: int, capability: tuple[int, int]) -> bool:

@@ -108,7 +108,7 @@ def test_gpus_that_are_too_old(monkeypatch):
     with pytest.raises(RuntimeError, match=r"GPUs of capability \(8, 0\) and above, but cuda:0 has \(7, 5\)"):
         dispatch.use_triton(OnCuda(), backend="triton")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    assert dispatch.use_triton(OnCuda())
+    assert dispatch.use_triton(OnCuda(), backend="triton")
 
 
 def test_a_compiler_does_not_look_into_the_choice(monkeypatch):

@@ -40,6 +40,7 @@ SIZES = {
 ODD = Size("odd", hidden=52, heads=4, inner=77, groups=4, kernel=5, conv=24, vocabulary=31)
 # Frames of utterances. From 4,096 rows on products of 16 bits run in their largest blocks.
 PRODUCTION, SOME, SHORT = [1500, 0, 1, 2999], [250, 0, 1, 449], [1, 0, 7, 12]
+LITTLE_MEMORY = [1000, 0, 1, 800, 999, 900, 800]  # as many rows, with scores of 130 MB in float64
 HEAD_DIMS, GROUP_CHANNELS = (32, 48, 64, 80, 96, 128), (48, 64, 80)
 
 
@@ -283,15 +284,15 @@ def every_case(at: Where, small: bool = False) -> Iterator[OpCase]:
             yield conv_positional(size, SHORT if small else [150, 0, 1, 37], at)
     if not small and at.dtype.itemsize == 2:  # float32 has the same blocks for any number of rows
         for size in SIZES.values():
-            yield from production(size, at)
+            yield from _production(size, PRODUCTION, at)
 
 
-def production(size: Size, at: Where) -> Iterator[OpCase]:
+def _production(size: Size, lengths: list[int], at: Where) -> Iterator[OpCase]:
     """Yield every op at the rows of a batch of 90 s, in the blocks that such batches run in."""
     # padded rows run in the blocks of packed ones, and their float64 scores would fill the memory
-    yield from (builder(size, PRODUCTION, at) for builder in BUILDERS if builder is not attention_padded)
-    yield conv_first_by_utterance(size, PRODUCTION, at)
-    yield conv_gelu(size, PRODUCTION, at, 2)
+    yield from (builder(size, lengths, at) for builder in BUILDERS if builder is not attention_padded)
+    yield conv_first_by_utterance(size, lengths, at)
+    yield conv_gelu(size, lengths, at, 2)
 
 
 def few_cases(at: Where, small: bool = False) -> Iterator[OpCase]:
@@ -304,9 +305,15 @@ def few_cases(at: Where, small: bool = False) -> Iterator[OpCase]:
         yield conv_first_by_utterance(ODD, SHORT, at)
         return
     large, base, xlarge = (SIZES[name] for name in ("large", "base", "xlarge"))
-    yield from production(large, at)
+    yield from _production(large, LITTLE_MEMORY, at)
     yield attention_padded(large, SOME, at)
-    yield from (
-        builder(base, PRODUCTION, at) for builder in (conv_positional, add_layer_norm, conv_first_by_utterance, conv_gelu)
-    )
-    yield from (builder(xlarge, PRODUCTION, at) for builder in (attention, conv_positional))
+    for builder in (conv_positional, add_layer_norm, conv_gelu):
+        yield builder(base, LITTLE_MEMORY, at)
+    for builder in (attention, conv_positional):
+        yield builder(xlarge, LITTLE_MEMORY, at)
+
+
+def repeated_cases(at: Where, small: bool = False) -> Iterator[OpCase]:
+    """Yield what must give the same bits again: ops that copy operands while they multiply others."""
+    size, lengths = (ODD, SHORT) if small else (SIZES["large"], LITTLE_MEMORY)
+    yield from (builder(size, lengths, at) for builder in BUILDERS if builder.__name__ in REPEATED)

@@ -1,0 +1,157 @@
+"""A check in a process of its own, so that a kernel that crashes or hangs costs nobody's work.
+
+The child writes a line of JSON for what it begins and for each row; the parent reads them, and knows where a child died.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from typing import IO, Any, NamedTuple
+
+import torch
+
+from ..benchmark.measure import is_device_lost
+from ..devices import DTYPES, is_out_of_memory
+from ..dispatch import interpreting
+from ..hub import first_line
+from .cases import Where, every_case, few_cases, repeated_cases
+from .models import MODELS, checked_model
+from .values import differing, held_to_float64
+
+PASS, FAIL, NOT_CHECKED = "pass", "fail", "not checked"  # a status begins with one of them
+DEVICE_LOST = 3  # exit status
+CALLS, FEW_CALLS, INTERPRETED_CALLS = 40, 10, 1
+CODE = (
+    "import json, sys; given = json.loads(sys.argv[1]); sys.path[:] = given.pop('path'); "
+    "from hubert_fast.check.process import main; sys.exit(main(**given))"
+)
+
+Row = dict[str, Any]  # op, shape, dtype, status, and where a value was compared relative_error and tolerance
+
+
+class Task(NamedTuple):
+    """Something to check: an op at a shape, or a model. ``run`` returns columns of its rows."""
+
+    op: str
+    shape: str
+    run: Callable[[], list[Row]]
+
+
+def tasks(device: torch.device, dtype: torch.dtype, few: bool) -> list[Task]:
+    """Return what is checked in a dtype. few: only what takes seconds. Interpreted kernels get small shapes."""
+    at, small = Where(dtype, device), interpreting()
+    found = [
+        Task(case.op, case.shape, lambda case=case: [held_to_float64(case)])
+        for case in (few_cases if few else every_case)(at, small)
+    ]
+    calls = INTERPRETED_CALLS if small else FEW_CALLS if few else CALLS
+    for case in repeated_cases(at, small):
+        shape = f"{case.shape}, {calls + 1} times"
+
+        def again(case: Any = case) -> list[Row]:
+            torch.manual_seed(0)
+            arguments = case.make()
+            differ = differing(lambda: case.public(*arguments), calls)
+            return [{"status": f"{FAIL}: {differ} of {calls} calls gave other bits than the first" if differ else PASS}]
+
+        found.append(Task(case.op, shape, again))
+    for name in MODELS:
+        found.append(Task("model", name, lambda name=name: list(checked_model(name, dtype, device, small))))
+    return found
+
+
+def main(device: str, dtype: str, few: bool, shard: int, shards: int) -> int:
+    """Check one of ``shards`` parts in this process, and write to standard output; return the exit status."""
+    with os.fdopen(os.dup(1), "w") as out:
+        os.dup2(2, 1)  # whatever else is printed goes to standard error
+
+        def say(line: Row) -> None:
+            print(json.dumps(line), file=out, flush=True)
+
+        torch.zeros(1, device=device)  # a device that is busy or full is no kernel's fault
+        for task in tasks(torch.device(device), DTYPES[dtype], few)[shard::shards]:
+            row = {"op": task.op, "shape": task.shape, "dtype": dtype}
+            say({"begins": row})
+            try:
+                for columns in task.run():
+                    say({**row, **columns})
+            except Exception as error:
+                kind = NOT_CHECKED if is_out_of_memory(error) else FAIL
+                say({**row, "status": f"{kind}: {type(error).__name__}: {first_line(error)}"[:300]})
+                if is_device_lost(error):
+                    return DEVICE_LOST
+            if device.startswith("cuda"):
+                torch.cuda.empty_cache()  # others may need the memory
+    return 0
+
+
+def checked(
+    device: torch.device,
+    dtype: str,
+    few: bool,
+    limit_seconds: float,
+    part: tuple[int, int] = (0, 1),
+    children: list[subprocess.Popen] | None = None,
+) -> Iterator[Row]:
+    """Check in a child and yield rows as they come; where the child dies or takes too long, a row says so.
+
+    part: which of how many. children: a list to put the child into, for who may have to kill it.
+    """
+    given = dict(path=sys.path, device=str(device), dtype=dtype, few=few, shard=part[0], shards=part[1])
+    place: Row = {}
+    with tempfile.TemporaryFile("w+", errors="replace") as errors:
+        try:
+            child = subprocess.Popen(
+                [sys.executable, "-c", CODE, json.dumps(given)],
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True,
+            )  # fmt: skip
+        except (OSError, TypeError, ValueError) as error:  # an interpreter embedded in another program has no executable
+            yield _not_run(dtype, f"no process could be started: {first_line(error)}")
+            return
+        if children is not None:
+            children.append(child)
+        late = threading.Event()
+        timer = threading.Timer(limit_seconds, lambda: (late.set(), child.kill()))
+        timer.start()
+        try:
+            for line in child.stdout:
+                row = json.loads(line)
+                place = row.get("begins", place)
+                if "begins" not in row:
+                    yield row
+            child.wait()
+        finally:  # also where the reader does not go on
+            timer.cancel()
+            child.kill()
+            child.wait()
+            child.stdout.close()
+        if child.returncode:
+            reason = _reason(child.returncode, late.is_set(), limit_seconds, bool(place), errors)
+            yield {**place, "status": reason} if place else _not_run(dtype, reason.partition(": ")[2])
+
+
+def _not_run(dtype: str, reason: str) -> Row:
+    return {"op": "start", "shape": "", "dtype": dtype, "status": f"{NOT_CHECKED}: {reason}"}
+
+
+def _reason(code: int, late: bool, limit_seconds: float, begun: bool, errors: IO[str]) -> str:
+    """Return the status for a child that did not end well: a failure only where a kernel may have been the cause."""
+    kind = FAIL if begun else NOT_CHECKED
+    if late:
+        return f"{kind}: took longer than {limit_seconds:g} s"
+    if code == DEVICE_LOST:
+        return f"{NOT_CHECKED}: nothing more, since the device was lost"
+    if code == -signal.SIGKILL:  # by the system, for its memory
+        return f"{NOT_CHECKED}: the process was killed"
+    if code < 0:
+        return f"{kind}: crashed: {signal.Signals(-code).name}"
+    errors.seek(0)
+    last = [line.strip() for line in errors if line.strip()][-1:]
+    return f"{NOT_CHECKED}: {(last or [f'exit status {code}'])[0][:300]}"
