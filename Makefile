@@ -6,13 +6,14 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test report sanitize lint clean
+.PHONY: help demo test report sanitize gpu-kit lint clean
 
 help:
 	@echo "make demo   install into $(VENV) and transcribe the bundled recordings"
 	@echo "make test   install into $(VENV) and run the tests"
 	@echo "make report make the tables and plots of README.md from the rows in bench/results"
 	@echo "make sanitize  run the tests of the C++ extension under sanitizers (needs g++)"
+	@echo "make gpu-kit  pack what a bare GPU machine needs to run bench/gpu.py (GPU_PYTHON: a Python 3.12 like its own)"
 	@echo "make lint   check the code's style"
 	@echo "make clean  remove $(VENV) and what was built"
 
@@ -41,6 +42,22 @@ sanitize: $(VENV)/installed-test
 	  $$($(BIN)/python -m pybind11 --includes) csrc/ctc_collapse.cpp -o build/sanitized/_ctc.so
 	@LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
 	  $(BIN)/python -m pytest tests/test_ctc.py tests/test_ctc_fuzz.py --ctc-extension build/sanitized/_ctc.so
+
+# GPU_PYTHON: a Python 3.12 with its headers. Where it has torch, transformers, triton 3.6.0, setuptools and pybind11, they serve;
+# else build/gpu-kit-python gets them: gigabytes, unless pip finds a CPU build of torch.
+GPU_PYTHON ?= python3.12
+KIT_PYTHON := build/gpu-kit-python/bin/python
+gpu-kit:
+	@command -v $(GPU_PYTHON) >/dev/null || { echo "make gpu-kit needs Python 3.12, and there is no $(GPU_PYTHON): name one with GPU_PYTHON=..." >&2; exit 1; }
+	@$(GPU_PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12) and "make gpu-kit needs Python 3.12, but $(GPU_PYTHON) is " + sys.version.split()[0])'
+	@$(GPU_PYTHON) -c 'import os, sys, sysconfig; folder = sysconfig.get_paths()["include"]; sys.exit(not os.path.exists(folder + "/Python.h") and "make gpu-kit needs the headers of $(GPU_PYTHON), but there is no Python.h in " + folder)'
+	@has_all() { "$$1" -c 'import numpy, pybind11, setuptools, torch, transformers, triton; assert triton.__version__ == "3.6.0"' 2>/dev/null; }; \
+	  python=$(GPU_PYTHON); has_all $$python || python=$(KIT_PYTHON); \
+	  has_all $$python || { echo "installing torch, transformers and triton 3.6.0 into build/gpu-kit-python" \
+	    && $(GPU_PYTHON) -m venv --clear build/gpu-kit-python \
+	    && $$python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch transformers numpy setuptools pybind11 \
+	    && $$python -m pip install --quiet --disable-pip-version-check --no-deps triton==3.6.0; } || exit 1; \
+	  $$python bench/gpu_kit.py
 
 lint: $(VENV)/installed-demo
 	@$(PIP_INSTALL) ruff

@@ -1,0 +1,300 @@
+"""The kit for a bare GPU machine: what is in it, what its run.sh does, and that its kernels are those that a GPU asks for."""
+
+import ast
+import importlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import hubert_fast
+
+ROOT = Path(hubert_fast.__file__).parent.parent
+FOLDER = ROOT / "bench"
+pytestmark = pytest.mark.skipif(not FOLDER.exists(), reason="bench/ is not beside the package under test")
+
+# A gpu.py that says how it was called, and then waits or has compiled a kernel.
+GPU = """
+import json, os, signal, sys, time
+from pathlib import Path
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+out = Path(sys.argv[sys.argv.index("--out") + 1])
+out.mkdir()
+cache = Path(os.environ["TRITON_CACHE_DIR"])
+names = ("HF_HUB_OFFLINE", "PYTHONUNBUFFERED", "PYTHONPATH")
+told = {"arguments": sys.argv[1:], "cache": sorted(path.name for path in cache.iterdir())}
+told.update((name, os.environ[name]) for name in names)
+(out / "told.json").write_text(json.dumps(told))
+print("measuring", flush=True)
+if "--wait" in sys.argv:
+    time.sleep(60)
+for name in ("__grp___new_kernel.json", "__grp__triton_of_inductor.json"):
+    (cache / "NEW").mkdir(exist_ok=True)
+    (cache / "NEW" / name).write_text("{}")
+(out / "summary.txt").write_text("fast")
+sys.exit(1)
+"""
+
+
+@pytest.fixture
+def gpu_kit(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    yield importlib.import_module("gpu_kit")
+    for name in ("gpu_kit", "gpu"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def kit(tmp_path):
+    """Make a kit of one kernel, whose gpu.py is the one above."""
+    kit, triton = tmp_path / "kit", pytest.importorskip("triton").__version__
+    (kit / "source/bench").mkdir(parents=True)
+    (kit / "source/bench/gpu.py").write_text(GPU)
+    (kit / "kit.json").write_text(json.dumps({"commit": "abc1234", "triton": triton, "stamp": "unpacked-1"}))
+    (tmp_path / "A").mkdir()
+    (tmp_path / "A/__grp___old_kernel.json").write_text("{}")
+    with tarfile.open(kit / "triton_cache.tar.gz", "w:gz") as file:
+        file.add(tmp_path / "A", "A")
+    return kit
+
+
+def rows_of(archive, name):
+    with tarfile.open(archive) as file:
+        return file.extractfile(f"rows/{name}").read().decode()
+
+
+def test_gpu_py_is_run_with_the_kernels(gpu_kit, kit, tmp_path, capfd):
+    out, cache = tmp_path / "out", tmp_path / "cache"
+    assert gpu_kit.run(kit, cache, out, ["--seconds", "9", "--stage", "ops"]) == 1  # as gpu.py ended
+    told = json.loads(rows_of(out / "rows.tar.gz", "told.json"))
+    assert told.pop("arguments")[2:] == [
+        *("--archive", str(out / "rows.tar.gz"), "--commit", "abc1234", "--seconds", "9", "--stage", "ops")
+    ]
+    assert told == {
+        "cache": ["A", "unpacked-1"], "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(kit / "source"),
+    }  # fmt: skip
+    assert rows_of(out / "rows.tar.gz", "summary.txt") == (out / "summary.txt").read_text() == "fast"
+    assert sorted(path.name for path in out.iterdir()) == ["rows.tar.gz", "summary.txt"]
+    printed = capfd.readouterr().out
+    assert printed.endswith("kernels that were not in the kit: 1\n")  # neither the kit's nor torch.compile's
+    assert "unpacked the kernels" in printed and "anew" not in printed
+    with pytest.raises(SystemExit, match=r"out has a rows.tar.gz already: name another folder"):
+        gpu_kit.run(kit, cache, out, [])
+    assert rows_of(out / "rows.tar.gz", "summary.txt") == "fast"
+
+
+def test_kernels_are_unpacked_once_and_wholly(gpu_kit, kit, tmp_path, capfd):
+    cache = tmp_path / "cache"
+    stamp = gpu_kit.unpack(kit, cache)
+    assert "unpacked" in capfd.readouterr().out and stamp == cache / "unpacked-1"
+    kernel = cache / "A/__grp___old_kernel.json"
+    kernel.write_text("in part")
+    assert gpu_kit.unpack(kit, cache) == stamp and kernel.read_text() == "in part" and not capfd.readouterr().out
+    stamp.unlink()  # as an interruption leaves it, or another kit
+    gpu_kit.unpack(kit, cache)
+    assert kernel.read_text() == "{}" and kernel.stat().st_mtime <= stamp.stat().st_mtime
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match=r"can only be used in .*file, but cannot be unpacked there: .*exists"):
+        gpu_kit.unpack(kit, tmp_path / "file")
+
+
+def test_another_machine_is_told_so(gpu_kit, kit, tmp_path, capfd, monkeypatch):
+    (kit / "kit.json").write_text(json.dumps({"commit": "abc1234", "triton": "1.2", "stamp": "unpacked-1"}))
+    assert gpu_kit.run(kit, tmp_path / "cache", tmp_path / "out", []) == 1
+    assert "not 1.2: every kernel will be compiled anew" in capfd.readouterr().out
+    monkeypatch.setattr(gpu_kit, "find_spec", lambda name: None if name in ("torch", "triton") else name)
+    with pytest.raises(SystemExit, match=r"gpu.py needs torch and triton, but .* has no such package"):
+        gpu_kit.run(kit, tmp_path / "cache", tmp_path / "other", [])
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["interrupted", "terminated"])
+def test_an_interruption_keeps_the_rows(kit, tmp_path, number):
+    given = f"Path({str(kit)!r}), Path({str(tmp_path / 'cache')!r}), Path({str(tmp_path / 'out')!r}), ['--wait']"
+    program = f"import sys; from pathlib import Path; import gpu_kit; sys.exit(gpu_kit.run({given}))"
+    child = subprocess.Popen([sys.executable, "-c", program], cwd=FOLDER, stdout=subprocess.PIPE, text=True)
+    assert "measuring\n" in iter(child.stdout.readline, "")
+    child.send_signal(number)
+    assert "not in the kit: 0" in child.communicate(timeout=50)[0] and child.returncode == 143
+    assert "--wait" in json.loads(rows_of(tmp_path / "out/rows.tar.gz", "told.json"))["arguments"]
+
+
+@pytest.fixture
+def tree(gpu_kit, tmp_path, monkeypatch):
+    """Commit a small tree that stands for this one: its setup.py and its compilation take no time."""
+    files = {
+        "setup.py": "open('hubert_fast/_ctc.cpython-312.so', 'w').close(); import os; os.mkdir('build')",
+        "bench/gpu_kit.py": """
+            import json, os, sys
+            from pathlib import Path
+            assert sys.argv[1] == "--compile" and sys.argv[3:] == ["--processes", "3"]
+            wrong = [name for name in os.environ if name.startswith("TRITON_") and name != "TRITON_CACHE_DIR"]
+            assert not wrong and os.environ["PYTHONPATH"] == str(Path(sys.argv[0]).parent.parent)
+            for folder in ("OLD", "USED"):
+                (cache := Path(os.environ["TRITON_CACHE_DIR"]) / folder).mkdir()
+                for name in ("__grp__k.json", "k.json", "k.cubin", "k.ptx", "k.source"):
+                    (cache / name).write_text(name)
+            Path(sys.argv[2]).write_text(json.dumps(["USED"]))
+        """,
+        "hubert_fast/model.py": "here = 1", "tests/test_model.py": "", "bench/results/large.csv": "", "bench/gpu.py": "",
+    }  # fmt: skip
+    root = tmp_path / "tree"
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(textwrap.dedent(text))
+    git = ["git", "-C", str(root), "-c", "user.name=a", "-c", "user.email=b"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "c"]):
+        subprocess.run([*git, *command], check=True)
+    monkeypatch.setattr(gpu_kit, "ROOT", root)
+    monkeypatch.setattr(gpu_kit, "CACHE", tmp_path / "cache")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    return root
+
+
+def test_the_kit_is_what_is_committed(gpu_kit, tree, tmp_path, capfd):
+    (tree / "hubert_fast/model.py").write_text("here = 2")
+    kit = tmp_path / "kit"
+    gpu_kit.prepare(kit, 3)
+    assert sorted(str(path.relative_to(kit)) for path in kit.rglob("*") if path.is_file()) == [
+        "kit.json", "run.sh", "source/bench/gpu.py", "source/bench/gpu_kit.py", "source/hubert_fast/_ctc.cpython-312.so",
+        "source/hubert_fast/model.py", "source/setup.py", "triton_cache.tar.gz",
+    ]  # fmt: skip
+    assert (kit / "source/hubert_fast/model.py").read_text() == "here = 1"
+    head = subprocess.run(["git", "-C", tree, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
+    about = json.loads((kit / "kit.json").read_text())
+    assert head.startswith(about["commit"]) and len(about["commit"]) >= 7
+    assert about["triton"] == pytest.importorskip("triton").__version__
+    with tarfile.open(kit / "triton_cache.tar.gz") as file:
+        assert file.getnames() == ["USED/__grp__k.json", "USED/k.cubin", "USED/k.json"]
+    printed = capfd.readouterr().out
+    assert "not committed, and not in the kit:\n M hubert_fast/model.py\n" in printed
+    assert f"commit {about['commit']}, 1 kernels, 0.0 MB." in printed
+    assert printed.splitlines()[-1] == f"bash {os.path.relpath(kit)}/run.sh $OUT --seconds 315"
+    assert gpu_kit.unpack(kit, tmp_path / "there").name == about["stamp"]
+    assert (tmp_path / "there/USED/k.cubin").read_text() == "k.cubin"
+
+
+def test_a_kit_that_cannot_serve_is_none(gpu_kit, tree, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_kit, "MOST_BYTES", 100)
+    with pytest.raises(SystemExit, match=r"the kit is 0\.0 MB, more than 0\.0001: is a large file committed\?"):
+        gpu_kit.prepare(tmp_path / "kit", 3)
+    (tree / "setup.py").write_text("")
+    subprocess.run(["git", "-C", tree, "-c", "user.name=a", "-c", "user.email=b", "commit", "-qam", "c"], check=True)
+    with pytest.raises(SystemExit, match=r"the C\+\+ extension was not built: is there a C\+\+ compiler\?"):
+        gpu_kit.prepare(tmp_path / "kit", 3)
+
+
+def python_of(folder, version):
+    """Make a python3 that says it is another version; return the PATH on which it comes first."""
+    folder.mkdir()
+    numbers = ", ".join(version.split("."))
+    (folder / "python3").write_text(
+        f'#!/bin/sh\n[ "$1" = -c ] || exec {sys.executable} "$@"\n'
+        f"exec {sys.executable} -c \"import sys; sys.version_info = ({numbers}); sys.version = '{version} (x)'\n$2\"\n"
+    )
+    (folder / "python3").chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
+def test_run_sh_and_make_refuse_other_pythons(gpu_kit, tmp_path):
+    kit = tmp_path / "a kit"
+    (kit / "source/bench").mkdir(parents=True)
+    (kit / "run.sh").write_text(gpu_kit.RUN)
+    shutil.copy(FOLDER / "gpu_kit.py", kit / "source/bench")
+
+    def said(version, *command):
+        path = python_of(tmp_path / version, version) if version else os.environ["PATH"]
+        return subprocess.run([*map(str, command)], capture_output=True, text=True, env={**os.environ, "PATH": path}, cwd=ROOT)
+
+    found = said("3.9.1", "bash", kit / "run.sh", tmp_path / "out")
+    assert found.returncode == 2 and "this kit needs Python 3.12, but python3 is 3.9.1: put" in found.stderr
+    for number, arguments in enumerate(([], ["--seconds", "9"])):
+        found = said(f"3.12.{number}", "bash", kit / "run.sh", *arguments)
+        assert found.returncode == 1 and found.stderr.startswith("usage: bash run.sh OUT [options of bench/gpu.py]")
+    assert not (tmp_path / "out").exists()
+    if shutil.which("make"):
+        found = said("", "make", "gpu-kit", "GPU_PYTHON=no-such-python")
+        assert found.returncode == 2 and "there is no no-such-python: name one with GPU_PYTHON=" in found.stderr
+        found = said("3.10.2", "make", "gpu-kit", "GPU_PYTHON=python3")
+        assert found.returncode == 2 and "make gpu-kit needs Python 3.12, but python3 is 3.10.2\n" in found.stderr
+
+
+LAUNCHES = """
+import sys
+import checkout, gpu_kit, gpu_models, gpu_ops, gpu_profile, gpu_whole, torch
+from pathlib import Path
+from hubert_fast import ops
+from hubert_fast.check.cases import SIZES, Size, Where
+gpu_kit.stand_in()
+
+def calls(device, *shapes):
+    for build, size, lengths in shapes:
+        one = build(size, lengths, Where(torch.bfloat16, torch.device(device)))
+        yield one.op, lambda one=one: one.public(*one.make())
+
+def names(found):
+    return sorted(launch.args[0].__name__ for launch in found)
+
+if sys.argv[2] == "all":
+    odd = Size("odd", hidden=52, heads=4, inner=77, groups=4, kernel=5, conv=24, vocabulary=31)
+    shapes = [(build, odd, [1, 0, 7, 12]) for build in gpu_ops.BUILDERS]
+    meta, real = list(calls("meta", *shapes)), list(calls("cpu", *shapes))
+    print(names(gpu_kit.launches_of(meta)))
+    print(names(gpu_kit.launches_of([*real, *meta])))
+    gpu_whole.models = lambda tiny: iter([("tiny-large", torch.bfloat16)])
+    gpu_whole.GRAPH_SECONDS = ((3.01,),)
+    gpu_models.HEADLINE, gpu_models.COMPILED = gpu_models.TINY_HEADLINE, gpu_models.TINY_COMPILED
+    models = [call for call in gpu_kit.model_calls() if call[0].startswith("tiny")]
+    print([what for what, _ in models])
+    print(names(gpu_kit.launches_of(models)))
+
+shapes = [(gpu_ops.layer_norm, SIZES["base"], lengths) for lengths in ([300], [301], [4097])]
+wrong = "wrong", lambda: ops.layer_norm(*(torch.empty(size, device="meta") for size in (4, 5, 5)), backend="triton")
+found = gpu_kit.launches_of([*calls("meta", *shapes), wrong])
+gpu_kit.compile_all(found, Path(sys.argv[1]), 2)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="triton compiles on Linux")
+def test_kernels_are_those_that_a_gpu_asks_for(tmp_path):
+    """Tensors without memory ask for the kernels of real ones, and what one process compiles another one elsewhere takes."""
+    pytest.importorskip("triton")
+    cache, copy = tmp_path / "cache", tmp_path / "elsewhere"
+    cache.mkdir()
+    ignored = shutil.ignore_patterns("results", "recordings", "model.safetensors", "__pycache__", "*.so")
+    for name in ("hubert_fast", "kernels", "bench"):
+        shutil.copytree(ROOT / name, copy / name, ignore=ignored)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("TRITON_", "HUBERT_FAST_"))}
+    kept |= {"TRITON_CACHE_DIR": str(cache), "HUBERT_FAST_BACKEND": "triton", "HUBERT_FAST_CUDA_GRAPHS": "1"}
+
+    def printed(root, what):
+        environment = {**kept, "PYTHONPATH": f"{root}:{root / 'bench'}"}
+        command = [sys.executable, "-c", LAUNCHES, cache, what]
+        child = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert child.returncode == 0, child.stdout + child.stderr
+        return child.stdout.splitlines()
+
+    meta, both, what, models, *compiled = printed(ROOT, "all")
+    assert meta == both  # odd views begin at odd addresses, for which kernels are compiled
+    meta, what, models = map(ast.literal_eval, (meta, what, models))
+    assert [f"_{name}_kernel" for name in (
+        "add_layer_norm", "attention", "attention", "conv_first_product", "conv_positional", "ctc_argmax", "layer_norm",
+        "linear", "linear", "linear_layer_norm", "moments", "normalize", "window_sums",
+    )] == meta  # fmt: skip
+    assert [one.rpartition(" ")[2] for one in what] == [
+        *("ours", "ours-padded", "accelerate"), "s", *["ours"] * 2, *["ours-graphs"] * 2, *["ours"] * 2, *["accelerate"] * 2,
+        *["ours-graphs"] * 2,
+    ]  # fmt: skip
+    assert set(models) == set(meta) | {"_conv_first_kernel"}  # of results in float32
+    assert models.count("_add_layer_norm_kernel") == 3 and models.count("_attention_kernel") == 2
+    assert compiled[0].startswith("cannot run here: wrong: ValueError: weight and bias must be [4] for x [4]")
+    assert compiled[-1] == f"2 kernels: 2 compiled, 0 were in {cache}"
+    *_, last = printed(copy, "compilation")
+    assert last == f"2 kernels: 0 compiled, 2 were in {cache}"
