@@ -11,7 +11,7 @@ from .config import HubertConfig
 from .grid import Grid
 from .initialization import initialize
 from .layers import Encoder, FeatureEncoder, FeatureProjection
-from .outputs import BaseModelOutput, PackedModelOutput
+from .outputs import BaseModelOutput, PackedModelOutput, keep_counts
 from .packed_audio import PackedAudio
 from .paths import FastPath, encode_packed, encode_padded
 from .pretrained import HubertPreTrainedModel
@@ -73,7 +73,8 @@ class HubertModel(HubertPreTrainedModel):
     def forward_packed(self, audio: PackedAudio, output_hidden_states: bool | None = None) -> PackedModelOutput:
         """Encode utterances of any lengths, none of them padded: each comes out as it would alone.
 
-        audio: on any device; it is moved to the model's. An utterance below the receptive field (400 samples) has no frames.
+        audio: on any device; it is moved to the model's, from pinned memory without waiting for what is queued there. An
+            utterance below the receptive field (400 samples) has no frames.
 
         Where the packed graph may not run (:meth:`explain_path`) the definition takes the utterances one by one.
 
@@ -82,13 +83,14 @@ class HubertModel(HubertPreTrainedModel):
         self._check_packed(audio)
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        audio = audio.to(self.device, non_blocking=True)  # of pinned memory without waiting
+        audio = audio.to(self.device, non_blocking=True)
         grid = Grid.of(audio.lengths, self.config)
         if self.why_not_packed(audio.samples, whole_call=False) is None:
             last, states = encode_packed(self, audio, grid, output_hidden_states)
         else:
             last, states = self._one_by_one(audio, output_hidden_states)
-        return PackedModelOutput(last_hidden_state=last, hidden_states=states, cu_seqlens=grid.cu_seqlens(last.device))
+        output = PackedModelOutput(last_hidden_state=last, hidden_states=states, cu_seqlens=grid.cu_seqlens(last.device))
+        return keep_counts(output, grid.counts)
 
     def _one_by_one(self, audio: PackedAudio, output_hidden_states: bool) -> tuple[Tensor, tuple[Tensor, ...] | None]:
         empty = torch.empty(0, self.config.hidden_size, dtype=self.dtype, device=self.device)

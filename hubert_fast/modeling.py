@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import HubertConfig
-from .grid import Grid
 from .hubert_model import HubertModel
 from .initialization import initialize
 from .ops import ctc_argmax
@@ -27,6 +26,8 @@ from .outputs import (
     PackedSequenceClassifierOutput,
     PackedTokenOutput,
     SequenceClassifierOutput,
+    counts_of,
+    keep_counts,
 )
 from .packed_audio import PackedAudio
 from .pretrained import HubertPreTrainedModel
@@ -95,11 +96,12 @@ class HubertForCTC(HubertPreTrainedModel):
     def forward_packed(self, audio: PackedAudio, output_hidden_states: bool | None = None) -> PackedCausalLMOutput:
         """Return logits ``[N, V]`` for utterances of any lengths, none padded. See :meth:`HubertModel.forward_packed`."""
         encoded = self.hubert.forward_packed(audio, output_hidden_states)
-        return PackedCausalLMOutput(
+        output = PackedCausalLMOutput(
             logits=self.lm_head(self.dropout(encoded.last_hidden_state)),
             hidden_states=encoded.hidden_states,
             cu_seqlens=encoded.cu_seqlens,
         )
+        return keep_counts(output, counts_of(encoded))
 
     def argmax_packed(self, audio: PackedAudio) -> PackedTokenOutput:
         """Return the best token of each frame and its log-probability, int32 and float32 ``[N]``: what greedy decoding takes.
@@ -117,7 +119,8 @@ class HubertForCTC(HubertPreTrainedModel):
         else:
             logits = head(self.dropout(x))
             log_probs, ids = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1).max(-1)
-        return PackedTokenOutput(ids=ids.int(), log_probs=log_probs.float(), cu_seqlens=encoded.cu_seqlens)
+        output = PackedTokenOutput(ids=ids.int(), log_probs=log_probs.float(), cu_seqlens=encoded.cu_seqlens)
+        return keep_counts(output, counts_of(encoded))
 
     def _check_labels(self, labels: Tensor, batch: int) -> None:
         super()._check_labels(labels, batch)
@@ -218,10 +221,14 @@ class HubertForSequenceClassification(HubertPreTrainedModel):
         encoded = self.hubert.forward_packed(audio, True if weighted else output_hidden_states)
         x = self._weighted_sum(encoded.hidden_states) if weighted else encoded.last_hidden_state
         x = self.projector(x)
-        counts = Grid.of(audio.lengths, self.hubert.config).counts  # cu_seqlens would have to be waited for
-        pooled = [part.sum(dim=0) / max(len(part), 1) for part in x.split(counts)]
-        logits = self.classifier(torch.stack(pooled) if pooled else x)
-        return PackedSequenceClassifierOutput(logits=logits, hidden_states=encoded.hidden_states, cu_seqlens=encoded.cu_seqlens)
+        counts = counts_of(encoded)
+        pooled = [part.sum(dim=0) / max(len(part), 1) for part in x.split(list(counts))]
+        output = PackedSequenceClassifierOutput(
+            logits=self.classifier(torch.stack(pooled) if pooled else x),
+            hidden_states=encoded.hidden_states,
+            cu_seqlens=encoded.cu_seqlens,
+        )
+        return keep_counts(output, counts)
 
     def _weighted_sum(self, states: tuple[Tensor, ...]) -> Tensor:
         """Sum the layers' states ``[..., C]`` by the softmax of the learnt weights (SUPERB)."""

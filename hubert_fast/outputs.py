@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch.utils import _pytree as pytree
@@ -110,13 +110,15 @@ class PackedModelOutput(ModelOutput):
 
         name: of a field; the first unless given. Of ``hidden_states`` each utterance has a tuple.
 
+        This waits for no device as long as ``cu_seqlens`` is the tensor that the model returned; any other is read back.
+
         Raises ``KeyError`` when this output has no such field, or one that is not of utterances.
         """
         name = self.fields[0] if name is None else name
         if name == "cu_seqlens":
             raise KeyError("cu_seqlens is where utterances begin, and nothing that each has a part of")
         value = self[name]
-        sizes = self.cu_seqlens.diff().tolist()
+        sizes = list(counts_of(self))
         if isinstance(value, tuple):
             return list(zip(*(part.split(sizes) for part in value)))
         return list(value.split(sizes))
@@ -154,3 +156,22 @@ class PackedSequenceClassifierOutput(PackedModelOutput):
     def unpack(self, name: str | None = None) -> list[Any]:
         """Return a list with what each utterance has: its logits ``[num_labels]``, or a tuple of its hidden states."""
         return list(self.logits) if name in (None, "logits") else super().unpack(name)
+
+
+Packed = TypeVar("Packed", bound=PackedModelOutput)
+
+
+def keep_counts(output: Packed, counts: Sequence[int]) -> Packed:
+    """Note on the host how many frames each utterance has, as ``cu_seqlens`` of ``output`` says; return ``output``.
+
+    The numbers go with that tensor, not with the output: they count for as long as the output has it.
+    """
+    vars(output)["_counted"] = (output["cu_seqlens"], tuple(counts))
+    return output
+
+
+def counts_of(output: PackedModelOutput) -> Sequence[int]:
+    """Return how many frames each utterance has, without waiting for the device where :func:`keep_counts` noted it."""
+    cu_seqlens = output.cu_seqlens
+    known, counts = vars(output).get("_counted", (None, ()))
+    return counts if known is not None and known is cu_seqlens else cu_seqlens.diff().tolist()
