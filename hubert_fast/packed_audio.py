@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .devices import is_out_of_memory
 from .grid import starts_on_grid
 from .ops.waveforms import INT16_SCALE, normalize_waveforms
 
@@ -42,7 +43,12 @@ class PackedAudio:
 
     @classmethod
     def from_waveforms(
-        cls, waveforms: Iterable[Any], *, normalize: bool = False, hop_samples: int = HOP_SAMPLES
+        cls,
+        waveforms: Iterable[Any],
+        *,
+        normalize: bool = False,
+        hop_samples: int = HOP_SAMPLES,
+        pin_memory: bool = False,
     ) -> PackedAudio:
         """Pack copies of waveforms ``[S_i]`` at 16 kHz, of any lengths, 0 included: NumPy arrays, tensors or lists of numbers.
 
@@ -52,8 +58,12 @@ class PackedAudio:
         normalize: zero mean and unit variance for each utterance, as preprocessors with ``do_normalize`` do. They do it later,
             on the device where the model runs.
         hop_samples: samples from one frame to the next; 320 unless the model's ``conv_stride`` says otherwise.
+        pin_memory: write the samples straight into page-locked memory, from which ``to(device, non_blocking=True)`` and
+            ``forward_packed`` copy to a GPU without waiting for it. PyTorch keeps such memory for later batches, in blocks of
+            powers of two, and fills none again before it is copied.
 
-        Raises ``ValueError`` naming the waveform that is not 1-D or neither floating point nor int16.
+        Raises ``ValueError`` naming the waveform that is not 1-D or neither floating point nor int16, ``RuntimeError`` for
+        ``pin_memory`` where PyTorch has no GPU to lock memory for, as PyTorch itself does.
         """
         if not isinstance(hop_samples, int) or hop_samples < 1:
             raise ValueError(f"hop_samples must be a positive whole number, but is {hop_samples!r}")
@@ -63,9 +73,13 @@ class PackedAudio:
         as_int16 = bool(checked) and all(dtype == torch.int16 for _, dtype in checked)
         lengths = tuple(len(waveform) for waveform, _ in checked)
         starts, total = starts_on_grid(lengths, hop_samples)
-        # NumPy asks the system for huge pages, whose first touch costs a fifth of that of torch.empty's
-        memory = np.empty(total * hop_samples, dtype=np.int16 if as_int16 else np.float32)
-        samples = torch.from_numpy(memory)
+        if pin_memory:
+            samples = _pinned(total * hop_samples, torch.int16 if as_int16 else torch.float32)
+            memory = samples.numpy()
+        else:
+            # NumPy asks the system for huge pages, whose first touch costs a fifth of that of torch.empty's
+            memory = np.empty(total * hop_samples, dtype=np.int16 if as_int16 else np.float32)
+            samples = torch.from_numpy(memory)
         for (waveform, dtype), first, end in zip(checked, starts, [*starts[1:], total]):
             begin, gap = first * hop_samples, first * hop_samples + len(waveform)
             memory[gap : end * hop_samples] = 0
@@ -96,7 +110,10 @@ class PackedAudio:
         return self if samples is self.samples else replace(self, samples=samples)
 
     def pin_memory(self) -> PackedAudio:
-        """Return this batch with its samples in page-locked memory, from which copies to a GPU can overlap with work."""
+        """Return this batch with its samples in page-locked memory, from which copies to a GPU can overlap with work.
+
+        This copies samples that lie elsewhere; :meth:`from_waveforms` with ``pin_memory=True`` writes them there at once.
+        """
         return replace(self, samples=self.samples.pin_memory())
 
     def waveforms(self) -> list[Tensor]:
@@ -115,6 +132,23 @@ class PackedAudio:
     def split(self, samples: Tensor) -> list[Tensor]:
         """Cut what is laid out as :attr:`samples` into utterances, ``[S_i]`` each: views."""
         return [samples[start : start + length] for start, length in zip(self.starts, self.lengths)]
+
+
+def _pinned(size: int, dtype: torch.dtype) -> Tensor:
+    """Return page-locked memory for ``size`` samples, not initialised.
+
+    PyTorch's caching host allocator hands a block out again when its tensor is gone and each ``copy_(non_blocking=True)`` from
+    or to it is done: the copy notes its stream with the block, and freeing the block records an event on that stream. So no
+    batch has to be kept until it is copied, and no ring of buffers is needed.
+    """
+    try:
+        return torch.empty(size, dtype=dtype, device="cpu", pin_memory=True)
+    except RuntimeError as error:
+        if is_out_of_memory(error) or torch.cuda.is_available():
+            raise
+        raise RuntimeError(
+            "pin_memory=True needs a GPU, but PyTorch finds none: pass pin_memory=torch.cuda.is_available()"
+        ) from error
 
 
 def _checked(waveform: Any, index: int) -> tuple[Tensor | np.ndarray, torch.dtype]:

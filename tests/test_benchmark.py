@@ -283,6 +283,25 @@ def test_flash_attention_names_its_reason():
         provider("hf-flash", Subject.random("tiny", CPU, torch.bfloat16))
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda:0"])
+def test_ours_writes_a_batch_where_the_device_copies_it_from(monkeypatch, device):
+    from hubert_fast import PackedAudio
+
+    subject, log = Subject.random("tiny", CPU, torch.float32), []
+    from_waveforms = PackedAudio.from_waveforms
+    monkeypatch.setattr(Subject, "device", torch.device(device))
+    monkeypatch.setattr(
+        PackedAudio,
+        "from_waveforms",
+        lambda waveforms, pin_memory, **options: log.append(pin_memory) or from_waveforms(waveforms, **options),
+    )
+    monkeypatch.setattr(PackedAudio, "to", lambda self, to, non_blocking=False: log.append((str(to), non_blocking)) or self)
+    made = Ours(subject)
+    assert len(made.text([np.zeros(800, np.float32)] * 2)) == 2
+    assert made.forward([np.zeros(800, np.float32)] * 2).run().shape == (4, 32)
+    assert log[:2] == log[3:5] == [device != "cpu", (device, True)]
+
+
 def test_without_transformers(monkeypatch, tmp_path):
     """Ours is timed against our definition; the others are rows with the reason."""
     from hubert_fast.benchmark import subject

@@ -273,6 +273,61 @@ class TestPackedAudio:
             found = PackedAudio.from_waveforms([np.ones(length, dtype) for length in (321, 0, 640, 1)]).samples
             assert found.tolist() == [1] * 321 + [0] * 319 + [1] * 641 + [0] * 319
 
+    @pytest.mark.parametrize("kind", ["int16", "float32", "int16 beside float32", "float64", "tensors", "gradient", "none"])
+    def test_page_locked_memory_is_written_at_once(self, kind, monkeypatch):
+        """Into the block that PyTorch gives, which still has what another batch left there, and no other."""
+        pcm = [np.arange(length, dtype=np.int16) - 300 for length in (321, 0, 640, 1)]
+        noise = [np.random.randn(length).astype(np.float32) for length in (320, 5, 0, 999)]
+        waveforms = {
+            "int16": pcm,
+            "float32": noise,
+            "int16 beside float32": [*pcm, *noise],
+            "float64": [np.random.randn(7), np.array([1e300, np.nan])],
+            "tensors": [torch.from_numpy(pcm[0]), torch.randn(5).bfloat16(), torch.randn(4)[::2], torch.randn(0), [0.5, 1.0]],
+            "gradient": [torch.randn(800, requires_grad=True), torch.randn(400)],
+            "none": [],
+        }[kind]
+        expected = PackedAudio.from_waveforms(waveforms, normalize=True)
+        blocks, empty = [], torch.empty
+
+        def locked(*size, pin_memory=False, **options):
+            assert pin_memory and options["device"] == "cpu"
+            blocks.append(empty(*size, **options).fill_(77 if options["dtype"] == torch.int16 else torch.nan))
+            return blocks[-1]
+
+        def copied(*arguments, **options):
+            raise AssertionError("a second copy of the batch")
+
+        monkeypatch.setattr(torch, "empty", locked)
+        monkeypatch.setattr(torch.Tensor, "pin_memory", copied)
+        found = PackedAudio.from_waveforms(iter(waveforms), normalize=True, pin_memory=True)
+        assert len(blocks) == 1 and found.samples.data_ptr() == blocks[0].data_ptr()
+        assert found.samples.untyped_storage().nbytes() == blocks[0].untyped_storage().nbytes() == expected.samples.nbytes
+        assert found.samples.dtype == expected.samples.dtype and found.samples.requires_grad == (kind == "gradient")
+        assert torch.equal(found.samples.nan_to_num(1.25), expected.samples.nan_to_num(1.25))
+        assert (found.lengths, found.normalize, found.hop_samples) == (expected.lengths, True, 320)
+        if kind == "gradient":
+            found.samples.sum().backward()
+            assert waveforms[0].grad.eq(1).all()
+
+    def test_where_no_memory_can_be_locked(self, monkeypatch):
+        """PyTorch's reason is kept; lack of memory stays what it is, since a smaller batch may do."""
+        if torch.cuda.is_available():
+            pytest.skip("memory can be locked here")
+        with pytest.raises(
+            RuntimeError, match=r"needs a GPU, but PyTorch finds none: .* pin_memory=torch.cuda.is_available\(\)"
+        ):
+            PackedAudio.from_waveforms([torch.zeros(400)], pin_memory=True)
+        with pytest.raises(ValueError, match="waveform 0 must be 1-D"):
+            PackedAudio.from_waveforms([torch.zeros(2, 400)], pin_memory=True)
+
+        def full(*size, **options):
+            raise RuntimeError("CUDA error: out of memory")
+
+        monkeypatch.setattr(torch, "empty", full)
+        with pytest.raises(RuntimeError, match=r"^CUDA error: out of memory$"):
+            PackedAudio.from_waveforms([np.zeros(400)], pin_memory=True)
+
     def test_copies_and_rounds(self):
         doubles, tensor = np.array([1 / 3, 1e300, -1e300, np.nan]), torch.randn(5)
         halves, swapped = np.array([0.1], np.float16), np.array([-300, 7], ">i2")

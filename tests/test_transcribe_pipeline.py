@@ -3,6 +3,7 @@
 import threading
 import time
 import tracemalloc
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from conftest import POST_LN
 
 from hubert_fast import HubertConfig, HubertForCTC, HubertProcessor, audio, demo
 from hubert_fast.audio import AudioError
+from hubert_fast.packed_audio import PackedAudio
 from hubert_fast.transcribe import Inputs, Options, Transcriber, Utterance
 from hubert_fast.transcribe import pipeline as pipeline_module
 from hubert_fast.transcribe.chunks import Cutter, stitch
@@ -482,3 +484,66 @@ def test_a_lane_waits_for_its_flights_before_it_waits_for_pieces(transcriber, al
     for lane in transcriber.lanes:
         monkeypatch.setattr(lane, "depth", 1)
     assert _texts(transcriber.transcribe_many([demo.RECORDINGS], batch_seconds=6)) == alone
+
+
+def test_on_cuda_a_batch_is_copied_once_from_where_it_was_written(transcriber, monkeypatch):
+    """A lane as on CUDA, of which there is only what it calls: streams that note what is done on them, and in which order."""
+    log, blocks, streams = [], [], ["work"]
+
+    class Stream:
+        def __init__(self, name):
+            self.name = name
+
+        def wait_stream(self, other):
+            log.append(f"{self.name} waits for {other.name}")
+
+    class Event:
+        def record(self, stream):
+            log.append(f"event on {stream.name}")
+
+        def synchronize(self):
+            log.append("event waited for")
+
+    @contextmanager
+    def on(stream):
+        streams.append(stream.name)
+        yield
+        streams.pop()
+
+    empty, to, model = torch.empty, PackedAudio.to, transcriber.model
+
+    def locked(*size, pin_memory=False, **options):
+        blocks.extend([empty(*size, **options)] if pin_memory else [])
+        return blocks[-1] if pin_memory else empty(*size, **options)
+
+    def moved(self, device, *, non_blocking=False):
+        log.append(f"{'started' if non_blocking else 'whole'} copy on {streams[-1]}")
+        return to(self, device)
+
+    def argmax_packed(audio):
+        log.append(f"model on {streams[-1]}")
+        assert audio.samples.data_ptr() == blocks[0].data_ptr(), "the model's memory is what the waveforms were written to"
+        return type(model).argmax_packed(model, audio)
+
+    waveforms = [np.random.randn(length).astype(np.float32) for length in (8000, 400, 5001)]
+    lane = Lane(model, True)
+    expected = lane.launch(waveforms).land()
+    lane._copies = Stream("copies")
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: Stream("work"))
+    monkeypatch.setattr(torch.cuda, "stream", on)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda self, stream: log.append(f"samples used on {stream.name}"))
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pytest.fail("a second copy of the batch"))
+    monkeypatch.setattr(torch, "empty", locked)
+    monkeypatch.setattr(PackedAudio, "to", moved)
+    monkeypatch.setattr(model, "argmax_packed", argmax_packed)
+    flight = lane.launch(waveforms)
+    assert log == [
+        "started copy on copies", "work waits for copies", "samples used on work", "model on work", "started copy on work",
+        "event on work",
+    ]  # fmt: skip
+    assert [block.dtype for block in blocks] == [torch.float32, torch.int32, torch.float32], "samples, ids, probabilities"
+    for found, other in zip(flight.land(), expected, strict=True):
+        assert np.array_equal(found[0], other[0]) and np.allclose(found[1], other[1], atol=1e-5)
+    assert log[-1] == "event waited for"

@@ -66,7 +66,9 @@ class Lane:
         counts = self.model.frame_counts(torch.tensor([len(waveform) for waveform in waveforms])).tolist()
         if self._copies is None:
             waveforms = [*waveforms, *self._filler([len(waveform) for waveform in waveforms], sum(counts))]
-        audio = PackedAudio.from_waveforms(waveforms, normalize=self.normalize, hop_samples=self._hop)
+        audio = PackedAudio.from_waveforms(
+            waveforms, normalize=self.normalize, hop_samples=self._hop, pin_memory=self._copies is not None
+        )
         if self._copies is None:
             out = self.model.argmax_packed(audio)
             self._batches += 1
@@ -76,7 +78,7 @@ class Lane:
         with torch.cuda.device(self.device):
             work = torch.cuda.current_stream()
             with torch.cuda.stream(self._copies):
-                audio = audio.pin_memory().to(self.device, non_blocking=True)
+                audio = audio.to(self.device, non_blocking=True)
             work.wait_stream(self._copies)
             audio.samples.record_stream(work)
             out = self.model.argmax_packed(audio)
