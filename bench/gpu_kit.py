@@ -27,7 +27,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from importlib import import_module, metadata
+from importlib import import_module
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
@@ -38,6 +38,7 @@ CACHE = Path("/tmp/hubert_fast_triton_cache")
 ARCH = 90
 MOST_BYTES = 40_000_000
 LEFT_OUT = (":(exclude)tests", ":(exclude)bench/results")  # of the tree
+KERNELS = "*/__grp___*.json"  # one of each kernel of ours in the cache
 LOADED = (".json", ".cubin")  # what triton reads of a compiled kernel; other files are stages of its compilation
 RUN = """#!/usr/bin/env bash
 # Run bench/gpu.py on a GPU machine: bash run.sh OUT [options of bench/gpu.py]. OUT gets rows.tar.gz and summary.txt.
@@ -57,6 +58,7 @@ def stand_in() -> None:
     import torch
 
     from hubert_fast import cuda_graphs, dispatch, ops, packed_kernels, paths
+    from hubert_fast.benchmark import providers
 
     def run_graph(self: Any, key: Any, places: Any, device: Any, prepare: Any, inputs: Any, rows: int) -> None:
         call, static = prepare()
@@ -73,6 +75,7 @@ def stand_in() -> None:
     torch.autocast = lambda *arguments, **options: contextlib.nullcontext()  # there is none without memory
     torch.is_autocast_enabled = lambda *arguments: False
     gpu_ops.counts_and_starts = counts_and_starts
+    providers.greedy_decode = lambda *arguments, **options: []
     for path in Path(ops.__file__).parent.glob("[a-z]*.py"):
         module = import_module(f"hubert_fast.ops.{path.stem}")
         for name, value in list(vars(module).items()):
@@ -115,11 +118,6 @@ def model_calls() -> Iterator[tuple[str, Callable[[], Any]]]:
     from hubert_fast.benchmark.work import Work
     from hubert_fast.paths import encode_padded
 
-    class Packed(providers.Ours):
-        def text(self, waveforms: list[np.ndarray]) -> list[str]:
-            self.subject.ours.argmax_packed(self._packed(waveforms).to(self.subject.device))
-            return [""] * len(waveforms)
-
     class Padded(providers.Provider):
         def forward(self, waveforms: list[np.ndarray]) -> providers.Forward:
             lengths = torch.tensor([len(waveform) for waveform in waveforms])
@@ -131,7 +129,8 @@ def model_calls() -> Iterator[tuple[str, Callable[[], Any]]]:
             self.forward(waveforms).run()
             return [""] * len(waveforms)
 
-    kinds = {"ours": Packed, "ours-graphs": Packed, "ours-no-graphs": Packed, "ours-padded": Padded, "accelerate": Padded}
+    ours = dict.fromkeys(("ours", "ours-graphs", "ours-no-graphs"), providers.Ours)
+    kinds = {**ours, "ours-padded": Padded, "accelerate": Padded}
     item, most = gpu_models.Item, round(16000 * measure.CHECKED_SECONDS)
     whole = [item(name, " ".join(gpu_whole.PROVIDERS), audio_seconds=30.0, rounds=0, dtype=dtype)
              for name, dtype in gpu_whole.models(False)]  # fmt: skip
@@ -147,8 +146,9 @@ def model_calls() -> Iterator[tuple[str, Callable[[], Any]]]:
                 plan = one.protocol, provider, work, one.batch_seconds, one.batch_utterances
                 yield what, lambda plan=plan: protocols.prepare(*plan)()
         for batch in () if one.rounds or one.model == "xlarge" or one.dtype != torch.bfloat16 else gpu_whole.GRAPH_SECONDS:
-            waveforms, ours = [np.zeros(round(16000 * seconds), np.float32) for seconds in batch], Packed(subject)
-            yield f"{one.model}, graph of {batch} s", lambda ours=ours, given=waveforms: ours.forward(given).run()
+            waveforms = [np.zeros(round(16000 * seconds), np.float32) for seconds in batch]
+            forward = partial(providers.Ours(subject).forward, waveforms)
+            yield f"{one.model}, graph of {batch} s", lambda forward=forward: forward().run()
 
 
 def launches_of(calls: Iterable[tuple[str, Callable[[], Any]]]) -> list[partial]:
@@ -188,7 +188,9 @@ def launches_of(calls: Iterable[tuple[str, Callable[[], Any]]]) -> list[partial]
 def compile_all(launches: list[partial], cache: Path, processes: int) -> list[str]:
     """Compile kernels in so many processes, and return their folders in the cache."""
     there, folders, begin = set(os.listdir(cache)), set(), time.monotonic()
-    with multiprocessing.get_context("fork").Pool(processes, _take, (launches,)) as pool:
+    global LAUNCHES
+    LAUNCHES = launches  # which forked processes have, as they cannot be sent
+    with multiprocessing.get_context("fork").Pool(processes) as pool:
         for number, (folder, name) in enumerate(pool.imap_unordered(_compiled, range(len(launches))), 1):
             if folder:
                 folders.add(folder)
@@ -198,12 +200,6 @@ def compile_all(launches: list[partial], cache: Path, processes: int) -> list[st
                 print(f"{number} of {len(launches)} launches, {time.monotonic() - begin:.0f} s", flush=True)
     print(f"{len(folders)} kernels: {len(folders - there)} compiled, {len(folders & there)} were in {cache}", flush=True)
     return sorted(folders)
-
-
-def _take(launches: list[partial]) -> None:
-    """Keep what this process compiles, which cannot be sent to it piece by piece."""
-    global LAUNCHES
-    LAUNCHES = launches
 
 
 def _compiled(index: int) -> tuple[str, str]:
@@ -228,28 +224,29 @@ def snapshot(folder: Path) -> str:
     return git("rev-parse", "--short", "HEAD").decode().strip()
 
 
-def prepare(folder: Path, processes: int) -> None:
+def prepare(folder: Path) -> None:
     """Make the kit. Raises ``SystemExit`` with the reason where that cannot be."""
     shutil.rmtree(folder, ignore_errors=True)
-    source, archive, listed = folder / "source", folder / "triton_cache.tar.gz", folder / "kit.json"
+    source, archive, about = folder / "source", folder / "triton_cache.tar.gz", folder / "kit.json"
     source.mkdir(parents=True)
     commit = snapshot(source)
-    subprocess.run([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], check=True, cwd=source)
-    shutil.rmtree(source / "build", ignore_errors=True)
+    built = subprocess.run(
+        [sys.executable, "setup.py", "build_ext", "--inplace"], cwd=source, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     if not list(source.glob("hubert_fast/_ctc.*.so")):
-        sys.exit("the C++ extension was not built: is there a C++ compiler?")
+        sys.exit(f"{built.stdout.decode()}\nthe C++ extension was not built: is there a C++ compiler?")
+    shutil.rmtree(source / "build", ignore_errors=True)
     CACHE.mkdir(exist_ok=True)
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("TRITON_", "HUBERT_FAST_"))}
-    clean |= {"TRITON_CACHE_DIR": str(CACHE), "PYTHONPATH": str(source), "PYTHONDONTWRITEBYTECODE": "1", "HF_HUB_OFFLINE": "1",
-              "HUBERT_FAST_BACKEND": "triton", "HUBERT_FAST_CUDA_GRAPHS": "1"}  # fmt: skip
-    command = [sys.executable, str(source / "bench/gpu_kit.py"), "--compile", str(listed), "--processes", str(processes)]
-    subprocess.run(command, check=True, env=clean)
-    folders = json.loads(listed.read_text())
+    clean |= {"PYTHONDONTWRITEBYTECODE": "1", "HUBERT_FAST_BACKEND": "triton", "HUBERT_FAST_CUDA_GRAPHS": "1"}
+    command = [sys.executable, str(source / "bench/gpu_kit.py"), "--compile", str(about)]
+    subprocess.run(command, check=True, env=clean | environment(source, CACHE))
+    folders = json.loads(about.read_text())
     with tarfile.open(archive, "w:gz") as file:
         for path in sorted(path for one in folders for path in (CACHE / one).iterdir() if path.suffix in LOADED):
             file.add(path, path.relative_to(CACHE))
     stamp = "unpacked-" + hashlib.sha256(archive.read_bytes()).hexdigest()[:16]
-    listed.write_text(json.dumps({"commit": commit, "triton": metadata.version("triton"), "stamp": stamp}))
+    about.write_text(json.dumps({"commit": commit, "triton": import_module("triton").__version__, "stamp": stamp}))
     (folder / "run.sh").write_text(RUN)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     if size > MOST_BYTES:
@@ -258,19 +255,25 @@ def prepare(folder: Path, processes: int) -> None:
           f"bash {os.path.relpath(folder)}/run.sh $OUT --seconds 315")  # fmt: skip
 
 
-def unpack(kit: Path, cache: Path) -> Path:
-    """Unpack the kernels of a kit, unless they are there; return a file as old as that. Raises ``SystemExit``."""
-    stamp, begin = cache / json.loads((kit / "kit.json").read_text())["stamp"], time.monotonic()
-    if not stamp.exists():
-        try:
-            cache.mkdir(exist_ok=True)
-            with tarfile.open(kit / "triton_cache.tar.gz") as file:
-                file.extractall(cache, filter="data")
-            stamp.touch()  # last, so that what was interrupted is done anew
-        except OSError as error:
-            sys.exit(f"the kernels can only be used in {cache}, but cannot be unpacked there: {error}")
-        print(f"unpacked the kernels in {time.monotonic() - begin:.1f} s", flush=True)
-    return stamp
+def environment(source: Path, cache: Path) -> dict[str, str]:
+    """Return what has a program take this package and this cache, whatever is installed, and no network."""
+    path = os.pathsep.join(filter(None, (str(source), os.environ.get("PYTHONPATH"))))
+    return {"PYTHONPATH": path, "TRITON_CACHE_DIR": str(cache), "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def unpack(kit: Path, cache: Path, stamp: str) -> None:
+    """Unpack the kernels of a kit, unless a file ``stamp`` says that they are there. Raises ``SystemExit``."""
+    if (cache / stamp).exists():
+        return
+    begin = time.monotonic()
+    try:
+        cache.mkdir(exist_ok=True)
+        with tarfile.open(kit / "triton_cache.tar.gz") as file:
+            file.extractall(cache, filter="data")
+        (cache / stamp).touch()  # last, so that what was interrupted is done anew
+    except OSError as error:
+        sys.exit(f"the kernels can only be used in {cache}, but cannot be unpacked there: {error}")
+    print(f"unpacked the kernels in {time.monotonic() - begin:.1f} s", flush=True)
 
 
 def run(kit: Path, cache: Path, out: Path, options: list[str]) -> int:
@@ -280,43 +283,34 @@ def run(kit: Path, cache: Path, out: Path, options: list[str]) -> int:
     """
     from gpu import pack
 
-    about, rows_archive = json.loads((kit / "kit.json").read_text()), out / "rows.tar.gz"
-    if rows_archive.exists():
+    about, archive = json.loads((kit / "kit.json").read_text()), out / "rows.tar.gz"
+    if archive.exists():
         sys.exit(f"{out} has a rows.tar.gz already: name another folder")
     if missing := [name for name in ("torch", "triton", "transformers", "numpy") if find_spec(name) is None]:
         sys.exit(f"gpu.py needs {' and '.join(missing)}, but {sys.executable} has no such package")
-    if (found := metadata.version("triton")) != about["triton"]:
+    if (found := import_module("triton").__version__) != about["triton"]:
         print(f"triton is {found}, not {about['triton']}: every kernel will be compiled anew", flush=True)
-    stamp = unpack(kit, cache)
+    unpack(kit, cache, about["stamp"])
     out.mkdir(parents=True, exist_ok=True)
-    environment = {
-        "TRITON_CACHE_DIR": str(cache),
-        "HF_HUB_OFFLINE": "1",
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONPATH": str(kit / "source"),
-    }
+    before = set(cache.glob(KERNELS))
     with tempfile.TemporaryDirectory() as place:
         rows = Path(place) / "rows"
-        command = [sys.executable, str(kit / "source/bench/gpu.py"), "--out", str(rows), "--archive", str(rows_archive)]
-        child = subprocess.Popen(
-            [*command, "--commit", about["commit"], *options], env=os.environ | environment, start_new_session=True
-        )
+        command = [sys.executable, str(kit / "source/bench/gpu.py"), "--out", str(rows), "--archive", str(archive)]
+        command += ["--commit", about["commit"], *options]
+        child = subprocess.Popen(command, env=os.environ | environment(kit / "source", cache), start_new_session=True)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: child.terminate())  # it then ends the processes of its stage
         code = child.wait()
         if rows.exists():
-            pack(rows, rows_archive)
+            pack(rows, archive)
         if (rows / "summary.txt").exists():
             shutil.copy(rows / "summary.txt", out)
-    new = [path for path in cache.glob("*/__grp___*.json") if path.stat().st_mtime > stamp.stat().st_mtime]
-    print(f"kernels that were not in the kit: {len(new)}")
+    print(f"kernels that were not in the kit: {len(set(cache.glob(KERNELS)) - before)}")
     return code
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=ROOT / "build/gpu-kit", help="folder to make (default: build/gpu-kit)")
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="compiling processes (default: one a core)")
     parser.add_argument("--compile", type=Path, metavar="FILE",
                         help="only compile kernels of this tree into TRITON_CACHE_DIR, and list their folders")  # fmt: skip
     parser.add_argument("--run", nargs=argparse.REMAINDER, metavar="OUT", help="run gpu.py of the kit: OUT [options of gpu.py]")
@@ -326,11 +320,11 @@ def main() -> None:
             sys.exit("usage: bash run.sh OUT [options of bench/gpu.py]; OUT gets rows.tar.gz and summary.txt")
         sys.exit(run(ROOT.parent, CACHE, Path(options.run[0]), options.run[1:]))
     if options.compile is None:
-        prepare(options.folder.resolve(), options.processes)
+        prepare(ROOT / "build/gpu-kit")
         return
     stand_in()
     launches = launches_of(chain(op_calls(), model_calls()))
-    folders = compile_all(launches, Path(os.environ["TRITON_CACHE_DIR"]), options.processes)
+    folders = compile_all(launches, Path(os.environ["TRITON_CACHE_DIR"]), os.cpu_count() or 1)
     options.compile.write_text(json.dumps(folders))
 
 
