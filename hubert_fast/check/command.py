@@ -18,6 +18,7 @@ from ..cli import EXIT_OK, EXIT_SOME_FAILED, CannotRunError
 from ..devices import DTYPES, resolve_device
 from ..dispatch import interpreting, why_not, why_too_old
 from . import verdicts
+from .models import MODELS  # of which each gives two rows
 from .process import FAIL, NOT_CHECKED, PASS, Row, checked, tasks
 
 LIMIT_SECONDS = 1800.0  # for compiling some hundred kernels
@@ -32,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
     chip, torch_version, triton, _ = verdicts.combination(device).values()
     print(f"{chip}, torch {torch_version}, triton {triton}, {', '.join(dtypes)}", flush=True)
     start, rows = time.monotonic(), []
-    count = sum(len(tasks(torch.device("meta"), DTYPES[dtype], options.short)) for dtype in dtypes)
+    count = sum(len(tasks(torch.device("meta"), DTYPES[dtype], options.short)) + len(MODELS) for dtype in dtypes)
     with tqdm(total=count, unit=" checks", file=sys.stderr, disable=not sys.stderr.isatty()) as bar:
         for row in _together(device, dtypes, options.short, processes):
             rows.append(row)
