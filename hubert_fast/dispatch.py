@@ -141,11 +141,13 @@ def use_triton(
     also: tuple[torch.dtype, ...] = (),
     unless: str | None = None,
     dtype: torch.dtype | None = None,
+    of_waveforms: bool = False,
 ) -> bool:
     """Decide for one call on ``tensors``. ``backend`` (``auto``, ``eager``, ``triton``) wins over the environment.
 
     also: dtypes that this kernel takes beside floating-point ones. unless: why this caller cannot use kernels, if it cannot.
     dtype: what the kernels compute in; that of 16 bits among the tensors unless given, or else float32.
+    of_waveforms: whether the kernel is the same whatever the model computes in.
 
     Raises ``ValueError`` for an unknown backend and ``RuntimeError`` when a forced one cannot run on these tensors.
     """
@@ -158,7 +160,9 @@ def use_triton(
     if choice == "triton":
         return True
     # interpreted kernels are for tests: auto does not choose them
-    return reason is None and not interpreting() and _is_proven(tensors[0].device.index, dtype or _dtype_of(tensors))
+    if reason is not None or interpreting():
+        return False
+    return _is_proven(tensors[0].device.index, None if of_waveforms else dtype or _dtype_of(tensors))
 
 
 def _dtype_of(tensors: tuple[torch.Tensor, ...]) -> torch.dtype:
@@ -169,8 +173,8 @@ def _dtype_of(tensors: tuple[torch.Tensor, ...]) -> torch.dtype:
 
 
 @_constant
-def _is_proven(device: int, dtype: torch.dtype) -> bool:
-    """Whether kernels have passed a check on a CUDA device, which runs now if it never did."""
+def _is_proven(device: int, dtype: torch.dtype | None) -> bool:
+    """Whether kernels have passed a check on a CUDA device, in any dtype or in this one, which runs now if it never did."""
     if not check_asked():
         return True
     from .check.verdicts import why_not_proven

@@ -101,10 +101,10 @@ def compute_dtype(model: nn.Module) -> torch.dtype:
     return weight.dtype
 
 
-def is_on_kernels(model: nn.Module, waveform: Tensor) -> bool:
+def is_on_kernels(model: nn.Module, samples: Tensor) -> bool:
     """Whether the packed graph of a ``HubertModel`` runs on kernels. ``ValueError`` and ``RuntimeError`` as in ``dispatch``."""
     dtype = compute_dtype(model)
-    return use_triton(waveform, unless=why_not_on_kernels(model, dtype), dtype=dtype)
+    return use_triton(samples, also=(torch.int16,), unless=why_not_on_kernels(model, dtype), dtype=dtype)
 
 
 def encode_packed(
@@ -114,17 +114,17 @@ def encode_packed(
 
     grid: that of the audio's lengths.
     """
+    on_kernels = is_on_kernels(model, audio.samples)
     waveform = audio.waveform()
     spans = SampleSpans(waveform, [start * audio.hop_samples for start in grid.starts], list(audio.lengths))
-    return _encode(model, waveform, grid, spans, output_hidden_states)
+    return _encode(model, on_kernels, waveform, grid, spans, output_hidden_states)
 
 
 def _encode(
-    model: nn.Module, waveform: Tensor, grid: Grid, spans: SampleSpans, output_hidden_states: bool
+    model: nn.Module, on_kernels: bool, waveform: Tensor, grid: Grid, spans: SampleSpans, output_hidden_states: bool
 ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
     """On kernels where they can run and are chosen, else in plain PyTorch."""
     dtype = compute_dtype(model)
-    on_kernels = is_on_kernels(model, waveform)
     logger.debug("packed, on kernels" if on_kernels else "packed, in plain PyTorch")
     if on_kernels:
         return encode_on_kernels(model, dtype, waveform, grid, spans, output_hidden_states)
@@ -149,7 +149,7 @@ def encode_padded(
         spans = SampleSpans(waveform, [start * model.config.inputs_to_logits_ratio for start in grid.starts], lengths)
     else:
         spans = SampleSpans(input_values.reshape(-1), [row * samples for row in range(batch)], [samples] * batch)
-    last, states = _encode(model, waveform, grid, spans, output_hidden_states)
+    last, states = _encode(model, is_on_kernels(model, waveform), waveform, grid, spans, output_hidden_states)
     places = _places(grid, last.device)
     padded = [_padded(x, grid, places) for x in (last, *(states or ())[:-1])]
     if states is None:

@@ -75,10 +75,12 @@ def launch(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, out
     (n_rows, n_in), n_out = x.shape, len(weight)
     blocks = tuning.linear_persistent(n_in, n_out, x.element_size(), tuning.capability_of(x.device))
     block_m, block_n, block_k = (blocks[name] for name in ("BLOCK_M", "BLOCK_N", "BLOCK_K"))
-    programs = min(tuning.multiprocessors_of(x.device), tuning.cdiv(n_rows, block_m) * (n_out // block_n))
+    # compiled in: the same for any number of rows, or each number of tiles would be a kernel of its own
+    programs = tuning.multiprocessors_of(x.device)
+    tiles = tuning.cdiv(n_rows, block_m) * (n_out // block_n)
     weight = weight.contiguous()
     with torch.cuda.device_of(x):
-        _linear_persistent_kernel[(programs,)](
+        _linear_persistent_kernel[(min(programs, tiles),)](
             TensorDescriptor(x, [n_rows, n_in], [x.stride(0), 1], [block_m, block_k]),
             TensorDescriptor(weight, [n_out, n_in], [n_in, 1], [block_n, block_k]),
             TensorDescriptor(out, [n_rows, n_out], [n_out, 1], [block_m, block_n // 2]),

@@ -93,11 +93,13 @@ def _tuned(op: str, key: tuple, capability: tuple[int, int]) -> Blocks | None:
 def layer_norm(columns: int, rows: int) -> Blocks:
     """Blocks for rows normalised in registers, 32 values a thread: 4,096 values a program, one row at least.
 
-    Few rows are spread over four times as many programs, so that a short utterance does not leave the chip idle.
+    Rows of more than 1,024 columns have 16 values a thread, since triton 3.7 spills with 32. Few rows are spread over four
+    times as many programs, so that a short utterance does not leave the chip idle.
     """
     block = next_power_of_2(columns)
     together = max(1, (4096 if rows >= 4096 else 1024) // block)
-    return {"BLOCK_M": together, "BLOCK": block, "num_warps": min(max(together * block // 1024, 1), 16)}
+    warps = together * block // (1024 if block <= 1024 else 512)
+    return {"BLOCK_M": together, "BLOCK": block, "num_warps": min(max(warps, 1), 16)}
 
 
 @lru_cache(maxsize=4096)
@@ -212,9 +214,12 @@ def attention(head_dim: int, itemsize: int, capability: tuple[int, int]) -> Bloc
         block_m, block_n, warps = 64, 64 if padded <= 64 else 32, 4
     elif itemsize == 4 and exact_attention(head_dim, capability):
         main, rest = (main, rest) if rest else (main // 2, main // 2)  # halves, or operands alone fill the registers
-        block_m, block_n, warps, reload = 32, 32, 4 if padded <= 80 else 8, True
+        reload, block_m, block_n, warps = True, *_exact_attention_blocks(padded, capability)
     elif itemsize == 4:
-        block_m, block_n, warps, reload = 64, 16, 4, True
+        block_m, block_n, reload = 64, 16, True
+        warps = 8 if rest and capability >= (10, 0) else 4  # triton 3.4 spills with 4
+    elif capability >= (12, 0) and head_dim == 128:
+        block_m, block_n, warps = 32, 32, 4  # 128 queries spill in triton 3.7
     else:
         # without wide tensor cores the compiler asks more registers, and some versions spill with 32 keys; on Blackwell some
         # spill with 64 keys where channels are masked
@@ -228,6 +233,15 @@ def attention(head_dim: int, itemsize: int, capability: tuple[int, int]) -> Bloc
         "D_MAIN": main, "D_REST": rest, "RELOAD": reload, "BLOCK_M": block_m, "BLOCK_N": block_n, "num_warps": warps,
         "num_stages": depth,
     }  # fmt: skip
+
+
+def _exact_attention_blocks(padded: int, capability: tuple[int, int]) -> tuple[int, int, int]:
+    """Return queries, keys and warps of attention in float32 proper: the largest that no triton since 3.4 spills with."""
+    if padded <= 64:
+        return 32, 16, 4
+    if padded <= 80:
+        return (16, 16, 4) if (10, 0) <= capability < (12, 0) else (32, 32, 8)
+    return (32, 16, 8) if padded <= 96 else (32, 32, 8)
 
 
 def exact_attention(head_dim: int, capability: tuple[int, int]) -> bool:

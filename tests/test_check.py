@@ -247,6 +247,7 @@ def test_auto_goes_by_the_verdict(fake_gpu, monkeypatch):
     assert dispatch.use_triton(OnCuda())
     assert not dispatch.use_triton(OnCuda(), dtype=torch.float32)  # a waveform's dtype is not what the model computes in
     assert asked == [(torch.device("cuda:1"), torch.bfloat16), (torch.device("cuda:1"), torch.float32)]
+    assert not dispatch.use_triton(OnCuda(), of_waveforms=True) and asked.pop() == (torch.device("cuda:1"), None)
     assert dispatch.use_triton(OnCuda(), dtype=torch.float32, backend="triton")  # forced: nothing is asked
     monkeypatch.setenv("HUBERT_FAST_CHECK", "0")
     assert dispatch.use_triton(OnCuda(), dtype=torch.float32)
@@ -312,7 +313,18 @@ def test_cases_cover_every_op_in_production_blocks():
         assert rows == sum(cases.PRODUCTION) >= 4096
         large = {case.op for case in few if case.shape.startswith(f"large [{rows}, ")}
         assert {"linear_gelu", "linear_add", "attention", "layer_norm", "add_layer_norm", "conv_positional"} <= large
-    assert len(few) < 25 < len(every)
+        assert any(case.shape.endswith("int16") for case in few)
+        assert any(case.op == "window_statistics" and case.dtype == torch.float32 for case in few)
+        assert len(few) < 30 < len(every)
+
+
+def test_waveforms_take_a_check_in_any_dtype(cache, monkeypatch):
+    """What normalises waveforms is the same for all models: no check of its own where one has passed."""
+    ran = answers(monkeypatch, {**ROW, "status": "pass"})
+    assert verdicts.why_not_proven(CPU, torch.float16) is None and ran == ["float16"]
+    assert verdicts.why_not_proven(CPU, None) is None and ran == ["float16"]
+    monkeypatch.setattr(verdicts, "_known", {})
+    assert verdicts.why_not_proven(CPU, None) is None and ran == ["float16", "bfloat16"]
 
 
 def test_warnings_are_given_once(cache, monkeypatch):

@@ -608,3 +608,22 @@ def test_groups_too_wide_for_the_kernel():
     assert ops.conv_positional(*operands).shape == (5, 160)
     with pytest.raises(RuntimeError, match="groups have 160 channels, but the kernel takes up to 128"):
         ops.conv_positional(*operands, backend="triton")
+
+
+def test_the_persistent_product_is_one_kernel_for_all_rows(monkeypatch):
+    """How many programs share the tiles is compiled in, and must not follow from the rows of a batch."""
+    from hubert_fast.kernels import linear_persistent
+
+    launches = []
+
+    class Recorder:
+        def __getitem__(self, grid):
+            return lambda *operands, **constants: launches.append((grid, constants))
+
+    monkeypatch.setattr(linear_persistent, "_linear_persistent_kernel", Recorder())
+    weight, bias = torch.empty(512, 64), torch.empty(512)
+    for rows in (4096, 4200, 8448, 60_000):
+        x = torch.empty(rows, 64)
+        linear_persistent.launch(x, weight, bias, torch.empty(rows, 512), True)
+    assert [grid for grid, _ in launches] == [(64,), (66,), (132,), (132,)]  # tiles of 128 x 256, at most one a multiprocessor
+    assert all(constants == launches[0][1] for _, constants in launches) and launches[0][1]["PROGRAMS"] == 132

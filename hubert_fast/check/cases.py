@@ -235,6 +235,7 @@ def ctc_argmax(size: Size, lengths: list[int], at: Where) -> OpCase:
 
 
 def normalize_waveforms(size: Size, lengths: list[int], at: Where, pcm: bool = False) -> OpCase:
+    """In the dtype of ``at``, or of 16-bit PCM."""
     starts, samples, total = sample_spans(lengths)
 
     def make() -> tuple:
@@ -300,6 +301,10 @@ def few_cases(at: Where, small: bool = False) -> Iterator[OpCase]:
 
     small: only what interpreted kernels can do in seconds.
     """
+    size, lengths, wide = ODD if small else SIZES["base"], SHORT if small else SOME, at._replace(dtype=torch.float32)
+    yield normalize_waveforms(size, lengths, wide, pcm=True)
+    if at != wide:  # waveforms are float32 whatever the model computes in
+        yield from (builder(size, lengths, wide) for builder in (normalize_waveforms, window_statistics))
     if small:
         yield from (builder(ODD, SHORT, at) for builder in BUILDERS)
         yield conv_first_by_utterance(ODD, SHORT, at)

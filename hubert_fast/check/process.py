@@ -104,7 +104,9 @@ def checked(
 
     part: which of how many. children: a list to put the child into, for who may have to kill it.
     """
-    given = dict(path=[str(entry) for entry in sys.path], device=str(device), dtype=dtype, few=few, shard=part[0], shards=part[1])
+    given = dict(
+        path=[str(entry) for entry in sys.path], device=str(device), dtype=dtype, few=few, shard=part[0], shards=part[1]
+    )
     place: Row = {}
     with tempfile.TemporaryFile("w+", errors="replace") as errors:
         try:

@@ -33,11 +33,16 @@ _known: dict[tuple[torch.device, torch.dtype], str | None] = {}
 _lock = threading.Lock()
 
 
-def why_not_proven(device: torch.device, dtype: torch.dtype) -> str | None:
+def why_not_proven(device: torch.device, dtype: torch.dtype | None) -> str | None:
     """Return why kernels may not be trusted on a device in a dtype, ``None`` when a check has passed; check if need be.
+
+    dtype: ``None`` for kernels of waveforms, which a check in any dtype holds to float64.
 
     Warns once, with ``RuntimeWarning``, where they may not.
     """
+    if dtype is None:
+        passed = (other for other in NAMES if _known.get((device, other), "not known") is None)
+        return why_not_proven(device, next(passed, torch.bfloat16))
     key = device, dtype
     if key not in _known:
         with _lock:  # lanes are threads

@@ -69,7 +69,7 @@ def normalize_waveforms(
     Source: transformers' ``Wav2Vec2FeatureExtractor``; Chan et al. 1979 for joining partial variances.
     """
     check_spans(samples, starts, lengths)
-    if use_triton(samples, backend=backend, also=(torch.int16,)):
+    if use_triton(samples, backend=backend, also=(torch.int16,), of_waveforms=True):
         return _normalize_waveforms_triton(samples, list(starts), list(lengths))
     return normalize_waveforms_eager(samples, starts, lengths)
 
@@ -178,6 +178,6 @@ def window_statistics(
     Raises ``ValueError`` when the operands do not fit, ``RuntimeError`` when a forced backend cannot run.
     """
     check_spans(samples, starts, lengths)
-    if use_triton(samples, backend=backend):
+    if use_triton(samples, backend=backend, of_waveforms=True):
         return _window_statistics_triton(samples, list(starts), list(lengths), kernel, stride)
     return window_statistics_eager(samples, starts, lengths, kernel, stride)
