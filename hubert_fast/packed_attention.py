@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .devices import upload
+
 
 def attention(q: Tensor, k: Tensor, v: Tensor, counts: tuple[int, ...], num_heads: int) -> Tensor:
     """Attend within utterances of ``counts`` frames: ``[N, C]`` three times to ``[N, C]``, scaled by ``D ** -0.5``.
@@ -37,7 +39,7 @@ def _attention_jagged(q: Tensor, k: Tensor, v: Tensor, counts: tuple[int, ...], 
     counts = tuple(count for count in counts if count)
     if not counts:
         return torch.empty_like(v)
-    offsets = torch.tensor([0, *counts], device=q.device).cumsum(0)
+    offsets = upload(torch.tensor([0, *counts]).cumsum(0), q.device)
     heads = (
         torch.nested.nested_tensor_from_jagged(
             x.unflatten(-1, (num_heads, -1)), offsets, min_seqlen=min(counts), max_seqlen=max(counts)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .devices import upload
 from .grid import Grid
 
 BLOCKS_AT_ONCE = 64  # bounds what long audio holds in memory
@@ -70,7 +71,7 @@ def convolve(x: Tensor, padding: Tensor, weight: Tensor, bias: Tensor, kernel: i
     hop = size - kernel + 1
     blocks = blocks_of(grid, kernel)
     x = torch.cat([x, torch.zeros_like(padding)[None], padding[None]])
-    rows, kept = blocks.rows.to(x.device), blocks.kept.to(x.device)
+    rows, kept = upload(blocks.rows, x.device), upload(blocks.kept, x.device)
     out = x.new_empty(len(kept), channels)
     for first in range(0, len(rows), BLOCKS_AT_ONCE):
         last = min(first + BLOCKS_AT_ONCE, len(rows))
