@@ -240,7 +240,7 @@ def _exact_attention_blocks(padded: int, capability: tuple[int, int]) -> tuple[i
     if padded <= 64:
         return 32, 16, 4
     if padded <= 80:
-        return (16, 16, 4) if (10, 0) <= capability < (12, 0) else (32, 32, 8)
+        return (16, 16, 4) if has_wide_tensor_cores(capability) else (32, 32, 8)
     return (32, 16, 8) if padded <= 96 else (32, 32, 8)
 
 
