@@ -109,7 +109,7 @@ def _together(device: torch.device, dtypes: list[str], few: bool, shards: int) -
 
 
 def _print_table(rows: list[Row], dtypes: list[str]) -> None:
-    """Print a line for each op: of each dtype the largest error as a share of what is allowed, or how many did not pass."""
+    """Print a line for each op: the largest relative error in each dtype, or how many checks did not pass."""
     print(f"{'':20s} {'checks':>6s}  " + "  ".join(f"{dtype:>14s}" for dtype in dtypes))
     for op in dict.fromkeys(row["op"] for row in rows):
         cells, count = [], 0
