@@ -32,7 +32,8 @@ def environment(run: Run, commit: str) -> None:
         "commit": commit or first_line_of("git", "-C", str(ROOT), "describe", "--always", "--dirty"),
         "hubert_fast": hubert_fast.__version__,
         "python": platform.python_version(),
-        **{package: version(package) for package in ("torch", "triton", "transformers", "numpy")},
+        "torch": torch.__version__,  # with its build, which the package's version leaves out
+        **{package: version(package) for package in ("triton", "transformers", "numpy")},
         "cuda": torch.version.cuda or "",
         "device": device_name(run),
         "processor": processor(),

@@ -237,11 +237,11 @@ def test_run_sh_and_make_refuse_other_pythons(gpu_kit, tmp_path):
 
 LAUNCHES = """
 import sys
-import checkout, gpu_kit, gpu_models, gpu_ops, gpu_profile, gpu_whole, torch
+import checkout, gpu_launches, gpu_models, gpu_ops, gpu_profile, gpu_whole, torch
 from pathlib import Path
 from hubert_fast import ops
 from hubert_fast.check.cases import SIZES, Size, Where
-gpu_kit.stand_in()
+gpu_launches.stand_in()
 
 def calls(device, *shapes):
     for build, size, lengths in shapes:
@@ -255,19 +255,19 @@ if sys.argv[2] == "all":
     odd = Size("odd", hidden=52, heads=4, inner=77, groups=4, kernel=5, conv=24, vocabulary=31)
     shapes = [(build, odd, [1, 0, 7, 12]) for build in gpu_ops.BUILDERS]
     meta, real = list(calls("meta", *shapes)), list(calls("cpu", *shapes))
-    print(names(gpu_kit.launches_of(meta)))
-    print(names(gpu_kit.launches_of([*real, *meta])))
+    print(names(gpu_launches.launches_of(meta)))
+    print(names(gpu_launches.launches_of([*real, *meta])))
     gpu_whole.models = lambda tiny: iter([("tiny-large", torch.bfloat16)])
     gpu_whole.GRAPH_SECONDS = ((3.01,),)
     gpu_models.HEADLINE, gpu_models.COMPILED = gpu_models.TINY_HEADLINE, gpu_models.TINY_COMPILED
-    models = [call for call in gpu_kit.model_calls() if call[0].startswith("tiny")]
+    models = [call for call in gpu_launches.model_calls() if call[0].startswith("tiny")]
     print([what for what, _ in models])
-    print(names(gpu_kit.launches_of(models)))
+    print(names(gpu_launches.launches_of(models)))
 
 shapes = [(gpu_ops.layer_norm, SIZES["base"], lengths) for lengths in ([300], [301], [4097])]
 wrong = "wrong", lambda: ops.layer_norm(*(torch.empty(size, device="meta") for size in (4, 5, 5)), backend="triton")
-found = gpu_kit.launches_of([*calls("meta", *shapes), wrong])
-gpu_kit.compile_all(found, Path(sys.argv[1]), 2)
+found = gpu_launches.launches_of([*calls("meta", *shapes), wrong])
+gpu_launches.compile_all(found, Path(sys.argv[1]), 2)
 """
 
 
