@@ -73,11 +73,17 @@ class HubertPreTrainedModel(PreTrainedMixin, nn.Module):
         """Exclude everything but the head from training."""
         self.base_model.requires_grad_(False)
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, every_n_layers: int = 1, offload: bool = False
+    ) -> None:
         """Keep only the inputs of convolutions and Transformer layers in training, and compute the rest again.
 
         gradient_checkpointing_kwargs: of ``torch.utils.checkpoint.checkpoint``; not reentrant unless they say so.
+
+        Raises ``ValueError`` for ``every_n_layers`` above 1 and ``offload``, which transformers' Trainer passes from 5.20 on.
         """
+        if every_n_layers != 1 or offload:
+            raise ValueError(f"every_n_layers must be 1 and offload False, but they are {every_n_layers} and {offload}")
         options = {"use_reentrant": False, **(gradient_checkpointing_kwargs or {})}
         for layer in self._checkpointed_layers():
             layer.checkpointing = options
@@ -90,13 +96,8 @@ class HubertPreTrainedModel(PreTrainedMixin, nn.Module):
     def activation_checkpointing_enable(
         self, activation_checkpointing_kwargs: dict[str, Any] | None = None, every_n_layers: int = 1, offload: bool = False
     ) -> None:
-        """Do :meth:`gradient_checkpointing_enable`, by the name transformers 5 has for it.
-
-        Raises ``ValueError`` for ``every_n_layers`` above 1 and ``offload``.
-        """
-        if every_n_layers != 1 or offload:
-            raise ValueError(f"every_n_layers must be 1 and offload False, but they are {every_n_layers} and {offload}")
-        self.gradient_checkpointing_enable(activation_checkpointing_kwargs)
+        """Do :meth:`gradient_checkpointing_enable`, by the name transformers 5.23 has for it."""
+        self.gradient_checkpointing_enable(activation_checkpointing_kwargs, every_n_layers, offload)
 
     def activation_checkpointing_disable(self) -> None:
         """Do :meth:`gradient_checkpointing_disable`, by the name transformers 5 has for it."""

@@ -117,8 +117,11 @@ def test_gradient_checkpointing_by_the_newer_name():
     assert model.is_gradient_checkpointing
     model.activation_checkpointing_disable()
     assert not model.is_gradient_checkpointing
-    with pytest.raises(ValueError, match="every_n_layers must be 1 and offload False, but they are 2 and False"):
-        model.activation_checkpointing_enable(every_n_layers=2)
+    for enable in (model.activation_checkpointing_enable, model.gradient_checkpointing_enable):
+        enable(None, every_n_layers=1, offload=False)  # as Trainer calls it, from transformers 5.20 on
+        assert model.is_gradient_checkpointing
+        with pytest.raises(ValueError, match="every_n_layers must be 1 and offload False, but they are 2 and False"):
+            enable(every_n_layers=2)
     assert HubertModel(small_config(gradient_checkpointing=True)).is_gradient_checkpointing  # as old configurations ask
 
 
