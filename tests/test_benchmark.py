@@ -279,8 +279,9 @@ def test_table_of_rows():
 
 
 def test_flash_attention_names_its_reason():
-    with pytest.raises(Unavailable, match="FlashAttention2"):
-        provider("hf-flash", Subject.random("tiny", CPU, torch.bfloat16))
+    for _ in range(2):  # transformers 5.20 to 5.22 raises once in a process
+        with pytest.raises(Unavailable, match="FlashAttention2"):
+            provider("hf-flash", Subject.random("tiny", CPU, torch.bfloat16))
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda:0"])

@@ -31,6 +31,10 @@ CONFIGS = {  # sizes of the published models; tiny ones are for tests
 }
 
 
+# Of an attention that transformers could not provide: asked again, transformers 5.20 says nothing, and fails when it runs.
+_missing: dict[str, str] = {}
+
+
 class Unavailable(Exception):
     """A provider cannot run here; the message says why."""
 
@@ -87,6 +91,8 @@ class Subject:
             raise Unavailable("transformers is not installed: pip install 'hubert_fast[transformers]'")
         import transformers
 
+        if attention in _missing:
+            raise Unavailable(_missing[attention])
         values = self.config.to_dict()
         config = transformers.HubertConfig(**{key: value for key, value in values.items() if key != "model_type"})
         config._attn_implementation = attention
@@ -94,7 +100,8 @@ class Subject:
             with torch.device("meta"):
                 model = transformers.HubertForCTC(config)
         except (ImportError, ValueError) as error:  # no flash_attn, or no GPU for it
-            raise Unavailable(str(error).strip().splitlines()[0].rpartition("error: ")[2]) from None
+            _missing[attention] = str(error).strip().splitlines()[0].rpartition("error: ")[2]
+            raise Unavailable(_missing[attention]) from None
         model.load_state_dict(ours.state_dict(), assign=True)
         if attention == "flash_attention_2" and self.dtype == torch.float32:
             raise Unavailable("flash attention needs float16 or bfloat16, but the dtype is float32")
