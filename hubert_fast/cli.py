@@ -180,6 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("hubert_fast.check").setLevel(logging.INFO)  # a check takes a while
     try:
         from . import commands  # on demand: --help and --version need no torch
 

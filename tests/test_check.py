@@ -95,6 +95,14 @@ def test_right_kernels_pass(cache, monkeypatch):
     assert verdicts.why_not_proven(CPU, torch.float16) is None and ran == []
 
 
+def test_the_command_line_says_what_takes_a_while(cache, monkeypatch, caplog):
+    answers(monkeypatch, {**ROW, "status": "pass"})
+    assert main(["info"]) == 0
+    for _ in range(2):
+        assert verdicts.why_not_proven(CPU, torch.float32) is None
+    assert caplog.messages == ["checking the kernels on cpu in float32: once for this chip, torch and triton, some seconds"]
+
+
 def test_other_kernels_are_checked_again(cache, monkeypatch):
     ran = answers(monkeypatch, {**ROW, "status": "pass"})
     assert verdicts.why_not_proven(CPU, torch.float32) is None

@@ -59,7 +59,7 @@ def _find_out(device: torch.device, dtype: str) -> str | None:
     with _alone(file):
         kept = _read(file)
         if kept is None:
-            logger.info("checking kernels on %s in %s, once for this chip, torch and triton", device, dtype)
+            logger.info("checking the kernels on %s in %s: once for this chip, torch and triton, some seconds", device, dtype)
             kept = verdict(checked(device, dtype, few=True, limit_seconds=LIMIT_SECONDS))
             _keep(file, device, dtype, kept)
     return None if kept == PASS else kept
