@@ -30,9 +30,17 @@ def cluster():
 
 
 def _actors() -> list[int]:
-    """Processes of actors at work."""
-    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
-    return [int(line.split()[0]) for line in listed.splitlines() if "ray::" in line and "MapWorker" in line]
+    """Processes of actors at work in the cluster that this process started, whatever others run on the machine."""
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(None, 2) for line in listed.splitlines()]
+    parents = {int(pid): int(parent) for pid, parent, _ in rows}
+
+    def is_ours(pid: int) -> bool:
+        while pid in parents and pid != os.getpid():
+            pid = parents[pid]
+        return pid == os.getpid()
+
+    return [int(pid) for pid, _, command in rows if "ray::" in command and "MapWorker" in command and is_ours(int(pid))]
 
 
 def test_an_actor_that_is_killed_loses_nothing_and_doubles_nothing(cluster, monkeypatch):
