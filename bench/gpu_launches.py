@@ -64,10 +64,7 @@ def op_calls() -> Iterator[tuple[str, Callable[[], Any]]]:
     run.device = torch.device("meta")
     for case in gpu_values.value_cases(run):
         yield f"{case.op} {case.shape} {case.dtype}", lambda case=case: case.public(*case.make())
-    size, lengths = gpu_repeat.SIZES["large"], run.utterance_frames(gpu_repeat.FRAMES)
-    where = [gpu_repeat.Where(dtype, run.device) for dtype in (torch.bfloat16, torch.float16)]
-    cases = [build(size, lengths, at) for at in where for build in gpu_repeat.BUILDERS]
-    for case in (*cases, *gpu_times.op_cases(run)):
+    for case in (*gpu_repeat.repeat_cases(run), *gpu_times.op_cases(run)):
         for name, provider in case.providers().items():
             if not name.startswith("library:"):
                 what = f"{case.op} {case.shape} {case.dtype}, {name}"

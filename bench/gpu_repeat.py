@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import gpu_ops
 import torch
-from gpu_cases import TINY
+from gpu_cases import TINY, Case
 from gpu_run import NAMES, Run, Table
 
 from hubert_fast.check.cases import REPEATED, SIZES, Where
@@ -14,19 +16,24 @@ FRAMES, CALLS = 15_000, 40
 BUILDERS = tuple(getattr(gpu_ops, op) for op in REPEATED)
 
 
+def repeat_cases(run: Run) -> Iterator[Case]:
+    """Yield each op in the dtypes that race, if any does."""
+    size, lengths = (TINY, [4, 5]) if run.tiny else (SIZES["large"], run.utterance_frames(FRAMES))
+    for dtype in (torch.float32,) if run.tiny else (torch.bfloat16, torch.float16):
+        for build in BUILDERS:
+            yield build(size, lengths, Where(dtype, run.device))
+
+
 def repeat(run: Run) -> None:
     """Write repeat.csv: of each op, how many of its calls gave other bits than the first."""
     table = Table(run.out / "repeat.csv", "op shape dtype calls differ status")
-    size, lengths = (TINY, [4, 5]) if run.tiny else (SIZES["large"], run.utterance_frames(FRAMES))
     calls = 2 if run.tiny else CALLS
-    for dtype in (torch.float32,) if run.tiny else (torch.bfloat16, torch.float16):
-        for build in BUILDERS:
-            case = build(size, lengths, Where(dtype, run.device))
-            row = {"op": case.op, "shape": case.shape, "dtype": NAMES[dtype]}
-            if not table.is_due(run, **row):
-                continue
-            with table.reasons(**row):
-                torch.manual_seed(0)
-                call = case.providers()["ours"].prepare(*case.make())
-                differ = differing(call, calls)
-                table.add(**row, calls=calls, differ=differ, status="differs" if differ else "ok")
+    for case in repeat_cases(run):
+        row = {"op": case.op, "shape": case.shape, "dtype": NAMES[case.dtype]}
+        if not table.is_due(run, **row):
+            continue
+        with table.reasons(**row):
+            torch.manual_seed(0)
+            call = case.providers()["ours"].prepare(*case.make())
+            differ = differing(call, calls)
+            table.add(**row, calls=calls, differ=differ, status="differs" if differ else "ok")

@@ -19,7 +19,7 @@ from ..devices import DTYPES, resolve_device
 from ..dispatch import interpreting, why_not, why_too_old
 from . import verdicts
 from .models import MODELS  # of which each gives two rows
-from .process import FAIL, NOT_CHECKED, PASS, Row, checked, tasks
+from .process import FAIL, NOT_CHECKED, PASS, Row, checked, not_run, tasks
 
 LIMIT_SECONDS = 1800.0  # for compiling some hundred kernels
 MOST_PROCESSES = 12  # on one GPU, half a gigabyte of its memory each
@@ -86,7 +86,7 @@ def _together(device: torch.device, dtypes: list[str], few: bool, shards: int) -
             for row in checked(device, dtype, few, LIMIT_SECONDS, (shard, shards), children):
                 rows.put(row)
         except Exception as error:
-            rows.put({"op": "start", "shape": "", "dtype": dtype, "status": f"{NOT_CHECKED}: {error}"})
+            rows.put(not_run(dtype, str(error)))
         finally:
             rows.put(None)
 

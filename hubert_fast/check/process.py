@@ -21,7 +21,7 @@ from ..benchmark.measure import is_device_lost
 from ..devices import DTYPES, is_out_of_memory
 from ..dispatch import interpreting
 from ..hub import first_line
-from .cases import Where, every_case, few_cases, repeated_cases
+from .cases import OpCase, Where, every_case, few_cases, repeated_cases
 from .models import MODELS, checked_model
 from .values import differing, held_to_float64
 
@@ -55,7 +55,7 @@ def tasks(device: torch.device, dtype: torch.dtype, few: bool) -> list[Task]:
     for case in repeated_cases(at, small):
         shape = f"{case.shape}, {calls + 1} times"
 
-        def again(case: Any = case) -> list[Row]:
+        def again(case: OpCase = case) -> list[Row]:
             torch.manual_seed(0)
             arguments = case.make()
             differ = differing(lambda: case.public(*arguments), calls)
@@ -115,7 +115,7 @@ def checked(
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True,
             )  # fmt: skip
         except (OSError, TypeError, ValueError) as error:  # an interpreter embedded in another program has no executable
-            yield _not_run(dtype, f"no process could be started: {first_line(error)}")
+            yield not_run(dtype, f"no process could be started: {first_line(error)}")
             return
         if children is not None:
             children.append(child)
@@ -135,15 +135,16 @@ def checked(
             child.wait()
             child.stdout.close()
         if child.returncode:
-            reason = _reason(child.returncode, late.is_set(), limit_seconds, bool(place), errors)
-            yield {**place, "status": reason} if place else _not_run(dtype, reason.partition(": ")[2])
+            status = _status(child.returncode, late.is_set(), limit_seconds, bool(place), errors)
+            yield {**not_run(dtype, ""), **place, "status": status}
 
 
-def _not_run(dtype: str, reason: str) -> Row:
+def not_run(dtype: str, reason: str) -> Row:
+    """Return the row of a check that did not begin."""
     return {"op": "start", "shape": "", "dtype": dtype, "status": f"{NOT_CHECKED}: {reason}"}
 
 
-def _reason(code: int, late: bool, limit_seconds: float, begun: bool, errors: IO[str]) -> str:
+def _status(code: int, late: bool, limit_seconds: float, begun: bool, errors: IO[str]) -> str:
     """Return the status for a child that did not end well: a failure only where a kernel may have been the cause."""
     kind = FAIL if begun else NOT_CHECKED
     if late:

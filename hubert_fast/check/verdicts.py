@@ -16,6 +16,7 @@ import re
 import threading
 import warnings
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +49,9 @@ def why_not_proven(device: torch.device, dtype: torch.dtype | None) -> str | Non
         with _lock:  # lanes are threads
             if key not in _known:
                 reason = _find_out(device, NAMES[dtype])
+                _known[key] = reason  # before the warning, which a filter may raise
                 if reason is not None:
                     warnings.warn(_warning(device, reason), RuntimeWarning, stacklevel=2)
-                _known[key] = reason
     return _known[key]
 
 
@@ -122,6 +123,7 @@ def combination(device: torch.device) -> dict[str, Any]:
     return {"chip": chip, "torch": torch.__version__, "triton": triton_version(), "kernels": _sources()}
 
 
+@cache
 def _sources() -> str:
     """Return a hash of the sources of all kernels."""
     from ..kernels import tuning
