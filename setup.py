@@ -46,6 +46,7 @@ setup(
     python_requires=">=3.10",
     packages=[
         "hubert_fast",
+        "hubert_fast.audio",
         "hubert_fast.benchmark",
         "hubert_fast.check",
         "hubert_fast.demo",
@@ -65,6 +66,7 @@ setup(
         "huggingface_hub>=0.16.4",
         "soundfile>=0.12",
         "soxr>=0.4",
+        "av>=14",
         "tqdm>=4.60",
         "fsspec>=2023.1",
     ],

@@ -14,10 +14,9 @@ import numpy as np
 import soundfile
 import soxr
 
-from .hub import first_line
-
-# What libsndfile reads and people keep speech in; folders are searched for these.
-AUDIO_SUFFIXES = frozenset({".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".w64", ".wav"})
+from ..hub import first_line
+from .names import AUDIO_SUFFIXES as AUDIO_SUFFIXES
+from .names import is_url as is_url
 
 BLOCK_SAMPLES = 1 << 19  # of all channels together: 2 MB of float32
 MISSING_SECONDS = 0.1  # so much may lack of what a header says: encoders pad, and some writers count wrong by a little
@@ -30,11 +29,6 @@ DATA_SIZE = re.compile(r"^\s*(?:data|SSND|Data Size)\s*: (\d+) \(should be (\d+)
 
 class AudioError(ValueError):
     """A file gives no usable audio; the message says which and why."""
-
-
-def is_url(path: str | Path) -> bool:
-    """Whether fsspec is to open it: ``s3://bucket/a.wav``, ``https://...``, ``zip://a.wav::archive.zip``."""
-    return "://" in str(path)
 
 
 def load(path: str | Path, sample_rate_hz: int = 16000) -> np.ndarray:
