@@ -2,41 +2,29 @@
 
 from __future__ import annotations
 
-from functools import cache
 from importlib.util import find_spec
-from typing import Any
 
+from . import normalizers
 from .journal import Errors
 
 
 def can_score() -> bool:
-    """Whether jiwer is there."""
+    """Return whether jiwer is installed."""
     return find_spec("jiwer") is not None
 
 
-@cache
-def _normalizer() -> Any:
+def score(reference: str, text: str, normalizer: str = normalizers.DEFAULT) -> Errors:
+    """Count the edits from reference to text after both were normalised: see :mod:`.normalizers`.
+
+    Raises ``ValueError`` for a normaliser that does not exist or cannot run.
+    """
     import jiwer
 
-    # models write letters of one case, and neither punctuation nor marks
-    return jiwer.Compose(
-        [
-            jiwer.ToLowerCase(),
-            jiwer.SubstituteRegexes({r"[^\w\s']|_": " "}),
-            jiwer.RemoveMultipleSpaces(),
-            jiwer.Strip(),
-        ]
-    )
-
-
-def score(reference: str, text: str) -> Errors:
-    """Count the edits from reference to text, without regard to case and punctuation (apostrophes count)."""
-    import jiwer
-
-    expected, found = _normalizer()(reference), _normalizer()(text)
+    normalize = normalizers.normalizer(normalizer)
+    expected, heard = normalize(reference), normalize(text)
     if not expected:  # nothing to compare with: all that was heard is too much
-        return Errors(0, len(found.split()), 0, len(found))
-    words, characters = jiwer.process_words(expected, found), jiwer.process_characters(expected, found)
+        return Errors(0, len(heard.split()), 0, len(heard))
+    words, characters = jiwer.process_words(expected, heard), jiwer.process_characters(expected, heard)
     return Errors(
         len(expected.split()),
         words.substitutions + words.deletions + words.insertions,
