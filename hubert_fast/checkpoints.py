@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,41 +13,58 @@ from torch import Tensor, nn
 
 from .config import HubertConfig, as_hubert_config, field_names, refuse_unknown
 from .devices import resolve_device_map
-from .hub import CONFIG_NAME, CheckpointError, FileAbsentError, first_line, read_json, resolve_file
+from .folders import SAFE_WEIGHTS, WEIGHT_FILES, what_is_there
+from .hub import CONFIG_NAME, CheckpointError, FileAbsentError, listed, read_json, resolve_file
+from .weight_files import read_weights, weight_names
+from .weight_names import current_spelling, fit_prefix, without_wrappers
 
 logger = logging.getLogger(__name__)
 
-SAFE_WEIGHTS = "model.safetensors"
-PICKLED_WEIGHTS = "pytorch_model.bin"
-# In the order in which they are looked for; an index lists the shards that the weights are spread over.
-WEIGHT_FILES = (SAFE_WEIGHTS, SAFE_WEIGHTS + ".index.json", PICKLED_WEIGHTS, PICKLED_WEIGHTS + ".index.json")
-# Weight norm as PyTorch spelled it before 2.0 -> as it does now.
-WEIGHT_NORM_KEYS = {
-    ".weight_g": ".parametrizations.weight.original0",
-    ".weight_v": ".parametrizations.weight.original1",
-}
 # Options of transformers that choose how a model is read or computed, not what it answers.
 WITHOUT_EFFECT = {"attn_implementation", "low_cpu_mem_usage", "trust_remote_code", "use_safetensors"}
 
 
 def read_state_dict(name_or_path: str | Path, **hub_options: Any) -> dict[str, Tensor]:
-    """Read all weights of a checkpoint, with today's weight-norm spelling. Pickles are read with ``weights_only=True``.
+    """Read all weights of a checkpoint, with today's weight-norm spelling. Pickles never import or call what they name.
 
     Raises :class:`CheckpointError` when there are none or they cannot be read.
     """
-    first = _first_weight_file(name_or_path, hub_options)
-    if first.name.endswith(".index.json"):
-        weight_map = read_json(first).get("weight_map")
-        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-            raise CheckpointError(f"{first} must have a weight_map from weights to files")
-        shards = sorted(set(weight_map.values()))
-        files = [resolve_file(name_or_path, shard, **hub_options) for shard in shards]
-    else:
-        files = [first]
     state: dict[str, Tensor] = {}
-    for file in files:
-        state.update(_read_weight_file(file))
+    for file in _weight_files(name_or_path, hub_options):
+        state.update(read_weights(file))
     return {current_spelling(key): tensor for key, tensor in state.items()}
+
+
+def has_ctc_head(name_or_path: str | Path, **hub_options: Any) -> bool:
+    """Whether a checkpoint has the weights of ``HubertForCTC``'s output layer. Of safetensors only the headers are read."""
+    files = _weight_files(name_or_path, hub_options)
+    return any(re.search(r"(?:^|\.)lm_head\.weight$", name) for file in files for name in weight_names(file))
+
+
+def _weight_files(name_or_path: str | Path, hub_options: dict[str, Any]) -> list[Path]:
+    """Return the files that the weights are spread over, which an index lists where there are several."""
+    first = _first_weight_file(name_or_path, hub_options)
+    if not first.name.endswith(".index.json"):
+        return [first]
+    weight_map = read_json(first).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map or not all(map(_is_file_name, weight_map.values())):
+        raise CheckpointError(f"{first} must have a weight_map from weights to files")
+    shards, files, absent = sorted(set(weight_map.values())), [], []
+    for shard in shards:
+        try:
+            files.append(resolve_file(name_or_path, shard, **hub_options))
+        except FileAbsentError:
+            absent.append(shard)
+    if absent:
+        raise CheckpointError(
+            f"{name_or_path} lacks {len(absent)} of the {len(shards)} files of weights that {first.name} lists: "
+            f"{listed(absent, 3)}: fetch them too"
+        )
+    return files
+
+
+def _is_file_name(name: Any) -> bool:
+    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & {"/", "\\", "\0"}
 
 
 def _first_weight_file(name_or_path: str | Path, hub_options: dict[str, Any]) -> Path:
@@ -56,29 +73,7 @@ def _first_weight_file(name_or_path: str | Path, hub_options: dict[str, Any]) ->
             return resolve_file(name_or_path, name, **hub_options)
         except FileAbsentError:
             continue
-    raise CheckpointError(f"{name_or_path} has no weights: none of {', '.join(WEIGHT_FILES)}")
-
-
-def _read_weight_file(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.name.endswith(".safetensors"):
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # each format has errors of its own, all meaning that the file is not usable
-        raise CheckpointError(f"{path} cannot be read: {first_line(error)}") from None
-    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise CheckpointError(f"{path} must hold a dictionary of tensors, and holds something else")
-    return state
-
-
-def current_spelling(key: str) -> str:
-    """Return a weight's key with weight norm spelled as PyTorch does now."""
-    for old, new in WEIGHT_NORM_KEYS.items():
-        if key.endswith(old):
-            return key.removesuffix(old) + new
-    return key
+    raise CheckpointError(f"{name_or_path} has no weights: none of {', '.join(WEIGHT_FILES)}{what_is_there(name_or_path)}")
 
 
 @dataclass
@@ -88,17 +83,6 @@ class LoadingInfo:
     missing_keys: list[str] = field(default_factory=list)
     unexpected_keys: list[str] = field(default_factory=list)
     mismatched_keys: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
-
-
-def fit_prefix(state: dict[str, Tensor], expected: Iterable[str], prefix: str) -> dict[str, Tensor]:
-    """Add or remove ``prefix`` so that a bare encoder's weights fit a model with a head, and the other way round."""
-    model_has = any(key.startswith(prefix) for key in expected)
-    state_has = any(key.startswith(prefix) for key in state)
-    if model_has and not state_has:
-        return {prefix + key: tensor for key, tensor in state.items()}
-    if state_has and not model_has:
-        return {key.removeprefix(prefix): tensor for key, tensor in state.items()}
-    return state
 
 
 def _as_dtype(dtype: str | torch.dtype | None, state: dict[str, Tensor]) -> torch.dtype:
@@ -121,8 +105,14 @@ def load(
     ignore_mismatched_sizes: bool,
     hub_options: dict[str, Any],
 ) -> tuple[nn.Module, LoadingInfo]:
-    """Do what ``from_pretrained`` does, on the CPU and without its warnings: the caller judges the :class:`LoadingInfo`."""
+    """Do what ``from_pretrained`` does, on the CPU, and leave it to the caller to judge the :class:`LoadingInfo`.
+
+    A warning says which prefix of a wrapper around the model was left out of the weights' names.
+    """
     state = read_state_dict(name_or_path, **hub_options)
+    state, prefix = without_wrappers(state, cls.base_model_prefix + ".")
+    if prefix is not None:
+        logger.warning("%s: %r, which a wrapper put into the names of the weights, is left out of them", name_or_path, prefix)
     with torch.device("meta"):
         model = cls(config)
     state, info = _match(state, model)
@@ -209,16 +199,21 @@ class PreTrainedMixin:
         if folder.is_file():
             raise NotADirectoryError(f"save_pretrained needs a folder, but {folder} is a file")
         folder.mkdir(parents=True, exist_ok=True)
-        values = self.config.to_dict() | {
-            "architectures": [type(self).__name__],
-            "torch_dtype": str(next(self.parameters()).dtype).removeprefix("torch."),
-        }
-        values.pop("dtype", None)  # transformers 5's name for torch_dtype, which would win over it
-        HubertConfig.from_dict(values).save_pretrained(folder)
-        _write_weights(self.state_dict(), folder, max_shard_size)
-        readable_as_others = (folder / CONFIG_NAME).stat().st_mode
-        for file in folder.glob("*.safetensors"):
-            file.chmod(readable_as_others)  # safetensors makes files that only their owner reads
+        write_checkpoint(self, self.state_dict(), folder, max_shard_size)
+
+
+def write_checkpoint(model: nn.Module, state: dict[str, Tensor], folder: Path, max_shard_size: str | int = "5GB") -> None:
+    """Write ``config.json`` of a model, and ``state``: its own weights, and more where a caller has some to keep."""
+    values = model.config.to_dict() | {
+        "architectures": [type(model).__name__],
+        "torch_dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+    }
+    values.pop("dtype", None)  # transformers 5's name for torch_dtype, which would win over it
+    HubertConfig.from_dict(values).save_pretrained(folder)
+    _write_weights(state, folder, max_shard_size)
+    readable_as_others = (folder / CONFIG_NAME).stat().st_mode
+    for file in folder.glob("*.safetensors"):
+        file.chmod(readable_as_others)  # safetensors makes files that only their owner reads
 
 
 def _write_weights(state: dict[str, Tensor], folder: Path, max_shard_size: str | int) -> None:
@@ -263,15 +258,15 @@ def _warn(name_or_path: str | Path, model: str, info: LoadingInfo) -> None:
             "%s lacks weights of %s, which are newly initialized and need training: %s",
             name_or_path,
             model,
-            ", ".join(info.missing_keys),
+            listed(info.missing_keys),
         )
     if info.mismatched_keys:
-        shapes = (f"{key} ({list(found)} there, {list(expected)} here)" for key, found, expected in info.mismatched_keys)
+        shapes = [f"{key} ({list(found)} there, {list(expected)} here)" for key, found, expected in info.mismatched_keys]
         logger.warning(
             "%s has weights of other shapes than %s, which are newly initialized and need training: %s",
             name_or_path,
             model,
-            ", ".join(shapes),
+            listed(shapes),
         )
     if info.unexpected_keys:
-        logger.warning("%s has weights that %s does not use: %s", name_or_path, model, ", ".join(info.unexpected_keys))
+        logger.warning("%s has weights that %s does not use: %s", name_or_path, model, listed(info.unexpected_keys))

@@ -52,6 +52,11 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument(
         "--dict", dest="dictionary", metavar="dict.ltr.txt", help="a fine-tuned model's symbols, when the checkpoint lacks them"
     )
+    convert.add_argument(
+        "--keep-final-proj",
+        action="store_true",
+        help="also keep the pre-training's head: final_proj and, where they are there, label_embs_concat and target_glu",
+    )
     convert.set_defaults(command="convert")
 
     check = commands.add_parser(

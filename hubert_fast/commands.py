@@ -15,7 +15,7 @@ import torch
 from . import __version__, ctc, demo, dispatch
 from .cli import EXIT_OK, CannotRunError
 from .devices import DTYPES
-from .hub import CheckpointError
+from .hub import CheckpointError, listed
 from .modeling import HubertForCTC
 from .transcribe.command import load_transcriber, run_command
 from .transcribe.progress import say
@@ -64,7 +64,7 @@ def convert(options: argparse.Namespace) -> int:
     if folder.is_dir() and any(folder.iterdir()):
         raise CannotRunError(f"{folder} is not empty: name a folder that is, or a new one")
     try:
-        converted = read(options.checkpoint, options.dictionary)
+        converted = read(options.checkpoint, options.dictionary, options.keep_final_proj)
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as unfinished:
             converted.save_pretrained(unfinished)
@@ -75,7 +75,10 @@ def convert(options: argparse.Namespace) -> int:
     except OSError as error:
         raise CannotRunError(f"{folder} cannot be written: {error.strerror or error}") from None
     if converted.left_out:
-        say(f"left out, being of use in training only: {', '.join(converted.left_out)}")
+        say(f"left out, being of use in training only: {listed(converted.left_out, 8)}")
+    if converted.kept:
+        shapes = [f"{name} {list(tensor.shape)}" for name, tensor in converted.kept.items()]
+        say(f"kept beside the model's weights, which HubertModel does not use: {listed(shapes, 8)}")
     model = converted.model
     if isinstance(model, HubertForCTC) and converted.tokenizer is None:
         say("the checkpoint holds no symbols: `transcribe` needs them, so give --dict dict.ltr.txt")

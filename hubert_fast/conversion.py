@@ -9,20 +9,20 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .checkpoints import current_spelling
 from .config import HubertConfig
-from .hub import CheckpointError
+from .converted import Converted
+from .hub import CheckpointError, listed
 from .inert_pickle import entries, load_inert, plain
 from .modeling import HubertForCTC, HubertModel
 from .processing import FeatureExtractor
 from .tokenizer import CTCTokenizer
+from .weight_names import ANCHOR, current_spelling
 
 CTC_PREFIX = "w2v_encoder."
 # fairseq's names -> transformers', first match wins. The positional convolution is [batch norm,] convolution, ...
@@ -49,27 +49,12 @@ PUBLISHED_HEADS = {768: 12, 1024: 16, 1280: 16}  # by width: base, large, xlarge
 PUBLISHED_CONVOLUTIONS = "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2"
 
 
-@dataclass
-class Converted:
-    """A model with what its input and output need, and the names of the weights that have no place in it."""
-
-    model: HubertModel | HubertForCTC
-    feature_extractor: FeatureExtractor
-    tokenizer: CTCTokenizer | None
-    left_out: list[str]
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write a folder that ``from_pretrained`` of this package and of transformers read."""
-        self.model.save_pretrained(folder)
-        self.feature_extractor.save_pretrained(folder)
-        if self.tokenizer is not None:
-            self.tokenizer.save_pretrained(folder)
-
-
-def convert(checkpoint: str | Path, dictionary: str | Path | None = None) -> Converted:
+def convert(checkpoint: str | Path, dictionary: str | Path | None = None, keep_final_proj: bool = False) -> Converted:
     """Read a fairseq HuBERT (pre-trained or CTC-fine-tuned) or an s3prl DistilHuBERT checkpoint.
 
     dictionary: fairseq's ``dict.ltr.txt`` of a fine-tuned model; needed only when the checkpoint does not hold it.
+    keep_final_proj: keep the pre-training's head (``final_proj``, ``label_embs_concat``, ``target_glu``) beside the model's
+        weights; a model that is loaded from there does not use it.
 
     No class or function that the file names is imported or called. Raises :class:`CheckpointError` when the file is no
     such checkpoint, and when a weight is missing, unknown or of a shape that the others do not lead to.
@@ -78,17 +63,22 @@ def convert(checkpoint: str | Path, dictionary: str | Path | None = None) -> Con
     content = content if isinstance(content, dict) else {}
     try:
         if "Distiller" in content:
-            return _from_s3prl(content, dictionary)
-        if "model" in content or "model_weight" in content:
-            return _from_fairseq(content, dictionary)
-        found = ", ".join(map(str, content)) or "no dictionary"
-        raise CheckpointError(f"expected a fairseq ('model') or s3prl ('Distiller') checkpoint, but it holds {found}")
+            converted, weights = _from_s3prl(content, dictionary), {}
+        elif "model" in content or "model_weight" in content:
+            converted, weights = _from_fairseq(content, dictionary), _weights(content, _key_of(content))
+        else:
+            raise CheckpointError(
+                f"expected a fairseq ('model') or s3prl ('Distiller') checkpoint, but it holds {_held(content)}"
+            )
+        if keep_final_proj:
+            converted.keep_final_proj({key.removeprefix(CTC_PREFIX + "w2v_model."): tensor for key, tensor in weights.items()})
+        return converted
     except (CheckpointError, ValueError) as error:
         raise CheckpointError(f"{checkpoint}: {error}") from None
 
 
 def _from_fairseq(content: dict[str, Any], dictionary: str | Path | None) -> Converted:
-    weights = _weights(content, "model" if "model" in content else "model_weight")
+    weights = _weights(content, _key_of(content))
     tuned = any(key.startswith(CTC_PREFIX) for key in weights)
     cfg = entries(content.get("cfg")) or entries(content.get("args"))  # nested by part, or flat in older files
     outer = entries(cfg.get("model")) or cfg or entries(content.get("model_cfg"))
@@ -130,6 +120,21 @@ def _from_s3prl(content: dict[str, Any], dictionary: str | Path | None) -> Conve
     values |= _training_options({**cfg, "dropout_input": 0.0, "final_dropout": 0.0}, tuned=False)
     model, left_out = _filled(HubertModel, HubertConfig(**values), state)
     return Converted(model, FeatureExtractor(do_normalize=False, return_attention_mask=True), None, left_out)
+
+
+def _key_of(content: dict[str, Any]) -> str:
+    return "model" if "model" in content else "model_weight"
+
+
+def _held(content: dict[str, Any]) -> str:
+    """Return what a dictionary holds that is no checkpoint of fairseq or s3prl, and what to do where that is known."""
+    names = [str(key) for key in content]
+    if any(name.endswith(ANCHOR) for name in names):
+        return (
+            "weights by Hugging Face's names, which need no conversion: name the file pytorch_model.bin, in a folder with its "
+            "config.json"
+        )
+    return listed(names) or "no dictionary"
 
 
 def _weights(content: dict[str, Any], key: str) -> dict[str, Tensor]:
@@ -310,5 +315,4 @@ def _renamed(key: str, rules: Iterable[tuple[str, str]]) -> str:
 
 def _refuse(what: str, names: list[str]) -> None:
     if names:
-        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-        raise CheckpointError(f"this is no HuBERT: the model {what} {', '.join(names[:5])}{more}")
+        raise CheckpointError(f"this is no HuBERT: the model {what} {listed(names)}")

@@ -56,9 +56,17 @@ SIGNATURES = (  # kind, bytes, where they stand, description, advice
     ("arrow", b"ARROW1", 0, "an Arrow file", "write its rows as JSON lines, and its audio as files"),
     ("hdf5", b"\x89HDF\r\n\x1a\n", 0, "an HDF5 file", "look for the file that was meant"),
     ("sqlite", b"SQLite format 3\0", 0, "an SQLite database", "look for the file that was meant"),
+    ("gguf", b"GGUF", 0, "a GGUF file", "look for the file that was meant"),
+    ("tflite", b"TFL3", 4, "a TensorFlow Lite model", "look for the file that was meant"),
+    ("pickle", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19", 0, "a PyTorch file", "look for the file that was meant"),
+    ("pickle", b"\x80\x02}q", 0, "a Python pickle", "look for the file that was meant"),
+    ("pickle", b"\x80\x03}q", 0, "a Python pickle", "look for the file that was meant"),
+    ("pickle", b"\x80\x04\x95", 0, "a Python pickle", "look for the file that was meant"),
+    ("pickle", b"\x80\x05\x95", 0, "a Python pickle", "look for the file that was meant"),
     ("midi", b"MThd", 0, "a MIDI file, which holds notes and no sound", "render it first"),
 )
 LFS = re.compile(rb"version https://git-lfs\.github\.com/spec/.*?^size (\d+)", re.DOTALL | re.MULTILINE)
+ONNX = re.compile(rb"\x08[\x01-\x20]\x12[\x01-\x40][\x20-\x7e]{2}")  # its version and the name of its producer
 HTML = re.compile(rb"<(?:!doctype\s+html|html|head|body|title)\b", re.IGNORECASE)
 MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe\x00\x00": "utf-32", b"\x00\x00\xfe\xff": "utf-32", b"\xff\xfe": "utf-16",
          b"\xfe\xff": "utf-16"}  # fmt: skip  # the longer ones first
@@ -77,6 +85,8 @@ def identify(head: bytes) -> Identity | None:
     for kind, signature, start, description, advice in SIGNATURES:
         if head[start : start + len(signature)] == signature:
             return Identity(kind, description, advice)
+    if ONNX.match(head):
+        return Identity("onnx", "an ONNX program", "look for the file that was meant")
     if len(head) >= 512 and not head.strip(b"\0"):
         return Identity("zeros", "a file that begins with nothing but zero bytes", "fetch or copy it again")
     return _identify_text(head)

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import collections
 import pickle
-import tarfile
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +18,7 @@ from typing import Any
 import torch
 
 from .hub import CheckpointError, first_line
+from .weight_formats import SAFETENSORS, ZIPPED, format_of
 
 
 class _Maker:
@@ -93,14 +92,12 @@ def load_inert(path: str | Path) -> Any:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path} is {'a folder' if path.is_dir() else 'missing'}; expected a file that torch.save wrote")
+    layout = format_of(path)
+    if layout == SAFETENSORS:
+        raise CheckpointError(f"{path} is a safetensors file; expected a file that torch.save wrote")
     reader = SimpleNamespace(__name__="inert", Unpickler=_Unpickler, load=_load)
     try:
-        zipped = zipfile.is_zipfile(path)
-        if zipped and "constants.pkl" in torch._C.PyTorchFileReader(str(path)).get_all_records():
-            raise pickle.UnpicklingError("it is a TorchScript program")
-        if not zipped and tarfile.is_tarfile(path):
-            raise pickle.UnpicklingError("its format is that of PyTorch before 0.1.10")
-        return torch.load(path, map_location="cpu", pickle_module=reader, weights_only=False, mmap=zipped)
+        return torch.load(path, map_location="cpu", pickle_module=reader, weights_only=False, mmap=layout == ZIPPED)
     except Exception as error:  # torch.load has no common class for what a damaged file can lead to
         raise CheckpointError(f"{path} cannot be read: {first_line(error)}") from None
 
