@@ -186,15 +186,23 @@ class HubertConfig:
         """Build a configuration from a ``config.json`` dictionary; keyword arguments win over its entries."""
         model_type = values.get("model_type", cls.model_type)
         if model_type != cls.model_type:
-            raise ValueError(f"model_type must be 'hubert', but this configuration is of a {model_type!r} model")
+            raise ValueError(f"model_type must be 'hubert', but this configuration is of a {model_type!r} model: name a HuBERT")
         if "num_labels" in overrides:
             values = {name: value for name, value in values.items() if name not in ("id2label", "label2id")}
         return cls(**{**values, **overrides})
 
     @classmethod
     def from_json_file(cls, path: str | Path) -> HubertConfig:
-        """Read one ``config.json``. Raises ``CheckpointError`` when it cannot be read or is not a JSON object."""
-        return cls.from_dict(read_json(path))
+        """Read one ``config.json``.
+
+        Raises ``CheckpointError`` when it cannot be read or is not a JSON object, ``ValueError`` naming the file as the
+        constructor does, and for a model of another type.
+        """
+        values = read_json(path)
+        try:
+            return cls.from_dict(values)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, **options: Any) -> HubertConfig:

@@ -12,7 +12,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from importlib.util import find_spec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,12 +22,12 @@ import torch
 
 from . import ctc_fallback
 from .ctc_inputs import best_of, spans_of
+from .vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from .tokenizer import CTCTokenizer
 
 BACKENDS = ("auto", "c++", "python")
-MOST_IDS = 1_000_000  # a table has a place for every id up to the largest
 FRAMES_A_THREAD = 32_768  # below that, starting a thread costs more than it saves
 
 
@@ -66,76 +66,6 @@ class Transcript:
     tokens: list[Token] | None = None
 
 
-@dataclass(frozen=True)
-class Vocabulary:
-    """What token ids stand for.
-
-    tokens: by id; ``None`` where there is none.
-    special_ids: tokens that never appear in text, besides the blank.
-    word_delimiter_token: the token between words, written as ``replace_word_delimiter_char``.
-    """
-
-    tokens: tuple[str | None, ...]
-    special_ids: frozenset[int] = frozenset()
-    word_delimiter_token: str = "|"
-    replace_word_delimiter_char: str = " "
-    do_lower_case: bool = False
-
-    def __post_init__(self):
-        for id, token in enumerate(self.tokens):
-            if token is not None and not isinstance(token, str):
-                raise ValueError(f"token {id} of the vocabulary must be text, but is {token!r}")
-            try:
-                (token or "").encode()
-            except UnicodeEncodeError:
-                raise ValueError(f"token {id} of the vocabulary is no valid Unicode: {token!r}") from None
-
-    @classmethod
-    def of(cls, tokens: Vocabulary | CTCTokenizer | Sequence[str | None] | Mapping[str, int]) -> Vocabulary:
-        """Return a vocabulary as it is, a tokenizer's, or one made of a list of tokens or of a ``vocab.json`` dictionary."""
-        if isinstance(tokens, Vocabulary):
-            return tokens
-        if hasattr(tokens, "vocabulary_of"):
-            return tokens.vocabulary_of(skip_special_tokens=True)
-        if not isinstance(tokens, Mapping):
-            return cls(tuple(tokens))
-        for token, id in tokens.items():
-            if type(id) is not int or not 0 <= id < MOST_IDS:
-                raise ValueError(
-                    f"the vocabulary must map tokens to ids from 0 to {MOST_IDS - 1}, but maps {token!r} to {id!r}"
-                )
-        by_id: list[str | None] = [None] * (max(tokens.values(), default=-1) + 1)
-        for token, id in tokens.items():
-            by_id[id] = token
-        return cls(tuple(by_id))
-
-    def written(self) -> tuple[list[str], list[int]]:
-        """Return the text of every token, the delimiter's replaced, and its kind (``ctc_fallback.KINDS``)."""
-        space, texts, kinds = self.replace_word_delimiter_char, [], []
-        for id, token in enumerate(self.tokens):
-            texts.append(space if token == self.word_delimiter_token else token or "")
-            if token is None:
-                kinds.append(ctc_fallback.UNNAMED)
-            elif id in self.special_ids:
-                kinds.append(ctc_fallback.DROPPED)
-            else:
-                kinds.append(ctc_fallback.DELIMITER if texts[-1] == space else ctc_fallback.TEXT)
-        return texts, kinds
-
-    @cached_property
-    def tables(self) -> dict[str, Any]:
-        """The vocabulary as each backend wants it, by the backend's name; made once."""
-        return {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "tables"}  # which are a backend's own
-
-    def table(self, backend: ModuleType) -> Any:
-        if backend.__name__ not in self.tables:
-            self.tables[backend.__name__] = backend.Table(*self.written())
-        return self.tables[backend.__name__]
-
-
 def greedy_decode(
     logits_or_ids: torch.Tensor | np.ndarray,
     cu_seqlens_or_lengths: torch.Tensor | np.ndarray | Sequence[int] | None,
@@ -154,9 +84,9 @@ def greedy_decode(
         int32, int16 or uint8, ``[N]`` or ``[B, T]``. Of logits on a GPU, an id and a number per frame come to the host.
     cu_seqlens_or_lengths: of packed frames, where each utterance begins and the last one ends, ``[B + 1]``; of padded ones,
         how many frames each has, ``[B]``, or ``None`` for all.
-    vocabulary: what the ids stand for. Of a tokenizer, special tokens are left out; of a list of tokens, or a dictionary from
-        tokens to ids, only the blank is, and ``|`` divides words.
-    blank_id: CTC's blank, ``config.pad_token_id`` of a Hugging Face checkpoint.
+    vocabulary: what the ids stand for. Of a tokenizer, special tokens are left out, and ids that it does not have are its
+        ``unk_token``; of a list of tokens, or a dictionary from tokens to ids, only the blank is, and ``|`` divides words.
+    blank_id: CTC's blank, the tokenizer's ``pad_token_id`` of a Hugging Face checkpoint.
     frame_seconds: from one frame to the next.
     timestamps: ``"word"`` to get words, ``"token"`` to get words and tokens.
     log_probs: of the given ids, float, of their shape; without them (and without logits) confidences are NaN.
@@ -183,7 +113,7 @@ def greedy_decode(
         threads=threads,
         backend=backend,
     )
-    return _transcripts(raw, frame_seconds, vocabulary.do_lower_case, _backend(backend))
+    return _transcripts(raw, frame_seconds, vocabulary.do_lower_case, timestamps == "token", _backend(backend))
 
 
 def decode_raw(
@@ -217,22 +147,34 @@ def decode_raw(
         threads = min(os.cpu_count() or 1, 1 + int(lengths.sum()) // FRAMES_A_THREAD)
     elif not hasattr(threads, "__index__") or threads < 1:
         raise ValueError(f"threads must be a whole number from 1, but is {threads!r}")
+    by_phone = words and vocabulary.phones
     raw = chosen.decode(
-        np.ascontiguousarray(ids).reshape(-1),
+        np.ascontiguousarray(vocabulary.named(ids)).reshape(-1),
         np.ascontiguousarray(begins),
         np.ascontiguousarray(lengths),
         vocabulary.table(chosen),
         int(blank_id),
         None if log_probs is None else np.ascontiguousarray(log_probs, dtype=np.float32).reshape(-1),
         group,
-        tokens,
-        words,
+        tokens or by_phone,
+        words and not by_phone,
         int(threads),
     )
+    if by_phone:
+        _phones_as_words(raw, vocabulary)
     raw["texts"] = [text.strip() for text in raw["texts"]]
     if vocabulary.do_lower_case:  # here: what a letter becomes may depend on the letters after it
         raw["texts"] = [text.lower() for text in raw["texts"]]
     return raw
+
+
+def _phones_as_words(raw: dict[str, Any], vocabulary: Vocabulary) -> None:
+    """Add to what a backend gave each token as a word of its own."""
+    texts, _ = vocabulary.written()
+    raw["words"] = [texts[id] for id in raw["token_ids"].tolist()]
+    raw["word_counts"] = raw["token_counts"]
+    for name in ("begins", "ends", "means"):
+        raw[f"word_{name}"] = raw[f"token_{name}"]
 
 
 @cache
@@ -273,7 +215,9 @@ def _warn_once(reason: str) -> None:
 _warned: list[str] = []
 
 
-def _transcripts(raw: dict[str, Any], frame_seconds: float, lower: bool, backend: ModuleType) -> list[Transcript]:
+def _transcripts(
+    raw: dict[str, Any], frame_seconds: float, lower: bool, with_tokens: bool, backend: ModuleType
+) -> list[Transcript]:
     confidences = _confidences(raw["text_means"]).tolist()
     words = itertools.repeat(None)
     if "words" in raw:
@@ -281,7 +225,7 @@ def _transcripts(raw: dict[str, Any], frame_seconds: float, lower: bool, backend
         seconds = [raw[name] * float(frame_seconds) for name in ("word_begins", "word_ends")]
         words = backend.rows(Word, raw["word_counts"], names, *seconds, _confidences(raw["word_means"]))
     tokens = itertools.repeat(None)
-    if "token_ids" in raw:
+    if with_tokens:
         means = raw["token_means"].astype(np.float64)
         columns = (raw["token_ids"], raw["token_begins"], raw["token_ends"] - 1, means)
         tokens = backend.rows(Token, raw["token_counts"], *columns)

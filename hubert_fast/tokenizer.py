@@ -1,7 +1,11 @@
-"""A CTC vocabulary in the file formats of transformers' Wav2Vec2CTCTokenizer: ids to text and offsets, text to ids."""
+"""A CTC vocabulary in the file formats of transformers' Wav2Vec2CTCTokenizer: ids to text and offsets, text to ids.
+
+Letters and phones: Wav2Vec2PhonemeCTCTokenizer differs in what it writes between tokens, and in how text becomes ids.
+"""
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,25 +16,21 @@ import numpy as np
 import torch
 
 from .ctc import Vocabulary, decode_raw
-from .hub import CheckpointError, read_json, read_optional_json, resolve_file, write_json
-from .outputs import ModelOutput
+from .hub import CONFIG_NAME, CheckpointError, listed, read_json, read_optional_json, resolve_file, write_json
+from .tokenizer_outputs import CTCTokenizerOutput, flat, offsets
 
+logger = logging.getLogger(__name__)
+
+LETTERS, PHONES = "Wav2Vec2CTCTokenizer", "Wav2Vec2PhonemeCTCTokenizer"
+SAME_AS_LETTERS = {LETTERS, "Wav2Vec2Tokenizer"}  # the name that it had first
 VOCABULARY_NAME = "vocab.json"
 TOKENIZER_CONFIG_NAME = "tokenizer_config.json"
 SPECIAL_TOKENS_NAME = "special_tokens_map.json"
 ADDED_TOKENS_NAME = "added_tokens.json"
 
 
-class CTCTokenizerOutput(ModelOutput):
-    """What decoding gives when offsets are asked for; of a batch, a list of each.
-
-    char_offsets, word_offsets: dictionaries with ``char`` or ``word``, ``start_offset`` and ``end_offset`` (exclusive), in
-        frames.
-    """
-
-    text: str | list[str]
-    char_offsets: list | None
-    word_offsets: list | None
+MAY_BE_NONE = {"bos_token", "eos_token", "unk_token", "word_delimiter_token", "phone_delimiter_token"}
+READ_APART = {"vocabulary", "tokens", "additional_special_tokens", "tokenizer_class"}
 
 
 @dataclass
@@ -38,6 +38,10 @@ class CTCTokenizer:
     """A CTC vocabulary: token ids to text.
 
     vocabulary: token to id. The word delimiter is written as ``replace_word_delimiter_char``.
+    tokenizer_class: ``Wav2Vec2CTCTokenizer``, or ``Wav2Vec2PhonemeCTCTokenizer``: its text has a space between phones, each of
+        which is a word, and no word delimiters, as transformers writes it.
+    phone_delimiter_token, do_phonemize, phonemizer_lang, phonemizer_backend: how transformers makes phones of text; kept and
+        saved, and not used here.
     """
 
     vocabulary: dict[str, int]
@@ -45,9 +49,14 @@ class CTCTokenizer:
     unk_token: str = "<unk>"
     bos_token: str = "<s>"
     eos_token: str = "</s>"
-    word_delimiter_token: str = "|"
+    word_delimiter_token: str | None = "|"
     replace_word_delimiter_char: str = " "
     do_lower_case: bool = False
+    tokenizer_class: str = LETTERS
+    phone_delimiter_token: str | None = " "
+    do_phonemize: bool = True
+    phonemizer_lang: str = "en-us"
+    phonemizer_backend: str = "espeak"
     additional_special_tokens: tuple[str, ...] = ()
     tokens: dict[int, str] = field(init=False, repr=False)
 
@@ -66,6 +75,11 @@ class CTCTokenizer:
         return self.vocabulary[self.pad_token]
 
     @property
+    def is_of_phones(self) -> bool:
+        """Whether tokens are phones, with spaces between them in text."""
+        return self.tokenizer_class == PHONES
+
+    @property
     def special_ids(self) -> set[int]:
         """Ids of tokens that are no text. The word delimiter is text, whatever else it is."""
         names = {self.pad_token, self.unk_token, self.bos_token, self.eos_token, *self.additional_special_tokens}
@@ -81,18 +95,22 @@ class CTCTokenizer:
             language = config.get("target_lang")
             if language not in vocabulary:
                 raise CheckpointError(
-                    f"{VOCABULARY_NAME} of {name_or_path} has a vocabulary per language ({', '.join(vocabulary)}), "
+                    f"{VOCABULARY_NAME} of {name_or_path} has a vocabulary per language ({listed(list(vocabulary))}), "
                     f"and target_lang in {TOKENIZER_CONFIG_NAME} is {language!r}"
                 )
             vocabulary = vocabulary[language]
         added = {entry["content"]: int(id) for id, entry in config.get("added_tokens_decoder", {}).items()}
         added |= read_optional_json(name_or_path, ADDED_TOKENS_NAME, hub_options)
-        options = {}
+        named = config.get("tokenizer_class")
+        named = named or read_optional_json(name_or_path, CONFIG_NAME, hub_options).get("tokenizer_class")
+        options: dict[str, Any] = {"tokenizer_class": _class_of(name_or_path, named)}
+        if options["tokenizer_class"] == PHONES:
+            options["word_delimiter_token"] = None  # unless the file names one
         for name in cls.__dataclass_fields__:
             value = config.get(name)
-            if name in ("bos_token", "eos_token", "unk_token") and name in config and value is None:
+            if name in MAY_BE_NONE and name in config and value is None:
                 options[name] = None  # there is none, which is not the same as the default
-            if name not in ("vocabulary", "tokens", "additional_special_tokens") and value is not None:
+            if name not in READ_APART and value is not None:
                 options[name] = _content(value)
         more = config.get("additional_special_tokens") or config.get("extra_special_tokens") or []
         options["additional_special_tokens"] = tuple(map(_content, more.values() if isinstance(more, dict) else more))
@@ -104,8 +122,11 @@ class CTCTokenizer:
             "word_delimiter_token": self.word_delimiter_token,
             "replace_word_delimiter_char": self.replace_word_delimiter_char,
             "do_lower_case": self.do_lower_case,
-            "tokenizer_class": "Wav2Vec2CTCTokenizer",
+            "tokenizer_class": self.tokenizer_class,
         }
+        if self.is_of_phones:
+            names = ("phone_delimiter_token", "do_phonemize", "phonemizer_lang", "phonemizer_backend")
+            config |= {name: getattr(self, name) for name in names}
         if self.additional_special_tokens:
             config["additional_special_tokens"] = list(self.additional_special_tokens)
         write_json(Path(folder, VOCABULARY_NAME), self.vocabulary)
@@ -115,11 +136,21 @@ class CTCTokenizer:
     def vocabulary_of(self, skip_special_tokens: bool) -> Vocabulary:
         """Return the vocabulary for :mod:`hubert_fast.ctc`; made anew when the tokenizer was changed."""
         special = frozenset(self.special_ids) if skip_special_tokens else frozenset()
-        key = (special, self.word_delimiter_token, self.replace_word_delimiter_char, self.do_lower_case)
+        key = (
+            special,
+            self.word_delimiter_token,
+            self.replace_word_delimiter_char,
+            self.do_lower_case and not self.is_of_phones,
+        )
+        key += (self.unk_token, self.is_of_phones)
         if self._made.get("of") != self.vocabulary:
             self._made = {"of": dict(self.vocabulary)}
         if key not in self._made:
-            self._made[key] = Vocabulary(Vocabulary.of(self.vocabulary).tokens, *key)
+            tokens, unknown = Vocabulary.of(self.vocabulary).tokens, self.vocabulary.get(self.unk_token)
+            if unknown is None and self.unk_token is not None:  # the vocabulary has none, and text has it nevertheless
+                tokens, unknown = (*tokens, self.unk_token), len(tokens)
+                special = special | {unknown} if skip_special_tokens else special
+            self._made[key] = Vocabulary(tokens, special, *key[1:4], unknown, self.is_of_phones)
         return self._made[key]
 
     def decode(
@@ -159,9 +190,10 @@ class CTCTokenizer:
         group_tokens: merge runs, as CTC does; ``False`` for ids that are merged already.
         output_char_offsets, output_word_offsets: return a :class:`CTCTokenizerOutput` with them.
 
-        Raises ``ValueError`` naming an id that is not in the vocabulary.
+        An id that is not in the vocabulary is ``unk_token``, as in transformers: an output layer may have more rows than there
+        are tokens. Raises ``ValueError`` naming it when ``unk_token`` is ``None``.
         """
-        ids, lengths = _flat(frame_ids)
+        ids, lengths = flat(frame_ids)
         raw = decode_raw(
             ids,
             np.cumsum(lengths) - lengths,
@@ -178,24 +210,27 @@ class CTCTokenizer:
         if output_char_offsets:
             written, _ = self.vocabulary_of(skip_special_tokens).written()
             characters = [written[id] for id in raw["token_ids"].tolist()]
-            output.char_offsets = _offsets("char", characters, raw["token_begins"], raw["token_ends"], raw["token_counts"])
+            output.char_offsets = offsets("char", characters, raw["token_begins"], raw["token_ends"], raw["token_counts"])
         if output_word_offsets:
-            output.word_offsets = _offsets("word", raw["words"], raw["word_begins"], raw["word_ends"], raw["word_counts"])
+            output.word_offsets = offsets("word", raw["words"], raw["word_begins"], raw["word_ends"], raw["word_counts"])
         return output
 
     def __call__(self, text: str | Sequence[str]) -> dict[str, list]:
         """Turn text into ``input_ids``, the labels of training: a list of ids, or one for each text.
 
         Tokens of several letters are found first, the longest first, and take the spaces around them; every other character
-        is a token. Spaces are the word delimiter; what is not in the vocabulary is ``unk_token``.
+        is a token. Spaces are the word delimiter; what is not in the vocabulary is ``unk_token``. Phones must have spaces
+        between them.
 
-        Raises ``ValueError`` when there is neither.
+        Raises ``ValueError`` when there is neither, or when phones would have to be made of words (``do_phonemize``).
         """
         if isinstance(text, str):
             return {"input_ids": self._encode(text)}
         return {"input_ids": [self._encode(one) for one in text]}
 
     def _encode(self, text: str) -> list[int]:
+        if self.is_of_phones:
+            return self._ids_of(self._phones_in(text))
         long = sorted((token for token in self.vocabulary if len(token) > 1), key=len, reverse=True)
         parts = re.split(rf"\s*({'|'.join(map(re.escape, long))})\s*", text) if long else [text]
         tokens: list[str] = []
@@ -203,7 +238,20 @@ class CTCTokenizer:
             if index % 2:
                 tokens.append(part)
             else:
-                tokens += (part.upper() if self.do_lower_case else part).replace(" ", self.word_delimiter_token)
+                part = part.upper() if self.do_lower_case else part
+                tokens += part if self.word_delimiter_token is None else part.replace(" ", self.word_delimiter_token)
+        return self._ids_of(tokens)
+
+    def _phones_in(self, text: str) -> list[str]:
+        """Return the phones of a text that has spaces between them."""
+        if self.do_phonemize:
+            raise ValueError(
+                "do_phonemize is True, which makes phones of words with the package phonemizer, and that is not done here: set "
+                "do_phonemize to False and give phones with spaces between them"
+            )
+        return [phone for phone in text.strip().split(" ") if phone.strip()]
+
+    def _ids_of(self, tokens: list[str]) -> list[int]:
         unknown = self.vocabulary.get(self.unk_token)
         ids = [self.vocabulary.get(token, unknown) for token in tokens]
         if None in ids:
@@ -220,30 +268,20 @@ class CTCTokenizer:
         return {"input_ids": padded, "attention_mask": (torch.arange(padded.shape[1]) < lengths[:, None]).long()}
 
 
+def _class_of(name_or_path: str | Path, name: str | None) -> str:
+    """Return the tokenizer class that is served here for the one that a checkpoint names."""
+    if name == PHONES:
+        return PHONES
+    if name is not None and name not in SAME_AS_LETTERS:
+        logger.warning(
+            "%s: tokenizer_class is %s, which is not known here: text is written as %s does, which may be wrong",
+            name_or_path,
+            str(name)[:80],
+            LETTERS,
+        )
+    return LETTERS
+
+
 def _content(token: str | dict[str, Any]) -> str:
     """Return the text of a token that a file may describe at length."""
     return token["content"] if isinstance(token, dict) else token
-
-
-def _flat(frame_ids: torch.Tensor | np.ndarray | Sequence[Iterable[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """Return all ids in one array, ``[N]``, and how many each sequence has, int64 ``[B]``."""
-    if isinstance(frame_ids, torch.Tensor):
-        frame_ids = frame_ids.detach().cpu().numpy()
-    if isinstance(frame_ids, np.ndarray):
-        if frame_ids.ndim != 2 or not (np.issubdtype(frame_ids.dtype, np.integer) or frame_ids.size == 0):
-            raise ValueError(f"frame ids must be whole numbers [B, T], but are {frame_ids.dtype} {list(frame_ids.shape)}")
-        return frame_ids.astype(np.int64, copy=False).reshape(-1), np.full(len(frame_ids), frame_ids.shape[1], np.int64)
-    rows = [np.asarray(row.cpu() if isinstance(row, torch.Tensor) else row) for row in frame_ids]
-    for row in rows:
-        if row.ndim != 1 or not (np.issubdtype(row.dtype, np.integer) or row.size == 0):
-            raise ValueError(f"frame ids must be sequences of whole numbers, but one is {row.dtype} {list(row.shape)}")
-    lengths = np.array([len(row) for row in rows], np.int64)
-    return np.concatenate([np.zeros(0, np.int64), *(row.astype(np.int64) for row in rows)]), lengths
-
-
-def _offsets(name: str, texts: list[str], begins: np.ndarray, ends: np.ndarray, counts: np.ndarray) -> list[list[dict]]:
-    rows = (
-        {name: text, "start_offset": begin, "end_offset": end}
-        for text, begin, end in zip(texts, begins.tolist(), ends.tolist())
-    )
-    return [[next(rows) for _ in range(count)] for count in counts.tolist()]

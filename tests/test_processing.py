@@ -263,5 +263,6 @@ def test_tokenizer_file_troubles(tmp_path):
         FeatureExtractor.from_pretrained(tmp_path)
     with pytest.raises(ValueError, match="maps 'a' to '1'"):
         CTCTokenizer({"<pad>": 0, "a": "1"})
+    (tmp_path / "tokenizer_config.json").write_text('{"target_lang": "deu", "unk_token": null}')
     with pytest.raises(ValueError, match="token id 9, which is not in the vocabulary of 2"):
         CTCTokenizer.from_pretrained(tmp_path).decode([9])

@@ -17,9 +17,9 @@ from ..checkpoints import load
 from ..config import HubertConfig
 from ..ctc import Word
 from ..devices import resolve_device, resolve_dtype
-from ..hub import CheckpointError
 from ..modeling import HubertForCTC
 from ..processing import HubertProcessor
+from . import heads
 from .chunks import Cutter, stitch
 from .inputs import Inputs, Utterance
 from .lanes import Lane, batch_seconds_for, lanes_for
@@ -92,15 +92,7 @@ class Transcriber:
     """
 
     def __init__(self, model: HubertForCTC, processor: HubertProcessor, devices: Sequence[torch.device] | None = None):
-        size, tokens = model.config.vocab_size, processor.tokenizer.tokens
-        nameless = [id for id in range(size) if id not in tokens]
-        if nameless:
-            raise ValueError(f"the model has {size} outputs, but the vocabulary no token for {nameless[:5]}")
-        if model.config.pad_token_id != processor.tokenizer.pad_token_id:
-            raise ValueError(
-                f"the blank is {model.config.pad_token_id} (pad_token_id) in the model's configuration, "
-                f"but {processor.tokenizer.pad_token_id} ({processor.tokenizer.pad_token}) in the tokenizer's"
-            )
+        heads.check_tokens(model.config, processor.tokenizer)
         self.model = model.eval()
         self.processor = processor
         self.devices = list(devices or [model.device])
@@ -116,8 +108,9 @@ class Transcriber:
         dtype: ``"auto"`` (what the device is fast at: :func:`hubert_fast.devices.resolve_dtype`), ``"float32"``,
             ``"bfloat16"``, ``"float16"``.
 
-        Raises ``CheckpointError`` when the checkpoint cannot be had or lacks weights, ``ValueError`` for a device or dtype
-        that is not there.
+        Raises ``CheckpointError`` when the checkpoint cannot be read, lacks weights or has no CTC head, ``ValueError`` for a
+        device or dtype that is not there, and for a model of another kind. Where the model's outputs and the tokenizer's tokens
+        differ, a warning says so, and decoding follows the tokenizer, as in transformers.
         """
         first, *more = device.split(",")
         devices = [resolve_device(first), *(resolve_device(f"cuda:{index.removeprefix('cuda:')}") for index in more)]
@@ -126,15 +119,9 @@ class Transcriber:
         number_format = resolve_dtype(dtype, devices[0])
         # small files first: what is wrong with them shows before the weights are fetched
         config = HubertConfig.from_pretrained(name_or_path, **hub_options)
-        processor = HubertProcessor.from_pretrained(name_or_path, **hub_options)
+        processor = heads.read_processor(name_or_path, config, hub_options)
         model, info = load(HubertForCTC, name_or_path, config, number_format, False, hub_options)
-        # SpecAugment's embedding plays no part in inference; anything else that is missing would be noise in the text
-        missing = [key for key in info.missing_keys if not key.endswith("masked_spec_embed")]
-        if missing:
-            raise CheckpointError(
-                f"{name_or_path} is not a complete HuBERT-CTC checkpoint: {len(missing)} weights are missing, "
-                f"among them {', '.join(missing[:3])}"
-            )
+        heads.check_complete(name_or_path, model, info)
         return cls(model.to(devices[0]), processor, devices)
 
     @property

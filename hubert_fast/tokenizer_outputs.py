@@ -1,0 +1,47 @@
+"""What a tokenizer decodes, and what it gives back: ids in one array, offsets of characters and words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+
+from .outputs import ModelOutput
+
+
+class CTCTokenizerOutput(ModelOutput):
+    """What decoding gives when offsets are asked for; of a batch, a list of each.
+
+    char_offsets, word_offsets: dictionaries with ``char`` or ``word``, ``start_offset`` and ``end_offset`` (exclusive), in
+        frames.
+    """
+
+    text: str | list[str]
+    char_offsets: list | None
+    word_offsets: list | None
+
+
+def flat(frame_ids: torch.Tensor | np.ndarray | Sequence[Iterable[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return all ids in one array, ``[N]``, and how many each sequence has, int64 ``[B]``."""
+    if isinstance(frame_ids, torch.Tensor):
+        frame_ids = frame_ids.detach().cpu().numpy()
+    if isinstance(frame_ids, np.ndarray):
+        if frame_ids.ndim != 2 or not (np.issubdtype(frame_ids.dtype, np.integer) or frame_ids.size == 0):
+            raise ValueError(f"frame ids must be whole numbers [B, T], but are {frame_ids.dtype} {list(frame_ids.shape)}")
+        return frame_ids.astype(np.int64, copy=False).reshape(-1), np.full(len(frame_ids), frame_ids.shape[1], np.int64)
+    rows = [np.asarray(row.cpu() if isinstance(row, torch.Tensor) else row) for row in frame_ids]
+    for row in rows:
+        if row.ndim != 1 or not (np.issubdtype(row.dtype, np.integer) or row.size == 0):
+            raise ValueError(f"frame ids must be sequences of whole numbers, but one is {row.dtype} {list(row.shape)}")
+    lengths = np.array([len(row) for row in rows], np.int64)
+    return np.concatenate([np.zeros(0, np.int64), *(row.astype(np.int64) for row in rows)]), lengths
+
+
+def offsets(name: str, texts: list[str], begins: np.ndarray, ends: np.ndarray, counts: np.ndarray) -> list[list[dict]]:
+    """Return for each sequence its dictionaries of ``name``, ``start_offset`` and ``end_offset``; ``counts`` says how many."""
+    rows = (
+        {name: text, "start_offset": begin, "end_offset": end}
+        for text, begin, end in zip(texts, begins.tolist(), ends.tolist())
+    )
+    return [[next(rows) for _ in range(count)] for count in counts.tolist()]

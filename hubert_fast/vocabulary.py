@@ -1,0 +1,109 @@
+"""What the token ids of CTC stand for, as both decoders take it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import ctc_fallback
+
+if TYPE_CHECKING:
+    from .tokenizer import CTCTokenizer
+
+MOST_IDS = 1_000_000  # a table has a place for every id up to the largest
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What token ids stand for.
+
+    tokens: by id; ``None`` where there is none.
+    special_ids: tokens that never appear in text, besides the blank.
+    word_delimiter_token: the token between words, written as ``replace_word_delimiter_char``; ``None`` where there is none.
+    unknown_id: the token that stands for every id without one; ``None`` to refuse such ids.
+    phones: the tokens are phones: text has a space between any two, each is a word, and the word delimiter is not written.
+    """
+
+    tokens: tuple[str | None, ...]
+    special_ids: frozenset[int] = frozenset()
+    word_delimiter_token: str | None = "|"
+    replace_word_delimiter_char: str = " "
+    do_lower_case: bool = False
+    unknown_id: int | None = None
+    phones: bool = False
+
+    def __post_init__(self):
+        for id, token in enumerate(self.tokens):
+            if token is not None and not isinstance(token, str):
+                raise ValueError(f"token {id} of the vocabulary must be text, but is {token!r}")
+            try:
+                (token or "").encode()
+            except UnicodeEncodeError:
+                raise ValueError(f"token {id} of the vocabulary is no valid Unicode: {token!r}") from None
+
+    @classmethod
+    def of(cls, tokens: Vocabulary | CTCTokenizer | Sequence[str | None] | Mapping[str, int]) -> Vocabulary:
+        """Return a vocabulary as it is, a tokenizer's, or one made of a list of tokens or of a ``vocab.json`` dictionary."""
+        if isinstance(tokens, Vocabulary):
+            return tokens
+        if hasattr(tokens, "vocabulary_of"):
+            return tokens.vocabulary_of(skip_special_tokens=True)
+        if not isinstance(tokens, Mapping):
+            return cls(tuple(tokens))
+        for token, id in tokens.items():
+            if type(id) is not int or not 0 <= id < MOST_IDS:
+                raise ValueError(
+                    f"the vocabulary must map tokens to ids from 0 to {MOST_IDS - 1}, but maps {token!r} to {id!r}"
+                )
+        by_id: list[str | None] = [None] * (max(tokens.values(), default=-1) + 1)
+        for token, id in tokens.items():
+            by_id[id] = token
+        return cls(tuple(by_id))
+
+    def written(self) -> tuple[list[str], list[int]]:
+        """Return the text of every token, the delimiter's replaced, and its kind (``ctc_fallback.KINDS``)."""
+        space, texts, kinds = self.replace_word_delimiter_char, [], []
+        for id, token in enumerate(self.tokens):
+            is_delimiter = token is not None and token == self.word_delimiter_token
+            texts.append(space if is_delimiter else token or "")
+            if token is None:
+                kinds.append(ctc_fallback.UNNAMED)
+            elif id in self.special_ids or (self.phones and is_delimiter):
+                kinds.append(ctc_fallback.DROPPED)
+            else:
+                kinds.append(ctc_fallback.DELIMITER if texts[-1] == space else ctc_fallback.TEXT)
+        return texts, kinds
+
+    @cached_property
+    def tables(self) -> dict[str, Any]:
+        """The vocabulary as each backend wants it, by the backend's name; made once."""
+        return {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("tables", "_has_token")}  # made anew
+
+    def table(self, backend: ModuleType) -> Any:
+        if backend.__name__ not in self.tables:
+            texts, kinds = self.written()
+            self.tables[backend.__name__] = backend.Table([text + " " for text in texts] if self.phones else texts, kinds)
+        return self.tables[backend.__name__]
+
+    def named(self, ids: np.ndarray) -> np.ndarray:
+        """Return ids, of any shape, with ``unknown_id`` in the place of those without a token."""
+        if self.unknown_id is None or not ids.size:
+            return ids
+        has_token = self._has_token
+        if has_token.all() and ids.min() >= 0 and ids.max() < len(has_token):
+            return ids
+        known = (ids >= 0) & (ids < len(has_token))
+        known[known] = has_token[ids[known]]
+        return np.where(known, ids, np.int64(self.unknown_id))
+
+    @cached_property
+    def _has_token(self) -> np.ndarray:
+        return np.array([token is not None for token in self.tokens], bool)
