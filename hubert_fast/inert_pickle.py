@@ -97,7 +97,10 @@ def load_inert(path: str | Path) -> Any:
         raise CheckpointError(f"{path} is a safetensors file; expected a file that torch.save wrote")
     reader = SimpleNamespace(__name__="inert", Unpickler=_Unpickler, load=_load)
     try:
-        return torch.load(path, map_location="cpu", pickle_module=reader, weights_only=False, mmap=layout == ZIPPED)
+        if layout == ZIPPED and path.suffix != ".safetensors":  # of a path, torch.load lets the name say what the file is
+            return torch.load(path, map_location="cpu", pickle_module=reader, weights_only=False, mmap=True)
+        with open(path, "rb") as file:
+            return torch.load(file, map_location="cpu", pickle_module=reader, weights_only=False)
     except Exception as error:  # torch.load has no common class for what a damaged file can lead to
         raise CheckpointError(f"{path} cannot be read: {first_line(error)}") from None
 

@@ -47,7 +47,8 @@ def weight_names(path: Path) -> list[str]:
 
 def _content(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with open(path, "rb") as file:  # of a path, torch.load lets the name say what the file is
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:  # it holds objects, or is damaged
         return load_inert(path)
     except Exception as error:  # torch.load has no common class for what a damaged file can lead to

@@ -55,10 +55,10 @@ def check_complete(name_or_path: str | Path, model: HubertForCTC, info: LoadingI
         heads = {key.partition(".")[0] for key in info.unexpected_keys}
         raise without_head(name_or_path, ["HubertForSequenceClassification"] if {"projector", "classifier"} <= heads else [])
     if missing:
-        others = f"; it has others instead: {listed(info.unexpected_keys, 3)}" if info.unexpected_keys else ""
+        others = f"; it has others instead: {listed(info.unexpected_keys, 2)}" if info.unexpected_keys else ""
         raise CheckpointError(
             f"{name_or_path} is not a complete HuBERT-CTC checkpoint: {len(missing)} of {len(model.state_dict())} weights are "
-            f"missing: {listed(missing, 3)}{others}"
+            f"missing: {listed(missing, 2)}{others}"
         )
     if _looks_untrained(model):
         logger.warning(
