@@ -106,10 +106,20 @@ def _add_transcribe_options(parser: argparse.ArgumentParser) -> None:
     _add_device_options(parser)
 
     output = parser.add_argument_group("output")
-    output.add_argument("-o", "--output", metavar="OUT.jsonl", help="a file or, for srt and vtt, a folder")
     output.add_argument(
-        "--format", choices=["jsonl", "txt", "tsv", "ctm", "srt", "vtt"], help="default: as the output's name ends, else jsonl"
-    )
+        "-o", "--output", metavar="OUT.jsonl", help="write to this file or, for srt, vtt and textgrid, a file for each input "
+        "to this folder"
+    )  # fmt: skip
+    output.add_argument(
+        "--format", choices=["jsonl", "txt", "tsv", "csv", "json", "ctm", "srt", "vtt", "textgrid"],
+        help="format of the output (default: the one that the output's name ends in; jsonl for a name without an ending; txt "
+        "on standard output)",
+    )  # fmt: skip
+    output.add_argument(
+        "--normalizer", choices=["none", "basic", "english"], default="basic",
+        help="how texts are made alike before word errors are counted, where manifests have the text: none, basic (case, "
+        "punctuation and symbols do not count), english (Whisper's EnglishTextNormalizer, needs transformers) (default: basic)",
+    )  # fmt: skip
     output.add_argument("--ordered", action="store_true", help="write in the order of the inputs; else as they are done")
     output.add_argument("--overwrite", action="store_true", help="begin anew when OUT exists, instead of going on with it")
     output.add_argument("--retry-failed", action="store_true", help="try inputs again that failed in an earlier run")

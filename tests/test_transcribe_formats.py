@@ -51,7 +51,7 @@ def test_txt_is_a_line_an_utterance():
 
 
 def test_tsv_reads_back():
-    table = "\t".join(formats.TSV_HEADER) + "\n" + formats.tsv(_result(id='"a"\tb')) + formats.tsv(_result(SILENCE))
+    table = formats.ROWS["tsv"].head + formats.tsv(_result(id='"a"\tb')) + formats.tsv(_result(SILENCE))
     rows = list(csv.DictReader(io.StringIO(table), delimiter="\t"))
     assert rows[0] == {
         "id": '"a"\tb', "audio": "a b/c.wav", "start_seconds": "0.000", "duration_seconds": "2.000", "confidence": "0.7123",

@@ -18,11 +18,12 @@ import pytest
 import soundfile
 
 from hubert_fast import demo
+from hubert_fast.audio import load
 from hubert_fast.cli import main
 from hubert_fast.transcribe import Options, Transcriber
 from hubert_fast.transcribe.job import Paths, fingerprint, settings_of
 from hubert_fast.transcribe.journal import Errors, Journal, JournalError
-from hubert_fast.transcribe.scoring import score
+from hubert_fast.transcribe.lanes import Lane
 
 ROOT = Path(__file__).parent.parent
 COMMAND = [sys.executable, "-m", "hubert_fast", "transcribe"]
@@ -241,14 +242,22 @@ def test_what_is_named_twice_is_done_once(archive, tmp_path, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 1
 
 
-def test_failures_are_kept_until_they_are_to_be_tried_again(archive, tmp_path, capsys):
+def test_failures_are_kept_until_they_are_to_be_tried_again(archive, tmp_path, capsys, monkeypatch):
     folder, out = tmp_path / "in", tmp_path / "out.jsonl"
     folder.mkdir()
-    (folder / "a.wav").write_text("not yet")
+    shutil.copy(archive / "000.wav", folder / "a.wav")
     shutil.copy(archive / "001.flac", folder)
+    real, broken = Lane.launch, [True]
+
+    def launch(self, waveforms, alone=False):  # a failure that is not the file's: another run may do better
+        if broken[0] and any(len(waveform) == len(load(folder / "a.wav")) for waveform in waveforms):
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return real(self, waveforms, alone)
+
+    monkeypatch.setattr(Lane, "launch", launch)
     command = ["transcribe", str(folder), "-o", str(out), *FLOAT32]
     assert main(command) == 1
-    shutil.copy(archive / "000.wav", folder / "a.wav")
+    broken[0] = False
     assert main(command) == 1 and "--retry-failed tries them again" in capsys.readouterr().err
     assert main([*command, "--retry-failed"]) == 0
     assert len(_rows(out)) == 2 and not (tmp_path / "out.jsonl.errors.jsonl").exists()
@@ -257,7 +266,7 @@ def test_failures_are_kept_until_they_are_to_be_tried_again(archive, tmp_path, c
 def test_a_disk_that_is_full_stops_with_an_error_and_the_run_can_go_on(archive, undisturbed, tmp_path):
     """A limit on the size of files makes the kernel refuse writes in the middle of a row, as a full disk does."""
     out = tmp_path / "out.jsonl"
-    limit = 50_000
+    limit = 70_000  # the tables of the journal and two commits at least
 
     def limited():
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
@@ -320,22 +329,6 @@ def test_references_are_scored(tmp_path, capsys):
     # and over the runs on one output, not over the last alone
     assert main(["transcribe", str(tmp_path / "m.jsonl"), "-o", str(out), *FLOAT32]) == 0
     assert json.loads((tmp_path / "out.jsonl.summary.json").read_text())["wer"] == summary["wer"]
-
-
-@pytest.mark.parametrize(
-    "reference, text, expected",
-    [
-        ("Hello, World!", "HELLO WORLD", Errors(2, 0, 11, 0)),
-        ("don't stop", "DON'T STOP", Errors(2, 0, 10, 0)),
-        ("one two three", "ONE TOO THREE FOUR", Errors(3, 2, 13, 6)),
-        ("", "HEARD", Errors(0, 1, 0, 5)),
-        ("said", "", Errors(1, 1, 4, 4)),
-        ("", "", Errors(0, 0, 0, 0)),
-    ],
-)
-def test_scores(reference, text, expected):
-    pytest.importorskip("jiwer", reason="jiwer counts the word errors")
-    assert score(reference, text) == expected
 
 
 def test_without_jiwer_the_run_goes_on_and_says_so(tmp_path, capsys, monkeypatch):
@@ -438,7 +431,7 @@ def test_many_failures_are_told_in_the_file_alone(tmp_path, capsys):
         (tmp_path / f"{index}.wav").write_text("no")
     assert main(["transcribe", str(tmp_path), "-o", str(tmp_path / "out.jsonl"), *FLOAT32]) == 1
     errors = capsys.readouterr().err
-    assert errors.count("not audio that libsndfile") == 20 and "more failures are only written to" in errors
+    assert errors.count(f"hubert-fast: {tmp_path}/") == 20 and "more failures are only written to" in errors
     assert "30 of 30 inputs could not be transcribed: see" in errors
     assert len((tmp_path / "out.jsonl.errors.jsonl").read_text().splitlines()) == 30
 

@@ -16,13 +16,14 @@ from .. import demo, dispatch
 from ..cli import EXIT_OK, EXIT_SOME_FAILED, CannotRunError
 from ..hub import CheckpointError, first_line
 from ..paths import is_on_kernels
-from . import ray_engine
+from . import formats, normalizers, ray_engine
 from .inputs import Inputs, Shard
-from .job import Engine, Job, OutputError, Summary, settings_of, write_summary
+from .job import NORMALIZER, Engine, Job, OutputError, settings_of
 from .journal import JournalError
 from .manifests import ManifestError
 from .progress import MOST_FAILURES_TOLD, Progress, say, tell
 from .ray_engine import Cluster, RayRun
+from .summary import Summary, write_summary
 from .target import Sinks, Target
 from .transcriber import Options, Transcriber
 
@@ -61,22 +62,26 @@ def run(options: argparse.Namespace) -> int:
     told = (lambda message: None) if options.quiet else say
     shard = None if options.shard is None else Shard.parse(options.shard)
     inputs, how = Inputs(options.inputs, shard), _how(options)
-    target = Target.of(_sharded(options.output, shard), options.format, inputs)
+    target = Target.of(options.output, options.format, inputs, shard)
     if target.is_single and how.channels == "each":
         raise ValueError("channels have a file each: name a folder with -o")
     target.check(options.overwrite)
+    normalizers.normalizer(options.normalizer)  # one that cannot run is an error before anything is loaded
+    if target.is_default:
+        told(f"neither the name {target.path} nor --format says a format: writing JSON lines")
     if options.model is None:
         told("no --model given: using the bundled demo model (synthetic voices, closed vocabulary of 90 words)")
     transcriber = _load(options, told)
     transcriber.cutter(how)  # what is wrong with the options shows before an output is touched
     is_local = options.engine == "local"
     dtype = _dtype(transcriber) if is_local else options.dtype  # actors may take another than this process
-    settings = settings_of(transcriber, dtype, how, target.format, shard)
+    settings = settings_of(transcriber, dtype, how, target.format, shard) | {NORMALIZER: options.normalizer}
     summary = Summary(
         output=None if target.path is None else str(target.path),
         model=str(options.model or "demo"),
         device=", ".join(map(str, transcriber.devices)) if is_local else f"{options.device}, on Ray",
         dtype=dtype,
+        normalizer=options.normalizer,
     )
     with _told_failures(target), target.opened(settings, options.overwrite, options.retry_failed, told) as sinks:
         return _transcribe(options, inputs, how, transcriber, summary, target, sinks, told)
@@ -119,14 +124,6 @@ def _how(options: argparse.Namespace) -> Options:
     )
 
 
-def _sharded(output: str | None, shard: Shard | None) -> str | None:
-    """``out.jsonl`` of shard 2 of 16 is ``out.2-of-16.jsonl``: no two shards write one file."""
-    if output in (None, "-") or shard is None:
-        return output
-    path = Path(output)
-    return str(path.with_name(f"{path.stem}.{shard.index}-of-{shard.count}{path.suffix}"))
-
-
 @contextlib.contextmanager
 def _told_failures(target: Target) -> Iterator[None]:
     """Make what ends a run the line to show."""
@@ -157,8 +154,18 @@ def _transcribe(
 ) -> int:
     failures = None if sinks.failures is None else str(sinks.failures.path)
     most = None if failures is None else 0 if options.quiet else MOST_FAILURES_TOLD
-    progress = Progress(quiet=options.quiet, failures_told=most, where_failures=failures)
-    job = Job(inputs, sinks.output, summary, progress, journal=sinks.journal, failures=sinks.failures)
+    has_notes = target.format in formats.ROWS and formats.ROWS[target.format].is_json
+    notes = str(target.path or "standard output") if has_notes else None
+    progress = Progress(quiet=options.quiet, failures_told=most, where_failures=failures, where_notes=notes)
+    job = Job(
+        inputs,
+        sinks.output,
+        summary,
+        progress,
+        journal=sinks.journal,
+        failures=sinks.failures,
+        normalizer=options.normalizer,
+    )
     engine = _engine(options, job, how, transcriber)
     progress.count(inputs)
     with contextlib.ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Transcripts as text: JSON lines, plain lines, tables, CTM, and the subtitle formats SRT and WebVTT."""
+"""Transcripts as text: JSON, plain lines, tables and CTM in one file; SRT, WebVTT and Praat's TextGrid in a file for each."""
 
 from __future__ import annotations
 
@@ -6,25 +6,28 @@ import csv
 import io
 import json
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from ..ctc import Word
+from .textgrid import textgrid
 from .transcriber import Result, Transcript
 
 LINE_CHARACTERS, LINES = 42, 2  # of a subtitle
 CUE_SECONDS, PAUSE_SECONDS = 7.0, 0.8
-TSV_HEADER = ("id", "audio", "start_seconds", "duration_seconds", "confidence", "text")
+COLUMNS = ("id", "audio", "start_seconds", "duration_seconds", "confidence", "text")
 
 
 def _named(result: Result) -> Iterator[tuple[str, int | None, Transcript]]:
-    """Each transcript with its id, and its channel if there is one for each, from 1."""
+    """Give each transcript with its id, and its channel from 1 where channels have a transcript each."""
     each = len(result.transcripts) > 1
     for channel, transcript in enumerate(result.transcripts, 1):
         yield (f"{result.utterance.id}#{channel}", channel, transcript) if each else (result.utterance.id, None, transcript)
 
 
-def jsonl(result: Result) -> str:
-    lines = []
+def _objects(result: Result) -> Iterator[str]:
+    """Give a JSON object for each transcript."""
+    notes = getattr(result, "notes", ())
     for id, channel, transcript in _named(result):
         row = {"id": id, "audio": result.utterance.audio}
         row |= {} if channel is None else {"channel": channel}
@@ -44,12 +47,21 @@ def jsonl(result: Result) -> str:
             ],
         }
         row |= {} if result.utterance.reference is None else {"reference": result.utterance.reference}
-        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
-    return "".join(lines)
+        row |= {"notes": [*notes]} if notes else {}
+        yield json.dumps(row, ensure_ascii=False)
+
+
+def jsonl(result: Result) -> str:
+    return "".join(f"{row}\n" for row in _objects(result))
+
+
+def json_items(result: Result) -> str:
+    """Return items of a JSON array, each on a line of its own."""
+    return ",".join(f"\n{row}" for row in _objects(result))
 
 
 def error_row(result: Result) -> str:
-    """A failure as a JSON line."""
+    """Return a failure as a JSON line."""
     row = {"id": result.utterance.id, "audio": result.utterance.audio, "error": result.error}
     return json.dumps(row, ensure_ascii=False) + "\n"
 
@@ -58,18 +70,33 @@ def txt(result: Result) -> str:
     return "".join(f"{' '.join(id.split())}\t{transcript.text}\n" for id, _, transcript in _named(result))
 
 
-def tsv(result: Result) -> str:
+def _table(rows: Sequence[Sequence[str]], delimiter: str, end: str) -> str:
     table = io.StringIO()
-    writer = csv.writer(table, delimiter="\t", lineterminator="\n")
-    for id, _, transcript in _named(result):
-        confidence = "" if transcript.confidence is None else f"{transcript.confidence:.4f}"
-        start, duration = f"{result.utterance.offset_seconds:.3f}", f"{transcript.duration_seconds:.3f}"
-        writer.writerow((id, result.utterance.audio, start, duration, confidence, transcript.text))
+    csv.writer(table, delimiter=delimiter, lineterminator=end).writerows(rows)
     return table.getvalue()
 
 
+def _cells(result: Result) -> list[tuple[str, ...]]:
+    """Return the values of ``COLUMNS`` for each transcript."""
+    rows = []
+    for id, _, transcript in _named(result):
+        confidence = "" if transcript.confidence is None else f"{transcript.confidence:.4f}"
+        start, duration = f"{result.utterance.offset_seconds:.3f}", f"{transcript.duration_seconds:.3f}"
+        rows.append((id, result.utterance.audio, start, duration, confidence, transcript.text))
+    return rows
+
+
+def tsv(result: Result) -> str:
+    return _table(_cells(result), "\t", "\n")
+
+
+def comma_separated(result: Result) -> str:
+    """Return rows as RFC 4180 has them: lines end in CR and LF, quotes are doubled within quotes."""
+    return _table(_cells(result), ",", "\r\n")
+
+
 def ctm(result: Result) -> str:
-    """NIST's time-marked conversations: recording, channel, start, duration, word, confidence. A space in a name is %20."""
+    """Return NIST's time marks: recording, channel, start, duration, word, confidence. A space in a name is %20."""
     name = "%20".join(result.utterance.id.split())
     return "".join(
         f"{name} {channel or 1} {word.start_seconds:.2f} {word.end_seconds - word.start_seconds:.2f} {word.word} "
@@ -80,7 +107,7 @@ def ctm(result: Result) -> str:
 
 
 def _cues(words: Sequence[Word]) -> Iterator[list[Word]]:
-    """Words that are shown together: two lines at most, seven seconds, no longer pause within."""
+    """Give the words that are shown together: two lines at most, seven seconds, no longer pause within."""
     cue: list[Word] = []
     for word in words:
         if cue:
@@ -123,6 +150,48 @@ def _escaped(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-ROWS = {"jsonl": jsonl, "txt": txt, "tsv": tsv, "ctm": ctm}  # one file for all utterances
-FILES = {"srt": srt, "vtt": vtt}  # a file for each
+@dataclass(frozen=True)
+class RowFormat:
+    """A format that holds all utterances in one file.
+
+    text: returns the rows of a result. head: begins the file. between: parts results. tail: ends the file, and is not there
+    while a run is at work. is_json: rows are JSON, so they carry notes, and escapes for names that are no UTF-8.
+    """
+
+    text: Callable[[Result], str]
+    head: str = ""
+    between: str = ""
+    tail: str = ""
+    is_json: bool = False
+
+    def end(self, is_empty: bool) -> str:
+        """Return what ends a file, of which ``is_empty`` says that it has no rows."""
+        return self.tail.lstrip() if is_empty else self.tail
+
+
+@dataclass(frozen=True)
+class FileFormat:
+    """A format with a file for each transcript.
+
+    suffix: of file names, without the dot. text: returns the file's text for a transcript and its offset in seconds.
+    """
+
+    suffix: str
+    text: Callable[[Transcript, float], str]
+
+
+ROWS = {
+    "jsonl": RowFormat(jsonl, is_json=True),
+    "txt": RowFormat(txt),
+    "tsv": RowFormat(tsv, head=_table([COLUMNS], "\t", "\n")),
+    "csv": RowFormat(comma_separated, head=_table([COLUMNS], ",", "\r\n")),
+    "json": RowFormat(json_items, head="[", between=",", tail="\n]\n", is_json=True),
+    "ctm": RowFormat(ctm),
+}
+FILES = {
+    "srt": FileFormat("srt", lambda transcript, offset_seconds: srt(transcript)),
+    "vtt": FileFormat("vtt", lambda transcript, offset_seconds: vtt(transcript)),
+    "textgrid": FileFormat("TextGrid", textgrid),
+}
 FORMATS = (*ROWS, *FILES)
+SUFFIXES = {f".{name}": name for name in ROWS} | {f".{file.suffix}": name for name, file in FILES.items()}

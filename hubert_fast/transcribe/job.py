@@ -9,20 +9,22 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
-from .. import __version__
-from . import outputs, scoring
+from . import normalizers, outputs, scoring
 from .formats import error_row
 from .inputs import Inputs, Shard, Utterance
-from .journal import Errors, Journal, JournalError, Totals
+from .journal import MISSING, Errors, Journal, JournalError, Stamp
+from .row_file import RowFile
+from .summary import Summary
 from .transcriber import Options, Result, Transcriber
 
-COMMIT_SECONDS = 1.0  # what is finished is durable after so long, and by then what a kill may cost
+COMMIT_SECONDS = 1.0  # commit interval: the most work that a kill can lose
+NORMALIZER = "normalizer"  # a setting that only matters when references were scored
 
 
 class Engine(Protocol):
@@ -41,52 +43,6 @@ class Progress(Protocol):
     def done(self, result: Result, audio_seconds: float) -> None: ...
 
     def skip(self) -> None: ...
-
-
-@dataclass
-class Summary:
-    """What a run came to. Counts are of all runs on this output; ``_this_run`` of the last one alone.
-
-    already_done: inputs that an earlier run had done, or that were named twice. complete: whether all inputs were run through.
-    wer, cer: word and character error rate over all utterances with a reference; ``None`` without any.
-    """
-
-    output: str | None
-    model: str
-    device: str
-    dtype: str
-    transcribed: int = 0
-    failed: int = 0
-    audio_seconds: float = 0.0
-    transcribed_this_run: int = 0
-    failed_this_run: int = 0
-    already_done: int = 0
-    audio_seconds_this_run: float = 0.0
-    wall_seconds_this_run: float = 0.0
-    times_real_time: float | None = None
-    batch_seconds: float = 0.0
-    wer: float | None = None
-    cer: float | None = None
-    reference_words: int = 0
-    word_errors: int = 0
-    reference_characters: int = 0
-    character_errors: int = 0
-    complete: bool = False
-    version: str = field(default=__version__)
-
-    def count(self, totals: Totals, wall_seconds: float) -> None:
-        """Fill in the sums."""
-        self.transcribed, self.failed, self.audio_seconds = totals.transcribed, totals.failed, round(totals.audio_seconds, 3)
-        self.audio_seconds_this_run = round(self.audio_seconds_this_run, 3)
-        self.wall_seconds_this_run = round(wall_seconds, 3)
-        if self.audio_seconds_this_run and wall_seconds > 0:
-            self.times_real_time = round(self.audio_seconds_this_run / wall_seconds, 2)
-        errors = totals.errors
-        self.reference_words, self.word_errors = errors.words, errors.word_errors
-        self.reference_characters, self.character_errors = errors.characters, errors.character_errors
-        if errors.words:
-            self.wer = round(errors.word_errors / errors.words, 6)
-            self.cer = round(errors.character_errors / errors.characters, 6)
 
 
 @dataclass(frozen=True)
@@ -125,7 +81,7 @@ def fingerprint(transcriber: Transcriber) -> str:
 
 
 def settings_of(transcriber: Transcriber, dtype: str, options: Options, format: str, shard: Shard | None) -> dict[str, Any]:
-    """Return what the text of an output depends on; a run that differs may not go on with it."""
+    """Return what the text of an output depends on; a run with other settings may not go on with it."""
     return {
         "model": fingerprint(transcriber),
         "dtype": dtype,
@@ -151,14 +107,29 @@ def open_journal(paths: Paths, settings: dict[str, Any], overwrite: bool) -> Jou
         if before is None or overwrite:
             journal.begin(settings)
             return journal
-        changed = [name for name, value in settings.items() if before.get(name) != value]
-        if changed:
-            told = "; ".join(f"{name} was {before.get(name)}, is {settings[name]}" for name in changed)
-            raise JournalError(f"{paths.output} was begun with other settings ({told}); --overwrite begins anew")
+        _compare(paths.output, journal, before, settings)
         return journal
     except BaseException:
         journal.close()
         raise
+
+
+def _compare(output: Path, journal: Journal, before: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Raise ``JournalError`` for settings with which a run may not go on. Those that an older journal lacks are noted in it."""
+    known = {NORMALIZER: normalizers.DEFAULT} | before
+    if not any(journal.totals().errors):  # nothing was counted yet
+        known.pop(NORMALIZER)
+    changed = [name for name, value in settings.items() if name in known and known[name] != value]
+    if changed == [NORMALIZER]:
+        raise JournalError(
+            f"word errors of {output} were counted with the normalizer {known[NORMALIZER]}, not {settings[NORMALIZER]}: go on "
+            f"with --normalizer {known[NORMALIZER]}, or begin anew with --overwrite"
+        )
+    if changed:
+        told = "; ".join(f"{name} was {known[name]}, is {settings[name]}" for name in changed)
+        raise JournalError(f"{output} was begun with other settings ({told}); --overwrite begins anew")
+    if before != before | settings:
+        journal.keep_settings(before | settings)
 
 
 class OutputError(Exception):
@@ -166,7 +137,7 @@ class OutputError(Exception):
 
 
 @contextlib.contextmanager
-def _writing(name: str) -> Iterator[None]:
+def writing(name: str) -> Iterator[None]:
     """Tell failures of writing from those of reading and computing."""
     try:
         yield
@@ -182,7 +153,8 @@ class Job:
     """Runs what of the inputs is not done, once.
 
     output: where transcripts go. failures: where rows about failures go; without it they are only told to ``progress``.
-    journal: of what is done; without it a temporary one, so that what is named twice is done once.
+    journal: of what is done; without it a temporary one, so that what is named twice is done once. normalizer: of texts that
+    are compared with a reference, see :mod:`.normalizers`.
     """
 
     def __init__(
@@ -193,28 +165,33 @@ class Job:
         progress: Progress,
         *,
         journal: Journal | None = None,
-        failures: outputs.RowFile | None = None,
+        failures: RowFile | None = None,
+        normalizer: str = normalizers.DEFAULT,
     ):
         self.inputs, self.output, self.summary, self.progress = inputs, output, summary, progress
         self.journal, self.failures = journal or Journal(None), failures
         self.unscored = 0  # references that nobody counted, jiwer not being there
         self._name = summary.output or "standard output"
-        self._under_way: set[bytes] = set()
+        self._under_way: dict[bytes, Stamp | None] = {}  # what each file looked like before it was opened
+        self._normalizer = normalizer
         self._scores = scoring.can_score()
         self._lock = threading.Lock()  # of what is written, and the journal of it
         self._is_new = False  # whether something was written since the last commit
         self._error: BaseException | None = None
 
     def utterances(self) -> Iterator[Utterance]:
-        """Give the inputs that are neither done nor under way."""
+        """Give the inputs that are not under way and are not done, or have changed since."""
         for utterance in self.inputs:
-            key = utterance.key
-            if key in self._under_way or key in self.journal:  # in this order: what is done is in the journal first
+            key, stamp = utterance.key, Stamp.of(utterance.audio)
+            # in this order: what is done is in the journal first
+            if key in self._under_way or self.journal.is_current(key, stamp):
                 self.progress.skip()
                 self.summary.already_done += 1
-            else:
-                self._under_way.add(key)
-                yield utterance
+                continue
+            if utterance.error is not None and stamp != MISSING:
+                stamp = None  # what is wrong is not the file's content
+            self._under_way[key] = stamp
+            yield utterance
 
     def run(self, engine: Engine) -> Summary:
         """Write every result and keep the journal; what was committed stays when something fails.
@@ -231,6 +208,7 @@ class Job:
                         self._take(result)
             with self._lock:
                 self._commit()
+                self._finish()
         except BaseException:
             with self._lock, contextlib.suppress(sqlite3.Error):
                 self.journal.forget_uncommitted()
@@ -260,21 +238,32 @@ class Job:
         if self._error is not None:
             raise self._error
         seconds = max((transcript.duration_seconds for transcript in result.transcripts), default=0.0)
-        errors = self._errors_of(result) if result.error is None else Errors()
-        key = result.utterance.key
-        with _writing(self._name):
-            if result.error is not None:
-                if self.failures is not None:
-                    self.failures.append(error_row(result))
+        failed = result.error is not None
+        errors = Errors() if failed else self._errors_of(result)
+        utterance, key = result.utterance, result.utterance.key
+        stamp = self._under_way[key]
+        if not failed and stamp == MISSING:
+            stamp = None  # it is no path: standard input, or a file that only other machines see
+        notes = getattr(result, "notes", ())
+        with writing(self._name):
+            if not failed and self.output.prepare(result):
+                self._commit()
+            is_again = self.journal.retire(key)
+            row = None
+            if not failed:
+                row = self.output.write(result)
             else:
-                if self.output.prepare(result):
-                    self._commit()
-                self.output.write(result)
-            self.journal.add(key, result.error is not None, seconds, errors)
+                if is_again:
+                    self.output.drop(utterance)
+                if self.failures is not None:
+                    row = self.failures.append(error_row(result))
+            self.journal.add(key, failed, seconds, errors, stamp=stamp, row=row, notes=len(notes))
         self._is_new = True
-        self._under_way.discard(key)
-        self.summary.failed_this_run += result.error is not None
-        self.summary.transcribed_this_run += result.error is None
+        del self._under_way[key]
+        self.summary.failed_this_run += failed
+        self.summary.transcribed_this_run += not failed
+        self.summary.changed_this_run += is_again
+        self.summary.with_notes_this_run += bool(notes)
         self.summary.audio_seconds_this_run += seconds
         self.progress.done(result, seconds)
 
@@ -285,17 +274,19 @@ class Job:
         if not self._scores:
             self.unscored += 1
             return Errors()
-        return scoring.score(result.utterance.reference, result.transcripts[0].text)
+        return scoring.score(result.utterance.reference, result.transcripts[0].text, self._normalizer)
 
     def _commit(self) -> None:
-        with _writing(self._name):
+        with writing(self._name):
             sizes = self.output.sync()
             if self.failures is not None:
                 sizes |= self.failures.sync()
             self.journal.commit(sizes)
         self._is_new = False
 
-
-def write_summary(path: Path, summary: Summary) -> None:
-    """Write it as JSON."""
-    outputs.replace(path, json.dumps(asdict(summary), indent=1) + "\n")
+    def _finish(self) -> None:
+        """Make the files whole, and take out rows of files that have changed."""
+        with writing(self._name):
+            self.output.finish()
+            if self.failures is not None:
+                self.failures.finish()

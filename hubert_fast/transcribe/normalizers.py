@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import cache
 
 # Signs that are typed or typeset for the apostrophe: single quotation marks (left, right, high-reversed), the letters turned
-# comma, apostrophe and saltillo (of either case), the Hebrew geresh, the prime, the acute and grave accents, the full-width form.
+# comma, apostrophe and saltillo (both cases), the Hebrew geresh, the prime, the acute and grave accents, the full-width form.
 APOSTROPHES = "\u2018\u2019\u201b\u02bb\u02bc\ua78b\ua78c\u05f3\u2032\u00b4\u0060\uff07"
 
 DOES = {

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from . import formats
-from .journal import Journal, JournalError
+from .inputs import Utterance
+from .journal import Journal, JournalError, Row
+from .row_file import RowFile, encoded, sync_path
 from .transcriber import Result
 
 MOST_NAME_BYTES = 200  # of a file; file systems take 255
@@ -24,81 +26,39 @@ class Output:
         """Return whether the journal must be committed before this result is written."""
         return False
 
-    def write(self, result: Result) -> None:
+    def write(self, result: Result) -> Row | None:
+        """Write a result; return where its rows are, ``None`` in files of their own and in streams."""
         raise NotImplementedError
+
+    def drop(self, utterance: Utterance) -> None:
+        """Remove the files of an utterance that was transcribed once and cannot be any more."""
 
     def sync(self) -> dict[str, int]:
         """Put all on disk; return the sizes to be remembered."""
         return {}
 
-    def close(self) -> None:
-        """Let go of it."""
-
-
-def encoded(text: str) -> bytes:
-    """UTF-8; what names have that is none becomes an escape, one that JSON reads back."""
-    return text.encode("utf-8", "backslashreplace")
-
-
-class RowFile:
-    """Rows appended to a file, whose size the journal knows by its ``role``.
-
-    is_optional: it may be missing, and is not left there empty. Raises ``JournalError`` when the file has become shorter than
-    the journal says, ``OSError`` when it cannot be written.
-    """
-
-    def __init__(self, path: Path, role: str, journal: Journal, is_optional: bool = False):
-        self.path, self._role, self._journal, self._is_optional = path, role, journal, is_optional
-        known = journal.size_of(role)
-        there = path.stat().st_size if path.exists() else 0
-        if is_optional and not path.exists():
-            known = 0
-        if there < known:
-            raise JournalError(
-                f"{path} has {there} bytes, but {known} were written according to {journal.path}: "
-                f"bring it back, or begin anew with --overwrite"
-            )
-        self._file: BinaryIO = open(path, "ab")  # noqa: SIM115
-        self._file.truncate(known)  # rows that were on their way when the run was killed
-        self.is_empty = not known
-        if self.is_empty:
-            sync_path(path.parent)
-
-    def append(self, text: str) -> None:
-        self._file.write(encoded(text))
-
-    def sync(self) -> dict[str, int]:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        return {self._role: os.fstat(self._file.fileno()).st_size}
+    def finish(self) -> None:
+        """Write what makes the output whole, after all results are committed."""
 
     def close(self) -> None:
-        """Close it without what the journal does not know, which may be half a row and would be done again."""
-        try:
-            self._file.close()
-        except OSError:  # a full disk; the failure was told when it was written
-            pass
-        finally:
-            with contextlib.suppress(sqlite3.Error):  # the journal cannot be read either: the next run cuts
-                known = self._journal.size_of(self._role)
-                os.truncate(self.path, known)
-                if self._is_optional and not known:
-                    os.unlink(self.path)
+        """Let go of it, as whole as it can be made when a run breaks off."""
 
 
 class Rows(Output):
     """All utterances in one file."""
 
     def __init__(self, path: Path, format: str, journal: Journal):
-        self._file, self._format = RowFile(path, "output", journal), formats.ROWS[format]
-        if format == "tsv" and self._file.is_empty:
-            self._file.append("\t".join(formats.TSV_HEADER) + "\n")
+        self._format = formats.ROWS[format]
+        self._file = RowFile(path, "output", journal, self._format)
 
-    def write(self, result: Result) -> None:
-        self._file.append(self._format(result))
+    def write(self, result: Result) -> Row:
+        return self._file.append(self._format.text(result))
 
     def sync(self) -> dict[str, int]:
         return self._file.sync()
+
+    def finish(self) -> None:
+        self._file.finish()
 
     def close(self) -> None:
         self._file.close()
@@ -113,7 +73,7 @@ class Files(Output):
     """
 
     def __init__(self, folder: Path, format: str, journal: Journal):
-        self._folder, self._suffix, self._format, self._journal = folder, f".{format}", formats.FILES[format], journal
+        self._folder, self._format, self._journal = folder, formats.FILES[format], journal
         self._written: set[Path] = set()
         if journal.totals().transcribed and not (folder.is_dir() and any(folder.iterdir())):
             raise JournalError(
@@ -122,34 +82,41 @@ class Files(Output):
             )
         folder.mkdir(exist_ok=True)
 
-    def _names(self, result: Result) -> Iterator[list[str]]:
-        """Names for the files of a result, the best first."""
-        utterance = result.utterance
+    def _names(self, utterance: Utterance, count: int) -> Iterator[list[str]]:
+        """Give names for the files of ``count`` transcripts, the best first."""
         name, full = _safe(utterance.name), _safe(utterance.name + os.path.splitext(utterance.audio)[1])
         for stem in (name, full, f"{full}.{utterance.key.hex()}"):
-            if len(result.transcripts) == 1:
-                yield [stem + self._suffix]
-            else:
-                yield [f"{stem}.{channel}{self._suffix}" for channel in range(1, len(result.transcripts) + 1)]
+            channels = [""] if count == 1 else [f".{channel}" for channel in range(1, count + 1)]
+            yield [f"{stem}{channel}.{self._format.suffix}" for channel in channels]
 
     def _own_names(self, result: Result) -> list[str]:
         """Return the best names that no other utterance has."""
         owners = (result.utterance.key, None)
-        return next(names for names in self._names(result) if all(self._journal.owner(name) in owners for name in names))
+        names = self._names(result.utterance, len(result.transcripts))
+        return next(these for these in names if all(self._journal.owner(name) in owners for name in these))
 
     def prepare(self, result: Result) -> bool:
-        names, best = self._own_names(result), next(self._names(result))
+        names, best = self._own_names(result), next(self._names(result.utterance, len(result.transcripts)))
         is_new = any(self._journal.owner(name) is None for name in names)
         for name in names if is_new else ():
             self._journal.claim(name, result.utterance.key)
         return is_new and names != best
 
     def write(self, result: Result) -> None:
+        offset_seconds = result.utterance.offset_seconds
         for name, transcript in zip(self._own_names(result), result.transcripts):
             path = self._folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            replace(path, self._format(transcript))
+            replace(path, self._format.text(transcript, offset_seconds))
             self._written |= {path, *path.parents[: len(Path(name).parts)]}
+
+    def drop(self, utterance: Utterance) -> None:
+        for count in itertools.count(1):  # of channels, which the journal does not know
+            own = [[n for n in names if self._journal.owner(n) == utterance.key] for names in self._names(utterance, count)]
+            for name in itertools.chain(*own):
+                (self._folder / name).unlink(missing_ok=True)
+            if count > 1 and not any(own):
+                return
 
     def sync(self) -> dict[str, int]:
         for path in self._written:
@@ -165,7 +132,7 @@ class OneFile(Output):
         self._path, self._format = path, formats.FILES[format]
 
     def write(self, result: Result) -> None:
-        replace(self._path, self._format(result.transcripts[0]))
+        replace(self._path, self._format.text(result.transcripts[0], result.utterance.offset_seconds))
 
     def sync(self) -> dict[str, int]:
         if self._path.exists():
@@ -178,15 +145,27 @@ class Stream(Output):
 
     def __init__(self, file: BinaryIO, format: str, bare: bool):
         self._file, self._format, self._bare = file, formats.ROWS[format], bare
-        if format == "tsv":
-            self._file.write(encoded("\t".join(formats.TSV_HEADER) + "\n"))
+        self._is_empty, self._is_finished = True, False
+        self._file.write(encoded(self._format.head))
 
     def write(self, result: Result) -> None:
-        text = "".join(f"{each.text}\n" for each in result.transcripts) if self._bare else self._format(result)
+        text = "".join(f"{each.text}\n" for each in result.transcripts) if self._bare else self._format.text(result)
         # names are given back as they came, where they are no UTF-8 too; JSON has escapes for that
-        errors = "backslashreplace" if self._format is formats.jsonl else "surrogateescape"
-        self._file.write(text.encode("utf-8", errors))
+        errors = "backslashreplace" if self._format.is_json else "surrogateescape"
+        between = "" if self._is_empty else self._format.between
+        self._is_empty = False
+        self._file.write((between + text).encode("utf-8", errors))
         self._file.flush()
+
+    def finish(self) -> None:
+        self._is_finished = True  # whatever comes of it
+        self._file.write(encoded(self._format.end(self._is_empty)))
+        self._file.flush()
+
+    def close(self) -> None:
+        if not self._is_finished:
+            with contextlib.suppress(OSError):  # what ended the run may be that nobody reads
+                self.finish()
 
 
 def replace(path: Path, text: str) -> None:
@@ -198,15 +177,6 @@ def replace(path: Path, text: str) -> None:
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
-
-
-def sync_path(path: Path) -> None:
-    """Put a file, or the names in a folder, on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _safe(name: str) -> str:

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from tqdm import tqdm
 
 from .inputs import Inputs
-from .job import Summary
+from .summary import Summary
 from .transcriber import Result
 
 LINE_SECONDS = 30.0
-MOST_FAILURES_TOLD = 20
+MOST_FAILURES_TOLD = MOST_NOTES_TOLD = 20
 
 
 def say(message: str) -> None:
@@ -27,11 +27,15 @@ def say(message: str) -> None:
 class Progress:
     """Counts what is done and shows it.
 
-    failures_told: how many failures get a line of their own; ``None`` is all. where_failures: where the others are to be read.
+    failures_told: how many failures get a line of their own; ``None`` is all. where_failures: the file that has all failures.
+    where_notes: the file that has all notes, of which ``MOST_NOTES_TOLD`` then get a line of their own; without it all do.
     """
 
-    def __init__(self, *, quiet: bool, failures_told: int | None, where_failures: str | None = None):
+    def __init__(
+        self, *, quiet: bool, failures_told: int | None, where_failures: str | None = None, where_notes: str | None = None
+    ):
         self.quiet, self.failures_told, self.where_failures = quiet, failures_told, where_failures
+        self.where_notes, self.notes = where_notes, 0
         self.files = self.failed = self.skipped = 0
         self.audio_seconds = 0.0
         self.total: int | None = None
@@ -59,6 +63,8 @@ class Progress:
         if result.error is not None:
             self.failed += 1
             self._tell_failure(result.error)
+        for note in getattr(result, "notes", ()):
+            self._tell_note(note)
         if not self._bar.disable:
             self._bar.total = None if self.total is None else self.total - self.skipped
             self._bar.set_postfix_str(self._state(), refresh=False)
@@ -73,6 +79,14 @@ class Progress:
             say(reason)
         if self.failed == self.failures_told:
             say(f"more failures are only written to {self.where_failures}")
+
+    def _tell_note(self, note: str) -> None:
+        self.notes += 1
+        most = None if self.where_notes is None else MOST_NOTES_TOLD
+        if not self.quiet and (most is None or self.notes <= most):
+            say(note)
+        elif not self.quiet and self.notes == MOST_NOTES_TOLD + 1:
+            say(f"more notes are only written to {self.where_notes}")
 
     def _state(self) -> str:
         speed = self.audio_seconds / max(time.monotonic() - self._start, 1e-9)
@@ -103,6 +117,8 @@ def tell(summary: Summary, say: Callable[[str], None], failures: str | None) -> 
     done, failed = summary.transcribed_this_run, summary.failed_this_run
     if summary.already_done:
         say(f"{summary.already_done} inputs were done already")
+    if summary.changed_this_run:
+        say(f"{_inputs(summary.changed_this_run)} changed since the last run: done again")
     if summary.audio_seconds_this_run:
         wall = summary.wall_seconds_this_run
         took = f"{wall:.2f} s" if wall < 60 else duration(wall)
@@ -110,9 +126,15 @@ def tell(summary: Summary, say: Callable[[str], None], failures: str | None) -> 
     if summary.wer is not None:
         say(
             f"word error rate {100 * summary.wer:.2f} % of {summary.reference_words} words, "
-            f"character error rate {100 * summary.cer:.2f} %"
+            f"character error rate {100 * summary.cer:.2f} % (normalizer {summary.normalizer}: {summary.normalizer_does})"
         )
+    if summary.with_notes_this_run:
+        say(f"{_inputs(summary.with_notes_this_run)} a note, such as about a header that is wrong")
     if failed:
         say(f"{failed} of {done + failed} inputs could not be transcribed" + (f": see {failures}" if failures else ""))
     elif summary.failed:
         say(f"{summary.failed} inputs failed in earlier runs: see {failures}; --retry-failed tries them again")
+
+
+def _inputs(count: int) -> str:
+    return "1 input has" if count == 1 else f"{count} inputs have"

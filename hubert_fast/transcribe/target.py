@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 
 from ..audio import AUDIO_SUFFIXES
 from . import formats
-from .inputs import Inputs
-from .job import Paths, open_journal
+from .inputs import Inputs, Shard
+from .job import Paths, open_journal, writing
 from .journal import Journal, JournalError
-from .outputs import Files, OneFile, Output, RowFile, Rows, Stream
+from .outputs import Files, OneFile, Output, Rows, Stream
+from .row_file import RowFile
 
-SUFFIXES = {f".{name}": name for name in formats.FORMATS}
+COMPRESSED_SUFFIXES = frozenset(".gz .bz2 .xz .zst .lz4 .br .zip .7z .tar .tgz".split())
 
 
 class Sinks(NamedTuple):
@@ -33,7 +34,7 @@ class Target:
     """An output that is not opened yet.
 
     path: of a file or folder; ``None`` is standard output. is_stream: written as it comes, never read back. is_single: the one
-    file of the one input.
+    file of the one input. bare: the text alone. is_default: neither the name nor an option says the format.
     """
 
     path: Path | None
@@ -41,29 +42,31 @@ class Target:
     is_stream: bool
     is_single: bool = False
     bare: bool = False
+    is_default: bool = False
 
     @classmethod
-    def of(cls, output: str | None, format: str | None, inputs: Inputs) -> Target:
+    def of(cls, output: str | None, format: str | None, inputs: Inputs, shard: Shard | None = None) -> Target:
         """Understand the options. Raises ``ValueError`` when they do not go together, or would overwrite an input."""
         if output in (None, "-"):
             if format in formats.FILES:
                 raise ValueError(f"{format} has a file for each input: name a folder with -o")
             return cls(None, format or "txt", is_stream=True, bare=format is None and inputs.is_one_file)
-        path = Path(output)
+        named = Path(output)
+        path = named if shard is None else _of_shard(named, shard)
         exists = path.exists()
         beside = Paths(path)
         for file in (path, beside.journal, beside.errors, beside.summary):
             if any(os.path.exists(source) and file.exists() and os.path.samefile(file, source) for source in inputs.sources):
                 raise ValueError(f"{file} is an input, and would be overwritten")
-        if path.suffix.lower() in AUDIO_SUFFIXES:
-            raise ValueError(f"{path} is named as audio is: an output ends in {', '.join(SUFFIXES)}")
-        format = format or SUFFIXES.get(path.suffix.lower(), "jsonl")
         if exists and not path.is_file() and not path.is_dir():  # a pipe, a device
             if format in formats.FILES:
                 raise ValueError(f"{format} has a file for each input: {path} is no folder")
-            return cls(path, format, is_stream=True)
+            return cls(path, format or _format_named(named) or "jsonl", is_stream=True)
+        _check_name(named, format, is_folder=output.endswith("/") or path.is_dir())
+        is_default = format is None and not named.suffix
+        format = format or _format_named(named) or "jsonl"
         if format in formats.FILES:
-            single = path.suffix.lower() == f".{format}" and not path.is_dir()
+            single = _format_named(named) == format and not path.is_dir() and not output.endswith("/")
             if single and not inputs.is_one_file:
                 raise ValueError(f"{format} has a file for each input: name a folder with -o, and --format {format}")
             if path.is_file() and not single:
@@ -71,7 +74,12 @@ class Target:
             return cls(path, format, is_stream=False, is_single=single)
         if path.is_dir():
             raise ValueError(f"{path} is a folder: name a file for {format}")
-        return cls(path, format, is_stream=False)
+        if output.endswith("/"):
+            raise ValueError(
+                f"{output} is named as a folder is: name a file for {format}, or a format with a file for each input: "
+                f"--format {', '.join(formats.FILES)}"
+            )
+        return cls(path, format, is_stream=False, is_default=is_default)
 
     @property
     def paths(self) -> Paths | None:
@@ -99,7 +107,10 @@ class Target:
         with contextlib.ExitStack() as stack:
             if self.is_stream:
                 file = sys.stdout.buffer if self.path is None else stack.enter_context(_device(self.path))
-                yield Sinks(Stream(file, self.format, self.bare))
+                with writing("standard output" if self.path is None else str(self.path)):
+                    stream = Stream(file, self.format, self.bare)
+                stack.callback(stream.close)
+                yield Sinks(stream)
                 return
             if self.is_single:
                 yield Sinks(OneFile(self.path, self.format))
@@ -113,7 +124,7 @@ class Target:
             if retry_failed:
                 journal.forget_failures()
                 journal.commit({"errors": 0})
-            failures = RowFile(paths.errors, "errors", journal, is_optional=True)
+            failures = RowFile(paths.errors, "errors", journal, formats.ROWS["jsonl"], is_optional=True)
             stack.callback(failures.close)
             output = (Files if self.format in formats.FILES else Rows)(self.path, self.format, journal)
             stack.callback(output.close)
@@ -128,3 +139,28 @@ def _device(path: Path) -> Iterator[Any]:
     finally:
         with contextlib.suppress(OSError):  # every row was flushed, and a failure told, when it was written
             file.close()
+
+
+def _format_named(path: Path) -> str | None:
+    """Return the format that a name ends in, whatever the case of its letters."""
+    return next((name for suffix, name in formats.SUFFIXES.items() if path.suffix.lower() == suffix.lower()), None)
+
+
+def _check_name(path: Path, format: str | None, is_folder: bool) -> None:
+    """Raise ``ValueError`` for a name that says something else than what the output would hold."""
+    suffix, known = path.suffix.lower(), ", ".join(formats.SUFFIXES)
+    if suffix in AUDIO_SUFFIXES:
+        raise ValueError(f"{path} is named as audio is: an output ends in {known}")
+    if is_folder or not suffix:
+        return
+    if suffix in COMPRESSED_SUFFIXES:
+        raise ValueError(
+            f"{path} is named as compressed files are, but outputs are not compressed: name one that ends in {known}"
+        )
+    if format is None and _format_named(path) is None:
+        raise ValueError(f"{path} ends in {path.suffix}, which is no format of outputs: end it in {known}, or give --format")
+
+
+def _of_shard(path: Path, shard: Shard) -> Path:
+    """Name the output of one shard, so that no two write one file: ``out.jsonl`` of shard 2/16 is ``out.2-of-16.jsonl``."""
+    return path.with_name(f"{path.stem}.{shard.index}-of-{shard.count}{path.suffix}")

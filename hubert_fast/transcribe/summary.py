@@ -1,0 +1,74 @@
+"""What a run came to: counts, speed and error rates, as they are said and written."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from .. import __version__
+from . import normalizers
+from .journal import Totals
+from .outputs import replace
+
+
+@dataclass
+class Summary:
+    """What a run came to. Counts are of all runs on this output; ``_this_run`` of the last one alone.
+
+    already_done: inputs that an earlier run had done, or that were named twice.
+    changed_this_run: inputs whose file had changed since they were done, so that they were done again.
+    with_notes: inputs with a note, such as one about a header that is wrong.
+    complete: whether all inputs were run through.
+    wer, cer: word and character error rate over all utterances with a reference; ``None`` without any.
+    normalizer, normalizer_does: how texts were made alike before they were compared.
+    """
+
+    output: str | None
+    model: str
+    device: str
+    dtype: str
+    transcribed: int = 0
+    failed: int = 0
+    audio_seconds: float = 0.0
+    transcribed_this_run: int = 0
+    failed_this_run: int = 0
+    already_done: int = 0
+    changed_this_run: int = 0
+    with_notes: int = 0
+    with_notes_this_run: int = 0
+    audio_seconds_this_run: float = 0.0
+    wall_seconds_this_run: float = 0.0
+    times_real_time: float | None = None
+    batch_seconds: float = 0.0
+    wer: float | None = None
+    cer: float | None = None
+    reference_words: int = 0
+    word_errors: int = 0
+    reference_characters: int = 0
+    character_errors: int = 0
+    normalizer: str = normalizers.DEFAULT
+    normalizer_does: str = ""
+    complete: bool = False
+    version: str = field(default=__version__)
+
+    def count(self, totals: Totals, wall_seconds: float) -> None:
+        """Fill in the sums."""
+        self.with_notes = totals.with_notes
+        self.normalizer_does = normalizers.does(self.normalizer)
+        self.transcribed, self.failed, self.audio_seconds = totals.transcribed, totals.failed, round(totals.audio_seconds, 3)
+        self.audio_seconds_this_run = round(self.audio_seconds_this_run, 3)
+        self.wall_seconds_this_run = round(wall_seconds, 3)
+        if self.audio_seconds_this_run and wall_seconds > 0:
+            self.times_real_time = round(self.audio_seconds_this_run / wall_seconds, 2)
+        errors = totals.errors
+        self.reference_words, self.word_errors = errors.words, errors.word_errors
+        self.reference_characters, self.character_errors = errors.characters, errors.character_errors
+        if errors.words:
+            self.wer = round(errors.word_errors / errors.words, 6)
+            self.cer = round(errors.character_errors / errors.characters, 6)
+
+
+def write_summary(path: Path, summary: Summary) -> None:
+    """Write it as JSON."""
+    replace(path, json.dumps(asdict(summary), indent=1) + "\n")
