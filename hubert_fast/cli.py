@@ -99,8 +99,9 @@ def _add_transcribe_options(parser: argparse.ArgumentParser) -> None:
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help="audio files, folders to search for them, 'patterns/**/*.wav', manifests (.jsonl as NeMo's, .csv and .tsv with a "
-        "header, .txt with a path a line), - for a list on standard input; local or URLs that fsspec knows",
+        help="audio files, folders to search for them, 'patterns/**/*.wav', lists (.json and .jsonl, .csv and .tsv, .txt with a "
+        "path on each line, .m3u, Kaldi's wav.scp, LibriSpeech's .trans.txt; compressed too), .zip and .tar archives, - for "
+        "audio or a list on standard input; local or URLs that fsspec knows",
     )
     parser.add_argument("--model", metavar="ID_OR_DIR", help="Hugging Face hub name or folder (default: the demo model)")
     _add_device_options(parser)
@@ -136,6 +137,18 @@ def _add_transcribe_options(parser: argparse.ArgumentParser) -> None:
         "--overlap-seconds", type=float, default=4.0, metavar="S", help="that share so much with the next (default: 4)"
     )
     audio.add_argument("--keep-truncated", action="store_true", help="transcribe what there is of files that are cut off")
+    audio.add_argument(
+        "--stdin-format",
+        metavar="FORMAT",
+        help="read standard input (-) as samples without a header: ENCODING:RATE or ENCODING:RATE:CHANNELS, such as s16le:16000; "
+        "encodings are s8, u8, s16le, s24le, s32le, f32le, f64le, the same with be, mulaw and alaw (default: what its first "
+        "bytes say)",
+    )
+    audio.add_argument(
+        "--allow-pipes",
+        action="store_true",
+        help="run the shell commands that Kaldi's wav.scp and Lhotse's lists name in place of files (default: such rows fail)",
+    )
 
     work = parser.add_argument_group("work")
     work.add_argument(

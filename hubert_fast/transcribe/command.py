@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from .. import demo, dispatch
+from ..audio.raw_format import RawFormat
 from ..cli import EXIT_OK, EXIT_SOME_FAILED, CannotRunError
 from ..hub import CheckpointError, first_line
 from ..paths import is_on_kernels
@@ -61,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
     """Transcribe what is named; return the exit status."""
     told = (lambda message: None) if options.quiet else say
     shard = None if options.shard is None else Shard.parse(options.shard)
-    inputs, how = Inputs(options.inputs, shard), _how(options)
+    inputs, how = _inputs(options, shard, told), _how(options)
     target = Target.of(options.output, options.format, inputs, shard)
     if target.is_single and how.channels == "each":
         raise ValueError("channels have a file each: name a folder with -o")
@@ -109,6 +110,11 @@ def run_command(options: argparse.Namespace) -> int:
         return run(options)
     except (ValueError, JournalError, ManifestError) as error:
         raise CannotRunError(str(error)) from None
+
+
+def _inputs(options: argparse.Namespace, shard: Shard | None, told: Callable[[str], None]) -> Inputs:
+    raw = None if options.stdin_format is None else RawFormat.parse(options.stdin_format)
+    return Inputs(options.inputs, shard, note=told, allow_pipes=options.allow_pipes, raw=raw)
 
 
 def _how(options: argparse.Namespace) -> Options:

@@ -1,206 +1,251 @@
-"""What is to be transcribed: files, folders, patterns, lists and manifests, one utterance after the other."""
+"""What is to be transcribed: files, folders, patterns, lists and archives, one utterance after the other."""
 
 from __future__ import annotations
 
-import glob
-import hashlib
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import stat
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
 
 from ..audio import AUDIO_SUFFIXES, is_url
+from ..audio.pipes import Command
+from ..audio.raw_format import RawFormat
+from ..audio.standard_input import standard_input
 from . import manifests
-
-
-@dataclass(frozen=True, slots=True)
-class Utterance:
-    """A file, or a part of one, to be transcribed.
-
-    id: the manifest's, or the path, with ``#from-to`` seconds behind it for a part.
-    audio: local path or URL.
-    offset_seconds, duration_seconds: of the part; ``None`` is up to the end.
-    reference: what is said in it, if known.
-    name: where its own file of text goes below an output folder, without suffix.
-    error: why it cannot be transcribed, if that is known before it is opened.
-    """
-
-    id: str
-    audio: str
-    offset_seconds: float = 0.0
-    duration_seconds: float | None = None
-    reference: str | None = None
-    name: str = ""
-    error: str | None = None
-
-    @property
-    def key(self) -> bytes:
-        """What tells it from every other, as 16 bytes."""
-        parts = (self.id, self.audio, repr(self.offset_seconds), repr(self.duration_seconds))
-        return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
-
-
-class Shard(NamedTuple):
-    """The ``index``-th, from 1, of ``count`` parts of the inputs. An utterance's key says which one it belongs to."""
-
-    index: int
-    count: int
-
-    @classmethod
-    def parse(cls, text: str) -> Shard:
-        """Read ``"2/16"``. Raises ``ValueError`` unless it is I/N with 1 <= I <= N."""
-        index, slash, count = text.partition("/")
-        if slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count):
-            return cls(int(index), int(count))
-        raise ValueError(f"a shard must be I/N with I from 1 to N, such as 2/16, but is {text!r}")
-
-    def __contains__(self, utterance: Utterance) -> bool:
-        return int.from_bytes(utterance.key[:8], "big") % self.count == self.index - 1
+from .folders import Walk, reason_of_link
+from .left_out import Sieve, is_audio, is_audio_file, is_resource
+from .patterns import is_pattern, matches, names_suffix
+from .places import RAW_PREFIX, Places, as_file, folder_of
+from .remote import CannotList, is_archive, items, url_of_archive
+from .tables import split_line
+from .utterances import Shard as Shard
+from .utterances import Utterance as Utterance
 
 
 class Inputs(Iterable[Utterance]):
     """The utterances of what a command names; nothing is kept of them.
 
-    sources: audio files, folders (searched recursively, sorted), glob patterns, manifests (:mod:`.manifests`), ``-`` for a
-        list on standard input; local, or URLs that fsspec knows.
+    sources: audio files, folders (searched recursively, sorted), glob patterns, lists (:mod:`.manifests`), zip and tar
+        archives, ``-`` for audio or a list on standard input; local, or URLs that fsspec knows.
     shard: give only these.
+    note: is called with a line on what a source left out, once for each.
+    allow_pipes: run the commands that lists of Kaldi and Lhotse name instead of files; otherwise they are errors.
+    raw: what the bytes on standard input are, if they are samples without a header.
 
     A source that does not exist or holds no audio is an utterance with an ``error``. Raises :class:`manifests.ManifestError`
-    while it is run through, when a manifest cannot be read at all.
+    while it is run through, when a list cannot be read at all.
     """
 
-    def __init__(self, sources: Iterable[str | Path], shard: Shard | None = None):
+    def __init__(
+        self,
+        sources: Iterable[str | Path],
+        shard: Shard | None = None,
+        *,
+        note: Callable[[str], None] | None = None,
+        allow_pipes: bool = False,
+        raw: RawFormat | None = None,
+    ):
         self.sources = [os.fspath(source) for source in ([sources] if isinstance(sources, (str, Path)) else sources)]
         if self.sources.count("-") > 1:
             raise ValueError("standard input can be read once, but '-' was named twice")
-        self.shard = shard
+        if raw is not None and "-" not in self.sources:
+            raise ValueError("--stdin-format says what is on standard input, but '-' is not among the inputs: add it")
+        self.shard, self.allow_pipes, self.raw = shard, allow_pipes, raw
+        self._note, self._noted, self._lock = note, set[str](), threading.Lock()
+        self._token = uuid.uuid4().hex  # what comes through a pipe is new each time
 
     @property
     def can_repeat(self) -> bool:
         """Whether they can be run through again."""
-        return not any(source == "-" or (os.path.exists(source) and _is_read_once(source)) for source in self.sources)
+        return not any(source == "-" or (manifests.is_manifest(source) and _is_read_once(source)) for source in self.sources)
 
     @property
     def is_one_file(self) -> bool:
-        """Whether they are the one file that is named, and no list or pattern or folder."""
-        if len(self.sources) != 1 or self.sources[0] == "-" or manifests.is_manifest(self.sources[0]):
+        """Whether they are the one file that is named, and no list or pattern or folder or archive."""
+        if len(self.sources) != 1:
             return False
         (source,) = self.sources
+        if source == "-":
+            return self._is_audio_on_standard_input()
+        if _is_list(source) or is_archive(source):
+            return False
         if is_url(source):
-            return PurePosixPath(source).suffix.lower() in AUDIO_SUFFIXES and not glob.has_magic(source)
-        return os.path.isfile(source) or not (os.path.exists(source) or glob.has_magic(source))
+            return PurePosixPath(source).suffix.lower() in AUDIO_SUFFIXES and not is_pattern(source)
+        return not os.path.isdir(source) and (os.path.exists(source) or not is_pattern(source))
 
     def __iter__(self) -> Iterator[Utterance]:
         for source in self.sources:
-            for utterance in _of_source(source):
+            for utterance in self._of_source(source):
                 if self.shard is None or utterance in self.shard:
                     yield utterance
 
+    def _say(self, source: str, message: str) -> None:
+        """Note something about a source, once however often it is run through."""
+        with self._lock:
+            is_new = source not in self._noted
+            self._noted.add(source)
+        if is_new and self._note is not None:
+            self._note(f"{source}: {message}")
+
+    def _say_left_out(self, source: str, sieve: Sieve) -> None:
+        others = sieve.others()
+        if others is not None:
+            self._say(source, f"left out {others}")
+
+    def _is_audio_on_standard_input(self) -> bool:
+        return self.raw is not None or is_audio(standard_input.peek())
+
+    def _of_source(self, source: str) -> Iterator[Utterance]:
+        if source == "-":
+            yield from self._of_standard_input()
+        elif _is_list(source):
+            entries = manifests.read(source, lambda message: self._say(source, message))
+            yield from self._of_entries(entries, source)
+        else:
+            yield from self._of_files(source)
+
+    def _of_standard_input(self) -> Iterator[Utterance]:
+        if self._is_audio_on_standard_input():
+            audio = "-" if self.raw is None else f"{RAW_PREFIX}{self.raw}:-"
+            yield Utterance("-", audio, name="stdin", token=self._token)
+        else:
+            yield from self._of_entries(manifests.read("-", lambda message: self._say("-", message), standard_input), "-")
+
+    def _of_files(self, source: str) -> Iterator[Utterance]:
+        """Give what a source holds that is no list."""
+        if is_archive(source) and (is_url(source) or os.path.isfile(source)):
+            yield from self._of_url(source, url_of_archive(source))
+        elif is_url(source):
+            yield from self._of_url(source, source)
+        else:
+            try:
+                yield from self._of_path(source)
+            except OSError as error:  # a name that is too long, a folder that may not be entered
+                yield Utterance(source, source, error=f"{source}: cannot be looked at: {error.strerror}")
+
+    def _of_path(self, source: str) -> Iterator[Utterance]:
+        if os.path.isdir(source):
+            yield from self._of_folder(source)
+        elif not os.path.lexists(source) and is_pattern(source):
+            yield from self._of_pattern(source)
+        else:
+            yield self._of_file(source)
+
+    def _of_file(self, path: str) -> Utterance:
+        error, token = None, ""
+        try:
+            token = "" if stat.S_ISREG(os.stat(path).st_mode) else self._token
+        except FileNotFoundError as failure:
+            link = os.path.islink(path)
+            error = f"{path}: {reason_of_link(path, failure) if link else 'no such file or folder'}"
+        return Utterance(path, as_file(path), name=_stem(os.path.basename(path)), error=error, token=token)
+
+    def _of_folder(self, source: str) -> Iterator[Utterance]:
+        walk, found = Walk(), None
+        for found in walk.below(source):
+            name = "" if found.error else _stem(os.path.relpath(found.path, source))
+            yield Utterance(found.path, as_file(found.path), reference=found.reference, name=name, error=found.error)
+        if found is not None:
+            self._say_left_out(source, walk.sieve)
+            return
+        others = walk.sieve.others()
+        there = "it has no files" if others is None else f"there are {others}; if one of them lists audio, name that"
+        yield Utterance(source, source, error=f"{source}: no audio files in this folder: {there}")
+
+    def _of_pattern(self, source: str) -> Iterator[Utterance]:
+        sieve, by_suffix, count, folders = Sieve(), names_suffix(source), 0, 0
+        for match in matches(source):
+            if os.path.isdir(match):
+                folders += 1
+                if "**" not in source:  # which goes into folders itself
+                    count += 1
+                    yield from self._of_folder(match)
+            elif _is_special(match):
+                count += 1
+                yield Utterance(match, match, error=f"{match}: not a regular file: name it by itself")
+            elif by_suffix and not is_resource(os.path.basename(match)):
+                count += 1
+                yield from self._of_source(match) if _is_list(match) or is_archive(match) else [self._of_file(match)]
+            elif sieve.takes(match):
+                count += 1
+                yield self._of_file(match)
+        if count:
+            self._say_left_out(source, sieve)
+            return
+        others, reason = sieve.others(), "nothing matches this pattern"
+        if others is not None:
+            reason = f"nothing that this pattern matches is audio: there are {others}"
+        elif folders:
+            reason = "this pattern matches only folders: put /*.wav or the like behind it"
+        yield Utterance(source, source, error=f"{source}: {reason}")
+
+    def _of_url(self, source: str, url: str) -> Iterator[Utterance]:
+        sieve = Sieve(reads=False)
+        try:
+            for item in items(url, sieve):
+                yield Utterance(item.url, item.url, reference=item.reference, name=_stem(item.name))
+        except CannotList as reason:
+            yield Utterance(source, source, error=f"{source}: {reason}")
+        else:
+            self._say_left_out(source, sieve)
+
+    def _of_entries(self, entries: Iterator[manifests.Entry], source: str) -> Iterator[Utterance]:
+        folder, places = folder_of(source) if source != "-" else "", None
+        for entry in entries:
+            if entry.error is not None:
+                yield Utterance(f"{source}:{entry.line}", source, error=f"{source}, {entry.error}")
+            elif entry.is_command:
+                yield self._of_command(entry, source)
+            else:
+                if places is None or places.root != entry.root:
+                    places = Places(folder, entry.root)
+                yield from self._of_entry(entry, places)
+
+    def _of_command(self, entry: manifests.Entry, source: str) -> Utterance:
+        id = entry.id or f"{source}:{entry.line}"
+        if not self.allow_pipes:
+            reason = "is a command, and commands of lists are run only with --allow-pipes"
+            error = f"{source}, row {entry.line}: {entry.audio[:200]!r} {reason}"
+            return Utterance(id, source, error=error)
+        return _utterance(entry, id, Command(entry.audio), id)
+
+    def _of_entry(self, entry: manifests.Entry, places: Places) -> Iterator[Utterance]:
+        place = places.find(entry.audio)
+        is_bare = entry.id is None and entry.reference is None and entry.offset_seconds is None
+        if is_bare and not place.is_there:
+            for path, id, reference in split_line(entry.audio):
+                other = places.find(path)
+                if other.is_there:
+                    entry, place = entry._replace(audio=path, id=id, reference=reference), other
+                    break
+        if is_bare and (is_archive(place.audio) or os.path.isdir(place.audio)):
+            yield from self._of_files(place.audio)
+            return
+        part = _part(entry.offset_seconds, entry.duration_seconds)
+        id = entry.id or f"{place.shown}{part}"
+        yield _utterance(entry, id, place.audio, _stem(place.shown) + part.replace("#", ".") if entry.id is None else entry.id)
+
+
+def _utterance(entry: manifests.Entry, id: str, audio: str, name: str) -> Utterance:
+    offset, duration = entry.offset_seconds or 0.0, entry.duration_seconds
+    return Utterance(id, audio, offset, duration, entry.reference, name, channel=entry.channel)
+
+
+def _is_list(source: str) -> bool:
+    """Return whether a source is a list, by its name, and is not audio that is only called so."""
+    if not manifests.is_manifest(source) or os.path.isdir(source):
+        return False
+    return is_url(source) or not (os.path.isfile(source) and is_audio_file(source))
+
 
 def _is_read_once(source: str) -> bool:
-    return not os.path.isfile(source) and not os.path.isdir(source)
+    return os.path.exists(source) and not os.path.isfile(source) and not os.path.isdir(source)
 
 
-def _of_source(source: str) -> Iterator[Utterance]:
-    if source == "-":
-        yield from _of_entries(manifests.standard_input(), "-")
-    elif is_url(source) and not manifests.is_manifest(source):
-        yield from _of_url(source)
-    elif manifests.is_manifest(source) and not os.path.isdir(source):
-        yield from _of_entries(manifests.read(source), source)
-    else:
-        try:
-            yield from _of_path(source)
-        except OSError as error:  # a name that is too long, a folder that may not be entered
-            yield Utterance(source, source, error=f"{source}: cannot be looked at: {error.strerror}")
-
-
-def _of_path(source: str) -> Iterator[Utterance]:
-    if os.path.isdir(source):
-        utterance = None
-        for utterance in _below(source):
-            yield utterance
-        if utterance is None:
-            suffixes = ", ".join(sorted(AUDIO_SUFFIXES))
-            yield Utterance(source, source, error=f"{source}: no audio files in this folder ({suffixes})")
-    elif not os.path.lexists(source) and glob.has_magic(source):
-        found = False
-        for match in sorted(glob.iglob(source, recursive=True)):
-            if os.path.isdir(match):
-                continue  # of ** itself
-            found = True
-            yield Utterance(match, match, name=_stem(os.path.basename(match)))
-        if not found:
-            yield Utterance(source, source, error=f"{source}: nothing matches this pattern")
-    else:
-        error = None
-        try:
-            os.stat(source)
-        except FileNotFoundError:
-            error = f"{source}: no such file or folder"
-        yield Utterance(source, source, name=_stem(os.path.basename(source)), error=error)
-
-
-def _below(source: str) -> Iterator[Utterance]:
-    """Audio files below a folder, a folder at a time in alphabetical order; folders that may not be entered as errors."""
-    refused: list[OSError] = []
-    for parent, folders, files in os.walk(source, onerror=refused.append):
-        folders.sort()
-        for file in sorted(files):
-            if os.path.splitext(file)[1].lower() in AUDIO_SUFFIXES:
-                path = os.path.join(parent, file)
-                yield Utterance(path, path, name=_stem(os.path.relpath(path, source)))
-    for error in refused:
-        path = os.fspath(error.filename)
-        yield Utterance(path, path, error=f"{path}: cannot be looked at: {error.strerror}")
-
-
-def _of_url(source: str) -> Iterator[Utterance]:
-    import fsspec
-
-    try:
-        system, path = fsspec.core.url_to_fs(source)
-        if source.startswith(("http://", "https://")):  # which know no folders, and have ? in names
-            yield Utterance(source, source, name=_stem(PurePosixPath(path).name))
-            return
-        if glob.has_magic(path):
-            matches = sorted(match for match in system.glob(path) if not system.isdir(match))
-        elif system.isdir(path) and PurePosixPath(path).suffix.lower() not in AUDIO_SUFFIXES:
-            matches = [file for file in system.find(path) if PurePosixPath(file).suffix.lower() in AUDIO_SUFFIXES]
-        else:
-            yield Utterance(source, source, name=_stem(PurePosixPath(path).name))
-            return
-    except Exception as error:  # each file system has its own
-        yield Utterance(source, source, error=f"{source}: cannot be looked at: {error}")
-        return
-    within = source[source.index("::") :] if "::" in source else ""  # zip://a/*.wav::archive.zip
-    for match in matches:
-        name = match.removeprefix(path.rstrip("/") + "/") if match.startswith(path.rstrip("/")) else PurePosixPath(match).name
-        url = system.unstrip_protocol(match) + within
-        yield Utterance(url, url, name=_stem(name))
-    if not matches:
-        yield Utterance(source, source, error=f"{source}: no audio files here")
-
-
-def _of_entries(entries: Iterator[manifests.Entry], source: str) -> Iterator[Utterance]:
-    folder = os.path.dirname(source) if source != "-" else ""
-    for entry in entries:
-        if entry.error is not None:
-            yield Utterance(f"{source}:{entry.line}", source, error=f"{source}, {entry.error}")
-            continue
-        audio = _beside(entry.audio, folder)
-        part = _part(entry.offset_seconds, entry.duration_seconds)
-        id = entry.id or f"{entry.audio}{part}"
-        name = _stem(entry.audio) + part.replace("#", ".") if entry.id is None else entry.id
-        yield Utterance(id, audio, entry.offset_seconds or 0.0, entry.duration_seconds, entry.reference, name)
-
-
-def _beside(audio: str, folder: str) -> str:
-    """A relative path is of the working directory or, if there is no such file, of the manifest's folder."""
-    if is_url(audio) or os.path.isabs(audio) or not folder or (not is_url(folder) and os.path.exists(audio)):
-        return audio
-    return f"{folder}/{audio}"
+def _is_special(path: str) -> bool:
+    return os.path.exists(path) and not os.path.isfile(path)
 
 
 def _part(offset_seconds: float | None, duration_seconds: float | None) -> str:

@@ -1,166 +1,126 @@
-"""Manifests, read line by line: JSON lines as NeMo writes them, CSV and TSV with a header, plain lists of paths."""
+"""Lists of audio: JSON, tables, paths a line, playlists, and the lists of corpora; read as they are needed.
+
+Memory is bounded by the longest row. What a list is, its name says and, on standard input and in ``.txt``, its first lines.
+"""
 
 from __future__ import annotations
 
-import csv
-import json
-import math
-from collections.abc import Iterable, Iterator, Mapping
+import io
+import os
+import re
+from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
-from typing import Any, NamedTuple, TextIO
+from typing import BinaryIO
+from urllib.parse import urlsplit
 
 from ..audio import is_url
+from . import json_rows, layouts, tables
+from .list_text import ManifestError as ManifestError
+from .list_text import Text, open_bytes, text_of
+from .remote import reason_of
+from .rows import Entry as Entry
+from .rows import entry_of, is_name, names_audio
 
 JSON_SUFFIXES, LIST_SUFFIXES = (".jsonl", ".json", ".ndjson"), (".txt", ".lst", ".list")
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
-# Names that manifests in the wild have for each field, NeMo's first.
-FIELDS = {
-    "audio": ("audio_filepath", "audio", "path", "file", "filename", "wav"),
-    "offset_seconds": ("offset", "offset_seconds"),
-    "duration_seconds": ("duration", "duration_seconds"),
-    "reference": ("text", "reference", "transcript", "transcription", "sentence"),
-    "id": ("id", "utt_id", "utterance_id"),
-}
-
-
-class ManifestError(Exception):
-    """A manifest cannot be read; the message says which and why."""
-
-
-class Entry(NamedTuple):
-    """A line of a manifest, or what is wrong with it."""
-
-    line: int
-    audio: str = ""
-    offset_seconds: float | None = None
-    duration_seconds: float | None = None
-    reference: str | None = None
-    id: str | None = None
-    error: str | None = None
+PLAYLIST_SUFFIXES, KALDI_SUFFIX, LIBRISPEECH_SUFFIX = (".m3u", ".m3u8"), ".scp", ".trans.txt"
+COMPRESSION_SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
+ARRAY = re.compile(r"\s*\[\s*(?:$|[\[{\"\]])")  # and no path such as "[1] take.wav"
+STANDARD_INPUT = "-"
 
 
 def is_manifest(source: str) -> bool:
-    """Whether a path or URL is a manifest, by its suffix."""
-    return _suffix(source) in (*JSON_SUFFIXES, *LIST_SUFFIXES, *DELIMITERS)
+    """Return whether a path or URL is a list, by its suffix; it may be compressed."""
+    return suffix_of(source) in (*JSON_SUFFIXES, *LIST_SUFFIXES, *tables.DELIMITERS, *PLAYLIST_SUFFIXES, KALDI_SUFFIX)
 
 
-def _suffix(source: str) -> str:
-    return PurePosixPath(source).suffix.lower()
+def suffix_of(source: str) -> str:
+    """Return the suffix in small letters, without that of a compression and without a URL's query."""
+    return PurePosixPath(_uncompressed(source)).suffix
 
 
-def read(source: str) -> Iterator[Entry]:
-    """Give the entries of a local manifest or one at a URL. Raises :class:`ManifestError` when there is none."""
+def _uncompressed(source: str) -> str:
+    source = source.partition("::")[0] if is_url(source) else source
+    name = (urlsplit(source).path if source.startswith(("http://", "https://")) else source).lower()
+    stem, suffix = os.path.splitext(name)
+    return stem if suffix in COMPRESSION_SUFFIXES else name
+
+
+def read(source: str, note: Callable[[str], None] = lambda message: None, file: BinaryIO | None = None) -> Iterator[Entry]:
+    """Give the entries of a local list, one at a URL, or ``file``, such as standard input.
+
+    Raises :class:`ManifestError` when there is none or it is something else. A list that breaks off is an entry with an error.
+    """
+    name = "standard input" if source == STANDARD_INPUT else source
+    count = 0
     try:
-        if is_url(source):
-            import fsspec
-
-            file = fsspec.open(source, "rt", encoding="utf-8-sig", errors="surrogateescape").open()
-        else:
-            file = open(source, encoding="utf-8-sig", errors="surrogateescape", newline="")  # noqa: SIM115
-        with file:
-            yield from _entries(file, _suffix(source), source)
+        with open_bytes(source) if file is None else io.BufferedReader(file) as opened:
+            for entry in _entries(text_of(opened, name), source, note):
+                yield entry
+                count += 1
     except ManifestError:
         raise
-    except OSError as error:
-        raise ManifestError(f"{source} cannot be read: {error.strerror or error}") from None
-    except Exception as error:  # each file system of fsspec has its own
-        raise ManifestError(f"{source} cannot be read: {error}") from None
-
-
-def standard_input() -> Iterator[Entry]:
-    """Give the entries of standard input: a path a line, or a JSON object."""
-    # not sys.stdin: a thread that waits for it would keep the interpreter from ending
-    with open(0, encoding="utf-8", errors="surrogateescape", closefd=False) as lines:
-        yield from _from_lines(lines, as_json=None)
-
-
-def _entries(file: TextIO, suffix: str, source: str) -> Iterator[Entry]:
-    if suffix in DELIMITERS:
-        yield from _from_table(file, DELIMITERS[suffix], source)
-    else:
-        yield from _from_lines(file, as_json=suffix in JSON_SUFFIXES)
-
-
-def _from_lines(lines: Iterable[str], as_json: bool | None) -> Iterator[Entry]:
-    """as_json: whether lines are JSON objects; ``None`` is those that begin like one."""
-    for number, line in enumerate(lines, 1):
-        line = line.rstrip("\r\n")
-        if not line.strip():
-            continue
-        if not (as_json or (as_json is None and line.startswith("{"))):
-            yield Entry(number, line)
-            continue
-        try:
-            values = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            yield Entry(number, error=f"line {number} is no JSON object: {error}")
-            continue
-        if isinstance(values, dict):
-            yield _entry(number, values)
-        else:
-            yield Entry(number, error=f"line {number} must be a JSON object, but is {type(values).__name__}")
-
-
-def _from_table(file: TextIO, delimiter: str, source: str) -> Iterator[Entry]:
-    quoting = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE  # tab-separated text has quotes of its own
-    rows = csv.reader(file, delimiter=delimiter, quoting=quoting)
-    try:
-        header = next(rows, None)
-    except csv.Error as error:
-        raise ManifestError(f"{source}, line {rows.line_num}: {error}") from None
-    if header is None or not set(header) & set(FIELDS["audio"]):
-        raise ManifestError(
-            f"{source} must begin with a header that has a column {', '.join(FIELDS['audio'])}, "
-            f"but begins with {header and delimiter.join(header)[:200]!r}"
-        )
-    while True:
-        try:
-            row = next(rows, None)
-        except csv.Error as error:
-            yield Entry(rows.line_num, error=f"line {rows.line_num}: {error}")
-            continue
-        if row is None:
+    except Exception as error:  # each file system of fsspec, and each compression, has its own
+        if count:
+            yield Entry(count + 1, error=f"after {count} rows the list cannot be read on: {reason_of(error)}")
             return
-        if not any(row):
-            continue
-        if len(row) != len(header):
-            yield Entry(rows.line_num, error=f"line {rows.line_num} has {len(row)} columns, but the header {len(header)}")
+        raise ManifestError(f"{name} cannot be read: {reason_of(error)}") from None
+
+
+def _entries(text: Text, source: str, note: Callable[[str], None]) -> Iterator[Entry]:
+    suffix = suffix_of(source)
+    first, second = (*text.peek(2), "", "")[:2]
+    is_list = suffix not in (*JSON_SUFFIXES, *tables.DELIMITERS)
+    if text.separated_by_nul:
+        yield from (_of_path(number, line) for number, line in text)
+    elif _uncompressed(source).endswith(LIBRISPEECH_SUFFIX):
+        yield from layouts.librispeech(text, source)
+    elif suffix == KALDI_SUFFIX:
+        yield from layouts.kaldi(text, source, note)
+    elif suffix in PLAYLIST_SUFFIXES:
+        yield from _of_playlist(text, source)
+    elif suffix in JSON_SUFFIXES or (is_list and _is_json(first, second)):
+        yield from _of_json(text)
+    elif layouts.is_fairseq(first, second) and (not is_list or os.path.isdir(first)):
+        root, entries = layouts.fairseq(text, source)
+        yield from (entry._replace(root=root) for entry in entries)
+    elif not is_list or tables.begins_with_header(first):
+        yield from tables.entries(text, suffix, source)
+    else:
+        yield from _of_lines(text)
+
+
+def _is_json(first: str, second: str) -> bool:
+    """Return whether a list is JSON as a whole, and not a path or a JSON object a line."""
+    return bool(ARRAY.match(first)) or (first.startswith("{") and json_rows.is_document(first, second))
+
+
+def _of_json(text: Text) -> Iterator[Entry]:
+    for row in json_rows.rows_of(text, names_audio):
+        if row.error is not None:
+            yield Entry(row.number, error=row.error)
         else:
-            yield _entry(rows.line_num, dict(zip(header, row)))
+            yield entry_of(row.number, row.value, row.unit, row.name)
 
 
-def _entry(line: int, values: Mapping[str, Any]) -> Entry:
-    found = {field: _first(values, names) for field, names in FIELDS.items()}
-    if not isinstance(found["audio"], str):
-        expected = ", ".join(FIELDS["audio"])
-        return Entry(line, error=f"line {line} must name its audio as a text {expected}, but has {', '.join(values)}")
-    for field in ("offset_seconds", "duration_seconds"):
-        if found[field] is None:
-            continue
-        try:
-            seconds = float(found[field])
-        except (TypeError, ValueError, OverflowError):
-            seconds = math.nan
-        if not 0 <= seconds < math.inf:
-            return Entry(line, error=f"line {line}: {FIELDS[field][0]} must be a number of seconds, but is {found[field]!r}")
-        found[field] = seconds
-    if not isinstance(found["reference"], (str, type(None))):
-        return Entry(line, error=f"line {line}: {FIELDS['reference'][0]} must be text, but is {found['reference']!r}")
-    if found["id"] is not None:
-        found["id"] = str(found["id"])
-    for field in ("audio", "id"):
-        if not _is_name(found[field] or ""):
-            return Entry(line, error=f"line {line}: {FIELDS[field][0]} is no name that a file can have: {found[field]!r}")
-    found["duration_seconds"] = found["duration_seconds"] or None  # NeMo's 0 is: not known
-    return Entry(line, **found)
+def _of_lines(text: Text) -> Iterator[Entry]:
+    """Give a path a line; lines that begin as JSON objects do are read as such."""
+    for number, line in text:
+        if line.startswith("{"):
+            (row,) = json_rows.rows_of(Text(iter([line])), names_audio)
+            yield Entry(number, error=row.error) if row.error is not None else entry_of(number, row.value)
+        else:
+            yield _of_path(number, line)
 
 
-def _is_name(text: str) -> bool:
-    try:
-        return b"\0" not in text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:  # half a character, as JSON can spell it
-        return False
+def _of_path(number: int, path: str) -> Entry:
+    if is_name(path):
+        return Entry(number, path)
+    return Entry(number, error=f"line {number} names what no file can be called: {path[:200]!r}")
 
 
-def _first(values: Mapping[str, Any], names: Iterable[str]) -> Any:
-    return next((values[name] for name in names if values.get(name) not in (None, "")), None)
+def _of_playlist(text: Text, source: str) -> Iterator[Entry]:
+    if any(line.startswith("#EXT-X-") for line in text.peek(8)):
+        raise ManifestError(f"{source}: this is the playlist of an HLS stream, not of files: fetch it with ffmpeg first")
+    for number, line in text:
+        if not line.startswith("#"):
+            yield _of_path(number, line)

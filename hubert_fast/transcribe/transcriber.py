@@ -230,14 +230,15 @@ class Run:
         self._transcriber, self._utterances, self._ordered = transcriber, utterances, options.ordered
 
         def decode(utterance: Utterance) -> Iterator[np.ndarray]:
-            return audio.read_blocks(
+            blocks = audio.read_blocks(
                 utterance.audio,
                 rate_hz,
                 offset_seconds=utterance.offset_seconds,
                 duration_seconds=utterance.duration_seconds,
-                each_channel=options.channels == "each",
+                each_channel=options.channels == "each" or utterance.channel is not None,
                 keep_truncated=options.keep_truncated,
             )
+            return blocks if utterance.channel is None else _channel(blocks, utterance.channel, utterance.audio)
 
         batch_samples = max(round(batch_seconds * rate_hz), 1)
         cutter = transcriber.cutter(options)
@@ -271,6 +272,14 @@ class Run:
     def stop(self) -> None:
         """Begin no more batches: :meth:`results` ends when what runs is done. From any thread, or a signal handler."""
         self._pipeline.stop()
+
+
+def _channel(blocks: Iterator[np.ndarray], channel: int, name: str) -> Iterator[np.ndarray]:
+    """Take one channel, from 0, of blocks ``[channels, S]``. Raises ``AudioError`` where there is no such channel."""
+    for block in blocks:
+        if channel >= len(block):
+            raise audio.AudioError(f"{name}: the list names channel {channel}, counted from 0, but there are {len(block)}")
+        yield block[channel : channel + 1]
 
 
 def _utterances(inputs: Iterable[Utterance | str | Path]) -> Iterable[Utterance]:

@@ -1,0 +1,194 @@
+"""Lists that need the files beside them: Kaldi's ``wav.scp``, fairseq's ``.tsv`` and LibriSpeech's ``.trans.txt``.
+
+Rows come as they are read. Kept in memory are Kaldi's recordings, if there are ``segments``, and those lines of a file beside a
+list that are out of the list's order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import BinaryIO
+
+from ..audio import is_url
+from .list_text import ManifestError, Text, open_bytes, repaired, text_of
+from .places import COMMON_SUFFIXES, folder_of, joined
+from .rows import Entry, is_name
+
+ARCHIVED = re.compile(r"\.ark:\d+$")
+SPOKEN_SUFFIXES = (".flac", *COMMON_SUFFIXES)  # of LibriSpeech and what it was converted to
+
+Note = Callable[[str], None]
+
+
+class Beside:
+    """Values by id in a file of lines ``ID VALUE`` beside a list, read as far as they are asked for.
+
+    keeps: whether an id may be asked for again.
+    """
+
+    def __init__(self, lines: Iterator[tuple[str, str]], keeps: bool = False):
+        self._lines, self._keeps = lines, keeps
+        self._read: dict[str, str] = {}
+
+    def get(self, id: str) -> str | None:
+        """Return an id's value, or ``None``."""
+        if id in self._read:
+            return self._read[id] if self._keeps else self._read.pop(id)
+        for other, value in self._lines:
+            if other == id and not self._keeps:
+                return value
+            self._read[other] = value
+            if other == id:
+                return value
+        return None
+
+    def unused(self, used: set[str]) -> int:
+        """Return how many ids there are besides ``used``."""
+        return len((self._read.keys() | dict(self._lines).keys()) - used)
+
+
+def lines_beside(source: str, name: str) -> Iterator[tuple[int, str]] | None:
+    """Open a file in the folder of a list and give its lines and their numbers from 1; ``None`` if there is none."""
+    path = joined(folder_of(source), name)
+    if is_url(path):
+        try:
+            file = open_bytes(path)
+        except Exception:  # each file system has its own for a file that is not there
+            return None
+    elif os.path.isfile(path):
+        file = open_bytes(path)
+    else:
+        return None
+    return _lines(file, path)
+
+
+def _lines(file: BinaryIO, path: str) -> Iterator[tuple[int, str]]:
+    with file:
+        yield from text_of(file, path)
+
+
+def _safely(lines: Iterator[tuple[int, str]] | None) -> Iterator[tuple[int, str]]:
+    """Give lines up to where they cannot be read: what is wrong with references costs no transcription."""
+    with contextlib.suppress(OSError, ManifestError, UnicodeError, EOFError):
+        yield from lines or ()
+
+
+def _pair(line: str) -> tuple[str, str]:
+    id, *value = line.strip().split(None, 1)
+    return id, value[0] if value else ""
+
+
+def _pairs(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[str, str]]:
+    return (_pair(line) for _, line in lines)
+
+
+def kaldi(text: Text, source: str, note: Note) -> Iterator[Entry]:
+    """Give the utterances of a Kaldi ``wav.scp``: its lines, or those of ``segments`` beside it, with the words of ``text``."""
+    references = Beside(_pairs(_safely(lines_beside(source, "text"))))
+    segments = lines_beside(source, "segments")
+    if segments is None:
+        for number, line in text:
+            id, audio = _pair(line)
+            yield _recording(number, id, audio, f"line {number}")._replace(reference=_spoken(references.get(id)))
+        return
+    recordings = Beside(_pairs(text), keeps=True)
+    used: set[str] = set()
+    for number, line in segments:
+        entry = _segment(number, line, recordings, used)
+        yield entry if entry.error is not None else entry._replace(reference=_spoken(references.get(entry.id or "")))
+    if left := recordings.unused(used):
+        note(f"{source}: left out {left} {'recording' if left == 1 else 'recordings'} of which segments has no part")
+
+
+def _segment(number: int, line: str, recordings: Beside, used: set[str]) -> Entry:
+    where = f"line {number} of segments"
+    columns = line.split()
+    try:
+        id, recording = columns[:2]
+        start, end = map(float, columns[2:4])
+    except ValueError:
+        return Entry(number, error=f"{where} must be ID RECORDING START END, but is {line[:200]!r}")
+    audio = recordings.get(recording)
+    if audio is None:
+        return Entry(number, error=f"{where} is of the recording {recording}, which the list does not have")
+    used.add(recording)
+    whole = end < 0  # Kaldi's -1: up to the end
+    if not (0 <= start < float("inf") and (whole or start < end < float("inf"))):
+        return Entry(number, error=f"{where} must end after it starts, but is from {columns[2]} to {columns[3]} s")
+    entry = _recording(number, id, audio, where)
+    return entry._replace(offset_seconds=start, duration_seconds=None if whole else end - start)
+
+
+def _recording(number: int, id: str, audio: str, where: str) -> Entry:
+    if not audio:
+        return Entry(number, error=f"{where} must be ID FILE, but names no file: {id[:200]!r}")
+    if ARCHIVED.search(audio):
+        return Entry(number, error=f"{where}: {audio} is within a Kaldi archive: copy it out with wav-copy")
+    if not is_name(audio) or not is_name(id):
+        return Entry(number, error=f"{where} names what no file can be called: {audio[:200]!r}")
+    if audio.startswith("|"):
+        return Entry(number, error=f"{where} writes to a command instead of reading: {audio[:200]!r}")
+    return Entry(number, audio, id=id, is_command=audio.endswith("|"))
+
+
+def _spoken(text: str | None) -> str | None:
+    return repaired(text) if text else None
+
+
+def is_fairseq(first: str, second: str) -> bool:
+    """Return whether a table begins as fairseq's: with a folder on a line, then with a path and a number of samples."""
+    path, tab, samples = second.partition("\t")
+    return bool(path and tab) and "\t" not in first and samples.strip().isdecimal()
+
+
+def fairseq(text: Text, source: str) -> tuple[str, Iterator[Entry]]:
+    """Return the root of a fairseq table and its utterances, with the words of the ``.wrd`` or ``.ltr`` file beside it."""
+    rows = iter(text)
+    _, root = next(rows)
+    return root.strip(), _fairseq_rows(rows, source)
+
+
+def _fairseq_rows(rows: Iterator[tuple[int, str]], source: str) -> Iterator[Entry]:
+    stem = os.path.basename(source.partition("::")[0]).split(".tsv")[0]
+    words_there, letters_there = (lines_beside(source, f"{stem}{suffix}") for suffix in (".wrd", ".ltr"))
+    said, is_spelled = _safely(letters_there if words_there is None else words_there), words_there is None
+    at, words = 0, ""  # the last line that was read of them
+    for number, line in rows:
+        path = line.split("\t", 1)[0]
+        while at < number - 1:  # the table's first line is its root
+            at, words = next(said, (number, ""))
+        reference = words if at == number - 1 else None
+        if reference and is_spelled:
+            reference = " ".join(reference.replace(" ", "").replace("|", " ").split())
+        if not is_name(path):
+            yield Entry(number, error=f"line {number} names what no file can be called: {path[:200]!r}")
+            continue
+        yield Entry(number, path, reference=_spoken(reference))
+
+
+def librispeech(text: Text, source: str) -> Iterator[Entry]:
+    """Give the utterances of LibriSpeech's ``*.trans.txt``: the files beside it that its lines begin with, and their words."""
+    folder = folder_of(source)
+    for number, line in text:
+        id, words = _pair(line)
+        if not is_name(id):
+            yield Entry(number, error=f"line {number} names what no file can be called: {id[:200]!r}")
+            continue
+        suffix = ".flac"
+        if not is_url(folder):
+            there = (suffix for suffix in SPOKEN_SUFFIXES if os.path.exists(joined(folder, id + suffix)))
+            suffix = next(there, suffix)
+        yield Entry(number, id + suffix, reference=_spoken(words), id=id)
+
+
+def spoken_in(folder: str, files: list[str]) -> dict[str, str]:
+    """Return the words of each file of a LibriSpeech folder by its name without suffix; nothing in other folders."""
+    words: dict[str, str] = {}
+    for name in files:
+        if name.endswith(".trans.txt"):
+            lines = _safely(lines_beside(os.path.join(folder, name), name))
+            words.update((id, repaired(value)) for id, value in _pairs(lines) if value)
+    return words

@@ -1,0 +1,125 @@
+"""What a pattern such as ``talks/**/*.wav`` matches, each file once, in time even where links lead around in circles."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+from collections import deque
+from collections.abc import Iterator
+
+from .left_out import is_resource_folder, is_within_resources
+
+MAGIC = re.compile(r"[*?\[]")
+
+
+def is_pattern(text: str) -> bool:
+    """Return whether a name has characters of a pattern in it."""
+    return MAGIC.search(text) is not None
+
+
+def names_suffix(pattern: str) -> bool:
+    """Return whether a pattern says itself which suffix it means, such as ``*.wav``, and not ``*`` or ``a*``."""
+    stem, suffix = os.path.splitext(os.path.basename(pattern))
+    return len(suffix) > 1 and not is_pattern(suffix) and bool(stem)
+
+
+def matches(pattern: str) -> list[str]:
+    """Return what a pattern matches, sorted: ``*`` within a name, ``**`` any folders, a hidden name only by a dot of its own.
+
+    A file to which several ways lead comes once, by the way without links if there is one; hard links are files of their own.
+    """
+    root, parts = ("/", pattern.lstrip("/")) if pattern.startswith("/") else ("", pattern)
+    found = _below(root, [part for part in parts.split("/") if part], set())
+    if pattern.endswith("/"):
+        found = (path for path in found if os.path.isdir(path))
+    return _each_once(sorted(set(found)))
+
+
+def _below(folder: str, parts: list[str], searched: set[tuple[str, int]]) -> Iterator[str]:
+    """Give what the rest of a pattern matches in a folder. searched: real folders with how many parts were left there."""
+    if not parts:
+        yield folder
+        return
+    first, *rest = parts
+    if first == "**":
+        while rest and rest[0] == "**":
+            rest = rest[1:]
+        for each in _folders(folder, len(rest), searched):
+            yield from _below(each, rest or ["*"], searched)
+    elif is_pattern(first):
+        names = fnmatch.filter(_names(folder), first)
+        for name in names if first.startswith(".") else (name for name in names if not name.startswith(".")):
+            path = os.path.join(folder, name)
+            if not is_resource_folder(name) and (not rest or os.path.isdir(path)):
+                yield from _below(path, rest, searched)
+    elif os.path.lexists(path := os.path.join(folder, first)):
+        yield from _below(path, rest, searched)
+
+
+def _folders(folder: str, left: int, searched: set[tuple[str, int]]) -> Iterator[str]:
+    """Give a folder and those below it, each once: first those that really lie in it, then those that links lead to."""
+    links = deque([folder])
+    while links:
+        folders = [links.popleft()]
+        while folders:
+            folder = folders.pop()
+            if (key := (os.path.realpath(folder or "."), left)) in searched:
+                continue  # a link leads back to here
+            searched.add(key)
+            yield folder
+            try:
+                with os.scandir(folder or ".") as scanned:
+                    entries = [entry for entry in scanned if not entry.name.startswith(".") and _is_dir(entry)]
+            except OSError:
+                continue
+            for entry in entries:
+                if not is_resource_folder(entry.name):
+                    (links if entry.is_symlink() else folders).append(os.path.join(folder, entry.name))
+
+
+def _is_dir(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # links in a circle
+        return False
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder or ".")
+    except OSError:  # not a folder, or one that may not be entered
+        return []
+
+
+def _each_once(paths: list[str]) -> list[str]:
+    by_target: dict[str, str] = {}
+    folders: dict[str, str] = {}
+    for path in paths:
+        folder, name = os.path.split(path)
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder or ".")
+        here = os.path.join(folders[folder], name)
+        target = os.path.realpath(here) if os.path.islink(here) else here
+        before = by_target.get(target)
+        if before is None or (os.path.abspath(path) == target != os.path.abspath(before)):
+            by_target[target] = path
+    return sorted(by_target.values())
+
+
+def matches_within(pattern: str, names: list[str]) -> list[str]:
+    """Return which names of an archive a pattern matches, in the sense of :func:`matches`; hidden ones need no dot."""
+    parts = [part for part in pattern.split("/") if part not in ("", ".")]
+    return [
+        name
+        for name in names
+        if not is_within_resources(name) and _fits(parts, [part for part in name.split("/") if part not in ("", ".")])
+    ]
+
+
+def _fits(parts: list[str], names: list[str]) -> bool:
+    if not parts:
+        return not names
+    if parts[0] != "**":
+        return bool(names) and fnmatch.fnmatchcase(names[0], parts[0]) and _fits(parts[1:], names[1:])
+    return bool(names) and (len(parts) == 1 or any(_fits(parts[1:], names[index:]) for index in range(len(names))))
