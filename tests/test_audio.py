@@ -59,8 +59,8 @@ def _write(path, kind):
         soundfile.write(path, samples, 16000, subtype="FLOAT")
     elif kind == "folder":
         path.mkdir()
-    elif kind == "fifo":
-        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/null")
     elif kind == "truncated FLAC":
         soundfile.write(path, np.random.default_rng(0).standard_normal(50000) * 0.1, 16000, format="FLAC")
         path.write_bytes(path.read_bytes()[:20000])
@@ -71,12 +71,12 @@ def _write(path, kind):
     [
         ("missing", "no such file"),
         ("empty", r"empty \(0 bytes\)"),
-        ("text", "not audio that libsndfile can decode"),
+        ("text", "this is a text file that begins with 'this is not audio', not audio"),
         ("header only", "no samples"),
         ("NaN", "3 of 1000 samples are NaN"),
-        ("folder", "not a regular file"),
-        ("fifo", "not a regular file"),
-        ("truncated FLAC", "not audio that libsndfile can decode"),
+        ("folder", "this is a folder"),
+        ("device", "not a regular file"),
+        ("truncated FLAC", r"cut off: 3.1 s long by its header, but it ends after 0.8 s"),
     ],
 )
 def test_files_that_give_no_audio(tmp_path, kind, message):
@@ -89,8 +89,8 @@ def test_files_that_give_no_audio(tmp_path, kind, message):
 
 def test_a_headerless_file(tmp_path):
     path = tmp_path / "samples.raw"
-    path.write_bytes(bytes(1000))
-    with pytest.raises(AudioError, match="does not say its format"):
+    path.write_bytes(bytes(range(256)) * 4)
+    with pytest.raises(AudioError, match="not audio in a format that is known: it begins with the bytes 00 01 02.*--stdin-format"):
         load(path)
 
 
@@ -101,15 +101,14 @@ def test_a_name_that_is_too_long(tmp_path):
 
 
 def test_a_flac_that_does_not_know_its_length(tmp_path):
-    """Encoders that write to a pipe leave the sample count at zero; soundfile cannot read on from there, and must say so."""
+    """Encoders that write to a pipe leave the sample count at zero."""
     path = tmp_path / "streamed.flac"
     soundfile.write(path, _tone(16000), 16000)
     data = bytearray(path.read_bytes())
     data[21] &= 0xF0  # STREAMINFO: 36 bits of sample count
     data[22:26] = bytes(4)
     path.write_bytes(data)
-    with pytest.raises(AudioError, match="not audio that libsndfile can decode"):
-        load(path)
+    assert np.abs(load(path) - _tone(16000)).max() <= 1 / 32768
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -134,7 +133,7 @@ def _cut(path, share):
         ("a.au", "cut off: .* bytes of samples by its header"),
         ("a.mp3", r"cut off: 10.0 s long by its header, but it ends after"),
         ("a.ogg", "cut off: the Ogg stream has no end"),
-        ("a.flac", "not audio that libsndfile can decode"),
+        ("a.flac", r"cut off: 10.0 s long by its header, but it ends after 5\.\d s"),
     ],
 )
 def test_what_is_cut_off_is_refused_and_can_be_kept(tmp_path, name, message):
@@ -146,9 +145,8 @@ def test_what_is_cut_off_is_refused_and_can_be_kept(tmp_path, name, message):
     _cut(path, 0.5)
     with pytest.raises(AudioError, match=message):
         load(path)
-    if name != "a.flac":  # whose decoder loses its way
-        kept = np.concatenate([block[0] for block in read_blocks(path, keep_truncated=True)])
-        assert 60000 < len(kept) < 100000
+    kept = np.concatenate([block[0] for block in read_blocks(path, keep_truncated=True)])
+    assert 60000 < len(kept) < 100000
 
 
 def test_a_wav_of_unknown_length_is_not_cut_off(tmp_path):
@@ -186,7 +184,7 @@ def test_blocks_are_the_whole_file(tmp_path, monkeypatch, rate_hz, channels):
     soundfile.write(path, 0.1 * rng.standard_normal((rate_hz * 3, channels)), rate_hz)
     whole = load(path)
     each = np.concatenate(list(read_blocks(path, each_channel=True)), axis=1)
-    monkeypatch.setattr("hubert_fast.audio.BLOCK_SAMPLES", 7001)
+    monkeypatch.setattr("hubert_fast.audio.with_soundfile.BLOCK_SAMPLES", 7001)
     blocks = list(read_blocks(path))
     assert len(blocks) > 5 and max(block.shape[1] for block in blocks) <= 7001 + 100
     found = np.concatenate(blocks, axis=1)[0]
@@ -243,11 +241,11 @@ def test_large_remote_files_are_read_as_they_are_needed(tmp_path, monkeypatch):
     """Where a connection breaks, libsndfile sees the end of the file: that must not pass for a short recording."""
     import io
 
-    from hubert_fast import audio
+    from hubert_fast.audio import sources
 
     soundfile.write(tmp_path / "a.flac", _tone(44100, 30), 44100)
     data, expected = (tmp_path / "a.flac").read_bytes(), load(tmp_path / "a.flac")
-    monkeypatch.setattr(audio, "WHOLE_BYTES", 1000)
+    monkeypatch.setattr(sources, "WHOLE_BYTES", 1000)
     breaks_after = [10**9]
 
     class File(io.BytesIO):

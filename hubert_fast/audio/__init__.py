@@ -1,45 +1,47 @@
-"""From an audio file to the samples a model takes: decode, downmix, resample, block by block."""
+"""From an audio file's bytes to the samples a model takes: probe, decode to the last byte, mix, resample, block by block.
+
+    sources (bytes) -> plans (which decoder for which bytes) -> with_soundfile | with_pyav -> mixing -> blocks
+
+Decoding ends when the bytes end, and not where a header says. What is missing raises :class:`AudioError`, what was repaired is
+a note; nothing is shortened in silence.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import io
 import os
-import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import soundfile
-import soxr
 
-from ..hub import first_line
+from .errors import AudioError as AudioError
+from .mixing import Mixer
 from .names import AUDIO_SUFFIXES as AUDIO_SUFFIXES
 from .names import is_url as is_url
+from .plan import MISSING_SECONDS, Part, Plan
+from .plans import plan_of, plan_of_raw
+from .probing import looks_like_audio as looks_like_audio
+from .raw_format import RATES_HZ, RawFormat
+from .sources import Source, opened
+from .with_pyav import Decoded, Decoder
+from .with_soundfile import SoundFile, blocks_of, open_raw
 
-BLOCK_SAMPLES = 1 << 19  # of all channels together: 2 MB of float32
-MISSING_SECONDS = 0.1  # so much may lack of what a header says: encoders pad, and some writers count wrong by a little
-RATES_HZ = (1000, 768_000)
-UNKNOWN_BYTES = 0x7FFF0000  # what streaming writers put where they do not know the size, or more
-WHOLE_BYTES = 16 << 20  # remote files up to this are fetched whole: one request instead of many
-# libsndfile's log of headers whose sample data ends before it should: WAV, W64, AIFF, AU
-DATA_SIZE = re.compile(r"^\s*(?:data|SSND|Data Size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
-
-
-class AudioError(ValueError):
-    """A file gives no usable audio; the message says which and why."""
+RAW_PREFIX = "raw:"  # of "raw:s16le:16000:1:-", samples without a header on standard input
 
 
 def load(path: str | Path, sample_rate_hz: int = 16000) -> np.ndarray:
     """Decode a file into mono float32 samples ``[S]`` in [-1, 1] at ``sample_rate_hz``.
 
-    Reads what libsndfile reads (WAV, FLAC, OGG, MP3, ...), from a path or a URL that fsspec knows. Channels are averaged; soxr
-    resamples. Raises :class:`AudioError` for a path that is missing, a folder, unreadable, empty, not audio, cut off, without
-    samples, or with NaN or infinite samples.
+    Reads what libsndfile and FFmpeg read (WAV, FLAC, OGG, MP3, M4A, WebM, the audio of videos, ...), whatever its name says,
+    from a path or a URL that fsspec knows. Channels are averaged; soxr resamples. Raises :class:`AudioError` for a path that is
+    missing, a folder, unreadable, empty, not audio, cut off, without samples, or with NaN or infinite samples.
     """
     try:
         blocks = [block[0] for block in read_blocks(path, sample_rate_hz)]
+        if any(block.dtype == np.float32 for block in blocks):
+            blocks = [block if block.dtype == np.float32 else block / np.float32(32768) for block in blocks]
         samples = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
         return samples if samples.dtype == np.float32 else samples / np.float32(32768)
     except MemoryError:
@@ -54,116 +56,172 @@ def read_blocks(
     duration_seconds: float | None = None,
     each_channel: bool = False,
     keep_truncated: bool = False,
+    note: Callable[[str], None] | None = None,
 ) -> Iterator[np.ndarray]:
     """Decode a file, or a part of it, into blocks ``[1, S_i]`` of all channels' mean, or ``[channels, S_i]`` of each.
 
     Samples are float32 in [-1, 1], or int16 where the file has just those: 16 bits, this rate, nothing to average. Memory is
-    that of a block, whatever a header claims. Errors as in :func:`load`, and when the file ends before ``offset_seconds``; they
-    may come after some blocks. keep_truncated: take what there is of a file that is cut off.
+    that of a block, whatever a header claims. Where the mean of two channels cancels, it is the louder channel.
+
+    keep_truncated: take what there is of a file that is cut off or damaged, instead of raising. note: is told, in a line that
+    begins with the path, what was not as it should be and was decoded all the same.
+
+    Raises :class:`AudioError` as :func:`load` does, perhaps after some blocks, and where the file ends before the part begins.
     """
-    with _named(path), contextlib.ExitStack() as stack:
-        source = stack.enter_context(_opened(path))
+    with _named(path), opened(_file_of(path)) as source:
+        reading = _Reading(source, os.fspath(path), keep_truncated, lambda text: note and note(f"{path}: {text}"))
+        mixer = Mixer(sample_rate_hz, each_channel, reading.note)
+        for samples, rate_hz in reading.blocks(offset_seconds, duration_seconds, sample_rate_hz):
+            if not RATES_HZ[0] <= rate_hz <= RATES_HZ[1]:
+                raise AudioError(f"a sampling rate of {rate_hz} Hz is not within {RATES_HZ[0]} to {RATES_HZ[1]}")
+            yield from mixer.blocks(samples, rate_hz)
+        yield from mixer.end()
+
+
+def _file_of(path: str | Path) -> str | Path:
+    name = os.fspath(path)
+    return "-" if isinstance(name, str) and name.startswith(RAW_PREFIX) and name.endswith(":-") else path
+
+
+class _Reading:
+    """One pass over a recording, part by part."""
+
+    def __init__(self, source: Source, name: str, keep_truncated: bool, note: Callable[[str], None]):
+        self.source, self.note, self.keep_truncated = source, note, keep_truncated
+        self.plan: Plan = (
+            plan_of_raw(source, RawFormat.parse(name[len(RAW_PREFIX) : -2]))
+            if name.startswith(RAW_PREFIX) and name.endswith(":-")
+            else plan_of(source, name)
+        )
+        self.seconds = 0.0  # decoded so far, whatever the part that is wanted
+
+    def blocks(self, offset_seconds: float, duration_seconds: float | None, whole_rate_hz: int) -> Iterator[Decoded]:
+        """Give the blocks of what is wanted. whole_rate_hz: the rate at which 16 bits stay 16 bits."""
+        plan, end = self.plan, None if duration_seconds is None else offset_seconds + duration_seconds
+        is_whole = end is None and not offset_seconds
+        if plan.cut is not None and is_whole and not self.keep_truncated:
+            raise AudioError(f"cut off: {plan.cut}")
+        for text in plan.notes:
+            self.note(text)
+        given = 0.0
+        for part in plan.parts:
+            for block in self._within(self._of_part(part, offset_seconds, whole_rate_hz), offset_seconds, end):
+                given += len(block.samples) / block.rate_hz
+                yield block
+            if end is not None and self.seconds >= end:
+                return
+        self._check(given, offset_seconds, duration_seconds)
+
+    def _check(self, given: float, offset_seconds: float, duration_seconds: float | None) -> None:
+        """Raise for, or note, what is missing of the part that was wanted; called where the file has ended."""
+        if not given and offset_seconds:
+            raise AudioError(f"the part begins at {offset_seconds:g} s, but the audio ends at {self.seconds:g} s")
+        if not given:
+            raise AudioError("the file has no samples")
+        missing = 0.0 if duration_seconds is None else duration_seconds - given
+        cut = self.plan.cut
+        if cut is not None and not self.keep_truncated:
+            raise AudioError(f"cut off: {cut}")
+        if missing > MISSING_SECONDS:
+            wanted = f"{duration_seconds:g} s from {offset_seconds:g} s on"
+            self.note(f"{wanted} were wanted, but the audio ends after {given:.2f} s of them")
+
+    def _within(self, blocks: Iterator[Decoded], offset_seconds: float, end: float | None) -> Iterator[Decoded]:
+        """Cut blocks, the first of which begins at ``self.seconds``, to what lies between the two times."""
+        for samples, rate_hz in blocks:
+            at = self.seconds
+            self.seconds = at + len(samples) / rate_hz
+            first = max(round((offset_seconds - at) * rate_hz), 0)
+            last = len(samples) if end is None else round((end - at) * rate_hz)
+            if last > first and first < len(samples):
+                yield Decoded(samples[first:last], rate_hz)
+            if end is not None and self.seconds >= end:
+                return
+
+    def _of_part(self, part: Part, offset_seconds: float, whole_rate_hz: int) -> Iterator[Decoded]:
+        begin = self.seconds
+        if part.decoder == "ffmpeg":
+            yield from self._with_ffmpeg(part, max(offset_seconds - begin, 0.0))
+        else:
+            yield from self._with_libsndfile(part, max(offset_seconds - begin, 0.0), whole_rate_hz)
+
+    def _with_libsndfile(self, part: Part, skip_seconds: float, whole_rate_hz: int) -> Iterator[Decoded]:
+        begin, failure = self.seconds, None
+        path = self.source.path if part.is_all else None
+        file = path or self.source.span(part.start, part.end)
         try:
-            with _told_by(source):
-                sound = stack.enter_context(soundfile.SoundFile(source))
-        except TypeError:  # soundfile's answer to headerless formats
-            raise AudioError("not audio that libsndfile can decode: the file does not say its format") from None
-        rate_hz = sound.samplerate
-        if not RATES_HZ[0] <= rate_hz <= RATES_HZ[1]:
-            raise AudioError(f"a sampling rate of {rate_hz} Hz is not within {RATES_HZ[0]} to {RATES_HZ[1]}")
-        if not keep_truncated:
-            _check_header(sound)
-        left = None if duration_seconds is None else round(duration_seconds * rate_hz)
-        if offset_seconds:
-            start = round(offset_seconds * rate_hz)
-            if start >= sound.frames:
-                raise AudioError(f"the part begins at {offset_seconds:g} s, but the audio ends at {sound.frames / rate_hz:g} s")
-            sound.seek(start)
-        whole = left is None and not offset_seconds
-        expected = sound.frames if whole and not keep_truncated and sound.format != "OGG" else 0
-        mix = sound.channels > 1 and not each_channel
-        as_int16 = sound.subtype == "PCM_16" and not mix and rate_hz == sample_rate_hz
-        raw = _raw(sound, source, left, "int16" if as_int16 else "float32", keep_truncated)
-        yield from _converted(raw, sound, expected, sample_rate_hz, mix)
+            with open_raw(file, part.raw) if part.raw else SoundFile(file) as sound:
+                rate_hz, start = sound.samplerate, 0
+                is_int16 = sound.subtype == "PCM_16" and sound.channels == 1 and rate_hz == whole_rate_hz
+                if skip_seconds:
+                    start = self._sought(sound, skip_seconds)
+                for block in blocks_of(sound, "int16" if is_int16 else "float32", start):
+                    self.source.check()
+                    yield Decoded(block, rate_hz)
+                self.source.check()
+        except soundfile.LibsndfileError as error:
+            self.source.check()
+            failure = error
+        lost = (part.seconds or 0.0) - (self.seconds - begin)
+        if failure is not None or lost > MISSING_SECONDS:
+            yield from self._again_with_ffmpeg(part, begin, failure)
 
-
-def _raw(
-    sound: soundfile.SoundFile, source: object, left: int | None, dtype: str, keep_truncated: bool
-) -> Iterator[np.ndarray]:
-    """Read ``[S_i, channels]`` up to the end, or what is left of the part that is wanted."""
-    at_once, done = max(BLOCK_SAMPLES // sound.channels, 1), 0
-    while left is None or left > 0:
+    def _sought(self, sound: SoundFile, skip_seconds: float) -> int:
+        """Go to a place before the wanted one where the format can; return the sample that it is."""
+        start = min(int(skip_seconds * sound.samplerate), sound.frames)
         try:
-            with _told_by(source):
-                block = sound.read(at_once if left is None else min(at_once, left), dtype, always_2d=True)
-        except soundfile.LibsndfileError:  # decoders that lose their way where a file is cut off
-            if not keep_truncated or not done:
-                raise
+            start = sound.seek(start)
+        except soundfile.LibsndfileError:
+            return 0
+        self.seconds += start / sound.samplerate
+        return start
+
+    def _again_with_ffmpeg(self, part: Part, begin: float, failure: Exception | None) -> Iterator[Decoded]:
+        """Decode the rest of a part that libsndfile gave up, or ended too early."""
+        done = self.seconds - begin
+        reason = failure and (failure.error_string or "the data is damaged")
+        if part.raw is not None or part.container == "raw":
+            raise AudioError(f"cannot be decoded after {done:.1f} s: {reason}")
+        other = Part("ffmpeg", part.container, part.start, part.end, is_all=part.is_all, seconds=part.seconds)
+        try:
+            for samples, rate_hz in self._with_ffmpeg(other, 0.0, quiet=True):
+                skipped = min(round(done * rate_hz), len(samples))
+                done -= skipped / rate_hz
+                if skipped < len(samples):
+                    yield Decoded(samples[skipped:], rate_hz)
+        except AudioError as error:
+            if self.seconds > begin and self.keep_truncated:
+                return
+            raise AudioError(f"{error} (libsndfile: {reason})" if reason else str(error)) from None
+
+    def _with_ffmpeg(self, part: Part, skip_seconds: float, quiet: bool = False) -> Iterator[Decoded]:
+        begin, lead = self.seconds, 0.0
+        with contextlib.closing(Decoder(self.source.span(part.start, part.end), part.container, **part.options)) as decoder:
+            if decoder.tracks > 1:
+                self.note(f"there are {decoder.tracks} audio tracks in it: one of them is taken")
+            skip_seconds = skip_seconds if decoder.can_seek(skip_seconds) else 0.0
+            self.seconds += skip_seconds
+            for block in decoder.blocks(skip_seconds):
+                self.source.check()
+                lead += len(block.samples) / block.rate_hz
+                yield block
+            self.source.check()
+            self._check_loss(decoder, part, begin, skip_seconds + lead)
+
+    def _check_loss(self, decoder: Decoder, part: Part, begin: float, seconds: float) -> None:
+        """Raise when more than a tenth of a second is missing of what the header promises, or could not be decoded."""
+        promised = decoder.seconds if part.seconds is None else part.seconds
+        missing = 0.0 if promised is None else promised - seconds
+        if self.keep_truncated:
             return
-        if not len(block):
-            return
-        left = None if left is None else left - len(block)
-        done += len(block)
-        yield block
-
-
-def _converted(
-    raw: Iterator[np.ndarray], sound: soundfile.SoundFile, expected: int, sample_rate_hz: int, mix: bool
-) -> Iterator[np.ndarray]:
-    """Mix and resample blocks. expected: frames that the header promises, 0 when it is not to be believed."""
-    rate_hz, done = sound.samplerate, 0
-    resampler = None
-    if rate_hz != sample_rate_hz:
-        resampler = soxr.ResampleStream(rate_hz, sample_rate_hz, 1 if mix else sound.channels, dtype="float32")
-    for block in raw:
-        if block.dtype != np.int16:
-            _check_finite(block, done / rate_hz)
-        done += len(block)
-        if mix:
-            block = _mean(block)
-        if resampler is not None:
-            last = block
-            block = _resampled(resampler, block)
-        if len(block):
-            yield np.ascontiguousarray(block.T)
-    if not done:
-        raise AudioError("the file has no samples")
-    if (expected - done) / rate_hz > MISSING_SECONDS:
-        raise AudioError(f"cut off: {expected / rate_hz:.1f} s long by its header, but it ends after {done / rate_hz:.1f} s")
-    if resampler is not None:
-        yield np.ascontiguousarray(_resampled(resampler, last[:0], is_last=True).T)
-
-
-def _resampled(resampler: soxr.ResampleStream, block: np.ndarray, is_last: bool = False) -> np.ndarray:
-    """``[S, channels] -> [S', channels]``; soxr takes a single channel as ``[S]``."""
-    return resampler.resample_chunk(block[:, 0] if block.shape[1] == 1 else block, last=is_last).reshape(-1, block.shape[1])
-
-
-def _mean(block: np.ndarray) -> np.ndarray:
-    """``[S, channels] -> [S, 1]``. Column by column: ten times as fast as NumPy's mean over a short axis."""
-    total = block[:, 0].copy()
-    for channel in range(1, block.shape[1]):
-        total += block[:, channel]
-    return (total * np.float32(1 / block.shape[1]))[:, None]
-
-
-def _check_finite(block: np.ndarray, start_seconds: float) -> None:
-    finite = np.isfinite(block)
-    if not finite.all():
-        bad = len(block) - int(finite.all(1).sum())
-        raise AudioError(f"{bad} of {len(block)} samples are NaN or infinite (from {start_seconds:.1f} s on)")
-
-
-def _check_header(sound: soundfile.SoundFile) -> None:
-    """Raise for a file that ends before the size in its header says, as copies that were broken off do."""
-    found = DATA_SIZE.search(sound.extra_info)
-    if found:
-        claimed, there = map(int, found.groups())
-        seconds_per_byte = sound.frames / sound.samplerate / max(there, 1)
-        if 0 < there < claimed < UNKNOWN_BYTES and (claimed - there) * seconds_per_byte > MISSING_SECONDS:
-            raise AudioError(f"cut off: {claimed} bytes of samples by its header, but there are {there}")
-    if sound.format == "OGG" and "lacks an end-of-stream bit" in sound.extra_info:
-        raise AudioError("cut off: the Ogg stream has no end")
+        if missing > MISSING_SECONDS and self.plan.cut is None:
+            raise AudioError(
+                f"cut off or damaged: {promised:.1f} s long by its header, but {seconds:.1f} s of it can be decoded"
+            )
+        if decoder.lost_seconds > MISSING_SECONDS and self.plan.cut is None:
+            raise AudioError(f"damaged: {decoder.lost_seconds:.1f} s of it cannot be decoded, {seconds:.1f} s can")
+        if decoder.lost_seconds:
+            self.note(f"damaged: {decoder.lost_seconds:.2f} s of it cannot be decoded, and are left out")
 
 
 @contextlib.contextmanager
@@ -174,91 +232,9 @@ def _named(path: str | Path) -> Iterator[None]:
     except AudioError as error:
         reason = str(error)
     except soundfile.LibsndfileError as error:
-        reason = f"not audio that libsndfile can decode: {error.error_string or 'the data is damaged'}"
+        reason = f"cannot be decoded: {error.error_string or 'the data is damaged'}"
     except OSError as error:
         reason = f"cannot be read: {error.strerror or error}"
     else:
         return
     raise AudioError(f"{path}: {reason}") from None
-
-
-@contextlib.contextmanager
-def _opened(path: str | Path) -> Iterator[bytes | BinaryIO]:
-    """Give what soundfile opens: the name of a local file, once it is seen to be one, or an open remote one."""
-    if not is_url(path):
-        path = Path(path)
-        if not path.exists():
-            raise AudioError("no such file")
-        if not path.is_file():
-            raise AudioError("expected an audio file, but this is not a regular file")
-        if path.stat().st_size == 0:
-            raise AudioError("the file is empty (0 bytes)")
-        open(path, "rb").close()  # the system's reason, when it may not be read; libsndfile does not tell
-        yield os.fsencode(path)  # bytes: names need not be UTF-8
-        return
-    import fsspec  # a dependency of huggingface_hub; not needed for local files
-
-    try:
-        file = fsspec.open(str(path), "rb").open()
-    except FileNotFoundError:
-        raise AudioError("no such file") from None
-    except OSError:
-        raise
-    except Exception as error:  # each file system has its own: protocols without a driver, rights, addresses
-        raise AudioError(f"cannot be opened: {first_line(error)}") from None
-    with file:
-        yield _fetched(file)
-
-
-def _fetched(file: BinaryIO) -> BinaryIO:
-    try:
-        start = io.BytesIO()
-        while start.tell() < WHOLE_BYTES and (part := file.read(WHOLE_BYTES - start.tell())):  # which may be less
-            start.write(part)
-        if start.tell() == WHOLE_BYTES:
-            file.seek(0)
-            return _Remote(file)
-    except OSError:
-        raise
-    except Exception as error:
-        raise AudioError(f"cannot be read: {first_line(error)}") from None
-    if not start.tell():
-        raise AudioError("the file is empty (0 bytes)")
-    start.seek(0)
-    return start
-
-
-@contextlib.contextmanager
-def _told_by(source: object) -> Iterator[None]:
-    """Raise what went wrong in reading a remote file, and not what libsndfile makes of it."""
-    try:
-        yield
-    finally:
-        if isinstance(source, _Remote) and source.error is not None:
-            raise source.error
-
-
-class _Remote:
-    """A remote file for soundfile, which takes an exception in its callbacks for the end of the file: kept here instead."""
-
-    def __init__(self, file: BinaryIO):
-        self.error: Exception | None = None
-        self._file = file
-
-    def read(self, size: int = -1) -> bytes:
-        try:
-            return self._file.read(size)
-        except Exception as error:
-            self.error = error if isinstance(error, OSError) else AudioError(f"cannot be read: {first_line(error)}")
-            return b""
-
-    def readinto(self, buffer: bytearray) -> int:
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 LINGER_SECONDS = 0.25  # a batch that is not full waits so long for more: one slow file keeps nobody waiting
 JOIN_SECONDS = 10.0  # for threads to end when all is over; a worker may hang on a network file
 
-Decode = Callable[[Utterance], Iterable[np.ndarray]]
+Decode = Callable[[Utterance, Callable[[str], None]], Iterable[np.ndarray]]
 
 
 @dataclass(eq=False)
@@ -37,6 +37,7 @@ class Ticket:
     """An utterance on its way.
 
     channels: of each, the frames of the pieces that came back. samples: of one channel, so far. pending: pieces under way.
+    notes: what was odd about the file and was decoded all the same.
     """
 
     number: int
@@ -44,6 +45,7 @@ class Ticket:
     channels: list[list[Frames]] = field(default_factory=list)
     samples: int = 0
     pending: int = 0
+    notes: list[str] = field(default_factory=list)
     error: str | None = None
     is_cut: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -71,8 +73,8 @@ class Piece:
 class Pipeline:
     """Runs utterances through the stages once; :meth:`run` gives them back as they are complete.
 
-    decode: gives the blocks ``[C, S]`` of an utterance, and raises ``AudioError``. batch_samples: of a batch; halved when it is
-    too much memory. window: utterances that may be under way.
+    decode: gives the blocks ``[C, S]`` of an utterance, tells notes and raises ``AudioError``. batch_samples: of a batch; halved
+    when it is too much memory. window: utterances that may be under way.
     """
 
     def __init__(self, lanes: Sequence[Lane], decode: Decode, cutter: Cutter, *, workers: int, batch_samples: int, window: int):
@@ -175,7 +177,7 @@ class Pipeline:
 
     def _cut(self, ticket: Ticket) -> None:
         def counted() -> Iterator[np.ndarray]:
-            for block in self.decode(ticket.utterance):
+            for block in self.decode(ticket.utterance, ticket.notes.append):
                 ticket.samples += block.shape[1]
                 yield block
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,11 +46,15 @@ class Transcript:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of an utterance: a transcript, or one for each channel, or the reason why there is none."""
+    """What became of an utterance: a transcript, or one for each channel, or the reason why there is none.
+
+    notes: what was odd about the file and was decoded all the same, such as a header that is wrong; each begins with its name.
+    """
 
     utterance: Utterance
     transcripts: tuple[Transcript, ...]
     error: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -202,7 +206,12 @@ class Transcriber:
             if not np.isfinite(log_probs).all():
                 ticket.error = f"{ticket.utterance.audio}: {NOT_FINITE}"
         return [
-            Result(ticket.utterance, tuple(made[ticket.number]) if ticket.error is None else (), ticket.error)
+            Result(
+                ticket.utterance,
+                tuple(made[ticket.number]) if ticket.error is None else (),
+                ticket.error,
+                tuple(dict.fromkeys(ticket.notes)),
+            )
             for ticket in tickets
         ]
 
@@ -229,7 +238,7 @@ class Run:
         window = max(1024, 4 * len(lanes) * round(batch_seconds))
         self._transcriber, self._utterances, self._ordered = transcriber, utterances, options.ordered
 
-        def decode(utterance: Utterance) -> Iterator[np.ndarray]:
+        def decode(utterance: Utterance, note: Callable[[str], None]) -> Iterator[np.ndarray]:
             blocks = audio.read_blocks(
                 utterance.audio,
                 rate_hz,
@@ -237,6 +246,7 @@ class Run:
                 duration_seconds=utterance.duration_seconds,
                 each_channel=options.channels == "each" or utterance.channel is not None,
                 keep_truncated=options.keep_truncated,
+                note=note,
             )
             return blocks if utterance.channel is None else _channel(blocks, utterance.channel, utterance.audio)
 

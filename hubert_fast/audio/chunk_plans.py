@@ -1,0 +1,75 @@
+"""Plans for containers of chunks: WAV, W64, AIFF, AU, CAF and SPHERE."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import soundfile
+
+from ..first_bytes import HEAD_BYTES
+from . import chunks
+from .plan import MISSING_SECONDS, MOST_JOINED, Part, Plan
+from .probing import container_of
+from .sources import Source
+from .with_soundfile import SoundFile, as_raw
+
+
+def of_chunks(source: Source, container: str) -> Plan:
+    """Plan a file of chunks; other files of the same container may follow in it."""
+    plan, base = Plan([]), 0
+    while base < source.size and len(plan.parts) < MOST_JOINED:
+        if base and container_of(source.read_at(base, HEAD_BYTES)) != container:
+            break
+        found = chunks.samples_of(container, _within(source, base), source.size - base)
+        end = source.size if found is None else base + found.end
+        plan.parts.append(_chunk_part(source, container, base, end, found, plan))
+        base = end
+    plan.note_joined()
+    return plan
+
+
+def _chunk_part(source: Source, container: str, base: int, end: int, found: chunks.Samples | None, plan: Plan) -> Part:
+    is_all = base == 0 and end == source.size
+    whole = Part("libsndfile", container, base, end, is_all=is_all)
+    try:
+        with SoundFile(source.path if is_all and source.path else source.span(base, end)) as sound:
+            raw, is_mp3 = as_raw(sound), sound.subtype.startswith("MPEG")
+            frame_bytes = raw and sound.channels * _bytes_of(sound.subtype)
+            seconds_per_byte = _seconds_per_byte(sound, frame_bytes, found)
+    except (soundfile.LibsndfileError, TypeError):  # an encoding that FFmpeg may know
+        return Part("ffmpeg", container, base, end, is_all=is_all)
+    if is_mp3:
+        whole.decoder = "ffmpeg"
+    if found is None:
+        return whole
+    if found.claimed is not None and found.there < found.claimed:
+        if (found.claimed - found.there) * seconds_per_byte > MISSING_SECONDS:
+            plan.cut = f"{found.claimed} bytes of samples by its header, but there are {found.there}"
+        return whole
+    if found.claimed == found.there:
+        return whole
+    if raw is None and found.claimed is None and container == "caf":
+        return Part("ffmpeg", container, base, end, is_all=is_all)
+    if found.claimed is not None:
+        plan.notes.append(
+            f"the header says {found.claimed:,} bytes of samples, but there are {found.there:,}: all of them are taken"
+        )
+    if raw is None:
+        options = {"ignore_length": "1"} if container == "wav" else {}
+        return Part("ffmpeg", container, base, end, is_all=is_all, options=options)
+    return Part("libsndfile", container, base + found.start, base + found.start + found.there, raw=raw, is_all=False)
+
+
+def _bytes_of(subtype: str) -> int:
+    return {"PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}.get(subtype, 1)
+
+
+def _seconds_per_byte(sound: SoundFile, frame_bytes: int | None, found: chunks.Samples | None) -> float:
+    if frame_bytes:
+        return 1 / (frame_bytes * sound.samplerate)
+    there = min(found.there, found.claimed or found.there) if found else 0
+    return sound.frames / sound.samplerate / there if there else 0.0
+
+
+def _within(source: Source, base: int) -> Callable[[int, int], bytes]:
+    return lambda start, count: source.read_at(base + start, count)

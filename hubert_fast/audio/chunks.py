@@ -1,0 +1,182 @@
+"""Find where a WAV, W64, AIFF, AU, CAF or SPHERE file keeps its samples, how many it claims and how many there are.
+
+Headers are written before the samples. They are wrong where the writer could not go back (a pipe, a recorder that died), where
+the size did not fit into 32 bits, and where files were joined or a copy was broken off.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from .probing import W64
+
+Read = Callable[[int, int], bytes]  # (start, count) -> up to count bytes
+
+STREAMED_BYTES = 0x7FFF0000  # 32-bit sizes from here on are what writers to a pipe put; sizes that fit nobody
+MOST_CHUNKS = 10_000
+W64_TAIL = bytes.fromhex("f3acd3118cd100c04f8edb8a")  # of the identifiers of all chunks but the first two
+# Chunks that follow samples in the wild. One of these ends the samples even where its own size is wrong.
+RIFF_CHUNKS = frozenset(
+    name.replace(".", " ").encode()
+    for name in "LIST list INFO id3. ID3. bext cue. fact smpl inst iXML axml cart JUNK junk FLLR PEAK PAD. _PMX aXML adtl "
+    "plst ltxt note labl afsp minf elm1 regn umid DISP SyLp Cr8r acid strc levl link chna dbmd MD5. ubxt resu LGWV SNDM tlst wavl "
+    "slnt COMT NAME AUTH ANNO MARK INST MIDI APPL (c).".split()
+)
+
+
+class Samples(NamedTuple):
+    """Where samples lie in a file.
+
+    start: their first byte. claimed: bytes by the header, ``None`` where it gives no length. there: bytes that there are.
+    end: where the recording ends in the file; what is beyond belongs to another one that was joined to it.
+    """
+
+    start: int
+    claimed: int | None
+    there: int
+    end: int
+
+
+@dataclass(frozen=True)
+class _Family:
+    """How chunks are laid out. form: bytes of the outer header. header: bytes of a chunk's. align: of what follows a chunk."""
+
+    form: int
+    header: int
+    align: int
+    order: str
+    data: bytes
+    size_bytes: int = 4
+
+
+_WAV = _Family(12, 8, 2, "<", b"data")
+_FAMILIES = {
+    b"RIFF": _WAV,
+    b"RF64": _WAV,
+    b"BW64": _WAV,
+    b"RIFX": _Family(12, 8, 2, ">", b"data"),
+    b"FORM": _Family(12, 8, 2, ">", b"SSND"),
+    b"caff": _Family(8, 12, 1, ">", b"data", 8),
+    b"riff": _Family(40, 24, 8, "<", b"data", 8),
+}
+
+
+def samples_of(container: str, read: Read, size: int) -> Samples | None:
+    """Find the samples of a file of ``size`` bytes. ``None`` where the container is another or has no samples."""
+    head = read(0, 1024)
+    if container == "au":
+        return _of_au(head, read, size)
+    if container == "sphere":
+        return _of_sphere(head, size)
+    family = _FAMILIES.get(head[:4])
+    return None if family is None else _of_chunks(family, head, read, size)
+
+
+def _of_au(head: bytes, read: Read, size: int) -> Samples | None:
+    if len(head) < 24:
+        return None
+    start, claimed = struct.unpack(">II" if head[:4] == b".snd" else "<II", head[4:12])
+    if not 24 <= start <= size:
+        return None
+    claimed = None if claimed >= STREAMED_BYTES else claimed
+    joined = claimed is not None and read(start + claimed, 4) in (b".snd", b"dns.")
+    return Samples(start, claimed, claimed if joined else size - start, start + claimed if joined else size)
+
+
+def _of_sphere(head: bytes, size: int) -> Samples | None:
+    fields = dict(re.findall(rb"^(\w+) -[irs]\d* ([^\s]+)", head, re.MULTILINE))
+    try:
+        start = int(head[8:16])
+        claimed = int(fields[b"sample_count"]) * int(fields.get(b"channel_count", 1)) * int(fields[b"sample_n_bytes"])
+    except (KeyError, ValueError):
+        return None
+    if b"," in fields.get(b"sample_coding", b""):  # compressed
+        return None
+    return Samples(start, claimed, size - start, size) if start <= size else None
+
+
+def _of_chunks(family: _Family, head: bytes, read: Read, size: int) -> Samples | None:
+    at, wide = family.form, None
+    for _ in range(MOST_CHUNKS):
+        chunk = read(at, family.header + 28)
+        if len(chunk) < family.header:
+            return None
+        name, claimed = _named(family, chunk)
+        if name == b"ds64":  # of RF64: sizes that do not fit into 32 bits; the second is that of the samples
+            wide = struct.unpack("<Q", chunk[16:24])[0] if len(chunk) >= 24 else None
+        if name == family.data:
+            return _found(family, head, at, claimed, wide, read, size)
+        at = _aligned(family, at + family.header + max(claimed, 0))
+        if at >= size:
+            return None
+    return None
+
+
+def _named(family: _Family, chunk: bytes) -> tuple[bytes, int]:
+    """Return a chunk's name and the bytes in it after its header; less than 0 for no length."""
+    if family.form == 40:
+        return chunk[:4], struct.unpack("<q", chunk[16:24])[0] - family.header
+    return chunk[:4], struct.unpack(family.order + ("I" if family.size_bytes == 4 else "q"), chunk[4 : 4 + family.size_bytes])[
+        0
+    ]
+
+
+def _aligned(family: _Family, at: int) -> int:
+    return -(-at // family.align) * family.align
+
+
+def _found(family: _Family, head: bytes, at: int, claimed: int, wide: int | None, read: Read, size: int) -> Samples:
+    start = at + family.header
+    extra = {b"SSND": 8, b"data": 4 if family.form == 8 else 0}[family.data]  # offset and block size of AIFF, edit count of CAF
+    if extra == 8:
+        extra += int.from_bytes(read(start, 4), "big")
+    if family.size_bytes == 4 and claimed == 0xFFFFFFFF and head[:4] in (b"RF64", b"BW64") and wide:
+        claimed = wide
+    elif claimed < 0 or (family.size_bytes == 4 and claimed >= STREAMED_BYTES and start + claimed > size):
+        claimed = -1
+    if claimed < 0:
+        return Samples(start + extra, None, max(size - start - extra, 0), size)
+    after = _aligned(family, start + claimed)
+    claimed = max(claimed - extra, 0)
+    if start + extra + claimed > size:
+        return Samples(start + extra, claimed, max(size - start - extra, 0), size)
+    rest = _rest(family, head, after, read, size)
+    if rest is not None:
+        return Samples(start + extra, claimed, claimed, rest)
+    unaligned = start + extra + claimed  # writers that forget to pad
+    if unaligned != after and (rest := _rest(family, head, unaligned, read, size)) is not None:
+        return Samples(start + extra, claimed, claimed, rest)
+    return Samples(start + extra, claimed or None, size - start - extra, size)
+
+
+def _rest(family: _Family, head: bytes, at: int, read: Read, size: int) -> int | None:
+    """Return where the recording ends whose samples end at ``at``, ``None`` when what follows is neither chunks nor a file."""
+    for _ in range(MOST_CHUNKS):
+        if at >= size:
+            return size
+        chunk = read(at, max(family.header, 16))
+        if chunk[:4] == head[:4] and chunk[8:12] == head[8:12] and size - at > family.form:
+            return at
+        if not chunk.strip(b"\0") and not read(at, 1 << 16).strip(b"\0"):  # the end of a sector or a tape block
+            return size if size - at <= 1 << 16 else None
+        if chunk[:3] == b"TAG" and size - at == 128:  # ID3v1
+            return size
+        if len(chunk) < family.header or not _is_name(family, chunk):
+            return size if size - at < 16 else None
+        name, claimed = _named(family, chunk)
+        is_known = name in RIFF_CHUNKS
+        end = _aligned(family, at + family.header + max(claimed, 0))
+        if claimed < 0 or end > size + family.align:
+            return size if is_known else None
+        at = end
+    return None
+
+
+def _is_name(family: _Family, chunk: bytes) -> bool:
+    if family.form == 40:
+        return chunk[4:16] == W64_TAIL or chunk[:16] == W64
+    return all(32 <= byte < 127 for byte in chunk[:4]) or chunk[:4] == b"(c) "

@@ -1,0 +1,151 @@
+"""MPEG audio (MP3, MP2) as it lies in a file: tags around it, its first frame, and what that frame says of the whole.
+
+An MP3 has no container. Encoders may put a frame without sound first, marked "Xing" or "Info", that gives the number of frames,
+their bytes and the samples to drop at both ends. Files that were joined have several of them; many have none. Layout: ISO
+11172-3 for frames; Xing's and LAME's tag as written by LAME's VbrTag.c.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+DECODER_DELAY = 529  # samples that every MP3 decoder adds
+LAME_DELAY = 576 + DECODER_DELAY  # what encoders add that leave no tag: LAME's, which most of them are
+_RATES_HZ = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}  # by MPEG version: 1, 2, 2.5
+_KBITS = {  # by (is version 1, layer)
+    (True, 1): (0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
+    (True, 2): (0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
+    (True, 3): (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (False, 1): (0, 32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
+    (False, 2): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+    (False, 3): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+SEARCHED_BYTES = 1 << 18  # for a first frame behind junk
+
+
+class Header(NamedTuple):
+    """The four bytes at the beginning of a frame. bytes: of the whole frame, 0 in free format. samples: of each channel."""
+
+    layer: int
+    sample_rate_hz: int
+    channels: int
+    bytes: int
+    samples: int
+    side_bytes: int
+
+
+def header_of(data: bytes, at: int = 0) -> Header | None:
+    """Return the frame header at ``at``, or ``None`` where there is none."""
+    if len(data) < at + 4 or data[at] != 0xFF or data[at + 1] & 0xE0 != 0xE0:
+        return None
+    version, layer = data[at + 1] >> 3 & 3, 4 - (data[at + 1] >> 1 & 3)
+    kbits, rate = data[at + 2] >> 4, data[at + 2] >> 2 & 3
+    if version == 1 or layer == 4 or rate == 3 or kbits == 15 or kbits == 0:
+        return None
+    rate_hz, bits, padding = _RATES_HZ[version][rate], 1000 * _KBITS[version == 3, layer][kbits], data[at + 2] >> 1 & 1
+    if layer == 1:
+        samples, length = 384, (12 * bits // rate_hz + padding) * 4
+    else:
+        samples = 576 if layer == 3 and version != 3 else 1152
+        length = samples // 8 * bits // rate_hz + padding
+    channels = 1 if data[at + 3] >> 6 == 3 else 2
+    side = {(True, 1): 17, (True, 2): 32, (False, 1): 9, (False, 2): 17}[version == 3, channels]
+    return Header(layer, rate_hz, channels, length, samples, side + (0 if data[at + 1] & 1 else 2))
+
+
+def frame_length(data: bytes, at: int = 0) -> int:
+    """Return the bytes of the frame at ``at`` if like ones follow it as far as ``data`` goes, three at most, else 0."""
+    first, end = header_of(data, at), at
+    for _ in range(3):
+        header = header_of(data, end)
+        if header is None or (header.layer, header.sample_rate_hz) != (first.layer, first.sample_rate_hz):
+            return 0
+        end += header.bytes
+        if end + 4 > len(data):
+            break
+    return first.bytes
+
+
+def adts_length(data: bytes, at: int = 0) -> int:
+    """Return the bytes of the ADTS AAC frame at ``at`` if others follow it as far as ``data`` goes, three at most, else 0."""
+    first = 0
+    for _ in range(3):
+        if len(data) < at + 7:
+            return first
+        if data[at] != 0xFF or data[at + 1] & 0xF6 != 0xF0 or data[at + 2] >> 2 & 15 > 12:
+            return 0
+        length = (data[at + 3] & 3) << 11 | data[at + 4] << 3 | data[at + 5] >> 5
+        if length < 8:
+            return 0
+        first, at = first or length, at + length
+    return first
+
+
+def after_id3v2(data: bytes, at: int = 0) -> int:
+    """Return where the ID3v2 tags that begin at ``at`` end, which may be beyond ``data``; ``at`` when there is none."""
+    while (
+        data[at : at + 3] == b"ID3"
+        and len(data) >= at + 10
+        and data[at + 3] < 0x10
+        and not any(b & 0x80 for b in data[at + 6 : at + 10])
+    ):
+        a, b, c, d = data[at + 6 : at + 10]
+        at += 10 + (a << 21 | b << 14 | c << 7 | d) + (10 if data[at + 5] & 0x10 else 0)
+    return at
+
+
+@dataclass(frozen=True)
+class Tag:
+    """What a Xing or Info frame says of the frames after it.
+
+    frames, bytes: how many there are, ``None`` when it does not say; bytes include the tag's own frame. delay, padding: samples
+    to drop at the beginning, the decoder's delay included, and at the end; ``None`` without LAME's part of the tag.
+    """
+
+    header: Header
+    frames: int | None
+    bytes: int | None
+    delay: int | None
+    padding: int | None
+
+    @property
+    def samples(self) -> int | None:
+        """Return the samples of each channel that the frames come to."""
+        if self.frames is None:
+            return None
+        cut = 0 if self.delay is None else self.delay - DECODER_DELAY + self.padding
+        return max(self.frames * self.header.samples - cut, 0)
+
+
+def tag_of(data: bytes, at: int = 0) -> Tag | None:
+    """Return what the frame at ``at`` says of the whole, or ``None`` when it is a frame with sound."""
+    header = header_of(data, at)
+    if header is None or header.layer != 3:
+        return None
+    start = at + 4 + header.side_bytes
+    if data[start : start + 4] not in (b"Xing", b"Info"):
+        start = at + 4 + header.side_bytes - (2 if header.side_bytes in (11, 19, 34) else 0)  # encoders forget the CRC
+        if data[start : start + 4] not in (b"Xing", b"Info"):
+            return None
+    flags, position = int.from_bytes(data[start + 4 : start + 8], "big"), start + 8
+    frames = size = delay = padding = None
+    if flags & 1:
+        frames, position = int.from_bytes(data[position : position + 4], "big"), position + 4
+    if flags & 2:
+        size, position = int.from_bytes(data[position : position + 4], "big"), position + 4
+    position += (100 if flags & 4 else 0) + (4 if flags & 8 else 0)
+    lame = data[position : position + 24]
+    if len(lame) == 24 and lame[:4] in (b"LAME", b"Lavf", b"Lavc", b"GOGO"):
+        delay = (lame[21] << 4 | lame[22] >> 4) + DECODER_DELAY
+        padding = (lame[22] & 15) << 8 | lame[23]
+    return Tag(header, frames, size, delay, padding)
+
+
+def first_frame(data: bytes, at: int = 0) -> int | None:
+    """Return where the first frame of MPEG audio at or after ``at`` begins, ``None`` without one in ``data``."""
+    while (at := data.find(b"\xff", at)) >= 0:
+        if frame_length(data, at) and at + frame_length(data, at) + 4 <= len(data):
+            return at
+        at += 1
+    return None

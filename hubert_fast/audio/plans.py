@@ -1,0 +1,81 @@
+"""Decide how a file is decoded to its last byte: by libsndfile where its header is right, else by FFmpeg.
+
+A plan is made from a few reads, before anything is decoded.
+"""
+
+from __future__ import annotations
+
+from ..first_bytes import HEAD_BYTES, identify
+from . import boxes, mpeg
+from .chunk_plans import of_chunks
+from .errors import AudioError
+from .plan import Part, Plan
+from .probing import container_of
+from .raw_format import RawFormat
+from .sources import Source
+from .stream_plans import flac_start, of_flac, of_mpeg, of_ogg
+from .with_pyav import FORMATS
+
+BY_SUFFIX = {".gsm": "gsm"}  # formats that have neither signature nor frames that can be told apart
+
+
+def plan_of_raw(source: Source, raw: RawFormat) -> Plan:
+    """Decide for samples without a header."""
+    encoding = raw.encoding
+    number = encoding.removesuffix("le").removesuffix("be")
+    subtype = {
+        "s8": "PCM_S8", "u8": "PCM_U8", "s16": "PCM_16", "s24": "PCM_24", "s32": "PCM_32", "f32": "FLOAT", "f64": "DOUBLE",
+        "mulaw": "ULAW", "alaw": "ALAW",
+    }[number]  # fmt: skip
+    layout = {"samplerate": raw.sample_rate_hz, "channels": raw.channels, "subtype": subtype, "format": "RAW"}
+    layout["endian"] = "BIG" if encoding.endswith("be") else "LITTLE"
+    return Plan([Part("libsndfile", "raw", 0, source.size, raw=layout, is_all=False)])
+
+
+def plan_of(source: Source, name: str) -> Plan:
+    """Look at a file and decide. Raises :class:`AudioError` for what is no audio, with what it is instead.
+
+    name: of the file; its suffix counts only where the bytes say nothing.
+    """
+    head = source.read_at(0, HEAD_BYTES)
+    source.check()
+    container = container_of(head)
+    if container in ("wav", "w64", "aiff", "au", "caf", "sphere"):
+        return of_chunks(source, container)
+    if container == "flac" or (container == "mpeg" and flac_start(source)):
+        return of_flac(source, flac_start(source))
+    if container == "mpeg":
+        return of_mpeg(source, mpeg.after_id3v2(source.read_at(0, 10)))
+    if container == "ogg":
+        return of_ogg(source)
+    if container is not None:
+        return _of_other(source, container)
+    return _of_unknown(source, name, head)
+
+
+def _of_unknown(source: Source, name: str, head: bytes) -> Plan:
+    suffix = name[name.rfind(".") :].lower()
+    identity = identify(head)
+    if identity is not None and identity.kind != "zeros":
+        raise AudioError(identity.instead_of("audio"))
+    if suffix in BY_SUFFIX:
+        return Plan([Part("ffmpeg", BY_SUFFIX[suffix], 0, source.size)])
+    start = mpeg.first_frame(source.read_at(0, mpeg.SEARCHED_BYTES))  # behind junk, or zeros
+    if start is not None:
+        plan = of_mpeg(source, start)
+        plan.notes.append(f"the first {start:,} bytes are no audio, and left out")
+        return plan
+    if identity is not None:
+        raise AudioError(identity.instead_of("audio"))
+    raise AudioError(
+        f"not audio in a format that is known: it begins with the bytes {head[:8].hex(' ')}. Samples without a header are "
+        f"read from standard input, with --stdin-format"
+    )
+
+
+def _of_other(source: Source, container: str) -> Plan:
+    if container not in FORMATS:
+        raise AudioError(f"audio in a format that FFmpeg cannot decode here: {container}")
+    if container == "mp4" and not boxes.has_index(source.read_at, source.size):
+        raise AudioError("cut off: its index (the moov box) is missing, without which nothing of it can be decoded")
+    return Plan([Part("ffmpeg", container, 0, source.size)], cut=boxes.why_incomplete(container, source.read_at, source.size))

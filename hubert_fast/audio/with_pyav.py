@@ -1,0 +1,207 @@
+"""Decode with FFmpeg (PyAV): what libsndfile cannot read, and files whose headers it would believe wrongly.
+
+FFmpeg reads to the end of the bytes. It is told the container, so that no playlist or script is taken for audio, and may open
+nothing but the bytes it is given.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from ..hub import first_line
+from .errors import AudioError
+
+BLOCK_SAMPLES = 1 << 18  # of all channels together
+# FFmpeg's demuxers by the names of `probing`
+FORMATS = {
+    name: name
+    for name in "aac ac3 aiff amr ape asf au avi caf dsf dts flac flv gsm ircam matroska mxf ogg paf qcp tta voc w64 wav".split()
+} | {
+    "m2ts": "mpegts", "mp4": "mov", "mpeg": "mp3", "mpeg-ps": "mpeg", "mpeg-ts": "mpegts", "musepack": "mpc8", "real": "rm",
+    "shorten": "shn", "sphere": "nistsphere", "svx": "iff", "wavpack": "wv",
+}  # fmt: skip
+# Samples that encoders put before the sound, for files that do not say how many. MP3: LAME's 576 and every decoder's 529.
+# MP2: the filter bank's. AAC: one frame.
+USUAL_DELAY = {
+    "mp3": 1105, "mp3float": 1105, "mp2": 481, "mp2float": 481, "aac": 1024, "aac_latm": 1024, "ac3": 256, "eac3": 256
+}  # fmt: skip
+# Containers whose times are a player's, so that silence belongs where packets are missing
+TIMED = frozenset({"mp4", "matroska", "flv", "asf", "mpeg-ts", "mpeg-ps", "m2ts", "avi"})
+INDEXED = frozenset({"mp4", "matroska"})  # where a seek ends at or before the place, with times that are right
+GAP_SECONDS = 0.1
+PREROLL_SECONDS = 0.5
+
+
+class Decoded(NamedTuple):
+    """Samples ``[S, channels]`` of one rate: int16, or float32 in [-1, 1]."""
+
+    samples: np.ndarray
+    rate_hz: int
+
+
+class Decoder:
+    """The first audio track of a file.
+
+    container: a key of :data:`FORMATS`. seconds: of the track by its header, ``None`` where that is a guess. tracks: how
+    many audio tracks there are. lost_seconds: of packets that could not be decoded, so far. Raises :class:`AudioError`.
+    """
+
+    def __init__(self, file: BinaryIO, container: str, **options: str):
+        import av
+
+        self._av, self.container, self.lost_seconds = av, container, 0.0
+        av.logging.set_level(None)  # FFmpeg's remarks name no file
+        try:
+            self._file = av.open(
+                file, format=FORMATS[container], options={"protocol_whitelist": "", **options}, metadata_errors="replace"
+            )
+        except av.error.FFmpegError as error:
+            raise AudioError(f"cannot be decoded as {container}: {_reason(error)}") from None
+        streams = self._file.streams.audio
+        self.tracks = len(streams)
+        if not streams:
+            self._file.close()
+            others = ", ".join(sorted({stream.type for stream in self._file.streams})) or "nothing"
+            raise AudioError(f"there is no audio track in it, but {others}")
+        self._stream = self._file.streams.best("audio") or streams[0]
+        self.seconds = self._seconds()
+        if self._stream.codec_context is None:
+            self._file.close()
+            raise AudioError("its audio is in an encoding that FFmpeg cannot decode, or encrypted")
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _seconds(self) -> float | None:
+        stream, others = self._stream, len(self._file.streams) > 1
+        if self.container in ("mp4", "avi", "wavpack", "tta", "ape") and stream.duration is not None:
+            return float(stream.duration * stream.time_base)
+        if self.container in ("matroska", "asf") and not others and self._file.duration is not None:
+            return self._file.duration / 1e6
+        return None
+
+    def blocks(self, start_seconds: float = 0.0) -> Iterator[Decoded]:
+        """Decode to the end; what is damaged is left out, and counted in :attr:`lost_seconds`.
+
+        start_seconds: leave out what is before; not 0 only where :meth:`can_seek`.
+        """
+        sought = start_seconds > 0 and self._seek(start_seconds)
+        held: list[np.ndarray] = []
+        count, rate_hz, ahead = 0, 0, None
+        for samples, rate, time in self._timed(not sought):
+            if ahead is None:  # samples that are before the start
+                ahead = round((start_seconds - (time if sought and time is not None else 0.0)) * rate)
+            if ahead > 0:
+                cut = min(ahead, len(samples))
+                samples, ahead = samples[cut:], ahead - cut
+            if not len(samples):
+                continue
+            if held and (rate != rate_hz or samples.shape[1] != held[0].shape[1] or samples.dtype != held[0].dtype):
+                yield Decoded(np.concatenate(held), rate_hz)
+                held, count = [], 0
+            held.append(samples)
+            count, rate_hz = count + samples.size, rate
+            if count >= BLOCK_SAMPLES:
+                yield Decoded(np.concatenate(held), rate_hz)
+                held, count = [], 0
+        if held:
+            yield Decoded(np.concatenate(held), rate_hz)
+
+    def can_seek(self, seconds: float) -> bool:
+        """Return whether :meth:`blocks` can begin there without decoding what is before."""
+        return seconds > 2 * PREROLL_SECONDS and self.container in INDEXED
+
+    def _seek(self, seconds: float) -> bool:
+        base = (self._file.start_time or 0) / 1e6
+        with contextlib.suppress(self._av.error.FFmpegError):
+            self._file.seek(int((base + seconds - PREROLL_SECONDS) * 1e6))
+            return True
+        return False
+
+    def _timed(self, from_start: bool) -> Iterator[tuple[np.ndarray, int, float | None]]:
+        """Give frames with the time of the first sample, in seconds; encoders' delays are cut, gaps are filled with silence."""
+        base = (self._file.start_time or 0) / 1e6
+        is_first, drop, expected = True, 0, None
+        for frame, first_pts in self._frames():
+            rate, time = frame.sample_rate, None
+            if not rate or not frame.samples:
+                continue
+            if frame.pts is not None and frame.time_base:
+                time = float(frame.pts * frame.time_base) - base
+            samples = _samples(frame)
+            if is_first and from_start:
+                drop, before = self._at_start(frame, first_pts, time)
+                if before:
+                    yield np.zeros((before, samples.shape[1]), samples.dtype), rate, 0.0
+            elif expected is not None and time is not None and self.container in TIMED and time - expected > GAP_SECONDS:
+                gap = time - expected
+                if expected + gap <= (self._file.duration or 0) / 1e6 + 1.0:
+                    yield from _silence(gap, rate, samples, expected)
+            is_first = False
+            if time is not None:
+                expected = time + len(samples) / rate
+            if drop:
+                cut = min(drop, len(samples))
+                samples, drop = samples[cut:], drop - cut
+            yield samples, rate, time
+
+    def _at_start(self, frame: object, first_pts: int | None, time: float | None) -> tuple[int, int]:
+        """Return how many samples to leave out at the beginning, and how many of silence to put there."""
+        codec = self._stream.codec_context.name
+        if codec.startswith("wmav"):  # FFmpeg drops the first frame, and encoders are one late
+            return 0, frame.samples
+        if time is not None and time > GAP_SECONDS and self.container in TIMED and len(self._file.streams) > 1:
+            return 0, round(time * frame.sample_rate)  # the picture begins earlier
+        was_cut = first_pts is not None and ((first_pts < 0 and self.container in TIMED) or frame.pts != first_pts)
+        return (0 if was_cut else USUAL_DELAY.get(codec, 0)), 0
+
+    def _frames(self) -> Iterator[tuple[object, int | None]]:
+        """Decode packet by packet; give frames with the time stamp of the first packet."""
+        error_types = (self._av.error.FFmpegError, ValueError)
+        packets = self._file.demux(self._stream)
+        first_pts, is_first = None, True
+        while True:
+            try:
+                packet = next(packets, None)
+            except self._av.error.FFmpegError as error:
+                raise AudioError(f"cannot be read on: {_reason(error)}") from None
+            if packet is None:
+                return
+            if is_first:
+                first_pts, is_first = packet.pts, False
+            try:
+                frames = packet.decode()
+            except error_types:
+                if packet.duration and packet.time_base:
+                    self.lost_seconds += float(packet.duration * packet.time_base)
+                continue
+            for frame in frames:
+                yield frame, first_pts
+
+
+def _silence(seconds: float, rate: int, like: np.ndarray, start: float) -> Iterator[tuple[np.ndarray, int, float]]:
+    left, at_once = round(seconds * rate), max(BLOCK_SAMPLES // like.shape[1], 1)
+    while left > 0:
+        yield np.zeros((min(left, at_once), like.shape[1]), like.dtype), rate, start
+        left -= at_once
+
+
+def _samples(frame: object) -> np.ndarray:
+    """Return a frame as ``[S, channels]``, int16 or float32."""
+    data = frame.to_ndarray()
+    data = data.T if frame.format.is_planar else data.reshape(-1, frame.layout.nb_channels)
+    if data.dtype == np.int16 or data.dtype == np.float32:
+        return data
+    if data.dtype == np.uint8:
+        return (data.astype(np.float32) - 128) / np.float32(128)
+    if np.issubdtype(data.dtype, np.integer):
+        return data.astype(np.float32) * np.float32(1 / (1 << 8 * data.dtype.itemsize - 1))
+    return data.astype(np.float32)
+
+
+def _reason(error: Exception) -> str:
+    return first_line(error).split("] ")[-1].split(": '")[0]
