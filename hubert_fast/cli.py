@@ -99,7 +99,7 @@ def _add_transcribe_options(parser: argparse.ArgumentParser) -> None:
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help="audio files, folders to search for them, 'patterns/**/*.wav', lists (.json and .jsonl, .csv and .tsv, .txt with a "
+        help="audio files, folders to search for them, 'patterns/**/*.wav', lists (.json, .jsonl, .csv, .tsv, .txt with a "
         "path on each line, .m3u, Kaldi's wav.scp, LibriSpeech's .trans.txt; compressed too), .zip and .tar archives, - for "
         "audio or a list on standard input; local or URLs that fsspec knows",
     )
@@ -140,7 +140,7 @@ def _add_transcribe_options(parser: argparse.ArgumentParser) -> None:
     audio.add_argument(
         "--stdin-format",
         metavar="FORMAT",
-        help="read standard input (-) as samples without a header: ENCODING:RATE or ENCODING:RATE:CHANNELS, such as s16le:16000; "
+        help="read standard input (-) as samples without a header: ENCODING:RATE or ENCODING:RATE:CHANNELS, as s16le:16000; "
         "encodings are s8, u8, s16le, s24le, s32le, f32le, f64le, the same with be, mulaw and alaw (default: what its first "
         "bytes say)",
     )

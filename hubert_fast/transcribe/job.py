@@ -240,7 +240,7 @@ class Job:
         seconds = max((transcript.duration_seconds for transcript in result.transcripts), default=0.0)
         failed = result.error is not None
         errors = Errors() if failed else self._errors_of(result)
-        utterance, key = result.utterance, result.utterance.key
+        key = result.utterance.key
         stamp = self._under_way[key]
         if not failed and stamp == MISSING:
             stamp = None  # it is no path: standard input, or a file that only other machines see
@@ -252,11 +252,10 @@ class Job:
             row = None
             if not failed:
                 row = self.output.write(result)
-            else:
-                if is_again:
-                    self.output.drop(utterance)
-                if self.failures is not None:
-                    row = self.failures.append(error_row(result))
+            elif self.failures is not None:
+                row = self.failures.append(error_row(result))
+            if is_again:
+                self.output.drop_older(result)
             self.journal.add(key, failed, seconds, errors, stamp=stamp, row=row, notes=len(notes))
         self._is_new = True
         del self._under_way[key]

@@ -30,8 +30,8 @@ class Output:
         """Write a result; return where its rows are, ``None`` in files of their own and in streams."""
         raise NotImplementedError
 
-    def drop(self, utterance: Utterance) -> None:
-        """Remove the files of an utterance that was transcribed once and cannot be any more."""
+    def drop_older(self, result: Result) -> None:
+        """Remove files that an earlier result of the utterance left and this one does not write over."""
 
     def sync(self) -> dict[str, int]:
         """Put all on disk; return the sizes to be remembered."""
@@ -110,13 +110,16 @@ class Files(Output):
             replace(path, self._format.text(transcript, offset_seconds))
             self._written |= {path, *path.parents[: len(Path(name).parts)]}
 
-    def drop(self, utterance: Utterance) -> None:
+    def drop_older(self, result: Result) -> None:
+        utterance, seen = result.utterance, set(self._own_names(result) if result.transcripts else ())
         for count in itertools.count(1):  # of channels, which the journal does not know
-            own = [[n for n in names if self._journal.owner(n) == utterance.key] for names in self._names(utterance, count)]
-            for name in itertools.chain(*own):
+            names = set(itertools.chain(*self._names(utterance, count))) - seen
+            own = [name for name in names if self._journal.owner(name) == utterance.key]
+            for name in own:
                 (self._folder / name).unlink(missing_ok=True)
-            if count > 1 and not any(own):
+            if count > max(len(result.transcripts), 1) and not own:
                 return
+            seen |= names
 
     def sync(self) -> dict[str, int]:
         for path in self._written:
