@@ -1,14 +1,18 @@
 """Transcripts as text: each format as its readers expect it."""
 
+import argparse
 import csv
 import io
 import json
+import re
 
 import pytest
 
+from hubert_fast import cli
 from hubert_fast.ctc import Word
-from hubert_fast.transcribe import Result, Transcript, Utterance, formats
+from hubert_fast.transcribe import Result, Transcript, Utterance, formats, normalizers
 from hubert_fast.transcribe.outputs import _safe, encoded
+from hubert_fast.transcribe.textgrid import textgrid
 
 WORDS = (Word("HELLO", 0.5, 0.9, 0.91234), Word("WORLD", 1.0, 1.46, 0.5))
 HELLO = Transcript("HELLO WORLD", 2.00049, 0.7123456, WORDS)
@@ -58,6 +62,103 @@ def test_tsv_reads_back():
         "text": "HELLO WORLD",
     }  # fmt: skip
     assert rows[1]["confidence"] == "" and rows[1]["text"] == ""
+
+
+def test_csv_is_rfc_4180():
+    text = 'SAY "HI", THEN\nGO'
+    result = _result(Transcript(text, 1.0, 0.5), id='a,"b"', audio="ü.wav", offset_seconds=2.5)
+    assert formats.ROWS["csv"].head == "id,audio,start_seconds,duration_seconds,confidence,text\r\n"
+    assert formats.comma_separated(result) == '"a,""b""",ü.wav,2.500,1.000,0.5000,"SAY ""HI"", THEN\nGO"\r\n'
+    table = io.StringIO(formats.ROWS["csv"].head + formats.comma_separated(result) + formats.comma_separated(_result(SILENCE)))
+    rows = list(csv.DictReader(table))
+    assert [(row["id"], row["text"], row["confidence"]) for row in rows] == [('a,"b"', text, "0.5000"), ("a b/c.wav", "", "")]
+
+
+def test_json_is_an_array_of_the_objects_of_json_lines():
+    format = formats.ROWS["json"]
+    results = [_result(reference="hello"), _result(HELLO, SILENCE)]
+    text = format.head + format.between.join(format.text(result) for result in results) + format.end(is_empty=False)
+    assert json.loads(text) == [json.loads(line) for result in results for line in formats.jsonl(result).splitlines()]
+    assert [line[:6] for line in text.splitlines()] == ["[", '{"id":', '{"id":', '{"id":', "]"]
+    assert format.head + format.end(is_empty=True) == "[]\n"
+
+
+def test_notes_are_in_rows_that_are_json():
+    notes = ("a.wav: the header says 5.0 s, but there are 103.2 s: all are transcribed",)
+    noted = Result(Utterance("a", "a.wav"), (HELLO,), notes=notes)
+    assert json.loads(formats.jsonl(noted))["notes"] == json.loads(formats.json_items(noted))["notes"] == [*notes]
+    assert json.loads(formats.error_row(Result(Utterance("a", "a.wav"), (), "no", notes)))["notes"] == [*notes]
+    assert "notes" not in json.loads(formats.jsonl(_result())) and "notes" not in json.loads(formats.error_row(_result()))
+
+
+TEXTGRID = """File type = "ooTextFile"
+Object class = "TextGrid"
+
+xmin = 0 
+xmax = 2 
+tiers? <exists> 
+size = 1 
+item []: 
+    item [1]:
+        class = "IntervalTier" 
+        name = "words" 
+        xmin = 0 
+        xmax = 2 
+        intervals: size = 4 
+        intervals [1]:
+            xmin = 0 
+            xmax = 0.46 
+            text = "" 
+        intervals [2]:
+            xmin = 0.46 
+            xmax = 0.9 
+            text = "SAY" 
+        intervals [3]:
+            xmin = 0.9 
+            xmax = 1.46 
+            text = \"\"\"HÉ\"\"\" 
+        intervals [4]:
+            xmin = 1.46 
+            xmax = 2 
+            text = "" 
+"""
+
+
+def test_textgrid_is_praats_long_text_format():
+    assert textgrid(Transcript("", 2.0, 1.0, (Word("SAY", 0.46, 0.9, 1.0), Word('"HÉ"', 0.9, 1.46, 1.0)))) == TEXTGRID
+
+
+def _intervals(text):
+    pattern = r'intervals \[\d+\]:\s+xmin = (\S+)\s+xmax = (\S+)\s+text = "((?:[^"]|"")*)"'
+    return [(float(start), float(end), words) for start, end, words in re.findall(pattern, text)]
+
+
+@pytest.mark.parametrize(
+    "words, duration, offset, expected",
+    [
+        ([], 1.5, 0.0, [(0, 1.5, "")]),
+        ([], 0.0, 0.0, [(0, 0.001, "")]),
+        ([("A", 0.0, 1.0)], 1.0, 0.0, [(0, 1, "A")]),
+        ([("A", 10.2, 10.4)], 1.0, 10.0, [(0, 10.2, ""), (10.2, 10.4, "A"), (10.4, 11, "")]),  # of a part
+        ([("A", 0.0, 0.5), ("B", 0.4, 0.7)], 1.0, 0.0, [(0, 0.5, "A"), (0.5, 0.7, "B"), (0.7, 1, "")]),  # they overlap
+        ([("A", 0.5, 0.5)], 1.0, 0.0, [(0, 0.5, ""), (0.5, 0.501, "A"), (0.501, 1, "")]),  # no time at all
+        ([("A", 0.1, 0.5), ("B", 0.5002, 1.0)], 1.0, 0.0, [(0, 0.1, ""), (0.1, 0.5, "A"), (0.5, 1, "B")]),
+        ([("A", 0.5, 1.02)], 1.0, 0.0, [(0, 0.5, ""), (0.5, 1.02, "A")]),  # longer than the audio
+        ([("A", 1 / 3, 2 / 3)], 1.0, 0.0, [(0, 0.33333, ""), (0.33333, 0.66667, "A"), (0.66667, 1, "")]),
+    ],
+)
+def test_intervals_cover_all_the_time_once(words, duration, offset, expected):
+    text = textgrid(Transcript("", duration, 1.0, tuple(Word(*word, 1.0) for word in words)), offset)
+    assert _intervals(text) == expected
+    assert f"xmax = {expected[-1][1]:g} \ntiers" in text and f"size = {len(expected)} \n" in text
+
+
+def test_the_command_lists_all_formats_and_normalizers():
+    """By hand, since its help needs no torch."""
+    (commands,) = (action for action in cli._parser()._actions if action.dest == argparse.SUPPRESS or action.choices)
+    options = {action.dest: action for action in commands.choices["transcribe"]._actions}
+    assert tuple(options["format"].choices) == formats.FORMATS
+    assert tuple(options["normalizer"].choices) == normalizers.NORMALIZERS and options["normalizer"].default == "basic"
 
 
 def test_ctm():

@@ -27,7 +27,6 @@ def _named(result: Result) -> Iterator[tuple[str, int | None, Transcript]]:
 
 def _objects(result: Result) -> Iterator[str]:
     """Give a JSON object for each transcript."""
-    notes = getattr(result, "notes", ())
     for id, channel, transcript in _named(result):
         row = {"id": id, "audio": result.utterance.audio}
         row |= {} if channel is None else {"channel": channel}
@@ -47,8 +46,12 @@ def _objects(result: Result) -> Iterator[str]:
             ],
         }
         row |= {} if result.utterance.reference is None else {"reference": result.utterance.reference}
-        row |= {"notes": [*notes]} if notes else {}
+        row |= _notes(result)
         yield json.dumps(row, ensure_ascii=False)
+
+
+def _notes(result: Result) -> dict[str, list[str]]:
+    return {"notes": [*result.notes]} if result.notes else {}
 
 
 def jsonl(result: Result) -> str:
@@ -62,7 +65,7 @@ def json_items(result: Result) -> str:
 
 def error_row(result: Result) -> str:
     """Return a failure as a JSON line."""
-    row = {"id": result.utterance.id, "audio": result.utterance.audio, "error": result.error}
+    row = {"id": result.utterance.id, "audio": result.utterance.audio, "error": result.error} | _notes(result)
     return json.dumps(row, ensure_ascii=False) + "\n"
 
 

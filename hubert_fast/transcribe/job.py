@@ -244,7 +244,6 @@ class Job:
         stamp = self._under_way[key]
         if not failed and stamp == MISSING:
             stamp = None  # it is no path: standard input, or a file that only other machines see
-        notes = getattr(result, "notes", ())
         with writing(self._name):
             if not failed and self.output.prepare(result):
                 self._commit()
@@ -256,13 +255,13 @@ class Job:
                 row = self.failures.append(error_row(result))
             if is_again:
                 self.output.drop_older(result)
-            self.journal.add(key, failed, seconds, errors, stamp=stamp, row=row, notes=len(notes))
+            self.journal.add(key, failed, seconds, errors, stamp=stamp, row=row, notes=len(result.notes))
         self._is_new = True
         del self._under_way[key]
         self.summary.failed_this_run += failed
         self.summary.transcribed_this_run += not failed
         self.summary.changed_this_run += is_again
-        self.summary.with_notes_this_run += bool(notes)
+        self.summary.with_notes_this_run += bool(result.notes)
         self.summary.audio_seconds_this_run += seconds
         self.progress.done(result, seconds)
 

@@ -63,7 +63,7 @@ class Progress:
         if result.error is not None:
             self.failed += 1
             self._tell_failure(result.error)
-        for note in getattr(result, "notes", ()):
+        for note in result.notes:
             self._tell_note(note)
         if not self._bar.disable:
             self._bar.total = None if self.total is None else self.total - self.skipped
@@ -129,7 +129,7 @@ def tell(summary: Summary, say: Callable[[str], None], failures: str | None) -> 
             f"character error rate {100 * summary.cer:.2f} % (normalizer {summary.normalizer}: {summary.normalizer_does})"
         )
     if summary.with_notes_this_run:
-        say(f"{_inputs(summary.with_notes_this_run)} a note, such as about a header that is wrong")
+        say(f"{_inputs(summary.with_notes_this_run)} a note: something is wrong with the file, and it was dealt with")
     if failed:
         say(f"{failed} of {done + failed} inputs could not be transcribed" + (f": see {failures}" if failures else ""))
     elif summary.failed:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from .transcriber import Transcript
 
-UNIT = 1_000_000  # boundaries are whole microseconds, so that the end of an interval is exactly the start of the next
-SHORTEST = 1_000  # microseconds: Praat refuses an interval without a length
+UNIT = 100_000  # boundaries are whole tens of microseconds, so that the end of an interval is exactly the start of the next
+SHORTEST = 100  # units: Praat refuses an interval without a length
 
 
 def _intervals(transcript: Transcript, offset_seconds: float) -> list[tuple[int, int, str]]:
-    """Return start, end and text of intervals that cover the time from 0 without holes and overlaps, in microseconds."""
+    """Return start, end and text of intervals that cover the time from 0 without holes and overlaps, in units."""
     intervals, at = [], 0
     for word in transcript.words:
         start = max(round(UNIT * word.start_seconds), at)
@@ -26,9 +26,9 @@ def _intervals(transcript: Transcript, offset_seconds: float) -> list[tuple[int,
     return intervals
 
 
-def _seconds(microseconds: int) -> str:
-    whole, rest = divmod(microseconds, UNIT)
-    return f"{whole}.{rest:06d}".rstrip("0").rstrip(".")
+def _seconds(units: int) -> str:
+    whole, rest = divmod(units, UNIT)
+    return f"{whole}.{rest:05d}".rstrip("0").rstrip(".")
 
 
 def _quoted(text: str) -> str:

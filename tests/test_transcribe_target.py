@@ -1,0 +1,257 @@
+"""Where an output goes and in which format: what its name says, what options say, and what is refused before anything runs."""
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hubert_fast import demo
+from hubert_fast.cli import main
+from hubert_fast.transcribe import Inputs, Result, Transcript, Utterance
+from hubert_fast.transcribe.inputs import Shard
+from hubert_fast.transcribe.outputs import Stream
+from hubert_fast.transcribe.progress import Progress, tell
+from hubert_fast.transcribe.summary import Summary
+from hubert_fast.transcribe.target import Target
+
+STEPS = str(demo.RECORDINGS / "steps.wav")
+FLOAT32 = ["--device", "cpu", "--dtype", "float32"]
+
+
+@pytest.mark.parametrize(
+    "name, format, expected",
+    [
+        ("out.jsonl", None, "jsonl"), ("out.JSONL", None, "jsonl"), ("out.json", None, "json"), ("OUT.Json", None, "json"),
+        ("out.csv", None, "csv"), ("out.CSV", None, "csv"), ("out.tsv", None, "tsv"), ("out.txt", None, "txt"),
+        ("out.ctm", None, "ctm"), ("out.srt", None, "srt"), ("out.VTT", None, "vtt"), ("out.TextGrid", None, "textgrid"),
+        ("out.textgrid", None, "textgrid"), ("out", None, "jsonl"), ("out", "csv", "csv"), ("out.log", "txt", "txt"),
+        ("v1.2", "json", "json"), ("out.csv", "json", "json"), ("folder.v2", "textgrid", "textgrid"), ("folder/", "srt", "srt"),
+    ],
+)  # fmt: skip
+def test_the_format_of_a_name(tmp_path, name, format, expected):
+    target = Target.of(f"{tmp_path}/{name}", format, Inputs([STEPS]))
+    assert target.format == expected and not target.is_stream
+    assert target.is_single == (Path(name).suffix.lower()[1:] in ("srt", "vtt", "textgrid"))
+    assert target.is_default == (name == "out" and format is None)
+
+
+@pytest.mark.parametrize(
+    "name, format, message",
+    [
+        ("out.log", None, "out.log ends in .log, which is no format of outputs: end it in .jsonl, .txt, .tsv, .csv, .json, "
+         ".ctm, .srt, .vtt, .TextGrid, or give --format"),
+        ("out.cvs", None, "ends in .cvs, which is no format"),
+        ("out.xlsx", None, "ends in .xlsx, which is no format"),
+        ("out.ndjson", None, "ends in .ndjson, which is no format"),
+        ("v1.2", None, "ends in .2, which is no format"),
+        ("out.jsonl.gz", None, "out.jsonl.gz is named as compressed files are, but outputs are not compressed"),
+        ("out.json.zst", "json", "is named as compressed files are"),
+        ("out.wav", None, "is named as audio is: an output ends in .jsonl, .txt"),
+        ("out.MP3", "txt", "is named as audio is"),
+        ("new/", None, "new/ is named as a folder is: name a file for jsonl, or a format with a file for each input: --format "
+         "srt, vtt, textgrid"),
+        ("new/", "csv", "is named as a folder is: name a file for csv"),
+        ("", None, "is a folder: name a file for jsonl"),
+    ],
+)  # fmt: skip
+def test_names_that_are_refused(tmp_path, name, format, message):
+    with pytest.raises(ValueError) as refused:
+        Target.of(f"{tmp_path}/{name}", format, Inputs([STEPS]))
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["out.cvs", "out.xml", "out.jsonl.gz", "out.wav"])
+def test_they_are_refused_before_anything_runs(tmp_path, capsys, name):
+    """The line is the only one: no model was loaded, which would have been said."""
+    assert main(["transcribe", STEPS, "-o", str(tmp_path / name)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert name in line and ".jsonl, .txt, .tsv, .csv, .json" in line and not list(tmp_path.iterdir())
+
+
+def test_a_normalizer_that_cannot_run_is_refused_before_anything_runs(tmp_path, capsys, monkeypatch):
+    from hubert_fast.transcribe import normalizers
+
+    for cached in (normalizers.normalizer, normalizers._english, normalizers.does):
+        cached.cache_clear()
+    for name in ("transformers", "whisper_normalizer", "whisper_normalizer.english"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert main(["transcribe", STEPS, "-o", str(tmp_path / "out.jsonl"), "--normalizer", "english"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "neither is installed: pip install transformers" in line and not list(tmp_path.iterdir())
+
+
+def test_a_shard_of_an_output_keeps_the_format_of_its_name(tmp_path):
+    for name, expected, format in (
+        ("out.json", "out.2-of-3.json", "json"),
+        ("out", "out.2-of-3", "jsonl"),
+        ("out.CSV", "out.2-of-3.CSV", "csv"),
+    ):
+        target = Target.of(f"{tmp_path}/{name}", None, Inputs(["a", "b"]), Shard(2, 3))
+        assert (target.path, target.format) == (tmp_path / expected, format)
+    with pytest.raises(ValueError, match=r"ends in \.log, which is no format"):
+        Target.of(f"{tmp_path}/out.log", None, Inputs(["a", "b"]), Shard(2, 3))
+
+
+def test_a_name_without_an_ending_gets_json_lines_and_a_word(tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["transcribe", STEPS, "-o", str(out), *FLOAT32]) == 0
+    assert f"neither the name {out} nor --format says a format: writing JSON lines" in capsys.readouterr().err
+    assert json.loads(out.read_text())["text"] == "MOVE FORWARD ELEVEN STEPS"
+
+
+def test_json_is_one_document_after_each_run(tmp_path):
+    out, second = tmp_path / "out.json", str(demo.RECORDINGS / "pi.wav")
+    assert main(["transcribe", "/no/such.wav", "-o", str(out), *FLOAT32]) == 1
+    assert out.read_text() == "[]\n"
+    assert main(["transcribe", STEPS, "-o", str(out), *FLOAT32]) == 1, "the failure of the first run is told again"
+    assert [row["text"] for row in json.loads(out.read_text())] == ["MOVE FORWARD ELEVEN STEPS"]
+    main(["transcribe", STEPS, second, "-o", str(out), *FLOAT32])
+    assert [row["id"] for row in json.loads(out.read_text())] == [STEPS, second]
+    before = out.read_bytes()
+    main(["transcribe", STEPS, second, "-o", str(out), *FLOAT32])
+    assert out.read_bytes() == before
+
+
+def test_csv_and_textgrid_from_end_to_end(tmp_path):
+    assert main(["transcribe", STEPS, "-o", str(tmp_path / "out.csv"), *FLOAT32]) == 0
+    head, row = (tmp_path / "out.csv").read_bytes().split(b"\r\n")[:2]
+    assert head == b"id,audio,start_seconds,duration_seconds,confidence,text"
+    assert row.startswith(f"{STEPS},{STEPS},0.000,2.538,0.".encode()) and row.endswith(b",MOVE FORWARD ELEVEN STEPS")
+    assert main(["transcribe", STEPS, "-o", str(tmp_path / "one.TextGrid"), *FLOAT32]) == 0
+    assert main(["transcribe", str(demo.RECORDINGS), "-o", str(tmp_path / "all"), "--format", "textgrid", *FLOAT32]) == 0
+    assert (tmp_path / "all" / "steps.TextGrid").read_text() == (tmp_path / "one.TextGrid").read_text()
+    assert len(list((tmp_path / "all").glob("*.TextGrid"))) == len(demo.recordings())
+
+
+class Full(io.RawIOBase):
+    """Takes so many bytes, then nothing."""
+
+    def __init__(self, room):
+        self.room, self.taken = room, b""
+
+    def writable(self):
+        return True
+
+    def write(self, data):
+        if len(self.taken) + len(data) > self.room:
+            raise BrokenPipeError
+        self.taken += bytes(data)
+        return len(data)
+
+
+def _result(text):
+    return Result(Utterance(text, text), (Transcript(text, 1.0),))
+
+
+def test_a_stream_of_json_is_a_document_however_it_ends():
+    for count in range(3):
+        for ends in ("finish", "close"):
+            file = io.BytesIO()
+            stream = Stream(file, "json", bare=False)
+            for index in range(count):
+                stream.write(_result(f"{index}"))
+            getattr(stream, ends)()
+            stream.close()
+            assert [row["text"] for row in json.loads(file.getvalue())] == [f"{index}" for index in range(count)]
+
+
+def test_a_stream_whose_reader_left_ends_as_it_is():
+    file = Full(10)
+    stream = Stream(file, "json", bare=False)
+    with pytest.raises(BrokenPipeError):
+        stream.write(_result("text"))
+    stream.room = 0
+    stream.close()
+    assert file.taken == b"[" or file.taken.startswith(b"[")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_json_to_standard_output_is_a_document_when_interrupted(tmp_path, number):
+    shutil.copy(STEPS, tmp_path / "0000.wav")
+    for index in range(1, 2000):
+        os.link(tmp_path / "0000.wav", tmp_path / f"{index:04d}.wav")
+    command = [sys.executable, "-m", "hubert_fast", "transcribe", str(tmp_path), "--format", "json", *FLOAT32]
+    process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    text = process.stdout.readline() + process.stdout.readline()
+    process.send_signal(number)
+    text += process.stdout.read()
+    assert process.wait(60) == 128 + number, process.stderr.read()
+    process.stdout.close()
+    process.stderr.close()
+    rows = json.loads(text)
+    assert 0 < len(rows) < 2000 and {row["text"] for row in rows} == {"MOVE FORWARD ELEVEN STEPS"}
+
+
+def _with_reference(tmp_path, text="move forward eleven stairs"):
+    (tmp_path / "m.jsonl").write_text(json.dumps({"audio_filepath": STEPS, "text": text}) + "\n")
+    return ["transcribe", str(tmp_path / "m.jsonl"), "-o", str(tmp_path / "out.jsonl"), *FLOAT32]
+
+
+@pytest.mark.parametrize("normalizer, errors, words", [("none", 4, 4), ("basic", 1, 4), ("english", 1, 4)])
+def test_the_normalizer_is_named_with_the_rate(tmp_path, capsys, normalizer, errors, words):
+    pytest.importorskip("jiwer", reason="jiwer counts the word errors")
+    if normalizer == "english":
+        pytest.importorskip("transformers", reason="the normaliser is transformers'")
+    assert main([*_with_reference(tmp_path), "--normalizer", normalizer]) == 0
+    said = capsys.readouterr().err
+    summary = json.loads((tmp_path / "out.jsonl.summary.json").read_text())
+    assert (summary["word_errors"], summary["reference_words"], summary["normalizer"]) == (errors, words, normalizer)
+    assert f"word error rate {100 * errors / words:.2f} % of 4 words" in said
+    assert f"(normalizer {normalizer}: {summary['normalizer_does']})" in said and len(summary["normalizer_does"]) > 20
+
+
+def test_word_errors_of_two_normalizers_are_not_added_up(tmp_path, capsys):
+    pytest.importorskip("jiwer", reason="jiwer counts the word errors")
+    command = _with_reference(tmp_path)
+    assert main(command) == 0
+    assert main([*command, "--normalizer", "none"]) == 2
+    told = "were counted with the normalizer basic, not none: go on with --normalizer basic, or begin anew with --overwrite"
+    assert told in capsys.readouterr().err
+    assert main(command) == 0 and main([*command, "--normalizer", "none", "--overwrite"]) == 0
+    assert main(command) == 2 and "were counted with the normalizer none, not basic" in capsys.readouterr().err
+
+
+def test_without_references_any_normalizer_goes_on(tmp_path):
+    out = str(tmp_path / "out.jsonl")
+    for normalizer in ("basic", "none", "basic"):
+        assert main(["transcribe", STEPS, "-o", out, "--normalizer", normalizer, *FLOAT32]) == 0
+
+
+def test_a_journal_without_the_settings_of_today_goes_on(tmp_path):
+    command = _with_reference(tmp_path)
+    assert main(command) == 0
+    with contextlib.closing(sqlite3.connect(tmp_path / "out.jsonl.journal")) as journal:
+        settings = json.loads(journal.execute("SELECT value FROM meta WHERE name = 'settings'").fetchone()[0])
+        del settings["normalizer"], settings["keep truncated"]
+        journal.execute("UPDATE meta SET value = ? WHERE name = 'settings'", (json.dumps(settings),))
+        journal.commit()
+    assert main([*command, "--normalizer", "none"]) == 2  # the one that there was is basic
+    assert main(command) == 0
+    assert main([*command, "--keep-truncated"]) == 2, "it is noted from then on"
+
+
+def test_notes_are_said_and_counted(capsys):
+    def noted(count, where, quiet=False):
+        progress = Progress(quiet=quiet, failures_told=None, where_notes=where)
+        for index in range(count):
+            progress.done(Result(Utterance("a", "a"), (Transcript("A", 1.0),), notes=(f"{index}.wav: odd",)), 1.0)
+        progress.close()
+        return capsys.readouterr().err.splitlines()
+
+    assert noted(2, "out.jsonl") == ["hubert-fast: 0.wav: odd", "hubert-fast: 1.wav: odd"]
+    assert len(noted(20, "out.jsonl")) == 20
+    lines = noted(30, "out.jsonl")
+    assert len(lines) == 21 and lines[-1] == "hubert-fast: more notes are only written to out.jsonl"
+    assert len(noted(30, None)) == 30, "nothing else has them"
+    assert noted(30, "out.jsonl", quiet=True) == []
+    said = []
+    tell(Summary("out", "none", "none", "none", with_notes_this_run=2), said.append, None)
+    assert said == ["2 inputs have a note: something is wrong with the file, and it was dealt with"]
