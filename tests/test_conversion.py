@@ -378,3 +378,66 @@ def test_transformers_reads_what_it_wrote(tmp_path):
         found = theirs(WAVEFORM).logits
     assert_close(found, fairseq_reference.fairseq_ctc_logits(content["model"], LARGE, WAVEFORM), "other graph")
     assert processor.tokenizer.pad_token_id == 0 and processor.feature_extractor.do_normalize
+
+
+@pytest.mark.parametrize("cfg", [BASE, LARGE], ids=["base", "large"])
+def test_the_head_of_pre_training_is_kept_where_asked(cfg, tmp_path, capsys):
+    """As users of fairseq, s3prl and ContentVec take it: a subclass of transformers' HubertModel with ``final_proj``."""
+    import transformers
+
+    class WithFinalProj(transformers.HubertModel):
+        def __init__(self, config):
+            super().__init__(config)
+            self.final_proj = torch.nn.Linear(config.hidden_size, config.classifier_proj_size)
+            self.post_init()
+
+    content = pretrained(cfg)
+    state = content["model"] | {"target_glu.0.weight": torch.randn(4, 2), "target_glu.0.bias": torch.randn(4)}
+    state["final_proj.weight"] = state["final_proj.weight"].half()
+    path = saved(content | {"model": state}, tmp_path)
+    assert main(["convert", str(path), str(tmp_path / "out"), "--keep-final-proj"]) == 0
+    told = capsys.readouterr().err
+    width = len(state["final_proj.weight"])
+    assert "kept beside the model's weights, which HubertModel does not use: " in told and "left out" not in told
+    for name in ("final_proj.weight", "final_proj.bias", "label_embs_concat", "target_glu.0.weight"):
+        assert f"{name} {list(state[name].shape)}" in told
+    theirs, info = WithFinalProj.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not info["missing_keys"] and theirs.config.classifier_proj_size == width
+    assert torch.equal(theirs.final_proj.weight, state["final_proj.weight"].float())
+    ours, info = HubertModel.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert info["unexpected_keys"] == [
+        "final_proj.bias",
+        "final_proj.weight",
+        "label_embs_concat",
+        "target_glu.0.bias",
+        "target_glu.0.weight",
+    ]
+    with torch.no_grad():
+        assert_close(ours(WAVEFORM).last_hidden_state, theirs.eval()(WAVEFORM).last_hidden_state, "other graph")
+    assert main(["convert", str(path), str(tmp_path / "without")]) == 0
+    assert "left out, being of use in training only: final_proj.bias, final_proj.weight, label" in capsys.readouterr().err
+    assert main(["transcribe", "x.wav", "--model", str(tmp_path / "out")]) == 2
+    assert "is a pre-trained encoder without a CTC head" in capsys.readouterr().err
+
+
+def test_a_head_of_pre_training_that_is_not_there(tmp_path):
+    for content in (tuned(BASE), distilled(BASE), _without(pretrained(BASE), "final_proj.weight")):
+        for key in [key for key in content.get("model", {}) if "final_proj" in key]:
+            del content["model"][key]
+        with pytest.raises(CheckpointError, match=r"checkpoint\.pt: there is no final_proj to keep: only a pre-trained"):
+            convert(saved(content, tmp_path), keep_final_proj=True)
+
+
+def test_weights_that_need_no_conversion(tmp_path):
+    """A list of a hundred names would fill a screen, and says nothing about what to do."""
+    model = convert(saved(pretrained(BASE), tmp_path)).model
+    model.save_pretrained(tmp_path / "folder")
+    with pytest.raises(CheckpointError, match="is a safetensors file; expected a file that torch"):
+        convert(tmp_path / "folder/model.safetensors")
+    torch.save(model.state_dict(), tmp_path / "weights.pt")  # the model's weights are mapped from checkpoint.pt
+    with pytest.raises(CheckpointError, match="weights by Hugging Face's names, which need no conversion") as error:
+        convert(tmp_path / "weights.pt")
+    assert len(str(error.value)) < 400
+    torch.save({f"a{index}": 1 for index in range(100)}, tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match=r"it holds a0, a1, a2, a3, a4 and 95 more"):
+        convert(tmp_path / "other.pt")

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import types
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 from conftest import small_config
 
 from hubert_fast import HubertForCTC, HubertProcessor
+from hubert_fast.hub import CheckpointError, resolve_file
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKENS = ["<pad>", "<s>", "</s>", "<unk>", "|", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ'"]
@@ -25,12 +27,23 @@ class _Hub(http.server.BaseHTTPRequestHandler):
     asked: list[str]
     broken: set[str]  # answered with an error
     dropped: set[str]  # not answered
+    instead: tuple[int, dict[str, str], bytes] | None  # status, headers and body of every answer
 
     def do_GET(self):
         repository, _, rest = self.path.strip("/").partition("/resolve/")
         revision, _, name = rest.partition("/")
         file = self.folder / name
         problem = None
+        if self.instead:
+            status, headers, body = self.instead
+            self.send_response(status)
+            for header, value in headers.items():
+                self.send_header(header, value)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+            return
         if name in self.broken:
             self.send_error(500)
             return
@@ -75,7 +88,7 @@ def hub(tmp_path_factory):
     model.save_pretrained(folder)
     HubertProcessor.from_tokens(TOKENS).save_pretrained(folder)
     (folder / "README.md").write_text("not needed")
-    handler = type("Hub", (_Hub,), {"folder": folder, "asked": [], "broken": set(), "dropped": set()})
+    handler = type("Hub", (_Hub,), {"folder": folder, "asked": [], "broken": set(), "dropped": set(), "instead": None})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}", handler, model
@@ -170,3 +183,62 @@ def test_no_network(tmp_path):
     """A port where nobody listens."""
     found = _python(FAIL.format(name="someone/hubert", revision=None), tmp_path, HF_ENDPOINT="http://127.0.0.1:9")
     assert "not in the Hugging Face cache, and the hub is out of reach" in found
+
+
+@pytest.mark.parametrize(
+    "status, headers, reason",
+    [
+        (
+            401,
+            {"X-Error-Code": "GatedRepo"},
+            "on the Hugging Face hub is gated: ask for access there, then log in",
+        ),
+        (
+            403,
+            {"X-Error-Code": "GatedRepo"},
+            "on the Hugging Face hub is gated: ask for access there, then log in",
+        ),
+        (403, {}, "the hub answered 403 Forbidden: log in (`hf auth login`) or set HF_TOKEN to a token that may read it"),
+        (503, {}, "the hub answered 503 Service Unavailable: try again later"),
+        (404, {}, "the hub answered 404 Not Found"),
+        (418, {}, "the hub answered 418 I'm a Teapot"),
+        (200, {"Content-Type": "text/html"}, "what answered is not the hub: a proxy or a log-in page may stand between"),
+    ],
+    ids=["401 gated", "403 gated", "403", "503", "404", "418", "page"],
+)
+def test_what_the_hub_answers_is_said(hub, tmp_path, status, headers, reason):
+    endpoint, handler, _ = hub
+    handler.instead = (status, headers, b"<html><body>No</body></html>")
+    try:
+        found = _python(FAIL.format(name="someone/hubert", revision=None), tmp_path, HF_ENDPOINT=endpoint)
+    finally:
+        handler.instead = None
+    assert reason in found and found.count("\n") == 1 and len(found) < 330, found
+
+
+def test_what_stands_behind_a_file_that_is_not_in_the_cache(monkeypatch):
+    """huggingface_hub tries for minutes before it gives up, so what it then raises is made here."""
+    import huggingface_hub
+    from huggingface_hub.utils import LocalEntryNotFoundError
+
+    class ReadTimeout(Exception):
+        pass
+
+    class StatusError(Exception):
+        response = types.SimpleNamespace(status_code=429)
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    for cause, reason in (
+        (ReadTimeout(), "the hub is out of reach: it did not answer in time"),
+        (StatusError(), "the hub answered 429 Too Many Requests: try again later"),
+        (OSError("no route"), "the hub is out of reach"),
+    ):
+
+        def fail(*arguments, cause=cause, **options):
+            raise LocalEntryNotFoundError("An error happened. Please check your connection.") from cause
+
+        monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
+        with pytest.raises(CheckpointError) as error:
+            resolve_file("someone/hubert", "config.json")
+        expected = "someone/hubert is not a folder here, config.json of it is not in the Hugging Face cache, and "
+        assert str(error.value) == expected + reason
