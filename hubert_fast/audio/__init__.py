@@ -1,6 +1,6 @@
 """From an audio file's bytes to the samples a model takes: probe, decode to the last byte, mix, resample, block by block.
 
-    sources (bytes) -> plans (which decoder for which bytes) -> with_soundfile | with_pyav -> mixing -> blocks
+    sources (bytes) -> plans (which decoder for which bytes) -> with_soundfile | decoder_process (with_pyav) -> mixing -> blocks
 
 Decoding ends when the bytes end, and not where a header says. What is missing raises :class:`AudioError`, what was repaired is
 a note; nothing is shortened in silence.
@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from .decoder_process import Apart
 from .errors import AudioError as AudioError
 from .mixing import Mixer
 from .names import AUDIO_SUFFIXES as AUDIO_SUFFIXES
@@ -25,7 +26,7 @@ from .plans import plan_of, plan_of_raw
 from .probing import looks_like_audio as looks_like_audio
 from .raw_format import RATES_HZ, RawFormat
 from .sources import Source, opened
-from .with_pyav import Decoded, Decoder
+from .with_pyav import Decoded
 from .with_soundfile import SoundFile, blocks_of, open_raw
 
 RAW_PREFIX = "raw:"  # of "raw:s16le:16000:1:-", samples without a header on standard input
@@ -184,7 +185,7 @@ class _Reading:
             raise AudioError(f"cannot be decoded after {done:.1f} s: {reason}")
         other = Part("ffmpeg", part.container, part.start, part.end, is_all=part.is_all, seconds=part.seconds)
         try:
-            for samples, rate_hz in self._with_ffmpeg(other, 0.0, quiet=True):
+            for samples, rate_hz in self._with_ffmpeg(other, 0.0):
                 skipped = min(round(done * rate_hz), len(samples))
                 done -= skipped / rate_hz
                 if skipped < len(samples):
@@ -194,31 +195,27 @@ class _Reading:
                 return
             raise AudioError(f"{error} (libsndfile: {reason})" if reason else str(error)) from None
 
-    def _with_ffmpeg(self, part: Part, skip_seconds: float, quiet: bool = False) -> Iterator[Decoded]:
-        begin, lead = self.seconds, 0.0
-        with contextlib.closing(Decoder(self.source.span(part.start, part.end), part.container, **part.options)) as decoder:
-            if decoder.tracks > 1:
-                self.note(f"there are {decoder.tracks} audio tracks in it: one of them is taken")
-            skip_seconds = skip_seconds if decoder.can_seek(skip_seconds) else 0.0
-            self.seconds += skip_seconds
-            for block in decoder.blocks(skip_seconds):
-                self.source.check()
-                lead += len(block.samples) / block.rate_hz
-                yield block
-            self.source.check()
-            self._check_loss(decoder, part, begin, skip_seconds + lead)
+    def _with_ffmpeg(self, part: Part, skip_seconds: float) -> Iterator[Decoded]:
+        decoder, seconds = Apart(self.source, part), 0.0
+        for block in decoder.blocks(skip_seconds):
+            if not seconds:
+                self.seconds += decoder.skipped_seconds
+            seconds += len(block.samples) / block.rate_hz
+            yield block
+        if decoder.tracks > 1:
+            self.note(f"there are {decoder.tracks} audio tracks in it: one of them is taken")
+        self._check_loss(decoder, part, decoder.skipped_seconds + seconds)
 
-    def _check_loss(self, decoder: Decoder, part: Part, begin: float, seconds: float) -> None:
+    def _check_loss(self, decoder: Apart, part: Part, seconds: float) -> None:
         """Raise when more than a tenth of a second is missing of what the header promises, or could not be decoded."""
-        promised = decoder.seconds if part.seconds is None else part.seconds
-        missing = 0.0 if promised is None else promised - seconds
-        if self.keep_truncated:
+        if self.keep_truncated or self.plan.cut is not None:
             return
-        if missing > MISSING_SECONDS and self.plan.cut is None:
+        promised = decoder.seconds if part.seconds is None else part.seconds
+        if promised is not None and promised - seconds > MISSING_SECONDS:
             raise AudioError(
                 f"cut off or damaged: {promised:.1f} s long by its header, but {seconds:.1f} s of it can be decoded"
             )
-        if decoder.lost_seconds > MISSING_SECONDS and self.plan.cut is None:
+        if decoder.lost_seconds > MISSING_SECONDS:
             raise AudioError(f"damaged: {decoder.lost_seconds:.1f} s of it cannot be decoded, {seconds:.1f} s can")
         if decoder.lost_seconds:
             self.note(f"damaged: {decoder.lost_seconds:.2f} s of it cannot be decoded, and are left out")

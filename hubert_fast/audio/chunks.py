@@ -22,9 +22,9 @@ W64_TAIL = bytes.fromhex("f3acd3118cd100c04f8edb8a")  # of the identifiers of al
 # Chunks that follow samples in the wild. One of these ends the samples even where its own size is wrong.
 RIFF_CHUNKS = frozenset(
     name.replace(".", " ").encode()
-    for name in "LIST list INFO id3. ID3. bext cue. fact smpl inst iXML axml cart JUNK junk FLLR PEAK PAD. _PMX aXML adtl "
-    "plst ltxt note labl afsp minf elm1 regn umid DISP SyLp Cr8r acid strc levl link chna dbmd MD5. ubxt resu LGWV SNDM tlst wavl "
-    "slnt COMT NAME AUTH ANNO MARK INST MIDI APPL (c).".split()
+    for name in "LIST list INFO id3. ID3. bext cue. fact smpl inst iXML axml cart JUNK junk FLLR PEAK PAD. _PMX aXML adtl plst "
+    "ltxt note labl afsp minf elm1 regn umid DISP SyLp Cr8r acid strc levl link chna dbmd MD5. ubxt resu LGWV SNDM "
+    "tlst wavl slnt COMT NAME AUTH ANNO MARK INST MIDI APPL (c).".split()
 )
 
 

@@ -69,23 +69,23 @@ class Source:
 
 
 class LocalFile(Source):
-    """A regular file on this machine."""
+    """A regular file on this machine, by its descriptor."""
 
     def __init__(self, descriptor: int, path: bytes | None):
         super().__init__(os.fstat(descriptor).st_size, path)
-        self._descriptor = descriptor
+        self.descriptor = descriptor
 
     def read_at(self, start: int, count: int) -> bytes:
-        return os.pread(self._descriptor, count, start)
+        return os.pread(self.descriptor, min(count, self.size), start) if start < self.size else b""
 
     def find(self, pattern: bytes, start: int) -> int:
         if start >= self.size:
             return -1
-        with mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ) as whole:
+        with mmap.mmap(self.descriptor, 0, access=mmap.ACCESS_READ) as whole:
             return whole.find(pattern, start)
 
     def close(self) -> None:
-        os.close(self._descriptor)
+        os.close(self.descriptor)
 
 
 class Memory(Source):
@@ -208,6 +208,14 @@ def _spooled(file: BinaryIO) -> Iterator[Source]:
 
 
 @contextlib.contextmanager
+def copied(source: Source) -> Iterator[LocalFile]:
+    """Copy a source to a temporary file."""
+    with _spooled(source.span()) as copy:
+        source.check()
+        yield copy
+
+
+@contextlib.contextmanager
 def _remote(url: str) -> Iterator[Source]:
     import fsspec  # a dependency of huggingface_hub; not needed for local files
 
@@ -269,7 +277,7 @@ def _can_be_read_anywhere(head: bytes) -> bool:
     """Return whether a few reads tell how long a file is; others are looked through from end to end before they are decoded."""
     from .probing import container_of
 
-    return container_of(head[:1024]) in ("wav", "w64", "aiff", "au", "caf", "sphere", "flac", "mp4", "matroska", "asf")
+    return container_of(head[:1024]) in ("wav", "w64", "aiff", "au", "caf", "sphere", "flac")
 
 
 def _not_empty(source: Source) -> Source:

@@ -19,10 +19,10 @@ BLOCK_SAMPLES = 1 << 18  # of all channels together
 # FFmpeg's demuxers by the names of `probing`
 FORMATS = {
     name: name
-    for name in "aac ac3 aiff amr ape asf au avi caf dsf dts flac flv gsm ircam matroska mxf ogg paf qcp tta voc w64 wav".split()
+    for name in "aac ac3 aiff amr ape asf au avi caf dsf dts flac flv gsm ircam matroska mxf ogg paf qcp tta voc w64".split()
 } | {
     "m2ts": "mpegts", "mp4": "mov", "mpeg": "mp3", "mpeg-ps": "mpeg", "mpeg-ts": "mpegts", "musepack": "mpc8", "real": "rm",
-    "shorten": "shn", "sphere": "nistsphere", "svx": "iff", "wavpack": "wv",
+    "shorten": "shn", "sphere": "nistsphere", "svx": "iff", "wav": "wav", "wavpack": "wv",
 }  # fmt: skip
 # Samples that encoders put before the sound, for files that do not say how many. MP3: LAME's 576 and every decoder's 529.
 # MP2: the filter bank's. AAC: one frame.
