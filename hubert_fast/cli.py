@@ -31,9 +31,9 @@ def _parser() -> argparse.ArgumentParser:
         "transcribe",
         help="audio files to text",
         description="Write what is said in audio files (WAV, FLAC, OGG, MP3, ...; any sampling rate). Text goes to standard "
-        "output: one line per file, behind the file's name and a tab unless a single file was named. With -o it goes to a "
-        "file, and a run that was interrupted or killed goes on when the same command is given again. A file that cannot be "
-        "transcribed is told on standard error and in OUT.errors.jsonl, and does not stop the others.",
+        "output: one line per file, after its name and a tab (the name is left out for a single file). With -o it goes to a file "
+        "or a folder: run the same command again to transcribe whatever is still missing, or has changed since. A file that "
+        "cannot be transcribed is said on standard error and in OUT.errors.jsonl, and does not stop the others.",
         epilog="Exit status: 0 all transcribed, 1 some or all not, 2 cannot run (on), 130 interrupted, 143 terminated, "
         "141 the reader left.",
     )
@@ -121,10 +121,10 @@ def _add_transcribe_options(parser: argparse.ArgumentParser) -> None:
         help="how texts are made alike before word errors are counted, where manifests have the text: none, basic (case, "
         "punctuation and symbols do not count), english (Whisper's EnglishTextNormalizer, needs transformers) (default: basic)",
     )  # fmt: skip
-    output.add_argument("--ordered", action="store_true", help="write in the order of the inputs; else as they are done")
-    output.add_argument("--overwrite", action="store_true", help="begin anew when OUT exists, instead of going on with it")
-    output.add_argument("--retry-failed", action="store_true", help="try inputs again that failed in an earlier run")
-    output.add_argument("--quiet", action="store_true", help="no progress, no summary on standard error")
+    output.add_argument("--ordered", action="store_true", help="write rows in the order of the inputs, not as they are done")
+    output.add_argument("--overwrite", action="store_true", help="begin anew if OUT exists, instead of going on with it")
+    output.add_argument("--retry-failed", action="store_true", help="try all inputs again that failed in an earlier run")
+    output.add_argument("--quiet", action="store_true", help="keep progress, notes and summary off standard error")
 
     audio = parser.add_argument_group("audio")
     audio.add_argument(
