@@ -94,7 +94,10 @@ def load_inert(path: str | Path) -> Any:
         raise CheckpointError(f"{path} is {'a folder' if path.is_dir() else 'missing'}; expected a file that torch.save wrote")
     layout = format_of(path)
     if layout == SAFETENSORS:
-        raise CheckpointError(f"{path} is a safetensors file; expected a file that torch.save wrote")
+        raise CheckpointError(
+            f"{path} is a safetensors file; expected a file that torch.save wrote: a folder in Hugging Face's format needs no "
+            f"conversion"
+        )
     reader = SimpleNamespace(__name__="inert", Unpickler=_Unpickler, load=_load)
     try:
         if layout == ZIPPED and path.suffix != ".safetensors":  # of a path, torch.load lets the name say what the file is
