@@ -32,7 +32,7 @@ def _parser() -> argparse.ArgumentParser:
         help="audio files to text",
         description="Write what is said in audio files (WAV, FLAC, OGG, MP3, ...; any sampling rate). Text goes to standard "
         "output: one line per file, after its name and a tab (the name is left out for a single file). With -o it goes to a "
-        "file or a folder: run the same command again to transcribe whatever is still missing, or has changed since. A file that "
+        "file or a folder: run the same command again to transcribe what is missing or has changed. A file that "
         "cannot be transcribed is said on standard error and in OUT.errors.jsonl, and does not stop the others.",
         epilog="Exit status: 0 all transcribed, 1 some or all not, 2 cannot run (on), 130 interrupted, 143 terminated, "
         "141 the reader left.",
