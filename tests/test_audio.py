@@ -90,7 +90,9 @@ def test_files_that_give_no_audio(tmp_path, kind, message):
 def test_a_headerless_file(tmp_path):
     path = tmp_path / "samples.raw"
     path.write_bytes(bytes(range(256)) * 4)
-    with pytest.raises(AudioError, match="not audio in a format that is known: it begins with the bytes 00 01 02.*--stdin-format"):
+    with pytest.raises(
+        AudioError, match=r"not audio in a format that is known: it begins with the bytes 00 01 02.*--stdin-format"
+    ):
         load(path)
 
 

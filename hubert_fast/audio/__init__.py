@@ -118,7 +118,7 @@ class _Reading:
         if not given and offset_seconds:
             raise AudioError(f"the part begins at {offset_seconds:g} s, but the audio ends at {self.seconds:g} s")
         if not given:
-            raise AudioError("the file has no samples")
+            raise AudioError("the file has no samples" + (" that can be decoded" if self.plan.cut else ""))
         missing = 0.0 if duration_seconds is None else duration_seconds - given
         cut = self.plan.cut
         if cut is not None and not self.keep_truncated:
@@ -197,11 +197,15 @@ class _Reading:
 
     def _with_ffmpeg(self, part: Part, skip_seconds: float) -> Iterator[Decoded]:
         decoder, seconds = Apart(self.source, part), 0.0
-        for block in decoder.blocks(skip_seconds):
-            if not seconds:
-                self.seconds += decoder.skipped_seconds
-            seconds += len(block.samples) / block.rate_hz
-            yield block
+        try:
+            for block in decoder.blocks(skip_seconds):
+                if not seconds:
+                    self.seconds += decoder.skipped_seconds
+                seconds += len(block.samples) / block.rate_hz
+                yield block
+        except AudioError:
+            if not (self.keep_truncated and seconds):
+                raise
         if decoder.tracks > 1:
             self.note(f"there are {decoder.tracks} audio tracks in it: one of them is taken")
         self._check_loss(decoder, part, decoder.skipped_seconds + seconds)

@@ -1,10 +1,14 @@
-"""Whether an MP4, Matroska, ASF or RIFF file ends where its own sizes say it does, without decoding it."""
+"""Where MP4, Matroska, ASF and AVI files end by their own sizes, and where another one begins that was joined to them."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator
 
 from .chunks import Read
 
 MOST_BOXES = 100_000
+MOST_RECORDINGS = 10_000
+EBML = b"\x1a\x45\xdf\xa3"
 SEGMENT = b"\x18\x53\x80\x67"
 ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 
@@ -24,7 +28,49 @@ def has_index(read: Read, size: int) -> bool:
     return any(name in (b"moov", b"moof") for name, _, _ in _mp4_boxes(read, size))
 
 
-def _mp4_boxes(read: Read, size: int):
+def recordings(container: str, read: Read, find: Callable[[bytes, int], int], size: int) -> list[tuple[int, int]]:
+    """Return where each of the recordings that were joined in a file begins and ends; one for most files.
+
+    find: returns where bytes stand from a place on, -1 when nowhere.
+    """
+    begins = [0]
+    if container == "mp4":
+        has_media = False
+        for name, start, _ in _mp4_boxes(read, size):
+            if name == b"ftyp" and has_media:
+                begins.append(start)
+                has_media = False
+            has_media |= name in (b"moov", b"mdat")
+    elif container == "matroska":
+        at = 0
+        while (at := find(EBML, at + 4)) >= 0 and len(begins) < MOST_RECORDINGS:
+            head = read(at, 64)
+            if b"webm" in head or b"matroska" in head:
+                begins.append(at)
+    elif container == "flv":
+        at = 0
+        while (at := find(b"FLV\1", at + 4)) >= 0 and len(begins) < MOST_RECORDINGS:
+            if read(at + 5, 4) == b"\0\0\0\x09":
+                begins.append(at)
+    elif container in ("asf", "avi"):
+        end = {"asf": _asf_end, "avi": _riff_end}[container](read, size)
+        mark = read(0, 16) if container == "asf" else b"RIFF"
+        while (
+            end
+            and end < size
+            and read(end, len(mark)) == mark
+            and read(end + 8, 4) != b"AVIX"
+            and len(begins) < MOST_RECORDINGS
+        ):
+            base = end
+            begins.append(base)
+            length = {"asf": _asf_end, "avi": _riff_end}[container](lambda start, count: read(base + start, count), size - base)  # noqa: B023
+            end = None if not length else base + length
+    return list(zip(begins, [*begins[1:], size]))
+
+
+def _mp4_boxes(read: Read, size: int) -> Iterator[tuple[bytes, int, int]]:
+    """Give the name, the beginning and the end of each outermost box."""
     at = 0
     for _ in range(MOST_BOXES):
         header = read(at, 16)

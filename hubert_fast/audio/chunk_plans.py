@@ -13,6 +13,8 @@ from .probing import container_of
 from .sources import Source
 from .with_soundfile import SoundFile, as_raw
 
+MISSING_BYTES = 1024  # where the encoding does not tell how long they last
+
 
 def of_chunks(source: Source, container: str) -> Plan:
     """Plan a file of chunks; other files of the same container may follow in it."""
@@ -36,7 +38,9 @@ def _chunk_part(source: Source, container: str, base: int, end: int, found: chun
             raw, is_mp3 = as_raw(sound), sound.subtype.startswith("MPEG")
             frame_bytes = raw and sound.channels * _bytes_of(sound.subtype)
             seconds_per_byte = _seconds_per_byte(sound, frame_bytes, found)
-    except (soundfile.LibsndfileError, TypeError):  # an encoding that FFmpeg may know
+    except (soundfile.LibsndfileError, TypeError):  # an encoding, or a broken end, that FFmpeg may know
+        if found is not None and found.claimed is not None and found.claimed - found.there > MISSING_BYTES:
+            plan.cut = f"{found.claimed} bytes of samples by its header, but there are {found.there}"
         return Part("ffmpeg", container, base, end, is_all=is_all)
     if is_mp3:
         whole.decoder = "ffmpeg"

@@ -71,7 +71,7 @@ def samples_of(container: str, read: Read, size: int) -> Samples | None:
     if container == "au":
         return _of_au(head, read, size)
     if container == "sphere":
-        return _of_sphere(head, size)
+        return _of_sphere(head, read, size)
     family = _FAMILIES.get(head[:4])
     return None if family is None else _of_chunks(family, head, read, size)
 
@@ -87,7 +87,7 @@ def _of_au(head: bytes, read: Read, size: int) -> Samples | None:
     return Samples(start, claimed, claimed if joined else size - start, start + claimed if joined else size)
 
 
-def _of_sphere(head: bytes, size: int) -> Samples | None:
+def _of_sphere(head: bytes, read: Read, size: int) -> Samples | None:
     fields = dict(re.findall(rb"^(\w+) -[irs]\d* ([^\s]+)", head, re.MULTILINE))
     try:
         start = int(head[8:16])
@@ -96,7 +96,11 @@ def _of_sphere(head: bytes, size: int) -> Samples | None:
         return None
     if b"," in fields.get(b"sample_coding", b""):  # compressed
         return None
-    return Samples(start, claimed, size - start, size) if start <= size else None
+    if start > size:
+        return None
+    if read(start + claimed, 8) == head[:8]:
+        return Samples(start, claimed, claimed, start + claimed)
+    return Samples(start, claimed, size - start, size)
 
 
 def _of_chunks(family: _Family, head: bytes, read: Read, size: int) -> Samples | None:

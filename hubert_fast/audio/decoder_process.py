@@ -1,7 +1,7 @@
 """FFmpeg in processes of its own: a file that makes it crash, hang or take all memory costs one process, and its own row.
 
-FFmpeg reads dozens of formats and is fed files of unknown origin: two of 150,000 damaged files made it, or PyAV, crash; none did
-with libsndfile (``bench/audio_mutations.py``). A process begins with the first file that needs FFmpeg and serves one file after the
+FFmpeg reads dozens of formats, and files come from anywhere: two of 150,000 damaged ones made it, or PyAV, crash; none made
+libsndfile (``bench/audio_mutations.py``). A process begins with the first file that needs FFmpeg and serves one file after the
 other. It also keeps PyAV's work for each frame away from this process's interpreter lock. libsndfile runs in this process: it
 decodes what :mod:`.plans` found well-formed.
 

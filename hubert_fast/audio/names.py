@@ -14,6 +14,16 @@ VIDEO_SUFFIXES = frozenset(
 # A folder is searched for these; of a video the first audio track is taken.
 AUDIO_SUFFIXES = SOUND_SUFFIXES | VIDEO_SUFFIXES
 
+SHORT_TAR_SUFFIXES = {".tgz": "gzip", ".tbz": "bz2", ".tbz2": "bz2", ".txz": "xz"}
+
+
+def archive_options(url: str) -> dict[str, dict[str, str]]:
+    """Return what fsspec must be told to open a URL: how an archive is compressed whose suffix does not say so to it."""
+    name = url.rpartition("::")[2].lower()
+    return next(
+        ({"tar": {"compression": method}} for suffix, method in SHORT_TAR_SUFFIXES.items() if name.endswith(suffix)), {}
+    )
+
 
 def is_url(path: str | Path) -> bool:
     """Return whether fsspec is to open it: ``s3://bucket/a.wav``, ``https://...``, ``zip://a.wav::archive.zip``."""

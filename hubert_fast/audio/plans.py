@@ -78,4 +78,13 @@ def _of_other(source: Source, container: str) -> Plan:
         raise AudioError(f"audio in a format that FFmpeg cannot decode here: {container}")
     if container == "mp4" and not boxes.has_index(source.read_at, source.size):
         raise AudioError("cut off: its index (the moov box) is missing, without which nothing of it can be decoded")
-    return Plan([Part("ffmpeg", container, 0, source.size)], cut=boxes.why_incomplete(container, source.read_at, source.size))
+    plan, begin = Plan([]), 0
+    for begin, end in boxes.recordings(container, source.read_at, source.find if source.is_local else _nowhere, source.size):
+        plan.parts.append(Part("ffmpeg", container, begin, end, is_all=False))
+    plan.cut = boxes.why_incomplete(container, lambda start, count: source.read_at(begin + start, count), source.size - begin)
+    plan.note_joined()
+    return plan
+
+
+def _nowhere(pattern: bytes, start: int) -> int:
+    return -1

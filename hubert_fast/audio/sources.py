@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 from ..hub import first_line
 from .errors import AudioError
-from .names import is_url
+from .names import archive_options, is_url
 from .pipes import Command, piped
 from .standard_input import NAME as STANDARD_INPUT
 from .standard_input import standard_input
@@ -222,7 +222,7 @@ def _remote(url: str) -> Iterator[Source]:
     with contextlib.ExitStack() as stack:
         with _reasons():
             # an archive is closed when its OpenFile is collected: it is kept until the file in it has been read
-            opener = stack.enter_context(_kept(fsspec.open(url, "rb")))
+            opener = stack.enter_context(_kept(fsspec.open(url, "rb", **archive_options(url))))
             file = stack.enter_context(opener.open())
         yield stack.enter_context(_fetched(file))
 
@@ -245,7 +245,8 @@ def _fetched(file: BinaryIO) -> Iterator[Source]:
     elif size is not None and _can_be_read_anywhere(start.getvalue()):
         yield Remote(file, size)
     else:
-        with _spooled(_Chained(start.getvalue(), file)) as source:
+        rest = _Chained(b"" if size is not None else start.getvalue(), file)  # a file whose size is known is at its beginning
+        with _spooled(rest) as source:
             yield source
 
 

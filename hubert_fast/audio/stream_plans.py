@@ -7,6 +7,8 @@ from .errors import AudioError
 from .plan import MISSING_SECONDS, MOST_JOINED, Part, Plan
 from .sources import Source
 
+TAG_BYTES = 1 << 20  # of an ID3v2 tag with a picture
+
 
 def flac_start(source: Source) -> int:
     """Return where FLAC begins after an ID3 tag; 0 at the beginning of the file, and for no FLAC."""
@@ -51,7 +53,7 @@ def of_mpeg(source: Source, start: int) -> Plan:
     if begin is None:
         raise AudioError("not audio in a format that is known: an ID3 tag, but no MPEG audio after it")
     begin += start
-    end = _mpeg_end(source)
+    end = _mpeg_end(source, source.size)
     tag = mpeg.tag_of(source.read_at(begin, 2048))
     slack = 0 if tag is None else 2 * tag.header.bytes + 16  # writers count with or without the tag's own frame
     if tag is not None and tag.frames and tag.bytes and abs(tag.bytes - (end - begin)) <= slack:
@@ -75,9 +77,12 @@ def _seconds(tag: mpeg.Tag) -> float:
     return (tag.samples or 0) / tag.header.sample_rate_hz
 
 
-def _mpeg_end(source: Source) -> int:
-    """Return where frames end: before ID3v1 and APE tags."""
-    end = source.size
+def _mpeg_end(source: Source, end: int) -> int:
+    """Return where frames end that lie before ``end``: before an ID3v2 tag of what follows, and ID3v1 and APE tags."""
+    before = source.read_at(max(end - TAG_BYTES, 0), min(TAG_BYTES, end))
+    at = before.rfind(b"ID3")
+    if at >= 0 and mpeg.after_id3v2(before, at) == len(before):
+        end -= len(before) - at
     if source.read_at(end - 128, 3) == b"TAG":
         end -= 128
     footer = source.read_at(max(end - 32, 0), 32)
@@ -91,6 +96,7 @@ def _of_joined_mpeg(source: Source, begin: int, end: int) -> Plan:
     begins = sorted({begin, *_tagged_frames(source, begin, end)})[:MOST_JOINED]
     plan = Plan([])
     for start, stop in zip(begins, [*begins[1:], end]):
+        stop = stop if stop == end else _mpeg_end(source, stop)
         plan.parts.append(Part("ffmpeg", "mpeg", start, stop, is_all=False))
         tag = mpeg.tag_of(source.read_at(start, 2048))
         if tag is not None and tag.frames and tag.bytes and len(begins) > 1:

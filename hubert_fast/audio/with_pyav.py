@@ -53,7 +53,7 @@ class Decoder:
     def __init__(self, file: BinaryIO, container: str, **options: str):
         import av
 
-        self._av, self.container, self.lost_seconds = av, container, 0.0
+        self._av, self.container, self.lost_seconds, self._delay = av, container, 0.0, 0
         av.logging.set_level(None)  # FFmpeg's remarks name no file
         try:
             self._file = av.open(
@@ -80,7 +80,7 @@ class Decoder:
         stream, others = self._stream, len(self._file.streams) > 1
         if self.container in ("mp4", "avi", "wavpack", "tta", "ape") and stream.duration is not None:
             return float(stream.duration * stream.time_base)
-        if self.container in ("matroska", "asf") and not others and self._file.duration is not None:
+        if self.container in ("matroska", "asf", "flv") and not others and self._file.duration is not None:
             return self._file.duration / 1e6
         return None
 
@@ -90,11 +90,12 @@ class Decoder:
         start_seconds: leave out what is before; not 0 only where :meth:`can_seek`.
         """
         sought = start_seconds > 0 and self._seek(start_seconds)
+        delay_seconds = self._delay / self._stream.sample_rate if sought and self._stream.sample_rate else 0.0
         held: list[np.ndarray] = []
         count, rate_hz, ahead = 0, 0, None
         for samples, rate, time in self._timed(not sought):
             if ahead is None:  # samples that are before the start
-                ahead = round((start_seconds - (time if sought and time is not None else 0.0)) * rate)
+                ahead = round((start_seconds - (time - delay_seconds if sought and time is not None else 0.0)) * rate)
             if ahead > 0:
                 cut = min(ahead, len(samples))
                 samples, ahead = samples[cut:], ahead - cut
@@ -111,20 +112,27 @@ class Decoder:
         if held:
             yield Decoded(np.concatenate(held), rate_hz)
 
+    def _base_seconds(self) -> float:
+        """Return the time stamp of the recording's beginning; below 0 are an encoder's delay, which is cut."""
+        return max(self._file.start_time or 0, 0) / 1e6
+
     def can_seek(self, seconds: float) -> bool:
         """Return whether :meth:`blocks` can begin there without decoding what is before."""
         return seconds > 2 * PREROLL_SECONDS and self.container in INDEXED
 
     def _seek(self, seconds: float) -> bool:
-        base = (self._file.start_time or 0) / 1e6
+        base = self._base_seconds()
         with contextlib.suppress(self._av.error.FFmpegError):
+            packet = next(self._file.demux(self._stream), None)
+            if packet is not None and packet.pts is not None and packet.pts >= 0:
+                self._delay = USUAL_DELAY.get(self._stream.codec_context.name, 0)
             self._file.seek(int((base + seconds - PREROLL_SECONDS) * 1e6))
             return True
         return False
 
     def _timed(self, from_start: bool) -> Iterator[tuple[np.ndarray, int, float | None]]:
         """Give frames with the time of the first sample, in seconds; encoders' delays are cut, gaps are filled with silence."""
-        base = (self._file.start_time or 0) / 1e6
+        base = self._base_seconds()
         is_first, drop, expected = True, 0, None
         for frame, first_pts in self._frames():
             rate, time = frame.sample_rate, None

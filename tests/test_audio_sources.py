@@ -1,0 +1,231 @@
+"""Where audio comes from: parts of files, pipes, standard input, archives, servers; huge files, and channels that cancel."""
+
+import http.server
+import os
+import subprocess
+import sys
+import tarfile
+import threading
+import zipfile
+
+import numpy as np
+import pytest
+import soundfile
+from encoded_audio import encode, with_size
+
+from hubert_fast import demo
+from hubert_fast.audio import AudioError, load, read_blocks
+from hubert_fast.audio.pipes import Command
+
+PARTS = (
+    "wav", "wav gsm", "wav adpcm", "flac", "mp3", "mp3 44.1 kHz", "ogg vorbis", "ogg opus", "m4a", "m4a fragmented", "webm",
+    "mkv", "aac", "wma", "mpeg-ts",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def speech_samples() -> np.ndarray:
+    return np.concatenate([load(demo.RECORDINGS / name) for name in ("steps.wav", "window.wav", "steps.wav")])
+
+
+def _float(blocks) -> np.ndarray:
+    return np.concatenate([block[0] / (32768 if block.dtype == np.int16 else 1) for block in blocks])
+
+
+@pytest.mark.parametrize("format", PARTS)
+def test_a_part_is_that_part_of_the_whole(format, speech_samples, tmp_path):
+    """Whether a decoder can seek, must decode what is before, or begins with a frame that needs the one before."""
+    path = tmp_path / "file"
+    path.write_bytes(encode(speech_samples, format))
+    whole = load(path)
+    part = _float(read_blocks(path, offset_seconds=3.3, duration_seconds=1.5))
+    assert len(part) == pytest.approx(24000, abs=2)
+    expected = whole[52800 : 52800 + len(part)]
+    inner = slice(800, -800)  # resampling knows nothing of what is beyond the part
+    error = np.sqrt(np.mean((part - expected)[inner] ** 2) / np.mean(expected[inner] ** 2))
+    assert error < 0.02, f"relative error {error:.3f}"
+
+
+@pytest.mark.parametrize("fault", ["no tag", "flac without a length", "joined"])
+def test_a_part_of_a_file_with_a_fault(fault, speech_samples, tmp_path):
+    path = tmp_path / "file"
+    mp3 = encode(speech_samples, "mp3")
+    path.write_bytes(
+        {"no tag": with_size("mp3", mp3, None), "joined": mp3 + mp3}.get(fault)
+        or with_size("flac", encode(speech_samples, "flac"), None)
+    )
+    whole = load(path)
+    start = 9.0 if fault == "joined" else 3.3
+    part = _float(read_blocks(path, offset_seconds=start, duration_seconds=1.5))
+    assert np.abs(part - whole[round(start * 16000) :][:24000]).max() < 2e-3
+
+
+def test_a_part_beyond_the_end_says_so(speech_samples, tmp_path):
+    path = tmp_path / "a.wav"
+    path.write_bytes(encode(speech_samples, "wav"))
+    seconds, notes = len(speech_samples) / 16000, []
+    (rest,) = read_blocks(path, offset_seconds=seconds - 1, duration_seconds=3, note=notes.append)
+    assert rest.shape == (1, 16000)
+    assert notes == [f"{path}: 3 s from {seconds - 1:g} s on were wanted, but the audio ends after 1.00 s of them"]
+
+
+def test_a_part_of_a_file_that_is_cut_off(speech_samples, tmp_path):
+    """What is there is given; what is not is an error, as for the whole file."""
+    path = tmp_path / "a.wav"
+    path.write_bytes(encode(speech_samples, "wav")[:100_000])
+    (part,) = read_blocks(path, offset_seconds=1, duration_seconds=1)
+    assert part.shape == (1, 16000)
+    with pytest.raises(AudioError, match="cut off: "):
+        list(read_blocks(path, offset_seconds=2, duration_seconds=2))
+    (kept,) = read_blocks(path, offset_seconds=2, duration_seconds=2, keep_truncated=True)
+    assert 15_000 < kept.shape[1] < 20_000
+
+
+@pytest.mark.parametrize("format", ["wav", "mp3", "ogg vorbis", "m4a", "webm"])
+def test_standard_input(format, speech_samples, tmp_path):
+    code = "from hubert_fast import audio; x = audio.load('-'); print(len(x), float(abs(x).sum()))"
+    path = tmp_path / "file"
+    path.write_bytes(encode(speech_samples, format))
+    with open(path, "rb") as file:
+        run = subprocess.run(["cat"], stdin=file, capture_output=True, check=True)
+    run = subprocess.run([sys.executable, "-c", code], input=run.stdout, capture_output=True, check=True)
+    expected = load(path)
+    count, total = run.stdout.split()
+    assert int(count) == len(expected) and float(total) == pytest.approx(float(np.abs(expected).sum()), rel=1e-5)
+
+
+@pytest.mark.parametrize("name, dtype, scale", [("s16le", "<i2", 32768), ("f32le", "<f4", 1), ("s32be", ">i4", 1 << 31)])
+def test_samples_without_a_header_on_standard_input(name, dtype, scale):
+    code = f"from hubert_fast import audio; x = audio.load('raw:{name}:8000:2:-', 8000); print(len(x), x[:3].tolist())"
+    stereo = np.array([[0.5, 0.25], [-0.5, 0.0], [0.125, 0.125]])
+    run = subprocess.run(
+        [sys.executable, "-c", code], input=(stereo * scale).astype(dtype).tobytes(), capture_output=True, check=True
+    )
+    assert run.stdout.decode().strip() == "3 [0.375, -0.25, 0.125]"
+
+
+def test_a_named_pipe(speech_samples, tmp_path):
+    os.mkfifo(tmp_path / "pipe.m4a")
+    data = encode(speech_samples, "m4a")
+    (tmp_path / "file.m4a").write_bytes(data)
+    writer = threading.Thread(target=(tmp_path / "pipe.m4a").write_bytes, args=(data,))
+    writer.start()
+    assert np.array_equal(load(tmp_path / "pipe.m4a"), load(tmp_path / "file.m4a"))
+    writer.join()
+
+
+def test_a_command(speech_samples, tmp_path):
+    (tmp_path / "a.wav").write_bytes(encode(speech_samples, "wav"))
+    assert np.array_equal(load(Command(f"cat {tmp_path}/a.wav |")), load(tmp_path / "a.wav"))
+    with pytest.raises(AudioError, match=r"the command ended with status 3: no such speaker"):
+        load(Command("echo no such speaker >&2; exit 3 |"))
+    with pytest.raises(AudioError, match="no such file"):
+        load("cat /etc/passwd |")  # a name, and no command
+
+
+def test_archives(speech_samples, tmp_path):
+    for format, name in (("wav", "a.wav"), ("m4a", "b.m4a"), ("flac", "c.flac")):
+        (tmp_path / name).write_bytes(encode(speech_samples, format))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as zipped, tarfile.open(tmp_path / "a.tar.gz", "w:gz") as tarred:
+        for name in ("a.wav", "b.m4a", "c.flac"):
+            zipped.write(tmp_path / name, f"sub/{name}")
+            tarred.add(tmp_path / name, f"sub/{name}")
+    for name in ("a.wav", "b.m4a", "c.flac"):
+        expected = load(tmp_path / name)
+        assert np.array_equal(load(f"zip://sub/{name}::{tmp_path}/a.zip"), expected)
+        assert np.array_equal(load(f"tar://sub/{name}::{tmp_path}/a.tar.gz"), expected)
+    with pytest.raises(AudioError, match="no such file"):
+        load(f"zip://gone.wav::{tmp_path}/a.zip")
+
+
+def test_large_files_in_archives(speech_samples, tmp_path, monkeypatch):
+    """Above the size that is fetched whole: read as needed by libsndfile, copied to disk for FFmpeg."""
+    from hubert_fast.audio import sources
+
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as zipped:
+        for format in ("wav", "m4a", "mp3"):
+            (tmp_path / format).write_bytes(encode(speech_samples, format))
+            zipped.write(tmp_path / format, format)
+    monkeypatch.setattr(sources, "WHOLE_BYTES", 5000)
+    for format in ("wav", "m4a", "mp3"):
+        assert np.array_equal(load(f"zip://{format}::{tmp_path}/a.zip"), load(tmp_path / format))
+
+
+@pytest.fixture
+def server():
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error({"busy": 503, "forbidden": 403, "gone": 410, "private": 401}.get(self.path.strip("/.wav"), 404))
+
+        do_HEAD = do_GET
+
+        def log_message(self, *arguments):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    "name, answer",
+    [
+        ("busy", "503 Service Unavailable"),
+        ("forbidden", "403 Forbidden"),
+        ("private", "401 Unauthorized"),
+        ("none", "404 Not Found"),
+    ],
+)
+def test_what_a_server_answers_is_said(name, answer, server):
+    pytest.importorskip("aiohttp", reason="fsspec reads http with aiohttp")
+    with pytest.raises(AudioError) as error:
+        load(f"{server}/{name}.wav")
+    assert str(error.value) == f"{server}/{name}.wav: the server answered {answer}"
+
+
+def test_a_size_that_wrapped_at_4_gib(tmp_path):
+    """An hour and more after the wrap used to be lost: a sparse file, whose last second has sound."""
+    path, seconds = tmp_path / "huge.wav", 38 * 3600
+    size = 2 * 16000 * seconds
+    header = bytearray(encode(np.zeros(0, np.float32), "wav"))
+    header[4:8], header[40:44] = ((size + 36) % (1 << 32)).to_bytes(4, "little"), (size % (1 << 32)).to_bytes(4, "little")
+    tone = (8000 * np.sin(np.arange(16000) / 5)).astype("<i2")
+    with open(path, "wb") as file:
+        file.write(header)
+        file.seek(len(header) + size - 32000)
+        file.write(tone.tobytes())
+    notes = []
+    (last,) = read_blocks(path, offset_seconds=seconds - 1, note=notes.append)
+    assert last.dtype == np.int16 and np.array_equal(last[0], tone)
+    assert len(notes) == 1 and f"but there are {size:,}: all of them are taken" in notes[0]
+
+
+@pytest.mark.parametrize("gain", [-1.0, -0.9])
+def test_channels_that_cancel_are_noticed(gain, speech_samples, tmp_path):
+    path, notes = tmp_path / "a.wav", []
+    soundfile.write(path, np.stack([speech_samples, gain * speech_samples], 1), 16000, subtype="FLOAT")
+    found = np.concatenate([block[0] for block in read_blocks(path, note=notes.append)])
+    assert np.allclose(found, speech_samples, atol=1e-6)
+    assert len(notes) == 1 and "cancel each other" in notes[0] and "channel 1, the louder one" in notes[0]
+    each = np.concatenate(list(read_blocks(path, each_channel=True, note=notes.append)), axis=1)
+    assert each.shape == (2, len(speech_samples)) and len(notes) == 1
+
+
+@pytest.mark.parametrize("kind", ["equal", "one silent", "unrelated", "silence", "half as loud, inverted"])
+def test_channels_that_do_not_cancel_are_averaged(kind, speech_samples, tmp_path):
+    other = {
+        "equal": speech_samples,
+        "one silent": 0 * speech_samples,
+        "unrelated": np.roll(speech_samples, 30000),
+        "silence": None,
+        "half as loud, inverted": -0.3 * speech_samples,
+    }[kind]
+    both = np.zeros((16000, 2)) if other is None else np.stack([speech_samples, other], 1)
+    soundfile.write(tmp_path / "a.wav", both, 16000, subtype="FLOAT")
+    notes = []
+    found = np.concatenate([block[0] for block in read_blocks(tmp_path / "a.wav", note=notes.append)])
+    assert np.allclose(found, both.mean(1), atol=1e-6) and not notes
