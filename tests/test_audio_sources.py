@@ -40,7 +40,10 @@ def test_a_part_is_that_part_of_the_whole(format, speech_samples, tmp_path):
     whole = load(path)
     part = _float(read_blocks(path, offset_seconds=3.3, duration_seconds=1.5))
     assert len(part) == pytest.approx(24000, abs=2)
-    expected = whole[52800 : 52800 + len(part)]
+    # Matroska's times are whole milliseconds: the frame that a seek finds may be half of one off
+    starts = range(52800 - 16, 52800 + 17) if format in ("mkv", "webm") else [52800]
+    start = min(starts, key=lambda start: np.abs(part - whole[start : start + len(part)]).sum())
+    expected = whole[start : start + len(part)]
     inner = slice(800, -800)  # resampling knows nothing of what is beyond the part
     error = np.sqrt(np.mean((part - expected)[inner] ** 2) / np.mean(expected[inner] ** 2))
     assert error < 0.02, f"relative error {error:.3f}"

@@ -124,7 +124,8 @@ class Decoder:
         base = self._base_seconds()
         with contextlib.suppress(self._av.error.FFmpegError):
             packet = next(self._file.demux(self._stream), None)
-            if packet is not None and packet.pts is not None and packet.pts >= 0:
+            time = None if packet is None or packet.pts is None else float(packet.pts * packet.time_base)
+            if time is not None and time >= max(base, 0):  # else FFmpeg knows the delay, and cuts it
                 self._delay = USUAL_DELAY.get(self._stream.codec_context.name, 0)
             self._file.seek(int((base + seconds - PREROLL_SECONDS) * 1e6))
             return True
