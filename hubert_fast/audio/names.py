@@ -20,9 +20,8 @@ SHORT_TAR_SUFFIXES = {".tgz": "gzip", ".tbz": "bz2", ".tbz2": "bz2", ".txz": "xz
 def archive_options(url: str) -> dict[str, dict[str, str]]:
     """Return what fsspec must be told to open a URL: how an archive is compressed whose suffix does not say so to it."""
     name = url.rpartition("::")[2].lower()
-    return next(
-        ({"tar": {"compression": method}} for suffix, method in SHORT_TAR_SUFFIXES.items() if name.endswith(suffix)), {}
-    )
+    methods = [method for suffix, method in SHORT_TAR_SUFFIXES.items() if name.endswith(suffix)]
+    return {"tar": {"compression": methods[0]}} if methods else {}
 
 
 def is_url(path: str | Path) -> bool:

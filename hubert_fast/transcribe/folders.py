@@ -40,13 +40,16 @@ class Walk:
         inside = os.path.realpath(source)
         links = deque([source])
         while links:
-            folders = [links.popleft()]
+            root = links.popleft()
+            real = os.path.realpath(root)
+            folders = [root]
             while folders:
-                below: list[str] = []
-                yield from self._folder(folders.pop(), inside, below, links)
+                folder, below = folders.pop(), list[str]()
+                really = os.path.join(real, folder[len(root) :].lstrip("/"))
+                yield from self._folder(folder, really, inside, below, links)
                 folders += reversed(below)
 
-    def _folder(self, folder: str, inside: str, folders: list[str], links: deque[str]) -> Iterator[Found]:
+    def _folder(self, folder: str, real: str, inside: str, folders: list[str], links: deque[str]) -> Iterator[Found]:
         """Give the files in a folder; add the folders in it to ``folders``, and those that links lead to, to ``links``."""
         try:
             if not self._enters(folder):
@@ -57,7 +60,6 @@ class Walk:
             yield Found(folder, error=f"{folder}: cannot be looked at: {error.strerror or error}")
             return
         words: dict[str, str] | None = None
-        real = os.path.realpath(folder)
         for entry in entries:
             if is_resource_folder(entry.name) and _is_dir(entry):
                 continue

@@ -185,6 +185,9 @@ class Inputs(Iterable[Utterance]):
         sieve = Sieve(reads=False)
         try:
             for item in items(url, sieve):
+                if item.url != source and _is_list(item.url):
+                    yield from self._of_source(item.url)
+                    continue
                 yield Utterance(item.url, item.url, reference=item.reference, name=_stem(item.name))
         except CannotList as reason:
             yield Utterance(source, source, error=f"{source}: {reason}")
@@ -236,6 +239,8 @@ def _utterance(entry: manifests.Entry, id: str, audio: str, name: str) -> Uttera
 def _is_list(source: str) -> bool:
     """Return whether a source is a list, by its name, and is not audio that is only called so."""
     if not manifests.is_manifest(source) or os.path.isdir(source):
+        return False
+    if is_pattern(source) and not source.startswith(("http://", "https://")) and not os.path.lexists(source):
         return False
     return is_url(source) or not (os.path.isfile(source) and is_audio_file(source))
 

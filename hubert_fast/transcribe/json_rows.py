@@ -9,14 +9,22 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from .list_text import Text
+from .list_text import PIECE_CHARACTERS, Text
 
 WRAPPERS = frozenset(
     "audio audios cuts data dataset entries examples files items list manifest recordings records results rows samples "
     "test train utterances utts validation".split()
 )
 LONGEST_TOKEN = 16  # characters of -Infinity, an escape or a digit's beginning
+MOST_DIGITS = 4000  # Python reads no longer numbers
 SPACE = " \t\n\r\ufeff"
+
+
+def _whole(digits: str) -> int | float:
+    return int(digits) if len(digits) < MOST_DIGITS else float(digits)
+
+
+DECODER = json.JSONDecoder(parse_int=_whole)
 
 
 class Row(NamedTuple):
@@ -37,13 +45,12 @@ IsRow = Callable[[Mapping[str, Any]], bool]
 
 def rows_of(text: Text, is_row: IsRow) -> Iterator[Row]:
     """Give the rows of JSON text. is_row: whether an object names audio itself, and does not hold rows by their names."""
-    first, second = (*text.peek(2), "", "")[:2]
-    if is_document(first, second):
+    if is_document(text):
         yield from _Document(text, is_row).rows()
         return
     for number, line in text:
         try:
-            value = json.loads(line)
+            value = DECODER.decode(line)
         except (ValueError, RecursionError) as error:
             yield Row(number, "line", error=f"line {number} is no JSON object: {error}")
             continue
@@ -53,17 +60,31 @@ def rows_of(text: Text, is_row: IsRow) -> Iterator[Row]:
             yield Row(number, "line", value)
 
 
-def is_document(first: str, second: str) -> bool:
-    """Return whether JSON text that begins with these two lines is one array or object, rather than an object a line."""
-    first = first.lstrip(SPACE)
+def is_document(text: Text) -> bool:
+    """Return whether JSON text is, by its first two lines, one array or object rather than an object a line."""
+    first = (*text.peek(1), "")[0].lstrip(SPACE).rstrip()
     if first.startswith("["):
         return True
-    if not first.startswith("{") or second.lstrip().startswith("{"):
+    if not first.startswith("{") or _loaded(first) is not None:
         return False
+    if first.endswith(("[", "{", ",", ":")) or len(first) > PIECE_CHARACTERS // 2:  # a line of which this is a piece
+        return True
+    second = (*text.peek(2), "", "")[1]
+    return second != "" and not isinstance(_loaded(second), dict) and _is_cut(first)
+
+
+def _loaded(text: str) -> Any:
     try:
-        json.loads(first)
+        return DECODER.decode(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _is_cut(text: str) -> bool:
+    try:
+        DECODER.decode(text)
     except json.JSONDecodeError as error:
-        return error.pos >= len(first.rstrip()) - 1 or len(first) > 4096  # it goes on, in the next line or the next piece
+        return error.pos >= len(text) - 1
     except (ValueError, RecursionError):
         return False
     return False
@@ -90,7 +111,7 @@ class _Document:
     def __init__(self, text: Text, is_row: IsRow):
         self._text, self._is_row, self._buffer, self._at = text, is_row, "", 0
         self._number = 0
-        self._decode = json.JSONDecoder().raw_decode
+        self._decode = DECODER.raw_decode
 
     def rows(self) -> Iterator[Row]:
         """Give all rows, and what is wrong as the last."""

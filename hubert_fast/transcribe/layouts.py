@@ -100,7 +100,7 @@ def kaldi(text: Text, source: str, note: Note) -> Iterator[Entry]:
         entry = _segment(number, line, recordings, used)
         yield entry if entry.error is not None else entry._replace(reference=_spoken(references.get(entry.id or "")))
     if left := recordings.unused(used):
-        note(f"{source}: left out {left} {'recording' if left == 1 else 'recordings'} of which segments has no part")
+        note(f"left out {left} {'recording that has' if left == 1 else 'recordings that have'} no line in segments")
 
 
 def _segment(number: int, line: str, recordings: Beside, used: set[str]) -> Entry:
@@ -138,8 +138,9 @@ def _spoken(text: str | None) -> str | None:
     return repaired(text) if text else None
 
 
-def is_fairseq(first: str, second: str) -> bool:
+def is_fairseq(text: Text) -> bool:
     """Return whether a table begins as fairseq's: with a folder on a line, then with a path and a number of samples."""
+    first, second = (*text.peek(2), "", "")[:2]
     path, tab, samples = second.partition("\t")
     return bool(path and tab) and "\t" not in first and samples.strip().isdecimal()
 

@@ -82,7 +82,7 @@ class Sieve:
         count = self._others.total()
         if not count:
             return None
-        kinds = sorted(self._others.items(), key=lambda kind: (-kind[1], kind[0]))
+        kinds = sorted(self._others.items(), key=lambda kind: (-kind[1], not kind[0], kind[0]))
         parts = [f"{number} {suffix or 'without a suffix'}" for suffix, number in kinds[:MOST_KINDS]]
         if len(kinds) > MOST_KINDS:
             parts.append(f"{sum(number for _, number in kinds[MOST_KINDS:])} of {len(kinds) - MOST_KINDS} other kinds")

@@ -194,6 +194,6 @@ DECOMPRESSORS = {
 
 def repaired(text: str) -> str:
     """Return text that a person wrote with its bytes outside UTF-8 read as Windows-1252, which Latin-1 is a part of."""
-    if not any("\udc80" <= character <= "\udcff" for character in text):
+    if text.isascii() or not any("\udc80" <= character <= "\udcff" for character in text):
         return text
     return codecs.decode(text.encode("utf-8", "surrogateescape"), "cp1252", "replace")

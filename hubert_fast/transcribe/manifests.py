@@ -25,6 +25,7 @@ JSON_SUFFIXES, LIST_SUFFIXES = (".jsonl", ".json", ".ndjson"), (".txt", ".lst", 
 PLAYLIST_SUFFIXES, KALDI_SUFFIX, LIBRISPEECH_SUFFIX = (".m3u", ".m3u8"), ".scp", ".trans.txt"
 COMPRESSION_SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
 ARRAY = re.compile(r"\s*\[\s*(?:$|[\[{\"\]])")  # and no path such as "[1] take.wav"
+OBJECT = re.compile(r"\s*\{\s*(?:$|[\"}])")  # and no path such as "{data_root}/a.wav"
 STANDARD_INPUT = "-"
 
 
@@ -68,7 +69,7 @@ def read(source: str, note: Callable[[str], None] = lambda message: None, file: 
 
 def _entries(text: Text, source: str, note: Callable[[str], None]) -> Iterator[Entry]:
     suffix = suffix_of(source)
-    first, second = (*text.peek(2), "", "")[:2]
+    (first,) = text.peek(1) or [""]  # and no more, unless it takes a second: lists may be written while they are read
     is_list = suffix not in (*JSON_SUFFIXES, *tables.DELIMITERS)
     if text.separated_by_nul:
         yield from (_of_path(number, line) for number, line in text)
@@ -78,9 +79,9 @@ def _entries(text: Text, source: str, note: Callable[[str], None]) -> Iterator[E
         yield from layouts.kaldi(text, source, note)
     elif suffix in PLAYLIST_SUFFIXES:
         yield from _of_playlist(text, source)
-    elif suffix in JSON_SUFFIXES or (is_list and _is_json(first, second)):
+    elif suffix in JSON_SUFFIXES or (is_list and _is_json(first, text)):
         yield from _of_json(text)
-    elif layouts.is_fairseq(first, second) and (not is_list or os.path.isdir(first)):
+    elif (not is_list or os.path.isdir(first)) and layouts.is_fairseq(text):
         root, entries = layouts.fairseq(text, source)
         yield from (entry._replace(root=root) for entry in entries)
     elif not is_list or tables.begins_with_header(first):
@@ -89,9 +90,9 @@ def _entries(text: Text, source: str, note: Callable[[str], None]) -> Iterator[E
         yield from _of_lines(text)
 
 
-def _is_json(first: str, second: str) -> bool:
+def _is_json(first: str, text: Text) -> bool:
     """Return whether a list is JSON as a whole, and not a path or a JSON object a line."""
-    return bool(ARRAY.match(first)) or (first.startswith("{") and json_rows.is_document(first, second))
+    return bool(ARRAY.match(first)) or (OBJECT.match(first) is not None and json_rows.is_document(text))
 
 
 def _of_json(text: Text) -> Iterator[Entry]:
@@ -105,7 +106,7 @@ def _of_json(text: Text) -> Iterator[Entry]:
 def _of_lines(text: Text) -> Iterator[Entry]:
     """Give a path a line; lines that begin as JSON objects do are read as such."""
     for number, line in text:
-        if line.startswith("{"):
+        if OBJECT.match(line):
             (row,) = json_rows.rows_of(Text(iter([line])), names_audio)
             yield Entry(number, error=row.error) if row.error is not None else entry_of(number, row.value)
         else:

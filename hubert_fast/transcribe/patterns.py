@@ -61,12 +61,13 @@ def _folders(folder: str, left: int, searched: set[tuple[str, int]]) -> Iterator
     """Give a folder and those below it, each once: first those that really lie in it, then those that links lead to."""
     links = deque([folder])
     while links:
-        folders = [links.popleft()]
+        folder = links.popleft()
+        folders = [(folder, os.path.realpath(folder or "."))]
         while folders:
-            folder = folders.pop()
-            if (key := (os.path.realpath(folder or "."), left)) in searched:
+            folder, real = folders.pop()
+            if (real, left) in searched:
                 continue  # a link leads back to here
-            searched.add(key)
+            searched.add((real, left))
             yield folder
             try:
                 with os.scandir(folder or ".") as scanned:
@@ -74,8 +75,13 @@ def _folders(folder: str, left: int, searched: set[tuple[str, int]]) -> Iterator
             except OSError:
                 continue
             for entry in entries:
-                if not is_resource_folder(entry.name):
-                    (links if entry.is_symlink() else folders).append(os.path.join(folder, entry.name))
+                path = os.path.join(folder, entry.name)
+                if is_resource_folder(entry.name):
+                    continue
+                if entry.is_symlink():
+                    links.append(path)
+                else:
+                    folders.append((path, os.path.join(real, entry.name)))
 
 
 def _is_dir(entry: os.DirEntry[str]) -> bool:

@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from ..audio import AUDIO_SUFFIXES, is_url
+from ..audio.names import archive_options
 from ..first_bytes import head_of, identify
 from .left_out import Sieve, is_within_resources
 from .patterns import is_pattern, matches_within, names_suffix
 from .rows import lowered, reference_of
 
-TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz", ".tbz2", ".tar.xz", ".txz")
 ARCHIVE_PROTOCOLS = ("zip", "tar")
 MOST_TEXT_BYTES = 1 << 16  # of a text beside audio in a WebDataset shard
 
@@ -77,7 +78,7 @@ def items(source: str, sieve: Sieve) -> Iterator[Item]:
 
     try:
         # kept here while its files are listed: an archive closes with it
-        system, path = fsspec.core.url_to_fs(source)
+        system, path = fsspec.core.url_to_fs(source, **archive_options(source))
         found = _found(system, path, source)
     except CannotList:
         raise
@@ -93,7 +94,7 @@ def items(source: str, sieve: Sieve) -> Iterator[Item]:
     folder = path.rstrip("/") + "/" if path.strip("/") else ""
     count = 0
     for match in found:
-        if by_suffix or (not is_within_resources(match) and sieve.takes(match)):
+        if not is_within_resources(match) and (by_suffix or sieve.takes(match)):
             name = match.removeprefix("./")
             name = name.removeprefix(folder) if name.startswith(folder) else PurePosixPath(name).name
             yield Item(system.unstrip_protocol(match) + within, name, _spoken(system, match, there) if is_shard else None)

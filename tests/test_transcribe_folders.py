@@ -1,0 +1,355 @@
+"""What folders, patterns and archives hold: each file once, links or not, and what is left out is said."""
+
+import os
+import socket
+import subprocess
+import tarfile
+import zipfile
+
+import pytest
+
+from hubert_fast import demo
+from hubert_fast.transcribe import Inputs
+from hubert_fast.transcribe.patterns import matches, names_suffix
+
+RECORDING = demo.RECORDINGS / "stop.wav"
+APPLE_DOUBLE = b"\0\5\x16\7\0\2\0\0Mac OS X        "
+
+
+@pytest.fixture(autouse=True)
+def working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def _write(*names, content=b""):
+    for name in names:
+        os.makedirs(os.path.dirname(name) or ".", exist_ok=True)
+        with open(name, "wb") as file:
+            file.write(content)
+
+
+def _found(*sources):
+    """Return the ids or errors of what sources give, and what is said about them; the same when they are run through again."""
+    notes = []
+    inputs = Inputs(sources, note=notes.append)
+    rows = [each.error or each.id for each in inputs]
+    assert [each.error or each.id for each in inputs] == rows
+    return rows, notes
+
+
+def test_what_a_folder_leaves_out_is_said_once_by_kind():
+    _write("talks/a.wav", "talks/b.m4a", "talks/c.webm", "talks/d.sph", "talks/x/e.MP4")
+    _write("talks/1.txt", "talks/2.TXT", "talks/x/3.json", "talks/README", "talks/x/my notes. on it")
+    assert _found("talks") == (
+        ["talks/a.wav", "talks/b.m4a", "talks/c.webm", "talks/d.sph", "talks/x/e.MP4"],
+        ["talks: left out 5 files that are not audio by their names: 2 .txt, 2 without a suffix, 1 .json"],
+    )
+    _write("one/a.wav", "one/a.txt")
+    assert _found("one")[1] == ["one: left out 1 file that is not audio by its name: 1 .txt"]
+
+
+def test_many_kinds_are_not_all_named():
+    _write("talks/a.wav", *(f"talks/{index}.x{index:02}" for index in range(12)))
+    assert _found("talks")[1] == [
+        "talks: left out 12 files that are not audio by their names: 1 .x00, 1 .x01, 1 .x02, 1 .x03, 1 .x04, 1 .x05, 1 .x06, "
+        "1 .x07, 4 of 4 other kinds"
+    ]
+
+
+def test_a_folder_without_audio_says_what_is_there():
+    _write("talks/a.txt", "talks/wav.scp")
+    os.makedirs("empty/below")
+    assert _found("talks", "empty")[0] == [
+        "talks: no audio files in this folder: there are 2 files that are not audio by their names: 1 .scp, 1 .txt; "
+        "if one of them lists audio, name that",
+        "empty: no audio files in this folder: it has no files",
+    ]
+
+
+def test_audio_is_known_by_its_bytes_where_its_name_does_not_say():
+    content = RECORDING.read_bytes()
+    _write("talks/noname", "talks/a.wav~", "talks/b.2024", content=content)
+    _write("talks/c.txt", "talks/d.part", content=content)  # which are known for something else
+    _write("talks/e.2024", "talks/f", content=b"text")
+    _write("talks/g", content="text".encode("utf-16"))
+    assert _found("talks") == (
+        ["talks/a.wav~", "talks/b.2024", "talks/noname"],
+        ["talks: left out 5 files that are not audio by their names: 2 without a suffix, 1 .2024, 1 .part, 1 .txt"],
+    )
+
+
+def test_files_of_operating_systems_are_passed_over():
+    _write("talks/a.wav", "talks/.d.ogg")
+    _write("talks/._a.wav", content=APPLE_DOUBLE)
+    _write(
+        "talks/._b.mp3", "talks/.DS_Store", "talks/Thumbs.db", "talks/desktop.ini", "talks/__MACOSX/._c.wav", "talks/.git/x/abc"
+    )
+    _write("talks/._really.wav", content=RECORDING.read_bytes())
+    expected = ["talks/._really.wav", "talks/.d.ogg", "talks/a.wav"]
+    assert _found("talks") == (expected, [])
+    assert _found("talks/*.wav", "talks/**/*.mp3") == (["talks/a.wav", "talks/**/*.mp3: nothing matches this pattern"], [])
+    assert _found("talks/._a.wav") == (["talks/._a.wav"], [])  # whose bytes give the reason
+
+
+def test_linked_folders_are_followed_once():
+    _write("talks/a.wav", "talks/z/b.wav", "other/c.wav")
+    os.symlink("../other", "talks/linked")
+    os.symlink("../other", "talks/linked2")
+    os.symlink("z", "talks/again")
+    os.symlink("..", "talks/z/up")
+    os.symlink("../talks", "other/back")
+    os.symlink(".", "other/loop")
+    assert _found("talks") == (["talks/a.wav", "talks/z/b.wav", "talks/linked/c.wav"], [])
+
+
+def test_linked_files_come_once():
+    _write("talks/a.wav", "other/c.wav", "other/d.wav", "other/noname", content=RECORDING.read_bytes())
+    os.symlink("a.wav", "talks/0.wav")
+    os.symlink("../other/c.wav", "talks/1.wav")
+    os.symlink("../other/c.wav", "talks/2.wav")
+    os.symlink("../other/noname", "talks/3.wav")
+    os.symlink("../other", "talks/linked")
+    os.link("talks/a.wav", "talks/hard.wav")
+    expected = ["talks/1.wav", "talks/3.wav", "talks/a.wav", "talks/hard.wav", "talks/linked/d.wav"]
+    assert _found("talks") == (expected, [])
+
+
+def test_links_to_files_without_a_suffix_as_the_hub_keeps_them():
+    _write("hub/blobs/0123", content=RECORDING.read_bytes())
+    os.makedirs("hub/snapshots/x")
+    os.symlink("../../blobs/0123", "hub/snapshots/x/a.wav")
+    assert _found("hub/snapshots") == (["hub/snapshots/x/a.wav"], [])
+    assert _found("hub") == (["hub/blobs/0123"], [])
+
+
+def test_a_link_that_leads_nowhere_is_an_error():
+    _write("talks/a.wav")
+    os.symlink("gone.wav", "talks/b.wav")
+    os.symlink("/gone/disk", "talks/more")
+    os.symlink("circle.wav", "talks/circle.wav")
+    os.symlink("gone.txt", "talks/c.txt")
+    os.symlink("user@host.1", "talks/.#a.wav")  # Emacs locks files so
+    expected = [
+        "talks/a.wav",
+        "talks/b.wav: this link leads to gone.wav, which is not there",
+        "talks/circle.wav: this link leads back to itself",
+        "talks/more: this link leads to /gone/disk, which is not there",
+    ]
+    assert _found("talks") == (expected, [])
+    assert _found("talks/b.wav")[0] == expected[1:2]
+    assert _found("talks/*b.wav")[0] == expected[1:2]
+
+
+def test_pipes_and_sockets_in_a_folder_are_not_opened(monkeypatch):
+    _write("talks/a.wav")
+    os.mkfifo("talks/b.wav")
+    os.mkfifo("talks/c")
+    os.mkfifo("talks/d.txt")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("talks/e.wav")
+        assert _found("talks")[0] == [
+            "talks/a.wav",
+            "talks/b.wav: not a regular file but a pipe: name it by itself",
+            "talks/e.wav: not a regular file but a socket: name it by itself",
+        ]
+    assert _found("talks/[bc]*")[0][0] == "talks/b.wav: not a regular file: name it by itself"
+    (named,) = Inputs(["talks/b.wav"])  # a pipe that is named is read
+    assert named.error is None and named.token and Inputs(["talks/b.wav"]).is_one_file
+
+
+def test_a_folder_of_a_thousand_levels(tmp_path):
+    os.mkdir("talks")
+    try:
+        os.chdir("talks")
+        for _ in range(1100):
+            os.mkdir("d")
+            os.chdir("d")
+        _write("a.wav")
+        os.chdir(tmp_path)
+        assert _found("talks")[0] == ["talks" + "/d" * 1100 + "/a.wav"]
+    finally:
+        os.chdir(tmp_path)
+        subprocess.run(["rm", "-rf", "talks"], check=True)  # shutil.rmtree, which pytest cleans up with, is recursive
+
+
+@pytest.mark.parametrize(
+    "pattern, expected",
+    [
+        ("t/**/*.wav", ["t/a.wav", "t/x/b.wav", "t/x/y/c.wav"]),
+        ("t/*/*.wav", ["t/x/b.wav"]),
+        ("t/**/y/*.wav", ["t/x/y/c.wav"]),
+        ("t/**/**/*.wav", ["t/a.wav", "t/x/b.wav", "t/x/y/c.wav"]),
+        ("**/c.wav", ["t/x/y/c.wav"]),
+        ("t/?.wav", ["t/a.wav"]),
+        ("t/[!b].wav", ["t/a.wav"]),
+        ("t/.*.wav", ["t/.h.wav"]),
+        ("t/*/", ["t/x"]),
+        ("./t/a.*", ["./t/a.wav"]),
+        ("{here}/t/*.wav", ["{here}/t/a.wav"]),
+        ("no/**/*.wav", []),
+    ],
+)
+def test_patterns(pattern, expected):
+    _write("t/a.wav", "t/x/b.wav", "t/x/y/c.wav", "t/.h.wav", "t/.hidden/d.wav", "t/x/__MACOSX/e.wav")
+    here = os.getcwd()
+    assert matches(pattern.replace("{here}", here)) == [path.replace("{here}", here) for path in expected]
+
+
+def test_patterns_end_where_links_go_round():
+    _write("other/pi.wav", "other/z/b.wav")
+    for name in ("loop", "loop2", "z/up", "z/round"):
+        os.symlink("." if "/" not in name else "..", f"other/{name}")
+    os.symlink("z", "other/a")
+    assert _found("other/**/*.wav") == (["other/pi.wav", "other/z/b.wav"], [])
+    assert _found("other/**/**/*.wav")[0] == ["other/pi.wav", "other/z/b.wav"]
+    assert len(_found("other/*/*/*.wav")[0]) == 2  # each file once, by one of the ways
+
+
+def test_what_a_pattern_leaves_out_is_said():
+    _write("talks/a.wav", "talks/b.txt", "talks/c.json")
+    assert _found("talks/*") == (
+        ["talks/a.wav"],
+        ["talks/*: left out 2 files that are not audio by their names: 1 .json, 1 .txt"],
+    )
+    assert _found("talks/[bc]*")[0] == [
+        "talks/[bc]*: nothing that this pattern matches is audio: there are 2 files that are not audio by their names: "
+        "1 .json, 1 .txt"
+    ]
+
+
+def test_a_pattern_that_names_a_suffix_gets_it():
+    _write("talks/a.xyz", "talks/b.xyz")
+    assert _found("talks/*.xyz") == (["talks/a.xyz", "talks/b.xyz"], [])
+    assert (
+        names_suffix("talks/*.xyz") and not names_suffix("talks/*") and not names_suffix("a.b/x*") and not names_suffix("*.w*")
+    )
+
+
+def test_a_pattern_of_lists_and_archives_and_folders_is_as_if_each_were_named():
+    _write("one.txt", content=b"a.wav\n")
+    _write("two.txt", content=b"b.wav\n")
+    _write("talks_1/c.wav", "talks_2/d.wav", "talks_2/e.txt")
+    with zipfile.ZipFile("z.zip", "w") as archive:
+        archive.writestr("f.wav", b"x")
+    assert _found("*.txt")[0] == ["a.wav", "b.wav"]
+    assert _found("*.zip")[0] == ["zip://f.wav::z.zip"]
+    assert _found("talks_*") == (
+        ["talks_1/c.wav", "talks_2/d.wav"],
+        ["talks_2: left out 1 file that is not audio by its name: 1 .txt"],
+    )
+    assert _found("**/talks_?")[0] == ["**/talks_?: this pattern matches only folders: put /*.wav or the like behind it"]
+
+
+MEMBERS = ("x/1.wav", "x/y/2.flac", "top.mp3", "take [1].wav", "x/notes", "é ü.wav")
+
+
+@pytest.fixture(params=["zip", "tar", "tar.gz", "tgz", "tar.bz2", "tar.xz"])
+def archive(request):
+    """An archive with MEMBERS, metadata of macOS and a text."""
+    name = f"my a.{request.param}"
+    _write(*MEMBERS, "x/read.txt", content=RECORDING.read_bytes())
+    _write("__MACOSX/._top.mp3", "x/._1.wav", content=APPLE_DOUBLE)
+    members = (*MEMBERS, "x/read.txt", "__MACOSX/._top.mp3", "x/._1.wav")
+    if request.param == "zip":
+        with zipfile.ZipFile(name, "w") as file:
+            for member in members:
+                file.write(member)
+    else:
+        mode = {"tar": "w", "tar.gz": "w:gz", "tgz": "w:gz", "tar.bz2": "w:bz2", "tar.xz": "w:xz"}[request.param]
+        with tarfile.open(name, mode) as file:
+            for member in members:
+                file.add(member)
+    return name
+
+
+def test_archives(archive):
+    protocol = "zip" if archive.endswith("zip") else "tar"
+
+    def urls(*names):
+        return [f"{protocol}://{name}::{archive}" for name in names]
+
+    everything = urls("take [1].wav", "top.mp3", "x/1.wav", "x/y/2.flac", "é ü.wav")
+    left_out = "left out 2 files that are not audio by their names: 1 .txt, 1 without a suffix"
+    assert _found(archive) == (everything, [f"{archive}: {left_out}"])
+    assert not Inputs([archive]).is_one_file
+    assert [each.name for each in Inputs([archive])] == ["take [1]", "top", "x/1", "x/y/2", "é ü"]
+    assert _found(f"{protocol}://::{archive}") == (everything, [f"{protocol}://::{archive}: {left_out}"])
+    assert _found(*urls("**/*.wav"))[0] == urls("take [1].wav", "x/1.wav", "é ü.wav")
+    assert _found(*urls("*.mp3"))[0] == urls("top.mp3")
+    assert _found(*urls("**/*"))[0] == everything
+    assert _found(*urls("x"))[0] == urls("x/1.wav", "x/y/2.flac")
+    assert _found(*urls("take [1].wav"))[0] == urls("take [1].wav")
+    assert _found(*urls("gone.wav"))[0] == [f"{urls('gone.wav')[0]}: no such file in this archive"]
+    assert _found(*urls("*.ogg"))[0] == [f"{urls('*.ogg')[0]}: no audio files here"]
+
+
+def test_names_with_a_dot_before_them_in_a_tar():
+    _write("d/a.wav", "d/x/b.wav")
+    with tarfile.open("a.tar", "w") as file:
+        file.add("d", ".")
+    assert _found("a.tar")[0] == ["tar://./a.wav::a.tar", "tar://./x/b.wav::a.tar"]
+    assert [each.name for each in Inputs(["a.tar"])] == ["a", "x/b"]
+    assert _found("tar://a.wav::a.tar", "tar://x/*.wav::a.tar")[0] == ["tar://./a.wav::a.tar", "tar://./x/b.wav::a.tar"]
+
+
+def test_a_shard_of_a_webdataset_has_references():
+    _write("s1.flac", "s2.flac", "s3.flac", "s4.flac")
+    _write("s1.txt", content=b"one two\n")
+    _write("s2.json", content=b'{"text": "three"}')
+    _write("s3.json", content=b"{broken")
+    with tarfile.open("shard-000001.tar", "w") as file:
+        for name in ("s1.flac", "s1.txt", "s2.flac", "s2.json", "s3.flac", "s3.json", "s4.flac"):
+            file.add(name)
+    assert [(each.name, each.reference) for each in Inputs(["shard-000001.tar"])] == [
+        ("s1", "one two"),
+        ("s2", "three"),
+        ("s3", None),
+        ("s4", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1234\n",
+            "a Git LFS pointer to a file of 1,234 bytes",
+        ),
+        (b"<!DOCTYPE html><html></html>", "an HTML page, not an archive"),
+        (b"PK\x03\x04" + bytes(100), "cannot be looked at: "),
+        (b"", "an empty file (0 bytes)"),
+        (b"7z\xbc\xaf\x27\x1c" + bytes(100), "a 7z archive, not an archive that can be read by its name"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tar.gz"])
+def test_an_archive_that_is_none_says_what_it_is(name, content, message):
+    _write(name, content=content)
+    (row,) = _found(name)[0]
+    assert row.startswith(f"{name}: ") and message in row and "\n" not in row, row
+
+
+def test_a_zip_that_is_named_as_a_tar_is_read():
+    _write("a.wav")
+    with zipfile.ZipFile("a.tar", "w") as file:
+        file.write("a.wav")
+    assert _found("a.tar")[0] == ["zip://a.wav::a.tar"]
+
+
+def test_remote_folders_and_archives():
+    import fsspec
+
+    system = fsspec.filesystem("memory")
+    with zipfile.ZipFile("a.zip", "w") as file:
+        file.writestr("x/1.wav", b"x")
+    with open("a.zip", "rb") as file:
+        system.pipe("/away/a.zip", file.read())
+    for name in ("/away/b.wav", "/away/._b.wav", "/away/__MACOSX/c.wav", "/away/notes.txt", "/away/d.mp4"):
+        system.pipe(name, b"memory://away/one.wav")
+    assert _found("memory://away/a.zip")[0] == ["zip://x/1.wav::memory://away/a.zip"]
+    assert _found("zip://**::memory://away/a.zip")[0] == ["zip://x/1.wav::memory://away/a.zip"]
+    expected = ["memory:///away/b.wav", "memory:///away/d.mp4"]
+    note = "left out 2 files that are not audio by their names: 1 .txt, 1 .zip"
+    assert _found("memory://away") == (expected, [f"memory://away: {note}"])
+    assert _found("memory://away/*")[0] == expected
+    assert _found("memory://away/*.wav")[0] == expected[:1]
+    assert _found("memory://away/*.txt")[0] == ["memory://away/one.wav"]  # a list, as if it were named

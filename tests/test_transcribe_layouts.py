@@ -1,0 +1,197 @@
+"""Lists whose rows need what lies beside them, as corpora and toolkits lay them out."""
+
+import gzip
+import json
+
+import pytest
+
+from hubert_fast import audio
+from hubert_fast.audio.pipes import Command, piped
+from hubert_fast.transcribe import Inputs
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Write files below a working folder, of text or empty."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(*names, **texts):
+        for name, text in {**dict.fromkeys(names, ""), **texts}.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+
+    return write
+
+
+def _rows(*sources, **options):
+    """(id, audio, reference, offset, duration) of each utterance, or its error; what is not there is left from the end."""
+    rows = []
+    for each in Inputs(sources, **options):
+        row = [each.id, each.audio, each.reference, each.offset_seconds or None, each.duration_seconds]
+        while row[-1] is None:
+            row.pop()
+        rows.append(each.error or tuple(row))
+    return rows
+
+
+def test_common_voice(write):
+    write("cv/clips/1.mp3", "cv/clips/2.mp3", **{"cv/test.tsv": "client_id\tpath\tsentence\na\t1.mp3\tEins.\nb\t2\tZwei.\n"})
+    assert _rows("cv/test.tsv") == [("1.mp3", "cv/clips/1.mp3", "Eins."), ("2", "cv/clips/2.mp3", "Zwei.")]
+
+
+def test_audio_folder(write):
+    write("d/train/a.wav", **{"d/metadata.jsonl": '{"file_name": "train/a.wav", "transcription": "one"}\n'})
+    assert _rows("d/metadata.jsonl") == [("train/a.wav", "d/train/a.wav", "one")]
+
+
+def test_ljspeech(write):
+    write("lj/wavs/LJ001-0001.wav", **{"lj/metadata.csv": 'LJ001-0001|In 1455, "he" said|In fourteen fifty-five he said\n'})
+    assert _rows("lj/metadata.csv") == [("LJ001-0001", "lj/wavs/LJ001-0001.wav", "In fourteen fifty-five he said")]
+
+
+def test_librispeech(write):
+    write("l/1-2-0000.flac", "l/1-2-0001.wav", **{"l/1-2.trans.txt": "1-2-0000 GO DO\n1-2-0001 YOU HEAR\n1-2-0002 X\n"})
+    assert _rows("l/1-2.trans.txt") == [
+        ("1-2-0000", "l/1-2-0000.flac", "GO DO"),
+        ("1-2-0001", "l/1-2-0001.wav", "YOU HEAR"),
+        ("1-2-0002", "l/1-2-0002.flac", "X"),
+    ]
+    write(**{"l/1-2.trans.txt.gz": gzip.compress(b"1-2-0000 GO DO\n")})
+    assert _rows("l/1-2.trans.txt.gz") == [("1-2-0000", "l/1-2-0000.flac", "GO DO")]
+
+
+def test_a_folder_of_librispeech_has_references(write):
+    write("l/1/2/1-2-0000.flac", "l/1/3/1-3-0000.flac", "l/1/3/other.wav")
+    write(**{"l/1/2/1-2.trans.txt": "1-2-0000 GO DO\n", "l/1/3/1-3.trans.txt": "1-3-0000 YOU HEAR\n"})
+    assert [(each.name, each.reference) for each in Inputs(["l"])] == [
+        ("1/2/1-2-0000", "GO DO"),
+        ("1/3/1-3-0000", "YOU HEAR"),
+        ("1/3/other", None),
+    ]
+
+
+@pytest.mark.parametrize("beside, reference", [("wrd", "ONE TWO"), ("ltr", "ONE TWO"), (None, None)])
+def test_fairseq(write, tmp_path, beside, reference):
+    root = tmp_path / "speech"
+    write("speech/a.flac", "speech/x/b.flac", **{"data/train.tsv": f"{root}\na.flac\t18928\nx/b.flac\t5\n"})
+    if beside is not None:
+        write(**{f"data/train.{beside}": "\n" + {"wrd": "ONE TWO\n", "ltr": "O N E | T W O |\n"}[beside]})
+    expected = ("x/b.flac", f"{root}/x/b.flac") + (() if reference is None else (reference,))
+    assert _rows("data/train.tsv") == [("a.flac", f"{root}/a.flac"), expected]
+
+
+def test_fairseq_whose_folder_was_elsewhere(write):
+    write("data/a.flac", **{"data/train.tsv": "/gone/with/the/wind\na.flac\t18928\nb.flac\t1\n"})
+    assert _rows("data/train.tsv") == [("a.flac", "data/a.flac"), ("b.flac", "/gone/with/the/wind/b.flac")]
+
+
+def test_kaldi(write):
+    write(
+        "k/a.wav",
+        "k/my talk.wav",
+        **{"k/wav.scp": "u1 a.wav\nu2\tmy talk.wav \n\nu3 /abs/c.wav\n", "k/text": "u1 ONE TWO\nu3 X\n"},
+    )
+    assert _rows("k/wav.scp") == [("u1", "k/a.wav", "ONE TWO"), ("u2", "k/my talk.wav"), ("u3", "/abs/c.wav", "X")]
+
+
+def test_kaldi_segments(write):
+    write("k/a.wav", "k/b.wav", "k/c.wav")
+    segments = "s3 r2 0 1.5\ns1 r1 0.5 2\ns2 r1 2 -1\ns4 r9 0 1\ns5 r1 3 2\ns6 r1 x\n"
+    write(**{"k/wav.scp": "r1 a.wav\nr2 b.wav\nr3 c.wav\n", "k/segments": segments, "k/text": "s1 ONE\ns2 TWO\ns3 THREE\n"})
+    notes = []
+    assert _rows("k/wav.scp", note=notes.append) == [
+        ("s3", "k/b.wav", "THREE", None, 1.5),
+        ("s1", "k/a.wav", "ONE", 0.5, 1.5),
+        ("s2", "k/a.wav", "TWO", 2.0),
+        "k/wav.scp, line 4 of segments is of the recording r9, which the list does not have",
+        "k/wav.scp, line 5 of segments must end after it starts, but is from 3 to 2 s",
+        "k/wav.scp, line 6 of segments must be ID RECORDING START END, but is 's6 r1 x'",
+    ]
+    assert notes == ["k/wav.scp: left out 1 recording that has no line in segments"]
+
+
+def test_a_text_that_cannot_be_read_costs_references_alone(write):
+    write("k/a.wav", **{"k/wav.scp": "u1 a.wav\n", "k/text": b"\x1f\x8b broken"})
+    assert _rows("k/wav.scp") == [("u1", "k/a.wav")]
+
+
+def test_commands_are_run_only_where_that_is_allowed(write):
+    write("k/a.wav", **{"k/wav.scp": "u1 cat k/a.wav |\nu2 a.wav\nu3 foo.ark:123\nu4\n"})
+    refused, good, archived, empty = _rows("k/wav.scp")
+    assert refused == "k/wav.scp, row 1: 'cat k/a.wav |' is a command, and commands of lists are run only with --allow-pipes"
+    assert good == ("u2", "k/a.wav")
+    assert archived == "k/wav.scp, line 3: foo.ark:123 is within a Kaldi archive: copy it out with wav-copy"
+    assert empty == "k/wav.scp, line 4 must be ID FILE, but names no file: 'u4'"
+    first, *_ = Inputs(["k/wav.scp"], allow_pipes=True)
+    assert isinstance(first.audio, Command) and (first.id, first.audio) == ("u1", "cat k/a.wav |")
+
+
+def test_no_other_list_names_a_command(write):
+    write(**{"m.txt": "touch ran |\n", "m.jsonl": '{"audio": "touch ran |"}\n'})
+    for source in ("m.txt", "m.jsonl"):
+        (one,) = Inputs([source], allow_pipes=True)
+        assert not isinstance(one.audio, Command)
+
+
+def test_a_command_that_is_run(write, tmp_path):
+    with piped("printf 'a b' |") as name, open(name, "rb") as file:
+        assert file.read() == b"a b"
+    with (
+        pytest.raises(audio.AudioError, match=r"^the command ended with status 3: no such thing$"),
+        piped("echo no such thing >&2; exit 3 |"),
+    ):
+        pass
+    with pytest.raises(audio.AudioError, match="the command wrote nothing to its standard output"), piped("true |"):
+        pass
+
+
+CUT = {"id": "c1", "start": 0, "duration": 1, "channel": 0, "type": "MonoCut"}
+RECORDING = {
+    "id": "r",
+    "sources": [{"type": "file", "channels": [0], "source": "a.wav"}],
+    "sampling_rate": 16000,
+    "duration": 4.0,
+}
+SAID = [{"start": 0.5, "text": "two"}, {"start": 0, "text": "one"}]
+STEREO = {**RECORDING, "sources": [{"type": "file", "channels": [0, 1], "source": "a.wav"}]}
+TWO_FILES = {**RECORDING, "sources": [{"type": "file", "channels": [n], "source": f"{n}.wav"} for n in (0, 1)]}
+
+
+@pytest.mark.parametrize(
+    "value, expected",
+    [
+        ({**CUT, "recording": RECORDING}, ("c1", "a.wav", None, None, 1.0)),
+        ({**CUT, "duration": 4.0, "recording": RECORDING}, ("c1", "a.wav")),
+        (
+            {**CUT, "start": 1.5, "recording": RECORDING, "supervisions": SAID},
+            ("c1", "a.wav", "one two", 1.5, 1.0),
+        ),
+        (RECORDING, ("r", "a.wav")),
+        ({**CUT, "channel": 1, "recording": TWO_FILES}, ("c1", "1.wav", None, None, 1.0)),
+        ({**CUT, "recording": None}, "must name its audio"),
+        ({**CUT, "tracks": [], "recording": None}, "this is a mix of several cuts"),
+        ({**CUT, "recording": {**RECORDING, "transforms": [{"name": "Speed"}]}}, "its recording is to be changed (Speed)"),
+        ({**CUT, "channel": 2, "recording": STEREO}, "its recording has no channel 2"),
+        ({**CUT, "recording": {"sources": [{"type": "memory", "source": ""}]}}, "its audio is of Lhotse's type 'memory'"),
+        (TWO_FILES, "its recording has 2 files for its channels"),
+    ],
+)  # fmt: skip
+def test_lhotse(write, value, expected):
+    write("a.wav", "0.wav", "1.wav", **{"cuts.jsonl.gz": gzip.compress(json.dumps(value).encode())})
+    (row,) = _rows("cuts.jsonl.gz")
+    assert row == expected if isinstance(expected, tuple) else expected in row, row
+
+
+def test_a_channel_of_lhotse_is_taken_alone(write):
+    rows = [{**CUT, "id": f"c{channel}", "channel": channel, "recording": STEREO} for channel in (0, 1)]
+    write("a.wav", **{"cuts.jsonl": "\n".join(map(json.dumps, rows))})
+    one, two = Inputs(["cuts.jsonl"])
+    assert (one.channel, two.channel) == (0, 1) and one.key != two.key
+
+
+def test_a_command_of_lhotse_needs_leave_as_well(write):
+    recording = {**RECORDING, "sources": [{"type": "command", "channels": [0], "source": "cat a.wav"}]}
+    write("a.wav", **{"cuts.jsonl": json.dumps({**CUT, "recording": recording})})
+    assert "'cat a.wav' is a command, and commands of lists are run only with --allow-pipes" in _rows("cuts.jsonl")[0]
+    (one,) = Inputs(["cuts.jsonl"], allow_pipes=True)
+    assert isinstance(one.audio, Command)

@@ -1,0 +1,475 @@
+"""Lists in the wild: how they are encoded, compressed and separated, what their rows say, and how their paths are spelled."""
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import os
+import select
+import subprocess
+import sys
+import tracemalloc
+import unicodedata
+
+import pytest
+
+from hubert_fast import audio, demo
+from hubert_fast.audio.standard_input import StandardInput
+from hubert_fast.transcribe import Inputs, Utterance, inputs
+from hubert_fast.transcribe.list_text import Text
+from hubert_fast.transcribe.manifests import ManifestError
+from hubert_fast.transcribe.tables import split_line
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1234\n"
+RAW = audio.raw_format.RawFormat("s8", 8000)
+WAV = next(iter(sorted(demo.RECORDINGS.glob("*.wav")))).read_bytes()
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working folder with a.wav, b.wav and sub/c.wav, which are empty."""
+    for name in ("a.wav", "b.wav", "sub/c.wav"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def _rows(name, content, **options):
+    """Write a list; return (audio, reference) or the error of each of its rows."""
+    with open(name, "wb") as file:
+        file.write(content if isinstance(content, bytes) else content.encode())
+    return [utterance.error or (utterance.audio, utterance.reference) for utterance in Inputs([name], **options)]
+
+
+def _paths(name, content):
+    return [row if isinstance(row, str) else row[0] for row in _rows(name, content)]
+
+
+AB = [("a.wav", None), ("b.wav", None)]
+SPOKEN = [("a.wav", "one"), ("b.wav", "two")]
+
+
+@pytest.mark.parametrize(
+    "content",
+    {
+        "plain": b"a.wav\nb.wav\n",
+        "no end of line": b"a.wav\nb.wav",
+        "CRLF": b"a.wav\r\nb.wav\r\n",
+        "CR alone": b"a.wav\rb.wav\r",
+        "UTF-8 mark": b"\xef\xbb\xbfa.wav\nb.wav\n",
+        "UTF-16 with a mark": "a.wav\nb.wav\n".encode("utf-16"),
+        "UTF-16 big-endian with a mark": b"\xfe\xff" + "a.wav\r\nb.wav\r\n".encode("utf-16-be"),
+        "UTF-16 without a mark": "a.wav\nb.wav\n".encode("utf-16-le"),
+        "UTF-32": "a.wav\nb.wav\n".encode("utf-32"),
+        "NUL": b"a.wav\0b.wav\0",
+        "NUL between": b"a.wav\0b.wav",
+        "trailing spaces": b"a.wav \nb.wav\t\n",
+        "leading spaces": b"  a.wav\n\tb.wav\n",
+        "quotes": b"\"a.wav\"\n'b.wav'\n",
+        "a comma-separated header": b"path,duration\na.wav,\nb.wav,\n",
+        "a header alone": b"filename\na.wav\nb.wav\n",
+        "JSON lines": b'{"audio": "a.wav"}\n{"path": "b.wav"}\n',
+        "JSON array": b'["a.wav", "b.wav"]',
+        "JSON array over lines": b'[\n"a.wav",\n"b.wav"\n]\n',
+        "JSON lines between paths": b'a.wav\n{"path": "b.wav"}\n',
+        "gzip": gzip.compress(b"a.wav\nb.wav\n"),
+        "bzip2": bz2.compress(b"a.wav\nb.wav\n"),
+        "xz": lzma.compress(b"a.wav\nb.wav\n"),
+        "gzip of UTF-16": gzip.compress("a.wav\nb.wav\n".encode("utf-16")),
+        "blank lines": b"\n\na.wav\n  \n\nb.wav\n\n",
+    }.items(),
+    ids=lambda case: case[0],
+)
+def test_the_text_of_a_list(folder, monkeypatch, content):
+    assert _rows("list.txt", content[1]) == AB
+    with open("list.txt", "rb") as file:
+        monkeypatch.setattr(inputs, "standard_input", StandardInput(file.fileno()))
+        assert [(each.audio, each.reference) for each in Inputs(["-"])] == AB
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    {
+        "jsonl": ("m.jsonl", '{"audio": "a.wav", "text": "one"}\n{"audio": "b.wav", "text": "two"}\n'),
+        "array": (
+            "m.json",
+            '[\n  {"audio_filepath": "a.wav", "text": "one"},\n  {"audio_filepath": "b.wav", "text": "two"}\n]\n',
+        ),
+        "array in a line": ("m.jsonl", '[{"audio": "a.wav", "text": "one"}, {"audio": "b.wav", "text": "two"}]'),
+        "array with a comma at its end": (
+            "m.json",
+            '[{"audio": "a.wav", "text": "one"}, {"audio": "b.wav", "text": "two"},\n]',
+        ),
+        "SpeechBrain": (
+            "m.json",
+            '{\n "u1": {"wav": "{data_root}/a.wav", "length": 2.5, "wrd": "one"},\n'
+            ' "u2": {"wav": "$root/b.wav", "length": 2.5, "wrd": "two"}\n}\n',
+        ),
+        "SpeechBrain in a line": ("m.json", '{"u1": {"wav": "a.wav", "wrd": "one"}, "u2": {"wav": "b.wav", "wrd": "two"}}'),
+        "rows under a name": (
+            "m.json",
+            '{"version": 1, "data": [{"audio": "a.wav", "text": "one"},\n {"audio": "b.wav", "text": "two"}]}',
+        ),
+        "rows under a name in a line": (
+            "m.json",
+            '{"audios": [{"path": "a.wav", "text": "one"}, {"path": "b.wav", "text": "two"}]}',
+        ),
+        "objects over lines": ("m.json", '{\n"audio": "a.wav",\n"text": "one"\n}\n{\n"audio": "b.wav",\n"text": "two"\n}\n'),
+        "Hugging Face": (
+            "m.jsonl",
+            '{"audio": {"path": "a.wav", "bytes": null}, "text": "one"}\n'
+            '{"audio": {"path": "b.wav", "array": [0.0], "sampling_rate": 16000}, "text": "two"}\n',
+        ),
+        "lists of one": ("m.jsonl", '{"audio": ["a.wav"], "text": "one"}\n{"audio": [{"path": "b.wav"}], "text": "two"}\n'),
+        "WeNet": ("data.list", '{"key": "u1", "wav": "a.wav", "txt": "one"}\n{"key": "u2", "wav": "b.wav", "txt": "two"}\n'),
+        "AudioFolder": ("metadata.csv", "file_name,transcription\na.wav,one\nb.wav,two\n"),
+        "capitals": ("m.csv", "ID,Audio Path,Sentence\n1,a.wav,one\n2,b.wav,two\n"),
+        "DeepSpeech": ("m.csv", "wav_filename,wav_filesize,transcript\na.wav,10,one\nb.wav,10,two\n"),
+        "semicolons": ("m.csv", "path;text\na.wav;one\nb.wav;two\n"),
+        "Excel": ("m.csv", b"\xef\xbb\xbfsep=;\r\npath;text\r\na.wav;one\r\nb.wav;two\r\n"),
+        "Excel's Unicode text": ("m.csv", "path\ttext\r\na.wav\tone\r\nb.wav\ttwo\r\n".encode("utf-16")),
+        "tabs in csv": ("m.csv", "path\ttext\na.wav\tone\nb.wav\ttwo\n"),
+        "pandas' index": ("m.csv", ",path,text\n0,a.wav,one\n1,b.wav,two\n"),
+        "no header": ("m.csv", "a.wav,one\nb.wav,two\n"),
+        "no header, tabs": ("m.tsv", "a.wav\tone\nb.wav\ttwo\n"),
+        "bars": ("m.csv", "a.wav|one\nb.wav|two\n"),
+        "bars with a speaker": ("m.txt", "a.wav|7|one\nb.wav|7|two\n"),
+        "tabs in a list": ("m.txt", "a.wav\tone\nb.wav\ttwo\n"),
+        "spaces in a list": ("m.txt", "a.wav one\nb.wav two\n"),
+        "a table named as a list": ("m.txt", "path\tsentence\na.wav\tone\nb.wav\ttwo\n"),
+        "gzip": ("m.csv.gz", gzip.compress(b"path,text\na.wav,one\nb.wav,two\n")),
+        "jsonl.gz": ("m.jsonl.gz", gzip.compress(b'{"audio": "a.wav", "text": "one"}\n{"audio": "b.wav", "text": "two"}\n')),
+        "named gz, but not compressed": ("m.tsv.gz", "path\ttext\na.wav\tone\nb.wav\ttwo\n"),
+        "quotes and a comma": ("m.csv", 'path,text\n"a.wav","one"\n"b.wav","two"\n'),
+    }.values(),
+    ids=lambda value: None,
+)
+def test_rows(folder, name, content):
+    assert _rows(name, content) == SPOKEN
+
+
+@pytest.mark.parametrize(
+    "text, reference",
+    [
+        ("NaN", None), ("5", "5"), ("2.5", "2.5"), ("null", None), ("[1]", None), ("{}", None), ("true", None), ('""', None),
+        ("-Infinity", None), ('"\\ud83d x"', "? x"), ('"NaN"', "NaN"), ("1" * 5000, None),
+    ],
+    ids=lambda value: str(value)[:12],
+)  # fmt: skip
+def test_a_reference_never_costs_the_transcription(folder, text, reference):
+    assert _rows("m.jsonl", f'{{"audio": "a.wav", "text": {text}}}\n') == [("a.wav", reference)]
+
+
+def test_a_text_that_is_none_leaves_room_for_another(folder):
+    assert _rows("m.jsonl", '{"audio": "a.wav", "text": NaN, "sentence": "one"}\n') == [("a.wav", "one")]
+
+
+def test_a_latin_1_table_has_latin_1_texts_and_names(folder):
+    with open(b"caf\xe9.wav", "wb"), open("th\xe9.wav", "wb"):
+        pass
+    rows = _rows("m.csv", b"path,text\ncaf\xe9.wav,d\xe9j\xe0\nth\xe9.wav,vu\n")
+    assert rows == [("caf\udce9.wav", "déjà"), ("thé.wav", "vu")]
+
+
+def test_both_forms_of_an_accent_find_a_file(folder):
+    (folder / unicodedata.normalize("NFD", "é.wav")).write_bytes(b"")
+    (folder / unicodedata.normalize("NFC", "ü.wav")).write_bytes(b"")
+    found = _paths("m.txt", f"{unicodedata.normalize('NFC', 'é.wav')}\n{unicodedata.normalize('NFD', 'ü.wav')}\n")
+    assert found == [unicodedata.normalize("NFD", "é.wav"), unicodedata.normalize("NFC", "ü.wav")]
+
+
+@pytest.mark.parametrize(
+    "spelled, audio",
+    [
+        ("sub\\c.wav", "sub/c.wav"),
+        (".\\sub\\c.wav", "./sub/c.wav"),
+        ("file://{folder}/a.wav", "file://{folder}/a.wav"),
+        ("file://localhost{folder}/a.wav", "{folder}/a.wav"),
+        ("file://{folder}/my%20song.wav", "{folder}/my song.wav"),
+        ("my%20song.wav", "my song.wav"),
+        ("~/a.wav", "{folder}/a.wav"),
+        ("{folder}/a.wav ", "{folder}/a.wav"),
+        ("{{data_root}}/sub/c.wav", "sub/c.wav"),
+        ("$DATA/sub/c.wav", "sub/c.wav"),
+        (" kept.wav ", " kept.wav "),
+        ("#1.wav", "#1.wav"),
+        ("{{1}}.wav", "{{1}}.wav"),
+        ("[1] take.wav", "[1] take.wav"),
+        ("gone.wav", "gone.wav"),
+        ("-", "./-"),
+        ("raw:s16le:16000:1:-", "./raw:s16le:16000:1:-"),
+    ],
+)
+def test_spellings_of_a_path(folder, monkeypatch, spelled, audio):
+    monkeypatch.setenv("HOME", str(folder))
+    for name in ("my song.wav", " kept.wav ", "#1.wav", "{1}.wav", "[1] take.wav"):
+        (folder / name).write_bytes(b"")
+    assert _paths("m.lst", f"{spelled.format(folder=folder)}\na.wav\n") == [audio.format(folder=folder), "a.wav"]
+
+
+def test_a_path_that_is_spelled_otherwise_is_called_by_what_was_found(folder):
+    (folder / "m.txt").write_text("a.wav \n")
+    assert list(Inputs(["m.txt"])) == [Utterance("a.wav", "a.wav", name="a")]
+
+
+def test_an_offset_is_known_by_other_names_and_units(folder):
+    lines = [
+        '{"audio": "a.wav", "start": 1.5, "end": 4}',
+        '{"audio": "a.wav", "start_time": "2", "duration": 0.5}',
+        '{"audio": "a.wav", "start": 16000, "stop": 40000, "duration": 1.5}',
+        '{"audio": "a.wav", "start": 1000, "stop": 2500, "duration": 1.5}',
+        '{"audio": "b.wav", "start_time": "2024-01-01 10:00", "end_time": "2024-01-01 10:05"}',
+    ]
+    (folder / "m.jsonl").write_text("\n".join(lines))
+    parts = [(each.offset_seconds, each.duration_seconds) for each in Inputs(["m.jsonl"])]
+    assert parts == [(1.5, 2.5), (2.0, 0.5), (1.0, 1.5), (1.0, 1.5), (0.0, None)]
+
+
+@pytest.mark.parametrize(
+    "value, message",
+    [
+        ('{"audio": ["a.wav", "b.wav"]}', "must name one audio file, but has a list of 2: give each a row of its own"),
+        ('{"audio": []}', "must name one audio file, but has a list of 0"),
+        (
+            '{"audio": {"array": [0.1], "sampling_rate": 16000}}',
+            ": the audio is in the list itself (array or bytes): write it to",
+        ),
+        ('{"audio": {"bytes": "UklGRg==", "path": null}}', ": the audio is in the list itself (array or bytes): write it to"),
+        ('{"wav": {"file": "a.wav", "start": 0, "stop": 16000}}', ": the part is given in samples (start, stop): give offset"),
+        ("7", "must be a JSON object, but is int"),
+    ],
+)
+def test_a_row_that_cannot_be_used_says_why(folder, value, message):
+    separator = "" if message.startswith(":") else " "
+    assert _rows("m.jsonl", f'{{"audio": "a.wav"}}\n{value}\n{{"audio": "b.wav"}}\n')[1].startswith(
+        f"m.jsonl, line 2{separator}{message}"
+    )
+    first, bad, last = _rows("m.json", f'[{{"audio": "a.wav"}},\n{value},\n{{"audio": "b.wav"}}]')
+    assert bad.startswith(f"m.json, row 2{separator}{message}") and [first, last] == AB
+
+
+def test_rows_of_an_array_that_are_wrong_have_ids_of_their_own(folder):
+    (folder / "m.json").write_text('[{"text": "x"}, {"text": "y"}, {"audio": "a.wav"}]')
+    assert [each.id for each in Inputs(["m.json"])] == ["m.json:1", "m.json:2", "a.wav"]
+
+
+@pytest.mark.parametrize(
+    "content, good, message",
+    [
+        ('[{"audio": "a.wav"}, {"audio": "b.w', 1, "row 2 is not JSON: Unterminated string starting at, where the list ends"),
+        ('[{"audio": "a.wav"}', 1, "row 2 is not JSON: expected , or ], but the list ends: it is cut off"),
+        ('[{"audio": "a.wav"}\n{"audio": "b.wav"}]', 1, "row 2 is not JSON: expected , or ], but there is '{'"),
+        ('[{"audio": "a.wav"}, {"audio" "b.wav"}, {"audio": "b.wav"}]', 1, "row 2 is not JSON: Expecting ':' delimiter"),
+        ('[{"audio": "a.wav"}] trailing', 1, "row 2 is not JSON: expected an array or an object, but there is 't'"),
+        ("[" * 100_000, 0, "row 1 is not JSON"),
+    ],
+)
+def test_a_document_that_breaks_off_is_an_error_after_the_rows_before(folder, content, good, message):
+    *rows, last = _rows("m.json", content)
+    assert rows == AB[:good] and last.startswith(f"m.json, {message}"), last
+    assert last.endswith("what follows it in this list is not read")
+
+
+def test_a_compressed_list_that_breaks_off_is_an_error_after_the_rows_before(folder):
+    lines = b"".join(b'{"audio": "%06d.wav"}\n' % index for index in range(20_000))
+    *rows, last = _rows("m.jsonl.gz", gzip.compress(lines)[:-2000])
+    assert 0 < len(rows) < 20_000 and last.startswith(f"m.jsonl.gz, after {len(rows)} rows the list cannot be read on:")
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("m.jsonl", POINTER, "a Git LFS pointer to a file of 1,234 bytes"),
+        ("m.csv", b"<!DOCTYPE html><html><body>Sign in</body></html>", "an HTML page, not a list"),
+        ("m.txt", b"PK\x03\x04" + bytes(100), "a zip archive, not a list"),
+        ("m.txt", b"PAR1" + bytes(range(100)), "a Parquet table, not a list"),
+        ("m.txt", bytes(range(1, 200)), "begins with bytes that are no text"),
+        ("m.jsonl.gz", gzip.compress(gzip.compress(gzip.compress(gzip.compress(b"a.wav")))), "a gzip file, not a list"),
+        ("m.m3u8", b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\na.ts\n", "the playlist of an HLS stream"),
+        ("m.csv", b"name,words\nx,y\n", "m.csv must begin with a header that has a column audio_filepath"),
+    ],
+)  # fmt: skip
+def test_what_is_no_list_says_what_it_is(folder, name, content, message):
+    with pytest.raises(ManifestError) as raised:
+        _rows(name, content)
+    assert message in str(raised.value) and "\n" not in str(raised.value), raised.value
+
+
+def test_audio_that_is_named_as_a_list_is_audio(folder):
+    (folder / "a.txt").write_bytes(WAV)
+    assert list(Inputs(["a.txt"])) == [Utterance("a.txt", "a.txt", name="a")] and Inputs(["a.txt"]).is_one_file
+
+
+def test_a_playlist_has_comments(folder):
+    content = "#EXTM3U\r\n#EXTINF:123,Artist - Title\r\na.wav\r\nsub\\c.wav\r\nhttps://x.example/b.mp3\r\n"
+    assert _paths("m.m3u8", content) == ["a.wav", "sub/c.wav", "https://x.example/b.mp3"]
+
+
+@pytest.mark.parametrize(
+    "content, expected",
+    [
+        ('path,text\na.wav,"one, two\nb.wav,three\n', [("a.wav", '"one, two'), ("b.wav", "three")]),
+        ('path,text\na.wav,"one\ntwo"\nb.wav,three\n', [("a.wav", "one\ntwo"), ("b.wav", "three")]),
+        ('path,text\na.wav,"Hm" he said\nb.wav,three\n', [("a.wav", "Hm he said"), ("b.wav", "three")]),
+        ("path,text\na.wav,one, two\nb.wav\n", [("a.wav", "one, two"), ("b.wav", None)]),
+        ("path,text,\na.wav,one,\nb.wav,two,\n", SPOKEN),
+    ],
+    ids=["a quote that is not closed", "a line end in a text", "a quote within", "a comma in a text", "a comma at the end"],
+)
+def test_no_row_of_a_table_is_lost(folder, content, expected):
+    assert _rows("m.csv", content) == expected
+
+
+def test_a_row_that_lacks_its_part_is_an_error(folder):
+    assert _rows("m.csv", "path,text,offset,duration\na.wav,x\nb.wav,y,1,2\n") == [
+        "m.csv, line 2 has 2 columns, but the header 4",
+        ("b.wav", "y"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "line, expected",
+    [
+        ("a.wav\thello", [("a.wav", None, "hello")]),
+        ("a.wav|x|hello", [("a.wav", None, "hello")]),
+        ("u1\ta.wav", [("a.wav", "u1", None)]),
+        ("a.wav\t18928", [("a.wav", None, None)]),
+        ("a.wav hello you", [("a.wav", None, "hello you")]),
+        ("u1 a.wav", [("a.wav", "u1", None)]),
+        ("a.wav", []),
+    ],
+)
+def test_a_line_that_is_more_than_a_path(line, expected):
+    assert list(split_line(line))[:1] == expected
+
+
+def test_a_row_that_is_a_folder_or_an_archive_is_searched(folder):
+    import zipfile
+
+    with zipfile.ZipFile("z.zip", "w") as archive:
+        archive.writestr("in.wav", b"x")
+    assert _paths("m.txt", "a.wav\nsub\nz.zip\n") == ["a.wav", "sub/c.wav", "zip://in.wav::z.zip"]
+
+
+def test_a_list_in_a_list_is_not_followed(folder):
+    assert _paths("m.txt", "m.txt\na.wav\n") == ["m.txt", "a.wav"]
+
+
+def _run(code, stdin):
+    command = [sys.executable, "-c", f"from hubert_fast.transcribe import Inputs, Utterance\n{code}"]
+    return subprocess.run(command, input=stdin, capture_output=True, check=True).stdout.decode().strip()
+
+
+def test_audio_on_standard_input_is_one_utterance():
+    code = "inputs = Inputs(['-']); one, = inputs; print(inputs.is_one_file, one.id, one.audio, one.name, one.error)"
+    assert _run(code, WAV) == "True - - stdin None"
+    assert _run(code, b"a.wav\n") == "False a.wav a.wav a None"
+
+
+def test_audio_on_standard_input_is_new_each_time():
+    first, second = ([each.key for each in Inputs(["-"], raw=RAW)] for _ in range(2))
+    assert first != second
+    again = Inputs(["-"], raw=RAW)
+    assert [each.key for each in again] == [each.key for each in again]
+
+
+def test_raw_samples_on_standard_input():
+    raw = Inputs(["-"], raw=audio.raw_format.RawFormat.parse("S16LE:8000:2"))
+    (one,) = raw
+    assert (one.id, one.audio, one.name, raw.is_one_file) == ("-", "raw:s16le:8000:2:-", "stdin", True)
+    with pytest.raises(ValueError, match="--stdin-format says what is on standard input, but '-' is not among the inputs"):
+        Inputs(["a.wav"], raw=RAW)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "s16", "s16le", "s16le:", "s16le:0", "s16le:16000:0", "s16le:16000:33", "s16le:16k", "x:1"]
+)
+def test_a_raw_format_that_is_none(text):
+    with pytest.raises(ValueError, match="raw format"):
+        audio.raw_format.RawFormat.parse(text)
+
+
+@pytest.mark.parametrize("name", ["m.json", "m.jsonl", "one-line.json", "named.json"])
+def test_memory_does_not_grow_with_rows_of_json(tmp_path, name):
+    row = json.dumps({"audio": "some/folder/with/a/name.wav", "text": "what is said in it"})
+    text = {
+        "m.json": "[\n" + ",\n".join([row] * 4000) + "\n]",
+        "m.jsonl": f"{row}\n" * 4000,
+        "one-line.json": "[" + ", ".join([row] * 4000) + "]",
+        "named.json": "{\n" + ",\n".join(f'"u{index}": {row}' for index in range(4000)) + "\n}",
+    }[name]
+    (tmp_path / name).write_text(text)
+    list(Inputs([tmp_path / name], note=None))[:1]
+    tracemalloc.start()
+    try:
+        assert sum(each.error is None for each in Inputs([tmp_path / name])) == 4000
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 1 << 19, f"{peak_bytes / 1e6:.1f} MB for {len(text) / 1e6:.1f} MB of JSON"
+
+
+def test_a_list_by_url(folder):
+    import fsspec
+
+    system = fsspec.filesystem("memory")
+    system.pipe("/lists/m.csv.gz", gzip.compress(b"path,text\nx/a.wav,one\n/b.wav,two\n"))
+    rows = [(each.audio, each.reference) for each in Inputs(["memory://lists/m.csv.gz"])]
+    assert rows == [("memory://lists/x/a.wav", "one"), ("/b.wav", "two")]
+
+
+def test_lines_are_given_as_they_come():
+    """A list that is written while it is read is not waited for."""
+    code = "for each in Inputs(['-']): print(each.id, flush=True)"
+    command = [sys.executable, "-c", f"from hubert_fast.transcribe import Inputs\n{code}"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        for line in (b"a.wav\n", b"b.wav\n"):
+            process.stdin.write(line)
+            process.stdin.flush()
+            assert select.select([process.stdout], [], [], 60)[0], "nothing came in a minute"
+            assert process.stdout.readline() == line
+        process.stdin.close()
+
+
+def test_lines_of_a_text():
+    lines = Text(iter(["a\r\n", "\n", "long ", "line\n", "last"]))
+    assert lines.peek(2) == ["a", "long "] and list(lines) == [(1, "a"), (3, "long line"), (4, "last")]
+
+
+def test_a_list_that_cannot_be_had_says_what_the_server_answered(monkeypatch):
+    import fsspec
+
+    class Refused(Exception):
+        status = 403
+
+    class System(fsspec.AbstractFileSystem):
+        protocol = "refusing"
+
+        def _open(self, path, mode="rb", **options):
+            raise FileNotFoundError(path) from Refused("Forbidden")
+
+        def info(self, path, **options):
+            raise FileNotFoundError(path) from Refused("Forbidden")
+
+        def ls(self, path, detail=True, **options):
+            raise FileNotFoundError(path) from Refused("Forbidden")
+
+    fsspec.register_implementation("refusing", System, clobber=True)
+    with pytest.raises(ManifestError, match=r"refusing://x/m.jsonl cannot be read: the server answered 403 Forbidden"):
+        list(Inputs(["refusing://x/m.jsonl"]))
+    (one,) = Inputs(["refusing://x/a.zip"])
+    assert one.error == "refusing://x/a.zip: cannot be looked at: the server answered 403 Forbidden"
+
+
+def test_a_named_pipe_can_hold_a_list(folder):
+    os.mkfifo("list.txt")
+    with subprocess.Popen(["sh", "-c", "printf 'a.wav\\nb.wav\\n' > list.txt"]):
+        assert [each.audio for each in Inputs(["list.txt"])] == ["a.wav", "b.wav"]
+
+
+def test_a_stream_of_bytes_is_a_list():
+    from hubert_fast.transcribe.manifests import read
+
+    assert [entry.audio for entry in read("-", file=io.BytesIO(b"\xef\xbb\xbfa.wav\nb.wav"))] == ["a.wav", "b.wav"]
