@@ -86,6 +86,7 @@ setup(
             "kernels>=0.4",  # Hugging Face's, whose name our folder shares
             'triton>=3.6; sys_platform == "linux"',
             "hypothesis>=6.100",
+            "aiohttp>=3.9",  # with which fsspec reads http
             "accelerate>=1.1",  # what transformers' Trainer stands on
             "peft>=0.14",
             *CURRENT_TRANSFORMERS,

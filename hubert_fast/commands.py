@@ -110,7 +110,7 @@ def info(options: argparse.Namespace) -> int:
     rows = [("hubert_fast", f"{__version__} ({Path(__file__).parent})")]
     rows += [("Python", f"{platform.python_version()} on {platform.platform()}")]
     rows += [(name, _version(name)) for name in ("torch", "triton", "transformers", "numpy", "safetensors")]
-    rows += [(name, _version(name)) for name in ("huggingface_hub", "soundfile", "soxr")]
+    rows += [(name, _version(name)) for name in ("huggingface_hub", "soundfile", "soxr", "av")]
     rows += [("cpu", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")]
     rows += [("cuda", _describe_cuda())]
     for index in range(torch.cuda.device_count()):

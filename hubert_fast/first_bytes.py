@@ -107,7 +107,9 @@ def _identify_text(head: bytes) -> Identity | None:
         return Identity("xml", what, "fetch the file itself again")
     if not _is_text(head):
         return None
-    if text[:1] in (b"{", b"["):
+    if re.match(rb"#EXTM3U|\[playlist\]", text, re.IGNORECASE):
+        return Identity("playlist", "a playlist", "name the files in it, or the playlist as a list with the suffix .m3u")
+    if re.match(rb"[\[{]\s*(?:[\[{\]}\"\d-]|$)", text):
         return Identity("json", "JSON text", "name the file that was meant")
     first = text.split(b"\n", 1)[0][:60].decode("utf-8", "replace").strip()
     return Identity("text", f"a text file that begins with {first!r}", "name the file that was meant")

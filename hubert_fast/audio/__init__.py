@@ -100,8 +100,8 @@ class _Reading:
         """Give the blocks of what is wanted. whole_rate_hz: the rate at which 16 bits stay 16 bits."""
         plan, end = self.plan, None if duration_seconds is None else offset_seconds + duration_seconds
         is_whole = end is None and not offset_seconds
-        if plan.cut is not None and is_whole and not self.keep_truncated:
-            raise AudioError(f"cut off: {plan.cut}")
+        if plan.cut is not None and is_whole:
+            self._lost(f"cut off: {plan.cut}")
         for text in plan.notes:
             self.note(text)
         given = 0.0
@@ -160,12 +160,17 @@ class _Reading:
                     self.source.check()
                     yield Decoded(block, rate_hz)
                 self.source.check()
+                if "CRC_MISMATCH" in sound.extra_info:
+                    self.note("damaged: the check sum of a frame is wrong, and its sound may be")
         except soundfile.LibsndfileError as error:
             self.source.check()
             failure = error
-        lost = (part.seconds or 0.0) - (self.seconds - begin)
-        if failure is not None or lost > MISSING_SECONDS:
+        if failure is not None:
             yield from self._again_with_ffmpeg(part, begin, failure)
+            return
+        lost = (part.seconds or 0.0) - (self.seconds - begin)
+        if lost > MISSING_SECONDS and self.plan.cut is None:
+            self._lost(f"damaged: {lost:.1f} of {part.seconds:.1f} s cannot be decoded")
 
     def _sought(self, sound: SoundFile, skip_seconds: float) -> int:
         """Go to a place before the wanted one where the format can; return the sample that it is."""
@@ -177,10 +182,10 @@ class _Reading:
         self.seconds += start / sound.samplerate
         return start
 
-    def _again_with_ffmpeg(self, part: Part, begin: float, failure: Exception | None) -> Iterator[Decoded]:
-        """Decode the rest of a part that libsndfile gave up, or ended too early."""
+    def _again_with_ffmpeg(self, part: Part, begin: float, failure: soundfile.LibsndfileError) -> Iterator[Decoded]:
+        """Decode the rest of a part that libsndfile gave up."""
         done = self.seconds - begin
-        reason = failure and (failure.error_string or "the data is damaged")
+        reason = failure.error_string or "the data is damaged"
         if part.raw is not None or part.container == "raw":
             raise AudioError(f"cannot be decoded after {done:.1f} s: {reason}")
         other = Part("ffmpeg", part.container, part.start, part.end, is_all=part.is_all, seconds=part.seconds)
@@ -193,7 +198,7 @@ class _Reading:
         except AudioError as error:
             if self.seconds > begin and self.keep_truncated:
                 return
-            raise AudioError(f"{error} (libsndfile: {reason})" if reason else str(error)) from None
+            raise AudioError(f"{error} (libsndfile: {reason})") from None
 
     def _with_ffmpeg(self, part: Part, skip_seconds: float) -> Iterator[Decoded]:
         decoder, seconds = Apart(self.source, part), 0.0
@@ -208,21 +213,27 @@ class _Reading:
                 raise
         if decoder.tracks > 1:
             self.note(f"there are {decoder.tracks} audio tracks in it: one of them is taken")
+        if decoder.filled_seconds:
+            self.note(f"packets are missing in it: {decoder.filled_seconds:.1f} s of silence are in their place")
         self._check_loss(decoder, part, decoder.skipped_seconds + seconds)
 
     def _check_loss(self, decoder: Apart, part: Part, seconds: float) -> None:
         """Raise when more than a tenth of a second is missing of what the header promises, or could not be decoded."""
-        if self.keep_truncated or self.plan.cut is not None:
+        if self.plan.cut is not None:  # said already
             return
-        promised = decoder.seconds if part.seconds is None else part.seconds
+        promised, lost = decoder.seconds if part.seconds is None else part.seconds, decoder.lost_seconds
         if promised is not None and promised - seconds > MISSING_SECONDS:
-            raise AudioError(
-                f"cut off or damaged: {promised:.1f} s long by its header, but {seconds:.1f} s of it can be decoded"
-            )
-        if decoder.lost_seconds > MISSING_SECONDS:
-            raise AudioError(f"damaged: {decoder.lost_seconds:.1f} s of it cannot be decoded, {seconds:.1f} s can")
-        if decoder.lost_seconds:
-            self.note(f"damaged: {decoder.lost_seconds:.2f} s of it cannot be decoded, and are left out")
+            self._lost(f"cut off or damaged: {promised:.1f} s long by its header, but {seconds:.1f} s of it can be decoded")
+        elif lost > MISSING_SECONDS:
+            self._lost(f"damaged: {lost:.1f} s of it cannot be decoded, {seconds:.1f} s can")
+        elif lost:
+            self.note(f"damaged: {lost:.2f} s of it cannot be decoded, and are silent here")
+
+    def _lost(self, text: str) -> None:
+        """Raise for what is missing, or note it when what there is was asked for."""
+        if not self.keep_truncated:
+            raise AudioError(text)
+        self.note(text)
 
 
 @contextlib.contextmanager

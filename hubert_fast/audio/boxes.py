@@ -15,9 +15,8 @@ ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 
 def why_incomplete(container: str, read: Read, size: int) -> str | None:
     """Say how much of a file is missing at its end, ``None`` when all is there or it does not say how long it is."""
-    end = {"mp4": _mp4_end, "matroska": _matroska_end, "asf": _asf_end, "avi": _riff_end}.get(
-        container, lambda read, size: None
-    )(read, size)
+    find_end = _ENDS.get(container)
+    end = None if find_end is None else find_end(read, size)
     if end is None or end <= size:
         return None
     return f"{end:,} bytes by its header, but there are {size:,}"
@@ -52,8 +51,12 @@ def recordings(container: str, read: Read, find: Callable[[bytes, int], int], si
         while (at := find(b"FLV\1", at + 4)) >= 0 and len(begins) < MOST_RECORDINGS:
             if read(at + 5, 4) == b"\0\0\0\x09":
                 begins.append(at)
+    elif container == "amr":
+        at = 0
+        while (at := find(b"#!AMR", at + 5)) >= 0 and len(begins) < MOST_RECORDINGS:
+            begins.append(at)
     elif container in ("asf", "avi"):
-        end = {"asf": _asf_end, "avi": _riff_end}[container](read, size)
+        end = _ENDS[container](read, size)
         mark = read(0, 16) if container == "asf" else b"RIFF"
         while (
             end
@@ -64,7 +67,7 @@ def recordings(container: str, read: Read, find: Callable[[bytes, int], int], si
         ):
             base = end
             begins.append(base)
-            length = {"asf": _asf_end, "avi": _riff_end}[container](lambda start, count: read(base + start, count), size - base)  # noqa: B023
+            length = _ENDS[container](lambda start, count: read(base + start, count), size - base)  # noqa: B023
             end = None if not length else base + length
     return list(zip(begins, [*begins[1:], size]))
 
@@ -129,3 +132,27 @@ def _asf_end(read: Read, size: int) -> int | None:
 def _riff_end(read: Read, size: int) -> int | None:
     length = int.from_bytes(read(4, 4), "little")
     return None if length >= 0x7FFF0000 or not length else 8 + length
+
+
+def _form_end(read: Read, size: int) -> int | None:
+    return 8 + int.from_bytes(read(4, 4), "big")
+
+
+def _voc_end(read: Read, size: int) -> int | None:
+    at = int.from_bytes(read(20, 2), "little")
+    while at < size:
+        header = read(at, 4)
+        if header[0] == 0:  # the last block has a type and no size
+            return at + 1
+        at += 4 + int.from_bytes(header[1:4], "little")
+    return at
+
+
+_ENDS: dict[str, Callable[[Read, int], int | None]] = {
+    "mp4": _mp4_end,
+    "matroska": _matroska_end,
+    "asf": _asf_end,
+    "avi": _riff_end,
+    "svx": _form_end,
+    "voc": _voc_end,
+}

@@ -8,6 +8,7 @@ import soundfile
 
 from ..first_bytes import HEAD_BYTES
 from . import chunks
+from .errors import AudioError
 from .plan import MISSING_SECONDS, MOST_JOINED, Part, Plan
 from .probing import container_of
 from .sources import Source
@@ -41,6 +42,8 @@ def _chunk_part(source: Source, container: str, base: int, end: int, found: chun
     except (soundfile.LibsndfileError, TypeError):  # an encoding, or a broken end, that FFmpeg may know
         if found is not None and found.claimed is not None and found.claimed - found.there > MISSING_BYTES:
             plan.cut = f"{found.claimed} bytes of samples by its header, but there are {found.there}"
+        if found is None and container == "wav" and source.read_at(base, HEAD_BYTES).find(b"data") < 0:
+            raise AudioError("the file has no samples: it ends after its header") from None
         return Part("ffmpeg", container, base, end, is_all=is_all)
     if is_mp3:
         whole.decoder = "ffmpeg"
@@ -60,8 +63,15 @@ def _chunk_part(source: Source, container: str, base: int, end: int, found: chun
         )
     if raw is None:
         options = {"ignore_length": "1"} if container == "wav" else {}
-        return Part("ffmpeg", container, base, end, is_all=is_all, options=options)
+        last = found.there % _block_bytes(source.read_at(base, HEAD_BYTES)) if container == "wav" else 0
+        return Part("ffmpeg", container, base, base + found.start + found.there - last, is_all=False, options=options)
     return Part("libsndfile", container, base + found.start, base + found.start + found.there, raw=raw, is_all=False)
+
+
+def _block_bytes(head: bytes) -> int:
+    """Return the bytes of a WAV's blocks, of which no part can be decoded."""
+    at = head.find(b"fmt ")
+    return max(int.from_bytes(head[at + 20 : at + 22], "little"), 1) if at >= 0 else 1
 
 
 def _bytes_of(subtype: str) -> int:

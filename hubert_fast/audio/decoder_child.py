@@ -53,9 +53,9 @@ def _answer(request: dict, source: Source, answers: BinaryIO) -> None:
         raise
     except Exception as failure:  # whatever a file makes a library do is this file's own
         error = f"{type(failure).__name__}: {str(failure).splitlines()[0] if str(failure) else 'in its decoder'}"
-    end = {"error": error, "tracks": 1, "seconds": None, "lost_seconds": 0.0}
+    end = {"error": error, "tracks": 1, "seconds": None, "lost_seconds": 0.0, "filled_seconds": 0.0}
     if decoder is not None:
-        end |= {"tracks": decoder.tracks, "seconds": decoder.seconds, "lost_seconds": decoder.lost_seconds}
+        end |= {name: getattr(decoder, name) for name in ("tracks", "seconds", "lost_seconds", "filled_seconds")}
         decoder.close()
     _say(answers, end)
     answers.flush()

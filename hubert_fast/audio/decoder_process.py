@@ -38,13 +38,13 @@ _COMMAND = "import sys; sys.path.insert(0, sys.argv[1]); from hubert_fast.audio.
 class Apart:
     """A part of a file that a child decodes.
 
-    tracks, seconds, lost_seconds: those of :class:`.with_pyav.Decoder`, once the last block has come. skipped_seconds: what was
-    not decoded before the part that is wanted, once the first block has come.
+    tracks, seconds, lost_seconds, filled_seconds: those of :class:`.with_pyav.Decoder`, once the last block has come.
+    skipped_seconds: what was not decoded before the part that is wanted, once the first block has come.
     """
 
     def __init__(self, source: Source, part: Part):
         self._source, self._part = source, part
-        self.tracks, self.seconds, self.lost_seconds = 1, None, 0.0
+        self.tracks, self.seconds, self.lost_seconds, self.filled_seconds = 1, None, 0.0, 0.0
         self.skipped_seconds = 0.0
 
     def blocks(self, skip_seconds: float) -> Iterator[Decoded]:
@@ -69,11 +69,8 @@ class Apart:
                         self.skipped_seconds = answer["skipped_seconds"]
                     else:
                         is_idle = True
-                        self.tracks, self.seconds, self.lost_seconds = (
-                            answer["tracks"],
-                            answer["seconds"],
-                            answer["lost_seconds"],
-                        )
+                        self.tracks, self.seconds = answer["tracks"], answer["seconds"]
+                        self.lost_seconds, self.filled_seconds = answer["lost_seconds"], answer["filled_seconds"]
                         if answer["error"] is not None:
                             raise AudioError(answer["error"])
             finally:

@@ -7,6 +7,7 @@ their bytes and the samples to drop at both ends. Files that were joined have se
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ _KBITS = {  # by (is version 1, layer)
     (False, 3): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
 SEARCHED_BYTES = 1 << 18  # for a first frame behind junk
+PADDING_BYTES = 1 << 16  # of zeros at the end
 
 
 class Header(NamedTuple):
@@ -82,6 +84,19 @@ def adts_length(data: bytes, at: int = 0) -> int:
     return first
 
 
+def loas_length(data: bytes, at: int = 0) -> int:
+    """Return the bytes of the LOAS AAC frame at ``at`` if others follow it as far as ``data`` goes, three at most, else 0."""
+    first = 0
+    for _ in range(3):
+        if len(data) < at + 3:
+            return first
+        if data[at] != 0x56 or data[at + 1] & 0xE0 != 0xE0:
+            return 0
+        length = 3 + ((data[at + 1] & 0x1F) << 8 | data[at + 2])
+        first, at = first or length, at + length
+    return first
+
+
 def after_id3v2(data: bytes, at: int = 0) -> int:
     """Return where the ID3v2 tags that begin at ``at`` end, which may be beyond ``data``; ``at`` when there is none."""
     while (
@@ -119,10 +134,16 @@ class Tag:
 
 
 def tag_of(data: bytes, at: int = 0) -> Tag | None:
-    """Return what the frame at ``at`` says of the whole, or ``None`` when it is a frame with sound."""
+    """Return what the frame at ``at`` says of the whole, or ``None`` when it is a frame with sound.
+
+    Reads Xing's and LAME's tag, and Fraunhofer's (VBRI).
+    """
     header = header_of(data, at)
     if header is None or header.layer != 3:
         return None
+    if data[at + 36 : at + 40] == b"VBRI":
+        size, frames = (int.from_bytes(data[at + place : at + place + 4], "big") for place in (46, 50))
+        return Tag(header, frames or None, size or None, None, None)
     start = at + 4 + header.side_bytes
     if data[start : start + 4] not in (b"Xing", b"Info"):
         start = at + 4 + header.side_bytes - (2 if header.side_bytes in (11, 19, 34) else 0)  # encoders forget the CRC
@@ -140,6 +161,30 @@ def tag_of(data: bytes, at: int = 0) -> Tag | None:
         delay = (lame[21] << 4 | lame[22] >> 4) + DECODER_DELAY
         padding = (lame[22] & 15) << 8 | lame[23]
     return Tag(header, frames, size, delay, padding)
+
+
+def is_unbroken(read: Callable[[int, int], bytes], begin: int, end: int) -> bool:
+    """Return whether each frame from ``begin`` on is followed by another one up to ``end``: 30 ms for an hour of MP3.
+
+    Decoders look for the next frame themselves, and libmpg123 gives up after 1,024 bytes.
+    """
+    lengths: dict[bytes, int] = {}
+    at, data, base = begin, b"", begin
+    while at < end:
+        key = data[at - base : at - base + 3]
+        if len(key) < 3:
+            base, data = at, read(at, min(1 << 20, end - at))
+            key = data[:3]
+            if len(key) < 3:
+                return True
+        length = lengths.get(key)
+        if length is None:
+            header = header_of(key + b"\xc0")
+            if header is None:
+                return end - at <= PADDING_BYTES and not read(at, end - at).strip(b"\0")
+            length = lengths[key] = header.bytes
+        at += length
+    return True
 
 
 def first_frame(data: bytes, at: int = 0) -> int | None:

@@ -8,6 +8,7 @@ from .chunks import Read
 
 CODECS = {b"\x01vorbis": "vorbis", b"OpusHead": "opus", b"\x7fFLAC": "flac", b"Speex   ": "speex"}
 RESYNC_BYTES = 1 << 16
+MOST_FIRST_SECONDS = 5  # of sound in the first page with any
 
 
 @dataclass
@@ -15,7 +16,8 @@ class Link:
     """One of the streams that lie one after the other in a file.
 
     start, end: its bytes. codecs: of the logical streams in it, ``None`` for one that is no audio. rate_hz: of its granule
-    positions. first, last: the least and the greatest granule position. ends: whether its last page has the end-of-stream mark.
+    positions. skipped: samples to drop at the beginning. first, last: granule positions, the first and the greatest. ends:
+    whether it has an end-of-stream mark.
     """
 
     start: int
@@ -23,13 +25,16 @@ class Link:
     codecs: dict[int, str | None] = field(default_factory=dict)
     rate_hz: int = 0
     skipped: int = 0
+    first: int = 0
     last: int = 0
     ends: bool = False
 
     @property
-    def samples(self) -> int:
-        """Return how many samples of ``rate_hz`` it says it has."""
-        return max(self.last - self.skipped, 0)
+    def seconds(self) -> float | None:
+        """Return how long it says it is; ``None`` when it does not, or was recorded from the middle of a broadcast."""
+        if not self.rate_hz or self.first > MOST_FIRST_SECONDS * self.rate_hz:
+            return None
+        return max(self.last - self.skipped, 0) / self.rate_hz
 
 
 @dataclass
@@ -54,9 +59,15 @@ def pages_of(read: Read, size: int) -> Pages:
             pages.damaged += 1
             at = found
             continue
+        length = 27 + header[26] + sum(header[27 : 27 + header[26]])
+        if at + length != size and read(at + length, 4) != b"OggS":
+            found = _next_page(read, at + 4, size)
+            if found is not None and found < at + length:  # its header is damaged, and says a wrong length
+                pages.damaged += 1
+                at = found
+                continue
         flags, count = header[5], header[26]
         granule, serial = int.from_bytes(header[6:14], "little", signed=True), int.from_bytes(header[14:18], "little")
-        length = 27 + count + sum(header[27 : 27 + count])
         if flags & 2:  # a logical stream begins here
             if in_data or not pages.links:
                 pages.links.append(Link(at))
@@ -69,6 +80,7 @@ def pages_of(read: Read, size: int) -> Pages:
             in_data = True
             link = pages.links[-1]
             if link.codecs.get(serial) and granule >= 0:
+                link.first = link.first or granule
                 link.last = max(link.last, granule)
             link.ends |= bool(flags & 4)
         if at + length > size:

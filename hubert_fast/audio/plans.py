@@ -5,6 +5,10 @@ A plan is made from a few reads, before anything is decoded.
 
 from __future__ import annotations
 
+import contextlib
+
+import soundfile
+
 from ..first_bytes import HEAD_BYTES, identify
 from . import boxes, mpeg
 from .chunk_plans import of_chunks
@@ -15,8 +19,9 @@ from .raw_format import RawFormat
 from .sources import Source
 from .stream_plans import flac_start, of_flac, of_mpeg, of_ogg
 from .with_pyav import FORMATS
+from .with_soundfile import SoundFile
 
-BY_SUFFIX = {".gsm": "gsm"}  # formats that have neither signature nor frames that can be told apart
+GSM_FRAME_BYTES = 33
 
 
 def plan_of_raw(source: Source, raw: RawFormat) -> Plan:
@@ -48,6 +53,8 @@ def plan_of(source: Source, name: str) -> Plan:
         return of_mpeg(source, mpeg.after_id3v2(source.read_at(0, 10)))
     if container == "ogg":
         return of_ogg(source)
+    if container in ("avr", "paf", "ircam"):
+        return Plan([Part("libsndfile", container, 0, source.size)])
     if container is not None:
         return _of_other(source, container)
     return _of_unknown(source, name, head)
@@ -58,8 +65,8 @@ def _of_unknown(source: Source, name: str, head: bytes) -> Plan:
     identity = identify(head)
     if identity is not None and identity.kind != "zeros":
         raise AudioError(identity.instead_of("audio"))
-    if suffix in BY_SUFFIX:
-        return Plan([Part("ffmpeg", BY_SUFFIX[suffix], 0, source.size)])
+    if suffix == ".gsm":  # which has neither a signature nor frames that can be told apart
+        return Plan([Part("ffmpeg", "gsm", 0, source.size - source.size % GSM_FRAME_BYTES)])
     start = mpeg.first_frame(source.read_at(0, mpeg.SEARCHED_BYTES))  # behind junk, or zeros
     if start is not None:
         plan = of_mpeg(source, start)
@@ -67,6 +74,9 @@ def _of_unknown(source: Source, name: str, head: bytes) -> Plan:
         return plan
     if identity is not None:
         raise AudioError(identity.instead_of("audio"))
+    with contextlib.suppress(soundfile.LibsndfileError, TypeError), SoundFile(source.span()) as sound:
+        if sound.frames:  # such as MP3 of a free format
+            return Plan([Part("libsndfile", "raw", 0, source.size)])
     raise AudioError(
         f"not audio in a format that is known: it begins with the bytes {head[:8].hex(' ')}. Samples without a header are "
         f"read from standard input, with --stdin-format"
@@ -78,6 +88,8 @@ def _of_other(source: Source, container: str) -> Plan:
         raise AudioError(f"audio in a format that FFmpeg cannot decode here: {container}")
     if container == "mp4" and not boxes.has_index(source.read_at, source.size):
         raise AudioError("cut off: its index (the moov box) is missing, without which nothing of it can be decoded")
+    if container == "mp4" and source.is_local and source.find(b"sinf", 0) >= 0 and source.find(b"drms", 0) >= 0:
+        raise AudioError("it is encrypted (protected by DRM): only the program that it was bought for can decode it")
     plan, begin = Plan([]), 0
     for begin, end in boxes.recordings(container, source.read_at, source.find if source.is_local else _nowhere, source.size):
         plan.parts.append(Part("ffmpeg", container, begin, end, is_all=False))

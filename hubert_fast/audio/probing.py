@@ -30,7 +30,7 @@ SIGNATURES = (  # container, bytes, where they stand
     ("ape", re.compile(rb"MAC ")),
     ("tta", re.compile(rb"TTA[12]")),
     ("musepack", re.compile(rb"MP\+|MPCK")),
-    ("ac3", re.compile(rb"\x0b\x77")),
+    ("ac3", re.compile(rb"\x0b\x77|\x77\x0b")),
     ("dts", re.compile(rb"\x7f\xfe\x80\x01|\xfe\x7f\x01\x80|\x1f\xff\xe8\x00|\xff\x1f\x00\xe8")),
     ("real", re.compile(rb"\.RMF|\.ra\xfd")),
     ("voc", re.compile(rb"Creative Voice File")),
@@ -60,6 +60,8 @@ def container_of(head: bytes) -> str | None:
         return "mpeg"
     if after_tag:
         return container_of(head[after_tag:]) or "mpeg"
+    if mpeg.loas_length(head):
+        return "loas"
     if mpeg.adts_length(head):
         return "aac"
     return "mpeg" if mpeg.frame_length(head) else None

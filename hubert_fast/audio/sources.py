@@ -20,7 +20,7 @@ from .errors import AudioError
 from .names import archive_options, is_url
 from .pipes import Command, piped
 from .standard_input import NAME as STANDARD_INPUT
-from .standard_input import standard_input
+from .standard_input import named_pipe, standard_input
 
 WHOLE_BYTES = 16 << 20  # remote files up to this are fetched whole: one request instead of many
 BUFFER_BYTES = 1 << 16
@@ -185,8 +185,8 @@ def _local(path: str) -> Iterator[Source]:
     except FileNotFoundError:
         dangling = f": a link to {os.readlink(path)}, which is not there" if os.path.islink(path) else ""
         raise AudioError(f"no such file{dangling}") from None
-    if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
-        with open(path, "rb") as file, _spooled(file) as source:
+    if stat.S_ISFIFO(mode):
+        with io.BufferedReader(named_pipe(path)) as file, _spooled(file) as source:
             yield source
         return
     if not stat.S_ISREG(mode):

@@ -1,4 +1,4 @@
-"""Standard input, whose first bytes say whether it is audio or a list, and which can be read once."""
+"""Standard input and named pipes, whose first bytes say whether they are audio or lists, and which can be read once."""
 
 from __future__ import annotations
 
@@ -39,3 +39,27 @@ class StandardInput(io.RawIOBase):
 
 
 standard_input = StandardInput()
+
+
+class NamedPipe(StandardInput):
+    """A pipe that has a name, such as ``mkfifo`` makes and ``<(command)`` of a shell."""
+
+    def __init__(self, path: str):
+        super().__init__(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        self._path = path
+
+    def close(self) -> None:
+        if not self.closed:
+            _pipes.pop(self._path, None)
+            os.close(self._descriptor)
+        super().close()
+
+
+_pipes: dict[str, NamedPipe] = {}  # opened and not read to their end: what was looked at of them is not lost
+
+
+def named_pipe(path: str) -> NamedPipe:
+    """Open a named pipe, or return it as it was opened before. Waits for somebody to write to it; closing it forgets it."""
+    if path not in _pipes:
+        _pipes[path] = NamedPipe(path)
+    return _pipes[path]

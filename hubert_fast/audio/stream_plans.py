@@ -33,6 +33,8 @@ def of_flac(source: Source, start: int) -> Plan:
             continue
         last = flac.last_sample(source.read_at, base, end, info)
         part.seconds = (info.samples or last or 0) / info.sample_rate_hz or None
+        if info.samples and last is None and end - base <= flac.TAIL_BYTES:
+            plan.cut = f"{info.samples / info.sample_rate_hz:.1f} s long by its header, but none of it is there"
         if not info.samples or last is None or last == info.samples:
             continue
         part.decoder, part.seconds = "ffmpeg", last / info.sample_rate_hz
@@ -49,6 +51,7 @@ def of_flac(source: Source, start: int) -> Plan:
 
 def of_mpeg(source: Source, start: int) -> Plan:
     """Plan MPEG audio whose first frame is at ``start`` or behind junk there."""
+    start = start if start < source.size else 10  # a tag that says a wrong size
     begin = mpeg.first_frame(source.read_at(start, mpeg.SEARCHED_BYTES))
     if begin is None:
         raise AudioError("not audio in a format that is known: an ID3 tag, but no MPEG audio after it")
@@ -57,7 +60,9 @@ def of_mpeg(source: Source, start: int) -> Plan:
     tag = mpeg.tag_of(source.read_at(begin, 2048))
     slack = 0 if tag is None else 2 * tag.header.bytes + 16  # writers count with or without the tag's own frame
     if tag is not None and tag.frames and tag.bytes and abs(tag.bytes - (end - begin)) <= slack:
-        return Plan([Part("libsndfile", "mpeg", 0, source.size, seconds=_seconds(tag))])
+        if mpeg.is_unbroken(source.read_at, begin, end):
+            return Plan([Part("libsndfile", "mpeg", 0, source.size, seconds=_seconds(tag))])
+        return Plan([Part("ffmpeg", "mpeg", begin, end, is_all=False, seconds=_seconds(tag))])
     if (
         tag is not None
         and tag.frames
@@ -99,6 +104,11 @@ def _of_joined_mpeg(source: Source, begin: int, end: int) -> Plan:
         stop = stop if stop == end else _mpeg_end(source, stop)
         plan.parts.append(Part("ffmpeg", "mpeg", start, stop, is_all=False))
         tag = mpeg.tag_of(source.read_at(start, 2048))
+        if tag is not None and tag.frames and len(begins) == 1:
+            if not tag.bytes:
+                plan.parts[0].seconds = _seconds(tag)
+            elif (stop - start) / tag.bytes * _seconds(tag) - _seconds(tag) > MISSING_SECONDS:
+                plan.notes.append(f"the header says {_seconds(tag):.1f} s, but there is more: all of it is taken")
         if tag is not None and tag.frames and tag.bytes and len(begins) > 1:
             seconds, share = _seconds(tag), (stop - start) / tag.bytes
             if seconds * (1 - share) > MISSING_SECONDS:
@@ -138,12 +148,15 @@ def of_ogg(source: Source) -> Plan:
         by_libsndfile = len(codecs) == 1 and codecs[0] in ("vorbis", "opus")
         part = Part("libsndfile" if by_libsndfile else "ffmpeg", "ogg", link.start, link.end, is_all=len(pages.links) == 1)
         part.is_all = part.is_all and link.start == 0 and link.end == source.size
+        part.seconds = link.seconds if by_libsndfile else None
         plan.parts.append(part)
     if pages.missing:
         plan.cut = f"the Ogg stream has no end, and its last page lacks {pages.missing:,} bytes"
+    elif not pages.links[-1].ends and not pages.links[-1].last:
+        plan.cut = "the Ogg stream ends after its header"
     elif not pages.links[-1].ends:
         plan.notes.append("the Ogg stream has no mark at its end: taken as far as it goes")
     if pages.damaged:
-        plan.notes.append(f"{pages.damaged} places in it are damaged, and left out")
+        plan.notes.append(f"damaged in {pages.damaged} places, which are left out")
     plan.note_joined()
     return plan

@@ -19,7 +19,7 @@ BLOCK_SAMPLES = 1 << 18  # of all channels together
 # FFmpeg's demuxers by the names of `probing`
 FORMATS = {
     name: name
-    for name in "aac ac3 aiff amr ape asf au avi caf dsf dts flac flv gsm ircam matroska mxf ogg paf qcp tta voc w64".split()
+    for name in "aac ac3 aiff amr ape asf au avi caf dsf dts flac flv gsm loas matroska mxf ogg paf qcp tta voc w64".split()
 } | {
     "m2ts": "mpegts", "mp4": "mov", "mpeg": "mp3", "mpeg-ps": "mpeg", "mpeg-ts": "mpegts", "musepack": "mpc8", "real": "rm",
     "shorten": "shn", "sphere": "nistsphere", "svx": "iff", "wav": "wav", "wavpack": "wv",
@@ -27,7 +27,8 @@ FORMATS = {
 # Samples that encoders put before the sound, for files that do not say how many. MP3: LAME's 576 and every decoder's 529.
 # MP2: the filter bank's. AAC: one frame.
 USUAL_DELAY = {
-    "mp3": 1105, "mp3float": 1105, "mp2": 481, "mp2float": 481, "aac": 1024, "aac_latm": 1024, "ac3": 256, "eac3": 256
+    "mp3": 1105, "mp3float": 1105, "mp2": 481, "mp2float": 481, "aac": 1024, "aac_latm": 1024, "ac3": 256, "eac3": 256,
+    "dca": 512,
 }  # fmt: skip
 # Containers whose times are a player's, so that silence belongs where packets are missing
 TIMED = frozenset({"mp4", "matroska", "flv", "asf", "mpeg-ts", "mpeg-ps", "m2ts", "avi"})
@@ -47,13 +48,15 @@ class Decoder:
     """The first audio track of a file.
 
     container: a key of :data:`FORMATS`. seconds: of the track by its header, ``None`` where that is a guess. tracks: how
-    many audio tracks there are. lost_seconds: of packets that could not be decoded, so far. Raises :class:`AudioError`.
+    many audio tracks there are. lost_seconds: of packets that could not be decoded, so far. filled_seconds: of silence
+    in the place of packets that are missing. Raises :class:`AudioError`.
     """
 
     def __init__(self, file: BinaryIO, container: str, **options: str):
         import av
 
         self._av, self.container, self.lost_seconds, self._delay = av, container, 0.0, 0
+        self.filled_seconds = 0.0
         av.logging.set_level(None)  # FFmpeg's remarks name no file
         try:
             self._file = av.open(
@@ -134,14 +137,19 @@ class Decoder:
     def _timed(self, from_start: bool) -> Iterator[tuple[np.ndarray, int, float | None]]:
         """Give frames with the time of the first sample, in seconds; encoders' delays are cut, gaps are filled with silence."""
         base = self._base_seconds()
-        is_first, drop, expected = True, 0, None
+        is_first, drop, expected, like, rate = True, 0, None, None, 0
         for frame, first_pts in self._frames():
-            rate, time = frame.sample_rate, None
-            if not rate or not frame.samples:
+            if isinstance(frame, float):  # seconds that cannot be decoded
+                if like is not None:
+                    yield from _silence(frame, rate, like, expected)
+                    expected = None if expected is None else expected + frame
                 continue
+            if not frame.sample_rate or not frame.samples:
+                continue
+            rate, time = frame.sample_rate, None
             if frame.pts is not None and frame.time_base:
                 time = float(frame.pts * frame.time_base) - base
-            samples = _samples(frame)
+            samples = like = _samples(frame)
             if is_first and from_start:
                 drop, before = self._at_start(frame, first_pts, time)
                 if before:
@@ -149,6 +157,7 @@ class Decoder:
             elif expected is not None and time is not None and self.container in TIMED and time - expected > GAP_SECONDS:
                 gap = time - expected
                 if expected + gap <= (self._file.duration or 0) / 1e6 + 1.0:
+                    self.filled_seconds += gap
                     yield from _silence(gap, rate, samples, expected)
             is_first = False
             if time is not None:
@@ -169,7 +178,7 @@ class Decoder:
         return (0 if was_cut else USUAL_DELAY.get(codec, 0)), 0
 
     def _frames(self) -> Iterator[tuple[object, int | None]]:
-        """Decode packet by packet; give frames with the time stamp of the first packet."""
+        """Decode packet by packet; give frames, or the seconds of damaged packets, with the first packet's time stamp."""
         error_types = (self._av.error.FFmpegError, ValueError)
         packets = self._file.demux(self._stream)
         first_pts, is_first = None, True
@@ -186,13 +195,17 @@ class Decoder:
                 frames = packet.decode()
             except error_types:
                 if packet.duration and packet.time_base:
-                    self.lost_seconds += float(packet.duration * packet.time_base)
+                    seconds = float(packet.duration * packet.time_base)
+                    self.lost_seconds += seconds
+                    yield seconds, first_pts
                 continue
             for frame in frames:
                 yield frame, first_pts
 
 
-def _silence(seconds: float, rate: int, like: np.ndarray, start: float) -> Iterator[tuple[np.ndarray, int, float]]:
+def _silence(
+    seconds: float, rate: int, like: np.ndarray, start: float | None
+) -> Iterator[tuple[np.ndarray, int, float | None]]:
     left, at_once = round(seconds * rate), max(BLOCK_SAMPLES // like.shape[1], 1)
     while left > 0:
         yield np.zeros((min(left, at_once), like.shape[1]), like.dtype), rate, start
