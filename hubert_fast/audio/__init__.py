@@ -102,6 +102,8 @@ class _Reading:
         is_whole = end is None and not offset_seconds
         if plan.cut is not None and is_whole:
             self._lost(f"cut off: {plan.cut}")
+        if plan.damaged is not None:
+            self._lost(f"damaged: {plan.damaged}")
         for text in plan.notes:
             self.note(text)
         given = 0.0

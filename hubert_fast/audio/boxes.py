@@ -144,6 +144,8 @@ def _voc_end(read: Read, size: int) -> int | None:
         header = read(at, 4)
         if header[0] == 0:  # the last block has a type and no size
             return at + 1
+        if header[0] > 9:  # no block begins here: its writer counted otherwise
+            return None
         at += 4 + int.from_bytes(header[1:4], "little")
     return at
 

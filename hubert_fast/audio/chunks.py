@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .probing import W64
+from .probing import W64, container_of
 
 Read = Callable[[int, int], bytes]  # (start, count) -> up to count bytes
 
@@ -163,7 +163,7 @@ def _rest(family: _Family, head: bytes, at: int, read: Read, size: int) -> int |
         if at >= size:
             return size
         chunk = read(at, max(family.header, 16))
-        if chunk[:4] == head[:4] and chunk[8:12] == head[8:12] and size - at > family.form:
+        if size - at > family.form and container_of(read(at, 64)) == container_of(head):
             return at
         if not chunk.strip(b"\0") and not read(at, 1 << 16).strip(b"\0"):  # the end of a sector or a tape block
             return size if size - at <= 1 << 16 else None

@@ -129,7 +129,7 @@ class Tag:
         """Return the samples of each channel that the frames come to."""
         if self.frames is None:
             return None
-        cut = 0 if self.delay is None else self.delay - DECODER_DELAY + self.padding
+        cut = LAME_DELAY if self.delay is None else self.delay - DECODER_DELAY + self.padding
         return max(self.frames * self.header.samples - cut, 0)
 
 
@@ -163,28 +163,47 @@ def tag_of(data: bytes, at: int = 0) -> Tag | None:
     return Tag(header, frames, size, delay, padding)
 
 
-def is_unbroken(read: Callable[[int, int], bytes], begin: int, end: int) -> bool:
-    """Return whether each frame from ``begin`` on is followed by another one up to ``end``: 30 ms for an hour of MP3.
+def broken_seconds(read: Callable[[int, int], bytes], begin: int, end: int) -> float:
+    """Return for how long there are no frames between ``begin`` and ``end``, by their bytes. Takes 30 ms for an hour of MP3.
 
-    Decoders look for the next frame themselves, and libmpg123 gives up after 1,024 bytes.
+    Decoders look for the next frame without a word, and libmpg123 gives up after 1,024 bytes.
     """
     lengths: dict[bytes, int] = {}
-    at, data, base = begin, b"", begin
+    at, data, base, broken, seconds_per_byte = begin, b"", begin, 0, 0.0
     while at < end:
         key = data[at - base : at - base + 3]
         if len(key) < 3:
             base, data = at, read(at, min(1 << 20, end - at))
             key = data[:3]
             if len(key) < 3:
-                return True
+                break
         length = lengths.get(key)
         if length is None:
             header = header_of(key + b"\xc0")
             if header is None:
-                return end - at <= PADDING_BYTES and not read(at, end - at).strip(b"\0")
+                found = _next_frame(read, at + 1, end)
+                if not read(at, min(found - at, PADDING_BYTES)).strip(b"\0"):
+                    at = found
+                    continue
+                broken, at = broken + found - at, found
+                continue
             length = lengths[key] = header.bytes
+            seconds_per_byte = seconds_per_byte or header.samples / header.sample_rate_hz / header.bytes
         at += length
-    return True
+    return broken * seconds_per_byte
+
+
+def _next_frame(read: Callable[[int, int], bytes], at: int, end: int) -> int:
+    """Return where the next frame at or after ``at`` begins, ``end`` without one."""
+    while at < end:
+        data = read(at, min(SEARCHED_BYTES, end - at))
+        found = first_frame(data)
+        if found is not None:
+            return at + found
+        if len(data) < SEARCHED_BYTES:
+            break
+        at += len(data) - 2048
+    return end
 
 
 def first_frame(data: bytes, at: int = 0) -> int | None:

@@ -30,11 +30,13 @@ class Part:
 class Plan:
     """Parts, one after the other.
 
-    cut: what of the file is not there, by its header. notes: what was not as it should be, and is decoded all the same.
+    cut: what of the file is not there, by its header. damaged: what of it cannot be decoded. notes: what was not as it should be,
+    and is decoded all the same.
     """
 
     parts: list[Part]
     cut: str | None = None
+    damaged: str | None = None
     notes: list[str] = field(default_factory=list)
 
     def note_joined(self) -> None:

@@ -88,7 +88,7 @@ def _of_other(source: Source, container: str) -> Plan:
         raise AudioError(f"audio in a format that FFmpeg cannot decode here: {container}")
     if container == "mp4" and not boxes.has_index(source.read_at, source.size):
         raise AudioError("cut off: its index (the moov box) is missing, without which nothing of it can be decoded")
-    if container == "mp4" and source.is_local and source.find(b"sinf", 0) >= 0 and source.find(b"drms", 0) >= 0:
+    if container == "mp4" and source.is_local and source.find(b"drms", 0) >= 0:
         raise AudioError("it is encrypted (protected by DRM): only the program that it was bought for can decode it")
     plan, begin = Plan([]), 0
     for begin, end in boxes.recordings(container, source.read_at, source.find if source.is_local else _nowhere, source.size):
