@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 
 import soundfile
@@ -11,6 +12,7 @@ from . import chunks
 from .errors import AudioError
 from .plan import MISSING_SECONDS, MOST_JOINED, Part, Plan
 from .probing import container_of
+from .raw_format import MOST_CHANNELS, RATES_HZ
 from .sources import Source
 from .with_soundfile import SoundFile, as_raw
 
@@ -44,6 +46,9 @@ def _chunk_part(source: Source, container: str, base: int, end: int, found: chun
             plan.cut = f"{found.claimed} bytes of samples by its header, but there are {found.there}"
         if found is None and container == "wav" and source.read_at(base, HEAD_BYTES).find(b"data") < 0:
             raise AudioError("the file has no samples: it ends after its header") from None
+        raw = _raw_of_wav(source.read_at(base, HEAD_BYTES)) if container == "wav" else None
+        if raw is not None and found is not None:
+            return Part("libsndfile", container, base + found.start, base + found.start + found.there, raw=raw, is_all=False)
         return Part("ffmpeg", container, base, end, is_all=is_all)
     if is_mp3:
         whole.decoder = "ffmpeg"
@@ -66,6 +71,23 @@ def _chunk_part(source: Source, container: str, base: int, end: int, found: chun
         last = found.there % _block_bytes(source.read_at(base, HEAD_BYTES)) if container == "wav" else 0
         return Part("ffmpeg", container, base, base + found.start + found.there - last, is_all=False, options=options)
     return Part("libsndfile", container, base + found.start, base + found.start + found.there, raw=raw, is_all=False)
+
+
+def _raw_of_wav(head: bytes) -> dict[str, object] | None:
+    """Return how to read the samples of a WAV that libsndfile refuses; ``None`` unless they are plain."""
+    at = head.find(b"fmt ") + 8
+    if head[:4] != b"RIFF" or at < 8 or len(head) < at + 16:
+        return None
+    tag, channels, rate_hz, _, _, bits = struct.unpack("<HHIIHH", head[at : at + 16])
+    if tag == 0xFFFE and len(head) >= at + 26:  # extensible: the tag stands further back
+        tag = int.from_bytes(head[at + 24 : at + 26], "little")
+    subtype = {
+        (1, 8): "PCM_U8", (1, 16): "PCM_16", (1, 24): "PCM_24", (1, 32): "PCM_32", (3, 32): "FLOAT", (3, 64): "DOUBLE",
+        (6, 8): "ALAW", (7, 8): "ULAW",
+    }.get((tag, bits))  # fmt: skip
+    if subtype is None or not 1 <= channels <= MOST_CHANNELS or not RATES_HZ[0] <= rate_hz <= RATES_HZ[1]:
+        return None
+    return {"samplerate": rate_hz, "channels": channels, "subtype": subtype, "endian": "LITTLE", "format": "RAW"}
 
 
 def _block_bytes(head: bytes) -> int:

@@ -114,7 +114,9 @@ def _of_chunks(family: _Family, head: bytes, read: Read, size: int) -> Samples |
             wide = struct.unpack("<Q", chunk[16:24])[0] if len(chunk) >= 24 else None
         if name == family.data:
             return _found(family, head, at, claimed, wide, read, size)
-        at = _aligned(family, at + family.header + max(claimed, 0))
+        at += family.header + max(claimed, 0)
+        if not (at % family.align and read(at, 4) in (b"fmt ", family.data)):  # writers forget to pad
+            at = _aligned(family, at)
         if at >= size:
             return None
     return None

@@ -30,8 +30,8 @@ class Part:
 class Plan:
     """Parts, one after the other.
 
-    cut: what of the file is not there, by its header. damaged: what of it cannot be decoded. notes: what was not as it should be,
-    and is decoded all the same.
+    cut: what of the file is not there, by its header. damaged: what of it cannot be decoded. notes: what was not as it should
+    be, and is decoded all the same.
     """
 
     parts: list[Part]
