@@ -1,0 +1,367 @@
+"""Files whose headers are wrong, that were joined, cut off or damaged, and whose names are wrong."""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+import recordings
+from corpus import Corpus, ffmpeg, lame, sox, tool
+from edits import (
+    SIZE_UNKNOWN,
+    chunk,
+    cut,
+    damaged,
+    edited,
+    flac_samples,
+    fmt,
+    id3v1,
+    id3v2,
+    mpeg_frames,
+    pages,
+    picture,
+    put,
+    riff,
+)  # fmt: skip
+
+WORD, SPEECH = "short@6000", "garden@16000"  # as few bytes as the model understands
+
+
+def add(corpus: Corpus) -> None:
+    _add_names(corpus)
+    _add_wav_headers(corpus)
+    _add_other_headers(corpus)
+    _add_mpeg_surroundings(corpus)
+    _add_joined(corpus)
+    _add_cut(corpus)
+    _add_damaged(corpus)
+
+
+def _add_names(corpus: Corpus) -> None:
+    for name, original, what, sounds in (
+        ("really-mp3.wav", "mp3-8khz.mp3", "an MP3 named .wav", "garden@8000"),
+        ("really-wav.mp3", "wav-pcm-s16.wav", "a WAV named .mp3", WORD),
+        ("really-m4a.mp3", "aac.m4a", "an M4A named .mp3", SPEECH),
+        ("really-flac.ogg", "flac.flac", "a FLAC named .ogg", WORD),
+        ("really-ogg.flac", "vorbis.ogg", "an Ogg Vorbis named .flac", SPEECH),
+        ("really-webm.m4a", "opus.webm", "a WebM named .m4a", SPEECH),
+        ("really-opus.mp3", "opus.opus", "an Opus named .mp3", SPEECH),
+        ("really-adts.m4a", "adts.aac", "AAC in ADTS frames named .m4a", SPEECH),
+        ("really-amr.wav", "amr.amr", "an AMR named .wav", "garden@8000"),
+        ("really-bare-mp3.flac", "mp3-cbr-bare.mp3", "an MP3 without an Info frame named .flac", SPEECH),
+        ("no-suffix", "mp3-8khz.mp3", "an MP3 whose name has no suffix", "garden@8000"),
+        ("UPPER.MP3", "mp3-abr.mp3", "an MP3 whose name is in capitals", SPEECH),
+        ("spaces and ünïcode — 音声.opus", "opus.opus", "an Opus whose name has spaces and other alphabets", SPEECH),
+    ):
+        corpus.add(name, corpus.files[original], what, sounds)
+
+
+def _add_wav_headers(corpus: Corpus) -> None:
+    pcm = recordings.samples(WORD)[0][0].tobytes()
+    half = len(pcm) // 2
+    more = "but there are"
+    info = chunk(b"LIST", b"INFO" + chunk(b"ISFT", b"recorder\0\0"))
+    head = fmt(6000)
+    small, small_head = (recordings.samples(WORD)[0][0] // 256 + 128).astype("u1").tobytes(), fmt(6000, bits=8)
+    for name, data, what, note in (
+        ("size-zero", riff(head + chunk(b"data", pcm, 0), 0), "sizes of 0, of a recorder that died", ""),
+        ("size-ffffffff", riff(head + chunk(b"data", pcm, SIZE_UNKNOWN), SIZE_UNKNOWN), "sizes of 0xFFFFFFFF, of a pipe", ""),
+        ("size-7fffffff", riff(head + chunk(b"data", pcm, 0x7FFFFFFF - 36), 0x7FFFFFFF), "sizes of 0x7FFFFFFF, of SoX", ""),
+        ("size-80000024", riff(head + chunk(b"data", pcm, 0x80000000), 0x80000024), "sizes of 0x80000000, of arecord", ""),
+        ("size-half", riff(head + chunk(b"data", pcm, half)), "a data size of half of the samples", more),
+        ("size-half-both", riff(head + chunk(b"data", pcm, half), half + 36), "sizes of half of the samples in both", more),
+        ("size-44", riff(head + chunk(b"data", pcm, 44)), "a data size of 44 bytes", more),
+        ("size-odd", riff(head + chunk(b"data", pcm, half + 1)), "a data size that is half and odd", more),
+        ("riff-size-zero", riff(small_head + chunk(b"data", small), 0), "an outer size of 0 and a right inner one", ""),
+        ("riff-size-long", riff(small_head + chunk(b"data", small), 10**6), "an outer size that is too long", ""),
+        ("riff-size-short", riff(small_head + chunk(b"data", small), 100), "an outer size that is too short", ""),
+        ("list-before", riff(small_head + info + chunk(b"data", small)), "a LIST chunk before the samples", ""),
+        ("list-after", riff(small_head + chunk(b"data", small) + info), "a LIST chunk after the samples", ""),
+        ("list-first", riff(info + small_head + chunk(b"data", small)), "a LIST chunk before the format", ""),
+        (
+            "id3-chunk",
+            riff(small_head + chunk(b"data", small) + chunk(b"id3 ", id3v2(b"TIT2", b"\0steps"))),
+            "an id3 chunk",
+            "",
+        ),
+        ("id3v1-after", riff(small_head + chunk(b"data", small)) + id3v1(), "an ID3v1 tag after the last chunk", ""),
+        ("padded", riff(small_head + chunk(b"data", small)) + bytes(700), "zeros after the last chunk", ""),
+        ("junk-first", riff(chunk(b"JUNK", bytes(28)) + small_head + chunk(b"data", small)), "a JUNK chunk, room for RF64", ""),
+        (
+            "bext-odd",
+            riff(chunk(b"bext", bytes(603)) + small_head + chunk(b"data", small)),
+            "a chunk of odd length, padded",
+            "",
+        ),
+        (
+            "odd-unpadded",
+            riff(chunk(b"note", b"odd")[:-1] + small_head + chunk(b"data", small)),
+            "a chunk of odd length, unpadded",
+            "",
+        ),
+        ("fmt-40", riff(chunk(b"fmt ", small_head[8:] + b"\0\0") + chunk(b"data", small)), "a format chunk of 18 bytes", ""),
+        (
+            "fact",
+            riff(small_head + chunk(b"fact", struct.pack("<I", 12)) + chunk(b"data", small)),
+            "a fact chunk that is wrong",
+            "",
+        ),
+        ("rate-bytes-zero", riff(put(small_head, 16, bytes(4)) + chunk(b"data", small)), "0 bytes per second", ""),
+        ("block-align-one", riff(put(head, 20, b"\1\0") + chunk(b"data", pcm)), "a block of one byte for 16 bits", ""),
+        (
+            "data-in-list",
+            riff(small_head + chunk(b"LIST", b"INFOdata\4\0\0\0abcd") + chunk(b"data", small)),
+            "`data` in a LIST",
+            "",
+        ),
+    ):
+        corpus.add(f"wav-{name}.wav", data, f"a WAV with {what}", WORD, note=note)
+    mulaw = corpus.files["wav-mulaw.wav"]
+    at = mulaw.index(b"data")
+    corpus.add("wav-mulaw-size-zero.wav", put(mulaw, at + 4, bytes(4)), "a mu-law WAV with a data size of 0", WORD)
+    for name in ("gsm", "ima-adpcm", "ms-adpcm"):
+        data = corpus.files[f"wav-{name}.wav"]
+        at = data.index(b"data")
+        zero = put(put(data, at + 4, bytes(4)), 4, bytes(4))
+        corpus.add(f"wav-{name}-size-zero.wav", zero, f"a WAV of {name} with sizes of 0", "garden@8000")
+        short = put(data, at + 4, struct.pack("<I", (len(data) - at) // 2 // 1024 * 1024 or 650))
+        corpus.add(f"wav-{name}-size-half.wav", short, f"a WAV of {name} with half of its size", "garden@8000", note=more)
+    stereo = np.frombuffer(small, "u1").repeat(2).tobytes()
+    whole = riff(fmt(6000, bits=8, channels=2) + chunk(b"data", stereo, len(small)))
+    corpus.add("wav-stereo-size-half.wav", whole, "a WAV of two channels with half of its size", WORD, note=more)
+    corpus.add("wav-no-data.wav", riff(head), "a WAV that ends after its format", error="no samples")
+    corpus.add("wav-data-empty.wav", riff(head + chunk(b"data", b"")), "a WAV with 0 samples", error="no samples")
+    corpus.add("wav-44-bytes.wav", riff(head + chunk(b"data", pcm))[:44], "a WAV that ends after its header", WORD, error="cut")
+    corpus.add(
+        "wav-channels-zero.wav", riff(put(head, 10, b"\0\0") + chunk(b"data", pcm)), "a WAV of 0 channels", error="channels"
+    )
+    corpus.add(
+        "wav-rate-zero.wav", riff(put(head, 12, bytes(4)) + chunk(b"data", pcm)), "a WAV of 0 Hz", error="cannot be decoded"
+    )
+    corpus.add(
+        "wav-unknown-codec.wav", riff(fmt(6000, tag=0x6666) + chunk(b"data", pcm)), "a WAV of no known codec", error="encoding"
+    )
+    bad = struct.pack("<4f", 0.1, float("nan"), float("inf"), 0.1) * 100
+    nan = riff(fmt(6000, bits=32, tag=3) + chunk(b"data", bad))
+    corpus.add("wav-nan.wav", nan, "a WAV of samples that are no numbers", error="NaN")
+
+
+def _add_other_headers(corpus: Corpus) -> None:
+    more = "but there are"
+    aiff, au, caf = corpus.files["aiff.aiff"], corpus.files["au.au"], corpus.files["caf.caf"]
+    w64, sphere, rf64 = corpus.files["w64.w64"], corpus.files["sphere.sph"], corpus.files["wav-rf64.wav"]
+    at = aiff.index(b"SSND")
+    corpus.add("aiff-size-zero.aiff", put(put(aiff, at + 4, bytes(4)), 4, bytes(4)), "an AIFF with sizes of 0", WORD)
+    corpus.add("aiff-size-half.aiff", put(aiff, at + 4, struct.pack(">I", 2648)), "an AIFF of half its size", WORD, note=more)
+    count = aiff.index(b"COMM") + 10
+    corpus.add(
+        "aiff-frames-zero.aiff", put(put(aiff, count, bytes(4)), at + 4, bytes(4)), "an AIFF of 0 frames and size 0", WORD
+    )
+    corpus.add("au-size-unknown.au", put(au, 8, b"\xff" * 4), "an AU of unknown size", WORD)
+    corpus.add("au-size-zero.au", put(au, 8, bytes(4)), "an AU with a size of 0", WORD, note=more)
+    corpus.add("au-size-half.au", put(au, 8, struct.pack(">I", 2640)), "an AU with half of its size", WORD, note=more)
+    at = caf.index(b"data")
+    corpus.add("caf-size-unknown.caf", put(caf, at + 4, b"\xff" * 8), "a CAF with a size of -1, as streams have", WORD)
+    corpus.add("caf-size-half.caf", put(caf, at + 4, struct.pack(">Q", 2644)), "a CAF with half of its size", WORD, note=more)
+    at = w64.index(b"data")
+    corpus.add("w64-size-zero.w64", put(put(w64, at + 16, bytes(8)), 16, bytes(8)), "a W64 with sizes of 0", WORD)
+    corpus.add("w64-size-half.w64", put(w64, at + 16, struct.pack("<Q", 2664)), "a W64 with half of its size", WORD, note=more)
+    half = sphere.replace(b"sample_count -i 2640", b"sample_count -i 1320")
+    assert half != sphere
+    corpus.add("sphere-half.sph", half, "a SPHERE file with half of its sample count", WORD, note=more)
+    at = rf64.index(b"ds64")
+    corpus.add("rf64-ds64-zero.wav", put(rf64, at + 8, bytes(24)), "an RF64 whose sizes are 0", WORD)
+    flac = corpus.files["flac.flac"]
+    corpus.add("flac-total-zero.flac", flac_samples(flac, 0), "a FLAC of unknown length", WORD)
+    corpus.add("flac-total-short.flac", flac_samples(flac, 1320), "a FLAC whose header says half", WORD, note=more)
+    corpus.add("flac-total-long.flac", flac_samples(flac, 48000), "a FLAC whose header says 8 s", WORD, error="cut off")
+    corpus.add("flac-md5-wrong.flac", put(flac, 26, b"\x17" * 16), "a FLAC whose MD5 is of other samples", WORD)
+    for name, what in (("vorbis.ogg", "Vorbis"), ("opus.opus", "Opus"), ("speex.spx", "Speex"), ("flac-ogg.oga", "FLAC")):
+        stem, suffix = name.split(".")
+        found = pages(corpus.files[name])
+        found[-1] = edited(found[-1], found[-1][5] & ~4)
+        sounds = corpus.rows[name].sounds
+        corpus.add(
+            f"{stem}-no-end.{suffix}", b"".join(found), f"Ogg {what} without an end mark", sounds, note="no mark at its end"
+        )
+    m4a = corpus.files["aac.m4a"]
+    at = m4a.index(b"mdat")
+    corpus.add("m4a-mdat-zero.m4a", _mdat_to_the_end(m4a), "an M4A whose mdat reaches to the end of the file", SPEECH)
+    corpus.add(
+        "m4a-mdat-long.m4a", put(m4a, at - 4, struct.pack(">I", 10**6)), "an M4A whose mdat claims more", error="cut off"
+    )
+    vbr = corpus.files["mp3-vbr.mp3"]
+    at = vbr.index(b"Xing") + 8
+    frames = int.from_bytes(vbr[at : at + 4], "big")
+    short = put(put(vbr, at, struct.pack(">I", frames // 2)), at + 4, struct.pack(">I", len(vbr) // 2))
+    corpus.add("mp3-xing-short.mp3", short, "an MP3 whose Xing frame counts half of the frames", SPEECH, note="more")
+    long = put(put(vbr, at, struct.pack(">I", frames * 2)), at + 4, struct.pack(">I", len(vbr) * 2))
+    corpus.add("mp3-xing-long.mp3", long, "an MP3 whose Xing frame counts twice the frames", SPEECH, error="cut off")
+
+
+def _mdat_to_the_end(m4a: bytes) -> bytes:
+    """Move the index to the front by the free box's place: ftyp, moov, mdat of length 0."""
+    faststart = tool("ffmpeg -v error -i IN -fflags +bitexact -c copy -movflags +faststart OUT", "m4a", m4a, "m4a")
+    return put(faststart, faststart.index(b"mdat") - 4, bytes(4))
+
+
+def _add_mpeg_surroundings(corpus: Corpus) -> None:
+    cbr, bare = corpus.files["mp3-cbr.mp3"], corpus.files["mp3-cbr-bare.mp3"]
+    left = "left out"
+    junk = bytes(range(1, 200)) * 2
+    corpus.add("mp3-after-junk.mp3", junk + bare, "an MP3 after 398 bytes of junk", SPEECH, note=left)
+    corpus.add("mp3-after-zeros.mp3", bytes(2000) + bare, "an MP3 after 2,000 zeros", SPEECH, note=left)
+    corpus.add("mp3-junk-at-end.mp3", cbr + junk, "an MP3 with 398 bytes of junk at its end", SPEECH, note=left)
+    corpus.add("mp3-zeros-at-end.mp3", bare + bytes(3000), "an MP3 with 3,000 zeros at its end", SPEECH)
+    quiet_first = mpeg_frames(lame("-t -b 16", "silence@16000:0.5 + garden@16000"))
+    corpus.add(
+        "mp3-no-beginning.mp3",
+        b"".join(quiet_first[10:])[50:],  # 11 frames of 36 ms
+        "an MP3 whose beginning was cut off within a frame",
+        "silence@16000:0.104 + garden@16000",
+        note=left,
+    )
+    corpus.add(
+        "mp3-id3v2-twice.mp3", id3v2(b"TIT2", b"\0a") + id3v2(b"APIC", picture(), 4) + bare, "an MP3 with two tags", SPEECH
+    )
+    corpus.add("mp3-id3v2-only.mp3", id3v2(b"APIC", picture()), "an ID3v2 tag without audio", error="no MPEG audio")
+    big = put(id3v2(b"TIT2", b"\0steps"), 6, b"\0\x7f\x7f\x7f") + bare
+    corpus.add("mp3-id3v2-size-wrong.mp3", big, "an MP3 whose tag claims 2 MB", SPEECH)
+    corpus.add("wav-in-id3.mp3", id3v2(b"TIT2", b"\0stop") + corpus.files["wav-pcm-s16.wav"], "a WAV after an ID3v2 tag", WORD)
+
+
+def _add_joined(corpus: Corpus) -> None:
+    joined, files = "joined", corpus.files
+    word = "stop@16000"
+
+    def join(name: str, what: str, *parts: tuple[bytes, str], note: str = joined) -> None:
+        corpus.add(name, b"".join(data for data, _ in parts), what, " + ".join(sounds for _, sounds in parts), note=note)
+
+    turn, stop = "garden@8000", "stop@8000"
+    fast = "-b 24 --resample 8"
+    first, last = (files["mp3-8khz.mp3"], turn), (lame(fast, stop), stop)
+    tagged = id3v2(b"TIT2", b"\0garden") + first[0] + id3v1(), turn
+    # What encoders put at both ends stays where nothing says how long it is: 1,105 samples before, a part of a frame behind.
+    bare, bare_stop = (files["mp3-cbr-bare.mp3"], SPEECH), (lame("-t -b 16", word), f"silence@16000:0.095 + {word}")
+    join("joined-info.mp3", "two MP3s with Info frames", first, last)
+    join("joined-info-id3.mp3", "two MP3s with Info frames, of which one has ID3v1 and ID3v2", tagged, last)
+    join("joined-vbr.mp3", "two MP3s with Xing frames", (lame("-V 9", word), word), (lame("-V 9", word), word))
+    join("joined-rates.mp3", "two MP3s of different rates", (files["mp3-cbr.mp3"], SPEECH), first)
+    join("joined-info-bare.mp3", "an MP3 with an Info frame and one without", (files["mp3-cbr.mp3"], SPEECH), bare_stop)
+    join("joined-bare-info.mp3", "an MP3 without an Info frame and one with", bare, (lame("-b 40", word), word))
+    join("joined-bare.mp3", "two MP3s without Info frames", bare, bare_stop, note="")
+    join("joined-three.mp3", "three MP3s with Info frames", last, first, last)
+    wav_word, wav_other = (files["wav-pcm-u8.wav"], WORD), (ffmpeg("-c:a pcm_u8", "wav", stop), stop)
+    join("joined.wav", "two WAVs of one rate", wav_word, wav_word)
+    join("joined-rates.wav", "two WAVs of different rates", wav_word, wav_other)
+    stereo = sox("-c 2 -b 8", "wav", WORD)
+    join("joined-channels.wav", "a WAV of one channel and a WAV of two", wav_word, (stereo, WORD))
+    join("joined-mulaw.wav", "two mu-law WAVs", (files["wav-mulaw.wav"], WORD), (files["wav-alaw.wav"], WORD))
+    flac = (files["flac.flac"], WORD)
+    join("joined.flac", "two FLACs", flac, flac)
+    join(
+        "joined-rates.flac",
+        "two FLACs of different rates",
+        flac,
+        (tool("flac --silent --best --no-padding -o OUT IN", "flac", stop), stop),
+    )
+    vorbis = tool("oggenc -Q --serial 1 -q -1 -o OUT IN", "ogg", word), word
+    other = tool("oggenc -Q --serial 2 -q -1 -o OUT IN", "ogg", turn), turn
+    wide = tool("oggenc -Q --serial 3 -q -1 -o OUT IN", "ogg", sox("-c 2", "wav", word)), word
+    join("joined.ogg", "two Ogg Vorbis of different rates", vorbis, other)
+    join("joined-channels.ogg", "two Ogg Vorbis of one channel and of two", vorbis, wide)
+    join("joined-same-serial.ogg", "two Ogg Vorbis with the same serial number", vorbis, vorbis)
+    opus = (files["opus.opus"], SPEECH)
+    second = tool("opusenc --quiet --serial 2 --bitrate 16 IN OUT", "opus", word), word
+    join("joined.opus", "two Opus streams", opus, second)
+    join("joined-speex.spx", "two Speex streams", (files["speex.spx"], "garden@8000"), (files["speex.spx"], "garden@8000"))
+    join("joined-vorbis-opus.ogg", "an Ogg Vorbis and an Ogg Opus", vorbis, second)
+    aac = (files["adts.aac"], SPEECH)
+    join(
+        "joined.aac",
+        "two AACs in ADTS frames",
+        aac,
+        (ffmpeg("-c:a aac -b:a 24k -f adts", "aac", word), f"silence@16000:0.104 + {word}"),
+        note="",
+    )
+    join("joined.au", "two AUs", (files["au.au"], WORD), (files["au-mulaw.au"], WORD))
+    join("joined.aiff", "two AIFFs", (files["aiff.aiff"], WORD), (files["aifc-ulaw.aifc"], WORD))
+    join("joined.amr", "two AMRs", (files["amr.amr"], "garden@8000"), (files["amr.amr"], "garden@8000"))
+    join("joined.ac3", "two AC-3s", (files["ac3.ac3"], SPEECH), (files["ac3.ac3"], f"silence@16000:0.04 + {SPEECH}"), note="")
+    join(
+        "joined.ts",
+        "two transport streams",
+        (files["aac.ts"], SPEECH),
+        (files["aac.ts"], f"silence@16000:0.104 + {SPEECH}"),
+        note="",
+    )
+    join("joined.wv", "two WavPacks", (files["wavpack.wv"], WORD), (files["wavpack.wv"], WORD), note="")
+    join("joined.m4a", "two M4As", (files["aac.m4a"], SPEECH), (files["aac-faststart.m4a"], f"silence@16000:0.04 + {SPEECH}"))
+    join("joined.webm", "two WebMs", (files["opus.webm"], SPEECH), (files["opus.webm"], SPEECH))
+    join("joined.mp2", "two MP2s", (files["mp2.mp2"], SPEECH), (files["mp2.mp2"], SPEECH), note="")
+
+
+def _add_cut(corpus: Corpus) -> None:
+    for name in (
+        "wav-pcm-s16.wav", "wav-gsm.wav", "wav-ima-adpcm.wav", "wav-mp3.wav", "wav-rf64.wav", "w64.w64", "aiff.aiff", "au.au",
+        "caf.caf", "caf-alac.caf", "sphere.sph", "voc.voc", "svx.8svx", "flac.flac", "flac-ogg.oga", "vorbis.ogg", "opus.opus",
+        "speex.spx", "mp3-cbr.mp3", "mp3-vbr.mp3", "mp3-vbri.mp3", "aac.m4a", "aac-faststart.m4a", "alac.m4a",
+        "aac-fragments.mp4", "opus.webm", "vorbis.webm", "mp3.avi", "aac.flv", "wma2.wma", "wavpack.wv", "tta.tta",
+        "musepack.mpc", "phone.3gp", "mp3-ffmpeg.mp3",
+    ):  # fmt: skip
+        row = corpus.rows[name]
+        corpus.add(f"cut-{name}", cut(corpus.files[name], 0.6), f"the first 60 % of {name}", row.sounds, error="cut off")
+    pages_of_tenths = (
+        ("opus", tool("opusenc --quiet --serial 1 --bitrate 16 --max-delay 100 IN OUT", "opus", SPEECH)),
+        ("ogg", ffmpeg("-c:a libvorbis -q:a 0 -page_duration 100000", "ogg", SPEECH)),
+    )
+    for suffix, data in pages_of_tenths:
+        corpus.add(f"cut-pages.{suffix}", cut(data, 0.8), f"the first 80 % of many pages of {suffix}", SPEECH, error="cut off")
+    _add_cut_without_length(corpus)
+
+
+def _add_cut_without_length(corpus: Corpus) -> None:
+    """Cut in the silence after the words. Where a frame is cut in two, that is said."""
+    sounds = "garden@16000 + silence@16000:0.8 + stop@16000"
+    slow = sounds.replace("16000", "8000")
+    amr = sox("-t amr-nb -C 7", "amr", slow)
+    for name, data, share, seconds, note in (
+        ("aac", ffmpeg("-c:a aac -b:a 24k -f adts", "aac", sounds), 0.65, 1.73, "damaged"),
+        ("ac3", ffmpeg("-c:a ac3 -b:a 32k -ar 32000", "ac3", sounds), 0.6, 1.38, "damaged"),
+        ("mp3", lame("-t -b 16", sounds), 0.6, 1.33, ""),
+        ("mp2", ffmpeg("-c:a mp2 -b:a 32k", "mp2", sounds), 0.6, 1.34, ""),
+        ("ts", ffmpeg("-c:a mp2 -b:a 32k", "ts", sounds), 0.6, 1.34, ""),
+        ("mpg", ffmpeg("-c:a mp2 -b:a 32k", "mpg", sounds), 0.5, 1.3, ""),
+        ("webm", ffmpeg("-c:a libopus -b:a 16k -vbr off -live 1", "webm", sounds), 0.6, 1.3, ""),
+        ("amr", amr, 0.6, 0.96, "damaged"),
+        ("gsm", sox("", "gsm", slow), 0.6, 1.33, "damaged"),
+    ):
+        as_heard = f"{slow if name in ('amr', 'gsm') else sounds}".split(" + ")[0]
+        quiet = f"silence@{as_heard.split('@')[1]}:{seconds - 0.92:.2f}"
+        what = f"the first {share:.0%} of a file of {name}, which does not say how long it is"
+        corpus.add(f"cut-no-length.{name}", cut(data, share), what, f"{as_heard} + {quiet}", note=note)
+
+
+def _add_damaged(corpus: Corpus) -> None:
+    """Damage is in the silence in the middle, so that all words are there."""
+    sounds = "garden@16000 + silence@16000:0.8 + stop@16000"
+    what = "with 60 damaged bytes between its words"
+    words = "short@6000 + silence@6000:0.8 + short@6000"
+    flac = damaged(tool("flac --silent --best --no-padding --blocksize 576 -o OUT IN", "flac", words), 0.505, 20)
+    corpus.add("damaged.flac", flac, "a FLAC with 20 damaged bytes between its words", words, error="damaged")
+    vorbis = damaged(tool("oggenc -Q --serial 1 -q -1 -o OUT IN", "ogg", sounds), 0.64, 60)
+    corpus.add("damaged.ogg", vorbis, "an Ogg Vorbis of which most was in a page that is damaged", sounds, error="damaged")
+    opus = tool("opusenc --quiet --serial 1 --bitrate 16 --hard-cbr --max-delay 100 IN OUT", "opus", sounds)
+    corpus.add("damaged.opus", damaged(opus, 0.64, 60), "an Opus of which a page of 0.1 s is damaged", sounds, error="damaged")
+    webm = ffmpeg("-c:a libopus -b:a 16k -vbr off", "webm", sounds)
+    corpus.add("damaged.webm", damaged(webm, 0.64, 60), "a WebM whose end cannot be found any more", sounds, error="damaged")
+    mp3 = ffmpeg("-c:a libmp3lame -b:a 40k", "mp3", sounds)
+    corpus.add("damaged.mp3", damaged(mp3, 0.64, 60), "an MP3 with 60 bad bytes in a frame, which has no checksum", sounds)
+    for name, data in (
+        ("bare.mp3", lame("-t -b 16", sounds)),
+        ("mp2", ffmpeg("-c:a mp2 -b:a 32k", "mp2", sounds)),
+        ("m4a", ffmpeg("-c:a aac -b:a 24k", "m4a", sounds)),
+        ("aac", ffmpeg("-c:a aac -b:a 24k -f adts", "aac", sounds)),
+        ("ac3", ffmpeg("-c:a ac3 -b:a 32k -ar 32000", "ac3", sounds)),
+    ):
+        corpus.add(f"damaged.{name}", damaged(data, 0.64, 60), f"a file of {name} {what}", sounds, note="damaged")

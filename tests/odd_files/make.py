@@ -1,0 +1,24 @@
+"""Make the odd files, and ``expected.csv``, which says what each is and what is to come of it.
+
+Run it by hand after a change: ``python tests/odd_files/make.py``. It needs Debian's ffmpeg, sox, libsox-fmt-all, lame, flac,
+vorbis-tools, opus-tools, speex, twolame, wavpack and musepack-tools; other versions of them make other bytes. The tests need
+only what lies in ``files/``.
+"""
+
+import faults
+import not_audio
+import well_formed
+from corpus import Corpus
+
+
+def main() -> None:
+    corpus = Corpus()
+    well_formed.add(corpus)
+    faults.add(corpus)
+    not_audio.add(corpus)
+    corpus.write()
+    print(f"{len(corpus.files)} files, {sum(map(len, corpus.files.values())):,} bytes")
+
+
+if __name__ == "__main__":
+    main()

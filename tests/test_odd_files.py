@@ -1,0 +1,166 @@
+"""Odd files of every kind, beside what is right for each.
+
+``odd_files/files`` holds them, ``odd_files/expected.csv`` a row for each, ``odd_files/make.py`` makes both.
+"""
+
+import csv
+import struct
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from hubert_fast import demo
+from hubert_fast.transcribe import Transcriber
+from hubert_fast.transcribe.inputs import Utterance
+
+ODD_FILES = Path(__file__).parent / "odd_files"
+FILES = ODD_FILES / "files"
+sys.path.append(str(ODD_FILES))
+import recordings  # noqa: E402
+
+with open(ODD_FILES / "expected.csv", newline="", encoding="utf-8") as _file:
+    ROWS = list(csv.DictReader(_file))
+NAMES = [row["name"] for row in ROWS]
+CUT = [row for row in ROWS if row["error"].startswith("cut") and row["sounds"]]
+# Encoders fill up their last frame, of 72 ms at most. What is lost or heard twice is longer.
+SECONDS = 0.1
+# One frame of the model, 20 ms: a sound at its border falls on either side. Two frames would be 0.04 s.
+WORD_SECONDS = 0.03
+# The one page or block of samples is not whole, or the index was at the end.
+NOTHING_LEFT = {
+    "wav-44-bytes.wav", "header-only.flac", "header-only.ogg", "cut-flac-ogg.oga", "cut-vorbis.ogg", "cut-opus.opus",
+    "cut-speex.spx", "cut-aac.m4a", "cut-alac.m4a", "cut-phone.3gp", "cut-caf-alac.caf", "cut-flac.flac", "cut-musepack.mpc",
+    "cut-mp3.avi", "cut-wavpack.wv", "cut-tta.tta",
+}  # fmt: skip
+NOT_YET = {
+    "wav-channels-zero.wav": "the reason says that it has no samples",
+    "encrypted.mp4": "the reason says that it is cut off or damaged",
+    "joined-info-bare.mp3": "that there is more than its header says is not said",
+    "mp3-freeformat.mp3": "libsndfile decodes it, and LAME's delay is not cut",
+    "joined-speex.spx": "FFmpeg leaves what Speex' encoder put at the end",
+    "cut-musepack.mpc": "FFmpeg reads no packet of it",
+    "cut-no-length.ac3": "FFmpeg hides it",
+    "cut-no-length.gsm": "the last frame, which is cut, is not said",
+    "damaged.bare.mp3": "bytes that FFmpeg skips are noted, but not made silence",
+    "damaged.mp2": "bytes that FFmpeg skips are noted, but not made silence",
+    "damaged.ac3": "FFmpeg hides it",
+}
+
+
+@pytest.fixture(scope="module")
+def transcriber():
+    return Transcriber.from_pretrained(demo.MODEL, device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def results(transcriber):
+    return dict(zip(NAMES, transcriber.transcribe_many([FILES / name for name in NAMES], ordered=True), strict=True))
+
+
+@pytest.fixture(scope="module")
+def kept(transcriber):
+    """Transcribe what there is of files that are cut off."""
+    names = [row["name"] for row in CUT]
+    found = transcriber.transcribe_many([FILES / name for name in names], ordered=True, keep_truncated=True)
+    return dict(zip(names, found, strict=True))
+
+
+@pytest.fixture(scope="module")
+def references(transcriber, tmp_path_factory):
+    """Transcribe a 16 kHz WAV of each formula, which the package's own decoder had no part in making."""
+    folder = tmp_path_factory.mktemp("references")
+    formulas = sorted({row["sounds"] for row in ROWS if row["sounds"] and not row["error"]})
+    paths = [folder / f"{number}.wav" for number in range(len(formulas))]
+    for path, formula in zip(paths, formulas):
+        soundfile.write(path, recordings.at_16_khz(formula), 16000)
+    found = transcriber.transcribe_many(paths, ordered=True)
+    return {formula: result.transcripts[0] for formula, result in zip(formulas, found, strict=True)}
+
+
+def test_each_file_has_a_row_and_each_row_a_file():
+    assert len(NAMES) == len(set(NAMES)) >= 60
+    assert sorted(NAMES) == sorted(file.name for file in FILES.iterdir())
+    assert all(row["what"] and (row["error"] or row["seconds"]) for row in ROWS)
+
+
+def test_they_are_small():
+    assert sum(file.stat().st_size for file in FILES.iterdir()) < 1.5e6
+
+
+def _rows():
+    for row in ROWS:
+        reason = NOT_YET.get(row["name"])
+        yield pytest.param(row, id=row["name"], marks=[pytest.mark.xfail(reason=reason, strict=False)] if reason else [])
+
+
+@pytest.mark.parametrize("row", list(_rows()))
+def test_what_comes_of_it(row, results, references):
+    result = results[row["name"]]
+    if row["error"]:
+        assert result.error is not None, f"heard {result.transcripts[0].text!r}, notes {result.notes}"
+        assert row["error"] in result.error.removeprefix(f"{FILES / row['name']}: ")
+        return
+    assert result.error is None, result.error
+    (heard,) = result.transcripts
+    assert heard.duration_seconds == pytest.approx(float(row["seconds"]), abs=SECONDS)
+    assert heard.text == row["text"]
+    notes = " ".join(note.removeprefix(f"{FILES / row['name']}: ") for note in result.notes)
+    assert row["note"] in notes if row["note"] else not notes
+    reference = references[row["sounds"]]
+    assert reference.text == row["text"]
+    for word, right in zip(heard.words, reference.words, strict=True):
+        assert word.start_seconds == pytest.approx(right.start_seconds, abs=WORD_SECONDS), word.word
+        assert word.end_seconds == pytest.approx(right.end_seconds, abs=WORD_SECONDS), word.word
+
+
+@pytest.mark.parametrize("row", CUT, ids=[row["name"] for row in CUT])
+def test_what_there_is_of_a_file_that_is_cut_off(row, kept):
+    """It is the beginning of what was said, up to a word that may be cut in two, or there is no more than a header."""
+    result = kept[row["name"]]
+    if result.error is not None:
+        assert row["name"] in NOTHING_LEFT, result.error
+        return
+    (heard,) = result.transcripts
+    assert heard.duration_seconds < recordings.seconds(row["sounds"]) + SECONDS
+    whole, words = recordings.text(row["sounds"]).split(), heard.text.split()
+    assert words[:-1] == whole[: max(len(words) - 1, 0)]
+
+
+def _header(kind: str, data_bytes: int) -> bytes:
+    """Return a header of 16-bit samples at 16 kHz."""
+    layout = struct.pack("<HHIIHH", 1, 1, 16000, 32000, 2, 16)
+    if kind == "w64":
+        tail = bytes.fromhex("f3acd3118cd100c04f8edb8a")
+        riff = bytes.fromhex("726966662e91cf11a5d628db04c10000") + struct.pack("<Q", data_bytes + 104)
+        wave = b"wave" + tail + b"fmt " + tail + struct.pack("<Q", 40) + layout
+        return riff + wave + b"data" + tail + struct.pack("<Q", data_bytes + 24)
+    body = b"fmt " + struct.pack("<I", 16) + layout
+    if kind == "rf64":
+        sizes = b"ds64" + struct.pack("<IQQQI", 28, data_bytes + 72, data_bytes, data_bytes // 2, 0)
+        return b"RF64" + b"\xff" * 4 + b"WAVE" + sizes + body + b"data" + b"\xff" * 4
+    wrapped = struct.pack("<I", data_bytes % 2**32)
+    return b"RIFF" + struct.pack("<I", (data_bytes + 36) % 2**32) + b"WAVE" + body + b"data" + wrapped
+
+
+@pytest.mark.parametrize("kind", ["wrapped", "rf64", "w64"])
+def test_more_than_4_gib(kind, transcriber, tmp_path):
+    """37 hours of silence, which take no room on the disk, and then speech: of "wrapped", sizes were cut to 32 bits."""
+    speech = recordings.at_16_khz("garden@16000")
+    silent_bytes = (1 << 32) + 64000
+    header = _header(kind, silent_bytes + 2 * len(speech))
+    path = tmp_path / f"long.{'w64' if kind == 'w64' else 'wav'}"
+    with open(path, "wb") as file:
+        file.write(header)
+        file.seek(len(header) + silent_bytes)
+        file.write(speech.astype("<i2").tobytes())
+    start = silent_bytes / 32000
+    (result,) = transcriber.transcribe_many([Utterance("end", str(path), offset_seconds=start)])
+    assert result.error is None, result.error
+    (heard,) = result.transcripts
+    assert heard.text == "TURN THE GARDEN"
+    assert heard.duration_seconds == pytest.approx(len(speech) / 16000, abs=1e-3)
+    assert np.all([word.start_seconds > start for word in heard.words])
+    assert ("but there are" in " ".join(result.notes)) == (kind == "wrapped")
