@@ -2,8 +2,9 @@
 
     python bench/audio_mutations.py --count 10000 --out bench/results/audio_mutations.csv
 
-A recording is encoded in ten formats; bytes are cut, flipped, inserted, deleted, repeated and overwritten. A child process
-decodes, so that a crash or a hang costs that child and is counted. Writes one row for each format.
+A recording is encoded in ten formats; bytes are cut, flipped, inserted, deleted, repeated and overwritten. A child decodes, so
+that a crash or a hang costs that child and is counted. Writes one row for each format; ``decoder_lost`` counts files that made
+FFmpeg's process crash or hang, which is a reason like others.
 """
 
 from __future__ import annotations
@@ -108,6 +109,8 @@ def _decode(folder: str) -> None:
             kind, reason = ("note" if notes else "text"), "; ".join(notes)
         except audio.AudioError as error:
             kind, reason = "reason", str(error)
+            if "its decoder crashed" in reason or "its decoder said nothing" in reason:
+                kind = "decoder_lost"
         except Exception as error:
             kind, reason = "exception", f"{type(error).__name__}: {error}"
         took, peak = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
@@ -180,8 +183,10 @@ def run(count: int, first_seed: int, say=print) -> list[dict]:
     return list(rows.values())
 
 
-COLUMNS = ("format", "bytes", "mutations", "text", "note", "reason", "exception", "crash", "hang", "slowest_seconds",
-           "most_seconds", "peak_bytes")  # fmt: skip
+COLUMNS = (
+    "format", "bytes", "mutations", "text", "note", "reason", "decoder_lost", "exception", "crash", "hang", "slowest_seconds",
+    "most_seconds", "peak_bytes",
+)  # fmt: skip
 
 
 def main() -> None:
@@ -195,7 +200,7 @@ def main() -> None:
         return _decode(options.decode)
     rows = run(options.count, options.seed)
     table = [
-        {**row, **{kind: row["kinds"][kind] for kind in COLUMNS[3:9]}, "slowest_seconds": round(row["slowest_seconds"], 3),
+        {**row, **{kind: row["kinds"][kind] for kind in COLUMNS[3:10]}, "slowest_seconds": round(row["slowest_seconds"], 3),
          "most_seconds": round(row["most_seconds"], 2)}
         for row in rows
     ]  # fmt: skip

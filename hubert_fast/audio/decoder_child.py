@@ -16,7 +16,9 @@ from .with_pyav import Decoder
 
 def serve() -> None:
     """Decode what standard input asks for, one file after the other, until it ends."""
-    limit = int(os.environ["HUBERT_FAST_DECODER_BYTES"])
+    import av  # noqa: F401  # before its size is taken
+
+    limit = _address_space() + int(os.environ["HUBERT_FAST_DECODER_BYTES"])
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     questions, answers = open(0, "rb"), open(os.dup(1), "wb", buffering=1 << 20)  # noqa: SIM115
@@ -26,6 +28,12 @@ def serve() -> None:
             request = json.loads(line)
             with contextlib.closing(_source(request, questions)) as source:
                 _answer(request, source, answers)
+
+
+def _address_space() -> int:
+    """Return the bytes of this process's address space."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[0]) * resource.getpagesize()
 
 
 def _source(request: dict, questions: BinaryIO) -> Source:

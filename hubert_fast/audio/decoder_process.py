@@ -30,7 +30,7 @@ from .sources import LocalFile, Memory, Source, copied
 from .with_pyav import Decoded
 
 SILENT_SECONDS = 60.0  # a child that says nothing for so long is given up
-MOST_BYTES = 3 << 30  # of address space of a child
+MOST_BYTES = 1 << 30  # that a child may take for a file
 _PACKAGE = str(Path(__file__).parents[2])
 _COMMAND = "import sys; sys.path.insert(0, sys.argv[1]); from hubert_fast.audio.decoder_child import serve; serve()"
 
