@@ -38,7 +38,6 @@ NOTHING_LEFT = {
 NOT_YET = {
     "wav-channels-zero.wav": "the reason says that it has no samples",
     "encrypted.mp4": "the reason says that it is cut off or damaged",
-    "joined-info-bare.mp3": "that there is more than its header says is not said",
     "mp3-freeformat.mp3": "libsndfile decodes it, and LAME's delay is not cut",
     "joined-speex.spx": "FFmpeg leaves what Speex' encoder put at the end",
     "cut-musepack.mpc": "FFmpeg reads no packet of it",

@@ -1,27 +1,19 @@
-"""Files whose headers are wrong, that were joined, cut off or damaged, and whose names are wrong."""
+"""Files whose names or headers are wrong, that have tags and junk around them, or that were joined."""
 
 from __future__ import annotations
 
 import struct
 
-import numpy as np
-import recordings
 from corpus import Corpus, ffmpeg, lame, sox, tool
 from edits import (
-    SIZE_UNKNOWN,
-    chunk,
-    cut,
-    damaged,
     edited,
     flac_samples,
-    fmt,
     id3v1,
     id3v2,
     mpeg_frames,
     pages,
     picture,
     put,
-    riff,
 )  # fmt: skip
 
 WORD, SPEECH = "short@6000", "garden@16000"  # as few bytes as the model understands
@@ -29,12 +21,9 @@ WORD, SPEECH = "short@6000", "garden@16000"  # as few bytes as the model underst
 
 def add(corpus: Corpus) -> None:
     _add_names(corpus)
-    _add_wav_headers(corpus)
     _add_other_headers(corpus)
     _add_mpeg_surroundings(corpus)
     _add_joined(corpus)
-    _add_cut(corpus)
-    _add_damaged(corpus)
 
 
 def _add_names(corpus: Corpus) -> None:
@@ -54,96 +43,6 @@ def _add_names(corpus: Corpus) -> None:
         ("spaces and ünïcode — 音声.opus", "opus.opus", "an Opus whose name has spaces and other alphabets", SPEECH),
     ):
         corpus.add(name, corpus.files[original], what, sounds)
-
-
-def _add_wav_headers(corpus: Corpus) -> None:
-    pcm = recordings.samples(WORD)[0][0].tobytes()
-    half = len(pcm) // 2
-    more = "but there are"
-    info = chunk(b"LIST", b"INFO" + chunk(b"ISFT", b"recorder\0\0"))
-    head = fmt(6000)
-    small, small_head = (recordings.samples(WORD)[0][0] // 256 + 128).astype("u1").tobytes(), fmt(6000, bits=8)
-    for name, data, what, note in (
-        ("size-zero", riff(head + chunk(b"data", pcm, 0), 0), "sizes of 0, of a recorder that died", ""),
-        ("size-ffffffff", riff(head + chunk(b"data", pcm, SIZE_UNKNOWN), SIZE_UNKNOWN), "sizes of 0xFFFFFFFF, of a pipe", ""),
-        ("size-7fffffff", riff(head + chunk(b"data", pcm, 0x7FFFFFFF - 36), 0x7FFFFFFF), "sizes of 0x7FFFFFFF, of SoX", ""),
-        ("size-80000024", riff(head + chunk(b"data", pcm, 0x80000000), 0x80000024), "sizes of 0x80000000, of arecord", ""),
-        ("size-half", riff(head + chunk(b"data", pcm, half)), "a data size of half of the samples", more),
-        ("size-half-both", riff(head + chunk(b"data", pcm, half), half + 36), "sizes of half of the samples in both", more),
-        ("size-44", riff(head + chunk(b"data", pcm, 44)), "a data size of 44 bytes", more),
-        ("size-odd", riff(head + chunk(b"data", pcm, half + 1)), "a data size that is half and odd", more),
-        ("riff-size-zero", riff(small_head + chunk(b"data", small), 0), "an outer size of 0 and a right inner one", ""),
-        ("riff-size-long", riff(small_head + chunk(b"data", small), 10**6), "an outer size that is too long", ""),
-        ("riff-size-short", riff(small_head + chunk(b"data", small), 100), "an outer size that is too short", ""),
-        ("list-before", riff(small_head + info + chunk(b"data", small)), "a LIST chunk before the samples", ""),
-        ("list-after", riff(small_head + chunk(b"data", small) + info), "a LIST chunk after the samples", ""),
-        ("list-first", riff(info + small_head + chunk(b"data", small)), "a LIST chunk before the format", ""),
-        (
-            "id3-chunk",
-            riff(small_head + chunk(b"data", small) + chunk(b"id3 ", id3v2(b"TIT2", b"\0steps"))),
-            "an id3 chunk",
-            "",
-        ),
-        ("id3v1-after", riff(small_head + chunk(b"data", small)) + id3v1(), "an ID3v1 tag after the last chunk", ""),
-        ("padded", riff(small_head + chunk(b"data", small)) + bytes(700), "zeros after the last chunk", ""),
-        ("junk-first", riff(chunk(b"JUNK", bytes(28)) + small_head + chunk(b"data", small)), "a JUNK chunk, room for RF64", ""),
-        (
-            "bext-odd",
-            riff(chunk(b"bext", bytes(603)) + small_head + chunk(b"data", small)),
-            "a chunk of odd length, padded",
-            "",
-        ),
-        (
-            "odd-unpadded",
-            riff(chunk(b"note", b"odd")[:-1] + small_head + chunk(b"data", small)),
-            "a chunk of odd length, unpadded",
-            "",
-        ),
-        ("fmt-40", riff(chunk(b"fmt ", small_head[8:] + b"\0\0") + chunk(b"data", small)), "a format chunk of 18 bytes", ""),
-        (
-            "fact",
-            riff(small_head + chunk(b"fact", struct.pack("<I", 12)) + chunk(b"data", small)),
-            "a fact chunk that is wrong",
-            "",
-        ),
-        ("rate-bytes-zero", riff(put(small_head, 16, bytes(4)) + chunk(b"data", small)), "0 bytes per second", ""),
-        ("block-align-one", riff(put(head, 20, b"\1\0") + chunk(b"data", pcm)), "a block of one byte for 16 bits", ""),
-        (
-            "data-in-list",
-            riff(small_head + chunk(b"LIST", b"INFOdata\4\0\0\0abcd") + chunk(b"data", small)),
-            "`data` in a LIST",
-            "",
-        ),
-    ):
-        corpus.add(f"wav-{name}.wav", data, f"a WAV with {what}", WORD, note=note)
-    mulaw = corpus.files["wav-mulaw.wav"]
-    at = mulaw.index(b"data")
-    corpus.add("wav-mulaw-size-zero.wav", put(mulaw, at + 4, bytes(4)), "a mu-law WAV with a data size of 0", WORD)
-    for name in ("gsm", "ima-adpcm", "ms-adpcm"):
-        data = corpus.files[f"wav-{name}.wav"]
-        at = data.index(b"data")
-        zero = put(put(data, at + 4, bytes(4)), 4, bytes(4))
-        corpus.add(f"wav-{name}-size-zero.wav", zero, f"a WAV of {name} with sizes of 0", "garden@8000")
-        short = put(data, at + 4, struct.pack("<I", (len(data) - at) // 2 // 1024 * 1024 or 650))
-        corpus.add(f"wav-{name}-size-half.wav", short, f"a WAV of {name} with half of its size", "garden@8000", note=more)
-    stereo = np.frombuffer(small, "u1").repeat(2).tobytes()
-    whole = riff(fmt(6000, bits=8, channels=2) + chunk(b"data", stereo, len(small)))
-    corpus.add("wav-stereo-size-half.wav", whole, "a WAV of two channels with half of its size", WORD, note=more)
-    corpus.add("wav-no-data.wav", riff(head), "a WAV that ends after its format", error="no samples")
-    corpus.add("wav-data-empty.wav", riff(head + chunk(b"data", b"")), "a WAV with 0 samples", error="no samples")
-    corpus.add("wav-44-bytes.wav", riff(head + chunk(b"data", pcm))[:44], "a WAV that ends after its header", WORD, error="cut")
-    corpus.add(
-        "wav-channels-zero.wav", riff(put(head, 10, b"\0\0") + chunk(b"data", pcm)), "a WAV of 0 channels", error="channels"
-    )
-    corpus.add(
-        "wav-rate-zero.wav", riff(put(head, 12, bytes(4)) + chunk(b"data", pcm)), "a WAV of 0 Hz", error="cannot be decoded"
-    )
-    corpus.add(
-        "wav-unknown-codec.wav", riff(fmt(6000, tag=0x6666) + chunk(b"data", pcm)), "a WAV of no known codec", error="encoding"
-    )
-    bad = struct.pack("<4f", 0.1, float("nan"), float("inf"), 0.1) * 100
-    nan = riff(fmt(6000, bits=32, tag=3) + chunk(b"data", bad))
-    corpus.add("wav-nan.wav", nan, "a WAV of samples that are no numbers", error="NaN")
 
 
 def _add_other_headers(corpus: Corpus) -> None:
@@ -247,7 +146,13 @@ def _add_joined(corpus: Corpus) -> None:
     join("joined-info-id3.mp3", "two MP3s with Info frames, of which one has ID3v1 and ID3v2", tagged, last)
     join("joined-vbr.mp3", "two MP3s with Xing frames", (lame("-V 9", word), word), (lame("-V 9", word), word))
     join("joined-rates.mp3", "two MP3s of different rates", (files["mp3-cbr.mp3"], SPEECH), first)
-    join("joined-info-bare.mp3", "an MP3 with an Info frame and one without", (files["mp3-cbr.mp3"], SPEECH), bare_stop)
+    join(
+        "joined-info-bare.mp3",
+        "an MP3 with an Info frame and one without",
+        (files["mp3-cbr.mp3"], SPEECH),
+        bare_stop,
+        note="there is more",
+    )
     join("joined-bare-info.mp3", "an MP3 without an Info frame and one with", bare, (lame("-b 40", word), word))
     join("joined-bare.mp3", "two MP3s without Info frames", bare, bare_stop, note="")
     join("joined-three.mp3", "three MP3s with Info frames", last, first, last)
@@ -299,69 +204,3 @@ def _add_joined(corpus: Corpus) -> None:
     join("joined.m4a", "two M4As", (files["aac.m4a"], SPEECH), (files["aac-faststart.m4a"], f"silence@16000:0.04 + {SPEECH}"))
     join("joined.webm", "two WebMs", (files["opus.webm"], SPEECH), (files["opus.webm"], SPEECH))
     join("joined.mp2", "two MP2s", (files["mp2.mp2"], SPEECH), (files["mp2.mp2"], SPEECH), note="")
-
-
-def _add_cut(corpus: Corpus) -> None:
-    for name in (
-        "wav-pcm-s16.wav", "wav-gsm.wav", "wav-ima-adpcm.wav", "wav-mp3.wav", "wav-rf64.wav", "w64.w64", "aiff.aiff", "au.au",
-        "caf.caf", "caf-alac.caf", "sphere.sph", "voc.voc", "svx.8svx", "flac.flac", "flac-ogg.oga", "vorbis.ogg", "opus.opus",
-        "speex.spx", "mp3-cbr.mp3", "mp3-vbr.mp3", "mp3-vbri.mp3", "aac.m4a", "aac-faststart.m4a", "alac.m4a",
-        "aac-fragments.mp4", "opus.webm", "vorbis.webm", "mp3.avi", "aac.flv", "wma2.wma", "wavpack.wv", "tta.tta",
-        "musepack.mpc", "phone.3gp", "mp3-ffmpeg.mp3",
-    ):  # fmt: skip
-        row = corpus.rows[name]
-        corpus.add(f"cut-{name}", cut(corpus.files[name], 0.6), f"the first 60 % of {name}", row.sounds, error="cut off")
-    pages_of_tenths = (
-        ("opus", tool("opusenc --quiet --serial 1 --bitrate 16 --max-delay 100 IN OUT", "opus", SPEECH)),
-        ("ogg", ffmpeg("-c:a libvorbis -q:a 0 -page_duration 100000", "ogg", SPEECH)),
-    )
-    for suffix, data in pages_of_tenths:
-        corpus.add(f"cut-pages.{suffix}", cut(data, 0.8), f"the first 80 % of many pages of {suffix}", SPEECH, error="cut off")
-    _add_cut_without_length(corpus)
-
-
-def _add_cut_without_length(corpus: Corpus) -> None:
-    """Cut in the silence after the words. Where a frame is cut in two, that is said."""
-    sounds = "garden@16000 + silence@16000:0.8 + stop@16000"
-    slow = sounds.replace("16000", "8000")
-    amr = sox("-t amr-nb -C 7", "amr", slow)
-    for name, data, share, seconds, note in (
-        ("aac", ffmpeg("-c:a aac -b:a 24k -f adts", "aac", sounds), 0.65, 1.73, "damaged"),
-        ("ac3", ffmpeg("-c:a ac3 -b:a 32k -ar 32000", "ac3", sounds), 0.6, 1.38, "damaged"),
-        ("mp3", lame("-t -b 16", sounds), 0.6, 1.33, ""),
-        ("mp2", ffmpeg("-c:a mp2 -b:a 32k", "mp2", sounds), 0.6, 1.34, ""),
-        ("ts", ffmpeg("-c:a mp2 -b:a 32k", "ts", sounds), 0.6, 1.34, ""),
-        ("mpg", ffmpeg("-c:a mp2 -b:a 32k", "mpg", sounds), 0.5, 1.3, ""),
-        ("webm", ffmpeg("-c:a libopus -b:a 16k -vbr off -live 1", "webm", sounds), 0.6, 1.3, ""),
-        ("amr", amr, 0.6, 0.96, "damaged"),
-        ("gsm", sox("", "gsm", slow), 0.6, 1.33, "damaged"),
-    ):
-        as_heard = f"{slow if name in ('amr', 'gsm') else sounds}".split(" + ")[0]
-        quiet = f"silence@{as_heard.split('@')[1]}:{seconds - 0.92:.2f}"
-        what = f"the first {share:.0%} of a file of {name}, which does not say how long it is"
-        corpus.add(f"cut-no-length.{name}", cut(data, share), what, f"{as_heard} + {quiet}", note=note)
-
-
-def _add_damaged(corpus: Corpus) -> None:
-    """Damage is in the silence in the middle, so that all words are there."""
-    sounds = "garden@16000 + silence@16000:0.8 + stop@16000"
-    what = "with 60 damaged bytes between its words"
-    words = "short@6000 + silence@6000:0.8 + short@6000"
-    flac = damaged(tool("flac --silent --best --no-padding --blocksize 576 -o OUT IN", "flac", words), 0.505, 20)
-    corpus.add("damaged.flac", flac, "a FLAC with 20 damaged bytes between its words", words, error="damaged")
-    vorbis = damaged(tool("oggenc -Q --serial 1 -q -1 -o OUT IN", "ogg", sounds), 0.64, 60)
-    corpus.add("damaged.ogg", vorbis, "an Ogg Vorbis of which most was in a page that is damaged", sounds, error="damaged")
-    opus = tool("opusenc --quiet --serial 1 --bitrate 16 --hard-cbr --max-delay 100 IN OUT", "opus", sounds)
-    corpus.add("damaged.opus", damaged(opus, 0.64, 60), "an Opus of which a page of 0.1 s is damaged", sounds, error="damaged")
-    webm = ffmpeg("-c:a libopus -b:a 16k -vbr off", "webm", sounds)
-    corpus.add("damaged.webm", damaged(webm, 0.64, 60), "a WebM whose end cannot be found any more", sounds, error="damaged")
-    mp3 = ffmpeg("-c:a libmp3lame -b:a 40k", "mp3", sounds)
-    corpus.add("damaged.mp3", damaged(mp3, 0.64, 60), "an MP3 with 60 bad bytes in a frame, which has no checksum", sounds)
-    for name, data in (
-        ("bare.mp3", lame("-t -b 16", sounds)),
-        ("mp2", ffmpeg("-c:a mp2 -b:a 32k", "mp2", sounds)),
-        ("m4a", ffmpeg("-c:a aac -b:a 24k", "m4a", sounds)),
-        ("aac", ffmpeg("-c:a aac -b:a 24k -f adts", "aac", sounds)),
-        ("ac3", ffmpeg("-c:a ac3 -b:a 32k -ar 32000", "ac3", sounds)),
-    ):
-        corpus.add(f"damaged.{name}", damaged(data, 0.64, 60), f"a file of {name} {what}", sounds, note="damaged")

@@ -5,8 +5,10 @@ vorbis-tools, opus-tools, speex, twolame, wavpack and musepack-tools; other vers
 only what lies in ``files/``.
 """
 
+import cut_and_damaged
 import faults
 import not_audio
+import wav_headers
 import well_formed
 from corpus import Corpus
 
@@ -14,7 +16,9 @@ from corpus import Corpus
 def main() -> None:
     corpus = Corpus()
     well_formed.add(corpus)
+    wav_headers.add(corpus)
     faults.add(corpus)
+    cut_and_damaged.add(corpus)
     not_audio.add(corpus)
     corpus.write()
     print(f"{len(corpus.files)} files, {sum(map(len, corpus.files.values())):,} bytes")

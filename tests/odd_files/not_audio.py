@@ -75,10 +75,10 @@ def _add_others(corpus: Corpus) -> None:
         ("numpy.wav", array.getvalue(), "a NumPy array named .wav", "NumPy"),
         ("midi.wav", midi, "a MIDI file named .wav", "MIDI"),
         ("._steps.wav", b"\0\5\x16\7\0\2\0\0Mac OS X        " + bytes(100), "what macOS keeps beside steps.wav", "AppleDouble"),
-        ("one-byte.wav", b"R", "a file of one byte", ""),
+        ("one-byte.wav", b"R", "a file of one byte", "text"),
         ("raw.wav", corpus.files["wav-pcm-s16.wav"][44:1044], "samples without a header named .wav", "not audio"),
     ):
-        corpus.add(name, data, what, error=error or "not")
+        corpus.add(name, data, what, error=error)
 
 
 def _add_too_short(corpus: Corpus) -> None:
