@@ -9,6 +9,7 @@ import zipfile
 import pytest
 
 from hubert_fast import demo
+from hubert_fast.audio import standard_input
 from hubert_fast.transcribe import Inputs
 from hubert_fast.transcribe.patterns import matches, names_suffix
 
@@ -153,8 +154,23 @@ def test_pipes_and_sockets_in_a_folder_are_not_opened(monkeypatch):
             "talks/e.wav: not a regular file but a socket: name it by itself",
         ]
     assert _found("talks/[bc]*")[0][0] == "talks/b.wav: not a regular file: name it by itself"
-    (named,) = Inputs(["talks/b.wav"])  # a pipe that is named is read
-    assert named.error is None and named.token and Inputs(["talks/b.wav"]).is_one_file
+
+
+@pytest.mark.parametrize(
+    "content, expected, is_one",
+    [(RECORDING.read_bytes(), ["talk"], True), (b"a.wav\nb.wav\n", ["a.wav", "b.wav"], False)],
+    ids=["audio", "list"],
+)
+def test_a_pipe_that_is_named_is_read(content, expected, is_one):
+    _write("content", content=content)
+    os.mkfifo("talk")
+    with subprocess.Popen(["sh", "-c", "cat content > talk"]):
+        pipe = Inputs(["talk"])
+        assert pipe.is_one_file == is_one and not pipe.can_repeat
+        assert [each.audio for each in pipe] == expected
+        if is_one:  # nothing of audio is lost by looking at it
+            with standard_input.named_pipe("talk") as rest:
+                assert b"".join(iter(lambda: rest.read(1 << 16), b"")) == content
 
 
 def test_a_folder_of_a_thousand_levels(tmp_path):

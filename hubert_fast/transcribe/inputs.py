@@ -8,11 +8,13 @@ import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from ..audio import AUDIO_SUFFIXES, is_url
 from ..audio.pipes import Command
 from ..audio.raw_format import RawFormat
-from ..audio.standard_input import standard_input
+from ..audio.standard_input import named_pipe, standard_input
+from ..first_bytes import identify
 from . import manifests
 from .folders import Walk, reason_of_link
 from .left_out import Sieve, is_audio, is_audio_file, is_resource
@@ -22,6 +24,8 @@ from .remote import CannotList, is_archive, items, url_of_archive
 from .tables import split_line
 from .utterances import Shard as Shard
 from .utterances import Utterance as Utterance
+
+TEXT_KINDS = ("text", "json", "utf-16", "utf-32")
 
 
 class Inputs(Iterable[Utterance]):
@@ -59,7 +63,7 @@ class Inputs(Iterable[Utterance]):
     @property
     def can_repeat(self) -> bool:
         """Whether they can be run through again."""
-        return not any(source == "-" or (manifests.is_manifest(source) and _is_read_once(source)) for source in self.sources)
+        return not any(source == "-" or _is_read_once(source) for source in self.sources)
 
     @property
     def is_one_file(self) -> bool:
@@ -69,7 +73,7 @@ class Inputs(Iterable[Utterance]):
         (source,) = self.sources
         if source == "-":
             return self._is_audio_on_standard_input()
-        if _is_list(source) or is_archive(source):
+        if _is_list(source) or is_archive(source) or _is_list_in_pipe(source):
             return False
         if is_url(source):
             return PurePosixPath(source).suffix.lower() in AUDIO_SUFFIXES and not is_pattern(source)
@@ -101,8 +105,9 @@ class Inputs(Iterable[Utterance]):
         if source == "-":
             yield from self._of_standard_input()
         elif _is_list(source):
-            entries = manifests.read(source, lambda message: self._say(source, message))
-            yield from self._of_entries(entries, source)
+            yield from self._of_list(source)
+        elif _is_list_in_pipe(source):
+            yield from self._of_list(source, named_pipe(source))
         else:
             yield from self._of_files(source)
 
@@ -111,7 +116,12 @@ class Inputs(Iterable[Utterance]):
             audio = "-" if self.raw is None else f"{RAW_PREFIX}{self.raw}:-"
             yield Utterance("-", audio, name="stdin", token=self._token)
         else:
-            yield from self._of_entries(manifests.read("-", lambda message: self._say("-", message), standard_input), "-")
+            yield from self._of_list("-", standard_input)
+
+    def _of_list(self, source: str, file: BinaryIO | None = None) -> Iterator[Utterance]:
+        """Give the rows of a list. Paths of one that is read from a pipe are of the working folder."""
+        folder = folder_of(source) if file is None else ""
+        yield from self._of_entries(manifests.read(source, lambda message: self._say(source, message), file), source, folder)
 
     def _of_files(self, source: str) -> Iterator[Utterance]:
         """Give what a source holds that is no list."""
@@ -194,8 +204,8 @@ class Inputs(Iterable[Utterance]):
         else:
             self._say_left_out(source, sieve)
 
-    def _of_entries(self, entries: Iterator[manifests.Entry], source: str) -> Iterator[Utterance]:
-        folder, places = folder_of(source) if source != "-" else "", None
+    def _of_entries(self, entries: Iterator[manifests.Entry], source: str, folder: str) -> Iterator[Utterance]:
+        places = None
         for entry in entries:
             if entry.error is not None:
                 yield Utterance(f"{source}:{entry.line}", source, error=f"{source}, {entry.error}")
@@ -247,6 +257,18 @@ def _is_list(source: str) -> bool:
 
 def _is_read_once(source: str) -> bool:
     return os.path.exists(source) and not os.path.isfile(source) and not os.path.isdir(source)
+
+
+def _is_list_in_pipe(source: str) -> bool:
+    """Return whether a named pipe holds a list, by its first bytes; waits for them. What else is no audio is said later."""
+    try:
+        if not stat.S_ISFIFO(os.stat(source).st_mode):
+            return False
+        head = named_pipe(source).peek()
+    except (OSError, ValueError):
+        return False
+    identity = identify(head)
+    return identity is not None and identity.kind in TEXT_KINDS and not is_audio(head)
 
 
 def _is_special(path: str) -> bool:

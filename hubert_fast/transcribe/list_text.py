@@ -18,6 +18,7 @@ from ..audio import is_url
 from ..first_bytes import HEAD_BYTES, MARKS, identify
 
 PIECE_CHARACTERS = 1 << 16
+STANDARD_INPUT = "standard input"  # what "-" is called in messages
 MOST_LAYERS = 3  # of compression around each other
 NO_LISTS = "xz bzip2 gzip zstd zip tar 7z rar appledouble applesingle pdf png jpeg gif elf numpy parquet arrow hdf5 sqlite midi"
 NOT_A_LIST = frozenset((*NO_LISTS.split(), "git-lfs", "html", "xml", "zeros"))
@@ -135,9 +136,10 @@ def text_of(file: BinaryIO, source: str) -> Text:
     if encoding != "utf-8-sig":
         return Text(_pieces(io.TextIOWrapper(file, encoding, "replace", newline="")))
     if _is_binary(head):
-        raise ManifestError(
-            f"{source}: expected a list as text, but this begins with bytes that are no text: name the list that was meant"
+        advice = (
+            "say with --stdin-format what samples these are" if source == STANDARD_INPUT else "name the list that was meant"
         )
+        raise ManifestError(f"{source}: expected a list as text, but this begins with bytes that are no text: {advice}")
     if b"\0" in head.split(b"\n", 1)[0]:
         return Text(_items(file), separated_by_nul=True)
     return Text(_pieces(io.TextIOWrapper(file, encoding, "surrogateescape", newline="")))  # names need not be UTF-8

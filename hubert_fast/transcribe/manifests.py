@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 
 from ..audio import is_url
 from . import json_rows, layouts, tables
+from .list_text import STANDARD_INPUT, Text, open_bytes, text_of
 from .list_text import ManifestError as ManifestError
-from .list_text import Text, open_bytes, text_of
 from .remote import reason_of
 from .rows import Entry as Entry
 from .rows import entry_of, is_name, names_audio
@@ -26,7 +26,6 @@ PLAYLIST_SUFFIXES, KALDI_SUFFIX, LIBRISPEECH_SUFFIX = (".m3u", ".m3u8"), ".scp",
 COMPRESSION_SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
 ARRAY = re.compile(r"\s*\[\s*(?:$|[\[{\"\]])")  # and no path such as "[1] take.wav"
 OBJECT = re.compile(r"\s*\{\s*(?:$|[\"}])")  # and no path such as "{data_root}/a.wav"
-STANDARD_INPUT = "-"
 
 
 def is_manifest(source: str) -> bool:
@@ -51,7 +50,7 @@ def read(source: str, note: Callable[[str], None] = lambda message: None, file: 
 
     Raises :class:`ManifestError` when there is none or it is something else. A list that breaks off is an entry with an error.
     """
-    name = "standard input" if source == STANDARD_INPUT else source
+    name = STANDARD_INPUT if source == "-" else source
     count = 0
     try:
         with open_bytes(source) if file is None else io.BufferedReader(file) as opened:
