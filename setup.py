@@ -66,7 +66,7 @@ setup(
         "huggingface_hub>=0.16.4",
         "soundfile>=0.12",
         "soxr>=0.4",
-        "av>=14",
+        "av>=17.1",  # earlier ones crash on FLV
         "tqdm>=4.60",
         "fsspec>=2023.1",
     ],
