@@ -58,10 +58,10 @@ class Decoder:
         self._av, self.container, self.lost_seconds, self._delay = av, container, 0.0, 0
         self.filled_seconds = 0.0
         av.logging.set_level(None)  # FFmpeg's remarks name no file
+        # up to PyAV 18 a title that is no UTF-8 is an error
+        tags = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
         try:
-            self._file = av.open(
-                file, format=FORMATS[container], options={"protocol_whitelist": "", **options}, metadata_errors="replace"
-            )
+            self._file = av.open(file, format=FORMATS[container], options={"protocol_whitelist": "", **options}, **tags)
         except av.error.FFmpegError as error:
             raise AudioError(f"cannot be decoded as {container}: {_reason(error)}") from None
         streams = self._file.streams.audio
