@@ -344,6 +344,16 @@ def test_an_archive_that_is_none_says_what_it_is(name, content, message):
     assert row.startswith(f"{name}: ") and message in row and "\n" not in row, row
 
 
+def test_a_compressed_archive_that_is_cut_off_is_not_called_something_else():
+    _write("a.wav", content=os.urandom(5000))
+    with tarfile.open("whole.tgz", "w:gz") as file:
+        file.add("a.wav")
+    with open("whole.tgz", "rb") as file:
+        _write("a.tgz", content=file.read()[:600])
+    (row,) = _found("a.tgz")[0]
+    assert row.startswith("a.tgz: cannot be looked at: "), row
+
+
 def test_a_zip_that_is_named_as_a_tar_is_read():
     _write("a.wav")
     with zipfile.ZipFile("a.tar", "w") as file:

@@ -18,6 +18,7 @@ from .patterns import is_pattern, matches_within, names_suffix
 from .rows import lowered, reference_of
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz", ".tbz2", ".tar.xz", ".txz")
+COMPRESSED = {".gz": "gzip", ".tgz": "gzip", ".bz2": "bzip2", ".tbz": "bzip2", ".tbz2": "bzip2", ".xz": "xz", ".txz": "xz"}
 ARCHIVE_PROTOCOLS = ("zip", "tar")
 MOST_TEXT_BYTES = 1 << 16  # of a text beside audio in a WebDataset shard
 
@@ -135,9 +136,15 @@ def _why_not(source: str, error: Exception) -> str:
     if archive and not is_url(archive):
         with contextlib.suppress(OSError):
             identity = identify(head_of(archive))
-            if identity is not None and identity.kind not in ARCHIVE_PROTOCOLS:
+            if identity is not None and identity.kind not in (*ARCHIVE_PROTOCOLS, COMPRESSED.get(_last_suffix(archive))):
                 return identity.instead_of("an archive that can be read by its name")
+    if "range requests" in str(error):
+        return "this server sends no parts of files, which archives are read by: download it first"
     return f"cannot be looked at: {reason_of(error)}"
+
+
+def _last_suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
 
 
 def _spoken(system: Any, name: str, there: set[str]) -> str | None:
