@@ -39,7 +39,7 @@ def test_what_was_left_out_is_said_once_and_changes_no_status(capfd):
         open(f"talks/{name}", "wb").close()
     assert _transcribe(capfd, "talks") == (
         0,
-        ["talks/deep/pi\tTHREE POINT ONE FOUR ONE", "talks/stop.wav\tSTOP"],
+        ["talks/stop.wav\tSTOP", "talks/deep/pi\tTHREE POINT ONE FOUR ONE"],
         ["hubert-fast: talks: left out 2 files that are not audio by their names: 2 .txt"],
     )
 
@@ -69,7 +69,7 @@ def test_channels_of_lhotse(capfd):
 def test_a_channel_of_blocks():
     blocks = [np.array([[1, 2], [3, 4]]), np.array([[5], [6]])]
     assert [block.tolist() for block in _channel(iter(blocks), 1, "a.wav")] == [[[3, 4]], [[6]]]
-    with pytest.raises(AudioError, match="a.wav: the list names channel 2, counted from 0, but there are 2"):
+    with pytest.raises(AudioError, match=r"a\.wav: the list names channel 2, counted from 0, but there are 2"):
         list(_channel(iter(blocks), 2, "a.wav"))
 
 

@@ -103,7 +103,7 @@ def test_linked_folders_are_followed_once():
     assert _found("talks") == (["talks/a.wav", "talks/z/b.wav", "talks/linked/c.wav"], [])
 
 
-def test_linked_files_come_once():
+def test_files_that_are_there_by_themselves_do_not_come_as_links_too():
     _write("talks/a.wav", "other/c.wav", "other/d.wav", "other/noname", content=RECORDING.read_bytes())
     os.symlink("a.wav", "talks/0.wav")
     os.symlink("../other/c.wav", "talks/1.wav")
@@ -111,8 +111,12 @@ def test_linked_files_come_once():
     os.symlink("../other/noname", "talks/3.wav")
     os.symlink("../other", "talks/linked")
     os.link("talks/a.wav", "talks/hard.wav")
-    expected = ["talks/1.wav", "talks/3.wav", "talks/a.wav", "talks/hard.wav", "talks/linked/d.wav"]
+    os.symlink("../elsewhere.wav", "talks/4.wav")
+    os.symlink("../elsewhere.wav", "talks/5.wav")  # names of their own for what has none in here
+    _write("elsewhere.wav")
+    expected = [f"talks/{name}.wav" for name in ("1", "2", "3", "4", "5", "a", "hard", "linked/d")]
     assert _found("talks") == (expected, [])
+    assert _found("talks/*.wav")[0] == expected[:-1]
 
 
 def test_links_to_files_without_a_suffix_as_the_hub_keeps_them():

@@ -110,9 +110,7 @@ class Walk:
         yield Found(entry.path)
 
     def _is_elsewhere(self, target: str, inside: str) -> bool:
-        """Return whether the file that a link leads to comes, or came, under its own name or another link's."""
-        if target in self.linked:
-            return True
+        """Return whether the file that a link leads to comes, or came, under its own name."""
         folder = os.path.dirname(target)
         if not self.sieve.is_audio(target):
             return False

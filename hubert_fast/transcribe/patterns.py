@@ -27,7 +27,8 @@ def names_suffix(pattern: str) -> bool:
 def matches(pattern: str) -> list[str]:
     """Return what a pattern matches, sorted: ``*`` within a name, ``**`` any folders, a hidden name only by a dot of its own.
 
-    A file to which several ways lead comes once, by the way without links if there is one; hard links are files of their own.
+    A file to which several linked folders lead comes once, by the way without links if there is one. A link to a file is a file of
+    its own, as hard links are, unless the file itself is matched.
     """
     root, parts = ("/", pattern.lstrip("/")) if pattern.startswith("/") else ("", pattern)
     found = _below(root, [part for part in parts.split("/") if part], set())
@@ -99,18 +100,20 @@ def _names(folder: str) -> list[str]:
 
 
 def _each_once(paths: list[str]) -> list[str]:
-    by_target: dict[str, str] = {}
+    """Leave out paths that lead through linked folders to what is there already, and links to files that are there."""
+    by_place: dict[str, str] = {}
     folders: dict[str, str] = {}
     for path in paths:
         folder, name = os.path.split(path)
         if folder not in folders:
             folders[folder] = os.path.realpath(folder or ".")
-        here = os.path.join(folders[folder], name)
-        target = os.path.realpath(here) if os.path.islink(here) else here
-        before = by_target.get(target)
-        if before is None or (os.path.abspath(path) == target != os.path.abspath(before)):
-            by_target[target] = path
-    return sorted(by_target.values())
+        place = os.path.join(folders[folder], name)
+        before = by_place.get(place)
+        if before is None or (os.path.abspath(path) == place != os.path.abspath(before)):
+            by_place[place] = path
+    return sorted(
+        path for place, path in by_place.items() if not (os.path.islink(place) and os.path.realpath(place) in by_place)
+    )
 
 
 def matches_within(pattern: str, names: list[str]) -> list[str]:
