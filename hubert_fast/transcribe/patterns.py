@@ -27,8 +27,8 @@ def names_suffix(pattern: str) -> bool:
 def matches(pattern: str) -> list[str]:
     """Return what a pattern matches, sorted: ``*`` within a name, ``**`` any folders, a hidden name only by a dot of its own.
 
-    A file to which several linked folders lead comes once, by the way without links if there is one. A link to a file is a file of
-    its own, as hard links are, unless the file itself is matched.
+    A file to which several linked folders lead comes once, by the way without links if there is one. A link to a file is a file
+    of its own, as hard links are, unless the file itself is matched.
     """
     root, parts = ("/", pattern.lstrip("/")) if pattern.startswith("/") else ("", pattern)
     found = _below(root, [part for part in parts.split("/") if part], set())
