@@ -124,7 +124,7 @@ class _Reading:
         missing = 0.0 if duration_seconds is None else duration_seconds - given
         cut = self.plan.cut
         if cut is not None and not self.keep_truncated:
-            raise AudioError(f"cut off: {cut}")
+            self._lost(f"cut off: {cut}")
         if missing > MISSING_SECONDS:
             wanted = f"{duration_seconds:g} s from {offset_seconds:g} s on"
             self.note(f"{wanted} were wanted, but the audio ends after {given:.2f} s of them")
@@ -234,7 +234,7 @@ class _Reading:
     def _lost(self, text: str) -> None:
         """Raise for what is missing, or note it when what there is was asked for."""
         if not self.keep_truncated:
-            raise AudioError(text)
+            raise AudioError(f"{text}; --keep-truncated (keep_truncated=True) takes what there is")
         self.note(text)
 
 
