@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..hub import first_line
+from .archives import is_archived, open_archived
 from .errors import AudioError
 from .names import archive_options, is_url
 from .pipes import Command, piped
@@ -221,15 +222,9 @@ def _remote(url: str) -> Iterator[Source]:
 
     with contextlib.ExitStack() as stack:
         with _reasons():
-            # an archive is closed when its OpenFile is collected: it is kept until the file in it has been read
-            opener = stack.enter_context(_kept(fsspec.open(url, "rb", **archive_options(url))))
-            file = stack.enter_context(opener.open())
+            opened_file = open_archived(url) if is_archived(url) else fsspec.open(url, "rb", **archive_options(url)).open()
+            file = stack.enter_context(opened_file)
         yield stack.enter_context(_fetched(file))
-
-
-@contextlib.contextmanager
-def _kept(opener: object) -> Iterator[object]:
-    yield opener
 
 
 @contextlib.contextmanager
