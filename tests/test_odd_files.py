@@ -35,18 +35,6 @@ NOTHING_LEFT = {
     "cut-speex.spx", "cut-aac.m4a", "cut-alac.m4a", "cut-phone.3gp", "cut-caf-alac.caf", "cut-flac.flac", "cut-musepack.mpc",
     "cut-mp3.avi", "cut-wavpack.wv", "cut-tta.tta",
 }  # fmt: skip
-NOT_YET = {
-    "wav-channels-zero.wav": "the reason says that it has no samples",
-    "encrypted.mp4": "the reason says that it is cut off or damaged",
-    "mp3-freeformat.mp3": "libsndfile decodes it, and LAME's delay is not cut",
-    "joined-speex.spx": "FFmpeg leaves what Speex' encoder put at the end",
-    "cut-musepack.mpc": "FFmpeg reads no packet of it",
-    "cut-no-length.ac3": "FFmpeg hides it",
-    "cut-no-length.gsm": "the last frame, which is cut, is not said",
-    "damaged.bare.mp3": "bytes that FFmpeg skips are noted, but not made silence",
-    "damaged.mp2": "bytes that FFmpeg skips are noted, but not made silence",
-    "damaged.ac3": "FFmpeg hides it",
-}
 
 
 @pytest.fixture(scope="module")
@@ -89,13 +77,7 @@ def test_they_are_small():
     assert sum(file.stat().st_size for file in FILES.iterdir()) < 1.5e6
 
 
-def _rows():
-    for row in ROWS:
-        reason = NOT_YET.get(row["name"])
-        yield pytest.param(row, id=row["name"], marks=[pytest.mark.xfail(reason=reason, strict=False)] if reason else [])
-
-
-@pytest.mark.parametrize("row", list(_rows()))
+@pytest.mark.parametrize("row", ROWS, ids=NAMES)
 def test_what_comes_of_it(row, results, references):
     result = results[row["name"]]
     if row["error"]:

@@ -102,8 +102,6 @@ class _Reading:
         is_whole = end is None and not offset_seconds
         if plan.cut is not None and is_whole:
             self._lost(f"cut off: {plan.cut}")
-        if plan.damaged is not None:
-            self._lost(f"damaged: {plan.damaged}")
         for text in plan.notes:
             self.note(text)
         given = 0.0
@@ -120,7 +118,10 @@ class _Reading:
         if not given and offset_seconds:
             raise AudioError(f"the part begins at {offset_seconds:g} s, but the audio ends at {self.seconds:g} s")
         if not given:
-            raise AudioError("the file has no samples" + (" that can be decoded" if self.plan.cut else ""))
+            is_empty = all(part.decoder == "libsndfile" for part in self.plan.parts) and self.plan.cut is None
+            raise AudioError(
+                "the file has no samples" if is_empty else "nothing of it can be decoded: it is cut off or damaged"
+            )
         missing = 0.0 if duration_seconds is None else duration_seconds - given
         cut = self.plan.cut
         if cut is not None and not self.keep_truncated:
@@ -158,6 +159,8 @@ class _Reading:
                 is_int16 = sound.subtype == "PCM_16" and sound.channels == 1 and rate_hz == whole_rate_hz
                 if skip_seconds:
                     start = self._sought(sound, skip_seconds)
+                elif part.delay:
+                    sound.read(part.delay)
                 for block in blocks_of(sound, "int16" if is_int16 else "float32", start):
                     self.source.check()
                     yield Decoded(block, rate_hz)
@@ -208,6 +211,9 @@ class _Reading:
             for block in decoder.blocks(skip_seconds):
                 if not seconds:
                     self.seconds += decoder.skipped_seconds
+                if part.container == "ogg" and part.seconds is not None:  # an encoder's padding, which is not said otherwise
+                    left = round((part.seconds - decoder.skipped_seconds - seconds) * block.rate_hz)
+                    block = Decoded(block.samples[: max(left, 0)], block.rate_hz)
                 seconds += len(block.samples) / block.rate_hz
                 yield block
         except AudioError:
@@ -223,13 +229,14 @@ class _Reading:
         """Raise when more than a tenth of a second is missing of what the header promises, or could not be decoded."""
         if self.plan.cut is not None:  # said already
             return
-        promised, lost = decoder.seconds if part.seconds is None else part.seconds, decoder.lost_seconds
+        promised = decoder.seconds if part.seconds is None else part.seconds
+        lost, self.plan.broken_seconds = decoder.lost_seconds + self.plan.broken_seconds, 0.0
         if promised is not None and promised - seconds > MISSING_SECONDS:
             self._lost(f"cut off or damaged: {promised:.1f} s long by its header, but {seconds:.1f} s of it can be decoded")
         elif lost > MISSING_SECONDS:
             self._lost(f"damaged: {lost:.1f} s of it cannot be decoded, {seconds:.1f} s can")
         elif lost:
-            self.note(f"damaged: {lost:.2f} s of it cannot be decoded, and are silent here")
+            self.note(f"damaged: {lost:.2f} s of it cannot be decoded")
 
     def _lost(self, text: str) -> None:
         """Raise for what is missing, or note it when what there is was asked for."""

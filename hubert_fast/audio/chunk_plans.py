@@ -44,6 +44,8 @@ def _chunk_part(source: Source, container: str, base: int, end: int, found: chun
     except (soundfile.LibsndfileError, TypeError):  # an encoding, or a broken end, that FFmpeg may know
         if found is not None and found.claimed is not None and found.claimed - found.there > MISSING_BYTES:
             plan.cut = f"{found.claimed} bytes of samples by its header, but there are {found.there}"
+        if container == "wav" and _channels_of(source.read_at(base, HEAD_BYTES)) == 0:
+            raise AudioError("its header says that there are 0 channels") from None
         if found is None and container == "wav" and source.read_at(base, HEAD_BYTES).find(b"data") < 0:
             raise AudioError("the file has no samples: it ends after its header") from None
         raw = _raw_of_wav(source.read_at(base, HEAD_BYTES)) if container == "wav" else None
@@ -88,6 +90,11 @@ def _raw_of_wav(head: bytes) -> dict[str, object] | None:
     if subtype is None or not 1 <= channels <= MOST_CHANNELS or not RATES_HZ[0] <= rate_hz <= RATES_HZ[1]:
         return None
     return {"samplerate": rate_hz, "channels": channels, "subtype": subtype, "endian": "LITTLE", "format": "RAW"}
+
+
+def _channels_of(head: bytes) -> int | None:
+    at = head.find(b"fmt ")
+    return int.from_bytes(head[at + 10 : at + 12], "little") if at >= 0 and len(head) >= at + 12 else None
 
 
 def _block_bytes(head: bytes) -> int:

@@ -163,13 +163,13 @@ def tag_of(data: bytes, at: int = 0) -> Tag | None:
     return Tag(header, frames, size, delay, padding)
 
 
-def broken_seconds(read: Callable[[int, int], bytes], begin: int, end: int) -> float:
-    """Return for how long there are no frames between ``begin`` and ``end``, by their bytes. Takes 30 ms for an hour of MP3.
+def broken(read: Callable[[int, int], bytes], begin: int, end: int) -> tuple[float, int]:
+    """Return for how many seconds there are no frames from ``begin`` on, by their bytes, and where the last frame ends.
 
-    Decoders look for the next frame without a word, and libmpg123 gives up after 1,024 bytes.
+    Takes 30 ms for an hour of MP3. Decoders look for the next frame without a word, and libmpg123 gives up after 1,024 bytes.
     """
     lengths: dict[bytes, int] = {}
-    at, data, base, broken, seconds_per_byte = begin, b"", begin, 0, 0.0
+    at, data, base, lost, seconds_per_byte = begin, b"", begin, 0, 0.0
     while at < end:
         key = data[at - base : at - base + 3]
         if len(key) < 3:
@@ -182,15 +182,17 @@ def broken_seconds(read: Callable[[int, int], bytes], begin: int, end: int) -> f
             header = header_of(key + b"\xc0")
             if header is None:
                 found = _next_frame(read, at + 1, end)
+                if found == end:
+                    break
                 if not read(at, min(found - at, PADDING_BYTES)).strip(b"\0"):
                     at = found
                     continue
-                broken, at = broken + found - at, found
+                lost, at = lost + found - at, found
                 continue
             length = lengths[key] = header.bytes
             seconds_per_byte = seconds_per_byte or header.samples / header.sample_rate_hz / header.bytes
         at += length
-    return broken * seconds_per_byte
+    return lost * seconds_per_byte, min(at, end)
 
 
 def _next_frame(read: Callable[[int, int], bytes], at: int, end: int) -> int:

@@ -13,7 +13,8 @@ class Part:
     """A range of bytes that one decoder takes.
 
     decoder: ``"libsndfile"`` or ``"ffmpeg"``. container: for FFmpeg, and options. raw: how libsndfile reads samples without a
-    header. is_all: the range is the whole file. seconds: how long it is, where that is known.
+    header. is_all: the range is the whole file. seconds: how long it is, where that is known. delay: samples that libsndfile
+    gives before the sound.
     """
 
     decoder: str
@@ -23,6 +24,7 @@ class Part:
     raw: dict[str, object] | None = None
     is_all: bool = True
     seconds: float | None = None
+    delay: int = 0
     options: dict[str, str] = field(default_factory=dict)
 
 
@@ -30,13 +32,13 @@ class Part:
 class Plan:
     """Parts, one after the other.
 
-    cut: what of the file is not there, by its header. damaged: what of it cannot be decoded. notes: what was not as it should
-    be, and is decoded all the same.
+    cut: what of the file is not there, by its header. broken_seconds: for how long it cannot be decoded, about. notes: what was
+    not as it should be, and is decoded all the same.
     """
 
     parts: list[Part]
     cut: str | None = None
-    damaged: str | None = None
+    broken_seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
 
     def note_joined(self) -> None:

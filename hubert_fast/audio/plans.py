@@ -66,7 +66,9 @@ def _of_unknown(source: Source, name: str, head: bytes) -> Plan:
     if identity is not None and identity.kind != "zeros":
         raise AudioError(identity.instead_of("audio"))
     if suffix == ".gsm":  # which has neither a signature nor frames that can be told apart
-        return Plan([Part("ffmpeg", "gsm", 0, source.size - source.size % GSM_FRAME_BYTES)])
+        rest = source.size % GSM_FRAME_BYTES
+        notes = [f"damaged: the last {rest} bytes are no whole frame, and left out"] if rest else []
+        return Plan([Part("ffmpeg", "gsm", 0, source.size - rest)], notes=notes)
     start = mpeg.first_frame(source.read_at(0, mpeg.SEARCHED_BYTES))  # behind junk, or zeros
     if start is not None:
         plan = of_mpeg(source, start)
@@ -76,7 +78,8 @@ def _of_unknown(source: Source, name: str, head: bytes) -> Plan:
         raise AudioError(identity.instead_of("audio"))
     with contextlib.suppress(soundfile.LibsndfileError, TypeError), SoundFile(source.span()) as sound:
         if sound.frames:  # such as MP3 of a free format
-            return Plan([Part("libsndfile", "raw", 0, source.size)])
+            delay = mpeg.LAME_DELAY if sound.format in ("MP3", "MPEG") else 0
+            return Plan([Part("libsndfile", "raw", 0, source.size, delay=delay)])
     raise AudioError(
         f"not audio in a format that is known: it begins with the bytes {head[:8].hex(' ')}. Samples without a header are "
         f"read from standard input, with --stdin-format"
@@ -88,8 +91,8 @@ def _of_other(source: Source, container: str) -> Plan:
         raise AudioError(f"audio in a format that FFmpeg cannot decode here: {container}")
     if container == "mp4" and not boxes.has_index(source.read_at, source.size):
         raise AudioError("cut off: its index (the moov box) is missing, without which nothing of it can be decoded")
-    if container == "mp4" and source.is_local and source.find(b"drms", 0) >= 0:
-        raise AudioError("it is encrypted (protected by DRM): only the program that it was bought for can decode it")
+    if container == "mp4" and source.is_local and (source.find(b"drms", 0) >= 0 or source.find(b"enca", 0) >= 0):
+        raise AudioError("its audio is encrypted: only a program that has the key can decode it")
     plan, begin = Plan([]), 0
     for begin, end in boxes.recordings(container, source.read_at, source.find if source.is_local else _nowhere, source.size):
         plan.parts.append(Part("ffmpeg", container, begin, end, is_all=False))

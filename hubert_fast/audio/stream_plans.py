@@ -60,7 +60,7 @@ def of_mpeg(source: Source, start: int) -> Plan:
     tag = mpeg.tag_of(source.read_at(begin, 2048))
     slack = 0 if tag is None else 2 * tag.header.bytes + 16  # writers count with or without the tag's own frame
     if tag is not None and tag.frames and tag.bytes and abs(tag.bytes - (end - begin)) <= slack:
-        if tag.delay is not None and not mpeg.broken_seconds(source.read_at, begin, end):
+        if tag.delay is not None and not mpeg.broken(source.read_at, begin, end)[0]:
             return Plan([Part("libsndfile", "mpeg", 0, source.size, seconds=_seconds(tag))])
         return Plan([Part("ffmpeg", "mpeg", begin, end, is_all=False, seconds=_seconds(tag))])
     if (
@@ -90,8 +90,6 @@ def _mpeg_end(source: Source, end: int) -> int:
         end -= len(before) - at
     if source.read_at(end - 128, 3) == b"TAG":
         end -= 128
-    zeros = source.read_at(max(end - mpeg.PADDING_BYTES, 0), min(mpeg.PADDING_BYTES, end))
-    end -= len(zeros) - len(zeros.rstrip(b"\0")) if zeros.endswith(bytes(64)) else 0
     footer = source.read_at(max(end - 32, 0), 32)
     if footer[:8] == b"APETAGEX":
         end -= int.from_bytes(footer[12:16], "little") + (32 if footer[23] & 0x80 else 0)
@@ -104,8 +102,11 @@ def _of_joined_mpeg(source: Source, begin: int, end: int) -> Plan:
     plan = Plan([])
     for start, stop in zip(begins, [*begins[1:], end]):
         stop = stop if stop == end else _mpeg_end(source, stop)
-        plan.parts.append(Part("ffmpeg", "mpeg", start, stop, is_all=False))
-        _note_broken(source, start, stop, plan)
+        seconds, last = mpeg.broken(source.read_at, start, stop)
+        plan.broken_seconds += seconds
+        if source.read_at(last, stop - last).strip(b"\0"):
+            plan.notes.append(f"{stop - last:,} bytes at the end of it are no MPEG audio, and left out")
+        plan.parts.append(Part("ffmpeg", "mpeg", start, last, is_all=False))
         tag = mpeg.tag_of(source.read_at(start, 2048))
         if tag is not None and tag.frames and len(begins) == 1:
             if not tag.bytes:
@@ -122,15 +123,6 @@ def _of_joined_mpeg(source: Source, begin: int, end: int) -> Plan:
                 )
     plan.note_joined()
     return plan
-
-
-def _note_broken(source: Source, start: int, stop: int, plan: Plan) -> None:
-    """Say what lies between frames and is none."""
-    seconds = mpeg.broken_seconds(source.read_at, start, stop)
-    if seconds > MISSING_SECONDS:
-        plan.damaged = f"about {seconds:.1f} s of it are no MPEG audio"
-    elif seconds:
-        plan.notes.append(f"damaged: about {seconds:.2f} s of it are no MPEG audio, and left out")
 
 
 def _tagged_frames(source: Source, begin: int, end: int) -> list[int]:
@@ -160,7 +152,7 @@ def of_ogg(source: Source) -> Plan:
         by_libsndfile = len(codecs) == 1 and codecs[0] in ("vorbis", "opus")
         part = Part("libsndfile" if by_libsndfile else "ffmpeg", "ogg", link.start, link.end, is_all=len(pages.links) == 1)
         part.is_all = part.is_all and link.start == 0 and link.end == source.size
-        part.seconds = link.seconds if by_libsndfile else None
+        part.seconds = link.seconds
         plan.parts.append(part)
     if pages.missing:
         plan.cut = f"the Ogg stream has no end, and its last page lacks {pages.missing:,} bytes"

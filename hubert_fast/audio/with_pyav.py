@@ -72,6 +72,8 @@ class Decoder:
             raise AudioError(f"there is no audio track in it, but {others}")
         self._stream = self._file.streams.best("audio") or streams[0]
         self.seconds = self._seconds()
+        if self._stream.codec_context is not None and self._stream.codec_context.name in ("ac3", "eac3"):
+            self._stream.codec_context.options = {"err_detect": "crccheck+explode"}  # else it makes sound up
         if self._stream.codec_context is None:
             self._file.close()
             raise AudioError("its audio is in an encoding that FFmpeg cannot decode, or encrypted")
