@@ -243,11 +243,11 @@ def test_large_remote_files_are_read_as_they_are_needed(tmp_path, monkeypatch):
     """Where a connection breaks, libsndfile sees the end of the file: that must not pass for a short recording."""
     import io
 
-    from hubert_fast.audio import sources
+    from hubert_fast.audio import opening
 
     soundfile.write(tmp_path / "a.flac", _tone(44100, 30), 44100)
     data, expected = (tmp_path / "a.flac").read_bytes(), load(tmp_path / "a.flac")
-    monkeypatch.setattr(sources, "WHOLE_BYTES", 1000)
+    monkeypatch.setattr(opening, "WHOLE_BYTES", 1000)
     breaks_after = [10**9]
 
     class File(io.BytesIO):

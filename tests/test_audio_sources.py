@@ -143,13 +143,13 @@ def test_archives(speech_samples, tmp_path):
 
 def test_large_files_in_archives(speech_samples, tmp_path, monkeypatch):
     """Above the size that is fetched whole: read as needed by libsndfile, copied to disk for FFmpeg."""
-    from hubert_fast.audio import sources
+    from hubert_fast.audio import opening
 
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as zipped:
         for format in ("wav", "m4a", "mp3"):
             (tmp_path / format).write_bytes(encode(speech_samples, format))
             zipped.write(tmp_path / format, format)
-    monkeypatch.setattr(sources, "WHOLE_BYTES", 5000)
+    monkeypatch.setattr(opening, "WHOLE_BYTES", 5000)
     for format in ("wav", "m4a", "mp3"):
         assert np.array_equal(load(f"zip://{format}::{tmp_path}/a.zip"), load(tmp_path / format))
 

@@ -18,8 +18,9 @@ def serve() -> None:
     """Decode what standard input asks for, one file after the other, until it ends."""
     import av  # noqa: F401  # before its size is taken
 
-    limit = _address_space() + int(os.environ["HUBERT_FAST_DECODER_BYTES"])
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    if (there := _address_space()) is not None:
+        limit = there + int(os.environ["HUBERT_FAST_DECODER_BYTES"])
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     questions, answers = open(0, "rb"), open(os.dup(1), "wb", buffering=1 << 20)  # noqa: SIM115
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints is no answer
@@ -30,16 +31,19 @@ def serve() -> None:
                 _answer(request, source, answers)
 
 
-def _address_space() -> int:
-    """Return the bytes of this process's address space."""
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[0]) * resource.getpagesize()
+def _address_space() -> int | None:
+    """Return the bytes of this process's address space; ``None`` where there is no ``/proc``."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[0]) * resource.getpagesize()
+    except FileNotFoundError:
+        return None
 
 
 def _source(request: dict, questions: BinaryIO) -> Source:
     if "bytes" in request:
         return Memory(questions.read(request["bytes"]))
-    return LocalFile(os.open(f"/proc/{request['process']}/fd/{request['descriptor']}", os.O_RDONLY | os.O_CLOEXEC), None)
+    return LocalFile(os.open(os.fsencode(request["path"]), os.O_RDONLY | os.O_CLOEXEC), None)
 
 
 def _answer(request: dict, source: Source, answers: BinaryIO) -> None:

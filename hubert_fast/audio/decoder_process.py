@@ -25,8 +25,9 @@ from pathlib import Path
 import numpy as np
 
 from .errors import AudioError
+from .opening import copied
 from .plan import Part
-from .sources import LocalFile, Memory, Source, copied
+from .sources import LocalFile, Memory, Source
 from .with_pyav import Decoded
 
 SILENT_SECONDS = 60.0  # a child that says nothing for so long is given up
@@ -79,9 +80,11 @@ class Apart:
     def _request(self, source: LocalFile | Memory, skip_seconds: float) -> dict[str, object]:
         part = self._part
         request = {"start": part.start, "end": part.end, "container": part.container, "options": part.options}
-        where = (
-            {"bytes": source.size} if isinstance(source, Memory) else {"descriptor": source.descriptor, "process": os.getpid()}
-        )
+        if isinstance(source, Memory):
+            where = {"bytes": source.size}
+        else:
+            path = f"/proc/{os.getpid()}/fd/{source.descriptor}" if source.path is None else os.fsdecode(source.path)
+            where = {"path": os.path.abspath(path)}
         return request | where | {"skip_seconds": skip_seconds}
 
 

@@ -36,10 +36,10 @@ class Mixer:
         if (rate_hz, samples.shape[1]) != (self._rate_hz, self._channels):
             yield from self._begin(rate_hz, samples.shape[1])
         if samples.shape[1] > 1 and not self.each_channel:
-            samples = self._mixed(_as_float(samples), rate_hz)
+            samples = self._mixed(as_float(samples), rate_hz)
         self.seconds += len(samples) / rate_hz
         if self._resampler is not None:
-            samples = self._resampled(_as_float(samples))
+            samples = self._resampled(as_float(samples))
         if len(samples):
             yield np.ascontiguousarray(samples.T)
 
@@ -85,7 +85,8 @@ class Mixer:
         return samples[:, self._taken : self._taken + 1]
 
 
-def _as_float(samples: np.ndarray) -> np.ndarray:
+def as_float(samples: np.ndarray) -> np.ndarray:
+    """Return float32 in [-1, 1] of int16, and float32 as it is."""
     return samples if samples.dtype == np.float32 else samples.astype(np.float32) / np.float32(32768)
 
 

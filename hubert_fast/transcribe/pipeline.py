@@ -73,8 +73,8 @@ class Piece:
 class Pipeline:
     """Runs utterances through the stages once; :meth:`run` gives them back as they are complete.
 
-    decode: gives the blocks ``[C, S]`` of an utterance, tells notes and raises ``AudioError``. batch_samples: of a batch; halved
-    when it is too much memory. window: utterances that may be under way.
+    decode: gives the blocks ``[C, S]`` of an utterance, tells notes and raises ``AudioError``. batch_samples: of a batch, which
+    is halved when it is too much memory. window: utterances that may be under way.
     """
 
     def __init__(self, lanes: Sequence[Lane], decode: Decode, cutter: Cutter, *, workers: int, batch_samples: int, window: int):

@@ -56,7 +56,7 @@ def url_of_archive(source: str) -> str:
 
 def reason_of(error: Exception) -> str:
     """Return in a few words why something could not be read: the system's reason, or an HTTP server's answer."""
-    from ..audio.sources import http_status
+    from ..audio.remote_errors import http_status
 
     status = http_status(error)
     if status is not None:

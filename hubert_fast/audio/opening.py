@@ -1,0 +1,147 @@
+"""Open local files, URLs, archives, pipes and standard input as a :class:`.sources.Source`."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from ..first_bytes import HEAD_BYTES
+from .archives import is_archived, open_archived
+from .errors import AudioError
+from .names import archive_options, is_url
+from .pipes import Command, piped
+from .probing import container_of
+from .remote_errors import as_audio_errors
+from .sources import LocalFile, Memory, Remote, Source
+from .standard_input import NAME as STANDARD_INPUT
+from .standard_input import named_pipe, standard_input
+
+WHOLE_BYTES = 16 << 20  # remote files up to this are fetched whole: one request instead of many
+# A few reads tell how long these are; others are looked through from end to end before they are decoded.
+READ_ANYWHERE = ("wav", "w64", "aiff", "au", "caf", "sphere", "flac")
+
+
+@contextlib.contextmanager
+def opened(path: str | Path) -> Iterator[Source]:
+    """Open what a path, a URL, ``-`` or a :class:`.pipes.Command` names.
+
+    Pipes, standard input and remote files that cannot be read at any place are copied to a temporary file first. Raises
+    :class:`AudioError` for what is missing, empty, a folder or a device, ``OSError`` for what may not be read.
+    """
+    name = os.fspath(path)
+    if name == STANDARD_INPUT:
+        with _spooled(io.BufferedReader(standard_input)) as source:
+            yield source
+    elif isinstance(path, Command):
+        with piped(path) as file, _local(file) as source:
+            yield source
+    elif is_url(name):
+        with _remote(name) as source:
+            yield source
+    else:
+        with _local(name) as source:
+            yield source
+
+
+@contextlib.contextmanager
+def _local(path: str) -> Iterator[Source]:
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        dangling = f": a link to {os.readlink(path)}, which is not there" if os.path.islink(path) else ""
+        raise AudioError(f"no such file{dangling}") from None
+    if stat.S_ISFIFO(mode):
+        with io.BufferedReader(named_pipe(path)) as file, _spooled(file) as source:
+            yield source
+        return
+    if not stat.S_ISREG(mode):
+        raise AudioError(f"expected an audio file, but this is {'a folder' if stat.S_ISDIR(mode) else 'not a regular file'}")
+    source = LocalFile(os.open(path, os.O_RDONLY | os.O_CLOEXEC), os.fsencode(path))
+    with contextlib.closing(source):
+        yield _not_empty(source)
+
+
+@contextlib.contextmanager
+def _spooled(file: BinaryIO) -> Iterator[Source]:
+    """Copy a stream to a temporary file."""
+    # where /proc gives a decoder's process the open file, it has no name and is gone with this process, however that ends
+    with tempfile.TemporaryFile() if os.path.isdir("/proc/self/fd") else tempfile.NamedTemporaryFile() as copy:
+        shutil.copyfileobj(file, copy, 1 << 20)
+        copy.flush()
+        source = LocalFile(os.dup(copy.fileno()), os.fsencode(copy.name) if isinstance(copy.name, str) else None)
+        with contextlib.closing(source):
+            yield _not_empty(source)
+
+
+@contextlib.contextmanager
+def copied(source: Source) -> Iterator[LocalFile]:
+    """Copy a source to a temporary file."""
+    with _spooled(source.span()) as copy:
+        source.check()
+        yield copy
+
+
+@contextlib.contextmanager
+def _remote(url: str) -> Iterator[Source]:
+    import fsspec  # a dependency of huggingface_hub; not needed for local files
+
+    with contextlib.ExitStack() as stack:
+        with as_audio_errors():
+            opened_file = open_archived(url) if is_archived(url) else fsspec.open(url, "rb", **archive_options(url)).open()
+            file = stack.enter_context(opened_file)
+        yield stack.enter_context(_fetched(file))
+
+
+@contextlib.contextmanager
+def _fetched(file: BinaryIO) -> Iterator[Source]:
+    with as_audio_errors():
+        start = io.BytesIO()
+        while start.tell() < WHOLE_BYTES and (part := file.read(WHOLE_BYTES - start.tell())):  # which may be less
+            start.write(part)
+        is_whole = start.tell() < WHOLE_BYTES
+        size = start.tell() if is_whole else _size_of(file)
+    if is_whole:
+        yield _not_empty(Memory(start.getvalue()))
+    elif size is not None and container_of(start.getvalue()[:HEAD_BYTES]) in READ_ANYWHERE:
+        yield Remote(file, size)
+    else:
+        rest = _Chained(b"" if size is not None else start.getvalue(), file)  # a file whose size is known is at its beginning
+        with _spooled(rest) as source:
+            yield source
+
+
+class _Chained(io.RawIOBase):
+    """The bytes that were read of a file, and then the rest of it."""
+
+    def __init__(self, head: bytes, rest: BinaryIO):
+        self._head, self._rest = head, rest
+
+    def read(self, count: int = -1) -> bytes:
+        if self._head:
+            data, self._head = self._head, b""
+            return data
+        with as_audio_errors():
+            return self._rest.read(count)
+
+
+def _size_of(file: BinaryIO) -> int | None:
+    """Return the bytes of a file that can be read at any place, else ``None``."""
+    try:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        return size
+    except Exception:  # streams have errors of their own for it
+        return None
+
+
+def _not_empty(source: Source) -> Source:
+    if not source.size:
+        raise AudioError("the file is empty (0 bytes)")
+    return source
