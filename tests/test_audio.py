@@ -232,7 +232,7 @@ def test_urls(tmp_path):
     for url, message in (
         ("memory://speech/none.flac", "no such file"),
         ("memory://speech/empty.flac", r"empty \(0 bytes\)"),
-        ("nosuch://a.wav", "Protocol not known"),
+        ("nosuch://a.wav", "URLs of the kind nosuch://"),
     ):
         with pytest.raises(AudioError, match=message) as error:
             load(url)
@@ -263,7 +263,7 @@ def test_large_remote_files_are_read_as_they_are_needed(tmp_path, monkeypatch):
     import fsspec
 
     monkeypatch.setattr(fsspec, "open", lambda *arguments: Opened())
-    assert np.array_equal(load("far://a.flac"), expected)
+    assert np.array_equal(load("s3://a.flac"), expected)
     breaks_after[0] = len(data) // 2
     with pytest.raises(AudioError, match="connection reset"):
-        load("far://a.flac")
+        load("s3://a.flac")

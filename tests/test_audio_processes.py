@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import resource
 import signal
 import time
 from pathlib import Path
@@ -25,56 +26,106 @@ def recording(tmp_path) -> Path:
 @pytest.fixture
 def no_idle_children():
     """Begin with no child, so that a test knows its own."""
-    while decoder_process._idle:
-        decoder_process._idle.pop().end()
+    while decoder_process._pool.idle:
+        decoder_process._pool.idle.pop().end()
 
 
 def test_one_process_serves_one_file_after_the_other(recording, no_idle_children):
     first = load(recording)
-    (child,) = decoder_process._idle
-    assert np.array_equal(load(recording), first) and decoder_process._idle == [child]
+    (child,) = decoder_process._pool.idle
+    assert np.array_equal(load(recording), first) and decoder_process._pool.idle == [child]
     with pytest.raises(AudioError, match="cannot be decoded as matroska"):
         recording.with_name("b.webm").write_bytes(b"\x1a\x45\xdf\xa3" + bytes(500))
         load(recording.with_name("b.webm"))
-    assert np.array_equal(load(recording), first) and decoder_process._idle == [child]
+    assert np.array_equal(load(recording), first) and decoder_process._pool.idle == [child]
 
 
 def test_a_crash_is_the_reason_of_its_own_file(recording, no_idle_children):
     load(recording)
-    (child,) = decoder_process._idle
+    (child,) = decoder_process._pool.idle
     blocks = read_blocks(recording)
     next(blocks)
     os.kill(child._process.pid, signal.SIGSEGV)
-    with pytest.raises(AudioError, match=r"a.m4a: its decoder crashed on it \(SIGSEGV\), in a process of its own"):
+    with pytest.raises(AudioError, match=r"a.m4a: the decoder crashed on this file \(SIGSEGV\); other files are not affected"):
         list(blocks)
-    assert not decoder_process._idle and len(load(recording)) > 40 * 16000
+    assert not decoder_process._pool.idle and len(load(recording)) > 40 * 16000
 
 
 def test_a_hang_ends(recording, no_idle_children, monkeypatch):
     load(recording)
-    (child,) = decoder_process._idle
+    (child,) = decoder_process._pool.idle
     os.kill(child._process.pid, signal.SIGSTOP)
     monkeypatch.setattr(decoder_process, "SILENT_SECONDS", 0.2)
     start = time.monotonic()
-    with pytest.raises(AudioError, match="its decoder said nothing for 0 s, and was stopped"):
+    with pytest.raises(AudioError, match="the decoder produced no audio for 0 s and was stopped"):
         load(recording)
     assert time.monotonic() - start < 5 and child._process.poll() is not None
 
 
 def test_memory_has_a_limit(recording, no_idle_children, monkeypatch):
     monkeypatch.setattr(decoder_process, "MOST_BYTES", 100_000)  # a block of samples is larger
-    said = r"a\.m4a: (it would take too much memory|cannot be decoded as mp4: Cannot allocate|its decoder crashed on it \(exit)"
+    said = r"a\.m4a: (decoding it needs more|cannot be decoded as mp4|the decoder crashed on this file \(exit)"
     with pytest.raises(AudioError, match=said):
         load(recording)
-    while decoder_process._idle:  # with that limit
-        decoder_process._idle.pop().end()
+    while decoder_process._pool.idle:  # with that limit
+        decoder_process._pool.idle.pop().end()
+
+
+def test_a_child_that_died_while_it_waited_costs_no_file(recording, no_idle_children):
+    load(recording)
+    (child,) = decoder_process._pool.idle
+    os.kill(child._process.pid, signal.SIGKILL)
+    child._process.wait()
+    assert len(load(recording)) > 40 * 16000
+
+
+def test_parts_of_one_file_are_served_by_one_process(recording, no_idle_children):
+    whole = load(recording)
+    (child,) = decoder_process._pool.idle
+    for start in (0, 10, 20, 45):
+        part = np.concatenate([block[0] for block in read_blocks(recording, offset_seconds=start, duration_seconds=1)])
+        error = np.sqrt(np.mean((part[800:15200] - whole[start * 16000 :][800:15200]) ** 2))
+        assert error < 0.02 * whole.std(), f"{start} s: {error / whole.std():.3f} of the sound"
+    assert decoder_process._pool.idle == [child]
+
+
+def test_nothing_is_imported_from_the_folder_that_audio_lies_in(recording, no_idle_children, monkeypatch):
+    (recording.parent / "resource.py").write_text("open('imported', 'w').close()")
+    (recording.parent / "av.py").write_text("open('imported', 'w').close()")
+    monkeypatch.chdir(recording.parent)
+    assert len(load("a.m4a")) > 40 * 16000 and not os.path.exists("imported")
+
+
+def test_many_open_files(recording, no_idle_children):
+    """``select`` takes descriptors below 1,024 alone."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (2048, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    held = [open(os.devnull) for _ in range(1100)]  # noqa: SIM115
+    try:
+        assert len(load(recording)) > 40 * 16000
+    finally:
+        for file in held:
+            file.close()
+        decoder_process._pool.idle.pop().end()
+
+
+def test_what_is_kept_of_a_file_whose_decoder_died_is_said(tmp_path, no_idle_children):
+    path = tmp_path / "a.aac"
+    path.write_bytes(encode(np.tile(load(demo.RECORDINGS / "steps.wav"), 40), "aac"))
+    load(path)
+    (child,) = decoder_process._pool.idle
+    notes = []
+    blocks = read_blocks(path, keep_truncated=True, note=notes.append)
+    next(blocks)
+    os.kill(child._process.pid, signal.SIGKILL)
+    kept = sum(block.shape[1] for block in blocks)
+    assert kept < 90 * 16000 and len(notes) == 1 and "the decoder crashed" in notes[0] and "before that are kept" in notes[0]
 
 
 def test_a_reader_that_stops_early_leaves_nothing_behind(recording, no_idle_children):
     blocks = read_blocks(recording)
     next(blocks)
     blocks.close()
-    assert not decoder_process._idle and len(load(recording)) > 40 * 16000
+    assert not decoder_process._pool.idle and len(load(recording)) > 40 * 16000
 
 
 def test_damaged_files_give_samples_or_a_reason(monkeypatch):

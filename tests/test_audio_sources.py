@@ -2,6 +2,7 @@
 
 import http.server
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -69,7 +70,7 @@ def test_a_part_beyond_the_end_says_so(speech_samples, tmp_path):
     seconds, notes = len(speech_samples) / 16000, []
     (rest,) = read_blocks(path, offset_seconds=seconds - 1, duration_seconds=3, note=notes.append)
     assert rest.shape == (1, 16000)
-    assert notes == [f"{path}: 3 s from {seconds - 1:g} s on were wanted, but the audio ends after 1.00 s of them"]
+    assert notes == [f"{path}: expected 3 s of audio from {seconds - 1:g} s on, but the file ends 1.00 s after that"]
 
 
 def test_a_part_of_a_file_that_is_cut_off(speech_samples, tmp_path):
@@ -207,15 +208,51 @@ def test_a_size_that_wrapped_at_4_gib(tmp_path):
     assert len(notes) == 1 and f"but there are {size:,}: all of them are taken" in notes[0]
 
 
+def _mixed_file(path, left, right, rate_hz=16000) -> tuple[np.ndarray, list[str]]:
+    soundfile.write(path, np.stack([left, right], 1), rate_hz, subtype="FLOAT")
+    notes: list[str] = []
+    return np.concatenate([block[0] for block in read_blocks(path, note=notes.append)]), notes
+
+
+def _share_left(found, expected) -> float:
+    """Return how much of the sound of ``expected`` is in ``found``, by their differences between samples."""
+    found, expected = np.diff(found), np.diff(expected)
+    return abs(float(np.dot(found, expected) / np.dot(expected, expected)))  # whatever the phase
+
+
 @pytest.mark.parametrize("gain", [-1.0, -0.9])
 def test_channels_that_cancel_are_noticed(gain, speech_samples, tmp_path):
-    path, notes = tmp_path / "a.wav", []
-    soundfile.write(path, np.stack([speech_samples, gain * speech_samples], 1), 16000, subtype="FLOAT")
-    found = np.concatenate([block[0] for block in read_blocks(path, note=notes.append)])
+    found, notes = _mixed_file(tmp_path / "a.wav", speech_samples, gain * speech_samples)
     assert np.allclose(found, speech_samples, atol=1e-6)
-    assert len(notes) == 1 and "cancel each other" in notes[0] and "channel 1, the louder one" in notes[0]
-    each = np.concatenate(list(read_blocks(path, each_channel=True, note=notes.append)), axis=1)
+    assert len(notes) == 1 and "cancel when averaged" in notes[0] and "channel 1, is transcribed" in notes[0]
+    each = np.concatenate(list(read_blocks(tmp_path / "a.wav", each_channel=True, note=notes.append)), axis=1)
     assert each.shape == (2, len(speech_samples)) and len(notes) == 1
+
+
+@pytest.mark.parametrize("kind", ["offset", "hum", "quiet", "noise"])
+def test_channels_that_cancel_beside_what_they_share(kind, speech_samples, tmp_path):
+    """A cheap sound card adds an offset, mains a hum, a microphone its noise; some record at -80 dB."""
+    x, time = speech_samples, np.arange(len(speech_samples)) / 16000
+    shared = {
+        "offset": 0.05,
+        "hum": 0.02 * np.sin(2 * np.pi * 50 * time),
+        "quiet": 0.0,
+        "noise": 0.0005 * np.random.default_rng(0).standard_normal(len(x)),
+    }[kind]
+    level = 2e-4 if kind == "quiet" else 0.5
+    found, notes = _mixed_file(tmp_path / "a.wav", level * x + shared, -level * x + shared)
+    assert _share_left(found, level * x) > 0.9 and len(notes) == 1
+
+
+def test_channels_that_cancel_for_a_while(speech_samples, tmp_path):
+    """Only there is a channel taken instead: what comes later on the other one alone is not lost."""
+    x, silence = speech_samples, np.zeros_like(speech_samples)
+    left, right = np.concatenate([x, x, silence]), np.concatenate([x, -x, x])
+    found, notes = _mixed_file(tmp_path / "a.wav", left, right)
+    parts = np.split(found, 3)
+    assert np.allclose(parts[0], x, atol=1e-6) and _share_left(parts[1], x) > 0.97 and _share_left(parts[2], x) > 0.45
+    said = re.search(r"from ([\d.]+) s on", notes[0])
+    assert len(notes) == 1 and float(said[1]) == pytest.approx(len(x) / 16000, abs=0.6)  # there are pauses on both sides
 
 
 @pytest.mark.parametrize("kind", ["equal", "one silent", "unrelated", "silence", "half as loud, inverted"])

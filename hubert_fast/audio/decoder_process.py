@@ -6,7 +6,7 @@ other. It also keeps PyAV's work for each frame away from this process's interpr
 decodes what :mod:`.plans` found well-formed.
 
     parent -> child: a JSON line, then the bytes of a file that is in memory
-    child -> parent: a JSON line for each block, then its samples; a JSON line at the end
+    child -> parent: a JSON line when it is ready; for each block a JSON line and its samples; a JSON line at the end of a file
 """
 
 from __future__ import annotations
@@ -32,76 +32,100 @@ from .with_pyav import Decoded
 
 SILENT_SECONDS = 60.0  # a child that says nothing for so long is given up
 MOST_BYTES = 1 << 30  # that a child may take for a file
+MOST_FILES = 10_000  # of a child, whatever it may leak
 _PACKAGE = str(Path(__file__).parents[2])
-_COMMAND = "import sys; sys.path.insert(0, sys.argv[1]); from hubert_fast.audio.decoder_child import serve; serve()"
+_COMMAND = "import sys; sys.path[:] = sys.argv[3:]; from hubert_fast.audio.decoder_child import serve; serve()"
 
 
-class Apart:
+class Decoding:
     """A part of a file that a child decodes.
 
-    tracks, seconds, lost_seconds, filled_seconds: those of :class:`.with_pyav.Decoder`, once the last block has come.
-    skipped_seconds: what was not decoded before the part that is wanted, once the first block has come.
+    tracks, track, seconds, lost_seconds, filled_seconds, jumps: those of :class:`.with_pyav.Decoder`, once the last block has
+    come. skipped_seconds: what was not decoded before the part that is wanted, once the first block has come.
     """
 
     def __init__(self, source: Source, part: Part):
         self._source, self._part = source, part
-        self.tracks, self.seconds, self.lost_seconds, self.filled_seconds = 1, None, 0.0, 0.0
-        self.skipped_seconds = 0.0
+        self.tracks, self.track, self.jumps, self.seconds = 1, 1, 0, None
+        self.lost_seconds = self.filled_seconds = self.skipped_seconds = 0.0
 
-    def blocks(self, skip_seconds: float) -> Iterator[Decoded]:
+    def blocks(self, skip_seconds: float, until_seconds: float | None = None) -> Iterator[Decoded]:
         """Give blocks from ``skip_seconds`` on, or from the beginning where the format has no index.
 
-        Raises :class:`AudioError` for what cannot be decoded, and when the child crashes, hangs or runs out of memory.
+        until_seconds: what is beyond is not decoded. Raises :class:`AudioError` for what cannot be decoded, and when the child
+        crashes, hangs or runs out of memory.
         """
-        source = self._source
+        source, part = self._source, self._part
         with contextlib.ExitStack() as stack:
             if not isinstance(source, (LocalFile, Memory)):
                 source = stack.enter_context(copied(source))
-            child = _take()
-            is_idle = False
+            request = {"start": part.start, "end": part.end, "container": part.container, "options": part.options}
+            request |= {"skip_seconds": skip_seconds, "until_seconds": until_seconds}
+            data = b""
+            if isinstance(source, Memory):
+                data = source.read_at(part.start, part.end - part.start)
+                request |= {"start": 0, "end": len(data), "bytes": len(data)}
+            else:
+                request |= {"path": _path_of(source)}
+            child, is_done = _take(), False
             try:
-                child.send(
-                    self._request(source, skip_seconds), source.read_at(0, source.size) if isinstance(source, Memory) else b""
-                )
+                child.send(request, data)
                 for answer in child.answers():
                     if "samples" in answer:
                         yield Decoded(answer["samples"], answer["rate_hz"])
                     elif "skipped_seconds" in answer:
                         self.skipped_seconds = answer["skipped_seconds"]
                     else:
-                        is_idle = True
-                        self.tracks, self.seconds = answer["tracks"], answer["seconds"]
-                        self.lost_seconds, self.filled_seconds = answer["lost_seconds"], answer["filled_seconds"]
+                        is_done = answer["is_well"]
+                        vars(self).update(answer["about"])
                         if answer["error"] is not None:
                             raise AudioError(answer["error"])
             finally:
-                _give_back(child) if is_idle else child.end()
+                _give_back(child) if is_done else child.end()
 
-    def _request(self, source: LocalFile | Memory, skip_seconds: float) -> dict[str, object]:
-        part = self._part
-        request = {"start": part.start, "end": part.end, "container": part.container, "options": part.options}
-        if isinstance(source, Memory):
-            where = {"bytes": source.size}
-        else:
-            path = f"/proc/{os.getpid()}/fd/{source.descriptor}" if source.path is None else os.fsdecode(source.path)
-            where = {"path": os.path.abspath(path)}
-        return request | where | {"skip_seconds": skip_seconds}
+
+def _path_of(source: LocalFile) -> str:
+    """Return what names the open file itself where the system has that, and its name elsewhere."""
+    opened = f"/proc/{os.getpid()}/fd/{source.descriptor}"
+    return opened if os.path.exists(opened) or source.path is None else os.path.abspath(os.fsdecode(source.path))
 
 
 class _Child:
+    """A process that decodes. Raises :class:`AudioError` when it cannot begin, which is not the fault of a file."""
+
     def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _COMMAND, _PACKAGE],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            bufsize=0,  # so that a wait for more is one for what is in no buffer
-            start_new_session=True,  # Ctrl-C lets files that are under way finish
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "HUBERT_FAST_DECODER_BYTES": str(MOST_BYTES)},
-        )
-        self._held = b""
+        # this process's path, and not the folder that it happens to be in, whose files might have the names of modules
+        path = [os.getcwd() if entry == "" else entry for entry in sys.path]
+        path += [] if _PACKAGE in path else [_PACKAGE]
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _COMMAND, str(MOST_BYTES), str(os.getpid()), *path],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                bufsize=0,  # so that a wait for more is one for what is in no buffer
+                start_new_session=True,  # Ctrl-C lets files that are under way finish
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+            )
+        except OSError as error:
+            raise AudioError(f"no process could be started for FFmpeg: {error.strerror or error}") from None
+        self._held, self.files = b"", 0
+        self._ready = select.poll()
+        self._ready.register(self._process.stdout, select.POLLIN)
+        try:
+            failure = json.loads(self._line())["failure"]
+        except AudioError as error:
+            failure = str(error)
+        if failure is not None:
+            self.end()
+            raise AudioError(f"PyAV, which decodes what libsndfile cannot, does not start: {failure}")
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
 
     def send(self, request: dict[str, object], data: bytes) -> None:
+        self.files += 1
         try:
             left = memoryview(json.dumps(request).encode() + b"\n" + data)
             while left:
@@ -139,8 +163,8 @@ class _Child:
 
     def _fill(self) -> None:
         """Read on, after what is held; a line comes with all of its block or with some of it."""
-        if not select.select([self._process.stdout], [], [], SILENT_SECONDS)[0]:
-            raise AudioError(f"its decoder said nothing for {SILENT_SECONDS:.0f} s, and was stopped")
+        if not self._ready.poll(1000 * SILENT_SECONDS):
+            raise AudioError(f"the decoder produced no audio for {SILENT_SECONDS:.0f} s and was stopped")
         data = self._process.stdout.read(1 << 20)
         if not data:
             raise AudioError(self._died())
@@ -149,7 +173,7 @@ class _Child:
     def _died(self) -> str:
         status = self._process.wait()
         name = signal.Signals(-status).name if status < 0 else f"exit status {status}"
-        return f"its decoder crashed on it ({name}), in a process of its own"
+        return f"the decoder crashed on this file ({name}); other files are not affected"
 
     def end(self) -> None:
         self._process.kill()
@@ -158,22 +182,40 @@ class _Child:
         self._process.stdout.close()
 
 
-_idle: list[_Child] = []
-_lock = threading.Lock()
-_owner = os.getpid()
+class _Pool:
+    """Children that wait for a file."""
+
+    def __init__(self) -> None:
+        self.idle: list[_Child] = []
+        self.lock = threading.Lock()
+
+
+_pool = _Pool()
+
+
+def _forget() -> None:
+    """Begin anew after a fork: the children are the parent's, and so is whoever held the lock."""
+    global _pool
+    _pool = _Pool()
+
+
+os.register_at_fork(after_in_child=_forget)
 
 
 def _take() -> _Child:
-    global _owner
-    with _lock:
-        if _owner != os.getpid():  # forked: the children are the parent's
-            _idle.clear()
-            _owner = os.getpid()
-        if _idle:
-            return _idle.pop()
-    return _Child()
+    while True:
+        with _pool.lock:
+            child = _pool.idle.pop() if _pool.idle else None
+        if child is None:
+            return _Child()
+        if child.is_alive:
+            return child
+        child.end()  # while it waited: no file's fault
 
 
 def _give_back(child: _Child) -> None:
-    with _lock:
-        _idle.append(child)
+    if child.files >= MOST_FILES:
+        child.end()
+        return
+    with _pool.lock:
+        _pool.idle.append(child)

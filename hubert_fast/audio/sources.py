@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import mmap
 import os
 import threading
 from typing import BinaryIO
@@ -28,7 +27,7 @@ class Source:
         raise NotImplementedError
 
     def find(self, pattern: bytes, start: int) -> int:
-        """Return where ``pattern`` stands from ``start`` on, -1 when nowhere."""
+        """Return where ``pattern`` stands from ``start`` on, -1 when nowhere. Other threads run meanwhile."""
         at, before = start, b""
         while part := self.read_at(at, 1 << 20):
             found = (before + part).find(pattern)
@@ -64,12 +63,6 @@ class LocalFile(Source):
 
     def read_at(self, start: int, count: int) -> bytes:
         return os.pread(self.descriptor, min(count, self.size), start) if start < self.size else b""
-
-    def find(self, pattern: bytes, start: int) -> int:
-        if start >= self.size:
-            return -1
-        with mmap.mmap(self.descriptor, 0, access=mmap.ACCESS_READ) as whole:
-            return whole.find(pattern, start)
 
     def close(self) -> None:
         os.close(self.descriptor)

@@ -33,7 +33,8 @@ USUAL_DELAY = {
 # Containers whose times are a player's, so that silence belongs where packets are missing
 TIMED = frozenset({"mp4", "matroska", "flv", "asf", "mpeg-ts", "mpeg-ps", "m2ts", "avi"})
 INDEXED = frozenset({"mp4", "matroska"})  # where a seek ends at or before the place, with times that are right
-GAP_SECONDS = 0.1
+GAP_SECONDS, BACK_SECONDS, MOST_GAP_SECONDS = 0.03, 1.0, 60.0
+LATE_SECONDS = 0.1  # of sound that begins after the picture
 PREROLL_SECONDS = 0.5
 
 
@@ -48,15 +49,16 @@ class Decoder:
     """The first audio track of a file.
 
     container: a key of :data:`FORMATS`. seconds: of the track by its header, ``None`` where that is a guess. tracks: how
-    many audio tracks there are. lost_seconds: of packets that could not be decoded, so far. filled_seconds: of silence
-    in the place of packets that are missing. Raises :class:`AudioError`.
+    many audio tracks there are; track: the one that is decoded, from 1. lost_seconds: of packets that could not be decoded, so
+    far. filled_seconds: of silence in the place of packets that are missing. jumps: how often its clock jumped. Raises
+    :class:`AudioError`.
     """
 
     def __init__(self, file: BinaryIO, container: str, **options: str):
         import av
 
         self._av, self.container, self.lost_seconds, self._delay = av, container, 0.0, 0
-        self.filled_seconds = 0.0
+        self.filled_seconds, self.jumps = 0.0, 0
         av.logging.set_level(None)  # FFmpeg's remarks name no file
         # up to PyAV 18 a title that is no UTF-8 is an error
         tags = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
@@ -69,8 +71,9 @@ class Decoder:
         if not streams:
             self._file.close()
             others = ", ".join(sorted({stream.type for stream in self._file.streams})) or "nothing"
-            raise AudioError(f"there is no audio track in it, but {others}")
+            raise AudioError(f"the file has no audio track, only {others}")
         self._stream = self._file.streams.best("audio") or streams[0]
+        self.track = 1 + next(number for number, stream in enumerate(streams) if stream.index == self._stream.index)
         self.seconds = self._seconds()
         if self._stream.codec_context is not None and self._stream.codec_context.name in ("ac3", "eac3"):
             self._stream.codec_context.options = {"err_detect": "crccheck+explode"}  # else it makes sound up
@@ -82,11 +85,12 @@ class Decoder:
         self._file.close()
 
     def _seconds(self) -> float | None:
-        stream, others = self._stream, len(self._file.streams) > 1
+        stream = self._stream
         if self.container in ("mp4", "avi", "wavpack", "tta", "ape") and stream.duration is not None:
-            return float(stream.duration * stream.time_base)
-        if self.container in ("matroska", "asf", "flv") and not others and self._file.duration is not None:
-            return self._file.duration / 1e6
+            start = max(stream.start_time or 0, 0) if self.container == "mp4" else 0
+            return float((stream.duration - start) * stream.time_base)
+        if self.container in ("matroska", "asf", "flv") and len(self._file.streams) == 1 and self._file.duration is not None:
+            return self._file.duration / 1e6 - self._base_seconds()
         return None
 
     def blocks(self, start_seconds: float = 0.0) -> Iterator[Decoded]:
@@ -138,43 +142,52 @@ class Decoder:
 
     def _timed(self, from_start: bool) -> Iterator[tuple[np.ndarray, int, float | None]]:
         """Give frames with the time of the first sample, in seconds; encoders' delays are cut, gaps are filled with silence."""
-        base = self._base_seconds()
-        is_first, drop, expected, like, rate = True, 0, None, None, 0
+        base, drop, like, rate = self._base_seconds(), 0, None, 0
+        first_time, given = None, 0.0  # of the first frame, and seconds since
         for frame, first_pts in self._frames():
             if isinstance(frame, float):  # seconds that cannot be decoded
                 if like is not None:
-                    yield from _silence(frame, rate, like, expected)
-                    expected = None if expected is None else expected + frame
+                    given += frame
+                    yield from _silence(frame, rate, like)
                 continue
             if not frame.sample_rate or not frame.samples:
                 continue
             rate, time = frame.sample_rate, None
             if frame.pts is not None and frame.time_base:
                 time = float(frame.pts * frame.time_base) - base
-            samples = like = _samples(frame)
-            if is_first and from_start:
+            samples = _samples(frame)
+            if like is None and from_start:
                 drop, before = self._at_start(frame, first_pts, time)
-                if before:
-                    yield np.zeros((before, samples.shape[1]), samples.dtype), rate, 0.0
-            elif expected is not None and time is not None and self.container in TIMED and time - expected > GAP_SECONDS:
-                gap = time - expected
-                if expected + gap <= (self._file.duration or 0) / 1e6 + 1.0:
+                yield from _silence(before / rate, rate, samples)
+            like = samples
+            if time is not None and self.container in TIMED:
+                first_time = time - given if first_time is None else first_time
+                gap = time - first_time - given
+                if gap > GAP_SECONDS and self._is_gap(given, gap):
                     self.filled_seconds += gap
-                    yield from _silence(gap, rate, samples, expected)
-            is_first = False
-            if time is not None:
-                expected = time + len(samples) / rate
-            if drop:
-                cut = min(drop, len(samples))
-                samples, drop = samples[cut:], drop - cut
-            yield samples, rate, time
+                    given += gap
+                    yield from _silence(gap, rate, samples)
+                elif not -BACK_SECONDS < gap <= GAP_SECONDS:  # another clock: of a recording that was joined, or set anew
+                    self.jumps += 1
+                    first_time += gap
+            given += len(samples) / rate
+            cut = min(drop, len(samples))
+            drop -= cut
+            yield samples[cut:], rate, time
+
+    def _is_gap(self, given: float, gap: float) -> bool:
+        """Return whether packets are missing for so long, rather than that the clock jumped."""
+        if self.container in ("mpeg-ts", "m2ts", "mpeg-ps"):
+            return gap <= MOST_GAP_SECONDS
+        seconds = self._file.duration
+        return gap <= MOST_GAP_SECONDS if seconds is None else given + gap <= seconds / 1e6 + 1.0
 
     def _at_start(self, frame: object, first_pts: int | None, time: float | None) -> tuple[int, int]:
         """Return how many samples to leave out at the beginning, and how many of silence to put there."""
         codec = self._stream.codec_context.name
         if codec.startswith("wmav"):  # FFmpeg drops the first frame, and encoders are one late
             return 0, frame.samples
-        if time is not None and time > GAP_SECONDS and self.container in TIMED and len(self._file.streams) > 1:
+        if time is not None and time > LATE_SECONDS and self.container in TIMED and len(self._file.streams) > 1:
             return 0, round(time * frame.sample_rate)  # the picture begins earlier
         was_cut = first_pts is not None and ((first_pts < 0 and self.container in TIMED) or frame.pts != first_pts)
         return (0 if was_cut else USUAL_DELAY.get(codec, 0)), 0
@@ -188,7 +201,7 @@ class Decoder:
             try:
                 packet = next(packets, None)
             except self._av.error.FFmpegError as error:
-                raise AudioError(f"cannot be read on: {_reason(error)}") from None
+                raise AudioError(f"cannot be decoded to its end: {_reason(error)}") from None
             if packet is None:
                 return
             if is_first:
@@ -205,18 +218,22 @@ class Decoder:
                 yield frame, first_pts
 
 
-def _silence(
-    seconds: float, rate: int, like: np.ndarray, start: float | None
-) -> Iterator[tuple[np.ndarray, int, float | None]]:
+def _silence(seconds: float, rate: int, like: np.ndarray) -> Iterator[tuple[np.ndarray, int, None]]:
     left, at_once = round(seconds * rate), max(BLOCK_SAMPLES // like.shape[1], 1)
     while left > 0:
-        yield np.zeros((min(left, at_once), like.shape[1]), like.dtype), rate, start
+        yield np.zeros((min(left, at_once), like.shape[1]), like.dtype), rate, None
         left -= at_once
 
 
 def _samples(frame: object) -> np.ndarray:
     """Return a frame as ``[S, channels]``, int16 or float32."""
-    data = frame.to_ndarray()
+    if frame.format.name in ("s64", "s64p"):  # which to_ndarray does not know
+        planes = [np.frombuffer(plane, np.int64) for plane in frame.planes]
+        data = np.stack(
+            [plane[: frame.samples * (1 if frame.format.is_planar else frame.layout.nb_channels)] for plane in planes]
+        )
+    else:
+        data = frame.to_ndarray()
     data = data.T if frame.format.is_planar else data.reshape(-1, frame.layout.nb_channels)
     if data.dtype == np.int16 or data.dtype == np.float32:
         return data
