@@ -1,14 +1,19 @@
-"""Where MP4, Matroska, ASF and AVI files end by their own sizes, and where another one begins that was joined to them."""
+"""Find where MP4, Matroska, ASF and AVI files end by their own sizes, and where another one begins that was joined to them."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 
-from .chunks import Read
+from ..first_bytes import HEAD_BYTES
+from .joined import Read, is_start, recording_at
 
+MOST_INDEX_BYTES = 1 << 26  # of an MP4's moov box
 MOST_BOXES = 100_000
 MOST_RECORDINGS = 10_000
 EBML = b"\x1a\x45\xdf\xa3"
+ENCRYPTED = re.compile(rb"stsd.{12}(?:drms|enca)", re.DOTALL)  # version, count and size, then the codec of the first entry
+MP4_BOXES = frozenset(b"ftyp moov mdat free skip wide uuid moof mfra sidx styp pnot emsg prft meta udta".split())
 SEGMENT = b"\x18\x53\x80\x67"
 ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 
@@ -27,21 +32,42 @@ def has_index(read: Read, size: int) -> bool:
     return any(name in (b"moov", b"moof") for name, _, _ in _mp4_boxes(read, size))
 
 
+def is_encrypted(read: Read, size: int) -> bool:
+    """Return whether a sample description in the index of an MP4 is of encrypted audio."""
+    for name, start, end in _mp4_boxes(read, size):
+        if name == b"moov" and ENCRYPTED.search(read(start, min(end - start, MOST_INDEX_BYTES))):
+            return True
+    return False
+
+
 def recordings(container: str, read: Read, find: Callable[[bytes, int], int], size: int) -> list[tuple[int, int]]:
     """Return where each of the recordings that were joined in a file begins and ends; one for most files.
 
-    find: returns where bytes stand from a place on, -1 when nowhere.
+    The last one may end before the file does. find: returns where bytes stand from a place on, -1 when nowhere.
     """
-    begins = [0]
+    begins, end = [0], None
     if container == "mp4":
         has_media = False
-        for name, start, _ in _mp4_boxes(read, size):
+        for name, start, after in _mp4_boxes(read, size):
+            if name not in MP4_BOXES and start and _is_no_box(name, after > size, read(start, HEAD_BYTES)):
+                end = start
+                break
             if name == b"ftyp" and has_media:
                 begins.append(start)
                 has_media = False
             has_media |= name in (b"moov", b"mdat")
-    elif container == "matroska":
-        at = 0
+            end = None if after > size else after
+    elif container in _CHAINED:
+        end = _ENDS[container](read, size)
+        while end and end < size and len(begins) < MOST_RECORDINGS:
+            if recording_at(read(end, HEAD_BYTES)) != container or read(end + 8, 4) == b"AVIX":
+                break
+            base = end
+            begins.append(base)
+            length = _ENDS[container](lambda start, count: read(base + start, count), size - base)  # noqa: B023
+            end = None if not length else base + length
+    if container == "matroska" and (end is None or end > size):
+        at = begins[-1]
         while (at := find(EBML, at + 4)) >= 0 and len(begins) < MOST_RECORDINGS:
             head = read(at, 64)
             if b"webm" in head or b"matroska" in head:
@@ -55,21 +81,13 @@ def recordings(container: str, read: Read, find: Callable[[bytes, int], int], si
         at = 0
         while (at := find(b"#!AMR", at + 5)) >= 0 and len(begins) < MOST_RECORDINGS:
             begins.append(at)
-    elif container in ("asf", "avi"):
-        end = _ENDS[container](read, size)
-        mark = read(0, 16) if container == "asf" else b"RIFF"
-        while (
-            end
-            and end < size
-            and read(end, len(mark)) == mark
-            and read(end + 8, 4) != b"AVIX"
-            and len(begins) < MOST_RECORDINGS
-        ):
-            base = end
-            begins.append(base)
-            length = _ENDS[container](lambda start, count: read(base + start, count), size - base)  # noqa: B023
-            end = None if not length else base + length
-    return list(zip(begins, [*begins[1:], size]))
+    last = size if end is None or end > size or not is_start(read(end, HEAD_BYTES)) else end
+    return list(zip(begins, [*begins[1:], last]))
+
+
+def _is_no_box(name: bytes, is_too_long: bool, head: bytes) -> bool:
+    """Return whether what follows a box of an MP4 is something else."""
+    return is_start(head) or (is_too_long and not all(32 <= byte < 127 or byte == 0xA9 for byte in name))
 
 
 def _mp4_boxes(read: Read, size: int) -> Iterator[tuple[bytes, int, int]]:
@@ -150,6 +168,7 @@ def _voc_end(read: Read, size: int) -> int | None:
     return at
 
 
+_CHAINED = frozenset({"matroska", "asf", "avi", "svx", "voc"})
 _ENDS: dict[str, Callable[[Read, int], int | None]] = {
     "mp4": _mp4_end,
     "matroska": _matroska_end,

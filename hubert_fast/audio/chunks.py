@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .probing import W64, container_of
-
-Read = Callable[[int, int], bytes]  # (start, count) -> up to count bytes
+from ..first_bytes import HEAD_BYTES
+from .joined import Read, is_start
+from .probing import W64
 
 STREAMED_BYTES = 0x7FFF0000  # 32-bit sizes from here on are what writers to a pipe put; sizes that fit nobody
 MOST_CHUNKS = 10_000
@@ -32,13 +31,15 @@ class Samples(NamedTuple):
     """Where samples lie in a file.
 
     start: their first byte. claimed: bytes by the header, ``None`` where it gives no length. there: bytes that there are.
-    end: where the recording ends in the file; what is beyond belongs to another one that was joined to it.
+    end: where the recording ends in the file; what is beyond belongs to another one that was joined to it. more: start and
+    claimed bytes of further chunks of samples, which some loggers write.
     """
 
     start: int
     claimed: int | None
     there: int
     end: int
+    more: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def _of_au(head: bytes, read: Read, size: int) -> Samples | None:
     if not 24 <= start <= size:
         return None
     claimed = None if claimed >= STREAMED_BYTES else claimed
-    joined = claimed is not None and read(start + claimed, 4) in (b".snd", b"dns.")
+    joined = claimed is not None and start + claimed < size and is_start(read(start + claimed, HEAD_BYTES))
     return Samples(start, claimed, claimed if joined else size - start, start + claimed if joined else size)
 
 
@@ -96,9 +97,9 @@ def _of_sphere(head: bytes, read: Read, size: int) -> Samples | None:
         return None
     if b"," in fields.get(b"sample_coding", b""):  # compressed
         return None
-    if start > size:
+    if not 0 <= start <= size or claimed < 0:
         return None
-    if read(start + claimed, 8) == head[:8]:
+    if start + claimed < size and is_start(read(start + claimed, HEAD_BYTES)):
         return Samples(start, claimed, claimed, start + claimed)
     return Samples(start, claimed, size - start, size)
 
@@ -114,7 +115,7 @@ def _of_chunks(family: _Family, head: bytes, read: Read, size: int) -> Samples |
             wide = struct.unpack("<Q", chunk[16:24])[0] if len(chunk) >= 24 else None
         if name == family.data:
             return _found(family, head, at, claimed, wide, read, size)
-        at += family.header + max(claimed, 0)
+        at += 12 if _is_list_of_samples(chunk) else family.header + max(claimed, 0)
         if not (at % family.align and read(at, 4) in (b"fmt ", family.data)):  # writers forget to pad
             at = _aligned(family, at)
         if at >= size:
@@ -150,36 +151,54 @@ def _found(family: _Family, head: bytes, at: int, claimed: int, wide: int | None
     claimed = max(claimed - extra, 0)
     if start + extra + claimed > size:
         return Samples(start + extra, claimed, max(size - start - extra, 0), size)
-    rest = _rest(family, head, after, read, size)
-    if rest is not None:
-        return Samples(start + extra, claimed, claimed, rest)
+    rest = _rest(family, after, read, size)
     unaligned = start + extra + claimed  # writers that forget to pad
-    if unaligned != after and (rest := _rest(family, head, unaligned, read, size)) is not None:
-        return Samples(start + extra, claimed, claimed, rest)
-    return Samples(start + extra, claimed or None, size - start - extra, size)
+    if rest is None and unaligned != after:
+        rest = _rest(family, unaligned, read, size)
+    if rest is None:
+        return Samples(start + extra, claimed or None, size - start - extra, size)
+    return Samples(start + extra, claimed, claimed, *rest)
 
 
-def _rest(family: _Family, head: bytes, at: int, read: Read, size: int) -> int | None:
-    """Return where the recording ends whose samples end at ``at``, ``None`` when what follows is neither chunks nor a file."""
+def _rest(family: _Family, at: int, read: Read, size: int) -> tuple[int, tuple[tuple[int, int], ...]] | None:
+    """Return where the recording ends whose samples end at ``at``, and further samples in it.
+
+    Return ``None`` when what follows is neither chunks nor a file, so that the samples go on there.
+    """
+    more: list[tuple[int, int]] = []
     for _ in range(MOST_CHUNKS):
         if at >= size:
-            return size
+            return size, tuple(more)
         chunk = read(at, max(family.header, 16))
-        if size - at > family.form and container_of(read(at, 64)) == container_of(head):
-            return at
+        if is_start(read(at, HEAD_BYTES)):
+            return at, tuple(more)
         if not chunk.strip(b"\0") and not read(at, 1 << 16).strip(b"\0"):  # the end of a sector or a tape block
-            return size if size - at <= 1 << 16 else None
+            return (size, tuple(more)) if more or size - at <= 1 << 16 else None
         if chunk[:3] == b"TAG" and size - at == 128:  # ID3v1
-            return size
+            return size, tuple(more)
         if len(chunk) < family.header or not _is_name(family, chunk):
-            return size if size - at < 16 else None
+            if more and not more[-1][1]:  # its writer died before it could put the size
+                more[-1] = (more[-1][0], size - more[-1][0])
+            return (size, tuple(more)) if more or size - at < 16 else None
         name, claimed = _named(family, chunk)
-        is_known = name in RIFF_CHUNKS
-        end = _aligned(family, at + family.header + max(claimed, 0))
+        is_samples = family.form == 12 and name == family.data == b"data"
+        is_known = name in RIFF_CHUNKS or is_samples
+        end = at + family.header + max(claimed, 0)
+        if is_samples and claimed >= 0:
+            more.append((at + family.header, claimed if claimed < STREAMED_BYTES else size - at - family.header))
         if claimed < 0 or end > size + family.align:
-            return size if is_known else None
+            return (size, tuple(more)) if is_known else None
+        if _is_list_of_samples(chunk):
+            end = at + 12
+        if not (end % family.align and is_samples and read(end, 4) == b"data"):  # writers forget to pad
+            end = _aligned(family, end)
         at = end
     return None
+
+
+def _is_list_of_samples(chunk: bytes) -> bool:
+    """Return whether a chunk is a ``LIST`` that holds chunks of samples."""
+    return chunk[:4] == b"LIST" and chunk[8:12] == b"wavl"
 
 
 def _is_name(family: _Family, chunk: bytes) -> bool:

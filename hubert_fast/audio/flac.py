@@ -1,11 +1,15 @@
-"""FLAC: how many samples the header claims, how many the last frame says there are, and where joined files begin. RFC 9639."""
+"""FLAC: how many samples the header claims, how many the last frame says there are, and where that frame ends. RFC 9639."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from typing import NamedTuple
 
-from .chunks import Read
+from .joined import Read
 
+SEARCHED_BYTES = 1 << 20
+MOST_CANDIDATES = 300_000  # frames, and bytes that look like one, of ten hours or more
 TAIL_BYTES = 1 << 18  # within which the last frame begins: a block of 65,535 samples of eight channels is rare
 _CRC8 = [0] * 256
 for _byte in range(256):
@@ -13,6 +17,13 @@ for _byte in range(256):
     for _ in range(8):
         _value = (_value << 1 ^ 7 if _value & 0x80 else _value << 1) & 0xFF
     _CRC8[_byte] = _value
+_CRC16 = [0] * 256
+for _byte in range(256):
+    _value = _byte << 8
+    for _ in range(8):
+        _value = (_value << 1 ^ 0x8005 if _value & 0x8000 else _value << 1) & 0xFFFF
+    _CRC16[_byte] = _value
+_FRAME = re.compile(rb"(?=\xff[\xf8\xf9])")
 
 
 class StreamInfo(NamedTuple):
@@ -33,19 +44,53 @@ def stream_info(read: Read, at: int = 0) -> StreamInfo | None:
     return StreamInfo(packed >> 44, (packed >> 41 & 7) + 1, packed & (1 << 36) - 1, int.from_bytes(head[10:12], "big"))
 
 
-def last_sample(read: Read, start: int, end: int, info: StreamInfo) -> int | None:
-    """Return how many samples the stream in these bytes has by its last frame, ``None`` when none is found near the end.
+class LastFrame(NamedTuple):
+    """The last frame of a stream. start: its place in the file. samples: of each channel up to its end."""
 
-    The last frame may be cut off: its samples are counted all the same.
-    """
+    start: int
+    samples: int
+
+
+def last_frame(read: Read, start: int, end: int, info: StreamInfo) -> LastFrame | None:
+    """Return the last frame that begins before ``end``, ``None`` when none begins near there. It may be cut off."""
     tail_start = max(end - TAIL_BYTES, start + 42)
     tail = read(tail_start, end - tail_start)
-    at = len(tail)
-    while (at := max(tail.rfind(b"\xff\xf8", 0, at), tail.rfind(b"\xff\xf9", 0, at))) >= 0:
-        found = _frame_end(tail[at : at + 16], info)
-        if found is not None:
-            return found
+    for place in reversed([found.start() for found in _FRAME.finditer(tail)]):
+        samples = _frame_end(tail[place : place + 16], info)
+        if samples is not None:
+            return LastFrame(tail_start + place, samples)
     return None
+
+
+def frame_of_last_sample(read: Read, start: int, end: int, info: StreamInfo) -> LastFrame | None:
+    """Return the frame that ends with the last sample that the header claims, wherever it is; ``None`` without one."""
+    at, left = start + 42, MOST_CANDIDATES
+    while at < end and left > 0:
+        data = read(at, min(SEARCHED_BYTES, end - at))
+        for found in _FRAME.finditer(data):
+            left -= 1
+            if _frame_end(data[found.start() : found.start() + 16], info) == info.samples:
+                return LastFrame(at + found.start(), info.samples)
+        if len(data) < SEARCHED_BYTES:
+            break
+        at += len(data) - 16
+    return None
+
+
+def end_of_frame(read: Read, start: int, end: int, is_start: Callable[[int], bool]) -> int | None:
+    """Return where the frame at ``start`` ends by its checksum, ``None`` when that does not fit anywhere.
+
+    The checksum fits at about one in 65,536 wrong places, too: places where ``is_start`` says that something else begins, and
+    the end of the file, are preferred.
+    """
+    data, crc, places = read(start, min(TAIL_BYTES, end - start)), 0, []
+    for place, byte in enumerate(data, 1):
+        crc = _CRC16[crc >> 8 ^ byte] ^ (crc << 8 & 0xFF00)
+        if not crc:
+            places.append(start + place)
+    if places and places[-1] == end:
+        return end
+    return next((place for place in places if is_start(place)), places[0] if places else None)
 
 
 def _frame_end(header: bytes, info: StreamInfo) -> int | None:

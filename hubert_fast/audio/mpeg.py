@@ -7,7 +7,6 @@ their bytes and the samples to drop at both ends. Files that were joined have se
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,7 +22,6 @@ _KBITS = {  # by (is version 1, layer)
     (False, 3): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
 SEARCHED_BYTES = 1 << 18  # for a first frame behind junk
-PADDING_BYTES = 1 << 16  # of zeros at the end
 
 
 class Header(NamedTuple):
@@ -110,6 +108,11 @@ def after_id3v2(data: bytes, at: int = 0) -> int:
     return at
 
 
+def after_wrong_id3v2(data: bytes) -> int:
+    """Return where an ID3v2 tag ends whose size was written as a plain number, 0 when ``data`` begins with none."""
+    return 10 + int.from_bytes(data[6:10], "big") if data[:3] == b"ID3" and len(data) >= 10 and data[3] < 0x10 else 0
+
+
 @dataclass(frozen=True)
 class Tag:
     """What a Xing or Info frame says of the frames after it.
@@ -157,55 +160,11 @@ def tag_of(data: bytes, at: int = 0) -> Tag | None:
         size, position = int.from_bytes(data[position : position + 4], "big"), position + 4
     position += (100 if flags & 4 else 0) + (4 if flags & 8 else 0)
     lame = data[position : position + 24]
-    if len(lame) == 24 and lame[:4] in (b"LAME", b"Lavf", b"Lavc", b"GOGO"):
+    is_set = lame[21:] != b"\xff\xff\xff"  # 4,095 samples at both ends: more than any encoder adds
+    if len(lame) == 24 and lame[:4] in (b"LAME", b"Lavf", b"Lavc", b"GOGO") and is_set:
         delay = (lame[21] << 4 | lame[22] >> 4) + DECODER_DELAY
         padding = (lame[22] & 15) << 8 | lame[23]
     return Tag(header, frames, size, delay, padding)
-
-
-def broken(read: Callable[[int, int], bytes], begin: int, end: int) -> tuple[float, int]:
-    """Return for how many seconds there are no frames from ``begin`` on, by their bytes, and where the last frame ends.
-
-    Takes 30 ms for an hour of MP3. Decoders look for the next frame without a word, and libmpg123 gives up after 1,024 bytes.
-    """
-    lengths: dict[bytes, int] = {}
-    at, data, base, lost, seconds_per_byte = begin, b"", begin, 0, 0.0
-    while at < end:
-        key = data[at - base : at - base + 3]
-        if len(key) < 3:
-            base, data = at, read(at, min(1 << 20, end - at))
-            key = data[:3]
-            if len(key) < 3:
-                break
-        length = lengths.get(key)
-        if length is None:
-            header = header_of(key + b"\xc0")
-            if header is None:
-                found = _next_frame(read, at + 1, end)
-                if found == end:
-                    break
-                if not read(at, min(found - at, PADDING_BYTES)).strip(b"\0"):
-                    at = found
-                    continue
-                lost, at = lost + found - at, found
-                continue
-            length = lengths[key] = header.bytes
-            seconds_per_byte = seconds_per_byte or header.samples / header.sample_rate_hz / header.bytes
-        at += length
-    return lost * seconds_per_byte, min(at, end)
-
-
-def _next_frame(read: Callable[[int, int], bytes], at: int, end: int) -> int:
-    """Return where the next frame at or after ``at`` begins, ``end`` without one."""
-    while at < end:
-        data = read(at, min(SEARCHED_BYTES, end - at))
-        found = first_frame(data)
-        if found is not None:
-            return at + found
-        if len(data) < SEARCHED_BYTES:
-            break
-        at += len(data) - 2048
-    return end
 
 
 def first_frame(data: bytes, at: int = 0) -> int | None:

@@ -1,13 +1,15 @@
-"""Ogg pages: the links of a chain, which a decoder may end after the first of, and whether the last page is whole. RFC 3533."""
+"""Ogg pages: the links of a chain, after the first of which a decoder may end, and whether the last page is whole. RFC 3533."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .chunks import Read
+from ..first_bytes import HEAD_BYTES
+from .joined import Read, find_start, is_start
 
 CODECS = {b"\x01vorbis": "vorbis", b"OpusHead": "opus", b"\x7fFLAC": "flac", b"Speex   ": "speex"}
 RESYNC_BYTES = 1 << 16
+MOST_DAMAGED = 10_000  # places, after which the rest of a file is no Ogg
 MOST_FIRST_SECONDS = 5  # of sound in the first page with any
 
 
@@ -39,11 +41,15 @@ class Link:
 
 @dataclass
 class Pages:
-    """The links of a file. missing: bytes that its last page lacks. damaged: places where bytes are no page."""
+    """The links of a file.
+
+    missing: bytes that its last page lacks. damaged: places where bytes are no page. end: where the pages end.
+    """
 
     links: list[Link] = field(default_factory=list)
     missing: int = 0
     damaged: int = 0
+    end: int = 0
 
 
 def pages_of(read: Read, size: int) -> Pages:
@@ -52,7 +58,9 @@ def pages_of(read: Read, size: int) -> Pages:
     while at < size:
         header = read(at, 27 + 255 + 20)
         if header[:4] != b"OggS" or len(header) < 27 or len(header) < 27 + header[26]:
-            found = _next_page(read, at + 1, size)
+            if is_start(read(at, HEAD_BYTES)) and header[:4] != b"OggS":
+                break
+            found = _next_page(read, at + 1, size) if pages.damaged < MOST_DAMAGED else None
             if found is None:
                 pages.missing += size - at if header[:4] == b"OggS" else 0
                 break
@@ -61,7 +69,12 @@ def pages_of(read: Read, size: int) -> Pages:
             continue
         length = 27 + header[26] + sum(header[27 : 27 + header[26]])
         if at + length != size and read(at + length, 4) != b"OggS":
-            found = _next_page(read, at + 4, size)
+            start = find_start(read, at + 4, min(at + length, size))
+            if start is not None and read(start, 4) != b"OggS":  # the page is cut off by another recording
+                pages.missing = at + length - start
+                pages.end = start
+                break
+            found = _next_page(read, at + 4, size) if pages.damaged < MOST_DAMAGED else None
             if found is not None and found < at + length:  # its header is damaged, and says a wrong length
                 pages.damaged += 1
                 at = found
@@ -88,6 +101,7 @@ def pages_of(read: Read, size: int) -> Pages:
         at += length
         if pages.links:
             pages.links[-1].end = min(at, size)
+        pages.end = min(at, size)
     return pages
 
 

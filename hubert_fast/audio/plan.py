@@ -1,8 +1,8 @@
-"""What a plan is: which decoder takes which bytes of a file, what is missing, and what was not as it should be."""
+"""Describe how a file is decoded: which decoder takes which bytes, what is missing, and which faults decoding works around."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 MISSING_SECONDS = 0.1  # encoders pad, and some writers count wrong by a little
 MOST_JOINED = 10_000
@@ -12,9 +12,9 @@ MOST_JOINED = 10_000
 class Part:
     """A range of bytes that one decoder takes.
 
-    decoder: ``"libsndfile"`` or ``"ffmpeg"``. container: for FFmpeg, and options. raw: how libsndfile reads samples without a
-    header. is_all: the range is the whole file. seconds: how long it is, where that is known. delay: samples that libsndfile
-    gives before the sound.
+    decoder: ``"libsndfile"`` or ``"ffmpeg"``. container: the name that selects FFmpeg's demuxer. options: for that demuxer.
+    raw: how libsndfile reads samples without a header. is_all: whether the range is the whole file. seconds: how long it is,
+    ``None`` when unknown. delay: samples to drop at the beginning of what libsndfile decodes.
     """
 
     decoder: str
@@ -30,18 +30,31 @@ class Part:
 
 @dataclass
 class Plan:
-    """Parts, one after the other.
+    """Parts to decode one after the other.
 
-    cut: what of the file is not there, by its header. broken_seconds: for how long it cannot be decoded, about. notes: what was
-    not as it should be, and is decoded all the same.
+    cut: why the file is incomplete according to its header, ``None`` when it is not. broken_seconds: the approximate length of
+    the stretches that cannot be decoded. notes: faults of the file that decoding works around. end: where the recording ends in
+    the file, ``None`` for its last byte.
     """
 
     parts: list[Part]
     cut: str | None = None
     broken_seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
+    end: int | None = None
 
-    def note_joined(self) -> None:
-        """Note that several recordings follow each other in the file."""
-        if len(self.parts) > 1:
-            self.notes.append(f"{len(self.parts)} recordings were joined in this file: all of them are taken")
+    def append(self, other: Plan, start: int) -> None:
+        """Add the plan of a recording that begins at ``start`` in the file, with places counted from there."""
+        for part in other.parts:
+            self.parts.append(replace(part, start=part.start + start, end=part.end + start))
+        self.cut = self.cut or other.cut
+        self.broken_seconds += other.broken_seconds
+        self.notes += other.notes
+        self.end = None if other.end is None else other.end + start
+        for part in self.parts:
+            part.is_all = False
+
+    def note_joined(self, count: int) -> None:
+        """Note that ``count`` recordings follow each other in the file."""
+        if count > 1:
+            self.notes.append(f"{count} recordings were joined in this file: all are decoded, one after the other")

@@ -10,14 +10,15 @@ import contextlib
 import soundfile
 
 from ..first_bytes import HEAD_BYTES, identify
-from . import boxes, mpeg
+from . import boxes, joined, mpeg, mpeg_frames
 from .chunk_plans import of_chunks
 from .errors import AudioError
-from .plan import Part, Plan
+from .joined import Rest
+from .plan import MOST_JOINED, Part, Plan
 from .probing import container_of
 from .raw_format import RawFormat
 from .sources import Source
-from .stream_plans import flac_start, of_flac, of_mpeg, of_ogg
+from .stream_plans import JUNK_BYTES, flac_start, of_flac, of_mpeg, of_ogg
 from .with_pyav import FORMATS
 from .with_soundfile import SoundFile
 
@@ -45,6 +46,45 @@ def plan_of(source: Source, name: str) -> Plan:
     head = source.read_at(0, HEAD_BYTES)
     source.check()
     container = container_of(head)
+    plan = _of_unknown(source, name, head) if container is None else _of_container(source, container)
+    count = _recordings(plan)
+    while plan.end is not None and len(plan.parts) < MOST_JOINED:
+        at = joined.padding_end(source.read_at, plan.end, source.size)
+        if at >= source.size:
+            break
+        head = source.read_at(at, HEAD_BYTES)
+        container = joined.recording_at(head)
+        if container is None:
+            _note_rest(plan, head, source.size - at)
+            break
+        rest = Rest(source, at)
+        try:
+            other = _of_container(rest, container)
+        except AudioError as error:
+            plan.cut = plan.cut or f"another recording begins at byte {at:,} of the file: {error}"
+            break
+        count += _recordings(other)
+        plan.append(other, at)
+        source.check()
+    plan.note_joined(count)
+    return plan
+
+
+def _recordings(plan: Plan) -> int:
+    """Return how many recordings a plan has; several chunks of samples are one."""
+    return 1 if plan.parts and plan.parts[0].raw is not None else len(plan.parts)
+
+
+def _note_rest(plan: Plan, head: bytes, count: int) -> None:
+    """Note what follows the last recording of a file."""
+    other = joined.other_at(head)
+    if other is not None:
+        plan.notes.append(f"the last {count:,} bytes are {other.description}, and are left out")
+    elif count >= 16:
+        plan.notes.append(f"the last {count:,} bytes are not audio in a format that is known, and are left out")
+
+
+def _of_container(source: Source, container: str) -> Plan:
     if container in ("wav", "w64", "aiff", "au", "caf", "sphere"):
         return of_chunks(source, container)
     if container == "flac" or (container == "mpeg" and flac_start(source)):
@@ -55,9 +95,7 @@ def plan_of(source: Source, name: str) -> Plan:
         return of_ogg(source)
     if container in ("avr", "paf", "ircam"):
         return Plan([Part("libsndfile", container, 0, source.size)])
-    if container is not None:
-        return _of_other(source, container)
-    return _of_unknown(source, name, head)
+    return _of_other(source, container)
 
 
 def _of_unknown(source: Source, name: str, head: bytes) -> Plan:
@@ -67,12 +105,14 @@ def _of_unknown(source: Source, name: str, head: bytes) -> Plan:
         raise AudioError(identity.instead_of("audio"))
     if suffix == ".gsm":  # which has neither a signature nor frames that can be told apart
         rest = source.size % GSM_FRAME_BYTES
-        notes = [f"damaged: the last {rest} bytes are no whole frame, and left out"] if rest else []
+        notes = [f"damaged: the last {rest} bytes are less than a frame, and are left out"] if rest else []
         return Plan([Part("ffmpeg", "gsm", 0, source.size - rest)], notes=notes)
-    start = mpeg.first_frame(source.read_at(0, mpeg.SEARCHED_BYTES))  # behind junk, or zeros
+    start = joined.tag_end(source.read_at, mpeg.after_wrong_id3v2(head), source.size)
+    start = mpeg_frames.next_frame(source.read_at, start, min(source.size, start + JUNK_BYTES))
     if start is not None:
         plan = of_mpeg(source, start)
-        plan.notes.append(f"the first {start:,} bytes are no audio, and left out")
+        if not head.startswith((b"ID3", b"APETAGEX")):
+            plan.notes.append(f"the first {start:,} bytes are not audio, and are left out")
         return plan
     if identity is not None:
         raise AudioError(identity.instead_of("audio"))
@@ -91,13 +131,13 @@ def _of_other(source: Source, container: str) -> Plan:
         raise AudioError(f"audio in a format that FFmpeg cannot decode here: {container}")
     if container == "mp4" and not boxes.has_index(source.read_at, source.size):
         raise AudioError("cut off: its index (the moov box) is missing, without which nothing of it can be decoded")
-    if container == "mp4" and source.is_local and (source.find(b"drms", 0) >= 0 or source.find(b"enca", 0) >= 0):
+    if container == "mp4" and boxes.is_encrypted(source.read_at, source.size):
         raise AudioError("its audio is encrypted: only a program that has the key can decode it")
-    plan, begin = Plan([]), 0
-    for begin, end in boxes.recordings(container, source.read_at, source.find if source.is_local else _nowhere, source.size):
-        plan.parts.append(Part("ffmpeg", container, begin, end, is_all=False))
-    plan.cut = boxes.why_incomplete(container, lambda start, count: source.read_at(begin + start, count), source.size - begin)
-    plan.note_joined()
+    recordings = boxes.recordings(container, source.read_at, source.find if source.is_local else _nowhere, source.size)
+    plan = Plan([Part("ffmpeg", container, begin, end, is_all=False) for begin, end in recordings], end=recordings[-1][1])
+    begin, end = recordings[-1]
+    last = joined.Rest(source, begin, end)
+    plan.cut = boxes.why_incomplete(container, last.read_at, last.size)
     return plan
 
 

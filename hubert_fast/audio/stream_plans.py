@@ -1,13 +1,15 @@
-"""Plans for what has no header of the whole, or one that is often wrong: FLAC, MPEG audio and Ogg."""
+"""Plan how streams are decoded that have no header of the whole, or one that is often wrong: FLAC, MPEG audio and Ogg."""
 
 from __future__ import annotations
 
-from . import flac, mpeg, ogg
+from ..first_bytes import HEAD_BYTES
+from . import flac, joined, mpeg, mpeg_frames, ogg
 from .errors import AudioError
+from .joined import is_start, tag_end
 from .plan import MISSING_SECONDS, MOST_JOINED, Part, Plan
 from .sources import Source
 
-TAG_BYTES = 1 << 20  # of an ID3v2 tag with a picture
+JUNK_BYTES = 1 << 22  # before the first frame of MPEG audio
 
 
 def flac_start(source: Source) -> int:
@@ -17,112 +19,124 @@ def flac_start(source: Source) -> int:
 
 
 def of_flac(source: Source, start: int) -> Plan:
-    """Plan FLAC that begins at ``start``; other streams may follow in the file."""
-    begins = [start]
-    while source.is_local and (at := source.find(b"fLaC", begins[-1] + 42)) >= 0 and len(begins) < MOST_JOINED:
-        if flac.stream_info(source.read_at, at) is None:  # four bytes of sound that look so
+    """Plan the FLAC stream that begins at ``start``; other recordings may follow it."""
+    limit, at = source.size, start + 42
+    while source.is_local and (at := source.find(b"fLaC\0\0\0\x22", at)) >= 0:
+        if flac.stream_info(source.read_at, at) is not None:  # not eight bytes of sound that look so
+            limit = at
             break
-        begins.append(at)
-    plan = Plan([])
-    for base, end in zip(begins, [*begins[1:], source.size]):
-        info = flac.stream_info(source.read_at, base)
-        is_all = len(begins) == 1 and not start
-        part = Part("libsndfile", "flac", base, end, is_all=is_all)
-        plan.parts.append(part)
-        if info is None or not info.sample_rate_hz:
-            continue
-        last = flac.last_sample(source.read_at, base, end, info)
-        part.seconds = (info.samples or last or 0) / info.sample_rate_hz or None
-        if info.samples and last is None and end - base <= flac.TAIL_BYTES:
-            plan.cut = f"{info.samples / info.sample_rate_hz:.1f} s long by its header, but none of it is there"
-        if not info.samples or last is None or last == info.samples:
-            continue
-        part.decoder, part.seconds = "ffmpeg", last / info.sample_rate_hz
-        rate_hz = info.sample_rate_hz
-        if last < info.samples:
-            plan.cut = f"{info.samples / rate_hz:.1f} s long by its header, but it ends after {last / rate_hz:.1f} s"
-        else:
-            plan.notes.append(
-                f"the header says {info.samples / rate_hz:.1f} s, but there are {last / rate_hz:.1f} s: all are taken"
-            )
-    plan.note_joined()
+        at += 4
+    info = flac.stream_info(source.read_at, start)
+    plan = Plan([Part("libsndfile", "flac", start, limit, is_all=limit == source.size and not start)], end=limit)
+    if info is None or not info.sample_rate_hz:
+        return plan
+    last, plan.end = _last_of_flac(source, start, limit, info)
+    part, rate_hz = plan.parts[0], info.sample_rate_hz
+    part.end, part.is_all = plan.end, part.is_all and plan.end == source.size
+    samples = None if last is None else last.samples
+    part.seconds = (info.samples or samples or 0) / rate_hz or None
+    if info.samples and samples is None and limit - start <= flac.TAIL_BYTES:
+        plan.cut = f"{info.samples / rate_hz:.1f} s long by its header, but none of it is there"
+    if not info.samples or samples is None or samples == info.samples:
+        return plan
+    part.decoder, part.seconds = "ffmpeg", samples / rate_hz
+    if samples < info.samples:
+        plan.cut = f"{info.samples / rate_hz:.1f} s long by its header, but it ends after {samples / rate_hz:.1f} s"
+    else:
+        plan.notes.append(
+            f"the header says {info.samples / rate_hz:.1f} s, but there are {samples / rate_hz:.1f} s: all are decoded"
+        )
     return plan
 
 
+def _last_of_flac(source: Source, start: int, limit: int, info: flac.StreamInfo) -> tuple[flac.LastFrame | None, int]:
+    """Return the last frame of the stream that begins at ``start``, and where the stream ends: ``limit`` or before."""
+    read = source.read_at
+
+    def is_end(at: int) -> bool:
+        return at == limit or is_start(read(at, HEAD_BYTES)) or tag_end(read, at, limit) != at
+
+    last = flac.last_frame(read, start, limit, info)
+    end = None if last is None else flac.end_of_frame(read, last.start, limit, is_end)
+    if end == limit or not info.samples:
+        return last, end if end is not None and is_end(end) else limit
+    by_header = flac.frame_of_last_sample(read, start, limit, info)  # other recordings may follow it
+    if by_header is None:
+        return last, limit
+    end = flac.end_of_frame(read, by_header.start, limit, is_end)
+    if end is None or read(end, 2) in (b"\xff\xf8", b"\xff\xf9"):  # frames go on after what the header says
+        return last, limit
+    return by_header, end
+
+
 def of_mpeg(source: Source, start: int) -> Plan:
-    """Plan MPEG audio whose first frame is at ``start`` or behind junk there."""
-    start = start if start < source.size else 10  # a tag that says a wrong size
-    begin = mpeg.first_frame(source.read_at(start, mpeg.SEARCHED_BYTES))
+    """Plan MPEG audio whose first frame is at ``start`` or after junk there; other recordings may follow it."""
+    begin = _first_frame(source, start)
     if begin is None:
         raise AudioError("not audio in a format that is known: an ID3 tag, but no MPEG audio after it")
-    begin += start
-    end = _mpeg_end(source, source.size)
-    tag = mpeg.tag_of(source.read_at(begin, 2048))
-    slack = 0 if tag is None else 2 * tag.header.bytes + 16  # writers count with or without the tag's own frame
-    if tag is not None and tag.frames and tag.bytes and abs(tag.bytes - (end - begin)) <= slack:
-        if tag.delay is not None and not mpeg.broken(source.read_at, begin, end)[0]:
-            return Plan([Part("libsndfile", "mpeg", 0, source.size, seconds=_seconds(tag))])
-        return Plan([Part("ffmpeg", "mpeg", begin, end, is_all=False, seconds=_seconds(tag))])
-    if (
-        tag is not None
-        and tag.frames
-        and tag.bytes
-        and tag.bytes > end - begin
-        and (seconds := _seconds(tag)) > MISSING_SECONDS
-    ):
-        share = (end - begin) / tag.bytes
-        plan = Plan([Part("ffmpeg", "mpeg", begin, end, is_all=False)])
-        if seconds * (1 - share) > MISSING_SECONDS:
-            plan.cut = f"{seconds:.1f} s long by its header, but it ends after {seconds * share:.1f} s"
-        return plan
-    return _of_joined_mpeg(source, begin, end)
+    runs = mpeg_frames.frames_of(source.read_at, begin, source.size)
+    if not runs:
+        raise AudioError("not audio in a format that is known: no MPEG audio, but a frame of it")
+    first, tag = runs[0], mpeg.tag_of(source.read_at(begin, 2048))
+    end = joined.padding_end(source.read_at, runs[-1].end, source.size)
+    if len(runs) == 1 and tag is not None and tag.delay is not None and not first.lost_seconds and _is_right(tag, first):
+        is_all = end == source.size  # with the tags, which libsndfile skips
+        part_start, part_end = (0, end) if is_all else (first.start, first.end)
+        return Plan([Part("libsndfile", "mpeg", part_start, part_end, seconds=_seconds(tag), is_all=is_all)], end=end)
+    plan = Plan([], end=end)
+    cuts = {run.start for run in runs} | set(_tagged_frames(source, begin, runs[-1].end))
+    begins = sorted(cuts)[:MOST_JOINED]
+    for number, (at, stop) in enumerate(zip(begins, [*begins[1:], runs[-1].end]), 1):
+        for run in mpeg_frames.frames_of(source.read_at, at, stop)[:1]:
+            _add_mpeg(source, plan, run, number, len(begins))
+    return plan
+
+
+def _first_frame(source: Source, start: int) -> int | None:
+    """Return where the first frame is: at ``start`` or after junk, or within a tag whose size is wrong."""
+    for at in (start, 10):
+        found = mpeg_frames.next_frame(source.read_at, at, min(source.size, at + JUNK_BYTES))
+        if found is not None:
+            return found
+    return None
+
+
+def _is_right(tag: mpeg.Tag, run: mpeg_frames.Frames) -> bool:
+    """Return whether the frames and the bytes are as many as the tag says; writers count with or without its own frame."""
+    if not tag.frames or not tag.bytes:
+        return False
+    return abs(tag.frames + 1 - run.count) <= 1 and abs(tag.bytes - (run.end - run.start)) <= 2 * tag.header.bytes + 16
+
+
+def _add_mpeg(source: Source, plan: Plan, run: mpeg_frames.Frames, number: int, count: int) -> None:
+    """Add the part of a run of frames: each recording has an encoder's delay of its own, which would be heard in the middle."""
+    plan.broken_seconds += run.lost_seconds
+    tag = mpeg.tag_of(source.read_at(run.start, 2048))
+    part = Part("ffmpeg", "mpeg", run.start, run.end, is_all=False)
+    plan.parts.append(part)
+    if tag is None or not tag.frames:
+        return
+    promised, there = _seconds(tag), (run.count - 1) * tag.header.samples / tag.header.sample_rate_hz
+    if _is_right(tag, run) or (not tag.bytes and abs(tag.frames + 1 - run.count) <= 1):
+        part.seconds = promised
+        return
+    if tag.bytes and abs(tag.bytes - (run.end - run.start)) <= 2 * tag.header.bytes + 16:  # all there, but counted wrong
+        part.start += tag.header.bytes  # FFmpeg would believe it
+        if abs(promised - there) > MISSING_SECONDS:
+            plan.notes.append(f"the header says {promised:.1f} s, but there are {there:.1f} s: all are decoded")
+        return
+    if promised - there > MISSING_SECONDS:
+        text = f"{promised:.1f} s long by its header, but it ends after {there:.1f} s"
+        if count == 1:
+            plan.cut = text
+        else:
+            plan.notes.append(f"recording {number} of {count} in this file is cut off: {text}")
+    elif there - promised > MISSING_SECONDS and count == 1:
+        plan.notes.append(f"the header says {promised:.1f} s, but there is more: {there:.1f} s are decoded")
 
 
 def _seconds(tag: mpeg.Tag) -> float:
     return (tag.samples or 0) / tag.header.sample_rate_hz
-
-
-def _mpeg_end(source: Source, end: int) -> int:
-    """Return where frames end that lie before ``end``: before an ID3v2 tag of what follows, and ID3v1 and APE tags."""
-    before = source.read_at(max(end - TAG_BYTES, 0), min(TAG_BYTES, end))
-    at = before.rfind(b"ID3")
-    if at >= 0 and mpeg.after_id3v2(before, at) == len(before):
-        end -= len(before) - at
-    if source.read_at(end - 128, 3) == b"TAG":
-        end -= 128
-    footer = source.read_at(max(end - 32, 0), 32)
-    if footer[:8] == b"APETAGEX":
-        end -= int.from_bytes(footer[12:16], "little") + (32 if footer[23] & 0x80 else 0)
-    return max(end, 0)
-
-
-def _of_joined_mpeg(source: Source, begin: int, end: int) -> Plan:
-    """Cut at the tags that encoders put first: each recording has a delay of its own, which would be heard in the middle."""
-    begins = sorted({begin, *_tagged_frames(source, begin, end)})[:MOST_JOINED]
-    plan = Plan([])
-    for start, stop in zip(begins, [*begins[1:], end]):
-        stop = stop if stop == end else _mpeg_end(source, stop)
-        seconds, last = mpeg.broken(source.read_at, start, stop)
-        plan.broken_seconds += seconds
-        if source.read_at(last, stop - last).strip(b"\0"):
-            plan.notes.append(f"{stop - last:,} bytes at the end of it are no MPEG audio, and left out")
-        plan.parts.append(Part("ffmpeg", "mpeg", start, last, is_all=False))
-        tag = mpeg.tag_of(source.read_at(start, 2048))
-        if tag is not None and tag.frames and len(begins) == 1:
-            if not tag.bytes:
-                plan.parts[0].seconds = _seconds(tag)
-            elif (stop - start) / tag.bytes * _seconds(tag) - _seconds(tag) > MISSING_SECONDS:
-                plan.notes.append(f"the header says {_seconds(tag):.1f} s, but there is more: all of it is taken")
-        if tag is not None and tag.frames and tag.bytes and len(begins) > 1:
-            seconds, share = _seconds(tag), (stop - start) / tag.bytes
-            if seconds * (1 - share) > MISSING_SECONDS:
-                number = begins.index(start) + 1
-                plan.notes.append(
-                    f"recording {number} of {len(begins)} in this file is cut off: {seconds:.1f} s long by its header, but it "
-                    f"ends after {seconds * share:.1f} s"
-                )
-    plan.note_joined()
-    return plan
 
 
 def _tagged_frames(source: Source, begin: int, end: int) -> list[int]:
@@ -144,23 +158,30 @@ def of_ogg(source: Source) -> Plan:
     source.check()
     if not pages.links:
         raise AudioError("an Ogg file whose beginning is missing: no stream begins in it")
-    plan = Plan([])
-    for link in pages.links:
+    plan = Plan([], end=pages.end)
+    links = [link for link in pages.links if any(link.codecs.values())]
+    if not links:
+        raise AudioError("this Ogg file has no audio in Vorbis, Opus, FLAC or Speex")
+    for link in links:
         codecs = list(link.codecs.values())
-        if not any(codecs):
-            raise AudioError("there is no audio in this Ogg file that is known: Vorbis, Opus, FLAC or Speex")
         by_libsndfile = len(codecs) == 1 and codecs[0] in ("vorbis", "opus")
-        part = Part("libsndfile" if by_libsndfile else "ffmpeg", "ogg", link.start, link.end, is_all=len(pages.links) == 1)
-        part.is_all = part.is_all and link.start == 0 and link.end == source.size
+        part = Part("libsndfile" if by_libsndfile else "ffmpeg", "ogg", link.start, link.end)
+        part.is_all = link.start == 0 and link.end == source.size
         part.seconds = link.seconds
         plan.parts.append(part)
+    last = links[-1]
     if pages.missing:
         plan.cut = f"the Ogg stream has no end, and its last page lacks {pages.missing:,} bytes"
-    elif not pages.links[-1].ends and not pages.links[-1].last:
+    elif not last.ends and not last.last:
         plan.cut = "the Ogg stream ends after its header"
-    elif not pages.links[-1].ends:
-        plan.notes.append("the Ogg stream has no mark at its end: taken as far as it goes")
+    elif not last.ends:
+        plan.notes.append("the Ogg stream has no mark at its end: decoded up to its last page")
     if pages.damaged:
-        plan.notes.append(f"damaged in {pages.damaged} places, which are left out")
-    plan.note_joined()
+        places = "1 damaged place was" if pages.damaged == 1 else f"{pages.damaged} damaged places were"
+        plan.notes.append(f"{places} skipped")
+    if len(links) < len(pages.links):
+        without = len(pages.links) - len(links)
+        plan.notes.append(
+            f"{without} of {len(pages.links)} streams in this Ogg file {'has' if without == 1 else 'have'} no audio"
+        )
     return plan

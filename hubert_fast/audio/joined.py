@@ -1,0 +1,106 @@
+"""Recognise what begins in the middle of a file: recordings are joined, and other files are appended to them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from ..first_bytes import HEAD_BYTES, Identity, identify
+from .probing import container_of
+from .sources import Source
+
+Read = Callable[[int, int], bytes]  # (start, count) -> up to count bytes
+
+# Kinds whose signatures are so short, or so common in samples, that they count at the beginning of a file only
+_WEAK = frozenset({"ac3", "zeros", "empty", "text", "json", "playlist", "utf-16", "utf-32"})
+_MARKS = re.compile(
+    rb"RIFF.{4}(?:WAVE|AVI )|RF64.{4}WAVE|FORM.{4}AIF[FC]|fLaC\0\0\0\x22|OggS\0\x02|.{4}ftyp|\x1a\x45\xdf\xa3|caff\0\x01|"
+    rb"NIST_1A\n|#!AMR|ID3[\x02-\x04]\0|FLV\x01",
+    re.DOTALL,
+)
+
+
+class Rest(Source):
+    """The bytes of another source from ``start`` on, up to ``end`` if given, to plan a recording that begins there."""
+
+    def __init__(self, source: Source, start: int, end: int | None = None):
+        super().__init__(max((source.size if end is None else end) - start, 0))
+        self._source, self.start = source, start
+
+    def read_at(self, start: int, count: int) -> bytes:
+        return self._source.read_at(self.start + start, max(min(count, self.size - start), 0))
+
+    def find(self, pattern: bytes, start: int) -> int:
+        found = self._source.find(pattern, self.start + start)
+        return found if found < 0 else found - self.start
+
+    def check(self) -> None:
+        super().check()
+        self._source.check()
+
+    @property
+    def is_local(self) -> bool:
+        return self._source.is_local
+
+
+def recording_at(head: bytes) -> str | None:
+    """Return the container of the recording that begins with ``head``, ``None`` unless the bytes are unlikely by chance."""
+    container = container_of(head)
+    return None if container in _WEAK else container
+
+
+def other_at(head: bytes) -> Identity | None:
+    """Return what begins with ``head`` and is no audio, such as an image; ``None`` unless the bytes are unlikely by chance."""
+    identity = identify(head)
+    if identity is None or identity.kind in _WEAK or (identity.kind == "gzip" and head[2:3] != b"\x08"):
+        return None
+    return identity
+
+
+def is_start(head: bytes) -> bool:
+    """Return whether a recording, or a file of another kind, begins with ``head``."""
+    return recording_at(head) is not None or other_at(head) is not None
+
+
+def find_start(read: Read, start: int, end: int) -> int | None:
+    """Return where the first recording with an unmistakable signature begins between two places; ``None`` without one."""
+    data = read(start, end - start + HEAD_BYTES) if end > start else b""
+    for found in _MARKS.finditer(data):
+        if found.start() < end - start and recording_at(data[found.start() : found.start() + HEAD_BYTES]):
+            return start + found.start()
+    return None
+
+
+def tag_end(read: Read, at: int, size: int) -> int:
+    """Return where the ID3v1, APE or Lyrics3 tags end that begin at ``at``; ``at`` where none does."""
+    while at < size:
+        head = read(at, 32)
+        if head[:3] == b"TAG":
+            after = at + (227 if head[:4] == b"TAG+" else 128)
+        elif head[:8] == b"APETAGEX" and len(head) == 32:  # a header, or a footer alone
+            after = at + 32 + (int.from_bytes(head[12:16], "little") if head[23] & 0x20 else 0)
+        elif head[:11] == b"LYRICSBEGIN":
+            text = read(at, 1 << 16)
+            ends = [place + 9 for mark in (b"LYRICS200", b"LYRICSEND") if (place := text.find(mark)) >= 0]
+            after = at + min(ends, default=0)
+        else:
+            return at
+        if after == at:
+            return at
+        at = min(after, size)
+    return at
+
+
+def padding_end(read: Read, at: int, size: int) -> int:
+    """Return where tags and zero bytes end that begin at ``at``."""
+    while at < size:
+        after = tag_end(read, at, size)
+        data = read(after, 1 << 16)
+        if not recording_at(data[:HEAD_BYTES]):  # an MP4 begins with zeros
+            after += len(data) - len(data.lstrip(b"\0"))
+            if read(after + 1, 4) == b"ftyp":  # the size before it begins with three zeros
+                after -= 3
+        if after == at:
+            return at
+        at = after
+    return at
