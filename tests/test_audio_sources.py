@@ -127,6 +127,30 @@ def test_a_command(speech_samples, tmp_path):
         load("cat /etc/passwd |")  # a name, and no command
 
 
+def test_a_pipeline_of_which_a_part_fails(speech_samples, tmp_path):
+    (tmp_path / "a.wav").write_bytes(encode(speech_samples, "wav"))
+    with pytest.raises(AudioError, match="the command ended with status 7"):
+        load(Command(f"(head -c 20000 {tmp_path}/a.wav; exit 7) | cat |"))
+
+
+def test_standard_input_is_read_once():
+    code = "from hubert_fast import audio\naudio.load('-')\ntry: audio.load('-')\nexcept audio.AudioError as error: print(error)"
+    data = encode(np.zeros(1600, np.float32), "wav")
+    run = subprocess.run([sys.executable, "-c", code], input=data, capture_output=True, check=True)
+    assert run.stdout.decode().strip() == "-: standard input was read already, and cannot be read again"
+
+
+def test_a_name_with_a_zero_byte():
+    with pytest.raises(AudioError, match="not a name that a file can have"):
+        load("a\0.wav")
+
+
+def test_servers_that_are_not_there():
+    pytest.importorskip("aiohttp", reason="fsspec reads http with aiohttp")
+    with pytest.raises(AudioError, match="the server cannot be reached"):
+        load("http://127.0.0.1:9/a.wav")
+
+
 def test_archives(speech_samples, tmp_path):
     for format, name in (("wav", "a.wav"), ("m4a", "b.m4a"), ("flac", "c.flac")):
         (tmp_path / name).write_bytes(encode(speech_samples, format))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+
+from .errors import AudioError
 
 SOUND_SUFFIXES = frozenset(
     ".3ga .aac .ac3 .aif .aifc .aiff .alac .amr .ape .au .avr .awb .caf .dts .flac .gsm .m4a .m4b .m4r .mka .mp2 .mp3 .mpc "
@@ -15,6 +18,30 @@ VIDEO_SUFFIXES = frozenset(
 AUDIO_SUFFIXES = SOUND_SUFFIXES | VIDEO_SUFFIXES
 
 SHORT_TAR_SUFFIXES = {".tgz": "gzip", ".tbz": "bz2", ".tbz2": "bz2", ".txz": "xz"}
+
+# File systems that read the file that a URL names and nothing else. Not among them: reference (fsspec before 2024.12 runs code
+# that its JSON has in it), dir, generic, git, dask, jlab, which lead to any other file or program.
+PROTOCOLS = frozenset(
+    "abfs abfss adl arrow_hdfs az blockcache box cached dbfs dropbox file filecache ftp gcs gdrive github gs hdfs hf http "
+    "https libarchive local memory oci ocilake oss r2 s3 s3a sftp simplecache smb ssh tar wasb webdav webhdfs zip".split()
+)
+
+
+def check_url(url: str) -> None:
+    """Raise :class:`AudioError` unless each link of a URL, as in ``zip://a.wav::s3://b/c.zip``, has one of ``PROTOCOLS``."""
+    for link in url.split("::"):
+        protocol, separator, _ = link.partition("://")
+        if (separator or _is_protocol(link)) and protocol not in PROTOCOLS:
+            raise AudioError(f"URLs of the kind {protocol[:60]}:// are not read: download the file and name it by its path")
+
+
+def _is_protocol(link: str) -> bool:
+    """Return whether fsspec takes a link without ``://`` as the name of a file system."""
+    if not re.fullmatch(r"[a-z]+", link):
+        return False
+    from fsspec.registry import known_implementations, registry
+
+    return link in known_implementations or link in registry
 
 
 def archive_options(url: str) -> dict[str, dict[str, str]]:

@@ -15,7 +15,7 @@ from typing import BinaryIO
 from ..first_bytes import HEAD_BYTES
 from .archives import is_archived, open_archived
 from .errors import AudioError
-from .names import archive_options, is_url
+from .names import archive_options, check_url, is_url
 from .pipes import Command, piped
 from .probing import container_of
 from .remote_errors import as_audio_errors
@@ -37,10 +37,10 @@ def opened(path: str | Path) -> Iterator[Source]:
     """
     name = os.fspath(path)
     if name == STANDARD_INPUT:
-        with _spooled(io.BufferedReader(standard_input)) as source:
+        with _spooled(standard_input.reader()) as source:
             yield source
     elif isinstance(path, Command):
-        with piped(path) as file, _local(file) as source:
+        with piped(path) as file, _descriptor(file) as source:
             yield source
     elif is_url(name):
         with _remote(name) as source:
@@ -54,6 +54,8 @@ def opened(path: str | Path) -> Iterator[Source]:
 def _local(path: str) -> Iterator[Source]:
     try:
         mode = os.stat(path).st_mode
+    except ValueError:  # a zero byte
+        raise AudioError("not a name that a file can have") from None
     except FileNotFoundError:
         dangling = f": a link to {os.readlink(path)}, which is not there" if os.path.islink(path) else ""
         raise AudioError(f"no such file{dangling}") from None
@@ -75,9 +77,16 @@ def _spooled(file: BinaryIO) -> Iterator[Source]:
     with tempfile.TemporaryFile() if os.path.isdir("/proc/self/fd") else tempfile.NamedTemporaryFile() as copy:
         shutil.copyfileobj(file, copy, 1 << 20)
         copy.flush()
-        source = LocalFile(os.dup(copy.fileno()), os.fsencode(copy.name) if isinstance(copy.name, str) else None)
-        with contextlib.closing(source):
-            yield _not_empty(source)
+        with _descriptor(copy) as source:
+            yield source
+
+
+@contextlib.contextmanager
+def _descriptor(file: BinaryIO) -> Iterator[Source]:
+    """Give an open temporary file as a source."""
+    source = LocalFile(os.dup(file.fileno()), os.fsencode(file.name) if isinstance(file.name, str) else None)
+    with contextlib.closing(source):
+        yield _not_empty(source)
 
 
 @contextlib.contextmanager
@@ -90,12 +99,15 @@ def copied(source: Source) -> Iterator[LocalFile]:
 
 @contextlib.contextmanager
 def _remote(url: str) -> Iterator[Source]:
+    check_url(url)
     import fsspec  # a dependency of huggingface_hub; not needed for local files
 
     with contextlib.ExitStack() as stack:
         with as_audio_errors():
-            opened_file = open_archived(url) if is_archived(url) else fsspec.open(url, "rb", **archive_options(url)).open()
-            file = stack.enter_context(opened_file)
+            # fsspec's OpenFile is kept until the file has been read: with it would go what it is made of
+            file = stack.enter_context(
+                open_archived(url) if is_archived(url) else fsspec.open(url, "rb", **archive_options(url))
+            )
         yield stack.enter_context(_fetched(file))
 
 

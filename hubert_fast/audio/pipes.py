@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from typing import BinaryIO
 
 from .errors import AudioError
 
@@ -23,22 +25,25 @@ class Command(str):
 
 
 @contextlib.contextmanager
-def piped(command: str) -> Iterator[str]:
-    """Run a shell command and give the name of a temporary file with what it wrote; the file is deleted afterwards.
+def piped(command: Command) -> Iterator[BinaryIO]:
+    """Run a shell command and give a temporary file, which has no name, with what it wrote.
 
-    Raises :class:`AudioError` when the command ends with a status other than 0, with the last line of its standard error.
+    Raises :class:`AudioError` when the command, or where there is bash any part of a pipeline, ends with a status other than 0,
+    with the last line of its standard error.
     """
     shell = command.strip().removesuffix("|").strip()
-    with tempfile.NamedTemporaryFile(prefix="hubert_fast-", suffix=".audio") as output, tempfile.TemporaryFile() as messages:
+    bash = shutil.which("bash")
+    arguments = ["/bin/sh", "-c", shell] if bash is None else [bash, "-o", "pipefail", "-c", shell]
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as messages:
         # in a process group of its own: Ctrl-C finishes the files that are under way
         status = subprocess.run(
-            shell, shell=True, stdin=subprocess.DEVNULL, stdout=output, stderr=messages, start_new_session=True
+            arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=messages, start_new_session=True
         ).returncode
         if status:
             raise AudioError(f"the command ended with {_cause(status)}{_last_line(messages.fileno())}")
-        if not os.path.getsize(output.name):
+        if not os.fstat(output.fileno()).st_size:
             raise AudioError("the command wrote nothing to its standard output")
-        yield output.name
+        yield output
 
 
 def _cause(status: int) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+from typing import BinaryIO
 
 from ..first_bytes import HEAD_BYTES
+from .errors import AudioError
 
 NAME = "-"
 
@@ -18,6 +20,14 @@ class StandardInput(io.RawIOBase):
 
     def __init__(self, descriptor: int = 0):
         self._descriptor, self._head = descriptor, b""
+        self._was_read = False
+
+    def reader(self) -> BinaryIO:
+        """Return a file to read it once to its end. Raises :class:`AudioError` the second time."""
+        if self._was_read:
+            raise AudioError("standard input was read already, and cannot be read again")
+        self._was_read = True
+        return io.BufferedReader(_Unclosed(self))
 
     def peek(self) -> bytes:
         """Return the first bytes, up to ``HEAD_BYTES``, waiting no longer than for a line or 16 of them."""
@@ -36,6 +46,19 @@ class StandardInput(io.RawIOBase):
         self._head = self._head[len(data) :] if self._head else b""
         buffer[: len(data)] = data
         return len(data)
+
+
+class _Unclosed(io.RawIOBase):
+    """Another's bytes, which stays open when this is closed."""
+
+    def __init__(self, raw: io.RawIOBase):
+        self._raw = raw
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:
+        return self._raw.readinto(buffer)
 
 
 standard_input = StandardInput()
