@@ -34,7 +34,7 @@ SIGNATURES = (  # kind, bytes, where they stand, description, advice
     ("xz", b"\xfd7zXZ\0", 0, "an xz file", "decompress it with `unxz`"),
     ("zstd", b"\x28\xb5\x2f\xfd", 0, "a Zstandard file", "decompress it with `unzstd`"),
     ("zip", b"PK\x03\x04", 0, "a zip archive", "unpack it, or name what is in it as zip://NAME::ARCHIVE.zip"),
-    ("zip", b"PK\x05\x06", 0, "an empty zip archive", "look for the one that was meant"),
+    ("zip", b"PK\x05\x06", 0, "an empty zip archive", "name the one that was meant"),
     ("tar", b"ustar", 257, "a tar archive", "unpack it, or name what is in it as tar://NAME::ARCHIVE.tar"),
     ("7z", b"7z\xbc\xaf\x27\x1c", 0, "a 7z archive", "unpack it"),
     ("rar", b"Rar!\x1a\x07", 0, "a RAR archive", "unpack it"),
@@ -46,23 +46,23 @@ SIGNATURES = (  # kind, bytes, where they stand, description, advice
         "name the file beside it, without `._`",
     ),
     ("applesingle", b"\x00\x05\x16\x00", 0, "a file in macOS's AppleSingle format", "unpack it on a Mac"),
-    ("pdf", b"%PDF-", 0, "a PDF document", "look for the file that was meant"),
-    ("png", b"\x89PNG\r\n\x1a\n", 0, "a PNG image", "look for the file that was meant"),
-    ("jpeg", b"\xff\xd8\xff", 0, "a JPEG image", "look for the file that was meant"),
-    ("gif", b"GIF8", 0, "a GIF image", "look for the file that was meant"),
-    ("elf", b"\x7fELF", 0, "a Linux program or library", "look for the file that was meant"),
+    ("pdf", b"%PDF-", 0, "a PDF document", "name the file that was meant"),
+    ("png", b"\x89PNG\r\n\x1a\n", 0, "a PNG image", "name the file that was meant"),
+    ("jpeg", b"\xff\xd8\xff", 0, "a JPEG image", "name the file that was meant"),
+    ("gif", b"GIF8", 0, "a GIF image", "name the file that was meant"),
+    ("elf", b"\x7fELF", 0, "a Linux program or library", "name the file that was meant"),
     ("numpy", b"\x93NUMPY", 0, "a NumPy array", "load it with numpy.load, and pass the samples to Transcriber.transcribe"),
     ("parquet", b"PAR1", 0, "a Parquet table", "write its rows as JSON lines, and its audio as files"),
     ("arrow", b"ARROW1", 0, "an Arrow file", "write its rows as JSON lines, and its audio as files"),
-    ("hdf5", b"\x89HDF\r\n\x1a\n", 0, "an HDF5 file", "look for the file that was meant"),
-    ("sqlite", b"SQLite format 3\0", 0, "an SQLite database", "look for the file that was meant"),
-    ("gguf", b"GGUF", 0, "a GGUF file", "look for the file that was meant"),
-    ("tflite", b"TFL3", 4, "a TensorFlow Lite model", "look for the file that was meant"),
-    ("pickle", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19", 0, "a PyTorch file", "look for the file that was meant"),
-    ("pickle", b"\x80\x02}q", 0, "a Python pickle", "look for the file that was meant"),
-    ("pickle", b"\x80\x03}q", 0, "a Python pickle", "look for the file that was meant"),
-    ("pickle", b"\x80\x04\x95", 0, "a Python pickle", "look for the file that was meant"),
-    ("pickle", b"\x80\x05\x95", 0, "a Python pickle", "look for the file that was meant"),
+    ("hdf5", b"\x89HDF\r\n\x1a\n", 0, "an HDF5 file", "name the file that was meant"),
+    ("sqlite", b"SQLite format 3\0", 0, "an SQLite database", "name the file that was meant"),
+    ("gguf", b"GGUF", 0, "a GGUF file", "name the file that was meant"),
+    ("tflite", b"TFL3", 4, "a TensorFlow Lite model", "name the file that was meant"),
+    ("pickle", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19", 0, "a PyTorch file", "name the file that was meant"),
+    ("pickle", b"\x80\x02}q", 0, "a Python pickle", "name the file that was meant"),
+    ("pickle", b"\x80\x03}q", 0, "a Python pickle", "name the file that was meant"),
+    ("pickle", b"\x80\x04\x95", 0, "a Python pickle", "name the file that was meant"),
+    ("pickle", b"\x80\x05\x95", 0, "a Python pickle", "name the file that was meant"),
     ("midi", b"MThd", 0, "a MIDI file, which holds notes and no sound", "render it first"),
 )
 LFS = re.compile(rb"version https://git-lfs\.github\.com/spec/.*?^size (\d+)", re.DOTALL | re.MULTILINE)
@@ -82,11 +82,12 @@ def identify(head: bytes) -> Identity | None:
     if found := LFS.match(head):
         size = f"{int(found[1]):,}"
         return Identity("git-lfs", f"a Git LFS pointer to a file of {size} bytes", "run `git lfs pull` where it was cloned")
+    of_text = may_be_text(head)
     for kind, signature, start, description, advice in SIGNATURES:
-        if head[start : start + len(signature)] == signature:
+        if head[start : start + len(signature)] == signature and not (of_text and signature.isalnum() and start < 8):
             return Identity(kind, description, advice)
     if ONNX.match(head):
-        return Identity("onnx", "an ONNX program", "look for the file that was meant")
+        return Identity("onnx", "an ONNX program", "name the file that was meant")
     if len(head) >= 512 and not head.strip(b"\0"):
         return Identity("zeros", "a file that begins with nothing but zero bytes", "fetch or copy it again")
     return _identify_text(head)
@@ -115,8 +116,13 @@ def _identify_text(head: bytes) -> Identity | None:
     return Identity("text", f"a text file that begins with {first!r}", "name the file that was meant")
 
 
+def may_be_text(head: bytes) -> bool:
+    """Return whether the bytes are text or names with NULs between: a line of it may begin with letters of a signature."""
+    return _is_text(head.replace(b"\0", b"\n"))
+
+
 def _is_text(head: bytes) -> bool:
-    """Whether the bytes are UTF-8 (the last character may be cut) without control characters other than white space."""
+    """Return whether the bytes are UTF-8 (the last character may be cut) without control characters other than white space."""
     if any(byte < 32 and byte not in b"\t\n\r\f\x1b" for byte in head) or b"\x7f" in head:
         return False
     for cut in range(4):

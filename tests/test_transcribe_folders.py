@@ -10,7 +10,7 @@ import pytest
 
 from hubert_fast import demo
 from hubert_fast.audio import standard_input
-from hubert_fast.transcribe import Inputs
+from hubert_fast.transcribe import Inputs, folders
 from hubert_fast.transcribe.patterns import matches, names_suffix
 
 RECORDING = demo.RECORDINGS / "stop.wav"
@@ -257,7 +257,7 @@ def test_a_pattern_of_lists_and_archives_and_folders_is_as_if_each_were_named():
         ["talks_1/c.wav", "talks_2/d.wav"],
         ["talks_2: left out 1 file that is not audio by its name: 1 .txt"],
     )
-    assert _found("**/talks_?")[0] == ["**/talks_?: this pattern matches only folders: put /*.wav or the like behind it"]
+    assert _found("**/talks_?")[0] == ["**/talks_?: this pattern matches only folders: append a file pattern, such as /*.wav"]
 
 
 MEMBERS = ("x/1.wav", "x/y/2.flac", "top.mp3", "take [1].wav", "x/notes", "é ü.wav")
@@ -336,7 +336,7 @@ def test_a_shard_of_a_webdataset_has_references():
             "a Git LFS pointer to a file of 1,234 bytes",
         ),
         (b"<!DOCTYPE html><html></html>", "an HTML page, not an archive"),
-        (b"PK\x03\x04" + bytes(100), "cannot be looked at: "),
+        (b"PK\x03\x04" + bytes(100), "cannot be opened: "),
         (b"", "an empty file (0 bytes)"),
         (b"7z\xbc\xaf\x27\x1c" + bytes(100), "a 7z archive, not an archive that can be read by its name"),
     ],
@@ -355,7 +355,7 @@ def test_a_compressed_archive_that_is_cut_off_is_not_called_something_else():
     with open("whole.tgz", "rb") as file:
         _write("a.tgz", content=file.read()[:600])
     (row,) = _found("a.tgz")[0]
-    assert row.startswith("a.tgz: cannot be looked at: "), row
+    assert row.startswith("a.tgz: cannot be opened: "), row
 
 
 def test_a_zip_that_is_named_as_a_tar_is_read():
@@ -383,3 +383,23 @@ def test_remote_folders_and_archives():
     assert _found("memory://away/*")[0] == expected
     assert _found("memory://away/*.wav")[0] == expected[:1]
     assert _found("memory://away/*.txt")[0] == ["memory://away/one.wav"]  # a list, as if it were named
+
+
+def test_a_file_that_cannot_be_looked_at_costs_itself_alone(monkeypatch):
+    """On a network disk, a name may be stale or vanish while its folder is searched."""
+    for name in ("a.wav", "gone.wav", "z.wav"):
+        with open(name, "wb"):
+            pass
+    real = folders.Walk._file
+
+    def stale(walk, entry, *rest):
+        if entry.name == "gone.wav":
+            raise OSError(116, "Stale file handle")
+        return real(walk, entry, *rest)
+
+    monkeypatch.setattr(folders.Walk, "_file", stale)
+    assert [each.error or each.audio for each in Inputs(["."])] == [
+        "./a.wav",
+        "./gone.wav: cannot be opened: Stale file handle",
+        "./z.wav",
+    ]

@@ -1,13 +1,17 @@
 """Lists whose rows need what lies beside them, as corpora and toolkits lay them out."""
 
+import bz2
 import gzip
 import json
+import lzma
 
+import fsspec
 import pytest
 
 from hubert_fast import audio
 from hubert_fast.audio.pipes import Command, piped
-from hubert_fast.transcribe import Inputs
+from hubert_fast.transcribe import Inputs, layouts
+from hubert_fast.transcribe.manifests import ManifestError
 
 
 @pytest.fixture
@@ -113,6 +117,52 @@ def test_kaldi_segments(write):
 def test_a_text_that_cannot_be_read_costs_references_alone(write):
     write("k/a.wav", **{"k/wav.scp": "u1 a.wav\n", "k/text": b"\x1f\x8b broken"})
     assert _rows("k/wav.scp") == [("u1", "k/a.wav")]
+
+
+@pytest.mark.parametrize("suffix, pack", [(".gz", gzip.compress), (".bz2", bz2.compress), (".xz", lzma.compress)])
+@pytest.mark.parametrize("is_list_packed", [True, False])
+def test_files_beside_a_list_may_be_compressed(write, suffix, pack, is_list_packed):
+    ending, first = (suffix, pack) if is_list_packed else ("", bytes)
+    write("k/a.wav", "f/a.wav", **{f"k/wav.scp{ending}": first(b"r a.wav\n"), f"k/segments{suffix}": pack(b"u r 1 2\n")})
+    write(**{f"k/text{suffix}": pack(b"u ONE\n")})
+    assert _rows(f"k/wav.scp{ending}") == [("u", "k/a.wav", "ONE", 1.0, 1.0)]
+    write(**{f"f/train.tsv{ending}": first(b"f\na.wav\t7\n"), f"f/train.wrd{suffix}": pack(b"ONE\n")})
+    assert _rows(f"f/train.tsv{ending}") == [("a.wav", "f/a.wav", "ONE")]
+    write("l/1-2-0.flac", **{f"l/1-2.trans.txt{suffix}": pack(b"1-2-0 GO\n")})
+    assert _rows("l") == [("l/1-2-0.flac", "l/1-2-0.flac", "GO")]
+
+
+def test_compressed_files_beside_a_list_at_a_url():
+    system = fsspec.filesystem("memory")
+    for name, text in {"wav.scp": b"r a.wav\n", "segments": b"u r 1 2\n", "text": b"u ONE\n"}.items():
+        system.pipe(f"/packed/{name}.gz", gzip.compress(text))
+    assert _rows("memory://packed/wav.scp.gz") == [("u", "memory://packed/a.wav", "ONE", 1.0, 1.0)]
+
+
+def test_what_may_not_be_read_beside_a_list_costs_references_alone(write, monkeypatch):
+    """The files of the folder and the rows of the list come, with a note; without segments no row is right."""
+    write("k/a.wav", **{"k/wav.scp": "u1 a.wav\n", "k/text": "u1 ONE\n"})
+    write("l/1-2-0.flac", "l/b.wav", **{"l/1-2.trans.txt": "1-2-0 GO\n", "f/train.tsv": "f\na.wav\t7\n", "f/train.wrd": "A\n"})
+    write("f/a.wav", "s/a.wav", **{"s/wav.scp": "u1 a.wav\n", "s/segments": "u1 u1 0 1\n"})
+    real, unreadable = layouts.open_bytes, ("text", "segments", ".wrd", ".trans.txt")
+
+    def open_bytes(path):
+        if path.endswith(unreadable):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(layouts, "open_bytes", open_bytes)  # root may read every file
+    notes = []
+    assert _rows("k/wav.scp", note=notes.append) == [("u1", "k/a.wav")]
+    assert _rows("l", note=notes.append) == [("l/1-2-0.flac",) * 2, ("l/b.wav",) * 2]
+    assert _rows("f/train.tsv", note=notes.append) == [("a.wav", "f/a.wav")]
+    assert notes[:2] == [
+        "k/wav.scp: references are missing: k/text cannot be opened: Permission denied",
+        "l: references are missing: l/1-2.trans.txt cannot be opened: Permission denied",
+    ]
+    assert notes[-1] == "f/train.tsv: references are missing: f/train.wrd cannot be opened: Permission denied"
+    with pytest.raises(ManifestError, match=r"^s/segments cannot be opened: Permission denied$"):
+        _rows("s/wav.scp")
 
 
 def test_commands_are_run_only_where_that_is_allowed(write):

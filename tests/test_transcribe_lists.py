@@ -6,6 +6,7 @@ import io
 import json
 import lzma
 import os
+import re
 import select
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import unicodedata
 import pytest
 
 from hubert_fast import audio, demo
+from hubert_fast.audio import names
 from hubert_fast.audio.standard_input import StandardInput
 from hubert_fast.transcribe import Inputs, Utterance, inputs
 from hubert_fast.transcribe.list_text import Text
@@ -285,7 +287,7 @@ def test_a_compressed_list_that_breaks_off_is_an_error_after_the_rows_before(fol
         ("m.csv", b"<!DOCTYPE html><html><body>Sign in</body></html>", "an HTML page, not a list"),
         ("m.txt", b"PK\x03\x04" + bytes(100), "a zip archive, not a list"),
         ("m.txt", b"PAR1" + bytes(range(100)), "a Parquet table, not a list"),
-        ("m.txt", bytes(range(1, 200)), "begins with bytes that are no text"),
+        ("m.txt", bytes(range(1, 200)), "but the file is binary: name a text file"),
         ("m.jsonl.gz", gzip.compress(gzip.compress(gzip.compress(gzip.compress(b"a.wav")))), "a gzip file, not a list"),
         ("m.m3u8", b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\na.ts\n", "the playlist of an HLS stream"),
         ("m.csv", b"name,words\nx,y\n", "m.csv must begin with a header that has a column audio_filepath"),
@@ -343,6 +345,146 @@ def test_a_row_that_lacks_its_part_is_an_error(folder):
 )
 def test_a_line_that_is_more_than_a_path(line, expected):
     assert list(split_line(line))[:1] == expected
+
+
+@pytest.mark.parametrize("line", ["/ x", "// d", ". x", ".. x", "sub some words", "z.zip x", "~ x"])
+def test_a_line_of_words_is_no_folder_with_a_text(folder, monkeypatch, line):
+    monkeypatch.setenv("HOME", str(folder))
+    (folder / "z.zip").write_bytes(b"PK")
+    assert _paths("m.txt", f"a.wav\n{line}\nb.wav\n") == ["a.wav", *([] if line.startswith("//") else [line]), "b.wav"]
+
+
+@pytest.mark.parametrize("line", ["/", "//", '"/"', "/."])
+def test_a_line_does_not_mean_all_files_of_the_machine(folder, line):
+    assert _paths("m.txt", f"a.wav\n{line}\n") == ["a.wav", "m.txt, line 2 names the whole file system: name a folder in it"]
+
+
+def test_lines_that_are_comments_are_left_out_and_counted(folder):
+    (folder / "#1.wav").write_bytes(b"")
+    notes = []
+    content = "# my list\na.wav\n; c\n // d e\n#1.wav\n#gone.wav\n"
+    assert _rows("m.txt", content, note=notes.append) == [("a.wav", None), ("#1.wav", None)]
+    assert notes == ["m.txt: left out 4 lines that begin with #, ; or // and are no file: comments"]
+    assert _paths("m.jsonl", '{"audio": "#gone.wav"}\n') == ["#gone.wav"]
+    assert _paths("m.txt", "#gone.wav\0a.wav\0") == ["#gone.wav", "a.wav"]  # as find -print0 writes names
+
+
+def _parts(name, content):
+    """Write a list; return (offset, duration) or the error of each of its rows."""
+    with open(name, "w") as file:
+        file.write(content)
+    return [each.error or (each.offset_seconds, each.duration_seconds) for each in Inputs([name])]
+
+
+@pytest.mark.parametrize("unknown", ["", "nan", "NaN", "N/A", "NA", "null", "None", "-", " "])
+def test_times_that_are_not_known_are_not_given(folder, unknown):
+    header = "path,offset,duration,start,end"
+    assert _parts("m.csv", f"{header}\na.wav,{unknown},{unknown},{unknown},{unknown}\n") == [(0.0, None)]
+    assert _parts("m.csv", f"{header}\na.wav,1,{unknown},{unknown},{unknown}\n") == [(1.0, None)]
+    assert _parts("m.csv", f"{header}\na.wav,{unknown},,1,{unknown}\n") == [(1.0, None)]
+
+
+@pytest.mark.parametrize("unknown", ["NaN", "null", '""', '"nan"'])
+def test_times_of_json_that_are_not_known_are_not_given(folder, unknown):
+    fields = "".join(f', "{name}": {unknown}' for name in ("offset", "duration", "start", "end", "id"))
+    (folder / "m.jsonl").write_text(f'{{"audio": "a.wav"{fields}}}\n')
+    (row,) = Inputs(["m.jsonl"])
+    assert (row.error, row.offset_seconds, row.duration_seconds) == (None, 0.0, None)
+    assert row.id == ("nan" if unknown == '"nan"' else "a.wav")
+
+
+@pytest.mark.parametrize("name, value", [("duration", -1), ("duration", "-1"), ("duration", 0), ("end", -1), ("end", 0)])
+def test_a_length_of_minus_one_is_not_known(folder, name, value):
+    assert _parts("m.jsonl", json.dumps({"audio": "a.wav", name: value})) == [(0.0, None)]
+
+
+@pytest.mark.parametrize(
+    "header, cells, part",
+    [
+        ("start,end", "00:00.5,00:00.75", (0.5, 0.25)),
+        ("start,end", "00:01:02,0:01:03.25", (62.0, 1.25)),
+        ("start,end", "90:00,1:31:00", (5400.0, 60.0)),
+        ("begin_time,end_time", "1.5s,2 s", (1.5, 0.5)),
+        ("offset,duration", "00:00:01,0:00.5", (1.0, 0.5)),
+        ("offset,end", "1,3", (1.0, 2.0)),
+        ("end", "3", (0.0, 3.0)),
+        ("start,end", "0,0", (0.0, None)),
+        ("start_time,end_time", "2024-01-01 10:00,2024-01-01 10:05", (0.0, None)),
+        ("start_time,end_time", "1700000000,1700000300", (0.0, None)),
+        ("start,end", "soon,3", "start must be a number of seconds or a time as 0:01:02.5, but is 'soon'"),
+        ("start,end", "1,later", "end must be a number of seconds or a time as 0:01:02.5, but is 'later'"),
+        ("start,end", "00:90,00:95", "start must be a number of seconds or a time as 0:01:02.5, but is '00:90'"),
+        ("start,end", "-3,2", "start must be a number of seconds or a time as 0:01:02.5, but is '-3'"),
+        ("start,end", "3,2", "must end after it starts, but is from 3 to 2 s"),
+        ("start,end", "inf,2", "start must be a number of seconds or a time as 0:01:02.5, but is 'inf'"),
+        ("offset,end", "3,2", "must end after it starts, but is from 3 to 2 s"),
+    ],
+)
+def test_a_time_is_read_or_the_row_is_an_error(folder, header, cells, part):
+    separator = " " if str(part).startswith("must") else ": "
+    expected = f"m.csv, line 2{separator}{part}" if isinstance(part, str) else part
+    assert _parts("m.csv", f"path,{header}\na.wav,{cells}\n") == [expected]
+
+
+def test_a_comma_in_a_number_is_read_where_it_can_mean_one_thing_only(folder):
+    *good, bad = _parts("m.csv", "path;start;end\na.wav;0,5;1,25\na.wav;0,125;1\na.wav;1,500;2\n")
+    assert good == [(0.5, 0.75), (0.125, 0.875)]
+    assert bad == "m.csv, line 4: start must be a number of seconds or a time as 0:01:02.5, but is '1,500'"
+
+
+@pytest.mark.parametrize(
+    "fields, note",
+    [
+        ({"channel": 1}, "the channel of its rows is not read"),
+        ({"channel": "left"}, "the channel of its rows is not read"),
+        ({"channel": "NPR"}, None),
+        ({"segments": [{"begin_time": 0, "end_time": 1}]}, "the segments in its rows are not read, so whole files are"),
+        ({"segments": []}, None),
+    ],
+)
+def test_a_part_that_is_not_read_is_said_once(folder, fields, note):
+    notes = []
+    rows = "".join(json.dumps({"audio": audio, **fields}) + "\n" for audio in ("a.wav", "b.wav"))
+    assert _rows("m.jsonl", rows, note=notes.append) == AB
+    assert len(notes) == (note is not None) and (note is None or notes[0].startswith(f"m.jsonl: {note}"))
+
+
+NAMES = "citywide/a dutyfree_a PAR1/a GIF8 BZh GGUF MThd TTA1 fLaC MP+ 2BIT allyTFL3".split()
+LETTERS = [*(f"{name}.wav" for name in (*NAMES, "MAC 1")), "G" + "x" * 183 + "/a.wG/" + "y" * 186 + "G.wav"]
+
+
+@pytest.mark.parametrize("end", ["\n", "\0"], ids=["lines", "NUL"])
+@pytest.mark.parametrize("name", LETTERS, ids=lambda name: name[:12])
+def test_a_list_that_begins_as_some_file_does_is_a_list(folder, monkeypatch, name, end):
+    content = f"{name}{end}a.wav{end}"
+    assert _paths("m.txt", content) == [name, "a.wav"]
+    with open("m.txt", "rb") as file:
+        monkeypatch.setattr(inputs, "standard_input", StandardInput(file.fileno()))
+        assert [each.audio for each in Inputs(["-"])] == [name, "a.wav"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["reference://b.wav::{evil}", "simplecache::reference://b.wav::{evil}", "zip://b.wav::reference::{evil}",
+     "dir://b.wav::file:///tmp", "generic://b.wav", "git://b.wav", "REFERENCE://b.wav::{evil}"],
+)  # fmt: skip
+@pytest.mark.parametrize("suffix", ["", ".txt", "/*.wav"], ids=["audio", "list", "pattern"])
+def test_urls_that_lead_to_more_than_they_name_are_refused(folder, url, suffix):
+    """fsspec before 2024.12 runs what stands in braces in the file of reference://."""
+    template = "{{cycler.__init__.__globals__.os.system('touch ran')}}"
+    evil = json.dumps({"version": 1, "templates": {"u": template}, "refs": {"b.wav": ["{{u}}"], "b.wav.txt": ["{{u}}"]}})
+    (folder / "evil.json").write_text(evil)
+    url = url.format(evil=folder / "evil.json").replace("b.wav", f"b.wav{suffix}", 1)
+    refused = "URLs of the kind (reference|dir|generic|git|REFERENCE):// are not read: download the file"
+    with pytest.raises(audio.AudioError, match=refused):
+        audio.load(url, 16000)
+    try:
+        (row,) = Inputs([url])
+    except ManifestError as error:
+        assert re.search(refused, str(error))
+    else:
+        assert re.search(refused, row.error or "") or (suffix == "" and row.audio == url)
+    assert not os.path.exists("ran")
 
 
 def test_a_row_that_is_a_folder_or_an_archive_is_searched(folder):
@@ -457,10 +599,11 @@ def test_a_list_that_cannot_be_had_says_what_the_server_answered(monkeypatch):
             raise FileNotFoundError(path) from Refused("Forbidden")
 
     fsspec.register_implementation("refusing", System, clobber=True)
+    monkeypatch.setattr(names, "PROTOCOLS", names.PROTOCOLS | {"refusing"})
     with pytest.raises(ManifestError, match=r"refusing://x/m.jsonl cannot be read: the server answered 403 Forbidden"):
         list(Inputs(["refusing://x/m.jsonl"]))
     (one,) = Inputs(["refusing://x/a.zip"])
-    assert one.error == "refusing://x/a.zip: cannot be looked at: the server answered 403 Forbidden"
+    assert one.error == "refusing://x/a.zip: cannot be opened: the server answered 403 Forbidden"
 
 
 def test_a_named_pipe_can_hold_a_list(folder):

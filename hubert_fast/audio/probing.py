@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from ..first_bytes import may_be_text
 from . import mpeg
 
 ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
@@ -17,7 +18,7 @@ SIGNATURES = (  # container, bytes, where they stand
     ("sphere", re.compile(rb"NIST_1A\n")),
     ("flac", re.compile(rb"fLaC")),
     ("ogg", re.compile(rb"OggS")),
-    ("mp4", re.compile(rb".{4}(?:ftyp|moov|mdat|wide|free|skip|pnot|moof|styp)", re.DOTALL)),
+    ("mp4", re.compile(rb".{4}(?:ftyp|moov|mdat|moof|styp)|\0.{3}(?:wide|free|skip|pnot)", re.DOTALL)),
     ("matroska", re.compile(rb"\x1a\x45\xdf\xa3")),
     ("asf", re.compile(re.escape(ASF))),
     ("amr", re.compile(rb"#!AMR")),
@@ -44,6 +45,7 @@ SIGNATURES = (  # container, bytes, where they stand
     ("svx", re.compile(rb"FORM.{4}(?:8SVX|16SV)", re.DOTALL)),
     ("aac", re.compile(rb"ADIF")),
 )
+OF_TEXT = ("sphere", "amr")  # whose first bytes may all be letters; no line of a list begins as they do
 
 
 def container_of(head: bytes) -> str | None:
@@ -52,8 +54,9 @@ def container_of(head: bytes) -> str | None:
     head: 1,024 bytes or all of a shorter file. MPEG audio and ADTS AAC have no signature, only frames that follow each other: a
     file that begins with some other bytes is searched for them by :func:`hubert_fast.audio.mpeg.first_frame`.
     """
+    of_text = may_be_text(head)
     for name, signature in SIGNATURES:
-        if signature.match(head):
+        if signature.match(head) and not (of_text and name not in OF_TEXT):
             return name
     after_tag = mpeg.after_id3v2(head)
     if after_tag > len(head):  # a tag with a picture, before MPEG audio as good as always

@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -34,6 +34,7 @@ class Walk:
     sieve: Sieve = field(default_factory=Sieve)
     entered: set[tuple[int, int]] = field(default_factory=set)
     linked: set[str] = field(default_factory=set)
+    note: Callable[[str], None] = lambda message: None  # is called with what is wrong with transcripts
 
     def below(self, source: str) -> Iterator[Found]:
         """Give the audio files below ``source``; folders that may not be entered and links that lead nowhere as errors."""
@@ -57,18 +58,17 @@ class Walk:
             with os.scandir(folder) as scanned:
                 entries = sorted(scanned, key=lambda entry: entry.name)
         except OSError as error:
-            yield Found(folder, error=f"{folder}: cannot be looked at: {error.strerror or error}")
+            yield Found(folder, error=f"{folder}: cannot be opened: {error.strerror or error}")
             return
         words: dict[str, str] | None = None
         for entry in entries:
-            if is_resource_folder(entry.name) and _is_dir(entry):
-                continue
             if _is_dir(entry):
-                (links if entry.is_symlink() else folders).append(entry.path)
+                if not is_resource_folder(entry.name):
+                    (links if entry.is_symlink() else folders).append(entry.path)
                 continue
-            for found in self._file(entry, real, inside):
+            for found in self._looked_at(entry, real, inside):
                 if words is None and found.error is None:
-                    words = spoken_in(folder, [each.name for each in entries])
+                    words = spoken_in(folder, [each.name for each in entries], self.note)
                 stem = os.path.splitext(entry.name)[0]
                 yield found if found.error is not None else found._replace(reference=(words or {}).get(stem))
 
@@ -80,6 +80,13 @@ class Walk:
             return False
         self.entered.add(identity)
         return True
+
+    def _looked_at(self, entry: os.DirEntry[str], folder: str, inside: str) -> Iterator[Found]:
+        """Give a file as :meth:`_file` does; one that went away meanwhile, or that its disk cannot give, as an error."""
+        try:
+            yield from self._file(entry, folder, inside)
+        except OSError as error:
+            yield Found(entry.path, error=f"{entry.path}: cannot be opened: {error.strerror or error}")
 
     def _file(self, entry: os.DirEntry[str], folder: str, inside: str) -> Iterator[Found]:
         """Give a file if it is audio, is new, and can be read. folder: the real one that it lies in."""
@@ -129,7 +136,7 @@ def reason_of_link(path: str, error: OSError) -> str:
         return f"this link leads to {os.readlink(path)}, which is not there"
     if error.errno == errno.ELOOP:
         return "this link leads back to itself"
-    return f"what this link leads to cannot be looked at: {error.strerror or error}"
+    return f"what this link leads to cannot be opened: {error.strerror or error}"
 
 
 def _is_dir(entry: os.DirEntry[str]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import threading
 import uuid
@@ -19,12 +20,13 @@ from . import manifests
 from .folders import Walk, reason_of_link
 from .left_out import Sieve, is_audio, is_audio_file, is_resource
 from .patterns import is_pattern, matches, names_suffix
-from .places import RAW_PREFIX, Places, as_file, folder_of
+from .places import RAW_PREFIX, Place, Places, as_file, folder_of
 from .remote import CannotList, is_archive, items, url_of_archive
 from .tables import split_line
 from .utterances import Shard as Shard
 from .utterances import Utterance as Utterance
 
+COMMENT = re.compile(r"\s*(?:#|;|//)")
 TEXT_KINDS = ("text", "json", "utf-16", "utf-32")
 
 
@@ -62,12 +64,12 @@ class Inputs(Iterable[Utterance]):
 
     @property
     def can_repeat(self) -> bool:
-        """Whether they can be run through again."""
+        """Return whether they can be run through again."""
         return not any(source == "-" or _is_read_once(source) for source in self.sources)
 
     @property
     def is_one_file(self) -> bool:
-        """Whether they are the one file that is named, and no list or pattern or folder or archive."""
+        """Return whether they are the one file that is named, and no list or pattern or folder or archive."""
         if len(self.sources) != 1:
             return False
         (source,) = self.sources
@@ -86,12 +88,13 @@ class Inputs(Iterable[Utterance]):
                     yield utterance
 
     def _say(self, source: str, message: str) -> None:
-        """Note something about a source, once however often it is run through."""
+        """Note a line about a source, once however often it is run through."""
+        line = f"{source}: {message}"
         with self._lock:
-            is_new = source not in self._noted
-            self._noted.add(source)
+            is_new = line not in self._noted
+            self._noted.add(line)
         if is_new and self._note is not None:
-            self._note(f"{source}: {message}")
+            self._note(line)
 
     def _say_left_out(self, source: str, sieve: Sieve) -> None:
         others = sieve.others()
@@ -133,7 +136,7 @@ class Inputs(Iterable[Utterance]):
             try:
                 yield from self._of_path(source)
             except OSError as error:  # a name that is too long, a folder that may not be entered
-                yield Utterance(source, source, error=f"{source}: cannot be looked at: {error.strerror}")
+                yield Utterance(source, source, error=f"{source}: cannot be opened: {error.strerror}")
 
     def _of_path(self, source: str) -> Iterator[Utterance]:
         if os.path.isdir(source):
@@ -153,7 +156,7 @@ class Inputs(Iterable[Utterance]):
         return Utterance(path, as_file(path), name=_stem(os.path.basename(path)), error=error, token=token)
 
     def _of_folder(self, source: str) -> Iterator[Utterance]:
-        walk, found = Walk(), None
+        walk, found = Walk(note=lambda message: self._say(source, message)), None
         for found in walk.below(source):
             name = "" if found.error else _stem(os.path.relpath(found.path, source))
             yield Utterance(found.path, as_file(found.path), reference=found.reference, name=name, error=found.error)
@@ -188,7 +191,7 @@ class Inputs(Iterable[Utterance]):
         if others is not None:
             reason = f"nothing that this pattern matches is audio: there are {others}"
         elif folders:
-            reason = "this pattern matches only folders: put /*.wav or the like behind it"
+            reason = "this pattern matches only folders: append a file pattern, such as /*.wav"
         yield Utterance(source, source, error=f"{source}: {reason}")
 
     def _of_url(self, source: str, url: str) -> Iterator[Utterance]:
@@ -205,16 +208,26 @@ class Inputs(Iterable[Utterance]):
             self._say_left_out(source, sieve)
 
     def _of_entries(self, entries: Iterator[manifests.Entry], source: str, folder: str) -> Iterator[Utterance]:
-        places = None
+        places, comments = None, 0
         for entry in entries:
             if entry.error is not None:
                 yield Utterance(f"{source}:{entry.line}", source, error=f"{source}, {entry.error}")
-            elif entry.is_command:
+                continue
+            if entry.unread is not None:
+                self._say(source, entry.unread)
+            if entry.is_command:
                 yield self._of_command(entry, source)
-            else:
-                if places is None or places.root != entry.root:
-                    places = Places(folder, entry.root)
-                yield from self._of_entry(entry, places)
+                continue
+            if places is None or places.root != entry.root:
+                places = Places(folder, entry.root)
+            entry, place = _placed(entry, places)
+            if not place.is_there and entry.is_line and COMMENT.match(entry.audio):
+                comments += 1
+                continue
+            yield from self._of_entry(entry, place, source)
+        if comments:
+            lines = "1 line that begins" if comments == 1 else f"{comments} lines that begin"
+            self._say(source, f"left out {lines} with #, ; or // and {'is' if comments == 1 else 'are'} no file: comments")
 
     def _of_command(self, entry: manifests.Entry, source: str) -> Utterance:
         id = entry.id or f"{source}:{entry.line}"
@@ -224,21 +237,32 @@ class Inputs(Iterable[Utterance]):
             return Utterance(id, source, error=error)
         return _utterance(entry, id, Command(entry.audio), id)
 
-    def _of_entry(self, entry: manifests.Entry, places: Places) -> Iterator[Utterance]:
-        place = places.find(entry.audio)
-        is_bare = entry.id is None and entry.reference is None and entry.offset_seconds is None
-        if is_bare and not place.is_there:
-            for path, id, reference in split_line(entry.audio):
-                other = places.find(path)
-                if other.is_there:
-                    entry, place = entry._replace(audio=path, id=id, reference=reference), other
-                    break
-        if is_bare and (is_archive(place.audio) or os.path.isdir(place.audio)):
+    def _of_entry(self, entry: manifests.Entry, place: Place, source: str) -> Iterator[Utterance]:
+        is_folder = _is_bare(entry) and os.path.isdir(place.audio)
+        if is_folder and os.path.realpath(place.audio) == os.sep:
+            error = f"{source}, line {entry.line} names the whole file system: name a folder in it"
+            yield Utterance(f"{source}:{entry.line}", source, error=error)
+        elif is_folder or (_is_bare(entry) and is_archive(place.audio)):
             yield from self._of_files(place.audio)
-            return
-        part = _part(entry.offset_seconds, entry.duration_seconds)
-        id = entry.id or f"{place.shown}{part}"
-        yield _utterance(entry, id, place.audio, _stem(place.shown) + part.replace("#", ".") if entry.id is None else entry.id)
+        else:
+            part = _part(entry.offset_seconds, entry.duration_seconds)
+            id = entry.id or f"{place.shown}{part}"
+            yield _utterance(entry, id, place.audio, _stem(place.shown) + part.replace("#", ".") if entry.id is None else id)
+
+
+def _placed(entry: manifests.Entry, places: Places) -> tuple[manifests.Entry, Place]:
+    """Find the file of a row; of a line that is none as a whole, but begins with a file, the rest is its id or text."""
+    place = places.find(entry.audio)
+    if _is_bare(entry) and not place.is_there:
+        for path, id, reference in split_line(entry.audio):
+            other = places.find(path)
+            if os.path.isfile(other.audio) and not is_archive(other.audio):
+                return entry._replace(audio=path, id=id, reference=reference), other
+    return entry, place
+
+
+def _is_bare(entry: manifests.Entry) -> bool:
+    return entry.id is None and entry.reference is None and entry.offset_seconds is None
 
 
 def _utterance(entry: manifests.Entry, id: str, audio: str, name: str) -> Utterance:

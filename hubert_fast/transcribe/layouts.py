@@ -6,14 +6,13 @@ list that are out of the list's order.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
 from ..audio import is_url
-from .list_text import ManifestError, Text, open_bytes, repaired, text_of
+from .list_text import COMPRESSION_SUFFIXES, ManifestError, Text, open_bytes, repaired, text_of
 from .places import COMMON_SUFFIXES, folder_of, joined
 from .rows import Entry, is_name
 
@@ -51,29 +50,42 @@ class Beside:
 
 
 def lines_beside(source: str, name: str) -> Iterator[tuple[int, str]] | None:
-    """Open a file in the folder of a list and give its lines and their numbers from 1; ``None`` if there is none."""
+    """Give the lines and their numbers from 1 of a file in the folder of a list; ``None`` if there is none.
+
+    The file may be compressed, with the suffix for it. A local one is opened when its first line is asked for.
+    """
     path = joined(folder_of(source), name)
     if is_url(path):
-        try:
-            file = open_bytes(path)
-        except Exception:  # each file system has its own for a file that is not there
-            return None
-    elif os.path.isfile(path):
-        file = open_bytes(path)
-    else:
+        compressed = os.path.splitext(source.partition("::")[0])[1]
+        for there in (path, joined(folder_of(source), name + compressed)) if compressed in COMPRESSION_SUFFIXES else (path,):
+            try:
+                return _lines_of(open_bytes(there), there)
+            except Exception:  # each file system has its own for a file that is not there
+                continue
         return None
-    return _lines(file, path)
+    there = next(filter(os.path.isfile, (path, *(path + suffix for suffix in COMPRESSION_SUFFIXES))), None)
+    return None if there is None else _lines(there)
 
 
-def _lines(file: BinaryIO, path: str) -> Iterator[tuple[int, str]]:
+def _lines(path: str) -> Iterator[tuple[int, str]]:
+    try:
+        file = open_bytes(path)
+    except OSError as error:
+        raise ManifestError(f"{path} cannot be opened: {error.strerror or error}") from None
+    yield from _lines_of(file, path)
+
+
+def _lines_of(file: BinaryIO, path: str) -> Iterator[tuple[int, str]]:
     with file:
         yield from text_of(file, path)
 
 
-def _safely(lines: Iterator[tuple[int, str]] | None) -> Iterator[tuple[int, str]]:
+def _safely(lines: Iterator[tuple[int, str]] | None, note: Note = lambda message: None) -> Iterator[tuple[int, str]]:
     """Give lines up to where they cannot be read: what is wrong with references costs no transcription."""
-    with contextlib.suppress(OSError, ManifestError, UnicodeError, EOFError):
+    try:
         yield from lines or ()
+    except (OSError, ManifestError, UnicodeError, EOFError) as error:
+        note(f"references are missing: {error}")
 
 
 def _pair(line: str) -> tuple[str, str]:
@@ -87,7 +99,7 @@ def _pairs(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[str, str]]:
 
 def kaldi(text: Text, source: str, note: Note) -> Iterator[Entry]:
     """Give the utterances of a Kaldi ``wav.scp``: its lines, or those of ``segments`` beside it, with the words of ``text``."""
-    references = Beside(_pairs(_safely(lines_beside(source, "text"))))
+    references = Beside(_pairs(_safely(lines_beside(source, "text"), note)))
     segments = lines_beside(source, "segments")
     if segments is None:
         for number, line in text:
@@ -128,7 +140,7 @@ def _recording(number: int, id: str, audio: str, where: str) -> Entry:
     if ARCHIVED.search(audio):
         return Entry(number, error=f"{where}: {audio} is within a Kaldi archive: copy it out with wav-copy")
     if not is_name(audio) or not is_name(id):
-        return Entry(number, error=f"{where} names what no file can be called: {audio[:200]!r}")
+        return Entry(number, error=f"{where} is not a valid file name: {audio[:200]!r}")
     if audio.startswith("|"):
         return Entry(number, error=f"{where} writes to a command instead of reading: {audio[:200]!r}")
     return Entry(number, audio, id=id, is_command=audio.endswith("|"))
@@ -145,17 +157,17 @@ def is_fairseq(text: Text) -> bool:
     return bool(path and tab) and "\t" not in first and samples.strip().isdecimal()
 
 
-def fairseq(text: Text, source: str) -> tuple[str, Iterator[Entry]]:
+def fairseq(text: Text, source: str, note: Note) -> tuple[str, Iterator[Entry]]:
     """Return the root of a fairseq table and its utterances, with the words of the ``.wrd`` or ``.ltr`` file beside it."""
     rows = iter(text)
     _, root = next(rows)
-    return root.strip(), _fairseq_rows(rows, source)
+    return root.strip(), _fairseq_rows(rows, source, note)
 
 
-def _fairseq_rows(rows: Iterator[tuple[int, str]], source: str) -> Iterator[Entry]:
+def _fairseq_rows(rows: Iterator[tuple[int, str]], source: str, note: Note) -> Iterator[Entry]:
     stem = os.path.basename(source.partition("::")[0]).split(".tsv")[0]
     words_there, letters_there = (lines_beside(source, f"{stem}{suffix}") for suffix in (".wrd", ".ltr"))
-    said, is_spelled = _safely(letters_there if words_there is None else words_there), words_there is None
+    said, is_spelled = _safely(letters_there if words_there is None else words_there, note), words_there is None
     at, words = 0, ""  # the last line that was read of them
     for number, line in rows:
         path = line.split("\t", 1)[0]
@@ -165,7 +177,7 @@ def _fairseq_rows(rows: Iterator[tuple[int, str]], source: str) -> Iterator[Entr
         if reference and is_spelled:
             reference = " ".join(reference.replace(" ", "").replace("|", " ").split())
         if not is_name(path):
-            yield Entry(number, error=f"line {number} names what no file can be called: {path[:200]!r}")
+            yield Entry(number, error=f"line {number} is not a valid file name: {path[:200]!r}")
             continue
         yield Entry(number, path, reference=_spoken(reference))
 
@@ -176,7 +188,7 @@ def librispeech(text: Text, source: str) -> Iterator[Entry]:
     for number, line in text:
         id, words = _pair(line)
         if not is_name(id):
-            yield Entry(number, error=f"line {number} names what no file can be called: {id[:200]!r}")
+            yield Entry(number, error=f"line {number} is not a valid file name: {id[:200]!r}")
             continue
         suffix = ".flac"
         if not is_url(folder):
@@ -185,11 +197,11 @@ def librispeech(text: Text, source: str) -> Iterator[Entry]:
         yield Entry(number, id + suffix, reference=_spoken(words), id=id)
 
 
-def spoken_in(folder: str, files: list[str]) -> dict[str, str]:
+def spoken_in(folder: str, files: list[str], note: Note) -> dict[str, str]:
     """Return the words of each file of a LibriSpeech folder by its name without suffix; nothing in other folders."""
     words: dict[str, str] = {}
     for name in files:
-        if name.endswith(".trans.txt"):
-            lines = _safely(lines_beside(os.path.join(folder, name), name))
+        if name.endswith((".trans.txt", *(f".trans.txt{suffix}" for suffix in COMPRESSION_SUFFIXES))):
+            lines = _safely(_lines(os.path.join(folder, name)), note)
             words.update((id, repaired(value)) for id, value in _pairs(lines) if value)
     return words

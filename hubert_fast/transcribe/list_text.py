@@ -15,10 +15,12 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from ..audio import is_url
+from ..audio.names import check_url
 from ..first_bytes import HEAD_BYTES, MARKS, identify
 
 PIECE_CHARACTERS = 1 << 16
 STANDARD_INPUT = "standard input"  # what "-" is called in messages
+COMPRESSION_SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
 MOST_LAYERS = 3  # of compression around each other
 NO_LISTS = "xz bzip2 gzip zstd zip tar 7z rar appledouble applesingle pdf png jpeg gif elf numpy parquet arrow hdf5 sqlite midi"
 NOT_A_LIST = frozenset((*NO_LISTS.split(), "git-lfs", "html", "xml", "zeros"))
@@ -109,9 +111,13 @@ def _read_some(file: Any, size: int) -> bytes:
 
 
 def open_bytes(source: str) -> BinaryIO:
-    """Open a local list or one at a URL. Raises ``OSError``, or what the URL's file system raises."""
+    """Open a local list or one at a URL. Raises ``OSError``, or what the URL's file system raises.
+
+    ``AudioError`` is for a URL that must not be opened.
+    """
     if not is_url(source):
         return open(source, "rb")
+    check_url(source)
     import fsspec
 
     opened = fsspec.open(source, "rb")
@@ -136,10 +142,8 @@ def text_of(file: BinaryIO, source: str) -> Text:
     if encoding != "utf-8-sig":
         return Text(_pieces(io.TextIOWrapper(file, encoding, "replace", newline="")))
     if _is_binary(head):
-        advice = (
-            "say with --stdin-format what samples these are" if source == STANDARD_INPUT else "name the list that was meant"
-        )
-        raise ManifestError(f"{source}: expected a list as text, but this begins with bytes that are no text: {advice}")
+        advice = "say with --stdin-format what samples these are" if source == STANDARD_INPUT else "name a text file"
+        raise ManifestError(f"{source}: expected a list as text, but the file is binary: {advice}")
     if b"\0" in head.split(b"\n", 1)[0]:
         return Text(_items(file), separated_by_nul=True)
     return Text(_pieces(io.TextIOWrapper(file, encoding, "surrogateescape", newline="")))  # names need not be UTF-8

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from ..audio import is_url
 from . import json_rows, layouts, tables
-from .list_text import STANDARD_INPUT, Text, open_bytes, text_of
+from .list_text import COMPRESSION_SUFFIXES, STANDARD_INPUT, Text, open_bytes, text_of
 from .list_text import ManifestError as ManifestError
 from .remote import reason_of
 from .rows import Entry as Entry
@@ -23,7 +23,6 @@ from .rows import entry_of, is_name, names_audio
 
 JSON_SUFFIXES, LIST_SUFFIXES = (".jsonl", ".json", ".ndjson"), (".txt", ".lst", ".list")
 PLAYLIST_SUFFIXES, KALDI_SUFFIX, LIBRISPEECH_SUFFIX = (".m3u", ".m3u8"), ".scp", ".trans.txt"
-COMPRESSION_SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
 ARRAY = re.compile(r"\s*\[\s*(?:$|[\[{\"\]])")  # and no path such as "[1] take.wav"
 OBJECT = re.compile(r"\s*\{\s*(?:$|[\"}])")  # and no path such as "{data_root}/a.wav"
 
@@ -71,7 +70,7 @@ def _entries(text: Text, source: str, note: Callable[[str], None]) -> Iterator[E
     (first,) = text.peek(1) or [""]  # and no more, unless it takes a second: lists may be written while they are read
     is_list = suffix not in (*JSON_SUFFIXES, *tables.DELIMITERS)
     if text.separated_by_nul:
-        yield from (_of_path(number, line) for number, line in text)
+        yield from (_of_path(number, line)._replace(is_line=False) for number, line in text)
     elif _uncompressed(source).endswith(LIBRISPEECH_SUFFIX):
         yield from layouts.librispeech(text, source)
     elif suffix == KALDI_SUFFIX:
@@ -81,7 +80,7 @@ def _entries(text: Text, source: str, note: Callable[[str], None]) -> Iterator[E
     elif suffix in JSON_SUFFIXES or (is_list and _is_json(first, text)):
         yield from _of_json(text)
     elif (not is_list or os.path.isdir(first)) and layouts.is_fairseq(text):
-        root, entries = layouts.fairseq(text, source)
+        root, entries = layouts.fairseq(text, source, note)
         yield from (entry._replace(root=root) for entry in entries)
     elif not is_list or tables.begins_with_header(first):
         yield from tables.entries(text, suffix, source)
@@ -114,8 +113,8 @@ def _of_lines(text: Text) -> Iterator[Entry]:
 
 def _of_path(number: int, path: str) -> Entry:
     if is_name(path):
-        return Entry(number, path)
-    return Entry(number, error=f"line {number} names what no file can be called: {path[:200]!r}")
+        return Entry(number, path, is_line=True)
+    return Entry(number, error=f"line {number} is not a valid file name: {path[:200]!r}")
 
 
 def _of_playlist(text: Text, source: str) -> Iterator[Entry]:

@@ -10,8 +10,8 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from ..audio import AUDIO_SUFFIXES, is_url
-from ..audio.names import archive_options
+from ..audio import AUDIO_SUFFIXES, AudioError, is_url
+from ..audio.names import archive_options, check_url
 from ..first_bytes import head_of, identify
 from .left_out import Sieve, is_within_resources
 from .patterns import is_pattern, matches_within, names_suffix
@@ -72,6 +72,10 @@ def items(source: str, sieve: Sieve) -> Iterator[Item]:
 
     Raises :class:`CannotList`.
     """
+    try:
+        check_url(source)
+    except AudioError as error:
+        raise CannotList(str(error)) from None
     if source.startswith(("http://", "https://")):  # which know no folders, and have ? in names
         yield Item(source, PurePosixPath(urlsplit(source).path).name)
         return
@@ -140,7 +144,7 @@ def _why_not(source: str, error: Exception) -> str:
                 return identity.instead_of("an archive that can be read by its name")
     if "range requests" in str(error):
         return "this server sends no parts of files, which archives are read by: download it first"
-    return f"cannot be looked at: {reason_of(error)}"
+    return f"cannot be opened: {reason_of(error)}"
 
 
 def _last_suffix(name: str) -> str:

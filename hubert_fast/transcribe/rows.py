@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from .list_text import repaired
+from .parts import DURATIONS, OFFSETS, WrongRow, duration_of, is_unknown, offset_of, part_of
 
 # Names that lists in the wild have for each field, the common ones first. They are compared in small letters.
 FIELDS = {
@@ -18,26 +19,25 @@ FIELDS = {
         "audio_filepath audio path file filename wav file_name audio_path audio_file audio_filename audiofile filepath "
         "file_path wav_path wav_filepath wav_filename wav_file audio_url url uri flac mp3 speech sound".split()
     ),
-    "offset_seconds": ("offset", "offset_seconds"),
-    "duration_seconds": ("duration", "duration_seconds"),
+    "offset_seconds": OFFSETS,
+    "duration_seconds": DURATIONS,
     "reference": tuple(
         "text reference transcript transcription sentence normalized_text raw_text raw_transcription wrd txt words tgt_text "
         "target_text ref".split()
     ),
     "id": tuple("id utt_id utterance_id utt uttid audio_id segment_id sample_id key".split()),
 }
-STARTS, ENDS = ("start", "start_seconds", "start_time", "begin", "begin_time"), ("end", "end_seconds", "end_time", "stop")
-UNITS_PER_SECOND = (1.0, 1000.0, 8000.0, 16000.0, 22050.0, 24000.0, 32000.0, 44100.0, 48000.0)
-MOST_PART = 1e9  # what is more is a date
 INNER = ("path", "file", "filename", "file_name", "url", "src", "source", "audio_filepath", "wav")  # of {"audio": {...}}
 SAMPLES = ("array", "bytes")
+CHANNELS = ("channel", "channel_selector", "channel_id", "channel_index")
 
 
 class Entry(NamedTuple):
     """A row of a list, or what is wrong with it.
 
     line: its number from 1, of lines or rows. channel: the one to take, from 0; ``None`` is all. is_command: ``audio`` is a
-    shell command that writes audio. root: the folder that the list says its paths are of.
+    shell command that writes audio. root: the folder that the list says its paths are of. is_line: ``audio`` is a whole line,
+    which may be a comment or more than a path. unread: what of the row is not read, as a line to say once of a list.
     """
 
     line: int
@@ -50,10 +50,8 @@ class Entry(NamedTuple):
     channel: int | None = None
     is_command: bool = False
     root: str | None = None
-
-
-class _WrongRow(Exception):
-    """A row cannot be used; the message goes behind its number."""
+    is_line: bool = False
+    unread: str | None = None
 
 
 def names_audio(values: Mapping[str, Any]) -> bool:
@@ -86,7 +84,7 @@ def entry_of(line: int, values: Any, unit: str = "line", name: str | None = None
     try:
         fields = lowered(values)
         entry = _lhotse(line, fields) if _is_lhotse(fields) else _entry(line, fields)
-    except _WrongRow as wrong:
+    except WrongRow as wrong:
         separator = "" if str(wrong).startswith("must") else ":"
         return Entry(line, error=f"{unit} {line}{separator} {wrong}")
     return entry if entry.id is not None or name is None else entry._replace(id=name)
@@ -94,68 +92,45 @@ def entry_of(line: int, values: Any, unit: str = "line", name: str | None = None
 
 def _entry(line: int, fields: Mapping[str, Any]) -> Entry:
     audio = _audio(fields)
-    offset, duration = _part(fields)
-    return Entry(line, _name("audio", audio), offset, duration, reference_of(fields), _id(fields))
+    offset, duration = part_of(fields)
+    unread = _unread(fields)
+    return Entry(line, _name("audio", audio), offset, duration, reference_of(fields), _id(fields), unread=unread)
+
+
+def _unread(fields: Mapping[str, Any]) -> str | None:
+    """Return what of a row means a part of its audio that is not taken, or ``None``."""
+    segments = fields.get("segments")
+    if isinstance(segments, list) and any(isinstance(each, dict) for each in segments):
+        return (
+            "the segments in its rows are not read, so whole files are transcribed: write a row with offset and duration each"
+        )
+    if any(_names_channel(fields.get(name)) for name in CHANNELS):
+        return "the channel of its rows is not read (Lhotse's is), so it is --channels that decides"
+    return None
+
+
+def _names_channel(value: Any) -> bool:
+    text = str(value).strip().lower()
+    return not isinstance(value, (bool, list, dict)) and (text.isdecimal() or text in ("left", "right", "l", "r"))
 
 
 def _audio(fields: Mapping[str, Any]) -> str:
     found = _first(fields, FIELDS["audio"])
     if isinstance(found, list):
         if len(found) != 1:
-            raise _WrongRow(f"must name one audio file, but has a list of {len(found)}: give each a row of its own")
+            raise WrongRow(f"must name one audio file, but has a list of {len(found)}: give each a row of its own")
         (found,) = found
     if isinstance(found, dict):
         inner = lowered(found)
         if {"start", "stop"} & inner.keys():
-            raise _WrongRow("the part is given in samples (start, stop): give offset and duration in seconds")
+            raise WrongRow("the part is given in samples (start, stop): give offset and duration in seconds")
         found = _first(inner, INNER)
         if not isinstance(found, str) and any(inner.get(name) is not None for name in SAMPLES):
-            raise _WrongRow("the audio is in the list itself (array or bytes): write it to a file and name that")
+            raise WrongRow("the audio is in the list itself (array or bytes): write it to a file and name that")
     if not isinstance(found, str):
         expected = ", ".join(FIELDS["audio"][:8])
-        raise _WrongRow(f"must name its audio as a text {expected} or the like, but has {', '.join(fields) or 'nothing'}"[:500])
+        raise WrongRow(f"must name its audio as a text {expected} or the like, but has {', '.join(fields) or 'nothing'}"[:500])
     return found
-
-
-def _part(fields: Mapping[str, Any]) -> tuple[float | None, float | None]:
-    """Return offset and duration in seconds. Raises for what is not a number; a start and an end that are none are left."""
-    offset, duration = (_seconds(fields, field) for field in ("offset_seconds", "duration_seconds"))
-    if offset is None:
-        start, end = (_number(_first(fields, names)) for names in (STARTS, ENDS))
-        if start is not None and (end is None or end > start):
-            offset = start
-            if end is not None:
-                each = _units_per_second(end - start, duration)
-                offset, duration = start / each, (end - start) / each
-    return offset, duration or None  # NeMo's 0 is: not known
-
-
-def _units_per_second(length: float, seconds: float | None) -> float:
-    """Return what a part's start and end count: seconds, milliseconds, or samples where its duration shows their rate."""
-    if not seconds:
-        return 1.0
-    return next((each for each in UNITS_PER_SECOND if abs(length / seconds / each - 1) < 0.01), 1.0)
-
-
-def _seconds(fields: Mapping[str, Any], field: str) -> float | None:
-    found = _first(fields, FIELDS[field])
-    if found is None:
-        return None
-    try:
-        seconds = float(found)
-    except (TypeError, ValueError, OverflowError):
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise _WrongRow(f"{FIELDS[field][0]} must be a number of seconds, but is {found!r}"[:300])
-    return seconds
-
-
-def _number(value: Any) -> float | None:
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return number if 0 <= number < MOST_PART else None
 
 
 def reference_of(fields: Mapping[str, Any]) -> str | None:
@@ -187,7 +162,7 @@ def _id(fields: Mapping[str, Any]) -> str | None:
 def _name(field: str, text: str) -> str:
     if is_name(text):
         return text
-    raise _WrongRow(f"{FIELDS[field][0]} is no name that a file can have: {text!r}")
+    raise WrongRow(f"{FIELDS[field][0]} is no name that a file can have: {text!r}")
 
 
 def is_name(text: str) -> bool:
@@ -201,27 +176,27 @@ def is_name(text: str) -> bool:
 def _lhotse(line: int, fields: Mapping[str, Any]) -> Entry:
     """Understand a Lhotse cut, or one of its recordings."""
     if "tracks" in fields and not fields.get("recording"):
-        raise _WrongRow("this is a mix of several cuts: save them as audio with Lhotse, or name the cuts that it is made of")
+        raise WrongRow("this is a mix of several cuts: save them as audio with Lhotse, or name the cuts that it is made of")
     recording = fields.get("recording", fields)
     if isinstance(recording, str):
         return _entry(line, {**fields, "audio": recording})
     recording = lowered(recording) if isinstance(recording, dict) else {}
     changes = [each.get("name") for each in recording.get("transforms") or () if isinstance(each, dict)]
     if set(changes) - {"Resample"}:
-        raise _WrongRow(f"its recording is to be changed ({', '.join(map(str, changes))}): save it as audio with Lhotse")
+        raise WrongRow(f"its recording is to be changed ({', '.join(map(str, changes))}): save it as audio with Lhotse")
     sources = [lowered(source) for source in recording.get("sources") or () if isinstance(source, dict)]
     channel = fields.get("channel")
     channel = channel if isinstance(channel, int) and not isinstance(channel, bool) else None
     source, channel = _source(sources, channel)
     audio, kind = source.get("source"), source.get("type", "file")
     if not isinstance(audio, str) or kind not in ("file", "url", "command"):
-        raise _WrongRow(f"its audio is of Lhotse's type {kind!r}, but must be a file, a url or a command: save it as a file")
-    offset, duration = (_seconds({field: fields.get(name)}, field) for field, name in LHOTSE_PART.items())
-    whole = _number(recording.get("duration"))
+        raise WrongRow(f"its audio is of Lhotse's type {kind!r}, but must be a file, a url or a command: save it as a file")
+    offset, duration = offset_of(fields, ("start",)), duration_of(fields, ("duration",))
+    whole = duration_of(recording, ("duration",))
     if not offset and (duration is None or (whole is not None and abs(duration - whole) < 1e-6)):
         offset, duration = None, None
     said = [lowered(each) for each in fields.get("supervisions") or () if isinstance(each, dict)]
-    said.sort(key=lambda each: _number(each.get("start")) or 0.0)
+    said.sort(key=_start)
     texts = [text for each in said if (text := reference_of(each)) is not None]
     reference = " ".join(texts) if texts else reference_of(fields)
     return Entry(
@@ -229,22 +204,26 @@ def _lhotse(line: int, fields: Mapping[str, Any]) -> Entry:
     )
 
 
-LHOTSE_PART = {"offset_seconds": "start", "duration_seconds": "duration"}
+def _start(supervision: Mapping[str, Any]) -> float:
+    start = supervision.get("start")
+    return start if isinstance(start, (int, float)) and start == start else 0.0
 
 
 def _source(sources: list[dict[str, Any]], channel: int | None) -> tuple[dict[str, Any], int | None]:
     """Return the source that holds a channel, and the channel's place in it; ``None`` where it is the only one."""
     if not sources:
-        raise _WrongRow("must name its recording's sources as Lhotse does, but has none")
+        raise WrongRow("must name its recording's sources as Lhotse does, but has none")
     for source in sources:
         channels = source.get("channels")
         channels = channels if isinstance(channels, list) and channels else [0]
         if channel is None or channel in channels:
             if channel is None and len(sources) > 1:
-                raise _WrongRow(f"its recording has {len(sources)} files for its channels: name the one to take as channel")
+                raise WrongRow(f"its recording has {len(sources)} files for its channels: name the one to take as channel")
             return source, channels.index(channel) if channel is not None and len(channels) > 1 else None
-    raise _WrongRow(f"its recording has no channel {channel}")
+    raise WrongRow(f"its recording has no channel {channel}")
 
 
 def _first(values: Mapping[str, Any], names: Iterable[str]) -> Any:
-    return next((values[name] for name in names if values.get(name) not in (None, "")), None)
+    """Return the first field that has a value; a missing one may be null, NaN or empty."""
+    known = (values[name] for name in names if name in values)
+    return next((value for value in known if value != "" and (isinstance(value, str) or not is_unknown(value))), None)
