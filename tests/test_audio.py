@@ -256,13 +256,9 @@ def test_large_remote_files_are_read_as_they_are_needed(tmp_path, monkeypatch):
                 raise OSError("connection reset")
             return super().read(size)
 
-    class Opened:
-        def open(self):
-            return File(data)
-
     import fsspec
 
-    monkeypatch.setattr(fsspec, "open", lambda *arguments: Opened())
+    monkeypatch.setattr(fsspec, "open", lambda *arguments: File(data))
     assert np.array_equal(load("s3://a.flac"), expected)
     breaks_after[0] = len(data) // 2
     with pytest.raises(AudioError, match="connection reset"):

@@ -134,7 +134,7 @@ def test_a_pipeline_of_which_a_part_fails(speech_samples, tmp_path):
 
 
 def test_standard_input_is_read_once():
-    code = "from hubert_fast import audio\naudio.load('-')\ntry: audio.load('-')\nexcept audio.AudioError as error: print(error)"
+    code = "from hubert_fast.audio import *\nload('-')\ntry: load('-')\nexcept AudioError as error: print(error)"
     data = encode(np.zeros(1600, np.float32), "wav")
     run = subprocess.run([sys.executable, "-c", code], input=data, capture_output=True, check=True)
     assert run.stdout.decode().strip() == "-: standard input was read already, and cannot be read again"
