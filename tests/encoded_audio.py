@@ -96,3 +96,15 @@ def _without_tag(data: bytes, at: int) -> bytes:
     while not (data[end] == 0xFF and data[end + 1] == data[start + 1] and data[end + 2] & 0x0C == data[start + 2] & 0x0C):
         end += 1
     return data[:start] + data[end:]
+
+
+def id3v2(picture_bytes: int) -> bytes:
+    """Return an ID3v2.3 tag with a picture of random bytes."""
+    picture = b"image/jpeg\0\3\0\xff\xd8\xff\xe0" + np.random.default_rng(1).bytes(picture_bytes)
+    frame = b"APIC" + len(picture).to_bytes(4, "big") + b"\0\0" + picture
+    return b"ID3\3\0\0" + bytes(len(frame) >> shift & 0x7F for shift in (21, 14, 7, 0)) + frame
+
+
+def riff(*chunks: tuple[bytes, bytes]) -> bytes:
+    """Return RIFF chunks of these names and contents, one after the other."""
+    return b"".join(name + len(data).to_bytes(4, "little") + data + b"\0" * (len(data) % 2) for name, data in chunks)

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..first_bytes import HEAD_BYTES
-from .joined import Read, is_start
+from .joined import Read, find_start, is_start, padding_end
 from .probing import W64
 
 STREAMED_BYTES = 0x7FFF0000  # 32-bit sizes from here on are what writers to a pipe put; sizes that fit nobody
+SEARCHED_BYTES = 1 << 26  # for another recording within what a header claims, where that cannot be right
 MOST_CHUNKS = 10_000
 W64_TAIL = bytes.fromhex("f3acd3118cd100c04f8edb8a")  # of the identifiers of all chunks but the first two
 # Chunks that follow samples in the wild. One of these ends the samples even where its own size is wrong.
@@ -84,8 +85,18 @@ def _of_au(head: bytes, read: Read, size: int) -> Samples | None:
     if not 24 <= start <= size:
         return None
     claimed = None if claimed >= STREAMED_BYTES else claimed
-    joined = claimed is not None and start + claimed < size and is_start(read(start + claimed, HEAD_BYTES))
-    return Samples(start, claimed, claimed if joined else size - start, start + claimed if joined else size)
+    return _of_all(start, claimed, read, size)
+
+
+def _of_all(start: int, claimed: int | None, read: Read, size: int) -> Samples:
+    """Return the samples of a file that has nothing after them, unless another was joined to it."""
+    if claimed is None or start + claimed >= size:
+        return Samples(start, claimed, size - start, size)
+    end = start + claimed
+    if is_start(read(end, HEAD_BYTES)):
+        return Samples(start, claimed, claimed, end)
+    is_padding = size - end < 16 or (size - end <= 1 << 16 and padding_end(read, end, size) == size)
+    return Samples(start, claimed, claimed if is_padding else size - start, size)
 
 
 def _of_sphere(head: bytes, read: Read, size: int) -> Samples | None:
@@ -99,9 +110,7 @@ def _of_sphere(head: bytes, read: Read, size: int) -> Samples | None:
         return None
     if not 0 <= start <= size or claimed < 0:
         return None
-    if start + claimed < size and is_start(read(start + claimed, HEAD_BYTES)):
-        return Samples(start, claimed, claimed, start + claimed)
-    return Samples(start, claimed, size - start, size)
+    return _of_all(start, claimed, read, size)
 
 
 def _of_chunks(family: _Family, head: bytes, read: Read, size: int) -> Samples | None:
@@ -150,11 +159,14 @@ def _found(family: _Family, head: bytes, at: int, claimed: int, wide: int | None
     after = _aligned(family, start + claimed)
     claimed = max(claimed - extra, 0)
     if start + extra + claimed > size:
-        return Samples(start + extra, claimed, max(size - start - extra, 0), size)
+        end = find_start(read, max(start + extra, size - SEARCHED_BYTES), size) or size
+        return Samples(start + extra, claimed, max(end - start - extra, 0), end)
     rest = _rest(family, after, read, size)
     unaligned = start + extra + claimed  # writers that forget to pad
     if rest is None and unaligned != after:
         rest = _rest(family, unaligned, read, size)
+    if rest is None and (cut := find_start(read, max(start + extra, after - SEARCHED_BYTES), after)) is not None:
+        return Samples(start + extra, claimed, cut - start - extra, cut)  # cut off by another recording
     if rest is None:
         return Samples(start + extra, claimed or None, size - start - extra, size)
     return Samples(start + extra, claimed, claimed, *rest)

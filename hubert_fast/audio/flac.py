@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from .joined import Read
+from .joined import Read, find_start
 
 SEARCHED_BYTES = 1 << 20
 MOST_CANDIDATES = 300_000  # frames, and bytes that look like one, of ten hours or more
@@ -90,7 +90,10 @@ def end_of_frame(read: Read, start: int, end: int, is_start: Callable[[int], boo
             places.append(start + place)
     if places and places[-1] == end:
         return end
-    return next((place for place in places if is_start(place)), places[0] if places else None)
+    sure = next((place for place in places if is_start(place)), None)
+    if sure is None:  # the frame is cut off by another recording, or something unknown follows it
+        sure = find_start(read, start + 16, min(start + TAIL_BYTES, end))
+    return sure if sure is not None or not places else places[0]
 
 
 def _frame_end(header: bytes, info: StreamInfo) -> int | None:

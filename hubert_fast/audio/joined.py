@@ -14,10 +14,11 @@ Read = Callable[[int, int], bytes]  # (start, count) -> up to count bytes
 # Kinds whose signatures are so short, or so common in samples, that they count at the beginning of a file only
 _WEAK = frozenset({"ac3", "zeros", "empty", "text", "json", "playlist", "utf-16", "utf-32"})
 _MARKS = re.compile(
-    rb"RIFF.{4}(?:WAVE|AVI )|RF64.{4}WAVE|FORM.{4}AIF[FC]|fLaC\0\0\0\x22|OggS\0\x02|.{4}ftyp|\x1a\x45\xdf\xa3|caff\0\x01|"
-    rb"NIST_1A\n|#!AMR|ID3[\x02-\x04]\0|FLV\x01",
+    rb"RIFF.{4}(?:WAVE|AVI )|RF64.{4}WAVE|FORM.{4}AIF[FC]|fLaC\0\0\0\x22|OggS\0\x02|\0\0\0.ftyp|"
+    rb"\x1a\x45\xdf\xa3.{1,60}(?:webm|matroska)|caff\0\x01|NIST_1A\n|#!AMR|ID3[\x02-\x04]\0|FLV\x01[\x01\x04\x05]\0\0\0\x09",
     re.DOTALL,
 )
+_PIECE_BYTES = 1 << 20
 
 
 class Rest(Source):
@@ -64,10 +65,14 @@ def is_start(head: bytes) -> bool:
 
 def find_start(read: Read, start: int, end: int) -> int | None:
     """Return where the first recording with an unmistakable signature begins between two places; ``None`` without one."""
-    data = read(start, end - start + HEAD_BYTES) if end > start else b""
-    for found in _MARKS.finditer(data):
-        if found.start() < end - start and recording_at(data[found.start() : found.start() + HEAD_BYTES]):
-            return start + found.start()
+    at = start
+    while at < end:
+        data = read(at, min(end - at, _PIECE_BYTES) + HEAD_BYTES)
+        for found in _MARKS.finditer(data):
+            place = found.start()
+            if at + place < end and place < _PIECE_BYTES and recording_at(data[place : place + HEAD_BYTES]):
+                return at + place
+        at += _PIECE_BYTES
     return None
 
 

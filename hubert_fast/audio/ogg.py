@@ -69,11 +69,15 @@ def pages_of(read: Read, size: int) -> Pages:
             continue
         length = 27 + header[26] + sum(header[27 : 27 + header[26]])
         if at + length != size and read(at + length, 4) != b"OggS":
-            start = find_start(read, at + 4, min(at + length, size))
-            if start is not None and read(start, 4) != b"OggS":  # the page is cut off by another recording
+            start = find_start(read, at + 4, min(at + length, size)) if pages.damaged < MOST_DAMAGED // 100 else None
+            if start is not None and pages.links:  # the page is cut off by another recording
                 pages.missing = at + length - start
-                pages.end = start
-                break
+                pages.links[-1].end = pages.end = at
+                if read(start, 4) != b"OggS":
+                    pages.end = start
+                    break
+                at = start
+                continue
             found = _next_page(read, at + 4, size) if pages.damaged < MOST_DAMAGED else None
             if found is not None and found < at + length:  # its header is damaged, and says a wrong length
                 pages.damaged += 1

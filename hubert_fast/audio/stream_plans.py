@@ -72,15 +72,16 @@ def _last_of_flac(source: Source, start: int, limit: int, info: flac.StreamInfo)
 def of_mpeg(source: Source, start: int) -> Plan:
     """Plan MPEG audio whose first frame is at ``start`` or after junk there; other recordings may follow it."""
     begin = _first_frame(source, start)
-    if begin is None:
-        raise AudioError("not audio in a format that is known: an ID3 tag, but no MPEG audio after it")
-    runs = mpeg_frames.frames_of(source.read_at, begin, source.size)
+    runs = [] if begin is None else mpeg_frames.frames_of(source.read_at, begin, source.size)
     if not runs:
-        raise AudioError("not audio in a format that is known: no MPEG audio, but a frame of it")
+        what = (
+            "an ID3 tag, but no MPEG audio after it" if source.read_at(0, 3) == b"ID3" else "a frame of MPEG audio is not whole"
+        )
+        raise AudioError(f"not audio in a format that is known: {what}")
     first, tag = runs[0], mpeg.tag_of(source.read_at(begin, 2048))
     end = joined.padding_end(source.read_at, runs[-1].end, source.size)
     if len(runs) == 1 and tag is not None and tag.delay is not None and not first.lost_seconds and _is_right(tag, first):
-        is_all = end == source.size  # with the tags, which libsndfile skips
+        is_all = end == source.size and begin == mpeg.after_id3v2(source.read_at(0, 10))  # libsndfile skips tags
         part_start, part_end = (0, end) if is_all else (first.start, first.end)
         return Plan([Part("libsndfile", "mpeg", part_start, part_end, seconds=_seconds(tag), is_all=is_all)], end=end)
     plan = Plan([], end=end)
@@ -94,11 +95,13 @@ def of_mpeg(source: Source, start: int) -> Plan:
 
 def _first_frame(source: Source, start: int) -> int | None:
     """Return where the first frame is: at ``start`` or after junk, or within a tag whose size is wrong."""
-    for at in (start, 10):
-        found = mpeg_frames.next_frame(source.read_at, at, min(source.size, at + JUNK_BYTES))
-        if found is not None:
+    read, size = source.read_at, source.size
+    if start and mpeg.header_of(read(start, 4)) is None:
+        found = mpeg_frames.next_frame(read, 10, min(size, start, JUNK_BYTES))
+        runs = [] if found is None else mpeg_frames.frames_of(read, found, min(size, start))
+        if len(runs) == 1 and runs[0].count > 3 and not runs[0].lost_seconds:  # the tag says too much
             return found
-    return None
+    return mpeg_frames.next_frame(read, start, min(size, start + JUNK_BYTES))
 
 
 def _is_right(tag: mpeg.Tag, run: mpeg_frames.Frames) -> bool:
@@ -119,6 +122,7 @@ def _add_mpeg(source: Source, plan: Plan, run: mpeg_frames.Frames, number: int, 
     promised, there = _seconds(tag), (run.count - 1) * tag.header.samples / tag.header.sample_rate_hz
     if _is_right(tag, run) or (not tag.bytes and abs(tag.frames + 1 - run.count) <= 1):
         part.seconds = promised
+        part.start += tag.header.bytes if tag.delay is None else 0  # FFmpeg would believe a delay that cannot be right
         return
     if tag.bytes and abs(tag.bytes - (run.end - run.start)) <= 2 * tag.header.bytes + 16:  # all there, but counted wrong
         part.start += tag.header.bytes  # FFmpeg would believe it
@@ -181,7 +185,6 @@ def of_ogg(source: Source) -> Plan:
         plan.notes.append(f"{places} skipped")
     if len(links) < len(pages.links):
         without = len(pages.links) - len(links)
-        plan.notes.append(
-            f"{without} of {len(pages.links)} streams in this Ogg file {'has' if without == 1 else 'have'} no audio"
-        )
+        was = "was" if without == 1 else "were"
+        plan.notes.append(f"{without} of the {len(pages.links)} streams in this Ogg file had no audio and {was} skipped")
     return plan
