@@ -4,6 +4,7 @@ import bz2
 import gzip
 import json
 import lzma
+import os
 
 import fsspec
 import pytest
@@ -89,6 +90,22 @@ def test_fairseq_whose_folder_was_elsewhere(write):
     assert _rows("data/train.tsv") == [("a.flac", "data/a.flac"), ("b.flac", "/gone/with/the/wind/b.flac")]
 
 
+@pytest.mark.parametrize(
+    "table, rows",
+    [
+        ("f\na.wav\t7000\t3\nb.wav\t7000\t3\n", ["f/a.wav", "f/b.wav"]),
+        ("f\t\na.wav\t7000\nb.wav\t7000\n", ["f/a.wav", "f/b.wav"]),
+        ("f\n", []),
+    ],
+    ids=["a third column", "a tab behind the root", "the root alone"],
+)
+@pytest.mark.parametrize("name", ["train.tsv", "train.txt"])
+def test_fairseq_in_other_shapes(write, name, table, rows):
+    write("f/a.wav", "f/b.wav", **{name: table})
+    if name.endswith(".tsv") or rows:
+        assert [row[1] for row in _rows(name)] == rows
+
+
 def test_kaldi(write):
     write(
         "k/a.wav",
@@ -166,11 +183,12 @@ def test_what_may_not_be_read_beside_a_list_costs_references_alone(write, monkey
 
 
 def test_commands_are_run_only_where_that_is_allowed(write):
-    write("k/a.wav", **{"k/wav.scp": "u1 cat k/a.wav |\nu2 a.wav\nu3 foo.ark:123\nu4\n"})
-    refused, good, archived, empty = _rows("k/wav.scp")
+    write("k/a.wav", **{"k/wav.scp": "u1 cat k/a.wav |\nu2 a.wav\nu3 foo.ark:123\nu4\nu5 foo.ark:12[0:100]\n"})
+    refused, good, archived, empty, ranged = _rows("k/wav.scp")
     assert refused == "k/wav.scp, row 1: 'cat k/a.wav |' is a command, and commands of lists are run only with --allow-pipes"
     assert good == ("u2", "k/a.wav")
     assert archived == "k/wav.scp, line 3: foo.ark:123 is within a Kaldi archive: copy it out with wav-copy"
+    assert ranged.startswith("k/wav.scp, line 5: foo.ark:12[0:100] is within a Kaldi archive")
     assert empty == "k/wav.scp, line 4 must be ID FILE, but names no file: 'u4'"
     first, *_ = Inputs(["k/wav.scp"], allow_pipes=True)
     assert isinstance(first.audio, Command) and (first.id, first.audio) == ("u1", "cat k/a.wav |")
@@ -184,8 +202,8 @@ def test_no_other_list_names_a_command(write):
 
 
 def test_a_command_that_is_run(write, tmp_path):
-    with piped("printf 'a b' |") as name, open(name, "rb") as file:
-        assert file.read() == b"a b"
+    with piped("printf 'a b' |") as file:
+        assert os.pread(file.fileno(), 9, 0) == b"a b"
     with (
         pytest.raises(audio.AudioError, match=r"^the command ended with status 3: no such thing$"),
         piped("echo no such thing >&2; exit 3 |"),

@@ -118,6 +118,29 @@ def test_the_text_of_a_list(folder, monkeypatch, content):
             "m.json",
             '{"audios": [{"path": "a.wav", "text": "one"}, {"path": "b.wav", "text": "two"}]}',
         ),
+        "objects with commas between": (
+            "m.jsonl",
+            '{"audio": "a.wav", "text": "one"},\n{"audio": "b.wav", "text": "two"},\n',
+        ),
+        "texts by file": ("m.json", '{"a.wav": "one", "b.wav": "two"}'),
+        "texts by file over lines": ("m.json", '{\n"a.wav": "one",\n"b.wav": "two"\n}'),
+        "objects by file": ("m.json", '{\n"a.wav": {"text": "one"},\n"b.wav": {"text": "two"}\n}'),
+        "pairs": ("m.json", '[["a.wav", "one"], ["b.wav", "two"]]'),
+        "pandas by columns": ("m.json", '{"path":{"0":"a.wav","1":"b.wav"},"text":{"0":"one","1":"two"}}'),
+        "pandas by columns over lines": (
+            "m.json",
+            '{\n"path": {"x": "a.wav", "y": "b.wav"},\n"text": {"x": "one", "y": "two"}\n}',
+        ),
+        "lists by column": ("m.json", '{"audio": ["a.wav", "b.wav"], "text": ["one", "two"]}'),
+        "pandas split": ("m.json", '{"columns":["path","text"],"index":[0,1],"data":[["a.wav","one"],["b.wav","two"]]}'),
+        "Label Studio": (
+            "m.json",
+            '[{"id": 1, "data": {"audio": "a.wav", "text": "one"}}, {"id": 2, "data": {"audio": "b.wav", "text": "two"}}]',
+        ),
+        "Label Studio in lines": (
+            "m.jsonl",
+            '{"id": 1, "data": {"audio": "a.wav", "text": "one"}}\n{"id": 2, "data": {"audio": "b.wav", "text": "two"}}\n',
+        ),
         "objects over lines": ("m.json", '{\n"audio": "a.wav",\n"text": "one"\n}\n{\n"audio": "b.wav",\n"text": "two"\n}\n'),
         "Hugging Face": (
             "m.jsonl",
@@ -345,6 +368,82 @@ def test_a_row_that_lacks_its_part_is_an_error(folder):
 )
 def test_a_line_that_is_more_than_a_path(line, expected):
     assert list(split_line(line))[:1] == expected
+
+
+def test_files_by_name(folder):
+    for content in ('{"u1": "a.wav", "u2": "b.wav"}', '{\n"u1": "a.wav",\n"u2": "b.wav"\n}'):
+        assert _rows("m.json", content) == AB and [each.id for each in Inputs(["m.json"])] == ["u1", "u2"]
+
+
+@pytest.mark.parametrize("content", ["{'audio': 'a.wav'}", "[{'audio': 'a.wav'}]", "{\n'audio': 'a.wav'\n}"])
+def test_what_python_prints_is_said_to_be_that(folder, content):
+    message = "its quotes are single ones, as Python prints a dict: write it with json.dumps"
+    assert message in _rows("m.jsonl", content)[0]
+
+
+@pytest.mark.parametrize(
+    "content, rows",
+    [
+        ("file 'a.wav'\nfile 'sub/c.wav'\n", [("a.wav", 0.0, None), ("sub/c.wav", 0.0, None)]),
+        ("ffconcat version 1.0\n# x\nfile a.wav\nduration 3\n", [("a.wav", 0.0, None)]),
+        ("file 'it'\\''s.wav'\n", [("it's.wav", 0.0, None)]),
+        ("file 'a.wav'\ninpoint 1\noutpoint 00:00:03\nfile 'b.wav'\n", [("a.wav", 1.0, 2.0), ("b.wav", 0.0, None)]),
+        ("file 'a.wav'\noutpoint 3\n", [("a.wav", 0.0, 3.0)]),
+        ("file 'a.wav'\ninpoint soon\nfile 'b.wav'\n", [None, ("b.wav", 0.0, None)]),
+        ("file a.wav\n", [("a.wav", 0.0, None)]),
+    ],
+)  # fmt: skip
+def test_lists_of_ffmpeg(folder, content, rows):
+    (folder / "it's.wav").write_bytes(b"")
+    (folder / "m.txt").write_text(content)
+    found = list(Inputs(["m.txt"]))
+    parts = [None if each.error else (each.audio, each.offset_seconds, each.duration_seconds) for each in found]
+    assert parts == rows and "file" not in [each.id for each in found]
+
+
+@pytest.mark.parametrize(
+    "name, content, reference",
+    [
+        ("m.txt", "a.wav|Hello you|1\n", "Hello you"),
+        ("m.txt", "a.wav|1|Hello you\n", "Hello you"),
+        ("m.txt", "a.wav|Hello you|anna\n", "Hello you"),
+        ("m.csv", "a.wav|In 1455|In fourteen fifty-five\n", "In fourteen fifty-five"),
+        ("m.tsv", "7\ta.wav\tHello, you.\thello you\th e l l o | y o u\t18000\tMALE\n", "Hello, you."),
+    ],
+)
+def test_the_text_of_a_row_without_a_header(folder, name, content, reference):
+    assert _rows(name, content) == [("a.wav", reference)]
+
+
+def test_texts_without_a_header_that_are_not_read_are_said(folder):
+    notes = []
+    assert _rows("m.csv", "a.wav,anna,Hello you\nb.wav,ben,Hi\n", note=notes.append) == AB
+    assert notes == [
+        "m.csv: its rows have several texts and no header, so no references are read: give it a header with path and text"
+    ]
+    assert _rows("m.csv", "a.wav,1\nb.wav,2\n", note=notes.append) == AB and len(notes) == 1
+
+
+def test_a_name_in_other_letters_is_found_where_it_is_the_only_one(folder):
+    (folder / "X.wav").write_bytes(b"")
+    (folder / "x.WAV").write_bytes(b"")
+    assert _paths("m.txt", "A.WAV\nsub/C.wav\nx.wav\nX.wav\n") == ["a.wav", "sub/c.wav", "x.wav", "X.wav"]
+    assert [each.id for each in Inputs(["m.txt"])] == ["a.wav", "sub/c.wav", "x.wav", "X.wav"]
+
+
+def test_a_part_in_samples_behind_a_path_is_an_error(folder):
+    assert _paths("m.tsv", "id\taudio\nu\ta.wav:0:4000\nv\tgone.wav:0:4000\n") == [
+        "m.tsv, line 2: 'a.wav:0:4000' has its part in samples or bytes: give offset and duration in seconds instead",
+        "gone.wav:0:4000",
+    ]
+
+
+def test_rows_whose_folder_is_not_there_cost_few_looks(folder, monkeypatch):
+    (folder / "m.txt").write_text("".join(f"gone/with/{n}\n" for n in range(100)))
+    looks, real = [], os.path.exists
+    monkeypatch.setattr(os.path, "exists", lambda path: looks.append(path) or real(path))
+    assert len(list(Inputs(["m.txt"]))) == 100
+    assert len(looks) < 300, len(looks)
 
 
 @pytest.mark.parametrize("line", ["/ x", "// d", ". x", ".. x", "sub some words", "z.zip x", "~ x"])

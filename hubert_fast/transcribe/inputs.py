@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
 import threading
 import uuid
@@ -22,11 +21,10 @@ from .left_out import Sieve, is_audio, is_audio_file, is_resource
 from .patterns import is_pattern, matches, names_suffix
 from .places import RAW_PREFIX, Place, Places, as_file, folder_of
 from .remote import CannotList, is_archive, items, url_of_archive
-from .tables import split_line
+from .row_places import in_samples, is_bare, is_comment, placed
 from .utterances import Shard as Shard
 from .utterances import Utterance as Utterance
 
-COMMENT = re.compile(r"\s*(?:#|;|//)")
 TEXT_KINDS = ("text", "json", "utf-16", "utf-32")
 
 
@@ -220,9 +218,12 @@ class Inputs(Iterable[Utterance]):
                 continue
             if places is None or places.root != entry.root:
                 places = Places(folder, entry.root)
-            entry, place = _placed(entry, places)
-            if not place.is_there and entry.is_line and COMMENT.match(entry.audio):
+            entry, place = placed(entry, places)
+            if is_comment(entry, place):
                 comments += 1
+                continue
+            if not place.is_there and (error := in_samples(entry.audio, places)) is not None:
+                yield Utterance(f"{source}:{entry.line}", source, error=f"{source}, line {entry.line}: {error}")
                 continue
             yield from self._of_entry(entry, place, source)
         if comments:
@@ -238,31 +239,16 @@ class Inputs(Iterable[Utterance]):
         return _utterance(entry, id, Command(entry.audio), id)
 
     def _of_entry(self, entry: manifests.Entry, place: Place, source: str) -> Iterator[Utterance]:
-        is_folder = _is_bare(entry) and os.path.isdir(place.audio)
+        is_folder = is_bare(entry) and os.path.isdir(place.audio)
         if is_folder and os.path.realpath(place.audio) == os.sep:
             error = f"{source}, line {entry.line} names the whole file system: name a folder in it"
             yield Utterance(f"{source}:{entry.line}", source, error=error)
-        elif is_folder or (_is_bare(entry) and is_archive(place.audio)):
+        elif is_folder or (is_bare(entry) and is_archive(place.audio)):
             yield from self._of_files(place.audio)
         else:
             part = _part(entry.offset_seconds, entry.duration_seconds)
             id = entry.id or f"{place.shown}{part}"
             yield _utterance(entry, id, place.audio, _stem(place.shown) + part.replace("#", ".") if entry.id is None else id)
-
-
-def _placed(entry: manifests.Entry, places: Places) -> tuple[manifests.Entry, Place]:
-    """Find the file of a row; of a line that is none as a whole, but begins with a file, the rest is its id or text."""
-    place = places.find(entry.audio)
-    if _is_bare(entry) and not place.is_there:
-        for path, id, reference in split_line(entry.audio):
-            other = places.find(path)
-            if os.path.isfile(other.audio) and not is_archive(other.audio):
-                return entry._replace(audio=path, id=id, reference=reference), other
-    return entry, place
-
-
-def _is_bare(entry: manifests.Entry) -> bool:
-    return entry.id is None and entry.reference is None and entry.offset_seconds is None
 
 
 def _utterance(entry: manifests.Entry, id: str, audio: str, name: str) -> Utterance:

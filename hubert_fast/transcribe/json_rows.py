@@ -6,9 +6,11 @@ Arrays and objects are read a row at a time, so that memory is bounded by the lo
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from .json_tables import rows_in
 from .list_text import PIECE_CHARACTERS, Text
 
 WRAPPERS = frozenset(
@@ -17,6 +19,7 @@ WRAPPERS = frozenset(
 )
 LONGEST_TOKEN = 16  # characters of -Infinity, an escape or a digit's beginning
 MOST_DIGITS = 4000  # Python reads no longer numbers
+PYTHON = re.compile(r"[\s\[{]*'")
 SPACE = " \t\n\r\ufeff"
 
 
@@ -52,9 +55,9 @@ def rows_of(text: Text, is_row: IsRow) -> Iterator[Row]:
         try:
             value = DECODER.decode(line)
         except (ValueError, RecursionError) as error:
-            yield Row(number, "line", error=f"line {number} is no JSON object: {error}")
+            yield Row(number, "line", error=f"line {number} is no JSON object: {_of_python(line) or error}")
             continue
-        if isinstance(value, dict) and not is_row(value) and (held := list(_held(value, is_row))):
+        if isinstance(value, dict) and (held := list(_table(value, is_row))):
             yield from (Row(index, "row", each, name) for index, (name, each) in enumerate(held, 1))
         else:
             yield Row(number, "line", value)
@@ -90,6 +93,20 @@ def _is_cut(text: str) -> bool:
     return False
 
 
+def _of_python(text: str) -> str | None:
+    """Return what is wrong with text that Python's ``repr`` wrote, ``None`` for other text."""
+    return "its quotes are single ones, as Python prints a dict: write it with json.dumps" if PYTHON.match(text) else None
+
+
+def _table(value: Mapping[str, Any], is_row: IsRow) -> Iterator[tuple[str | None, Any]]:
+    """Give the rows that an object holds, if it is no row itself."""
+    rows = rows_in(value)
+    if rows is not None:
+        yield from rows
+    elif not is_row(value):
+        yield from _held(value, is_row)
+
+
 def _held(value: Mapping[str, Any], is_row: IsRow) -> Iterator[tuple[str | None, Any]]:
     """Give the rows that an object holds: by their names, or in a list under a name that is known for it."""
     for name, held in value.items():
@@ -121,6 +138,8 @@ class _Document:
                     yield from self._array()
                 elif start == "{":
                     yield from self._object()
+                elif start == "," and self._number:  # between objects, as of an array without its brackets
+                    self._at += 1
                 else:
                     raise _Broken(f"expected an array or an object, but there is {start!r}")
         except (_Broken, RecursionError) as error:
@@ -165,7 +184,9 @@ class _Document:
                     fields[name] = value
             self._separator("}")
         self._at += 1
-        if self._is_row(fields) or not gave:
+        if not gave and (table := rows_in(fields)) is not None:
+            yield from (self._row(value, name) for name, value in table)
+        elif self._is_row(fields) or not gave:
             yield self._row(fields)
 
     def _holds_objects(self) -> bool:
@@ -201,7 +222,7 @@ class _Document:
                 # what is cut is wrong at its end, or where a string began
                 is_cut = error.msg.startswith("Unterminated") or error.pos >= len(self._buffer.rstrip()) - LONGEST_TOKEN
                 if not is_cut:
-                    raise _Broken(error.msg) from None
+                    raise _Broken(_of_python(self._buffer[self._at :]) or error.msg) from None
                 if not self._more(len(self._buffer) - self._at):
                     raise _Broken(f"{error.msg}, where the list ends: it is cut off") from None
                 continue
@@ -228,4 +249,4 @@ class _Document:
 
 
 def _is_field(name: str) -> bool:
-    return name.lower() in ("audio", "wav", "recording", "file", "sound")
+    return name.lower() in ("audio", "data", "wav", "recording", "file", "sound")

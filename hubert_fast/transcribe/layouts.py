@@ -1,4 +1,4 @@
-"""Lists that need the files beside them: Kaldi's ``wav.scp``, fairseq's ``.tsv`` and LibriSpeech's ``.trans.txt``.
+"""Lists that need the files beside them: Kaldi's ``wav.scp``, fairseq's ``.tsv`` and LibriSpeech's ``.trans.txt``; FFmpeg's.
 
 Rows come as they are read. Kept in memory are Kaldi's recordings, if there are ``segments``, and those lines of a file beside a
 list that are out of the list's order.
@@ -13,10 +13,11 @@ from typing import BinaryIO
 
 from ..audio import is_url
 from .list_text import COMPRESSION_SUFFIXES, ManifestError, Text, open_bytes, repaired, text_of
+from .parts import WrongRow, part_of
 from .places import COMMON_SUFFIXES, folder_of, joined
 from .rows import Entry, is_name
 
-ARCHIVED = re.compile(r"\.ark:\d+$")
+ARCHIVED = re.compile(r"\.ark:\d+(?:\[[\d:,]*\])?$")
 SPOKEN_SUFFIXES = (".flac", *COMMON_SUFFIXES)  # of LibriSpeech and what it was converted to
 
 Note = Callable[[str], None]
@@ -153,8 +154,9 @@ def _spoken(text: str | None) -> str | None:
 def is_fairseq(text: Text) -> bool:
     """Return whether a table begins as fairseq's: with a folder on a line, then with a path and a number of samples."""
     first, second = (*text.peek(2), "", "")[:2]
-    path, tab, samples = second.partition("\t")
-    return bool(path and tab) and "\t" not in first and samples.strip().isdecimal()
+    path, samples = (*second.split("\t"), "")[:2]
+    is_root = "\t" not in first.rstrip("\t")
+    return is_root and (bool(path) and samples.strip().isdecimal() if second else os.path.isdir(first.rstrip("\t")))
 
 
 def fairseq(text: Text, source: str, note: Note) -> tuple[str, Iterator[Entry]]:
@@ -180,6 +182,32 @@ def _fairseq_rows(rows: Iterator[tuple[int, str]], source: str, note: Note) -> I
             yield Entry(number, error=f"line {number} is not a valid file name: {path[:200]!r}")
             continue
         yield Entry(number, path, reference=_spoken(reference))
+
+
+def ffmpeg(text: Text) -> Iterator[Entry]:
+    """Give the files of a list for FFmpeg's concat demuxer, with ``inpoint`` and ``outpoint`` as their parts."""
+    waiting: Entry | None = None
+    for number, line in text:
+        keyword, value = _pair(line)
+        if keyword == "file":
+            yield from () if waiting is None else (waiting,)
+            path = value[1:-1].replace("'\\''", "'") if value[:1] == value[-1:] == "'" else value
+            error = None if is_name(path) else f"line {number} is not a valid file name: {path[:200]!r}"
+            waiting = Entry(number, path, error=error)
+        elif waiting is not None and keyword in ("inpoint", "outpoint"):
+            waiting = _cut(waiting, keyword, value)
+    yield from () if waiting is None else (waiting,)
+
+
+def _cut(entry: Entry, keyword: str, value: str) -> Entry:
+    try:
+        start = entry.offset_seconds
+        offset, duration = part_of(
+            {"offset": value if keyword == "inpoint" else start, "end": value if keyword == "outpoint" else None}
+        )
+    except WrongRow as wrong:
+        return entry._replace(error=f"line {entry.line}: {keyword}: {wrong}")
+    return entry._replace(offset_seconds=offset, duration_seconds=duration)
 
 
 def librispeech(text: Text, source: str) -> Iterator[Entry]:

@@ -24,6 +24,7 @@ from .rows import entry_of, is_name, names_audio
 JSON_SUFFIXES, LIST_SUFFIXES = (".jsonl", ".json", ".ndjson"), (".txt", ".lst", ".list")
 PLAYLIST_SUFFIXES, KALDI_SUFFIX, LIBRISPEECH_SUFFIX = (".m3u", ".m3u8"), ".scp", ".trans.txt"
 ARRAY = re.compile(r"\s*\[\s*(?:$|[\[{\"\]])")  # and no path such as "[1] take.wav"
+CONCATENATION = re.compile(r"ffconcat version|file\s+'")
 OBJECT = re.compile(r"\s*\{\s*(?:$|[\"}])")  # and no path such as "{data_root}/a.wav"
 
 
@@ -79,11 +80,13 @@ def _entries(text: Text, source: str, note: Callable[[str], None]) -> Iterator[E
         yield from _of_playlist(text, source)
     elif suffix in JSON_SUFFIXES or (is_list and _is_json(first, text)):
         yield from _of_json(text)
-    elif (not is_list or os.path.isdir(first)) and layouts.is_fairseq(text):
+    elif (not is_list or os.path.isdir(first.rstrip("\t"))) and layouts.is_fairseq(text):
         root, entries = layouts.fairseq(text, source, note)
         yield from (entry._replace(root=root) for entry in entries)
     elif not is_list or tables.begins_with_header(first):
         yield from tables.entries(text, suffix, source)
+    elif CONCATENATION.match(first):
+        yield from layouts.ffmpeg(text)
     else:
         yield from _of_lines(text)
 

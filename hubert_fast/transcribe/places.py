@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import unicodedata
@@ -15,6 +16,7 @@ from .list_text import repaired
 # Folders that hold the audio of a list beside it: Common Voice's, LJSpeech's and those of other corpora.
 SUBFOLDERS = ("clips", "wavs", "wav", "audio", "audios", "data", "flac")
 COMMON_SUFFIXES = (".mp3", ".wav", ".flac", ".opus", ".ogg", ".m4a", ".sph")  # of paths that lack one
+MOST_FOLDERS, MOST_LISTED = 10_000, 4  # that are remembered, and whose names are
 PLACEHOLDER = re.compile(r"^(?:\{\w+\}|\$\{?\w+\}?)[/\\]+")  # {data_root}/, as SpeechBrain writes it
 RAW_PREFIX = "raw:"  # of samples on standard input
 
@@ -37,6 +39,8 @@ class Places:
         self.folder, self.root = folder, root
         self.roots = [""] if root is None else [root] if os.path.isabs(root) or is_url(root) else [root, joined(folder, root)]
         self._hint: tuple[str, str] | None = None  # the subfolder and suffix where the last file was
+        self._folders: dict[str, bool] = {}  # of guesses, and whether they are there
+        self._names: dict[str, dict[str, list[str]]] = {}  # of folders, by what they are without their case
 
     def find(self, path: str) -> Place:
         """Return where a path leads. If there is no such file by any spelling, it is of the list's folder."""
@@ -44,14 +48,47 @@ class Places:
             return Place(path, path)
         if is_url(self.folder):
             return Place(path, path if os.path.isabs(path) else joined(self.folder, path))
+        for place in self._as_it_is(path):
+            if _exists(place):
+                return Place(path, as_file(place))
         for shown in _spellings(path):
             for place in self._as_it_is(shown):
-                if _exists(place):
+                if self._may_exist(place) and _exists(place):
                     return Place(shown, as_file(place))
         for shown in _spellings(path):
             if not os.path.isabs(shown) and (place := self._in_layout(shown)) is not None:
                 return Place(shown, as_file(place))
+        for shown in _spellings(path):
+            for place in self._as_it_is(shown):
+                if (name := self._in_other_case(place)) is not None:
+                    return Place(
+                        os.path.join(os.path.dirname(shown), name), as_file(os.path.join(os.path.dirname(place), name))
+                    )
         return Place(path, as_file(self._missing(path)), is_there=False)
+
+    def _may_exist(self, place: str) -> bool:
+        """Return whether the folder of a guess is there; that is looked up once, since lists have many files of a folder."""
+        folder = os.path.dirname(place) or "."
+        if folder not in self._folders:
+            if len(self._folders) >= MOST_FOLDERS:
+                self._folders.clear()
+            self._folders[folder] = _exists(folder)
+        return self._folders[folder]
+
+    def _in_other_case(self, place: str) -> str | None:
+        """Return the one name in the folder of a file that differs from the file's in the case of letters alone."""
+        folder, name = os.path.split(place)
+        if not (name and self._may_exist(place)):
+            return None
+        if folder not in self._names:
+            if len(self._names) >= MOST_LISTED:
+                self._names.clear()
+            names = self._names[folder] = {}
+            with contextlib.suppress(OSError, ValueError):
+                for each in os.listdir(folder or "."):
+                    names.setdefault(each.casefold(), []).append(each)
+        found = self._names[folder].get(name.casefold(), [])
+        return found[0] if len(found) == 1 and found[0] != name else None
 
     def _missing(self, path: str) -> str:
         if os.path.isabs(path):
@@ -73,7 +110,8 @@ class Places:
         suffixes = ("",) if os.path.splitext(path)[1].lower() in AUDIO_SUFFIXES else ("", *COMMON_SUFFIXES)
         tried = [(subfolder, suffix) for subfolder in ("", *SUBFOLDERS) for suffix in suffixes]
         for subfolder, suffix in ([self._hint] if self._hint in tried else []) + tried:
-            if (subfolder or suffix) and _exists(place := joined(base, joined(subfolder, path + suffix))):
+            place = joined(base, joined(subfolder, path + suffix))
+            if (subfolder or suffix) and self._may_exist(place) and _exists(place):
                 self._hint = (subfolder, suffix)
                 return place
         return None

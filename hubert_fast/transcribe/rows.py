@@ -7,9 +7,11 @@ and recordings. What is wrong with a text never costs the transcription; what is
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from ..audio import AUDIO_SUFFIXES
 from .list_text import repaired
 from .parts import DURATIONS, OFFSETS, WrongRow, duration_of, is_unknown, offset_of, part_of
 
@@ -57,8 +59,23 @@ class Entry(NamedTuple):
 def names_audio(values: Mapping[str, Any]) -> bool:
     """Return whether an object is a row of its own: whether one of its fields names audio."""
     values = lowered(values)
-    if _is_lhotse(values):
+    if _is_lhotse(values) or is_task(values):
         return True
+    return _has_audio(values)
+
+
+def is_task(fields: Mapping[str, Any]) -> bool:
+    """Return whether an object is a task of Label Studio: ``{"id": 1, "data": {"audio": "a.wav"}}``."""
+    data = fields.get("data")
+    return isinstance(data, dict) and not _has_audio(fields) and _has_audio(lowered(data))
+
+
+def names_file(value: Any) -> bool:
+    """Return whether a value is a text that ends as names of audio do."""
+    return isinstance(value, str) and os.path.splitext(value.strip())[1].lower() in AUDIO_SUFFIXES
+
+
+def _has_audio(values: Mapping[str, Any]) -> bool:
     return any(isinstance(values.get(name), (str, list, dict)) and values[name] for name in FIELDS["audio"])
 
 
@@ -79,10 +96,14 @@ def entry_of(line: int, values: Any, unit: str = "line", name: str | None = None
     """Understand a row. unit: what ``line`` counts. name: an id that comes from outside of the row."""
     if isinstance(values, str):
         values = {"audio": values}
+    if isinstance(values, list) and 0 < len(values) < 4 and names_file(values[0]):  # ["a.wav", "text"]
+        values = {"audio": values[0], "text": values[-1] if len(values) > 1 else None}
     if not isinstance(values, dict):
         return Entry(line, error=f"{unit} {line} must be a JSON object, but is {type(values).__name__}")
     try:
         fields = lowered(values)
+        if is_task(fields):
+            fields = {"id": fields.get("id"), **lowered(fields["data"])}
         entry = _lhotse(line, fields) if _is_lhotse(fields) else _entry(line, fields)
     except WrongRow as wrong:
         separator = "" if str(wrong).startswith("must") else ":"

@@ -15,6 +15,7 @@ from .rows import FIELDS, Entry, entry_of, lowered
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 OTHER_DELIMITERS = ",\t;|"
 MOST_QUOTED_LINES, MOST_QUOTED_CHARACTERS = 50, 1 << 16  # of one field; a quote that ends no sooner is a stray one
+NO_HEADER = "its rows have several texts and no header, so no references are read: give it a header with path and text"
 PART_COLUMNS = frozenset((*FIELDS["offset_seconds"], *FIELDS["duration_seconds"]))
 
 
@@ -100,15 +101,22 @@ def _without_header(lines: Iterator[tuple[int, str]], delimiter: str) -> Iterato
             yield Entry(number, error=f"line {number}: {row}")
             continue
         path, id, reference = understood(row, delimiter)
-        yield entry_of(number, {"audio": path, "id": id, "text": reference})
+        entry = entry_of(number, {"audio": path, "id": id, "text": reference})
+        has_more = len([cell for cell in row if cell.strip() and not _is_number(cell)]) > (1 if id is None else 2)
+        yield entry._replace(unread=NO_HEADER) if has_more and reference is None else entry
 
 
 def understood(row: list[str], delimiter: str) -> tuple[str, str | None, str | None]:
     """Return the path, the id and the text of a row without a header."""
     at = next((index for index, cell in enumerate(row) if _is_audio(cell)), 0)
     id = row[0].strip() if at == 1 else None
-    has_text = len(row) > at + 1 and (delimiter == "|" or len(row) == at + 2) and not _is_number(row[-1])
-    return row[at].strip(), id or None, row[-1].strip() if has_text else None
+    if delimiter == "\t" and at == 1 and len(row) in (6, 7) and _is_number(row[5]):  # FLEURS: raw, normalized, spelled, length
+        return row[at].strip(), id or None, row[2].strip() or None
+    texts = [cell.strip() for cell in row[at + 1 :] if cell.strip() and not _is_number(cell)]  # and no number of a speaker
+    if delimiter != "|" and len(row) > at + 2:
+        texts = []
+    spoken = [text for text in texts if " " in text] or texts  # of several words rather than a speaker's name
+    return row[at].strip(), id or None, spoken[-1] if spoken else None
 
 
 def _is_number(text: str) -> bool:
@@ -126,7 +134,8 @@ def split_line(line: str) -> Iterator[tuple[str, str | None, str | None]]:
             yield understood(line.split(delimiter), delimiter)
     first, *rest = line.split(None, 1)
     if rest:
-        yield understood([first, rest[0]], " ")
+        path, id, reference = understood([first, rest[0]], " ")
+        yield path, None if id == "file" else id, reference  # as lists of FFmpeg begin each line
 
 
 def _records(lines: Iterator[tuple[int, str]], delimiter: str, n_columns: int | None) -> Iterator[tuple[int, Any]]:
