@@ -48,8 +48,8 @@ TABLE = {  # "-": the format has no such header
     "flv":            ("ok", CUT,              "-",   "-",  "-",       JOINED, "ok"),
     "mpeg-ts":        ("ok", LAST,             "-",   "-",  "-",       "note: its clock jumps", "ok"),
     "ac3":            ("ok", "ok",             "-",   "-",  "-",       "ok",   "ok"),
-    "wavpack":        ("ok", CUT,              "-",   "-",  "-",       "cut: cannot be decoded to its end", "ok"),
-    "tta":            ("ok", CUT,              "-",   "-",  "-",       "-",    "ok"),
+    "wavpack":        ("ok", CUT,              "-",   "-",  "-",       JOINED, "ok"),
+    "tta":            ("ok", CUT,              "-",   "-",  "-",       JOINED, "ok"),
 }  # fmt: skip
 SHARE = 0.6  # of a file that is cut off, or of what a header claims
 

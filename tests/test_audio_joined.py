@@ -15,7 +15,7 @@ from hubert_fast.audio import AudioError, load
 JOINED = "2 recordings were joined in this file: all are decoded, one after the other"
 FIRST = (
     "wav", "wav 24 bit", "rf64", "w64", "aiff", "au", "caf", "sphere", "flac", "mp3", "mp2", "ogg vorbis", "ogg opus", "m4a",
-    "m4a fragmented", "mov", "webm", "mkv", "wma", "avi",
+    "m4a fragmented", "mov", "webm", "mkv", "wma", "avi", "aac", "flv", "mpeg-ts", "ac3", "wavpack", "tta",
 )  # fmt: skip
 SECOND = ("wav", "flac", "mp3", "ogg opus", "m4a", "webm", "wma")
 ID3V1 = b"TAG" + b"x" * 125

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from ..first_bytes import HEAD_BYTES
-from .joined import Read, is_start, recording_at
+from .joined import Read, is_start, padding_end, recording_at
 
 MOST_INDEX_BYTES = 1 << 26  # of an MP4's moov box
 MOST_BOXES = 100_000
@@ -72,22 +72,23 @@ def recordings(container: str, read: Read, find: Callable[[bytes, int], int], si
             head = read(at, 64)
             if b"webm" in head or b"matroska" in head:
                 begins.append(at)
-    elif container == "flv":
-        at = 0
-        while (at := find(b"FLV\1", at + 4)) >= 0 and len(begins) < MOST_RECORDINGS:
-            if read(at + 5, 4) == b"\0\0\0\x09":
-                begins.append(at)
-    elif container == "amr":
-        at = 0
-        while (at := find(b"#!AMR", at + 5)) >= 0 and len(begins) < MOST_RECORDINGS:
-            begins.append(at)
-    last = size if end is None or end > size or not is_start(read(end, HEAD_BYTES)) else end
+    if end is not None and end < size and not _is_apart(container, read, end, size):
+        end = None
+    last = size if end is None or end > size else end
     return list(zip(begins, [*begins[1:], last]))
+
+
+def _is_apart(container: str, read: Read, end: int, size: int) -> bool:
+    """Return whether what follows a file's end by its own sizes belongs to another file, or is padding or a tag."""
+    head = read(end, HEAD_BYTES)
+    is_rest = container == "avi" and head[:4] == b"RIFF" and head[8:12] == b"AVIX"
+    return not is_rest and (is_start(head) or padding_end(read, end, size) == size)
 
 
 def _is_no_box(name: bytes, is_too_long: bool, head: bytes) -> bool:
     """Return whether what follows a box of an MP4 is something else."""
-    return is_start(head) or (is_too_long and not all(32 <= byte < 127 or byte == 0xA9 for byte in name))
+    is_tag = head[:3] == b"TAG" or head[:8] == b"APETAGEX"
+    return is_tag or is_start(head) or (is_too_long and not all(32 <= byte < 127 or byte == 0xA9 for byte in name))
 
 
 def _mp4_boxes(read: Read, size: int) -> Iterator[tuple[bytes, int, int]]:

@@ -10,7 +10,7 @@ import contextlib
 import soundfile
 
 from ..first_bytes import HEAD_BYTES, identify
-from . import boxes, joined, mpeg, mpeg_frames
+from . import boxes, joined, mpeg, mpeg_frames, packets
 from .chunk_plans import of_chunks
 from .errors import AudioError
 from .joined import Rest
@@ -133,7 +133,9 @@ def _of_other(source: Source, container: str) -> Plan:
         raise AudioError("cut off: its index (the moov box) is missing, without which nothing of it can be decoded")
     if container == "mp4" and boxes.is_encrypted(source.read_at, source.size):
         raise AudioError("its audio is encrypted: only a program that has the key can decode it")
-    recordings = boxes.recordings(container, source.read_at, source.find if source.is_local else _nowhere, source.size)
+    end = packets.end_of(container, source.read_at, source.size) if source.is_local else None
+    find = source.find if source.is_local else _nowhere
+    recordings = boxes.recordings(container, source.read_at, find, source.size) if end is None else [(0, end)]
     plan = Plan([Part("ffmpeg", container, begin, end, is_all=False) for begin, end in recordings], end=recordings[-1][1])
     begin, end = recordings[-1]
     last = joined.Rest(source, begin, end)

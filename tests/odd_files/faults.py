@@ -200,7 +200,7 @@ def _add_joined(corpus: Corpus) -> None:
         (files["aac.ts"], f"silence@16000:0.104 + {SPEECH}"),
         note="",
     )
-    join("joined.wv", "two WavPacks", (files["wavpack.wv"], WORD), (files["wavpack.wv"], WORD), note="")
+    join("joined.wv", "two WavPacks", (files["wavpack.wv"], WORD), (files["wavpack.wv"], WORD))
     join("joined.m4a", "two M4As", (files["aac.m4a"], SPEECH), (files["aac-faststart.m4a"], f"silence@16000:0.04 + {SPEECH}"))
     join("joined.webm", "two WebMs", (files["opus.webm"], SPEECH), (files["opus.webm"], SPEECH))
     join("joined.mp2", "two MP2s", (files["mp2.mp2"], SPEECH), (files["mp2.mp2"], SPEECH), note="")
