@@ -33,7 +33,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Write what is said in audio files (WAV, FLAC, OGG, MP3, ...; any sampling rate). Text goes to standard "
         "output: one line per file, after its name and a tab (the name is left out for a single file). With -o it goes to a "
         "file or a folder: run the same command again to transcribe what is missing or has changed. A file that "
-        "cannot be transcribed is said on standard error and in OUT.errors.jsonl, and does not stop the others.",
+        "cannot be transcribed is reported on standard error and in OUT.errors.jsonl, and does not stop the others.",
         epilog="Exit status: 0 all transcribed, 1 some or all not, 2 cannot run (on), 130 interrupted, 143 terminated, "
         "141 the reader left.",
     )
@@ -121,22 +121,43 @@ def _add_transcribe_options(parser: argparse.ArgumentParser) -> None:
         help="how texts are made alike before word errors are counted, where manifests have the text: none, basic (case, "
         "punctuation and symbols do not count), english (Whisper's EnglishTextNormalizer, needs transformers) (default: basic)",
     )  # fmt: skip
-    output.add_argument("--ordered", action="store_true", help="write rows in the order of the inputs, not as they are done")
-    output.add_argument("--overwrite", action="store_true", help="begin anew if OUT exists, instead of going on with it")
-    output.add_argument("--retry-failed", action="store_true", help="try all inputs again that failed in an earlier run")
+    output.add_argument(
+        "--ordered",
+        action="store_true",
+        help="write rows in the order of the inputs (default: in the order in which they are done)",
+    )
+    output.add_argument(
+        "--overwrite", action="store_true", help="if OUT exists, begin anew (default: transcribe what is missing in it)"
+    )
+    output.add_argument("--retry-failed", action="store_true", help="try inputs again that failed in an earlier run")
     output.add_argument("--quiet", action="store_true", help="keep progress, notes and summary off standard error")
 
     audio = parser.add_argument_group("audio")
     audio.add_argument(
-        "--channels", choices=["mix", "each"], default="mix", help="average them, or transcribe each (default: mix)"
+        "--channels",
+        choices=["mix", "each"],
+        default="mix",
+        help="mix: average the channels; each: transcribe every channel by itself (default: mix)",
     )
     audio.add_argument(
-        "--chunk-seconds", type=float, default=40.0, metavar="S", help="cut longer audio into such pieces (default: 40)"
+        "--chunk-seconds",
+        type=float,
+        default=40.0,
+        metavar="S",
+        help="longest audio in one piece, in seconds; longer audio is cut into chunks (default: 40)",
     )
     audio.add_argument(
-        "--overlap-seconds", type=float, default=4.0, metavar="S", help="that share so much with the next (default: 4)"
+        "--overlap-seconds",
+        type=float,
+        default=4.0,
+        metavar="S",
+        help="seconds of audio that consecutive chunks share (default: 4)",
     )
-    audio.add_argument("--keep-truncated", action="store_true", help="transcribe what there is of files that are cut off")
+    audio.add_argument(
+        "--keep-truncated",
+        action="store_true",
+        help="transcribe the part that is there of files that are cut off (default: such files fail)",
+    )
     audio.add_argument(
         "--stdin-format",
         metavar="FORMAT",
@@ -152,13 +173,32 @@ def _add_transcribe_options(parser: argparse.ArgumentParser) -> None:
 
     work = parser.add_argument_group("work")
     work.add_argument(
-        "--batch-seconds", type=float, metavar="S", help="audio in a batch (default: 64 on a CPU, 16 for each GiB of a GPU)"
+        "--batch-seconds",
+        type=float,
+        metavar="S",
+        help="seconds of audio in a batch (default: 64 on a CPU, 16 for each GiB of a GPU)",
     )
-    work.add_argument("--workers", type=int, metavar="N", help="threads that decode audio (default: one a core, 16 at most)")
-    work.add_argument("--engine", choices=["local", "ray"], default="local", help="ray: actors on a Ray cluster do the work")
-    work.add_argument("--ray-address", metavar="ADDRESS", help="of the cluster (default: the one there is, or a local one)")
-    work.add_argument("--ray-actors", type=int, metavar="N", help="(default: one for each GPU, or for each four cores)")
-    work.add_argument("--shard", metavar="I/N", help="only the I-th of N parts of the inputs, into OUT.I-of-N.jsonl")
+    work.add_argument(
+        "--workers", type=int, metavar="N", help="threads that decode audio (default: one for each core, at most 16)"
+    )
+    work.add_argument(
+        "--engine",
+        choices=["local", "ray"],
+        default="local",
+        help="what does the work: local is this process, ray is a Ray cluster (default: local)",
+    )
+    work.add_argument(
+        "--ray-address",
+        metavar="ADDRESS",
+        help="address of the Ray cluster (default: the one that runs here, or a new local one)",
+    )
+    work.add_argument(
+        "--ray-actors",
+        type=int,
+        metavar="N",
+        help="actors of the Ray cluster that transcribe (default: one for each GPU, or for each four cores)",
+    )
+    work.add_argument("--shard", metavar="I/N", help="transcribe only the I-th of N parts of the inputs, into OUT.I-of-N.jsonl")
 
 
 def _add_bench_options(parser: argparse.ArgumentParser) -> None:

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from hubert_fast.ctc import Word
-from hubert_fast.transcribe import Inputs, Result, Transcript, Utterance
+from hubert_fast.transcribe import Inputs, Result, Transcript, Utterance, outputs, row_file
 from hubert_fast.transcribe.inputs import Shard
-from hubert_fast.transcribe.job import Job, Paths
+from hubert_fast.transcribe.job import Job, OutputError, Paths
 from hubert_fast.transcribe.journal import MISSING, Errors, Journal, JournalError, Row, Stamp
 from hubert_fast.transcribe.progress import tell
 from hubert_fast.transcribe.row_file import RowFile
@@ -391,6 +391,61 @@ def test_stamps(tmp_path):
     assert stamp == (4, path.stat().st_mtime_ns)
     assert not stamp.is_changed(stamp) and not stamp.is_changed(MISSING) and not stamp.is_changed(None)
     assert MISSING.is_changed(stamp) and stamp.is_changed(Stamp(4, 0)) and stamp.is_changed(Stamp(5, stamp.modified_ns))
+
+
+def test_the_stamp_of_an_archive_and_of_standard_input(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("-", "a.zip", "raw:s8:8000:1:-"):
+        (tmp_path / name).write_bytes(b"four")
+    there = Stamp.of("a.zip")
+    assert there is not None and there.bytes == 4
+    for url in ("zip://x.wav::a.zip", f"zip://x.wav::file://{tmp_path}/a.zip", f"file://{tmp_path}/a.zip"):
+        assert Stamp.of(url) == there
+    (tmp_path / "a.zip").write_bytes(b"other")
+    assert there.is_changed(Stamp.of("zip://x.wav::a.zip"))
+    for audio in ("-", "raw:s8:8000:1:-", "https://host/a.wav", "zip://x.wav::https://host/a.zip"):
+        assert Stamp.of(audio) is None, audio
+    assert Stamp.of("./-") is not None
+
+
+def test_a_disk_that_is_full_keeps_no_half_of_a_copy(folder, tmp_path, monkeypatch):
+    out = tmp_path / "out.jsonl"
+    _run(folder, out)
+    (folder / "a.wav").write_text("ANOTHER TEXT")
+
+    def full(old, new, count):
+        new.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(row_file, "_copy", full)
+        with pytest.raises((OSError, OutputError), match="No space left"):
+            _run(folder, out)
+    assert not list(tmp_path.glob("*.compacted"))
+    _run(folder, out)
+    assert sorted(json.loads(line)["text"] for line in out.read_text().splitlines()).count("ANOTHER TEXT") == 1
+
+
+def test_a_text_that_is_removed_before_it_is_synced_ends_nothing(folder, tmp_path, monkeypatch):
+    real = outputs.Files.sync
+
+    def removed(files):
+        for path in files._written:
+            path.unlink() if path.name == "a.txt" else None
+        return real(files)
+
+    monkeypatch.setattr(outputs.Files, "sync", removed)
+    summary = _run(folder, tmp_path / "out", "txt")
+    assert summary.transcribed == 5 and not (tmp_path / "out" / "a.txt").exists()
+
+
+@pytest.mark.parametrize("letter", ["é", "語", "🙂", "\udcff"])
+@pytest.mark.parametrize("before", range(4))
+def test_a_long_name_is_not_cut_within_a_character(letter, before):
+    part = "x" * before + letter * 200
+    short = outputs._short(part)
+    assert len(os.fsencode(short)) <= outputs.MOST_NAME_BYTES
+    assert part.startswith(short.rpartition("-")[0]) and len(os.fsencode(short)) > outputs.MOST_NAME_BYTES - 4
 
 
 def test_the_journal_keeps_where_rows_are(tmp_path):

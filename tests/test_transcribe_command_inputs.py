@@ -12,7 +12,9 @@ import soundfile
 
 from hubert_fast import demo
 from hubert_fast.audio import AudioError
+from hubert_fast.audio.standard_input import StandardInput
 from hubert_fast.cli import main
+from hubert_fast.transcribe import inputs
 from hubert_fast.transcribe.transcriber import _channel
 
 STOP, PI = (str(demo.RECORDINGS / name) for name in ("stop.wav", "pi.wav"))
@@ -125,3 +127,26 @@ def test_an_archive(capfd):
 def test_a_wrong_format_of_standard_input_is_said_before_anything_runs(capfd, arguments, message):
     status, lines, (line,) = _transcribe(capfd, *arguments)
     assert (status, lines) == (2, []) and line.startswith(f"hubert-fast: {message}")
+
+
+@pytest.mark.parametrize("source", ["-", "talk"])
+def test_audio_in_a_pipe_is_refused_for_ray_before_anything_runs(capfd, monkeypatch, source):
+    """Actors are processes elsewhere: they would read standard inputs of their own."""
+    os.mkfifo("talk")
+    with open(STOP, "rb") as file:
+        monkeypatch.setattr(inputs, "standard_input", StandardInput(file.fileno()))
+        writer = subprocess.Popen(["sh", "-c", f"cat {STOP} > talk"]) if source == "talk" else None
+        status, lines, messages = _transcribe(capfd, source, "--engine", "ray")
+    if writer is not None:
+        writer.kill()
+        writer.wait()
+    reason = "audio on standard input or in a pipe cannot reach the actors of Ray: write it to a file"
+    assert (status, lines, messages) == (2, [], [f"hubert-fast: {source}: {reason}"])
+
+
+def test_a_list_on_standard_input_is_no_audio_in_a_pipe(monkeypatch):
+    with open("list", "w+b") as file:
+        file.write(b"a.wav\n")
+        file.seek(0)
+        monkeypatch.setattr(inputs, "standard_input", StandardInput(file.fileno()))
+        assert inputs.Inputs(["-", STOP]).audio_in_pipes() == []

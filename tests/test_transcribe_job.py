@@ -339,7 +339,7 @@ def test_without_jiwer_the_run_goes_on_and_says_so(tmp_path, capsys, monkeypatch
     path = demo.recordings()[0].path
     (tmp_path / "m.jsonl").write_text(json.dumps({"audio_filepath": str(path), "text": "move"}) + "\n")
     assert main(["transcribe", str(tmp_path / "m.jsonl"), *FLOAT32]) == 0
-    assert "1 transcripts have a reference, but jiwer is not there" in capsys.readouterr().err
+    assert "1 transcript that has a reference was not scored because jiwer is not installed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("format", ["srt", "vtt"])
@@ -390,7 +390,7 @@ def test_formats_to_standard_output(capsysbinary):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["-o", "DIR/x.wav"], "is named as audio is: an output ends in .jsonl, .txt"),
+        (["-o", "DIR/x.wav"], "has the suffix of an audio file: expected one of .jsonl, .txt"),
         (["-o", "DIR"], "is a folder: name a file for jsonl"),
         (["--format", "srt"], "srt has a file for each input: name a folder with -o"),
         (["SECOND", "-o", "DIR/x.srt"], "srt has a file for each input: name a folder with -o, and --format srt"),
@@ -434,7 +434,7 @@ def test_many_failures_are_told_in_the_file_alone(tmp_path, capsys):
         (tmp_path / f"{index}.wav").write_text("no")
     assert main(["transcribe", str(tmp_path), "-o", str(tmp_path / "out.jsonl"), *FLOAT32]) == 1
     errors = capsys.readouterr().err
-    assert errors.count(f"hubert-fast: {tmp_path}/") == 20 and "more failures are only written to" in errors
+    assert errors.count(f"hubert-fast: {tmp_path}/") == 20 and "further failures are written only to" in errors
     assert "30 of 30 inputs could not be transcribed: see" in errors
     assert len((tmp_path / "out.jsonl.errors.jsonl").read_text().splitlines()) == 30
 

@@ -46,16 +46,16 @@ def test_the_format_of_a_name(tmp_path, name, format, expected):
 @pytest.mark.parametrize(
     "name, format, message",
     [
-        ("out.log", None, "out.log ends in .log, which is no format of outputs: end it in .jsonl, .txt, .tsv, .csv, .json, "
-         ".ctm, .srt, .vtt, .TextGrid, or give --format"),
-        ("out.cvs", None, "ends in .cvs, which is no format"),
-        ("out.xlsx", None, "ends in .xlsx, which is no format"),
-        ("out.ndjson", None, "ends in .ndjson, which is no format"),
-        ("v1.2", None, "ends in .2, which is no format"),
-        ("out.jsonl.gz", None, "out.jsonl.gz is named as compressed files are, but outputs are not compressed"),
-        ("out.json.zst", "json", "is named as compressed files are"),
-        ("out.wav", None, "is named as audio is: an output ends in .jsonl, .txt"),
-        ("out.MP3", "txt", "is named as audio is"),
+        ("out.log", None, "out.log has the unknown suffix .log: use one of .jsonl, .txt, .tsv, .csv, .json, "
+         ".ctm, .srt, .vtt, .TextGrid, or pass --format"),
+        ("out.cvs", None, "has the unknown suffix .cvs"),
+        ("out.xlsx", None, "has the unknown suffix .xlsx"),
+        ("out.ndjson", None, "has the unknown suffix .ndjson"),
+        ("v1.2", None, "has the unknown suffix .2"),
+        ("out.jsonl.gz", None, "out.jsonl.gz has the suffix of a compressed file, but outputs are not compressed"),
+        ("out.json.zst", "json", "has the suffix of a compressed file"),
+        ("out.wav", None, "has the suffix of an audio file: expected one of .jsonl, .txt"),
+        ("out.MP3", "txt", "has the suffix of an audio file"),
         ("new/", None, "new/ is named as a folder is: name a file for jsonl, or a format with a file for each input: --format "
          "srt, vtt, textgrid"),
         ("new/", "csv", "is named as a folder is: name a file for csv"),
@@ -96,7 +96,7 @@ def test_a_shard_of_an_output_keeps_the_format_of_its_name(tmp_path):
     ):
         target = Target.of(f"{tmp_path}/{name}", None, Inputs(["a", "b"]), Shard(2, 3))
         assert (target.path, target.format) == (tmp_path / expected, format)
-    with pytest.raises(ValueError, match=r"ends in \.log, which is no format"):
+    with pytest.raises(ValueError, match=r"has the unknown suffix \.log"):
         Target.of(f"{tmp_path}/out.log", None, Inputs(["a", "b"]), Shard(2, 3))
 
 
@@ -249,9 +249,9 @@ def test_notes_are_said_and_counted(capsys):
     assert noted(2, "out.jsonl") == ["hubert-fast: 0.wav: odd", "hubert-fast: 1.wav: odd"]
     assert len(noted(20, "out.jsonl")) == 20
     lines = noted(30, "out.jsonl")
-    assert len(lines) == 21 and lines[-1] == "hubert-fast: more notes are only written to out.jsonl"
+    assert len(lines) == 21 and lines[-1] == "hubert-fast: further notes are written only to out.jsonl"
     assert len(noted(30, None)) == 30, "nothing else has them"
     assert noted(30, "out.jsonl", quiet=True) == []
     said = []
     tell(Summary("out", "none", "none", "none", with_notes_this_run=2), said.append, None)
-    assert said == ["2 inputs have a note: something is wrong with the file, and it was dealt with"]
+    assert said == ["2 inputs have a note: their files have a fault that decoding worked around"]

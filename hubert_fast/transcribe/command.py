@@ -63,6 +63,10 @@ def run(options: argparse.Namespace) -> int:
     told = (lambda message: None) if options.quiet else say
     shard = None if options.shard is None else Shard.parse(options.shard)
     inputs, how = _inputs(options, shard, told), _how(options)
+    if options.engine == "ray" and (streams := inputs.audio_in_pipes()):
+        raise ValueError(
+            f"{streams[0]}: audio on standard input or in a pipe cannot reach the actors of Ray: write it to a file"
+        )
     target = Target.of(options.output, options.format, inputs, shard)
     if target.is_single and how.channels == "each":
         raise ValueError("channels have a file each: name a folder with -o")
@@ -105,7 +109,7 @@ def _load(options: argparse.Namespace, told: Callable[[str], None]) -> Transcrib
 
 
 def run_command(options: argparse.Namespace) -> int:
-    """:func:`run`, with what is wrong as the line to show."""
+    """Run the command and turn expected errors into a one-line :class:`CannotRunError`."""
     try:
         return run(options)
     except (ValueError, JournalError, ManifestError) as error:
@@ -132,7 +136,7 @@ def _how(options: argparse.Namespace) -> Options:
 
 @contextlib.contextmanager
 def _told_failures(target: Target) -> Iterator[None]:
-    """Make what ends a run the line to show."""
+    """Turn what ends a run into a one-line :class:`CannotRunError`."""
     again = "" if target.paths is None else "; what was finished is kept, and the same command goes on from there"
     try:
         yield
@@ -183,7 +187,9 @@ def _transcribe(
         summary.complete = not signals
     tell(summary, told, failures)
     if job.unscored:
-        told(f"{job.unscored} transcripts have a reference, but jiwer is not there to compare: pip install 'hubert_fast[wer]'")
+        count = job.unscored
+        which = "1 transcript that has a reference was" if count == 1 else f"{count} transcripts that have a reference were"
+        told(f"{which} not scored because jiwer is not installed: pip install 'hubert_fast[wer]'")
     if signals:
         again = "the same command without --overwrite" if options.overwrite else "the same command"
         say(SIGNALS[signals[0]] + ("" if sinks.journal is None else f"; {again} goes on from here"))

@@ -67,7 +67,7 @@ def check_complete(name_or_path: str | Path, model: HubertForCTC, info: LoadingI
 
 
 def _looks_untrained(model: HubertForCTC) -> bool:
-    """Whether the output layer's biases are all zero and its weights as spread as initial ones: training changes both."""
+    """Return whether the output layer is untrained: its biases are all zero and its weights as spread as initial ones."""
     head = model.lm_head
     if head.bias is None or head.bias.any():
         return False

@@ -79,6 +79,12 @@ class Inputs(Iterable[Utterance]):
             return PurePosixPath(source).suffix.lower() in AUDIO_SUFFIXES and not is_pattern(source)
         return not os.path.isdir(source) and (os.path.exists(source) or not is_pattern(source))
 
+    def audio_in_pipes(self) -> list[str]:
+        """Return those sources that are audio on standard input or in a pipe, which another process cannot read."""
+        piped = [source for source in self.sources if _is_read_once(source) and not _is_list_in_pipe(source)]
+        has_audio = "-" in self.sources and self._is_audio_on_standard_input()
+        return ["-", *piped] if has_audio else piped
+
     def __iter__(self) -> Iterator[Utterance]:
         for source in self.sources:
             for utterance in self._of_source(source):

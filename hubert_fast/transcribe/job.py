@@ -38,7 +38,7 @@ class Engine(Protocol):
 
 
 class Progress(Protocol):
-    """Is told what becomes of utterances."""
+    """Takes each utterance's outcome."""
 
     def done(self, result: Result, audio_seconds: float) -> None: ...
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..audio import is_url
+from .places import RAW_PREFIX
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
@@ -69,11 +70,16 @@ class Stamp(NamedTuple):
 
     @classmethod
     def of(cls, audio: str) -> Stamp | None:
-        """Look at a path; ``None`` for URLs, folders, pipes and what cannot be looked at."""
-        if is_url(audio):
+        """Return that of a path, or of the local archive that a URL such as ``zip://a.wav::b.zip`` leads into.
+
+        ``None`` for other URLs, folders, pipes, standard input and what cannot be read.
+        """
+        path = audio.rpartition("::")[2] if is_url(audio) else audio
+        path = path.removeprefix("file://").removeprefix("local://")
+        if is_url(path) or path == "-" or path.startswith(RAW_PREFIX):
             return None
         try:
-            there = os.stat(audio)
+            there = os.stat(path)
         except (FileNotFoundError, NotADirectoryError):
             return MISSING
         except (OSError, ValueError):
@@ -265,7 +271,7 @@ class Journal:
         return Totals(count - failed, failed, seconds, Errors(*errors), with_notes)
 
     def close(self) -> None:
-        """Let go of it; what was not committed is forgotten."""
+        """Close the journal; uncommitted rows are dropped."""
         with self._lock:
             self._connection.close()
 

@@ -41,7 +41,7 @@ class Output:
         """Write what makes the output whole, after all results are committed."""
 
     def close(self) -> None:
-        """Let go of it, as whole as it can be made when a run breaks off."""
+        """Close the output, as whole as it can be made when a run breaks off."""
 
 
 class Rows(Output):
@@ -123,7 +123,8 @@ class Files(Output):
 
     def sync(self) -> dict[str, int]:
         for path in self._written:
-            sync_path(path)
+            with contextlib.suppress(FileNotFoundError):  # a result that came later, or a person, removed it
+                sync_path(path)
         self._written.clear()
         return {}
 
@@ -192,4 +193,7 @@ def _short(part: str) -> str:
     raw = os.fsencode(part)
     if len(raw) <= MOST_NAME_BYTES:
         return part
-    return os.fsdecode(raw[: MOST_NAME_BYTES - 17]) + "-" + hashlib.blake2b(raw, digest_size=8).hexdigest()
+    beginnings = (os.fsdecode(raw[:end]) for end in range(MOST_NAME_BYTES - 17, 0, -1))
+    # not cut within a character, which some file systems refuse
+    whole = next(beginning for beginning in beginnings if part.startswith(beginning))
+    return f"{whole}-{hashlib.blake2b(raw, digest_size=8).hexdigest()}"

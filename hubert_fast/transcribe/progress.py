@@ -78,7 +78,7 @@ class Progress:
         if self.failures_told is None or self.failed <= self.failures_told:
             say(reason)
         if self.failed == self.failures_told:
-            say(f"more failures are only written to {self.where_failures}")
+            say(f"further failures are written only to {self.where_failures}")
 
     def _tell_note(self, note: str) -> None:
         self.notes += 1
@@ -86,7 +86,7 @@ class Progress:
         if not self.quiet and (most is None or self.notes <= most):
             say(note)
         elif not self.quiet and self.notes == MOST_NOTES_TOLD + 1:
-            say(f"more notes are only written to {self.where_notes}")
+            say(f"further notes are written only to {self.where_notes}")
 
     def _state(self) -> str:
         speed = self.audio_seconds / max(time.monotonic() - self._start, 1e-9)
@@ -129,7 +129,8 @@ def tell(summary: Summary, say: Callable[[str], None], failures: str | None) -> 
             f"character error rate {100 * summary.cer:.2f} % (normalizer {summary.normalizer}: {summary.normalizer_does})"
         )
     if summary.with_notes_this_run:
-        say(f"{_inputs(summary.with_notes_this_run)} a note: something is wrong with the file, and it was dealt with")
+        its = "its file has" if summary.with_notes_this_run == 1 else "their files have"
+        say(f"{_inputs(summary.with_notes_this_run)} a note: {its} a fault that decoding worked around")
     if failed:
         say(f"{failed} of {done + failed} inputs could not be transcribed" + (f": see {failures}" if failures else ""))
     elif summary.failed:

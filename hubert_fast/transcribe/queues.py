@@ -74,5 +74,5 @@ class WeightedQueue(Generic[Item]):
 
     @property
     def is_drained(self) -> bool:
-        """Whether nothing is left and nothing will come."""
+        """Return whether nothing is left and nothing will come."""
         return self._closed and not self._items

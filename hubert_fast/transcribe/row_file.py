@@ -135,6 +135,16 @@ class RowFile:
         """
         known = self._journal.size_of(self._role)
         cuts = self._cuts(stale, known)
+        try:
+            size = self._write_compacted(stale, cuts, known)
+        except BaseException:  # a full disk: what is there of the copy is as long as the output may be
+            self._compacted.unlink(missing_ok=True)
+            raise
+        self._journal.begin_swap(self._role, size, cuts)
+        self._finish_swap()
+
+    def _write_compacted(self, stale: Sequence[Row], cuts: Sequence[tuple[int, int]], known: int) -> int:
+        """Put a copy without some bytes on disk; return its size."""
         with open(self._real_path, "rb") as old, open(self._compacted, "wb") as new:
             for row in stale:
                 old.seek(row.start)
@@ -153,8 +163,7 @@ class RowFile:
             os.fsync(new.fileno())
         shutil.copymode(self._real_path, self._compacted)
         sync_path(self._compacted.parent)
-        self._journal.begin_swap(self._role, size, cuts)
-        self._finish_swap()
+        return size
 
     def _cuts(self, stale: Sequence[Row], known: int) -> list[tuple[int, int]]:
         """Return from where to where the rows go, with what parts them from those before, or from those after at the front."""

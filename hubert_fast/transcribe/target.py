@@ -150,15 +150,13 @@ def _check_name(path: Path, format: str | None, is_folder: bool) -> None:
     """Raise ``ValueError`` for a name that says something else than what the output would hold."""
     suffix, known = path.suffix.lower(), ", ".join(formats.SUFFIXES)
     if suffix in AUDIO_SUFFIXES:
-        raise ValueError(f"{path} is named as audio is: an output ends in {known}")
+        raise ValueError(f"{path} has the suffix of an audio file: expected one of {known}")
     if is_folder or not suffix:
         return
     if suffix in COMPRESSED_SUFFIXES:
-        raise ValueError(
-            f"{path} is named as compressed files are, but outputs are not compressed: name one that ends in {known}"
-        )
+        raise ValueError(f"{path} has the suffix of a compressed file, but outputs are not compressed: use one of {known}")
     if format is None and _format_named(path) is None:
-        raise ValueError(f"{path} ends in {path.suffix}, which is no format of outputs: end it in {known}, or give --format")
+        raise ValueError(f"{path} has the unknown suffix {path.suffix}: use one of {known}, or pass --format")
 
 
 def _of_shard(path: Path, shard: Shard) -> Path:
