@@ -293,3 +293,47 @@ def test_channels_that_do_not_cancel_are_averaged(kind, speech_samples, tmp_path
     notes = []
     found = np.concatenate([block[0] for block in read_blocks(tmp_path / "a.wav", note=notes.append)])
     assert np.allclose(found, both.mean(1), atol=1e-6) and not notes
+
+
+def _video_with_late_sound(path, samples: np.ndarray, late_seconds: float) -> None:
+    """Write an MP4 whose picture begins at 0 and whose sound begins later, AAC at 44.1 kHz."""
+    import av
+
+    with av.open(str(path), "w", format="mp4") as output:
+        picture, sound = output.add_stream("mpeg4", rate=10), output.add_stream("aac", rate=44100)
+        picture.width = picture.height = 64
+        picture.pix_fmt = "yuv420p"
+        sound.layout = "mono"
+        sound.codec_context.open()
+        for number in range(round(10 * (late_seconds + len(samples) / 16000))):
+            frame = av.VideoFrame(64, 64, "yuv420p")
+            frame.pts = number
+            output.mux(picture.encode(frame))
+        output.mux(picture.encode(None))
+        frame = av.AudioFrame.from_ndarray((samples[None] * 32767).astype(np.int16), format="s16", layout="mono")
+        frame.sample_rate = 16000
+        fitting = av.AudioResampler(sound.codec_context.format, "mono", 44100, sound.codec_context.frame_size)
+        at = round(late_seconds * 44100)
+        for part in [*fitting.resample(frame), *fitting.resample(None)]:
+            part.pts, at = at, at + part.samples
+            output.mux(sound.encode(part))
+        output.mux(sound.encode(None))
+
+
+def test_sound_that_begins_after_the_picture(speech_samples, tmp_path):
+    """Times are those of the video: before the sound there is silence, in the whole and in parts of it."""
+    path, late = tmp_path / "a.mp4", 3.0
+    _video_with_late_sound(path, speech_samples, late)
+    whole = load(path)
+    assert abs(len(whole) / 16000 - late - len(speech_samples) / 16000) < 0.1
+    assert not whole[: round(16000 * (late - 0.1))].any()
+    expected = np.concatenate([np.zeros(round(16000 * late), np.float32), speech_samples])
+    for start in (0.0, 2.0, 2.5, 4.0, 6.0):
+        part = _float(read_blocks(path, offset_seconds=start, duration_seconds=2.0))
+        assert len(part) == pytest.approx(32000, abs=2)
+        right = expected[round(16000 * start) :][: len(part)]
+        if right.any():
+            size = 1 << 17
+            correlation = np.fft.irfft(np.fft.rfft(part, size) * np.conj(np.fft.rfft(right, size)), size)
+            lag = int(np.abs(correlation).argmax())
+            assert min(lag, size - lag) <= 480, f"{start} s: {min(lag, size - lag) / 16:.0f} ms off"

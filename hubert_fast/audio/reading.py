@@ -88,8 +88,8 @@ class Reading:
                 rate_hz, start = sound.samplerate, 0
                 is_int16 = sound.subtype == "PCM_16" and sound.channels == 1 and rate_hz == whole_rate_hz
                 if skip_seconds:
-                    start = self._sought(sound, skip_seconds)
-                elif part.delay:
+                    start = self._sought(sound, skip_seconds, part.delay)
+                if part.delay and not start:
                     sound.read(part.delay)
                 for block in blocks_of(sound, "int16" if is_int16 else "float32", start):
                     self.source.check()
@@ -109,14 +109,14 @@ class Reading:
         if lost > MISSING_SECONDS and self.plan.cut is None:
             self._lost(f"damaged: {lost:.1f} of {part.seconds:.1f} s cannot be decoded")
 
-    def _sought(self, sound: SoundFile, skip_seconds: float) -> int:
-        """Go to a place before the wanted one where the format can; return the sample that it is."""
-        start = min(int(skip_seconds * sound.samplerate), sound.frames)
+    def _sought(self, sound: SoundFile, skip_seconds: float, delay: int) -> int:
+        """Go to the wanted place where the format can; return the sample that it is, 0 at the beginning."""
+        start = min(int(skip_seconds * sound.samplerate) + delay, sound.frames)
         try:
             start = sound.seek(start)
         except soundfile.LibsndfileError:
             return 0
-        self.seconds += start / sound.samplerate
+        self.seconds += (start - delay) / sound.samplerate
         return start
 
     def _again_with_ffmpeg(

@@ -105,6 +105,10 @@ class Decoder:
         for samples, rate, time in self._timed(not sought):
             if ahead is None:  # samples that are before the start
                 ahead = round((start_seconds - (time - delay_seconds if sought and time is not None else 0.0)) * rate)
+            if ahead < 0:  # there is no sound yet where the part begins
+                for silence, _, _ in _silence(-ahead / rate, rate, samples):
+                    yield Decoded(silence, rate)
+                ahead = 0
             if ahead > 0:
                 cut = min(ahead, len(samples))
                 samples, ahead = samples[cut:], ahead - cut
@@ -134,7 +138,8 @@ class Decoder:
         with contextlib.suppress(self._av.error.FFmpegError):
             packet = next(self._file.demux(self._stream), None)
             time = None if packet is None or packet.pts is None else float(packet.pts * packet.time_base)
-            if time is not None and time >= max(base, 0):  # else FFmpeg knows the delay, and cuts it
+            start = base if self._stream.start_time is None else float(self._stream.start_time * self._stream.time_base)
+            if time is not None and time >= max(start, 0.0):  # else FFmpeg knows the delay, and cuts it
                 self._delay = USUAL_DELAY.get(self._stream.codec_context.name, 0)
             self._file.seek(int((base + seconds - PREROLL_SECONDS) * 1e6))
             return True
