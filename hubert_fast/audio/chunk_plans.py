@@ -61,6 +61,8 @@ def _one_part(source: Source, container: str, found: chunks.Samples | None, plan
         return _refused_by_libsndfile(source, container, found, plan)
     if is_mp3:
         whole.decoder = "ffmpeg"
+    if container == "w64" and raw and found is not None and found.claimed == found.there:  # libsndfile would read what follows
+        return Part("libsndfile", container, found.start, found.start + found.there, raw=raw, is_all=False)
     if found is None or found.claimed == found.there:
         return whole
     if found.claimed is not None and found.there < found.claimed:

@@ -16,6 +16,7 @@ from .joined import Read, find_start, is_start, padding_end
 from .probing import W64
 
 STREAMED_BYTES = 0x7FFF0000  # 32-bit sizes from here on are what writers to a pipe put; sizes that fit nobody
+STREAMED_WIDE_BYTES = 1 << 62  # the like of 64-bit sizes
 SEARCHED_BYTES = 1 << 26  # for another recording within what a header claims, where that cannot be right
 MOST_CHUNKS = 10_000
 W64_TAIL = bytes.fromhex("f3acd3118cd100c04f8edb8a")  # of the identifiers of all chunks but the first two
@@ -152,7 +153,11 @@ def _found(family: _Family, head: bytes, at: int, claimed: int, wide: int | None
         extra += int.from_bytes(read(start, 4), "big")
     if family.size_bytes == 4 and claimed == 0xFFFFFFFF and head[:4] in (b"RF64", b"BW64") and wide:
         claimed = wide
-    elif claimed < 0 or (family.size_bytes == 4 and claimed >= STREAMED_BYTES and start + claimed > size):
+    elif (
+        claimed < 0
+        or claimed >= STREAMED_WIDE_BYTES
+        or (family.size_bytes == 4 and claimed >= STREAMED_BYTES and start + claimed > size)
+    ):
         claimed = -1
     if claimed < 0:
         return Samples(start + extra, None, max(size - start - extra, 0), size)
@@ -184,10 +189,10 @@ def _rest(family: _Family, at: int, read: Read, size: int) -> tuple[int, tuple[t
         chunk = read(at, max(family.header, 16))
         if is_start(read(at, HEAD_BYTES)):
             return at, tuple(more)
-        if not chunk.strip(b"\0") and not read(at, 1 << 16).strip(b"\0"):  # the end of a sector or a tape block
-            return (size, tuple(more)) if more or size - at <= 1 << 16 else None
-        if chunk[:3] == b"TAG" and size - at == 128:  # ID3v1
+        if size - at <= 1 << 16 and padding_end(read, at, size) == size:  # tags, or the end of a sector or a tape block
             return size, tuple(more)
+        if not read(at, 1 << 16).strip(b"\0"):
+            return (size, tuple(more)) if more else None
         if len(chunk) < family.header or not _is_name(family, chunk):
             if more and not more[-1][1]:  # its writer died before it could put the size
                 more[-1] = (more[-1][0], size - more[-1][0])
