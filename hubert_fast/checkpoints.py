@@ -120,7 +120,8 @@ def load(
         key, found, expected = info.mismatched_keys[0]
         raise ValueError(
             f"{name_or_path}: {key} has shape {list(found)}, but the configuration makes it {list(expected)} "
-            f"({len(info.mismatched_keys)} such in all); ignore_mismatched_sizes=True initialises them instead"
+            f"({len(info.mismatched_keys)} such in all): config.json is of another model or has wrong sizes; "
+            f"from_pretrained(..., ignore_mismatched_sizes=True) initialises them instead"
         )
     if info.missing_keys or info.mismatched_keys:
         model = cls(config)  # a second time, with initial weights

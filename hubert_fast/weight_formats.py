@@ -41,6 +41,8 @@ def format_of(path: Path) -> str:
         if head.startswith(b"PK\x03\x04"):
             _check_zip(path)
             return ZIPPED
+    except CheckpointError:  # which is an OSError
+        raise
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
     if head.startswith(LEGACY):
