@@ -403,3 +403,21 @@ def test_a_file_that_cannot_be_looked_at_costs_itself_alone(monkeypatch):
         "./gone.wav: cannot be opened: Stale file handle",
         "./z.wav",
     ]
+
+
+def test_a_pattern_of_folders_that_links_lead_around_in_gives_each_file_once():
+    _write("d/a.wav", "d/sub/b.wav", "other/c.wav")
+    for name, target in {"again": "../other", "here": "../other", "loop": "../d", "loop2": "loop"}.items():
+        os.symlink(target, f"d/{name}")
+    assert _found("d/*") == (["d/a.wav", "d/sub/b.wav", "d/again/c.wav"], [])
+    os.mkdir("only")
+    os.symlink("../only", "only/loop")
+    os.symlink("../d/sub", "only/sub")
+    assert _found("only/*") == (["only/loop/sub/b.wav"], [])
+
+
+def test_braces_of_a_pattern_are_said_to_be_the_shells():
+    _write("a.wav")
+    assert _found("*.{wav,mp3}")[0] == [
+        "*.{wav,mp3}: nothing matches this pattern: braces are the shell's, so leave it without quotes or name each pattern"
+    ]

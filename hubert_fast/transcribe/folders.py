@@ -34,6 +34,7 @@ class Walk:
     sieve: Sieve = field(default_factory=Sieve)
     entered: set[tuple[int, int]] = field(default_factory=set)
     linked: set[str] = field(default_factory=set)
+    came_back: bool = False  # to a folder that was searched already
     note: Callable[[str], None] = lambda message: None  # is called with what is wrong with transcripts
 
     def below(self, source: str) -> Iterator[Found]:
@@ -77,6 +78,7 @@ class Walk:
         status = os.stat(folder)
         identity = (status.st_dev, status.st_ino)
         if identity in self.entered:
+            self.came_back = True
             return False
         self.entered.add(identity)
         return True

@@ -18,7 +18,7 @@ from ..first_bytes import identify
 from . import manifests
 from .folders import Walk, reason_of_link
 from .left_out import Sieve, is_audio, is_audio_file, is_resource
-from .patterns import is_pattern, matches, names_suffix
+from .patterns import BRACES, is_pattern, matches, names_suffix, real_place
 from .places import RAW_PREFIX, Place, Places, as_file, folder_of
 from .remote import CannotList, is_archive, items, url_of_archive
 from .row_places import in_samples, is_bare, is_comment, placed
@@ -159,12 +159,16 @@ class Inputs(Iterable[Utterance]):
             error = f"{path}: {reason_of_link(path, failure) if link else 'no such file or folder'}"
         return Utterance(path, as_file(path), name=_stem(os.path.basename(path)), error=error, token=token)
 
-    def _of_folder(self, source: str) -> Iterator[Utterance]:
-        walk, found = Walk(note=lambda message: self._say(source, message)), None
+    def _of_folder(self, source: str, walk: Walk | None = None, given: frozenset[str] = frozenset()) -> Iterator[Utterance]:
+        """Give the files below a folder. walk: of the folders before it. given: real paths of files that come otherwise."""
+        walk, found = Walk() if walk is None else walk, None
+        walk.sieve, walk.came_back, walk.note = Sieve(), False, lambda message: self._say(source, message)
         for found in walk.below(source):
+            if given and real_place(found.path) in given:
+                continue
             name = "" if found.error else _stem(os.path.relpath(found.path, source))
             yield Utterance(found.path, as_file(found.path), reference=found.reference, name=name, error=found.error)
-        if found is not None:
+        if found is not None or walk.came_back:
             self._say_left_out(source, walk.sieve)
             return
         others = walk.sieve.others()
@@ -173,12 +177,14 @@ class Inputs(Iterable[Utterance]):
 
     def _of_pattern(self, source: str) -> Iterator[Utterance]:
         sieve, by_suffix, count, folders = Sieve(), names_suffix(source), 0, 0
-        for match in matches(source):
+        found = sorted(matches(source), key=_is_linked_folder)  # files have the names that they have without links
+        walk, given = Walk(), frozenset(real_place(match) for match in found if not os.path.isdir(match))
+        for match in found:
             if os.path.isdir(match):
                 folders += 1
                 if "**" not in source:  # which goes into folders itself
                     count += 1
-                    yield from self._of_folder(match)
+                    yield from self._of_folder(match, walk, given)
             elif _is_special(match):
                 count += 1
                 yield Utterance(match, match, error=f"{match}: not a regular file: name it by itself")
@@ -196,6 +202,8 @@ class Inputs(Iterable[Utterance]):
             reason = f"nothing that this pattern matches is audio: there are {others}"
         elif folders:
             reason = "this pattern matches only folders: append a file pattern, such as /*.wav"
+        elif BRACES.search(source):
+            reason = "nothing matches this pattern: braces are the shell's, so leave it without quotes or name each pattern"
         yield Utterance(source, source, error=f"{source}: {reason}")
 
     def _of_url(self, source: str, url: str) -> Iterator[Utterance]:
@@ -285,6 +293,10 @@ def _is_list_in_pipe(source: str) -> bool:
         return False
     identity = identify(head)
     return identity is not None and identity.kind in TEXT_KINDS and not is_audio(head)
+
+
+def _is_linked_folder(path: str) -> bool:
+    return os.path.islink(path) and os.path.isdir(path)
 
 
 def _is_special(path: str) -> bool:

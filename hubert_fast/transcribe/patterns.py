@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from .left_out import is_resource_folder, is_within_resources
 
+BRACES = re.compile(r"\{[^{}]*,[^{}]*\}")
 MAGIC = re.compile(r"[*?\[]")
 
 
@@ -114,6 +115,12 @@ def _each_once(paths: list[str]) -> list[str]:
     return sorted(
         path for place, path in by_place.items() if not (os.path.islink(place) and os.path.realpath(place) in by_place)
     )
+
+
+def real_place(path: str) -> str:
+    """Return the path of a file without links on the way to it; the file itself may be one."""
+    folder, name = os.path.split(path)
+    return os.path.join(os.path.realpath(folder or "."), name)
 
 
 def matches_within(pattern: str, names: list[str]) -> list[str]:
