@@ -11,6 +11,8 @@ from test_audio_faults import _decoded, _lag_seconds
 
 from hubert_fast import demo
 from hubert_fast.audio import AudioError, load
+from hubert_fast.audio.opening import opened
+from hubert_fast.audio.plans import plan_of
 
 JOINED = "2 recordings were joined in this file: all are decoded, one after the other"
 FIRST = (
@@ -195,6 +197,14 @@ def test_an_ape_tag_before_an_mp3(encoded, decode, speech):
     assert notes == []
 
 
+def test_titles_of_a_radio_station_are_no_damage(encoded, decode, speech):
+    mp3 = _untagged(encoded("mp3"))
+    title = b"StreamTitle='Somebody - Something';".ljust(1600, b"\0")
+    samples, notes = decode(mp3[:5000] + b"\x64" + title + mp3[5000:])
+    _check(samples, speech, 1)
+    assert "a radio station's title interrupts a frame once: the sound there may be wrong" in notes
+
+
 def _page(serial: int, flags: int, body: bytes) -> bytes:
     segments = bytes([255] * (len(body) // 255) + [len(body) % 255])
     header = b"OggS\0" + bytes([flags]) + bytes(8) + struct.pack("<III", serial, 0, 0) + bytes([len(segments)]) + segments
@@ -219,6 +229,18 @@ def test_letters_that_mark_encryption_elsewhere_in_an_m4a(mark, encoded, decode,
         decode(m4a.replace(b"mp4a", mark, 1))
 
 
+def test_segments_of_a_stream_without_each_other(encoded, decode, speech):
+    data = encoded("m4a fragmented")
+    media = data.index(b"moof") - 4
+    with pytest.raises(AudioError, match=r"media segment .* without its initialisation segment: join"):
+        decode(data[media:])
+    with pytest.raises(AudioError, match=r"cut off: .* no samples: .* join"):
+        decode(data[:media])
+    samples, notes = decode(data)
+    _check(samples, speech, 1)
+    assert notes == []
+
+
 def test_an_mp3_shorter_than_a_tag_is_an_error_of_audio(encoded, decode):
     with pytest.raises(AudioError, match="not audio in a format that is known"):
         decode(_untagged(encoded("mp3"))[:100])
@@ -231,6 +253,25 @@ def test_a_sphere_file_that_claims_less_than_nothing(encoded, decode, speech):
     except AudioError:
         return
     assert len(samples) > 0
+
+
+@pytest.mark.parametrize("format", FIRST)
+def test_plans_of_damaged_files_stay_within_them(format, encoded, tmp_path):
+    rng = np.random.default_rng(len(format))
+    data = encoded(format) + encoded("flac")
+    path = tmp_path / "file"
+    for _ in range(40):
+        damaged = bytearray(data)
+        for _ in range(rng.integers(1, 10)):
+            at = int(rng.integers(len(damaged) if rng.random() < 0.5 else 200))
+            count = int(rng.integers(1, 3000))
+            others = [b"", bytes(4), b"\xff" * 4, rng.bytes(300), damaged[at : at + 2 * count]]
+            damaged[at : at + count] = others[rng.integers(5)]
+        path.write_bytes(damaged)
+        with contextlib.suppress(AudioError), opened(path) as source:
+            parts = plan_of(source, "file").parts
+            places = [0, *(place for part in parts for place in (part.start, part.end)), source.size]
+            assert places == sorted(places), parts
 
 
 @pytest.mark.parametrize(

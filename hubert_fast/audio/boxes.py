@@ -27,9 +27,19 @@ def why_incomplete(container: str, read: Read, size: int) -> str | None:
     return f"{end:,} bytes by its header, but there are {size:,}"
 
 
-def has_index(read: Read, size: int) -> bool:
-    """Return whether an MP4 has its index (``moov``), without which none of its samples can be found."""
-    return any(name in (b"moov", b"moof") for name, _, _ in _mp4_boxes(read, size))
+def why_not_decodable(read: Read, size: int) -> str | None:
+    """Say which outermost boxes an MP4 lacks that decoding needs, ``None`` when they are there."""
+    names = {name for name, _, _ in _mp4_boxes(read, size)}
+    if b"moof" in names and b"moov" not in names:
+        return "a media segment of a stream without its initialisation segment: join them, as in `cat init.mp4 segment.m4s`"
+    if b"moov" not in names:
+        return "cut off: its index (the moov box) is missing, without which nothing of it can be decoded"
+    if not names & {b"mdat", b"moof"}:
+        return (
+            "cut off: it has an index, but no samples: if this is the initialisation segment of a stream, join the media "
+            "segments to it, as in `cat init.mp4 segment.m4s`"
+        )
+    return None
 
 
 def is_encrypted(read: Read, size: int) -> bool:

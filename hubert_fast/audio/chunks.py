@@ -150,7 +150,8 @@ def _found(family: _Family, head: bytes, at: int, claimed: int, wide: int | None
     start = at + family.header
     extra = {b"SSND": 8, b"data": 4 if family.form == 8 else 0}[family.data]  # offset and block size of AIFF, edit count of CAF
     if extra == 8:
-        extra += int.from_bytes(read(start, 4), "big")
+        offset = int.from_bytes(read(start, 4), "big")
+        extra += offset if start + extra + offset <= size else 0
     if family.size_bytes == 4 and claimed == 0xFFFFFFFF and head[:4] in (b"RF64", b"BW64") and wide:
         claimed = wide
     elif (

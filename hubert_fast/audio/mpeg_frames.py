@@ -15,13 +15,15 @@ PADDING_BYTES = 1 << 16  # of zeros between or after frames
 class Frames:
     """Frames that follow each other from ``start`` to ``end``.
 
-    count: how many there are. lost_seconds: for how long there are none, by the bytes between them.
+    count: how many there are. lost_seconds: for how long there are none, by the bytes between them. titles: how many titles a
+    radio station's server put between them (ICY metadata).
     """
 
     start: int
     end: int
     count: int = 0
     lost_seconds: float = 0.0
+    titles: int = 0
 
 
 def frames_of(read: Read, begin: int, end: int) -> list[Frames]:
@@ -66,7 +68,9 @@ def frames_of(read: Read, begin: int, end: int) -> list[Frames]:
                     break
                 if found == end:
                     break
-                if read(at, min(found - at, PADDING_BYTES)).strip(b"\0"):
+                if b"StreamTitle='" in read(before, min(found - before, PADDING_BYTES)):
+                    run.titles += 1
+                elif read(at, min(found - at, PADDING_BYTES)).strip(b"\0"):
                     run.lost_seconds += (found - at) * seconds_per_byte
                 before = at = found
                 continue

@@ -100,7 +100,8 @@ def end_of(container: str, read: Read, size: int) -> int | None:
         container = "amr-wb" if head[:9] == b"#!AMR-WB\n" else "amr"
     start = {"amr": 6, "amr-wb": 9, "flv": int.from_bytes(head[5:9], "big") + 4}.get(container, 0)
     kind = _KINDS.get(container)
-    if kind is None or head[:7] == b"#!AMR_M" or len(head) < 32 or not kind.length(read(start, 32)):
+    first = read(start, 32)
+    if kind is None or head[:7] == b"#!AMR_M" or len(first) < kind.header_bytes or not kind.length(first):
         return None
     if container in ("mpeg-ts", "m2ts") and _ends_with_packet(kind, read, size):  # of gigabytes of video
         return None

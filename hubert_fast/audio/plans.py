@@ -129,8 +129,8 @@ def _of_unknown(source: Source, name: str, head: bytes) -> Plan:
 def _of_other(source: Source, container: str) -> Plan:
     if container not in FORMATS:
         raise AudioError(f"audio in a format that FFmpeg cannot decode here: {container}")
-    if container == "mp4" and not boxes.has_index(source.read_at, source.size):
-        raise AudioError("cut off: its index (the moov box) is missing, without which nothing of it can be decoded")
+    if container == "mp4" and (reason := boxes.why_not_decodable(source.read_at, source.size)) is not None:
+        raise AudioError(reason)
     if container == "mp4" and boxes.is_encrypted(source.read_at, source.size):
         raise AudioError("its audio is encrypted: only a program that has the key can decode it")
     end = packets.end_of(container, source.read_at, source.size) if source.is_local else None

@@ -80,7 +80,14 @@ def of_mpeg(source: Source, start: int) -> Plan:
         raise AudioError(f"not audio in a format that is known: {what}")
     first, tag = runs[0], mpeg.tag_of(source.read_at(begin, 2048))
     end = joined.padding_end(source.read_at, runs[-1].end, source.size)
-    if len(runs) == 1 and tag is not None and tag.delay is not None and not first.lost_seconds and _is_right(tag, first):
+    if (
+        len(runs) == 1
+        and tag is not None
+        and tag.delay is not None
+        and not first.lost_seconds
+        and not first.titles
+        and _is_right(tag, first)
+    ):
         is_all = end == source.size and begin == mpeg.after_id3v2(source.read_at(0, 10))  # libsndfile skips tags
         part_start, part_end = (0, end) if is_all else (first.start, first.end)
         return Plan([Part("libsndfile", "mpeg", part_start, part_end, seconds=_seconds(tag), is_all=is_all)], end=end)
@@ -114,6 +121,9 @@ def _is_right(tag: mpeg.Tag, run: mpeg_frames.Frames) -> bool:
 def _add_mpeg(source: Source, plan: Plan, run: mpeg_frames.Frames, number: int, count: int) -> None:
     """Add the part of a run of frames: each recording has an encoder's delay of its own, which would be heard in the middle."""
     plan.broken_seconds += run.lost_seconds
+    if run.titles:
+        times = "once" if run.titles == 1 else f"{run.titles} times"
+        plan.notes.append(f"a radio station's title interrupts a frame {times}: the sound there may be wrong")
     tag = mpeg.tag_of(source.read_at(run.start, 2048))
     part = Part("ffmpeg", "mpeg", run.start, run.end, is_all=False)
     plan.parts.append(part)
