@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from . import __version__
 
 EXIT_OK, EXIT_SOME_FAILED, EXIT_CANNOT_RUN = 0, 1, 2
-EXIT_INTERRUPTED, EXIT_READER_GONE = 128 + signal.SIGINT, 128 + signal.SIGPIPE
+EXIT_READER_GONE = 128 + signal.SIGPIPE
 
 
 class CannotRunError(Exception):
@@ -258,9 +258,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CannotRunError as error:
         print(f"hubert-fast: {error}", file=sys.stderr)
         return EXIT_CANNOT_RUN
-    except KeyboardInterrupt:
-        print("hubert-fast: interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    except KeyboardInterrupt as stopped:
+        (number,) = stopped.args or (signal.SIGINT,)  # a handler of our own says which signal came
+        print(f"hubert-fast: {'terminated' if number == signal.SIGTERM else 'interrupted'}", file=sys.stderr)
+        return 128 + number
     except BrokenPipeError:  # the reader of standard output, such as `head`, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_READER_GONE

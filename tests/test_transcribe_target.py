@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from hubert_fast import demo
+from hubert_fast import commands, demo
 from hubert_fast.cli import main
-from hubert_fast.transcribe import Inputs, Result, Transcript, Utterance
+from hubert_fast.transcribe import Inputs, Result, Transcript, Utterance, command
 from hubert_fast.transcribe.inputs import Shard
+from hubert_fast.transcribe.journal import Journal
 from hubert_fast.transcribe.outputs import Stream
 from hubert_fast.transcribe.progress import Progress, tell
 from hubert_fast.transcribe.summary import Summary
@@ -188,6 +189,35 @@ def test_json_to_standard_output_is_a_document_when_interrupted(tmp_path, number
     process.stderr.close()
     rows = json.loads(text)
     assert 0 < len(rows) < 2000 and {row["text"] for row in rows} == {"MOVE FORWARD ELEVEN STEPS"}
+
+
+@pytest.mark.parametrize("number, word", [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
+def test_the_second_signal_is_the_exit_status(monkeypatch, capsys, number, word):
+    class Engine:
+        def stop(self):
+            pass
+
+    def run(options):
+        with command._stopping(Engine()):
+            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(commands, "transcribe", run)
+    assert main(["transcribe", "a.wav"]) == 128 + number
+    assert capsys.readouterr().err == f"hubert-fast: {word}\n"
+
+
+@pytest.mark.parametrize("name", ["/", ".", "..", "x/.."])
+def test_an_output_without_a_name_is_refused(name):
+    with pytest.raises(ValueError, match=f"^{name} cannot be an output: name a file, or a folder by its own name$"):
+        Target.of(name, None, Inputs(["a.wav"]))
+
+
+def test_a_journal_that_cannot_be_written_is_an_error_of_the_system(tmp_path):
+    """SQLite says "unable to open database file" for all of them."""
+    with pytest.raises(FileNotFoundError) as error:
+        Journal(tmp_path / "gone" / "x.journal")
+    assert Path(error.value.filename) == tmp_path / "gone" / "x.journal"
 
 
 def _with_reference(tmp_path, text="move forward eleven stairs"):

@@ -225,7 +225,7 @@ def _stopping(engine: Engine) -> Iterator[list[int]]:
         del frame
         came.append(number)
         if len(came) > 1:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(number)
         engine.stop()
 
     before = {number: signal.signal(number, stop) for number in SIGNALS}

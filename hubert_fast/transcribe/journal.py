@@ -111,6 +111,8 @@ class Journal:
 
     def __init__(self, path: Path | None):
         self.path = path
+        if path is not None:
+            open(path, "ab").close()  # SQLite's errors do not say that a folder is read-only
         self._lock = threading.Lock()
         self._connection = sqlite3.connect(path or "", timeout=0, isolation_level=None, check_same_thread=False)
         try:

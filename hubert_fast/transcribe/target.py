@@ -52,6 +52,8 @@ class Target:
                 raise ValueError(f"{format} has a file for each input: name a folder with -o")
             return cls(None, format or "txt", is_stream=True, bare=format is None and inputs.is_one_file)
         named = Path(output)
+        if named.name in ("", ".."):
+            raise ValueError(f"{output} cannot be an output: name a file, or a folder by its own name")
         path = named if shard is None else _of_shard(named, shard)
         exists = path.exists()
         beside = Paths(path)
