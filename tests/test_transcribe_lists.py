@@ -463,7 +463,7 @@ def test_lines_that_are_comments_are_left_out_and_counted(folder):
     notes = []
     content = "# my list\na.wav\n; c\n // d e\n#1.wav\n#gone.wav\n"
     assert _rows("m.txt", content, note=notes.append) == [("a.wav", None), ("#1.wav", None)]
-    assert notes == ["m.txt: left out 4 lines that begin with #, ; or // and are no file: comments"]
+    assert notes == ["m.txt: left out 4 comment lines, which begin with #, ; or // and are not the name of a file"]
     assert _paths("m.jsonl", '{"audio": "#gone.wav"}\n') == ["#gone.wav"]
     assert _paths("m.txt", "#gone.wav\0a.wav\0") == ["#gone.wav", "a.wav"]  # as find -print0 writes names
 

@@ -241,8 +241,8 @@ class Inputs(Iterable[Utterance]):
                 continue
             yield from self._of_entry(entry, place, source)
         if comments:
-            lines = "1 line that begins" if comments == 1 else f"{comments} lines that begin"
-            self._say(source, f"left out {lines} with #, ; or // and {'is' if comments == 1 else 'are'} no file: comments")
+            lines = "1 comment line" if comments == 1 else f"{comments} comment lines"
+            self._say(source, f"left out {lines}, which begin with #, ; or // and are not the name of a file")
 
     def _of_command(self, entry: manifests.Entry, source: str) -> Utterance:
         id = entry.id or f"{source}:{entry.line}"
