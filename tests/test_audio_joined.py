@@ -105,6 +105,13 @@ def test_what_is_no_audio_is_named_and_left_out(first, other, encoded, decode, s
     assert notes == [f"the last {len(OTHERS[other]):,} bytes are {other}, and are left out"]
 
 
+@pytest.mark.parametrize("first", ["flac", "ogg opus", "tta", "wavpack", "mp3", "aac"])
+def test_junk_between_recordings(first, encoded, decode, speech):
+    samples, notes = decode(encoded(first) + b"\x01" * 3001 + encoded("wav"))
+    _check(samples, speech, 2, 0.11)
+    assert notes == ["3,001 bytes between recordings are not audio, and are left out", JOINED][first == "flac" :]
+
+
 def test_flac_of_unknown_length_and_a_wav(encoded, decode, speech):
     flac = bytearray(encoded("flac"))
     flac[21:26] = bytes([flac[21] & 0xF0, 0, 0, 0, 0])

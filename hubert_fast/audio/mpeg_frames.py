@@ -61,12 +61,7 @@ def frames_of(read: Read, begin: int, end: int) -> list[Frames]:
                     run.end = at if start is None else start
                     break
                 found = next_frame(read, at + 1, end) or end
-                start = find_start(read, at, min(found, at + mpeg.SEARCHED_BYTES))
-                if start is not None:
-                    run.end = at
-                    run.lost_seconds += (start - at) * seconds_per_byte
-                    break
-                if found == end:
+                if found == end or find_start(read, at, min(found, at + mpeg.SEARCHED_BYTES)) is not None:
                     break
                 if b"StreamTitle='" in read(before, min(found - before, PADDING_BYTES)):
                     run.titles += 1

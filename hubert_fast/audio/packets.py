@@ -115,10 +115,7 @@ def end_of(container: str, read: Read, size: int) -> int | None:
         if other is not None:  # which cuts off the last packet
             return other
         found = _next_packet(kind, read, at + 1, size)
-        if found is None:
-            return at
-        other = find_start(read, at, found)
-        if other is not None:
+        if found is None or find_start(read, at, min(found, at + RESYNC_BYTES)) is not None:
             return at
         start = found
 

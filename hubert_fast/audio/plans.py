@@ -54,6 +54,12 @@ def plan_of(source: Source, name: str) -> Plan:
             break
         head = source.read_at(at, HEAD_BYTES)
         container = joined.recording_at(head)
+        if container is None and joined.other_at(head) is None:
+            found = joined.find_start(source.read_at, at, min(source.size, at + JUNK_BYTES))
+            if found is not None:
+                plan.notes.append(f"{found - at:,} bytes between recordings are not audio, and are left out")
+                at, head = found, source.read_at(found, HEAD_BYTES)
+                container = joined.recording_at(head)
         if container is None:
             _note_rest(plan, head, source.size - at)
             break

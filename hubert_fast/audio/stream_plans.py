@@ -74,20 +74,13 @@ def of_mpeg(source: Source, start: int) -> Plan:
     begin = _first_frame(source, start)
     runs = [] if begin is None else mpeg_frames.frames_of(source.read_at, begin, source.size)
     if not runs:
-        what = (
-            "an ID3 tag, but no MPEG audio after it" if source.read_at(0, 3) == b"ID3" else "a frame of MPEG audio is not whole"
-        )
+        has_tag = source.read_at(0, 3) == b"ID3"
+        what = "an ID3 tag, but no MPEG audio after it" if has_tag else "a frame of MPEG audio is not whole"
         raise AudioError(f"not audio in a format that is known: {what}")
     first, tag = runs[0], mpeg.tag_of(source.read_at(begin, 2048))
     end = joined.padding_end(source.read_at, runs[-1].end, source.size)
-    if (
-        len(runs) == 1
-        and tag is not None
-        and tag.delay is not None
-        and not first.lost_seconds
-        and not first.titles
-        and _is_right(tag, first)
-    ):
+    is_whole = len(runs) == 1 and not first.lost_seconds and not first.titles
+    if is_whole and tag is not None and tag.delay is not None and _is_right(tag, first):
         is_all = end == source.size and begin == mpeg.after_id3v2(source.read_at(0, 10))  # libsndfile skips tags
         part_start, part_end = (0, end) if is_all else (first.start, first.end)
         return Plan([Part("libsndfile", "mpeg", part_start, part_end, seconds=_seconds(tag), is_all=is_all)], end=end)
@@ -105,7 +98,9 @@ def _first_frame(source: Source, start: int) -> int | None:
     read, size = source.read_at, source.size
     if start and mpeg.header_of(read(start, 4)) is None:
         found = mpeg_frames.next_frame(read, 10, min(size, start, JUNK_BYTES))
-        runs = [] if found is None else mpeg_frames.frames_of(read, found, min(size, start))
+        if start >= size:
+            return found
+        runs = [] if found is None else mpeg_frames.frames_of(read, found, start)
         if len(runs) == 1 and runs[0].count > 3 and not runs[0].lost_seconds:  # the tag says too much
             return found
     return mpeg_frames.next_frame(read, start, min(size, start + JUNK_BYTES))
