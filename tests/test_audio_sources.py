@@ -140,6 +140,22 @@ def test_standard_input_is_read_once():
     assert run.stdout.decode().strip() == "-: standard input was read already, and cannot be read again"
 
 
+def test_no_room_for_a_copy(speech_samples, tmp_path, monkeypatch):
+    import errno
+    import shutil
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfileobj", full)
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(b"RIFF",))
+    writer.start()
+    with pytest.raises(AudioError, match="no room for a copy of it in the temporary folder .*: set TMPDIR"):
+        load(tmp_path / "pipe")
+    writer.join()
+
+
 def test_a_name_with_a_zero_byte():
     with pytest.raises(AudioError, match="not a name that a file can have"):
         load("a\0.wav")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import shutil
@@ -75,8 +76,15 @@ def _spooled(file: BinaryIO) -> Iterator[Source]:
     """Copy a stream to a temporary file."""
     # where /proc gives a decoder's process the open file, it has no name and is gone with this process, however that ends
     with tempfile.TemporaryFile() if os.path.isdir("/proc/self/fd") else tempfile.NamedTemporaryFile() as copy:
-        shutil.copyfileobj(file, copy, 1 << 20)
-        copy.flush()
+        try:
+            shutil.copyfileobj(file, copy, 1 << 20)
+            copy.flush()
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise AudioError(
+                f"no room for a copy of it in the temporary folder {tempfile.gettempdir()}: set TMPDIR to a larger one"
+            ) from None
         with _descriptor(copy) as source:
             yield source
 
