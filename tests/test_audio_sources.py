@@ -73,6 +73,37 @@ def test_a_part_beyond_the_end_says_so(speech_samples, tmp_path):
     assert notes == [f"{path}: expected 3 s of audio from {seconds - 1:g} s on, but the file ends 1.00 s after that"]
 
 
+@pytest.mark.parametrize("container, codec", [("asf", "wmav2"), ("avi", "libmp3lame"), ("matroska", "libopus"), ("flv", "aac")])
+def test_what_was_written_to_a_pipe_does_not_know_how_long_it_is(container, codec, speech_samples, tmp_path):
+    import io
+
+    import av
+
+    class Pipe(io.BytesIO):
+        def seekable(self):
+            return False
+
+        def seek(self, *arguments):
+            raise OSError("a pipe")
+
+    pipe, rate_hz = Pipe(), 48000 if codec == "libopus" else 44100
+    pipe.close = lambda: None
+    with av.open(pipe, "w", format=container) as output:
+        stream = output.add_stream(codec, rate=rate_hz)
+        stream.layout, stream.bit_rate = "mono", 64_000
+        stream.codec_context.open()
+        frame = av.AudioFrame.from_ndarray((speech_samples[None] * 32767).astype(np.int16), format="s16", layout="mono")
+        frame.sample_rate = 16000
+        fitting = av.AudioResampler(stream.codec_context.format, "mono", rate_hz, stream.codec_context.frame_size)
+        for part in [*fitting.resample(frame), *fitting.resample(None)]:
+            output.mux(stream.encode(part))
+        output.mux(stream.encode(None))
+    (tmp_path / "file").write_bytes(pipe.getvalue())
+    notes = []
+    found = _float(read_blocks(tmp_path / "file", note=notes.append))
+    assert abs(len(found) - len(speech_samples)) / 16000 <= 0.1 and not notes
+
+
 def test_a_part_of_a_file_that_is_cut_off(speech_samples, tmp_path):
     """What is there is given; what is not is an error, as for the whole file."""
     path = tmp_path / "a.wav"
@@ -151,7 +182,7 @@ def test_no_room_for_a_copy(speech_samples, tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "pipe")
     writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(b"RIFF",))
     writer.start()
-    with pytest.raises(AudioError, match="no room for a copy of it in the temporary folder .*: set TMPDIR"):
+    with pytest.raises(AudioError, match=r"no room for a copy of it in the temporary folder .*: set TMPDIR"):
         load(tmp_path / "pipe")
     writer.join()
 

@@ -23,7 +23,7 @@ class Source:
         self.error: Exception | None = None
 
     def read_at(self, start: int, count: int) -> bytes:
-        """Return the bytes from ``start`` on, fewer at the end. Raises ``OSError`` or :class:`AudioError`."""
+        """Return the bytes from ``start`` on, fewer at the end, none beyond it and before the file. Raises ``OSError``."""
         raise NotImplementedError
 
     def find(self, pattern: bytes, start: int) -> int:
@@ -62,7 +62,7 @@ class LocalFile(Source):
         self.descriptor = descriptor
 
     def read_at(self, start: int, count: int) -> bytes:
-        return os.pread(self.descriptor, min(count, self.size), start) if start < self.size else b""
+        return os.pread(self.descriptor, min(count, self.size), start) if 0 <= start < self.size else b""
 
     def close(self) -> None:
         os.close(self.descriptor)
@@ -76,7 +76,7 @@ class Memory(Source):
         self._data = data
 
     def read_at(self, start: int, count: int) -> bytes:
-        return self._data[start : start + count]
+        return self._data[start : start + count] if start >= 0 else b""
 
     def find(self, pattern: bytes, start: int) -> int:
         return self._data.find(pattern, start)

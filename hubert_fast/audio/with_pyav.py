@@ -86,10 +86,11 @@ class Decoder:
 
     def _seconds(self) -> float | None:
         stream = self._stream
-        if self.container in ("mp4", "avi", "wavpack", "tta", "ape") and stream.duration is not None:
+        if self.container in ("mp4", "wavpack", "tta", "ape") and stream.duration is not None:
             start = max(stream.start_time or 0, 0) if self.container == "mp4" else 0
             return float((stream.duration - start) * stream.time_base)
-        if self.container in ("matroska", "asf", "flv") and len(self._file.streams) == 1 and self._file.duration is not None:
+        # of AVI and ASF that were written to a pipe it is a guess; that they are cut off, their own sizes say
+        if self.container in ("matroska", "flv") and len(self._file.streams) == 1 and self._file.duration is not None:
             return self._file.duration / 1e6 - self._base_seconds()
         return None
 
