@@ -109,7 +109,7 @@ def _decode(folder: str) -> None:
             kind, reason = ("note" if notes else "text"), "; ".join(notes)
         except audio.AudioError as error:
             kind, reason = "reason", str(error)
-            if "its decoder crashed" in reason or "its decoder said nothing" in reason:
+            if "the decoder crashed" in reason or "the decoder produced no audio" in reason:
                 kind = "decoder_lost"
         except Exception as error:
             kind, reason = "exception", f"{type(error).__name__}: {error}"

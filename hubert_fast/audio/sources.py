@@ -23,7 +23,10 @@ class Source:
         self.error: Exception | None = None
 
     def read_at(self, start: int, count: int) -> bytes:
-        """Return the bytes from ``start`` on, fewer at the end, none beyond it and before the file. Raises ``OSError``."""
+        """Return the bytes from ``start`` on, fewer at the end, none beyond it and before the file.
+
+        Raises ``OSError``, and :class:`AudioError` for what a remote file system says.
+        """
         raise NotImplementedError
 
     def find(self, pattern: bytes, start: int) -> int:
