@@ -177,6 +177,17 @@ def test_a_pipe_that_is_named_is_read(content, expected, is_one):
                 assert b"".join(iter(lambda: rest.read(1 << 16), b"")) == content
 
 
+def test_pipes_of_one_name_are_not_taken_for_each_other(tmp_path, monkeypatch):
+    """One of them was looked at and never read to its end."""
+    for name in ("one", "two"):
+        os.mkdir(tmp_path / name)
+        monkeypatch.chdir(tmp_path / name)
+        os.mkfifo("talk")
+        with subprocess.Popen(["sh", "-c", f"echo {name}.wav > talk"]):
+            pipe = standard_input.named_pipe("talk")
+            assert pipe.peek() == f"{name}.wav\n".encode()
+
+
 def test_a_folder_of_a_thousand_levels(tmp_path):
     os.mkdir("talks")
     try:

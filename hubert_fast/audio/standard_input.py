@@ -69,20 +69,26 @@ class NamedPipe(StandardInput):
 
     def __init__(self, path: str):
         super().__init__(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-        self._path = path
 
     def close(self) -> None:
         if not self.closed:
-            _pipes.pop(self._path, None)
+            _pipes.pop(_identity(self._descriptor), None)
             os.close(self._descriptor)
         super().close()
 
 
-_pipes: dict[str, NamedPipe] = {}  # opened and not read to their end: what was looked at of them is not lost
+# Opened and not read to their end: what was looked at of them is not lost. By what they are, since names are used again.
+_pipes: dict[tuple[int, int], NamedPipe] = {}
+
+
+def _identity(pipe: str | int) -> tuple[int, int]:
+    found = os.stat(pipe)
+    return found.st_dev, found.st_ino
 
 
 def named_pipe(path: str) -> NamedPipe:
     """Open a named pipe, or return it as it was opened before. Waits for somebody to write to it; closing it forgets it."""
-    if path not in _pipes:
-        _pipes[path] = NamedPipe(path)
-    return _pipes[path]
+    identity = _identity(path)
+    if identity not in _pipes:
+        _pipes[identity] = NamedPipe(path)
+    return _pipes[identity]
