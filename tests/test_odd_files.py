@@ -19,7 +19,7 @@ from hubert_fast.transcribe.inputs import Utterance
 ODD_FILES = Path(__file__).parent / "odd_files"
 FILES = ODD_FILES / "files"
 sys.path.append(str(ODD_FILES))
-import recordings  # noqa: E402
+import odd_sounds  # noqa: E402
 
 with open(ODD_FILES / "expected.csv", newline="", encoding="utf-8") as _file:
     ROWS = list(csv.DictReader(_file))
@@ -62,7 +62,7 @@ def references(transcriber, tmp_path_factory):
     formulas = sorted({row["sounds"] for row in ROWS if row["sounds"] and not row["error"]})
     paths = [folder / f"{number}.wav" for number in range(len(formulas))]
     for path, formula in zip(paths, formulas):
-        soundfile.write(path, recordings.at_16_khz(formula), 16000)
+        soundfile.write(path, odd_sounds.at_16_khz(formula), 16000)
     found = transcriber.transcribe_many(paths, ordered=True)
     return {formula: result.transcripts[0] for formula, result in zip(formulas, found, strict=True)}
 
@@ -105,8 +105,8 @@ def test_what_there_is_of_a_file_that_is_cut_off(row, kept):
         assert row["name"] in NOTHING_LEFT, result.error
         return
     (heard,) = result.transcripts
-    assert heard.duration_seconds < recordings.seconds(row["sounds"]) + SECONDS
-    whole, words = recordings.text(row["sounds"]).split(), heard.text.split()
+    assert heard.duration_seconds < odd_sounds.seconds(row["sounds"]) + SECONDS
+    whole, words = odd_sounds.text(row["sounds"]).split(), heard.text.split()
     assert words[:-1] == whole[: max(len(words) - 1, 0)]
 
 
@@ -129,7 +129,7 @@ def _header(kind: str, data_bytes: int) -> bytes:
 @pytest.mark.parametrize("kind", ["wrapped", "rf64", "w64"])
 def test_more_than_4_gib(kind, transcriber, tmp_path):
     """37 hours of silence, which take no room on the disk, and then speech: of "wrapped", sizes were cut to 32 bits."""
-    speech = recordings.at_16_khz("garden@16000")
+    speech = odd_sounds.at_16_khz("garden@16000")
     silent_bytes = (1 << 32) + 64000
     header = _header(kind, silent_bytes + 2 * len(speech))
     path = tmp_path / f"long.{'w64' if kind == 'w64' else 'wav'}"

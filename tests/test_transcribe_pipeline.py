@@ -122,7 +122,7 @@ def _bad_files(folder: Path) -> dict[str, str]:
         "nan.wav": "1 of 40000 samples are NaN or infinite",
         "cut.wav": "cut off: 96000 bytes of samples by its header, but there are",
         "cut.flac": "cut off: 30.0 s long by its header, but it ends after",
-        "no channels.wav": "the file has no samples",
+        "no channels.wav": "its header says that there are 0 channels",
         "absurd.wav": "cannot be decoded as wav",
         "folder.wav": "no audio files in this folder",
         "gone.wav": "no such file or folder",

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
-import recordings
+import odd_sounds
 
 FOLDER = Path(__file__).parent / "files"
 EXPECTED = Path(__file__).parent / "expected.csv"
@@ -22,7 +22,7 @@ EXPECTED = Path(__file__).parent / "expected.csv"
 class Row:
     """What is expected of a file.
 
-    what: the file, in a few words. sounds: a formula of ``recordings``, of what is to be transcribed or, in a file that is
+    what: the file, in a few words. sounds: a formula of ``odd_sounds``, of what is to be transcribed or, in a file that is
     refused, of what was there once. seconds, text: of the transcript. error: a part of the reason why there is none. note: a
     part of what is said about a file that is transcribed all the same, empty where nothing may be said.
     """
@@ -51,8 +51,8 @@ class Corpus:
         text: what is to be heard, if not what is said in the recordings that ``sounds`` names.
         """
         assert name not in self.files and data, name
-        seconds = f"{recordings.seconds(sounds):.2f}" if not error else ""
-        text = recordings.text(sounds) if text is None and not error else text or ""
+        seconds = f"{odd_sounds.seconds(sounds):.2f}" if not error else ""
+        text = odd_sounds.text(sounds) if text is None and not error else text or ""
         self.files[name], self.rows[name] = data, Row(name, what, sounds, seconds, text, error, note)
 
     def write(self) -> None:
@@ -76,7 +76,7 @@ def read_rows() -> list[Row]:
 def wav(sounds: str | np.ndarray, rate_hz: int = 16000) -> bytes:
     """Return a 16-bit WAV of a formula whose terms have one rate, or of int16 samples ``[S]`` or ``[S, channels]``."""
     if isinstance(sounds, str):
-        terms = recordings.samples(sounds)
+        terms = odd_sounds.samples(sounds)
         values, rate_hz = np.concatenate([term for term, _ in terms]), terms[0][1]
     else:
         values = sounds

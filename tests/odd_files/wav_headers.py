@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 import numpy as np
-import recordings
+import odd_sounds
 from corpus import Corpus
 from edits import SIZE_UNKNOWN, chunk, fmt, id3v1, id3v2, put, riff
 
@@ -21,7 +21,7 @@ def add(corpus: Corpus) -> None:
 
 
 def _add_sizes(corpus: Corpus) -> None:
-    pcm, head = recordings.samples(WORD)[0][0].tobytes(), fmt(6000)
+    pcm, head = odd_sounds.samples(WORD)[0][0].tobytes(), fmt(6000)
     half = len(pcm) // 2
     for name, inner, outer, what, note in (
         ("zero", 0, 0, "sizes of 0, of a recorder that died", ""),
@@ -67,7 +67,7 @@ def _add_chunks(corpus: Corpus) -> None:
 
 
 def _eight_bit() -> bytes:
-    return (recordings.samples(WORD)[0][0] // 256 + 128).astype(np.uint8).tobytes()
+    return (odd_sounds.samples(WORD)[0][0] // 256 + 128).astype(np.uint8).tobytes()
 
 
 def _add_encodings(corpus: Corpus) -> None:

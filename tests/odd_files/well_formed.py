@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-import recordings
+import odd_sounds
 from corpus import Corpus, ffmpeg, lame, sox, tool, wav
 from edits import ape_tag, id3v1, id3v2, picture, vbri_frame, with_serial, without_padding
 
@@ -242,7 +242,7 @@ def _add_other_containers(corpus: Corpus) -> None:
 
 
 def _add_rates_and_channels(corpus: Corpus) -> None:
-    word, values = "short@6000", recordings.samples("short@6000")[0][0]
+    word, values = "short@6000", odd_sounds.samples("short@6000")[0][0]
     silent = np.zeros_like(values)
     for name, channels, what, note in (
         ("equal", (values, values), "two equal channels", ""),
