@@ -23,11 +23,9 @@ from .names import is_url as is_url
 from .opening import opened
 from .plans import plan_of, plan_of_raw
 from .probing import looks_like_audio as looks_like_audio
-from .raw_format import RATES_HZ, RawFormat
+from .raw_format import RATES_HZ, RAW_PREFIX, RawFormat
 from .reading import Reading
 from .standard_input import NAME as STANDARD_INPUT
-
-RAW_PREFIX = "raw:"  # of "raw:s16le:16000:1:-", samples without a header on standard input
 
 
 def load(path: str | Path, sample_rate_hz: int = 16000) -> np.ndarray:

@@ -100,14 +100,20 @@ def _said_and_there(found: chunks.Samples) -> str:
     return f"{found.claimed} bytes of samples by its header, but there are {found.there}"
 
 
+def _fmt_of(head: bytes) -> bytes:
+    """Return the format chunk of a WAV, from its first field on; empty where the header has none."""
+    at = head.find(b"fmt ")
+    return head[at + 8 :] if at >= 0 else b""
+
+
 def _raw_of_wav(head: bytes) -> dict[str, object] | None:
     """Return how to read the samples of a WAV that libsndfile refuses; ``None`` unless they are plain."""
-    at = head.find(b"fmt ") + 8
-    if head[:4] != b"RIFF" or at < 8 or len(head) < at + 16:
+    fmt = _fmt_of(head)
+    if head[:4] != b"RIFF" or len(fmt) < 16:
         return None
-    tag, channels, rate_hz, _, _, bits = struct.unpack("<HHIIHH", head[at : at + 16])
-    if tag == 0xFFFE and len(head) >= at + 26:  # extensible: the tag stands further back
-        tag = int.from_bytes(head[at + 24 : at + 26], "little")
+    tag, channels, rate_hz, _, _, bits = struct.unpack("<HHIIHH", fmt[:16])
+    if tag == 0xFFFE and len(fmt) >= 26:  # extensible: the tag stands further back
+        tag = int.from_bytes(fmt[24:26], "little")
     subtype = {
         (1, 8): "PCM_U8", (1, 16): "PCM_16", (1, 24): "PCM_24", (1, 32): "PCM_32", (3, 32): "FLOAT", (3, 64): "DOUBLE",
         (6, 8): "ALAW", (7, 8): "ULAW",
@@ -118,14 +124,13 @@ def _raw_of_wav(head: bytes) -> dict[str, object] | None:
 
 
 def _channels_of(head: bytes) -> int | None:
-    at = head.find(b"fmt ")
-    return int.from_bytes(head[at + 10 : at + 12], "little") if at >= 0 and len(head) >= at + 12 else None
+    fmt = _fmt_of(head)
+    return int.from_bytes(fmt[2:4], "little") if len(fmt) >= 4 else None
 
 
 def _block_bytes(head: bytes) -> int:
     """Return the size in bytes of a WAV's compressed blocks (``nBlockAlign``), which decode only whole."""
-    at = head.find(b"fmt ")
-    return max(int.from_bytes(head[at + 20 : at + 22], "little"), 1) if at >= 0 else 1
+    return max(int.from_bytes(_fmt_of(head)[12:14], "little"), 1)
 
 
 def _bytes_of(subtype: str) -> int:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 # Each name with FFmpeg's format for it; NumPy's type follows from the name.
 ENCODINGS = tuple("s8 u8 s16le s16be s24le s24be s32le s32be f32le f32be f64le f64be mulaw alaw".split())
 RATES_HZ = (1000, 768_000)
+RAW_PREFIX = "raw:"  # of "raw:s16le:16000:1:-", samples without a header on standard input
 MOST_CHANNELS = 32
 
 

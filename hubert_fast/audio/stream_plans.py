@@ -87,8 +87,13 @@ def of_mpeg(source: Source, start: int) -> Plan:
     plan = Plan([], end=end)
     cuts = {run.start for run in runs} | set(_tagged_frames(source, begin, runs[-1].end))
     begins = sorted(cuts)[:MOST_JOINED]
-    for number, (at, stop) in enumerate(zip(begins, [*begins[1:], runs[-1].end]), 1):
-        for run in mpeg_frames.frames_of(source.read_at, at, stop)[:1]:
+    if len(begins) == len(runs):
+        walked = [[run] for run in runs]
+    else:  # a tag lies within a run
+        stops = [*begins[1:], runs[-1].end]
+        walked = [mpeg_frames.frames_of(source.read_at, at, stop)[:1] for at, stop in zip(begins, stops)]
+    for number, found in enumerate(walked, 1):
+        for run in found:
             _add_mpeg(source, plan, run, number, len(begins))
     return plan
 

@@ -12,14 +12,14 @@ from typing import BinaryIO
 
 from ..audio import AUDIO_SUFFIXES, is_url
 from ..audio.pipes import Command
-from ..audio.raw_format import RawFormat
+from ..audio.raw_format import RAW_PREFIX, RawFormat
 from ..audio.standard_input import named_pipe, standard_input
 from ..first_bytes import identify
 from . import manifests
 from .folders import Walk, reason_of_link
 from .left_out import Sieve, is_audio, is_audio_file, is_resource
 from .patterns import BRACES, is_pattern, matches, names_suffix, real_place
-from .places import RAW_PREFIX, Place, Places, as_file, folder_of
+from .places import Place, Places, as_file, folder_of
 from .remote import CannotList, is_archive, items, url_of_archive
 from .row_places import in_samples, is_bare, is_comment, placed
 from .utterances import Shard as Shard

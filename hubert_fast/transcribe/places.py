@@ -11,6 +11,7 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from ..audio import AUDIO_SUFFIXES, is_url
+from ..audio.raw_format import RAW_PREFIX
 from .list_text import repaired
 
 # Folders that hold the audio of a list beside it: Common Voice's, LJSpeech's and those of other corpora.
@@ -18,7 +19,6 @@ SUBFOLDERS = ("clips", "wavs", "wav", "audio", "audios", "data", "flac")
 COMMON_SUFFIXES = (".mp3", ".wav", ".flac", ".opus", ".ogg", ".m4a", ".sph")  # of paths that lack one
 MOST_FOLDERS, MOST_LISTED = 10_000, 4  # that are remembered, and whose names are
 PLACEHOLDER = re.compile(r"^(?:\{\w+\}|\$\{?\w+\}?)[/\\]+")  # {data_root}/, as SpeechBrain writes it
-RAW_PREFIX = "raw:"  # of samples on standard input
 
 
 class Place(NamedTuple):

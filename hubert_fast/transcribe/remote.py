@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from ..audio import AUDIO_SUFFIXES, AudioError, is_url
+from ..audio.archives import PROTOCOLS as ARCHIVE_PROTOCOLS
 from ..audio.names import archive_options, check_url
 from ..first_bytes import head_of, identify
 from .left_out import Sieve, is_within_resources
@@ -19,7 +20,6 @@ from .rows import lowered, reference_of
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz", ".tbz2", ".tar.xz", ".txz")
 COMPRESSED = {".gz": "gzip", ".tgz": "gzip", ".bz2": "bzip2", ".tbz": "bzip2", ".tbz2": "bzip2", ".xz": "xz", ".txz": "xz"}
-ARCHIVE_PROTOCOLS = ("zip", "tar")
 MOST_TEXT_BYTES = 1 << 16  # of a text beside audio in a WebDataset shard
 
 
