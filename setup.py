@@ -95,7 +95,7 @@ setup(
         ],
         "bench": ["pytest-benchmark>=4", "matplotlib>=3.8", *CURRENT_TRANSFORMERS, *DEMO],
     },
-    entry_points={"console_scripts": ["hubert-fast = hubert_fast.cli:main"]},
+    entry_points={"console_scripts": ["hubert-fast = hubert_fast.__main__:main"]},
     classifiers=[
         "License :: OSI Approved :: Apache Software License",
         "Operating System :: POSIX :: Linux",

@@ -1,7 +1,7 @@
 """HuBERT speech encoders: the checkpoints, names and answers of Hugging Face transformers, built to be fast."""
 
+import os as _os
 from importlib import import_module as _import_module
-from pathlib import Path as _Path
 
 __version__ = "0.1.0.dev0"
 
@@ -19,8 +19,9 @@ _HOMES = {
 __all__ = list(_HOMES)
 
 # In a wheel, kernels/ lies inside this package. In a checkout and an editable install it lies beside it.
-if not _Path(__file__).with_name("kernels").is_dir():
-    __path__.append(str(_Path(__file__).parent.parent))
+_folder = _os.path.dirname(_os.path.abspath(__file__))
+if not _os.path.isdir(_os.path.join(_folder, "kernels")):
+    __path__.append(_os.path.dirname(_folder))
 
 
 def __getattr__(name: str):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from . import __version__, ctc, demo, dispatch
+from . import __version__, ctc, demo, dispatch, interrupts
 from .cli import EXIT_OK, CannotRunError
 from .devices import DTYPES
 from .hub import CheckpointError, listed
@@ -23,7 +23,8 @@ from .transcribe.progress import say
 
 def transcribe(options: argparse.Namespace) -> int:
     """``hubert-fast transcribe``: see :mod:`.transcribe.command`."""
-    return run_command(options)
+    with interrupts.raised_in_here():
+        return run_command(options)
 
 
 def run_demo(options: argparse.Namespace) -> int:
@@ -66,7 +67,7 @@ def convert(options: argparse.Namespace) -> int:
     try:
         converted = read(options.checkpoint, options.dictionary, options.keep_final_proj)
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as unfinished:
+        with interrupts.raised_in_here(), tempfile.TemporaryDirectory(dir=folder) as unfinished:
             converted.save_pretrained(unfinished)
             for file in Path(unfinished).iterdir():
                 file.rename(folder / file.name)
@@ -94,14 +95,16 @@ def bench(options: argparse.Namespace) -> int:
     """``hubert-fast bench``: see :mod:`.benchmark.command`."""
     from .benchmark.command import run
 
-    return run(options)
+    with interrupts.raised_in_here():
+        return run(options)
 
 
 def check(options: argparse.Namespace) -> int:
     """``hubert-fast check``: see :mod:`.check.command`."""
     from .check.command import run
 
-    return run(options)
+    with interrupts.raised_in_here():
+        return run(options)
 
 
 def info(options: argparse.Namespace) -> int:

@@ -1,0 +1,76 @@
+"""Run ``python -m hubert_fast ARGUMENTS`` once, and interrupt forks of it at many moments.
+
+    python interrupted_startup.py CALLS ARGUMENTS...
+
+From the first line of the entry point to the end of the process, a moment is every line of ``main`` and of interrupts.py, and
+every CALLS-th call of a Python function. At each of them a fork of the process gets SIGINT. Prints a line of JSON for each:
+where it was, the fork's exit status, and what the fork wrote.
+"""
+
+import json
+import os
+import runpy
+import select
+import signal
+import sys
+import time
+
+SECONDS = 60
+MAIN = ("hubert_fast/__main__.py", "hubert_fast/cli.py")
+
+every, sys.argv[1:] = int(sys.argv[1]), sys.argv[2:]
+reports = os.fdopen(os.dup(1), "w")
+calls, armed = 0, False
+
+
+def interrupt_a_fork(frame) -> None:
+    where = f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
+    if len(os.listdir("/proc/self/task")) > 1:  # the fork would lack them
+        print(f"{where}: this process has started threads", file=sys.stderr, flush=True)
+        os._exit(1)  # whoever imports might survive an exception
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        for descriptor in (1, 2):
+            os.dup2(writer, descriptor)
+        os.close(writer)
+        sys.settrace(None)
+        os.kill(os.getpid(), signal.SIGINT)
+        return  # goes on, and should not come far
+    os.close(writer)
+    said, deadline = b"", time.monotonic() + SECONDS
+    while select.select([reader], [], [], max(deadline - time.monotonic(), 0))[0]:
+        more = os.read(reader, 1 << 16)
+        if not more:
+            break
+        said += more
+    else:
+        os.kill(child, signal.SIGKILL)
+    os.close(reader)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(json.dumps({"where": where, "status": status, "said": said.decode()}), file=reports, flush=True)
+
+
+def trace_lines(frame, event, argument):
+    global armed
+    if event == "line":
+        armed = armed or frame.f_lineno > frame.f_code.co_firstlineno + 2  # the line of `try` itself is not yet within it
+        if armed:
+            interrupt_a_fork(frame)
+    return trace_lines
+
+
+def trace(frame, event, argument):
+    global calls
+    code = frame.f_code
+    if (code.co_name == "main" and code.co_filename.endswith(MAIN)) or (armed and code.co_filename.endswith("interrupts.py")):
+        return trace_lines
+    calls += armed
+    if armed and calls % every == 0:
+        interrupt_a_fork(frame)
+    return None
+
+
+sys.settrace(trace)
+runpy.run_module("hubert_fast", run_name="__main__", alter_sys=True)

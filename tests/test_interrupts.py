@@ -1,0 +1,57 @@
+"""Ctrl-C while a command starts: status 130 and one line, whatever is being imported."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hubert_fast import interrupts
+
+PROGRAM = Path(__file__).with_name("interrupted_startup.py")
+LINE = "hubert-fast: interrupted\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
+@pytest.mark.parametrize("calls", [5000, pytest.param(250, marks=pytest.mark.slow)])
+def test_an_interrupt_at_any_moment_of_the_start(calls):
+    # one thread, since a fork has no other
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(
+        [sys.executable, PROGRAM, str(calls), "info"], capture_output=True, text=True, env=environment, check=True
+    )
+    moments = [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]
+    assert len(moments) > 100_000 / calls, "start-up calls that many functions"
+    assert "C++ extension" in run.stdout, "the command that was not interrupted"
+    wrong = [moment for moment in moments if (moment["status"], moment["said"]) != (130, LINE)]
+    assert not wrong, f"{len(wrong)} of {len(moments)}: {json.dumps(wrong[:3], indent=1)}"
+
+
+def test_work_may_be_cleaned_up():
+    code = (
+        "import os, signal; from hubert_fast import interrupts; interrupts.exit_at_interrupts()\n"
+        "try:\n"
+        "    with interrupts.raised_in_here():\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "except KeyboardInterrupt:\n"
+        "    print('cleaned up', flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+        "print('went on')\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (run.returncode, run.stdout, run.stderr) == (130, "cleaned up\n", LINE)
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, lambda *_: None], ids=["ignored", "handled"])
+def test_other_handlers_stay(handler):
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        interrupts.exit_at_interrupts()
+        with interrupts.raised_in_here():
+            assert signal.getsignal(signal.SIGINT) is handler
+        assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, before)
