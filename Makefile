@@ -13,7 +13,7 @@ help:
 	@echo "make test   install into $(VENV) and run the tests"
 	@echo "make report make the tables and plots of README.md from the rows in bench/results"
 	@echo "make sanitize  run the tests of the C++ extension under sanitizers (needs g++)"
-	@echo "make gpu-kit  pack what a bare GPU machine needs to run bench/gpu.py (GPU_PYTHON: a Python 3.12 like its own)"
+	@echo "make gpu-kit  pack what a bare GPU machine needs to run bench/gpu (GPU_PYTHON: a Python 3.12 like its own)"
 	@echo "make lint   check the code's style"
 	@echo "make clean  remove $(VENV) and what was built"
 
@@ -57,7 +57,7 @@ gpu-kit:
 	    && $(GPU_PYTHON) -m venv --clear build/gpu-kit-python \
 	    && $$python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch transformers numpy setuptools pybind11 \
 	    && $$python -m pip install --quiet --disable-pip-version-check --no-deps triton==3.6.0; } || exit 1; \
-	  $$python bench/gpu_kit.py
+	  $$python bench/gpu/kit.py
 
 lint: $(VENV)/installed-demo
 	@$(PIP_INSTALL) ruff

@@ -77,7 +77,7 @@ setup(
         "transformers": TRANSFORMERS,
         "test": [
             "pytest>=8",
-            "pytest-benchmark>=4",  # the suites of bench/, at tiny shapes
+            "pytest-benchmark>=4",  # bench/ctc.py
             "matplotlib>=3.8",
             "build>=1",  # test_install builds and installs the package in every way
             "setuptools>=70",

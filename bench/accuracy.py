@@ -9,21 +9,23 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
-import checkout  # noqa: F401
+sys.path.append(str(Path(__file__).resolve().parent.parent))  # hubert_fast, where it is not installed
+
 import torch
-from rows import RESULTS, append
 
 from hubert_fast import PackedAudio, demo, dispatch
-from hubert_fast.benchmark.rows import device_columns
+from hubert_fast.benchmark.rows import append, device_columns
 from hubert_fast.benchmark.subject import CONFIGS, Subject, Unavailable
 from hubert_fast.benchmark.work import Work
 from hubert_fast.devices import DTYPES, resolve_device
 from hubert_fast.transcribe import Inputs, Transcriber, Utterance
 from hubert_fast.transcribe.scoring import score
 
+RESULTS = Path(__file__).resolve().parent / "results"
 LAYER_SECONDS = 10.0
 
 

@@ -22,6 +22,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).resolve().parent.parent))  # hubert_fast, where it is not installed
+
 import numpy as np
 
 FORMATS = ("wav", "flac", "mp3", "ogg", "opus", "m4a", "webm", "aac", "aiff", "wma")

@@ -22,7 +22,8 @@ from typing import Any
 if __name__ == "__main__":
     os.environ["TRITON_INTERPRET"] = "0"  # before anything imports triton
 
-import checkout  # noqa: F401
+sys.path.append(str(Path(__file__).resolve().parent.parent))  # hubert_fast, where it is not installed
+
 import torch
 import triton
 from hubert_fast.kernels import (
@@ -37,10 +38,11 @@ from hubert_fast.kernels import (
     waveforms,
     window_statistics,
 )
-from rows import append
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
+
+from hubert_fast.benchmark.rows import append
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 ARCHS = (80, 86, 90, 100, 120)

@@ -10,9 +10,11 @@ import shlex
 import sys
 from pathlib import Path
 
-from rows import RESULTS
+sys.path.append(str(Path(__file__).resolve().parent.parent))  # hubert_fast, where it is not installed
 
 from hubert_fast import cli, demo
+
+RESULTS = Path(__file__).resolve().parent / "results"
 
 ALL = "ours,ours-padded,accelerate,hf-sdpa,hf-sdpa-sorted,hf-sdpa-single,hf-eager,hf-compile,hf-flash"
 SOME = "ours,ours-padded,hf-sdpa"

@@ -13,15 +13,17 @@ from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).resolve().parent.parent))  # hubert_fast, where it is not installed
+
 from report_gpu import gpu, gpu_claim, gpu_ops
 from report_plots import draw
 from report_rows import Row, bench, best_of_theirs, newest, shown, table
-from rows import RESULTS
 
 from hubert_fast.benchmark.providers import SINGLE, SORTED
 from hubert_fast.benchmark.rows import read
 from hubert_fast.benchmark.work import librispeech_seconds, until
 
+RESULTS = Path(__file__).resolve().parent / "results"
 README = RESULTS.parent.parent / "README.md"
 BLOCK = re.compile(r"(<!-- rows: ([\w-]+) -->\n)(.*?)(<!-- end of rows -->)", re.DOTALL)
 TWO, ONE = ("fixed:10", "20 s"), ("fixed:5", "5 s")

@@ -1,4 +1,4 @@
-"""What the README says of GPUs: from the rows of the last call of ``gpu.py``, a folder of results/gpu/ for each call."""
+"""What the README says of GPUs: from the rows of the last call of ``bench/gpu``, a folder of results/gpu/ for each call."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def last_call(results: Path) -> Path:
     """Return the folder of the last call that timed models, by name."""
     folders = sorted(path.parent for path in (results / "gpu").glob("*/models.csv"))
     if not folders:
-        raise ValueError(f"{results / 'gpu'} has no rows: python bench/gpu.py --out {results / 'gpu'}/NAME")
+        raise ValueError(f"{results / 'gpu'} has no rows: python bench/gpu --out {results / 'gpu'}/NAME")
     return folders[-1]
 
 

@@ -4,7 +4,6 @@ Rows go to results/transcribe_*.csv. ``transcribe_corpus.py`` makes the corpus.
 
 speed   files on disk to text in a file: ours, our model alone on the same audio, transformers' pipeline; texts are compared.
 memory  peak memory of the command on few and on many short files, and on three hours in one file.
-kills   the command killed at random instants and started again, until it is done; the output against an undisturbed run.
 seams   long recordings in pieces, against the same in one piece, and against what is said.
 """
 
@@ -13,30 +12,30 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
-import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parent.parent))  # hubert_fast, where it is not installed
 
 import numpy as np
 import soundfile
 import torch
-from rows import RESULTS, append, origin, percentiles
 
 from hubert_fast import audio, demo
 from hubert_fast.benchmark.providers import their_pipeline
+from hubert_fast.benchmark.rows import append, origin, percentiles
 from hubert_fast.transcribe import Inputs, Options, Transcriber
 from hubert_fast.transcribe.job import Job, Paths, Summary, open_journal
 from hubert_fast.transcribe.outputs import Rows
 from hubert_fast.transcribe.progress import Progress
 from hubert_fast.transcribe.scoring import score
 
+RESULTS = Path(__file__).resolve().parent / "results"
 OURS, MODEL_ALONE = "hubert_fast, files to text", "hubert_fast, model alone"
 WITHOUT_MODEL = "hubert_fast, files to text without the model"
 THEIRS = "transformers pipeline, batch 8"
@@ -234,49 +233,6 @@ def long_recording(rows: list[dict], seconds: float, path: Path) -> tuple[str, f
     return BETWEEN.join(said), written / 16000
 
 
-def texts_of(out: Path) -> Counter:
-    """What an output says, without regard to order: file, text and words with their times, each as often as it stands there."""
-    found: Counter = Counter()
-    for row in map(json.loads, out.read_text(encoding="utf-8").splitlines()):
-        times = tuple((word["word"], word["start_seconds"], word["end_seconds"]) for word in row["words"])
-        found[row["id"], row["text"], times] += 1
-    return found
-
-
-def kills(rows: list[dict], count: int, seed: int) -> list[dict]:
-    """Kill the command ``count`` times at random instants, loading or at work; in float32, whose text depends on no batch."""
-    rng = random.Random(seed)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        listed = write_manifest(rows, folder / "manifest.jsonl")
-        start = time.perf_counter()
-        subprocess.run(command(listed, "-o", folder / "whole.jsonl", "--dtype", "float32"), check=True)
-        undisturbed = time.perf_counter() - start
-        out = folder / "killed.jsonl"
-        arguments = command(listed, "-o", out, "--dtype", "float32")
-        done_at_kills, torn = [], 0
-        for _ in range(count):
-            process = subprocess.Popen(arguments)
-            while not Paths(out).journal.exists():
-                time.sleep(0.01)
-            # begun runs load for some seconds, then work: kills fall in both
-            time.sleep(rng.uniform(0.2, 4 + 2 * undisturbed / count))
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            text = out.read_bytes() if out.exists() else b""
-            torn += bool(text) and not text.endswith(b"\n")
-            done_at_kills.append(text.count(b"\n"))
-        subprocess.run(arguments, check=True)
-        whole, found = texts_of(folder / "whole.jsonl"), texts_of(out)
-    row = {
-        "files": len(rows), "kills": count, "seed": seed, "torn_lines": torn,
-        "lines_at_kills": " ".join(map(str, done_at_kills)), "lines": sum(found.values()),
-        "missing": sum((whole - found).values()), "twice_or_other": sum((found - whole).values()),
-    }  # fmt: skip
-    print(row)
-    return [row]
-
-
 def seams(rows: list[dict], dtype: str, minutes: float, pieces: list[tuple[float, float]]) -> list[dict]:
     transcriber = Transcriber.from_pretrained(demo.MODEL, device="cpu", dtype=dtype)
     made = []
@@ -309,7 +265,7 @@ def seams(rows: list[dict], dtype: str, minutes: float, pieces: list[tuple[float
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("section", choices=["speed", "memory", "kills", "seams"])
+    parser.add_argument("section", choices=["speed", "memory", "seams"])
     parser.add_argument("--corpus", type=Path, required=True, help="folder that transcribe_corpus.py made")
     parser.add_argument("--files", type=int, help="only the first of the corpus")
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
@@ -317,15 +273,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--their-rounds", type=int, default=1)
     parser.add_argument("--counts", nargs="+", type=int, default=[500, 20000], help="of short files, for memory")
     parser.add_argument("--hours", type=float, default=3.0, help="of the long file, for memory")
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=20.0, help="of the long recording, for seams")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the CSV files")
     options = parser.parse_args(arguments)
     rows = manifest(options.corpus, options.files)
-    if options.section == "kills":
-        append(options.out / "transcribe_kills.csv", columns(), kills(rows, options.kills, options.seed))
-        return
     for dtype in options.dtypes:
         if options.section == "speed":
             made = speed(rows, dtype, options.rounds, options.their_rounds)

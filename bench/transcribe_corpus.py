@@ -14,11 +14,12 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent / "demo"))
+sys.path.append(str(Path(__file__).resolve().parent.parent))  # hubert_fast, where it is not installed
+
 import numpy as np
 import soundfile
 import soxr
-
-sys.path.insert(0, str(Path(__file__).parent / "demo"))
 from corpus import training_voice
 from sentences import sentence
 from voices import SAMPLE_RATE_HZ, speak

@@ -17,16 +17,16 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import checkout  # noqa: F401
-import gpu_decisions
-import gpu_ops
+sys.path.append(str(Path(__file__).resolve().parent.parent))  # hubert_fast, where it is not installed
+
 import torch
-from gpu_cases import TINY, Case, Provider, rule
-from gpu_run import NAMES, ROOT, DeviceLost, Run, device_name, difference, percentiles_ms
-from rows import append
+from gpu import op_cases
+from gpu.cases import TINY, Case, Provider, rule
+from gpu.decisions import norm_in_convolution, residual_add
+from gpu.run import NAMES, ROOT, DeviceLost, Run, device_name, difference, percentiles_ms
 
 from hubert_fast.benchmark.measure import SAME, is_device_lost
-from hubert_fast.benchmark.rows import first_line_of
+from hubert_fast.benchmark.rows import append, first_line_of
 from hubert_fast.check.cases import SIZES, Where
 from hubert_fast.check.values import tensors
 
@@ -84,20 +84,20 @@ def block_targets(run: Run, at: Where) -> Iterator[Target]:
         return Target("linear", (tuning.next_power_of_2(rows), n_in, n_out, itemsize), case, linear_blocks(n_out))
 
     for size, lengths in product(sizes, (many, one)):
-        yield linear(gpu_ops.linear_gelu(size, lengths, at), sum(lengths), size.hidden, size.inner)
+        yield linear(op_cases.linear_gelu(size, lengths, at), sum(lengths), size.hidden, size.inner)
     for scale, kernel in ((1, 3), (2, 3), (4, 3), (1, 2), (2, 2)):  # the six strided convolutions, outermost last
         lengths, conv = [scale * length for length in many], sizes[0].conv
-        case = gpu_ops.conv_gelu(sizes[0], lengths, at, kernel, norm=False)
+        case = op_cases.conv_gelu(sizes[0], lengths, at, kernel, norm=False)
         yield linear(case, ((8 if kernel == 3 else 2) * sum(lengths) - kernel) // 2 + 1, kernel * conv, conv)
     for head_dim, size in {size.hidden // size.heads: size for size in sizes}.items():
-        yield Target("attention", (head_dim, itemsize), gpu_ops.attention(size, many, at), attention_blocks())
+        yield Target("attention", (head_dim, itemsize), op_cases.attention(size, many, at), attention_blocks())
     for size in sizes:
         channels = size.hidden // size.groups
         candidates = conv_positional_blocks(channels, size.kernel)
-        yield Target("conv_positional", (channels, size.kernel, itemsize), gpu_ops.conv_positional(size, many, at), candidates)
+        yield Target("conv_positional", (channels, size.kernel, itemsize), op_cases.conv_positional(size, many, at), candidates)
     for size, lengths in product(sizes, (many, one)):  # last, as the rule leaves these products to the library
         for n_in in (size.inner, size.hidden):
-            case = gpu_ops.linear_add(size._replace(inner=n_in), lengths, at)
+            case = op_cases.linear_add(size._replace(inner=n_in), lengths, at)
             yield linear(case, sum(lengths), n_in, size.hidden)
 
 
@@ -116,12 +116,12 @@ def decisions(run: Run, at: Where) -> Iterator[Decision]:
     sizes, lengths = ([TINY], [4, 5]) if run.tiny else (list(SIZES.values()), run.utterance_frames(15_000))
     for size in sizes:
         c, inner = size.hidden, size.inner
-        yield Decision("linear_gelu_by_library", (c, inner, itemsize), gpu_ops.linear_gelu(size, lengths, at), by_library)
+        yield Decision("linear_gelu_by_library", (c, inner, itemsize), op_cases.linear_gelu(size, lengths, at), by_library)
         for n_in in (c, inner) if size.pre_norm else ():
-            case = gpu_decisions.residual_add(size, lengths, at, n_in)
+            case = residual_add(size, lengths, at, n_in)
             yield Decision("linear_add_by_library", (n_in, c, itemsize), case, by_library[::-1])
     for kernel in (3, 2):
-        case, conv = gpu_decisions.norm_in_convolution(sizes[0], lengths, at, kernel), sizes[0].conv
+        case, conv = norm_in_convolution(sizes[0], lengths, at, kernel), sizes[0].conv
         yield Decision("norm_in_convolution", (kernel * conv, conv, itemsize), case, ({"fused": 0}, {"fused": 1}))
 
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -27,29 +28,14 @@ def program(monkeypatch):
 
     monkeypatch.syspath_prepend(str(FOLDER))
     yield importlib.import_module
-    for name in ("packed_cpu", "rows", "cpu", "accuracy", "report", "report_plots", "checkout"):
+    for name in ("cpu_profile", "cpu", "accuracy", "report", "report_gpu", "report_plots", "report_rows"):
         sys.modules.pop(name, None)
 
 
-@pytest.fixture
-def closely(program, tmp_path):
-    def run(section, *arguments):
-        tiny = ["--models", "tiny", "tiny-large", "--cases", "tiny"]
-        program("packed_cpu").main([section, *tiny, "--out", str(tmp_path), *arguments])
-        return rows_of(tmp_path / f"packed_{section}.csv")
-
-    return run
-
-
-def test_memory(closely):
-    rows = closely("memory", "--seconds", "20", "--dtypes", "float32", "--models", "tiny", "--providers", "ours")
-    assert [row["failed"] for row in rows] == [""] and 1 < float(rows[0]["peak_megabytes"]) < 1000
-    rows = closely("memory", "--seconds", "0.01", "--dtypes", "float32", "--models", "tiny", "--providers", "hf-sdpa")
-    assert rows[-1]["failed"] and not rows[-1]["peak_megabytes"]  # below one frame
-
-
-def test_profile(closely):
-    rows = closely("profile", "--dtypes", "float32")
+def test_profile(program, tmp_path):
+    options = ["--models", "tiny", "tiny-large", "--cases", "tiny", "--dtypes", "float32", "--out", str(tmp_path)]
+    program("cpu_profile").main(options)
+    rows = rows_of(tmp_path / "packed_profile.csv")
     for model in ("tiny", "tiny-large"):
         parts = [row for row in rows if row["model"] == model]
         assert sum(float(row["share"]) for row in parts) == pytest.approx(1, abs=0.01)
@@ -121,16 +107,40 @@ def test_report(program, tmp_path):
     assert "and with it (hubert-large) 3.0 times at mixed lengths." in report.gpu_claim(results)
     assert "5.4 and 7.1 times" in report.gpu_claim(results) and "| 9,000 |" in report.gpu(results)
     shutil.rmtree(results / "gpu")
-    with pytest.raises(ValueError, match=r"gpu has no rows: python bench/gpu\.py --out "):
+    with pytest.raises(ValueError, match=r"gpu has no rows: python bench/gpu --out "):
         report.gpu_claim(results)
     readme.write_text("<!-- rows: nothing -->\n<!-- end of rows -->\n")
     with pytest.raises(ValueError, match="no block 'nothing'"):
         report.main(options)
 
 
-def test_suites():
-    """Each benchmark of the pytest-benchmark suites once or twice, at tiny shapes."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(FOLDER / "suites"), "--tiny"]
+def test_ctc():
+    """Every benchmark of the suite runs once, and writes no row."""
+    before = (FOLDER / "results/ctc.csv").read_bytes()
+    command = [sys.executable, FOLDER / "ctc.py", "--benchmark-disable", "-vv", "-p", "no:cacheprovider"]
     child = subprocess.run(command, capture_output=True, text=True, cwd=FOLDER.parent)
     assert child.returncode == 0, child.stdout[-3000:] + child.stderr[-1000:]
-    assert "[100%]" in child.stdout and "test_files_to_text" in child.stdout  # all of them, and their table
+    assert "::test_provider[transformers] PASSED" in child.stdout and "[100%]" in child.stdout
+    assert (FOLDER / "results/ctc.csv").read_bytes() == before
+
+
+def programs():
+    """Yield every program of bench/, by its path there."""
+    for path in sorted(FOLDER.rglob("*.py")):
+        if path.name == "__main__.py":
+            yield str(path.parent.relative_to(FOLDER))
+        elif '\nif __name__ == "__main__":\n' in path.read_text(encoding="utf-8"):
+            yield str(path.relative_to(FOLDER))
+
+
+@pytest.mark.parametrize("name", list(programs()))
+def test_programs_start_from_a_bare_checkout(name, tmp_path):
+    """In any working directory, with hubert_fast's libraries but not hubert_fast: ``-S`` hides an editable installation."""
+    if name.startswith(("demo", "transcribe_corpus")):
+        pytest.importorskip("soxr")
+    clean = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    clean["PYTHONPATH"] = sysconfig.get_path("purelib")
+    assert "hubert_fast" not in os.listdir(clean["PYTHONPATH"]), "hubert_fast is installed there, and would be found"
+    command = [sys.executable, "-S", FOLDER / name, "--help"]
+    child = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=clean)
+    assert child.returncode == 0 and "usage: " in child.stdout, child.stderr

@@ -47,7 +47,7 @@ def finished(tmp_path_factory):
     """Run every stage once; return the folder of its files and what was printed."""
     out = tmp_path_factory.mktemp("finished") / "rows"
     archive = out.with_name("rows.tar.gz")
-    child = script(FOLDER / "gpu.py", "--out", out, "--tiny", "--commit", "abc1234", "--archive", archive, OMP_NUM_THREADS="1")
+    child = script(FOLDER / "gpu", "--out", out, "--tiny", "--commit", "abc1234", "--archive", archive, OMP_NUM_THREADS="1")
     assert child.returncode == 0, child.stdout + child.stderr
     return out, child.stdout
 
@@ -60,7 +60,7 @@ def bench(monkeypatch):
         monkeypatch.setenv(variable, "1" if variable == "TRITON_INTERPRET" else "auto")  # main sets them
     threads = torch.get_num_threads()
     yield importlib.import_module
-    for name in [name for name in sys.modules if name.startswith("gpu") or name in ("tune", "rows")]:
+    for name in [name for name in sys.modules if name.startswith("gpu") or name == "tune"]:
         if str(FOLDER) in str(getattr(sys.modules[name], "__file__", "")):
             sys.modules.pop(name)
     torch.set_num_threads(threads)  # --tiny takes one
@@ -100,7 +100,7 @@ def test_values(finished):
 
 
 def test_production_blocks_are_among_the_values(bench):
-    gpu_run, gpu_values = bench("gpu_run"), bench("gpu_values")
+    gpu_run, gpu_values = bench("gpu.run"), bench("gpu.values")
     run = gpu_run.Run(Path(), 60, True)
     run.tiny = False  # cases draw their inputs when they run
     cases = list(gpu_values.value_cases(run))
@@ -121,7 +121,7 @@ def test_repeat(finished):
 
 
 def test_repeat_finds_one_bit(bench, monkeypatch, tmp_path):
-    gpu_cases, gpu_repeat, gpu_run = (bench(name) for name in ("gpu_cases", "gpu_repeat", "gpu_run"))
+    gpu_cases, gpu_repeat, gpu_run = (bench(f"gpu.{name}") for name in ("cases", "repeat", "run"))
     answers = itertools.chain([0.0, 0.0], itertools.repeat(-0.0))  # equal, but of other bits
     make = lambda *_: gpu_cases.Case(  # noqa: E731
         "layer_norm", "one", torch.float32, tuple, 1.0,
@@ -141,7 +141,7 @@ def test_whole(finished):
 
 
 def test_a_wrong_model_is_called_wrong(bench, monkeypatch, tmp_path):
-    gpu_run, gpu_whole = bench("gpu_run"), bench("gpu_whole")
+    gpu_run, gpu_whole = bench("gpu.run"), bench("gpu.whole")
     right = gpu_whole.Checked.compare
     monkeypatch.setattr(gpu_whole, "PROVIDERS", ("hf-sdpa", "hf-eager", "hf-flash"))
     errors = iter((2e-4, float("inf")))
@@ -173,7 +173,7 @@ def test_models(finished):
 
 
 def test_shares_are_of_what_is_sustained(bench, tmp_path):
-    gpu_run = bench("gpu_run")
+    gpu_run = bench("gpu.run")
     run, table = gpu_run.Run(tmp_path, 60, True), gpu_run.Table(tmp_path / "ceilings.csv", "kind name shape value unit status")
     assert gpu_run.sustained_or_burst(run, torch.bfloat16) == (None, "")
     for kind, name, value, status in (
@@ -203,14 +203,14 @@ def test_ops(finished):
 
 
 def layer_norm_case(bench):
-    gpu_cases, gpu_ops = bench("gpu_cases"), bench("gpu_ops")
+    gpu_cases, gpu_ops = bench("gpu.cases"), bench("gpu.op_cases")
     case = gpu_ops.layer_norm(gpu_cases.TINY, [3], Where(torch.float32, torch.device("cpu")))
     return gpu_cases, case
 
 
 def test_nothing_is_timed_that_answers_otherwise_or_fails(bench, tmp_path):
     """Ours as well: it is the definition that says what is right."""
-    gpu_run, gpu_times = bench("gpu_run"), bench("gpu_times")
+    gpu_run, gpu_times = bench("gpu.run"), bench("gpu.times")
     gpu_cases, case = layer_norm_case(bench)
     case.launcher = gpu_cases.plain(lambda x, weight, bias: 1.01 * case.definition(x, weight, bias))
     case.libraries = {
@@ -227,7 +227,7 @@ def test_nothing_is_timed_that_answers_otherwise_or_fails(bench, tmp_path):
 
 
 def test_a_definition_without_memory_leaves_a_library_to_judge(bench, monkeypatch, tmp_path):
-    gpu_run, gpu_times = bench("gpu_run"), bench("gpu_times")
+    gpu_run, gpu_times = bench("gpu.run"), bench("gpu.times")
     gpu_cases, case = layer_norm_case(bench)
     definition = case.definition
 
@@ -252,7 +252,7 @@ def test_a_definition_without_memory_leaves_a_library_to_judge(bench, monkeypatc
 
 
 def test_difference_finds_what_is_worst_in_any_part(bench, monkeypatch):
-    gpu_run = bench("gpu_run")
+    gpu_run = bench("gpu.run")
     monkeypatch.setattr(gpu_run, "PART", 4)
     expected = torch.arange(-5.0, 5.0).view(2, 5)
     found = expected.t().contiguous().t().clone()
@@ -275,7 +275,7 @@ def test_profile(finished):
 
 def test_a_stage_that_crashes_or_hangs_costs_itself_alone(bench, monkeypatch, tmp_path, capsys):
     """Four stages: one of two processes that aborts after a row, one that hangs, one that fails, one that is whole."""
-    gpu, gpu_run = bench("gpu"), bench("gpu_run")
+    gpu, gpu_run = bench("gpu.__main__"), bench("gpu.run")
     right, table = gpu.commands_of, tmp_path / "values.csv"
     python = [sys.executable, "-c"]
     row = f"open({str(table)!r}, 'a').write('op,status\\nconv_gelu,pass\\n')"
@@ -307,9 +307,9 @@ def test_a_stage_that_crashes_or_hangs_costs_itself_alone(bench, monkeypatch, tm
 
 
 def test_rows_of_several_processes_stay_whole(bench, tmp_path):
-    gpu_run = bench("gpu_run")
+    gpu_run = bench("gpu.run")
     code = (
-        "import sys; sys.path[:0] = sys.argv[1:2]; import checkout; from gpu_run import Table; from pathlib import Path\n"
+        "import sys; sys.path[:0] = sys.argv[1:2]; from gpu.run import Table; from pathlib import Path\n"
         "for number in range(50): Table(Path(sys.argv[2]), 'process number status').add(process=sys.argv[3], number=number)"
     )
     path = tmp_path / "rows.csv"
@@ -330,7 +330,7 @@ def test_rows_of_several_processes_stay_whole(bench, tmp_path):
     ],
 )
 def test_a_lost_device_ends_the_process(bench, tmp_path, error, lost):
-    gpu_run = bench("gpu_run")
+    gpu_run = bench("gpu.run")
     table = gpu_run.Table(tmp_path / "rows.csv", "op status")
 
     def fail():
@@ -351,14 +351,14 @@ def test_no_time_at_all_from_a_bare_checkout(tmp_path):
     """Nothing is installed but the libraries: ``-S`` leaves out what links this package."""
     for name in ("hubert_fast", "kernels", "bench"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "results"))
-    program, out = tmp_path / "bench/gpu.py", tmp_path / "out"
+    program, out = tmp_path / "bench/gpu", tmp_path / "out"
     libraries = sysconfig.get_path("purelib")
     child = script("-S", program, "--out", out, "--tiny", "--seconds", "0", PYTHONPATH=libraries)
     assert child.returncode == 1, child.stderr
     rows = rows_of(out / "stages.csv")
     assert [(row["stage"], row["status"]) for row in rows] == [(stage, LEFT_OUT) for stage in STAGES]
     assert "stages: 8 rows, 8 not well" in (out / "summary.txt").read_text()
-    stage = ("-S", program.with_name("gpu_stage.py"), "repeat", "--out", out, "--tiny", "--until", "0")
+    stage = ("-S", program / "stage.py", "repeat", "--out", out, "--tiny", "--until", "0")
     child = script(*stage, PYTHONPATH=libraries)
     assert child.returncode == 0, child.stderr
     assert {row["status"] for row in rows_of(out / "repeat.csv")} == {LEFT_OUT}
@@ -366,11 +366,11 @@ def test_no_time_at_all_from_a_bare_checkout(tmp_path):
 
 def test_results_are_not_mixed(bench, tmp_path, capsys):
     (tmp_path / "models.csv").write_text("stage\nheadline\n")
-    assert bench("gpu").main(["--out", str(tmp_path), "--tiny", "--stage", "compile"]) == 2
+    assert bench("gpu.__main__").main(["--out", str(tmp_path), "--tiny", "--stage", "compile"]) == 2
     assert "has a models.csv already: name another folder" in capsys.readouterr().err
     assert (tmp_path / "models.csv").read_text() == "stage\nheadline\n"
     (tmp_path / "environment.csv").write_text("key,value\ndevice,another chip\n")
-    gpu_ceilings, gpu_run = bench("gpu_ceilings"), bench("gpu_run")
+    gpu_ceilings, gpu_run = bench("gpu.ceilings"), bench("gpu.run")
     with pytest.raises(ValueError, match=r"has results of another chip, but this is .*: name another folder"):
         gpu_ceilings.environment(gpu_run.Run(tmp_path, 60, True), "")
 
@@ -397,7 +397,7 @@ def test_graphs_are_those_of_one_provider(captures, monkeypatch):  # noqa: F811
 @torch.inference_mode()
 @pytest.mark.parametrize("name", ["tiny-large", "tiny"])
 def test_whole_models_under_graphs(bench, captures, monkeypatch, tmp_path, name):  # noqa: F811
-    gpu_whole, gpu_run = bench("gpu_whole"), bench("gpu_run")
+    gpu_whole, gpu_run = bench("gpu.whole"), bench("gpu.run")
     subject = Subject.random(name, torch.device("cpu"), torch.float32)
     monkeypatch.setenv("HUBERT_FAST_BACKEND", "triton")
     table = gpu_run.Table(tmp_path / "whole.csv", "model dtype provider max_error tolerance status")
@@ -415,15 +415,16 @@ def test_whole_models_under_graphs(bench, captures, monkeypatch, tmp_path, name)
     assert statuses == ["ok", "WRONG: no graph was replayed"]
 
 
-@pytest.mark.parametrize("program", ["gpu", "tune"])
+@pytest.mark.parametrize("program", ["gpu.__main__", "tune"])
 def test_no_gpu(bench, monkeypatch, tmp_path, capsys, program):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert bench(program).main(["--out", str(tmp_path)] if program == "gpu" else ["--csv", str(tmp_path / "tune.csv")]) == 2
+    arguments = ["--csv", str(tmp_path / "tune.csv")] if program == "tune" else ["--out", str(tmp_path)]
+    assert bench(program).main(arguments) == 2
     assert "no CUDA device" in capsys.readouterr().err
 
 
 def test_values_fail_for_memory_that_is_not_written(bench, monkeypatch, tmp_path):
-    gpu_run, gpu_values = bench("gpu_run"), bench("gpu_values")
+    gpu_run, gpu_values = bench("gpu.run"), bench("gpu.values")
     _, case = layer_norm_case(bench)
     monkeypatch.setattr(gpu_values, "value_cases", lambda run: [case])
     monkeypatch.setattr(case, "public", lambda x, weight, bias: torch.empty(x.shape))

@@ -20,7 +20,7 @@ ROOT = Path(hubert_fast.__file__).parent.parent
 FOLDER = ROOT / "bench"
 pytestmark = pytest.mark.skipif(not FOLDER.exists(), reason="bench/ is not beside the package under test")
 
-# A gpu.py that says how it was called, and then waits or has compiled a kernel.
+# A bench/gpu that says how it was called, and then waits or has compiled a kernel.
 GPU = """
 import json, os, signal, sys, time
 from pathlib import Path
@@ -47,19 +47,19 @@ sys.exit(1)
 def gpu_kit(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}  # which its run() sets
-    yield importlib.import_module("gpu_kit")
+    yield importlib.import_module("gpu.kit")
     for number, handler in handlers.items():
         signal.signal(number, handler)
-    for name in ("gpu_kit", "gpu"):
-        sys.modules.pop(name, None)
+    for name in [name for name in sys.modules if name == "gpu" or name.startswith("gpu.")]:
+        sys.modules.pop(name)
 
 
 @pytest.fixture
 def kit(tmp_path):
-    """Make a kit of one kernel, whose gpu.py is the one above."""
+    """Make a kit of one kernel, whose bench/gpu is the program above."""
     kit, triton = tmp_path / "kit", pytest.importorskip("triton").__version__
-    (kit / "source/bench").mkdir(parents=True)
-    (kit / "source/bench/gpu.py").write_text(GPU)
+    (kit / "source/bench/gpu").mkdir(parents=True)
+    (kit / "source/bench/gpu/__main__.py").write_text(GPU)
     (kit / "kit.json").write_text(json.dumps({"commit": "abc1234", "triton": triton, "stamp": "unpacked-1"}))
     (tmp_path / "A").mkdir()
     (tmp_path / "A/__grp___old_kernel.json").write_text("{}")
@@ -73,10 +73,10 @@ def rows_of(archive, name):
         return file.extractfile(f"rows/{name}").read().decode()
 
 
-def test_gpu_py_is_run_with_the_kernels(gpu_kit, kit, tmp_path, capfd, monkeypatch):
+def test_bench_gpu_is_run_with_the_kernels(gpu_kit, kit, tmp_path, capfd, monkeypatch):
     monkeypatch.delenv("PYTHONPATH", raising=False)
     out, cache = tmp_path / "out", tmp_path / "cache"
-    assert gpu_kit.run(kit, cache, out, ["--seconds", "9", "--stage", "ops"]) == 1  # as gpu.py ended
+    assert gpu_kit.run(kit, cache, out, ["--seconds", "9", "--stage", "ops"]) == 1  # as bench/gpu ended
     told = json.loads(rows_of(out / "rows.tar.gz", "told.json"))
     assert told.pop("arguments")[2:] == [
         *("--archive", str(out / "rows.tar.gz"), "--commit", "abc1234", "--seconds", "9", "--stage", "ops")
@@ -118,7 +118,7 @@ def test_another_machine_is_told_so(gpu_kit, kit, tmp_path, capfd, monkeypatch):
     assert gpu_kit.run(kit, tmp_path / "cache", tmp_path / "out", []) == 1
     assert "not 1.2: every kernel will be compiled anew" in capfd.readouterr().out
     monkeypatch.setattr(gpu_kit, "find_spec", lambda name: None if name in ("torch", "triton") else name)
-    with pytest.raises(SystemExit, match=r"gpu.py needs torch and triton, but .* has no such package"):
+    with pytest.raises(SystemExit, match=r"bench/gpu needs torch and triton, but .* has no such package"):
         gpu_kit.run(kit, tmp_path / "cache", tmp_path / "other", [])
     assert not (tmp_path / "other").exists()
 
@@ -126,7 +126,7 @@ def test_another_machine_is_told_so(gpu_kit, kit, tmp_path, capfd, monkeypatch):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["interrupted", "terminated"])
 def test_an_interruption_keeps_the_rows(kit, tmp_path, number):
     given = f"Path({str(kit)!r}), Path({str(tmp_path / 'cache')!r}), Path({str(tmp_path / 'out')!r}), ['--wait']"
-    program = f"import sys; from pathlib import Path; import gpu_kit; sys.exit(gpu_kit.run({given}))"
+    program = f"import sys; from pathlib import Path; from gpu import kit; sys.exit(kit.run({given}))"
     child = subprocess.Popen([sys.executable, "-c", program], cwd=FOLDER, stdout=subprocess.PIPE, text=True)
     assert "measuring\n" in iter(child.stdout.readline, "")
     child.send_signal(number)
@@ -139,19 +139,20 @@ def tree(gpu_kit, tmp_path, monkeypatch):
     """Commit a small tree that stands for this one: its setup.py and its compilation take no time."""
     files = {
         "setup.py": "open('hubert_fast/_ctc.cpython-312.so', 'w').close(); import os; os.mkdir('build')",
-        "bench/gpu_kit.py": """
+        "bench/gpu/kit.py": """
             import json, os, sys
             from pathlib import Path
             assert sys.argv[1] == "--compile" and len(sys.argv) == 3
             wrong = [name for name in os.environ if name.startswith("TRITON_") and name != "TRITON_CACHE_DIR"]
-            assert not wrong and os.environ["PYTHONPATH"] == f"{Path(sys.argv[0]).parent.parent}:/before"
+            assert not wrong and os.environ["PYTHONPATH"] == f"{Path(sys.argv[0]).parents[2]}:/before"
             for folder in ("OLD", "USED"):
                 (cache := Path(os.environ["TRITON_CACHE_DIR"]) / folder).mkdir()
                 for name in ("__grp__k.json", "k.json", "k.cubin", "k.ptx", "k.source"):
                     (cache / name).write_text(name)
             Path(sys.argv[2]).write_text(json.dumps(["USED"]))
         """,
-        "hubert_fast/model.py": "here = 1", "tests/test_model.py": "", "bench/results/large.csv": "", "bench/gpu.py": "",
+        "hubert_fast/model.py": "here = 1", "tests/test_model.py": "", "bench/results/large.csv": "",
+        "bench/gpu/__main__.py": "",
     }  # fmt: skip
     root = tmp_path / "tree"
     for name, text in files.items():
@@ -172,8 +173,8 @@ def test_the_kit_is_what_is_committed(gpu_kit, tree, tmp_path, capfd):
     kit = tmp_path / "kit"
     gpu_kit.prepare(kit)
     assert sorted(str(path.relative_to(kit)) for path in kit.rglob("*") if path.is_file()) == [
-        "kit.json", "run.sh", "source/bench/gpu.py", "source/bench/gpu_kit.py", "source/hubert_fast/_ctc.cpython-312.so",
-        "source/hubert_fast/model.py", "source/setup.py", "triton_cache.tar.gz",
+        "kit.json", "run.sh", "source/bench/gpu/__main__.py", "source/bench/gpu/kit.py",
+        "source/hubert_fast/_ctc.cpython-312.so", "source/hubert_fast/model.py", "source/setup.py", "triton_cache.tar.gz",
     ]  # fmt: skip
     assert (kit / "source/hubert_fast/model.py").read_text() == "here = 1"
     head = subprocess.run(["git", "-C", tree, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
@@ -214,9 +215,9 @@ def python_of(folder, version):
 
 def test_run_sh_and_make_refuse_other_pythons(gpu_kit, tmp_path):
     kit = tmp_path / "a kit"
-    (kit / "source/bench").mkdir(parents=True)
+    (kit / "source/bench/gpu").mkdir(parents=True)
     (kit / "run.sh").write_text(gpu_kit.RUN)
-    shutil.copy(FOLDER / "gpu_kit.py", kit / "source/bench")
+    shutil.copy(FOLDER / "gpu/kit.py", kit / "source/bench/gpu")
 
     def said(version, *command):
         path = python_of(tmp_path / version, version) if version else os.environ["PATH"]
@@ -226,7 +227,7 @@ def test_run_sh_and_make_refuse_other_pythons(gpu_kit, tmp_path):
     assert found.returncode == 2 and "this kit needs Python 3.12, but python3 is 3.9.1: put" in found.stderr
     for number, arguments in enumerate(([], ["--seconds", "9"])):
         found = said(f"3.12.{number}", "bash", kit / "run.sh", *arguments)
-        assert found.returncode == 1 and found.stderr.startswith("usage: bash run.sh OUT [options of bench/gpu.py]")
+        assert found.returncode == 1 and found.stderr.startswith("usage: bash run.sh OUT [options of bench/gpu]")
     assert not (tmp_path / "out").exists()
     if shutil.which("make"):
         found = said("", "make", "gpu-kit", "GPU_PYTHON=no-such-python")
@@ -237,11 +238,12 @@ def test_run_sh_and_make_refuse_other_pythons(gpu_kit, tmp_path):
 
 LAUNCHES = """
 import sys
-import checkout, gpu_launches, gpu_models, gpu_ops, gpu_profile, gpu_whole, torch
+import torch
+from gpu import launches, models, op_cases, whole
 from pathlib import Path
 from hubert_fast import ops
 from hubert_fast.check.cases import SIZES, Size, Where
-gpu_launches.stand_in()
+launches.stand_in()
 
 def calls(device, *shapes):
     for build, size, lengths in shapes:
@@ -253,21 +255,21 @@ def names(found):
 
 if sys.argv[2] == "all":
     odd = Size("odd", hidden=52, heads=4, inner=77, groups=4, kernel=5, conv=24, vocabulary=31)
-    shapes = [(build, odd, [1, 0, 7, 12]) for build in gpu_ops.BUILDERS]
+    shapes = [(build, odd, [1, 0, 7, 12]) for build in op_cases.BUILDERS]
     meta, real = list(calls("meta", *shapes)), list(calls("cpu", *shapes))
-    print(names(gpu_launches.launches_of(meta)))
-    print(names(gpu_launches.launches_of([*real, *meta])))
-    gpu_whole.models = lambda tiny: iter([("tiny-large", torch.bfloat16)])
-    gpu_whole.GRAPH_SECONDS = ((3.01,),)
-    gpu_models.HEADLINE, gpu_models.COMPILED = gpu_models.TINY_HEADLINE, gpu_models.TINY_COMPILED
-    models = [call for call in gpu_launches.model_calls() if call[0].startswith("tiny")]
-    print([what for what, _ in models])
-    print(names(gpu_launches.launches_of(models)))
+    print(names(launches.launches_of(meta)))
+    print(names(launches.launches_of([*real, *meta])))
+    whole.models = lambda tiny: iter([("tiny-large", torch.bfloat16)])
+    whole.GRAPH_SECONDS = ((3.01,),)
+    models.HEADLINE, models.COMPILED = models.TINY_HEADLINE, models.TINY_COMPILED
+    forwards = [call for call in launches.model_calls() if call[0].startswith("tiny")]
+    print([what for what, _ in forwards])
+    print(names(launches.launches_of(forwards)))
 
-shapes = [(gpu_ops.layer_norm, SIZES["base"], lengths) for lengths in ([300], [301], [4097])]
+shapes = [(op_cases.layer_norm, SIZES["base"], lengths) for lengths in ([300], [301], [4097])]
 wrong = "wrong", lambda: ops.layer_norm(*(torch.empty(size, device="meta") for size in (4, 5, 5)), backend="triton")
-found = gpu_launches.launches_of([*calls("meta", *shapes), wrong])
-gpu_launches.compile_all(found, Path(sys.argv[1]), 2)
+found = launches.launches_of([*calls("meta", *shapes), wrong])
+launches.compile_all(found, Path(sys.argv[1]), 2)
 """
 
 

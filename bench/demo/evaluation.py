@@ -12,7 +12,10 @@ import datetime
 import functools
 import random
 import subprocess
+import sys
 from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # hubert_fast, where it is not installed
 
 from sentences import sentence
 from voices import (

@@ -12,8 +12,11 @@ import argparse
 import copy
 import json
 import math
+import sys
 import time
 from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # hubert_fast, where it is not installed
 
 import torch
 import torch.nn.functional as F

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from gpu_run import NAMES, Run, Table
 
+from gpu.run import NAMES, Run, Table
 from hubert_fast import PackedAudio
 from hubert_fast.benchmark.measure import SAME, Checked
 from hubert_fast.benchmark.providers import Provider, provider

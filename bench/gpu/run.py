@@ -1,4 +1,4 @@
-"""What a stage of ``gpu.py`` and ``tune.py`` run with: a clock, a budget, and the files they write."""
+"""What a stage of ``bench/gpu`` and ``tune.py`` run with: a clock, a budget, and the files they write."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hubert_fast.benchmark.work import librispeech_seconds
 from hubert_fast.check.values import tensors
 from hubert_fast.devices import is_out_of_memory
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 NAMES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 OP_SECONDS = 0.3  # for timing one provider
 PART = 1 << 26  # values of a result that are compared at once

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import torch
-from gpu_run import NAMES, Run, Table
 
+from gpu.run import NAMES, Run, Table
 from hubert_fast.check.cases import OpCase, Where, every_case
 from hubert_fast.check.values import held_to_float64
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import gc
 from typing import Any
 
-import gpu_ops
 import torch
-from gpu_cases import TINY, Case
-from gpu_decisions import decisions
-from gpu_run import NAMES, Run, Table, difference, percentiles_ms, read, sustained_or_burst
 from torch import Tensor
 
+from gpu import op_cases
+from gpu.cases import TINY, Case
+from gpu.decisions import decisions
+from gpu.run import NAMES, Run, Table, difference, percentiles_ms, read, sustained_or_burst
 from hubert_fast import ops
 from hubert_fast.check.cases import SIZES, Where
 from hubert_fast.check.values import poisoned, tensors
@@ -25,33 +25,33 @@ CACHED_BYTES, MOST_INPUTS = 200_000_000, 8  # inputs are cycled through, so that
 COLUMNS = "op shape dtype provider p20_ms p50_ms p80_ms bytes flop tflops gb_per_second share ceiling max_error expected status"
 
 
-def op_cases(run: Run) -> list[Case]:
+def timed_cases(run: Run) -> list[Case]:
     """Return cases, those of large first. Layers before the projection get a quarter: about a slice of the packed graph."""
     lengths = [4, 5] if run.tiny else run.utterance_frames(FRAMES)
     some = lengths if run.tiny else lengths[: len(lengths) // 4]
     at = Where(torch.float32 if run.tiny else torch.bfloat16, run.device)
     large, base = (TINY, TINY._replace(name="tiny base", pre_norm=False)) if run.tiny else (SIZES["large"], SIZES["base"])
     cases = [
-        gpu_ops.linear_gelu(large, lengths, at),
-        gpu_ops.attention(large, lengths, at),
-        gpu_ops.add_layer_norm(large, lengths, at),
-        gpu_ops.conv_first(large, some, at),
-        gpu_ops.conv_gelu(large, some, at),
-        gpu_ops.conv_gelu(large, some, at, 2),
-        gpu_ops.conv_positional(large, lengths, at),
-        gpu_ops.layer_norm(large, lengths, at),
-        gpu_ops.linear_add(large, lengths, at),
-        gpu_ops.ctc_argmax(large, lengths, at),
-        gpu_ops.normalize_waveforms(large, some, at),
-        gpu_ops.attention_padded(large, some, at),
+        op_cases.linear_gelu(large, lengths, at),
+        op_cases.attention(large, lengths, at),
+        op_cases.add_layer_norm(large, lengths, at),
+        op_cases.conv_first(large, some, at),
+        op_cases.conv_gelu(large, some, at),
+        op_cases.conv_gelu(large, some, at, 2),
+        op_cases.conv_positional(large, lengths, at),
+        op_cases.layer_norm(large, lengths, at),
+        op_cases.linear_add(large, lengths, at),
+        op_cases.ctc_argmax(large, lengths, at),
+        op_cases.normalize_waveforms(large, some, at),
+        op_cases.attention_padded(large, some, at),
         *decisions(large, lengths, at),
-        gpu_ops.linear_gelu(base, lengths, at),
-        gpu_ops.attention(base, lengths, at),
-        gpu_ops.conv_first_by_utterance(base, some, at),
-        gpu_ops.conv_gelu(base, some, at),
-        gpu_ops.conv_positional(base, lengths, at),
-        gpu_ops.add_layer_norm(base, lengths, at),
-        gpu_ops.window_statistics(base, some, at),
+        op_cases.linear_gelu(base, lengths, at),
+        op_cases.attention(base, lengths, at),
+        op_cases.conv_first_by_utterance(base, some, at),
+        op_cases.conv_gelu(base, some, at),
+        op_cases.conv_positional(base, lengths, at),
+        op_cases.add_layer_norm(base, lengths, at),
+        op_cases.window_statistics(base, some, at),
         *([] if run.tiny else decisions(base, lengths, at)),
     ]
     return list({(case.op, case.shape): case for case in cases}.values())
@@ -60,7 +60,7 @@ def op_cases(run: Run) -> list[Case]:
 def time_ops(run: Run, containing: str = "") -> None:
     """Write ops.csv. containing: a part of the name of the ops to time, of all by default."""
     table = Table(run.out / "ops.csv", COLUMNS)
-    for case in op_cases(run):
+    for case in timed_cases(run):
         if containing in case.op:
             time_case(run, table, case)
             gc.collect()

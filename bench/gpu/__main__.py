@@ -1,4 +1,4 @@
-"""Measure this package on a GPU, in one command: ``python bench/gpu.py --out DIR --seconds 315``.
+"""Measure this package on a GPU, in one command: ``python bench/gpu --out DIR --seconds 315``.
 
 ceilings  the machine and its versions (environment.csv), and what it reaches: products and a copy (ceilings.csv).
 values    every op on kernels against its definition in float64, on many processes (values.csv).
@@ -29,7 +29,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-FOLDER = Path(__file__).resolve().parent
+BENCH = Path(__file__).resolve().parent.parent
 STAGES = {  # name -> most seconds, its file
     "ceilings": (25, "ceilings.csv"),
     "values": (80, "values.csv"),
@@ -109,7 +109,7 @@ def _lines(file: IO[str]) -> list[str]:
 def commands_of(stage: str, options: argparse.Namespace, until: float) -> list[list[str]]:
     """Return the commands of a stage: one, but many for values, most of whose time is compilation."""
     shards = (2 if options.tiny else min(SHARDS, max((os.cpu_count() or 1) - 2, 1))) if stage == "values" else 1
-    command = [sys.executable, str(FOLDER / "gpu_stage.py"), stage, "--out", str(options.out), "--until", str(until)]
+    command = [sys.executable, str(BENCH / "gpu/stage.py"), stage, "--out", str(options.out), "--until", str(until)]
     command += ["--ops", options.ops, "--commit", options.commit, *(["--tiny"] if options.tiny else [])]
     return [[*command, "--shard", str(shard), str(shards)] for shard in range(shards)]
 
@@ -121,7 +121,7 @@ def limit_of(stage: str, left: float, tiny: bool) -> float:
 
 def run_stages(options: argparse.Namespace, after: Callable[[], None]) -> bool:
     """Run stages in turn, calling ``after`` behind each. Return whether all ended well."""
-    from gpu_run import LEFT_OUT, Table
+    from gpu.run import LEFT_OUT, Table
 
     table, end, well = Table(options.out / "stages.csv", COLUMNS), time.monotonic() + options.seconds, True
     for stage in (name for name in STAGES if name in options.stage):
@@ -161,9 +161,9 @@ def main(arguments: list[str] | None = None) -> int:
                         help="also pack the folder into this .tar.gz after each stage (default: none)")  # fmt: skip
     parser.add_argument("--tiny", action="store_true", help="run tiny shapes on the CPU, interpreted: a test of this program")
     options = parser.parse_args(arguments)
-    import checkout  # noqa: F401
     import torch
-    from gpu_summary import write_summary
+
+    from gpu.summary import write_summary
 
     if not options.tiny and not torch.cuda.is_available():
         print("there is no CUDA device: --tiny runs a test of this program on the CPU", file=sys.stderr)
@@ -185,5 +185,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(BENCH))  # this package and the programs beside it
+    sys.path.append(str(BENCH.parent))  # hubert_fast, where it is not installed
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an ordinary exit, which kills the stage's processes
     sys.exit(main())

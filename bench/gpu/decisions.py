@@ -6,9 +6,9 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from gpu_cases import Call, Case, Provider, plain, ruled
 from torch import Tensor
 
+from gpu.cases import Call, Case, Provider, plain, ruled
 from hubert_fast import ops
 from hubert_fast.check.cases import STREAM, Size, Where, conv_gelu
 

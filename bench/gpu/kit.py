@@ -1,8 +1,8 @@
-"""Prepare one folder with everything that a bare GPU machine needs to run ``gpu.py``: ``make gpu-kit GPU_PYTHON=python3.12``.
+"""Prepare one folder with everything that a bare GPU machine needs to run ``bench/gpu``: ``make gpu-kit``.
 
 source/              the committed tree, with the C++ extension for Python 3.12, without which CTC takes 54 ms a batch
-triton_cache.tar.gz  the kernels that ``gpu.py`` launches, compiled for sm_90: H100 and H200, of 132 multiprocessors
-run.sh, kit.json     unpack the kernels and run ``gpu.py`` of source/; what the kit is
+triton_cache.tar.gz  the kernels that ``bench/gpu`` launches, compiled for sm_90: H100 and H200, of 132 multiprocessors
+run.sh, kit.json     unpack the kernels and run ``bench/gpu`` of source/; what the kit is
 
 Kernels are compiled without a GPU, from the launches of all stages on tensors without memory. Triton's cache holds absolute
 paths, so it is filled here and unpacked there at one path, CACHE. What triton builds with gcc when it first starts a kernel
@@ -28,23 +28,23 @@ from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 CACHE = Path("/tmp/hubert_fast_triton_cache")
 MOST_BYTES = 40_000_000
 LEFT_OUT = (":(exclude)tests", ":(exclude)bench/results")  # of the tree
 KERNELS = "*/__grp___*.json"  # one of each kernel of ours in the cache
 LOADED = (".json", ".cubin")  # what triton reads of a compiled kernel; other files are stages of its compilation
 RUN = """#!/usr/bin/env bash
-# Run bench/gpu.py on a GPU machine: bash run.sh OUT [options of bench/gpu.py]. OUT gets rows.tar.gz and summary.txt.
+# Run bench/gpu on a GPU machine: bash run.sh OUT [options of bench/gpu]. OUT gets rows.tar.gz and summary.txt.
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 python3 -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12) and "this kit needs Python 3.12, but python3 is " +
     sys.version.split()[0] + ": put a Python 3.12 first on PATH")' || exit 2
-exec python3 "$here/source/bench/gpu_kit.py" --run "$@"
+exec python3 "$here/source/bench/gpu/kit.py" --run "$@"
 """
 
 
 def snapshot(folder: Path) -> str:
-    """Unpack the committed tree into a folder, without what gpu.py does not need, and return its commit."""
+    """Unpack the committed tree into a folder, without what bench/gpu does not need, and return its commit."""
 
     def git(*arguments: str) -> bytes:
         return subprocess.run(["git", "-C", str(ROOT), *arguments], check=True, stdout=subprocess.PIPE).stdout
@@ -71,7 +71,7 @@ def prepare(folder: Path) -> None:
     CACHE.mkdir(exist_ok=True)
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("TRITON_", "HUBERT_FAST_"))}
     clean |= {"PYTHONDONTWRITEBYTECODE": "1", "HUBERT_FAST_BACKEND": "triton", "HUBERT_FAST_CUDA_GRAPHS": "1"}
-    command = [sys.executable, str(source / "bench/gpu_kit.py"), "--compile", str(about)]
+    command = [sys.executable, str(source / "bench/gpu/kit.py"), "--compile", str(about)]
     subprocess.run(command, check=True, env=clean | environment(source, CACHE))
     folders = json.loads(about.read_text())
     with tarfile.open(archive, "w:gz") as file:
@@ -109,17 +109,17 @@ def unpack(kit: Path, cache: Path, stamp: str) -> None:
 
 
 def run(kit: Path, cache: Path, out: Path, options: list[str]) -> int:
-    """Run gpu.py of a kit and return its exit status. Its rows lie elsewhere and come into ``out`` as one archive.
+    """Run bench/gpu of a kit and return its exit status. Its rows lie elsewhere and come into ``out`` as one archive.
 
     However it ends, the archive has all rows that there are. Raises ``SystemExit`` where it cannot begin.
     """
-    from gpu import pack
+    from gpu.__main__ import pack
 
     about, archive = json.loads((kit / "kit.json").read_text()), out / "rows.tar.gz"
     if archive.exists():
         sys.exit(f"{out} has a rows.tar.gz already: name another folder")
     if missing := [name for name in ("torch", "triton", "transformers", "numpy") if find_spec(name) is None]:
-        sys.exit(f"gpu.py needs {' and '.join(missing)}, but {sys.executable} has no such package")
+        sys.exit(f"bench/gpu needs {' and '.join(missing)}, but {sys.executable} has no such package")
     if (found := import_module("triton").__version__) != about["triton"]:
         print(f"triton is {found}, not {about['triton']}: every kernel will be compiled anew", flush=True)
     unpack(kit, cache, about["stamp"])
@@ -127,7 +127,7 @@ def run(kit: Path, cache: Path, out: Path, options: list[str]) -> int:
     before = set(cache.glob(KERNELS))
     with tempfile.TemporaryDirectory() as place:
         rows = Path(place) / "rows"
-        command = [sys.executable, str(kit / "source/bench/gpu.py"), "--out", str(rows), "--archive", str(archive)]
+        command = [sys.executable, str(kit / "source/bench/gpu"), "--out", str(rows), "--archive", str(archive)]
         command += ["--commit", about["commit"], *options]
         child = subprocess.Popen(command, env=os.environ | environment(kit / "source", cache), start_new_session=True)
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -145,16 +145,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--compile", type=Path, metavar="FILE",
                         help="only compile kernels of this tree into TRITON_CACHE_DIR, and list their folders")  # fmt: skip
-    parser.add_argument("--run", nargs=argparse.REMAINDER, metavar="OUT", help="run gpu.py of the kit: OUT [options of gpu.py]")
+    parser.add_argument("--run", nargs=argparse.REMAINDER, metavar="OUT", help="run this kit: OUT [options of bench/gpu]")
     options = parser.parse_args()
     if options.run is not None:
         if not options.run or options.run[0].startswith("-"):
-            sys.exit("usage: bash run.sh OUT [options of bench/gpu.py]; OUT gets rows.tar.gz and summary.txt")
+            sys.exit("usage: bash run.sh OUT [options of bench/gpu]; OUT gets rows.tar.gz and summary.txt")
         sys.exit(run(ROOT.parent, CACHE, Path(options.run[0]), options.run[1:]))
     if options.compile is None:
         prepare(ROOT / "build/gpu-kit")
         return
-    from gpu_launches import compile_all, launches_of, model_calls, op_calls, stand_in
+    from gpu.launches import compile_all, launches_of, model_calls, op_calls, stand_in
 
     stand_in()
     launches = launches_of(chain(op_calls(), model_calls()))
@@ -163,4 +163,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT / "bench"))  # this package and the programs beside it
+    sys.path.append(str(ROOT))  # hubert_fast, where it is not installed
     main()

@@ -1,4 +1,4 @@
-"""A short table for people, from the CSV files of ``gpu.py``."""
+"""A short table for people, from the CSV files of ``bench/gpu``."""
 
 from __future__ import annotations
 

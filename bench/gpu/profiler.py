@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from gpu_run import NAMES, Run, Table, wall_ms
 from torch.profiler import ProfilerActivity
 
+from gpu.run import NAMES, Run, Table, wall_ms
 from hubert_fast.benchmark.providers import provider
 from hubert_fast.benchmark.subject import Subject
 from hubert_fast.benchmark.work import Work

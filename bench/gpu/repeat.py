@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import gpu_ops
 import torch
-from gpu_cases import TINY, Case
-from gpu_run import NAMES, Run, Table
 
+from gpu import op_cases
+from gpu.cases import TINY, Case
+from gpu.run import NAMES, Run, Table
 from hubert_fast.check.cases import REPEATED, SIZES, Where
 from hubert_fast.check.values import differing
 
 FRAMES, CALLS = 15_000, 40
-BUILDERS = tuple(getattr(gpu_ops, op) for op in REPEATED)
+BUILDERS = tuple(getattr(op_cases, op) for op in REPEATED)
 
 
 def repeat_cases(run: Run) -> Iterator[Case]:

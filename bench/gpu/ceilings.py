@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from gpu_run import NAMES, ROOT, Run, Table, device_name, percentiles_ms, read
 
 import hubert_fast
+from gpu.run import NAMES, ROOT, Run, Table, device_name, percentiles_ms, read
 from hubert_fast.benchmark.rows import first_line_of, processor, version
 
 SUSTAINED_SECONDS, SUSTAINED_FP16_SECONDS, BURST_SECONDS = 0.7, 0.3, 0.3

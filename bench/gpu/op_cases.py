@@ -9,9 +9,9 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from gpu_cases import Call, Case, Provider, counts_and_starts, packed, padded, plain, ruled
 from torch import Tensor
 
+from gpu.cases import Call, Case, Provider, counts_and_starts, packed, padded, plain, ruled
 from hubert_fast import ops
 from hubert_fast.check import cases
 from hubert_fast.check.cases import STREAM, Size, Where, frame_mask, sample_spans

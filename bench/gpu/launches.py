@@ -1,4 +1,4 @@
-"""What ``gpu.py`` launches on an H100 or H200, found and compiled where there is none: the kernels of a kit of ``gpu_kit.py``.
+"""What ``bench/gpu`` launches on an H100 or H200, found and compiled where there is none: the kernels of a kit of ``kit.py``.
 
 Stages call ops and models on tensors without memory, and triton compiles what they would launch.
 """
@@ -15,6 +15,19 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from compile_kernels import compiled
+from triton import knobs
+from triton.runtime.jit import JITFunction
+
+from gpu import models, op_cases, profiler, repeat, times, values, whole
+from gpu.run import Run
+from hubert_fast import cuda_graphs, dispatch, ops, packed_kernels, paths
+from hubert_fast.benchmark import measure, protocols, providers
+from hubert_fast.benchmark.subject import Subject
+from hubert_fast.benchmark.work import Work
+
 ARCH = 90
 
 
@@ -23,11 +36,6 @@ def stand_in() -> None:
 
     Ops then run the launchers of their kernels, and graphs are run and not captured.
     """
-    import gpu_ops
-    import torch
-
-    from hubert_fast import cuda_graphs, dispatch, ops, packed_kernels, paths
-    from hubert_fast.benchmark import providers
 
     def run_graph(self: Any, key: Any, places: Any, device: Any, prepare: Any, inputs: Any, rows: int) -> None:
         call, static = prepare()
@@ -43,7 +51,7 @@ def stand_in() -> None:
     cuda_graphs.GraphCache.run = run_graph
     torch.autocast = lambda *arguments, **options: contextlib.nullcontext()  # there is none without memory
     torch.is_autocast_enabled = lambda *arguments: False
-    gpu_ops.counts_and_starts = counts_and_starts
+    op_cases.counts_and_starts = counts_and_starts
     providers.greedy_decode = lambda *arguments, **options: []
     for path in Path(ops.__file__).parent.glob("[a-z]*.py"):
         module = import_module(f"hubert_fast.ops.{path.stem}")
@@ -54,17 +62,11 @@ def stand_in() -> None:
 
 def op_calls() -> Iterator[tuple[str, Callable[[], Any]]]:
     """Yield what the stages values, repeat and ops call, each with a name."""
-    import gpu_repeat
-    import gpu_run
-    import gpu_times
-    import gpu_values
-    import torch
-
-    run = gpu_run.Run(Path(), 0.0, False)
+    run = Run(Path(), 0.0, False)
     run.device = torch.device("meta")
-    for case in gpu_values.value_cases(run):
+    for case in values.value_cases(run):
         yield f"{case.op} {case.shape} {case.dtype}", lambda case=case: case.public(*case.make())
-    for case in (*gpu_repeat.repeat_cases(run), *gpu_times.op_cases(run)):
+    for case in (*repeat.repeat_cases(run), *times.timed_cases(run)):
         for name, provider in case.providers().items():
             if not name.startswith("library:"):
                 what = f"{case.op} {case.shape} {case.dtype}, {name}"
@@ -73,23 +75,13 @@ def op_calls() -> Iterator[tuple[str, Callable[[], Any]]]:
 
 def model_calls() -> Iterator[tuple[str, Callable[[], Any]]]:
     """Yield forwards of ours, packed and padded, as the stages whole, headline, profile and compile call them."""
-    import gpu_models
-    import gpu_profile
-    import gpu_whole
-    import numpy as np
-    import torch
-
-    from hubert_fast.benchmark import measure, protocols, providers
-    from hubert_fast.benchmark.subject import Subject
-    from hubert_fast.benchmark.work import Work
-    from hubert_fast.paths import encode_padded
 
     class Padded(providers.Provider):
         def forward(self, waveforms: list[np.ndarray]) -> providers.Forward:
             lengths = torch.tensor([len(waveform) for waveform in waveforms])
             rows = torch.empty(len(lengths), int(lengths.max()), dtype=self.subject.dtype, device=self.subject.device)
             mask = None if lengths.min() == lengths.max() else torch.arange(rows.shape[1]) < lengths[:, None]
-            return providers.Forward(lambda: encode_padded(self.subject.ours.hubert, rows, mask, False), lambda out: out)
+            return providers.Forward(lambda: paths.encode_padded(self.subject.ours.hubert, rows, mask, False), lambda out: out)
 
         def text(self, waveforms: list[np.ndarray]) -> list[str]:
             self.forward(waveforms).run()
@@ -97,11 +89,11 @@ def model_calls() -> Iterator[tuple[str, Callable[[], Any]]]:
 
     ours = dict.fromkeys(("ours", "ours-graphs", "ours-no-graphs"), providers.Ours)
     kinds = {**ours, "ours-padded": Padded, "accelerate": Padded}
-    item, most = gpu_models.Item, round(16000 * measure.CHECKED_SECONDS)
-    whole = [item(name, " ".join(gpu_whole.PROVIDERS), audio_seconds=30.0, rounds=0, dtype=dtype)
-             for name, dtype in gpu_whole.models(False)]  # fmt: skip
-    profile = [item(name, "ours", audio_seconds=gpu_profile.BATCH_SECONDS) for name in ("large", "base")]
-    for one in (*whole, *gpu_models.HEADLINE, *gpu_models.COMPILED, *profile):
+    item, most = models.Item, round(16000 * measure.CHECKED_SECONDS)
+    checks = [item(name, " ".join(whole.PROVIDERS), audio_seconds=30.0, rounds=0, dtype=dtype)
+              for name, dtype in whole.models(False)]  # fmt: skip
+    profiles = [item(name, "ours", audio_seconds=profiler.BATCH_SECONDS) for name in ("large", "base")]
+    for one in (*checks, *models.HEADLINE, *models.COMPILED, *profiles):
         subject = Subject.random(one.model, torch.device("meta"), one.dtype)
         work = Work.of(one.lengths, one.audio_seconds)
         checked = [waveform[:most] for waveform in work.waveforms[: measure.CHECKED_UTTERANCES]]
@@ -111,7 +103,7 @@ def model_calls() -> Iterator[tuple[str, Callable[[], Any]]]:
             if one.rounds:  # the stage whole times nothing
                 plan = one.protocol, provider, work, one.batch_seconds, one.batch_utterances
                 yield what, lambda plan=plan: protocols.prepare(*plan)()
-        for batch in () if one.rounds or one.model == "xlarge" or one.dtype != torch.bfloat16 else gpu_whole.GRAPH_SECONDS:
+        for batch in () if one.rounds or one.model == "xlarge" or one.dtype != torch.bfloat16 else whole.GRAPH_SECONDS:
             waveforms = [np.zeros(round(16000 * seconds), np.float32) for seconds in batch]
             forward = partial(providers.Ours(subject).forward, waveforms)
             yield f"{one.model}, graph of {batch} s", lambda forward=forward: forward().run()
@@ -122,11 +114,6 @@ def launches_of(calls: Iterable[tuple[str, Callable[[], Any]]]) -> list[partial]
 
     A call that cannot run here is printed, as its kernels will be compiled on the GPU machine.
     """
-    import torch
-    from compile_kernels import compiled
-    from triton import knobs
-    from triton.runtime.jit import JITFunction
-
     found: dict[tuple, partial] = {}
     run_of_triton = JITFunction.run
 

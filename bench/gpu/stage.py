@@ -1,4 +1,4 @@
-"""One stage of ``gpu.py`` in a process of its own, which gpu.py starts.
+"""One stage of ``bench/gpu`` in a process of its own, which bench/gpu starts.
 
 Standard output says what is being measured, standard error why the process failed. After a lost device nothing more runs here.
 """
@@ -12,22 +12,23 @@ import time
 from importlib import import_module
 from pathlib import Path
 
+BENCH = Path(__file__).resolve().parent.parent
 FUNCTIONS = {  # of each stage: a module and a function of it, which take a Run
-    "ceilings": ("gpu_ceilings", "ceilings"),
-    "values": ("gpu_values", "values"),
-    "repeat": ("gpu_repeat", "repeat"),
-    "whole": ("gpu_whole", "whole"),
-    "headline": ("gpu_models", "headline"),
-    "ops": ("gpu_times", "time_ops"),
-    "profile": ("gpu_profile", "profile"),
-    "compile": ("gpu_models", "compiled"),
+    "ceilings": ("ceilings", "ceilings"),
+    "values": ("values", "values"),
+    "repeat": ("repeat", "repeat"),
+    "whole": ("whole", "whole"),
+    "headline": ("models", "headline"),
+    "ops": ("times", "time_ops"),
+    "profile": ("profiler", "profile"),
+    "compile": ("models", "compiled"),
 }
 DEVICE_LOST = 3  # exit status
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=FUNCTIONS, help="name of a stage of gpu.py")
+    parser.add_argument("stage", choices=FUNCTIONS, help="name of a stage of bench/gpu")
     parser.add_argument("--out", type=Path, required=True, help="folder of the CSV files")
     parser.add_argument("--until", type=float, required=True, help="monotonic clock's reading from which nothing more begins")
     parser.add_argument("--shard", type=int, nargs=2, default=(0, 1), metavar=("I", "N"), help="run the I-th of N parts")
@@ -40,10 +41,10 @@ def main() -> int:
     if options.tiny:
         os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton
 
-    import checkout  # noqa: F401
     import torch
-    from gpu_ceilings import environment
-    from gpu_run import DeviceLost, Run
+
+    from gpu.ceilings import environment
+    from gpu.run import DeviceLost, Run
 
     torch.backends.cudnn.allow_tf32 = False  # as for products: float32 means float32
     if options.tiny:
@@ -54,7 +55,7 @@ def main() -> int:
     module, function = FUNCTIONS[options.stage]
     more = {"values": options.shard, "ops": (options.ops,)}.get(options.stage, ())
     try:
-        getattr(import_module(module), function)(run, *more)
+        getattr(import_module(f"gpu.{module}"), function)(run, *more)
     except DeviceLost as error:
         print(f"the device is lost: {error}", file=sys.stderr)
         return DEVICE_LOST
@@ -62,4 +63,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(BENCH))  # this package and the programs beside it
+    sys.path.append(str(BENCH.parent))  # hubert_fast, where it is not installed
     sys.exit(main())

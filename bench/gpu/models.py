@@ -6,8 +6,8 @@ import gc
 from typing import NamedTuple
 
 import torch
-from gpu_run import NAMES, Run, Table, sustained_or_burst
 
+from gpu.run import NAMES, Run, Table, sustained_or_burst
 from hubert_fast.benchmark.arithmetic import ceiling
 from hubert_fast.benchmark.measure import COLUMNS, Plan, measure
 from hubert_fast.benchmark.subject import Subject
