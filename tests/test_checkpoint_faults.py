@@ -214,7 +214,7 @@ def test_an_encoder_below_a_prefix_and_a_head_beside_it(original, folder):
     assert same_weights(HubertForCTC.from_pretrained(folder), model)
     two = {f"{name}.{key}": tensor.clone() for key, tensor in state.items() for name in ("student", "teacher")}
     save_file(two, folder / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"weights are missing: .* and \d+ more; it has others instead: ") as error:
+    with pytest.raises(CheckpointError, match=r"weights are missing: .* and \d+ more; unexpected weights: ") as error:
         Transcriber.from_pretrained(folder, device="cpu")
     one_line(error)
 
@@ -363,7 +363,7 @@ def test_checkpoints_that_write_no_text(original, folder, tmp_path, capsys):
     for name, message in (
         ("encoder", f"encoder is a pre-trained encoder without a CTC head: {advice}"),
         ("classifier", f"is a classifier (HubertForSequenceClassification) without a CTC head: {advice}"),
-        ("no names", "has no vocab.json: expected it beside the CTC head, whose outputs it names"),
+        ("no names", "has no vocab.json: a CTC head needs it to map outputs to characters"),
         ("other", "config.json: model_type must be 'hubert', but this configuration is of a 'wav2vec2' model"),
     ):
         for vocabulary in (False, True) if name in ("encoder", "classifier") else (False,):
@@ -385,7 +385,7 @@ def test_a_head_that_was_never_trained(folder, caplog):
     model = HubertForCTC(small_config())
     model.save_pretrained(folder)
     Transcriber.from_pretrained(folder, device="cpu")
-    assert "the CTC head looks as it was initialised and never trained" in caplog.text
+    assert "the CTC head appears to be untrained" in caplog.text
     caplog.clear()
     with torch.no_grad():
         model.lm_head.bias[3] = 0.1
@@ -430,7 +430,7 @@ def test_an_output_layer_of_more_rows_than_tokens(original, tmp_path, caplog, ro
     assert text == processor.decode(ids, skip_special_tokens=True)
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == 1 and told[0].startswith(
-        f"the model has {32 + rows} outputs, but the vocabulary no token for 32, 33, 34"
+        f"the model has {32 + rows} outputs, but the vocabulary has no token for 32, 33, 34"
     )
 
 
@@ -449,8 +449,8 @@ def test_the_tokenizers_blank_wins_over_the_configurations(original, folder, cap
     caplog.clear()
     assert Transcriber.from_pretrained(folder, device="cpu", dtype="float32").transcribe(WAVEFORM) == expected
     assert [record.getMessage() for record in caplog.records] == [
-        f"pad_token_id is {'null' if pad is None else pad} in config.json, but the tokenizer's <pad> is 0: CTC's blank is 0, "
-        "as in transformers"
+        f"pad_token_id is {'null' if pad is None else pad} in config.json, but the tokenizer's <pad> has the id 0: "
+        "the CTC blank is 0, as in transformers"
     ]
     model = HubertForCTC.from_pretrained(folder)
     mask = torch.ones(1, 16000, dtype=torch.long)

@@ -1,4 +1,4 @@
-"""Word and character errors: what counts as an error in each script, and what the normalisers take away."""
+"""Word and character errors: what counts as an error in each script, and what the normalizers ignore."""
 # ruff: noqa: RUF001 - quotation marks that look alike are what is tested
 
 import sys
@@ -7,7 +7,7 @@ import unicodedata
 import pytest
 
 from hubert_fast.transcribe.journal import Errors
-from hubert_fast.transcribe.normalizers import DOES, NORMALIZERS, basic, does, normalizer
+from hubert_fast.transcribe.normalizers import DESCRIPTIONS, NORMALIZERS, basic, description, normalizer
 from hubert_fast.transcribe.scoring import score
 
 pytest.importorskip("jiwer", reason="jiwer counts the word errors")
@@ -109,13 +109,13 @@ def test_english_is_whispers():
         assert ours(text) == " ".join(theirs(text).split()), text
     assert ours("don’t stop") == theirs("don't stop") == "do not stop"
     assert score("He’s got twenty-five", "HE HAS GOT 25", "english").word_errors == 0
-    assert does("english").startswith(DOES["english"]) and "transformers" in does("english")
+    assert description("english").startswith(DESCRIPTIONS["english"]) and "transformers" in description("english")
 
 
 def test_english_without_its_packages(monkeypatch):
     from hubert_fast.transcribe import normalizers
 
-    for cached in (normalizers.normalizer, normalizers._english, normalizers.does):
+    for cached in (normalizers.normalizer, normalizers._english, normalizers.description):
         cached.cache_clear()
     for name in ("transformers", "whisper_normalizer", "whisper_normalizer.english"):
         monkeypatch.setitem(sys.modules, name, None)

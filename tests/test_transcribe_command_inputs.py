@@ -42,7 +42,7 @@ def test_what_was_left_out_is_said_once_and_changes_no_status(capfd):
     assert _transcribe(capfd, "talks") == (
         0,
         ["talks/stop.wav\tSTOP", "talks/deep/pi\tTHREE POINT ONE FOUR ONE"],
-        ["hubert-fast: talks: left out 2 files that are not audio by their names: 2 .txt"],
+        ["hubert-fast: talks: skipped 2 files that do not appear to be audio: 2 .txt"],
     )
 
 
@@ -120,7 +120,7 @@ def test_an_archive(capfd):
         (["-", "--stdin-format", "mp3"], "a raw format begins with one of s8, u8, s16le"),
         (
             ["a.wav", "--stdin-format", "s8:8000"],
-            "--stdin-format says what is on standard input, but '-' is not among the inputs",
+            "--stdin-format describes standard input, but '-' is not among the inputs",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""What folders, patterns and archives hold: each file once, links or not, and what is left out is said."""
+"""What folders, patterns and archives hold: each file once, links or not, and what is skipped is said."""
 
 import os
 import socket
@@ -43,16 +43,16 @@ def test_what_a_folder_leaves_out_is_said_once_by_kind():
     _write("talks/1.txt", "talks/2.TXT", "talks/x/3.json", "talks/README", "talks/x/my notes. on it")
     assert _found("talks") == (
         ["talks/a.wav", "talks/b.m4a", "talks/c.webm", "talks/d.sph", "talks/x/e.MP4"],
-        ["talks: left out 5 files that are not audio by their names: 2 .txt, 2 without a suffix, 1 .json"],
+        ["talks: skipped 5 files that do not appear to be audio: 2 .txt, 2 without a suffix, 1 .json"],
     )
     _write("one/a.wav", "one/a.txt")
-    assert _found("one")[1] == ["one: left out 1 file that is not audio by its name: 1 .txt"]
+    assert _found("one")[1] == ["one: skipped 1 file that does not appear to be audio: 1 .txt"]
 
 
 def test_many_kinds_are_not_all_named():
     _write("talks/a.wav", *(f"talks/{index}.x{index:02}" for index in range(12)))
     assert _found("talks")[1] == [
-        "talks: left out 12 files that are not audio by their names: 1 .x00, 1 .x01, 1 .x02, 1 .x03, 1 .x04, 1 .x05, 1 .x06, "
+        "talks: skipped 12 files that do not appear to be audio: 1 .x00, 1 .x01, 1 .x02, 1 .x03, 1 .x04, 1 .x05, 1 .x06, "
         "1 .x07, 4 of 4 other kinds"
     ]
 
@@ -61,9 +61,9 @@ def test_a_folder_without_audio_says_what_is_there():
     _write("talks/a.txt", "talks/wav.scp")
     os.makedirs("empty/below")
     assert _found("talks", "empty")[0] == [
-        "talks: no audio files in this folder: there are 2 files that are not audio by their names: 1 .scp, 1 .txt; "
-        "if one of them lists audio, name that",
-        "empty: no audio files in this folder: it has no files",
+        "talks: no audio files in this folder, only 2 files that do not appear to be audio: 1 .scp, 1 .txt; "
+        "if one of them is a list of audio files, name it instead",
+        "empty: no audio files in this folder",
     ]
 
 
@@ -75,7 +75,7 @@ def test_audio_is_known_by_its_bytes_where_its_name_does_not_say():
     _write("talks/g", content="text".encode("utf-16"))
     assert _found("talks") == (
         ["talks/a.wav~", "talks/b.2024", "talks/noname"],
-        ["talks: left out 5 files that are not audio by their names: 2 without a suffix, 1 .2024, 1 .part, 1 .txt"],
+        ["talks: skipped 5 files that do not appear to be audio: 2 without a suffix, 1 .2024, 1 .part, 1 .txt"],
     )
 
 
@@ -136,9 +136,9 @@ def test_a_link_that_leads_nowhere_is_an_error():
     os.symlink("user@host.1", "talks/.#a.wav")  # Emacs locks files so
     expected = [
         "talks/a.wav",
-        "talks/b.wav: this link leads to gone.wav, which is not there",
+        "talks/b.wav: this is a link to gone.wav, which does not exist",
         "talks/circle.wav: this link leads back to itself",
-        "talks/more: this link leads to /gone/disk, which is not there",
+        "talks/more: this is a link to /gone/disk, which does not exist",
     ]
     assert _found("talks") == (expected, [])
     assert _found("talks/b.wav")[0] == expected[1:2]
@@ -154,10 +154,10 @@ def test_pipes_and_sockets_in_a_folder_are_not_opened(monkeypatch):
         listener.bind("talks/e.wav")
         assert _found("talks")[0] == [
             "talks/a.wav",
-            "talks/b.wav: not a regular file but a pipe: name it by itself",
-            "talks/e.wav: not a regular file but a socket: name it by itself",
+            "talks/b.wav: this is a pipe, not a regular file: to read it, name it as an input of its own",
+            "talks/e.wav: this is a socket, not a regular file: to read it, name it as an input of its own",
         ]
-    assert _found("talks/[bc]*")[0][0] == "talks/b.wav: not a regular file: name it by itself"
+    assert _found("talks/[bc]*")[0][0] == "talks/b.wav: this is not a regular file: to read it, name it as an input of its own"
 
 
 @pytest.mark.parametrize(
@@ -240,11 +240,10 @@ def test_what_a_pattern_leaves_out_is_said():
     _write("talks/a.wav", "talks/b.txt", "talks/c.json")
     assert _found("talks/*") == (
         ["talks/a.wav"],
-        ["talks/*: left out 2 files that are not audio by their names: 1 .json, 1 .txt"],
+        ["talks/*: skipped 2 files that do not appear to be audio: 1 .json, 1 .txt"],
     )
     assert _found("talks/[bc]*")[0] == [
-        "talks/[bc]*: nothing that this pattern matches is audio: there are 2 files that are not audio by their names: "
-        "1 .json, 1 .txt"
+        "talks/[bc]*: this pattern matches only 2 files that do not appear to be audio: 1 .json, 1 .txt"
     ]
 
 
@@ -266,7 +265,7 @@ def test_a_pattern_of_lists_and_archives_and_folders_is_as_if_each_were_named():
     assert _found("*.zip")[0] == ["zip://f.wav::z.zip"]
     assert _found("talks_*") == (
         ["talks_1/c.wav", "talks_2/d.wav"],
-        ["talks_2: left out 1 file that is not audio by its name: 1 .txt"],
+        ["talks_2: skipped 1 file that does not appear to be audio: 1 .txt"],
     )
     assert _found("**/talks_?")[0] == ["**/talks_?: this pattern matches only folders: append a file pattern, such as /*.wav"]
 
@@ -300,7 +299,7 @@ def test_archives(archive):
         return [f"{protocol}://{name}::{archive}" for name in names]
 
     everything = urls("take [1].wav", "top.mp3", "x/1.wav", "x/y/2.flac", "é ü.wav")
-    left_out = "left out 2 files that are not audio by their names: 1 .txt, 1 without a suffix"
+    left_out = "skipped 2 files that do not appear to be audio: 1 .txt, 1 without a suffix"
     assert _found(archive) == (everything, [f"{archive}: {left_out}"])
     assert not Inputs([archive]).is_one_file
     assert [each.name for each in Inputs([archive])] == ["take [1]", "top", "x/1", "x/y/2", "é ü"]
@@ -389,7 +388,7 @@ def test_remote_folders_and_archives():
     assert _found("memory://away/a.zip")[0] == ["zip://x/1.wav::memory://away/a.zip"]
     assert _found("zip://**::memory://away/a.zip")[0] == ["zip://x/1.wav::memory://away/a.zip"]
     expected = ["memory:///away/b.wav", "memory:///away/d.mp4"]
-    note = "left out 2 files that are not audio by their names: 1 .txt, 1 .zip"
+    note = "skipped 2 files that do not appear to be audio: 1 .txt, 1 .zip"
     assert _found("memory://away") == (expected, [f"memory://away: {note}"])
     assert _found("memory://away/*")[0] == expected
     assert _found("memory://away/*.wav")[0] == expected[:1]
@@ -401,14 +400,14 @@ def test_a_file_that_cannot_be_looked_at_costs_itself_alone(monkeypatch):
     for name in ("a.wav", "gone.wav", "z.wav"):
         with open(name, "wb"):
             pass
-    real = folders.Walk._file
+    real = folders.FolderWalk._file
 
     def stale(walk, entry, *rest):
         if entry.name == "gone.wav":
             raise OSError(116, "Stale file handle")
         return real(walk, entry, *rest)
 
-    monkeypatch.setattr(folders.Walk, "_file", stale)
+    monkeypatch.setattr(folders.FolderWalk, "_file", stale)
     assert [each.error or each.audio for each in Inputs(["."])] == [
         "./a.wav",
         "./gone.wav: cannot be opened: Stale file handle",
@@ -430,5 +429,5 @@ def test_a_pattern_of_folders_that_links_lead_around_in_gives_each_file_once():
 def test_braces_of_a_pattern_are_said_to_be_the_shells():
     _write("a.wav")
     assert _found("*.{wav,mp3}")[0] == [
-        "*.{wav,mp3}: nothing matches this pattern: braces are the shell's, so leave it without quotes or name each pattern"
+        "*.{wav,mp3}: nothing matches this pattern: the shell expands braces, so remove the quotes or give a pattern for each"
     ]

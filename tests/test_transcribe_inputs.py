@@ -107,19 +107,19 @@ def test_tables_and_lists(folder, name, text, expected):
 @pytest.mark.parametrize(
     "line, message",
     [
-        ('{"audio_filepath": "a.flac"', "line 2 is no JSON object"),
+        ('{"audio_filepath": "a.flac"', "line 2 is not a JSON object"),
         ("[1, 2]", "line 2 must be a JSON object, but is list"),
-        ('{"audio": 3}', "line 2 must name its audio as a text audio_filepath, audio, path"),
-        ('{"text": "hello"}', "line 2 must name its audio as a text audio_filepath"),
+        ('{"audio": 3}', "line 2 must name its audio in a text field such as audio_filepath, audio, path"),
+        ('{"text": "hello"}', "line 2 must name its audio in a text field such as audio_filepath"),
         (
             '{"audio_filepath": "a.flac", "offset": "soon"}',
-            "line 2: offset must be a number of seconds or a time as 0:01:02.5, but is 'soon'",
+            "line 2: offset must be a number of seconds or a time such as 0:01:02.5, but is 'soon'",
         ),
         ('{"audio_filepath": "a.flac", "duration": -2}', "line 2: duration must be a number of seconds"),
         ('{"audio_filepath": "a.flac", "duration": Infinity}', "line 2: duration must be a number of seconds"),
         ('{"audio_filepath": "a.flac", "offset": 1' + "0" * 400 + "}", "line 2: offset must be a number of seconds"),
-        ('{"audio_filepath": "\\ud83d.wav"}', "line 2: audio_filepath is no name that a file can have"),
-        ('{"audio_filepath": "a.flac", "id": "a\\u0000b"}', "line 2: id is no name that a file can have"),
+        ('{"audio_filepath": "\\ud83d.wav"}', "line 2: audio_filepath is not a valid file name"),
+        ('{"audio_filepath": "a.flac", "id": "a\\u0000b"}', "line 2: id is not a valid file name"),
     ],
 )
 def test_a_bad_line_is_an_utterance_that_failed_and_the_others_follow(folder, line, message):
@@ -139,13 +139,13 @@ def test_a_field_of_a_table_that_is_too_long_is_an_error_of_its_own(folder):
 def test_a_row_of_a_table_with_other_columns_than_the_header(folder):
     (folder / "m.csv").write_text("path,speaker\na.flac,hello,you\nb.WAV,x\n")
     bad, good = Inputs([folder / "m.csv"])
-    assert "line 2 has 3 columns, but the header 2" in bad.error and good.id == "b.WAV"
+    assert "line 2 has 3 columns, but the header has 2" in bad.error and good.id == "b.WAV"
 
 
 @pytest.mark.parametrize(
     "name, text, message",
     [
-        ("m.csv", "name,text\na,b\n", "must begin with a header that has a column audio_filepath, audio, path"),
+        ("m.csv", "name,text\na,b\n", "must begin with a header that has a column such as audio_filepath, audio, path"),
         ("m.csv", "", "must begin with a header"),
         ("gone.jsonl", None, "cannot be read: No such file or directory"),
     ],
@@ -162,7 +162,7 @@ def test_standard_input(folder):
     text = b'a.flac\n{"audio_filepath": "b.WAV", "offset": 1}\nbad\xff.wav\n'
     run = subprocess.run([sys.executable, "-c", code], input=text, capture_output=True, check=True)
     assert run.stdout.decode().strip() == str(["a.flac", "b.WAV#1-", "bad\udcff.wav"])
-    with pytest.raises(ValueError, match="standard input can be read once"):
+    with pytest.raises(ValueError, match="standard input can only be read once"):
         Inputs(["-", "-"])
 
 

@@ -124,11 +124,11 @@ def test_kaldi_segments(write):
         ("s3", "k/b.wav", "THREE", None, 1.5),
         ("s1", "k/a.wav", "ONE", 0.5, 1.5),
         ("s2", "k/a.wav", "TWO", 2.0),
-        "k/wav.scp, line 4 of segments is of the recording r9, which the list does not have",
-        "k/wav.scp, line 5 of segments must end after it starts, but is from 3 to 2 s",
+        "k/wav.scp, line 4 of segments refers to the recording r9, which is not in the list",
+        "k/wav.scp, line 5 of segments must end after it starts, but runs from 3 to 2 s",
         "k/wav.scp, line 6 of segments must be ID RECORDING START END, but is 's6 r1 x'",
     ]
-    assert notes == ["k/wav.scp: left out 1 recording that has no line in segments"]
+    assert notes == ["k/wav.scp: skipped 1 recording that has no line in segments"]
 
 
 def test_a_text_that_cannot_be_read_costs_references_alone(write):
@@ -185,10 +185,10 @@ def test_what_may_not_be_read_beside_a_list_costs_references_alone(write, monkey
 def test_commands_are_run_only_where_that_is_allowed(write):
     write("k/a.wav", **{"k/wav.scp": "u1 cat k/a.wav |\nu2 a.wav\nu3 foo.ark:123\nu4\nu5 foo.ark:12[0:100]\n"})
     refused, good, archived, empty, ranged = _rows("k/wav.scp")
-    assert refused == "k/wav.scp, row 1: 'cat k/a.wav |' is a command, and commands of lists are run only with --allow-pipes"
+    assert refused == "k/wav.scp, row 1: 'cat k/a.wav |' is a command, and commands in lists run only with --allow-pipes"
     assert good == ("u2", "k/a.wav")
-    assert archived == "k/wav.scp, line 3: foo.ark:123 is within a Kaldi archive: copy it out with wav-copy"
-    assert ranged.startswith("k/wav.scp, line 5: foo.ark:12[0:100] is within a Kaldi archive")
+    assert archived == "k/wav.scp, line 3: foo.ark:123 is inside a Kaldi archive: extract it with wav-copy"
+    assert ranged.startswith("k/wav.scp, line 5: foo.ark:12[0:100] is inside a Kaldi archive")
     assert empty == "k/wav.scp, line 4 must be ID FILE, but names no file: 'u4'"
     first, *_ = Inputs(["k/wav.scp"], allow_pipes=True)
     assert isinstance(first.audio, Command) and (first.id, first.audio) == ("u1", "cat k/a.wav |")
@@ -238,9 +238,9 @@ TWO_FILES = {**RECORDING, "sources": [{"type": "file", "channels": [n], "source"
         ({**CUT, "channel": 1, "recording": TWO_FILES}, ("c1", "1.wav", None, None, 1.0)),
         ({**CUT, "recording": None}, "must name its audio"),
         ({**CUT, "tracks": [], "recording": None}, "this is a mix of several cuts"),
-        ({**CUT, "recording": {**RECORDING, "transforms": [{"name": "Speed"}]}}, "its recording is to be changed (Speed)"),
+        ({**CUT, "recording": {**RECORDING, "transforms": [{"name": "Speed"}]}}, "transforms that are not supported (Speed)"),
         ({**CUT, "channel": 2, "recording": STEREO}, "its recording has no channel 2"),
-        ({**CUT, "recording": {"sources": [{"type": "memory", "source": ""}]}}, "its audio is of Lhotse's type 'memory'"),
+        ({**CUT, "recording": {"sources": [{"type": "memory", "source": ""}]}}, "has the Lhotse type 'memory'"),
         (TWO_FILES, "its recording has 2 files for its channels"),
     ],
 )  # fmt: skip
@@ -260,6 +260,6 @@ def test_a_channel_of_lhotse_is_taken_alone(write):
 def test_a_command_of_lhotse_needs_leave_as_well(write):
     recording = {**RECORDING, "sources": [{"type": "command", "channels": [0], "source": "cat a.wav"}]}
     write("a.wav", **{"cuts.jsonl": json.dumps({**CUT, "recording": recording})})
-    assert "'cat a.wav' is a command, and commands of lists are run only with --allow-pipes" in _rows("cuts.jsonl")[0]
+    assert "'cat a.wav' is a command, and commands in lists run only with --allow-pipes" in _rows("cuts.jsonl")[0]
     (one,) = Inputs(["cuts.jsonl"], allow_pipes=True)
     assert isinstance(one.audio, Command)

@@ -255,14 +255,17 @@ def test_an_offset_is_known_by_other_names_and_units(folder):
 @pytest.mark.parametrize(
     "value, message",
     [
-        ('{"audio": ["a.wav", "b.wav"]}', "must name one audio file, but has a list of 2: give each a row of its own"),
+        ('{"audio": ["a.wav", "b.wav"]}', "must name one audio file, but has a list of 2: write one row per file"),
         ('{"audio": []}', "must name one audio file, but has a list of 0"),
         (
             '{"audio": {"array": [0.1], "sampling_rate": 16000}}',
-            ": the audio is in the list itself (array or bytes): write it to",
+            ": its audio is stored in the list itself (array or bytes): write it to",
         ),
-        ('{"audio": {"bytes": "UklGRg==", "path": null}}', ": the audio is in the list itself (array or bytes): write it to"),
-        ('{"wav": {"file": "a.wav", "start": 0, "stop": 16000}}', ": the part is given in samples (start, stop): give offset"),
+        (
+            '{"audio": {"bytes": "UklGRg==", "path": null}}',
+            ": its audio is stored in the list itself (array or bytes): write it to",
+        ),
+        ('{"wav": {"file": "a.wav", "start": 0, "stop": 16000}}', ": its part is given in samples (start, stop): use offset"),
         ("7", "must be a JSON object, but is int"),
     ],
 )
@@ -283,24 +286,28 @@ def test_rows_of_an_array_that_are_wrong_have_ids_of_their_own(folder):
 @pytest.mark.parametrize(
     "content, good, message",
     [
-        ('[{"audio": "a.wav"}, {"audio": "b.w', 1, "row 2 is not JSON: Unterminated string starting at, where the list ends"),
-        ('[{"audio": "a.wav"}', 1, "row 2 is not JSON: expected , or ], but the list ends: it is cut off"),
-        ('[{"audio": "a.wav"}\n{"audio": "b.wav"}]', 1, "row 2 is not JSON: expected , or ], but there is '{'"),
+        (
+            '[{"audio": "a.wav"}, {"audio": "b.w',
+            1,
+            "row 2 is not JSON: the list is truncated (Unterminated string starting at)",
+        ),
+        ('[{"audio": "a.wav"}', 1, "row 2 is not JSON: expected , or ], but the list ends here: it is truncated"),
+        ('[{"audio": "a.wav"}\n{"audio": "b.wav"}]', 1, "row 2 is not JSON: expected , or ], but found '{'"),
         ('[{"audio": "a.wav"}, {"audio" "b.wav"}, {"audio": "b.wav"}]', 1, "row 2 is not JSON: Expecting ':' delimiter"),
-        ('[{"audio": "a.wav"}] trailing', 1, "row 2 is not JSON: expected an array or an object, but there is 't'"),
+        ('[{"audio": "a.wav"}] trailing', 1, "row 2 is not JSON: expected an array or an object, but found 't'"),
         ("[" * 100_000, 0, "row 1 is not JSON"),
     ],
 )
 def test_a_document_that_breaks_off_is_an_error_after_the_rows_before(folder, content, good, message):
     *rows, last = _rows("m.json", content)
     assert rows == AB[:good] and last.startswith(f"m.json, {message}"), last
-    assert last.endswith("what follows it in this list is not read")
+    assert last.endswith("the rest of the list is not read")
 
 
 def test_a_compressed_list_that_breaks_off_is_an_error_after_the_rows_before(folder):
     lines = b"".join(b'{"audio": "%06d.wav"}\n' % index for index in range(20_000))
     *rows, last = _rows("m.jsonl.gz", gzip.compress(lines)[:-2000])
-    assert 0 < len(rows) < 20_000 and last.startswith(f"m.jsonl.gz, after {len(rows)} rows the list cannot be read on:")
+    assert 0 < len(rows) < 20_000 and last.startswith(f"m.jsonl.gz, the list cannot be read after row {len(rows)}:")
 
 
 @pytest.mark.parametrize(
@@ -310,10 +317,10 @@ def test_a_compressed_list_that_breaks_off_is_an_error_after_the_rows_before(fol
         ("m.csv", b"<!DOCTYPE html><html><body>Sign in</body></html>", "an HTML page, not a list"),
         ("m.txt", b"PK\x03\x04" + bytes(100), "a zip archive, not a list"),
         ("m.txt", b"PAR1" + bytes(range(100)), "a Parquet table, not a list"),
-        ("m.txt", bytes(range(1, 200)), "but the file is binary: name a text file"),
+        ("m.txt", bytes(range(1, 200)), "but the data are binary: name a text file"),
         ("m.jsonl.gz", gzip.compress(gzip.compress(gzip.compress(gzip.compress(b"a.wav")))), "a gzip file, not a list"),
         ("m.m3u8", b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\na.ts\n", "the playlist of an HLS stream"),
-        ("m.csv", b"name,words\nx,y\n", "m.csv must begin with a header that has a column audio_filepath"),
+        ("m.csv", b"name,words\nx,y\n", "m.csv must begin with a header that has a column such as audio_filepath"),
     ],
 )  # fmt: skip
 def test_what_is_no_list_says_what_it_is(folder, name, content, message):
@@ -349,7 +356,7 @@ def test_no_row_of_a_table_is_lost(folder, content, expected):
 
 def test_a_row_that_lacks_its_part_is_an_error(folder):
     assert _rows("m.csv", "path,text,offset,duration\na.wav,x\nb.wav,y,1,2\n") == [
-        "m.csv, line 2 has 2 columns, but the header 4",
+        "m.csv, line 2 has 2 columns, but the header has 4",
         ("b.wav", "y"),
     ]
 
@@ -377,7 +384,7 @@ def test_files_by_name(folder):
 
 @pytest.mark.parametrize("content", ["{'audio': 'a.wav'}", "[{'audio': 'a.wav'}]", "{\n'audio': 'a.wav'\n}"])
 def test_what_python_prints_is_said_to_be_that(folder, content):
-    message = "its quotes are single ones, as Python prints a dict: write it with json.dumps"
+    message = "it has single quotes, like a Python dict that was printed: write it with json.dumps"
     assert message in _rows("m.jsonl", content)[0]
 
 
@@ -419,7 +426,7 @@ def test_texts_without_a_header_that_are_not_read_are_said(folder):
     notes = []
     assert _rows("m.csv", "a.wav,anna,Hello you\nb.wav,ben,Hi\n", note=notes.append) == AB
     assert notes == [
-        "m.csv: its rows have several texts and no header, so no references are read: give it a header with path and text"
+        "m.csv: its rows have several texts and no header, so references are ignored: add a header with path and text"
     ]
     assert _rows("m.csv", "a.wav,1\nb.wav,2\n", note=notes.append) == AB and len(notes) == 1
 
@@ -433,7 +440,7 @@ def test_a_name_in_other_letters_is_found_where_it_is_the_only_one(folder):
 
 def test_a_part_in_samples_behind_a_path_is_an_error(folder):
     assert _paths("m.tsv", "id\taudio\nu\ta.wav:0:4000\nv\tgone.wav:0:4000\n") == [
-        "m.tsv, line 2: 'a.wav:0:4000' has its part in samples or bytes: give offset and duration in seconds instead",
+        "m.tsv, line 2: 'a.wav:0:4000' gives its part in samples or bytes: use offset and duration in seconds",
         "gone.wav:0:4000",
     ]
 
@@ -455,7 +462,10 @@ def test_a_line_of_words_is_no_folder_with_a_text(folder, monkeypatch, line):
 
 @pytest.mark.parametrize("line", ["/", "//", '"/"', "/."])
 def test_a_line_does_not_mean_all_files_of_the_machine(folder, line):
-    assert _paths("m.txt", f"a.wav\n{line}\n") == ["a.wav", "m.txt, line 2 names the whole file system: name a folder in it"]
+    assert _paths("m.txt", f"a.wav\n{line}\n") == [
+        "a.wav",
+        "m.txt, line 2 is the root of the file system: name a folder below it",
+    ]
 
 
 def test_lines_that_are_comments_are_left_out_and_counted(folder):
@@ -463,7 +473,7 @@ def test_lines_that_are_comments_are_left_out_and_counted(folder):
     notes = []
     content = "# my list\na.wav\n; c\n // d e\n#1.wav\n#gone.wav\n"
     assert _rows("m.txt", content, note=notes.append) == [("a.wav", None), ("#1.wav", None)]
-    assert notes == ["m.txt: left out 4 comment lines, which begin with #, ; or // and are not the name of a file"]
+    assert notes == ["m.txt: skipped 4 comment lines, which begin with #, ; or //"]
     assert _paths("m.jsonl", '{"audio": "#gone.wav"}\n') == ["#gone.wav"]
     assert _paths("m.txt", "#gone.wav\0a.wav\0") == ["#gone.wav", "a.wav"]  # as find -print0 writes names
 
@@ -510,13 +520,13 @@ def test_a_length_of_minus_one_is_not_known(folder, name, value):
         ("start,end", "0,0", (0.0, None)),
         ("start_time,end_time", "2024-01-01 10:00,2024-01-01 10:05", (0.0, None)),
         ("start_time,end_time", "1700000000,1700000300", (0.0, None)),
-        ("start,end", "soon,3", "start must be a number of seconds or a time as 0:01:02.5, but is 'soon'"),
-        ("start,end", "1,later", "end must be a number of seconds or a time as 0:01:02.5, but is 'later'"),
-        ("start,end", "00:90,00:95", "start must be a number of seconds or a time as 0:01:02.5, but is '00:90'"),
-        ("start,end", "-3,2", "start must be a number of seconds or a time as 0:01:02.5, but is '-3'"),
-        ("start,end", "3,2", "must end after it starts, but is from 3 to 2 s"),
-        ("start,end", "inf,2", "start must be a number of seconds or a time as 0:01:02.5, but is 'inf'"),
-        ("offset,end", "3,2", "must end after it starts, but is from 3 to 2 s"),
+        ("start,end", "soon,3", "start must be a number of seconds or a time such as 0:01:02.5, but is 'soon'"),
+        ("start,end", "1,later", "end must be a number of seconds or a time such as 0:01:02.5, but is 'later'"),
+        ("start,end", "00:90,00:95", "start must be a number of seconds or a time such as 0:01:02.5, but is '00:90'"),
+        ("start,end", "-3,2", "start must be a number of seconds or a time such as 0:01:02.5, but is '-3'"),
+        ("start,end", "3,2", "must end after it starts, but runs from 3 to 2 s"),
+        ("start,end", "inf,2", "start must be a number of seconds or a time such as 0:01:02.5, but is 'inf'"),
+        ("offset,end", "3,2", "must end after it starts, but runs from 3 to 2 s"),
     ],
 )
 def test_a_time_is_read_or_the_row_is_an_error(folder, header, cells, part):
@@ -528,16 +538,16 @@ def test_a_time_is_read_or_the_row_is_an_error(folder, header, cells, part):
 def test_a_comma_in_a_number_is_read_where_it_can_mean_one_thing_only(folder):
     *good, bad = _parts("m.csv", "path;start;end\na.wav;0,5;1,25\na.wav;0,125;1\na.wav;1,500;2\n")
     assert good == [(0.5, 0.75), (0.125, 0.875)]
-    assert bad == "m.csv, line 4: start must be a number of seconds or a time as 0:01:02.5, but is '1,500'"
+    assert bad == "m.csv, line 4: start must be a number of seconds or a time such as 0:01:02.5, but is '1,500'"
 
 
 @pytest.mark.parametrize(
     "fields, note",
     [
-        ({"channel": 1}, "the channel of its rows is not read"),
-        ({"channel": "left"}, "the channel of its rows is not read"),
+        ({"channel": 1}, "the channel in its rows is ignored"),
+        ({"channel": "left"}, "the channel in its rows is ignored"),
         ({"channel": "NPR"}, None),
-        ({"segments": [{"begin_time": 0, "end_time": 1}]}, "the segments in its rows are not read, so whole files are"),
+        ({"segments": [{"begin_time": 0, "end_time": 1}]}, "the segments in its rows are ignored and whole files are"),
         ({"segments": []}, None),
     ],
 )
@@ -620,7 +630,7 @@ def test_raw_samples_on_standard_input():
     raw = Inputs(["-"], raw=audio.raw_format.RawFormat.parse("S16LE:8000:2"))
     (one,) = raw
     assert (one.id, one.audio, one.name, raw.is_one_file) == ("-", "raw:s16le:8000:2:-", "stdin", True)
-    with pytest.raises(ValueError, match="--stdin-format says what is on standard input, but '-' is not among the inputs"):
+    with pytest.raises(ValueError, match="--stdin-format describes standard input, but '-' is not among the inputs"):
         Inputs(["a.wav"], raw=RAW)
 
 

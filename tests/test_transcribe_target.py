@@ -80,7 +80,7 @@ def test_they_are_refused_before_anything_runs(tmp_path, capsys, name):
 def test_a_normalizer_that_cannot_run_is_refused_before_anything_runs(tmp_path, capsys, monkeypatch):
     from hubert_fast.transcribe import normalizers
 
-    for cached in (normalizers.normalizer, normalizers._english, normalizers.does):
+    for cached in (normalizers.normalizer, normalizers._english, normalizers.description):
         cached.cache_clear()
     for name in ("transformers", "whisper_normalizer", "whisper_normalizer.english"):
         monkeypatch.setitem(sys.modules, name, None)

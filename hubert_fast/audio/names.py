@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -17,7 +18,10 @@ VIDEO_SUFFIXES = frozenset(
 # A folder is searched for these; of a video the first audio track is taken.
 AUDIO_SUFFIXES = SOUND_SUFFIXES | VIDEO_SUFFIXES
 
+# How a file is compressed, by its last suffix. fsspec does not know the short ones of tar archives.
+COMPRESSION = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz"}
 SHORT_TAR_SUFFIXES = {".tgz": "gzip", ".tbz": "bz2", ".tbz2": "bz2", ".txz": "xz"}
+TAR_SUFFIXES = (".tar", *(f".tar{suffix}" for suffix in COMPRESSION), *SHORT_TAR_SUFFIXES)
 
 # File systems that read the file that a URL names and nothing else. Not among them: reference (fsspec before 2024.12 runs code
 # that its JSON has in it), dir, generic, git, dask, jlab, which lead to any other file or program.
@@ -25,6 +29,11 @@ PROTOCOLS = frozenset(
     "abfs abfss adl arrow_hdfs az blockcache box cached dbfs dropbox file filecache ftp gcs gdrive github gs hdfs hf http "
     "https libarchive local memory oci ocilake oss r2 s3 s3a sftp simplecache smb ssh tar wasb webdav webhdfs zip".split()
 )
+
+
+def has_audio_suffix(name: str) -> bool:
+    """Return whether a name ends as those of audio and video files do."""
+    return os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES
 
 
 def check_url(url: str) -> None:

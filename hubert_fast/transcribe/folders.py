@@ -1,4 +1,4 @@
-"""The audio files below a folder, each once, whatever links lead around in it."""
+"""Find the audio files below a folder, each once, wherever links lead."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ..audio import AUDIO_SUFFIXES
-from .layouts import spoken_in
-from .left_out import OTHER_SUFFIXES, Sieve, is_resource, is_resource_folder, suffix_of
+from .audio_filter import OTHER_SUFFIXES, AudioFilter, is_system_file, is_system_folder, kind_of
+from .layouts import librispeech_references
 
 
-class Found(NamedTuple):
-    """A file, or why something could not be looked at. reference: what LibriSpeech's transcripts say that is said in it."""
+class FolderFile(NamedTuple):
+    """An audio file in a folder, or why something there cannot be read.
+
+    Attributes:
+        reference: the reference from LibriSpeech's ``*.trans.txt`` in the same folder.
+    """
 
     path: str
     reference: str | None = None
@@ -24,121 +28,130 @@ class Found(NamedTuple):
 
 
 @dataclass
-class Walk:
-    """Goes through a folder: first what really lies in it, alphabetically, then the folders that links lead to.
+class FolderWalk:
+    """A walk through a folder: first all that really lies in it, in alphabetical order, then the targets of links to folders.
 
-    sieve: tells audio from other files. So every file has the name that it has without links, if there is one, and links that
-    lead up or to what was searched already end there. Kept: the folders that were entered, and the files that links lead to.
+    Every file therefore gets its path without links, if it has one below the folder, and links to folders that were visited
+    before, such as a parent, are not followed.
+
+    Attributes:
+        filter: separates audio from other files.
+        visited: device and inode of the folders visited so far.
+        link_targets: the files that links lead to.
+        came_back: whether a link led to a folder that was visited before.
+        note: called with warnings about references.
     """
 
-    sieve: Sieve = field(default_factory=Sieve)
-    entered: set[tuple[int, int]] = field(default_factory=set)
-    linked: set[str] = field(default_factory=set)
-    came_back: bool = False  # to a folder that was searched already
-    note: Callable[[str], None] = lambda message: None  # is called with what is wrong with transcripts
+    filter: AudioFilter = field(default_factory=AudioFilter)
+    visited: set[tuple[int, int]] = field(default_factory=set)
+    link_targets: set[str] = field(default_factory=set)
+    came_back: bool = False
+    note: Callable[[str], None] = lambda message: None
 
-    def below(self, source: str) -> Iterator[Found]:
-        """Give the audio files below ``source``; folders that may not be entered and links that lead nowhere as errors."""
+    def files(self, source: str) -> Iterator[FolderFile]:
+        """Yield the audio files below ``source``. Folders that cannot be read and broken links are yielded as errors."""
         inside = os.path.realpath(source)
         links = deque([source])
         while links:
             root = links.popleft()
-            real = os.path.realpath(root)
+            real_root = os.path.realpath(root)
             folders = [root]
             while folders:
-                folder, below = folders.pop(), list[str]()
-                really = os.path.join(real, folder[len(root) :].lstrip("/"))
-                yield from self._folder(folder, really, inside, below, links)
-                folders += reversed(below)
+                folder, subfolders = folders.pop(), list[str]()
+                real = os.path.join(real_root, folder[len(root) :].lstrip("/"))
+                yield from self._files_in(folder, real, inside, subfolders, links)
+                folders += reversed(subfolders)
 
-    def _folder(self, folder: str, real: str, inside: str, folders: list[str], links: deque[str]) -> Iterator[Found]:
-        """Give the files in a folder; add the folders in it to ``folders``, and those that links lead to, to ``links``."""
+    def _files_in(self, folder: str, real: str, inside: str, subfolders: list[str], links: deque[str]) -> Iterator[FolderFile]:
+        """Yield the files in a folder; append the folders in it to ``subfolders``, or to ``links`` if they are links."""
         try:
-            if not self._enters(folder):
+            if not self._visit(folder):
                 return
             with os.scandir(folder) as scanned:
                 entries = sorted(scanned, key=lambda entry: entry.name)
         except OSError as error:
-            yield Found(folder, error=f"{folder}: cannot be opened: {error.strerror or error}")
+            yield FolderFile(folder, error=f"{folder}: cannot be opened: {error.strerror or error}")
             return
-        words: dict[str, str] | None = None
+        references: dict[str, str] | None = None
         for entry in entries:
             if _is_dir(entry):
-                if not is_resource_folder(entry.name):
-                    (links if entry.is_symlink() else folders).append(entry.path)
+                if not is_system_folder(entry.name):
+                    (links if entry.is_symlink() else subfolders).append(entry.path)
                 continue
-            for found in self._looked_at(entry, real, inside):
-                if words is None and found.error is None:
-                    words = spoken_in(folder, [each.name for each in entries], self.note)
-                stem = os.path.splitext(entry.name)[0]
-                yield found if found.error is not None else found._replace(reference=(words or {}).get(stem))
+            for file in self._check(entry, real, inside):
+                if file.error is None:
+                    if references is None:
+                        references = librispeech_references(folder, [each.name for each in entries], self.note)
+                    file = file._replace(reference=references.get(os.path.splitext(entry.name)[0]))
+                yield file
 
-    def _enters(self, folder: str) -> bool:
-        """Note a folder; return whether it is a new one."""
+    def _visit(self, folder: str) -> bool:
+        """Mark a folder as visited; return whether it was not before."""
         status = os.stat(folder)
         identity = (status.st_dev, status.st_ino)
-        if identity in self.entered:
+        if identity in self.visited:
             self.came_back = True
             return False
-        self.entered.add(identity)
+        self.visited.add(identity)
         return True
 
-    def _looked_at(self, entry: os.DirEntry[str], folder: str, inside: str) -> Iterator[Found]:
-        """Give a file as :meth:`_file` does; one that went away meanwhile, or that its disk cannot give, as an error."""
+    def _check(self, entry: os.DirEntry[str], folder: str, inside: str) -> Iterator[FolderFile]:
+        """Yield what ``_file`` does; turn its ``OSError`` into an error, since files may vanish and disks may fail."""
         try:
             yield from self._file(entry, folder, inside)
         except OSError as error:
-            yield Found(entry.path, error=f"{entry.path}: cannot be opened: {error.strerror or error}")
+            yield FolderFile(entry.path, error=f"{entry.path}: cannot be opened: {error.strerror or error}")
 
-    def _file(self, entry: os.DirEntry[str], folder: str, inside: str) -> Iterator[Found]:
-        """Give a file if it is audio, is new, and can be read. folder: the real one that it lies in."""
-        suffix = suffix_of(entry.name)
+    def _file(self, entry: os.DirEntry[str], folder: str, inside: str) -> Iterator[FolderFile]:
+        """Yield a file if it is audio and has not come before. ``folder`` is the real folder that it lies in."""
+        suffix = kind_of(entry.name)
         if entry.is_symlink():
             try:
                 mode = os.stat(entry.path).st_mode
             except OSError as error:
-                if suffix not in OTHER_SUFFIXES and not is_resource(entry.name):
-                    yield Found(entry.path, error=f"{entry.path}: {reason_of_link(entry.path, error)}")
+                if suffix not in OTHER_SUFFIXES and not is_system_file(entry.name):
+                    yield FolderFile(entry.path, error=f"{entry.path}: {link_error(entry.path, error)}")
                 return
             target = os.path.realpath(entry.path)
-            if self._is_elsewhere(target, inside):
+            if self._is_found_elsewhere(target, inside):
                 return
         else:
             mode = 0 if entry.is_file(follow_symlinks=False) else entry.stat(follow_symlinks=False).st_mode
-            target = os.path.join(folder, entry.name) if self.linked else ""
-            if target in self.linked:
+            target = os.path.join(folder, entry.name) if self.link_targets else ""
+            if target in self.link_targets:
                 return
         if mode and not stat.S_ISREG(mode):
             if suffix in AUDIO_SUFFIXES:
-                yield Found(entry.path, error=f"{entry.path}: not a regular file but {_kind(mode)}: name it by itself")
+                reason = f"this is {_kind(mode)}, not a regular file: to read it, name it as an input of its own"
+                yield FolderFile(entry.path, error=f"{entry.path}: {reason}")
             return
-        if not self.sieve.takes(entry.path):
+        if not self.filter.accepts(entry.path):
             return
         if entry.is_symlink():
-            self.linked.add(target)
-        yield Found(entry.path)
+            self.link_targets.add(target)
+        yield FolderFile(entry.path)
 
-    def _is_elsewhere(self, target: str, inside: str) -> bool:
-        """Return whether the file that a link leads to comes, or came, under its own name."""
+    def _is_found_elsewhere(self, target: str, inside: str) -> bool:
+        """Return whether the walk also reaches the target of a link by its own path."""
         folder = os.path.dirname(target)
-        if not self.sieve.is_audio(target):
+        if not self.filter.is_audio(target):
             return False
         if os.path.commonpath((inside, folder)) == inside:
-            return not any(map(is_resource_folder, os.path.relpath(folder, inside).split(os.sep)))
+            return not any(map(is_system_folder, os.path.relpath(folder, inside).split(os.sep)))
         try:
             status = os.stat(folder)
         except OSError:
             return False
-        return (status.st_dev, status.st_ino) in self.entered
+        return (status.st_dev, status.st_ino) in self.visited
 
 
-def reason_of_link(path: str, error: OSError) -> str:
-    """Say why what a link leads to cannot be had."""
+def link_error(path: str, error: OSError) -> str:
+    """Describe why the target of a link cannot be read."""
     if error.errno == errno.ENOENT:
-        return f"this link leads to {os.readlink(path)}, which is not there"
+        return f"this is a link to {os.readlink(path)}, which does not exist"
     if error.errno == errno.ELOOP:
         return "this link leads back to itself"
-    return f"what this link leads to cannot be opened: {error.strerror or error}"
+    return f"the target of this link cannot be opened: {error.strerror or error}"
 
 
 def _is_dir(entry: os.DirEntry[str]) -> bool:

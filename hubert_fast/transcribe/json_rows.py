@@ -1,6 +1,6 @@
-"""Rows of JSON text: one object a line, an array of them, or an object that holds them by name.
+"""Rows of JSON text: one object per line, an array of objects, or an object that holds them by name.
 
-Arrays and objects are read a row at a time, so that memory is bounded by the longest row, however long the list is.
+Arrays and objects are parsed a row at a time, so memory is bounded by the longest row, however long the list is.
 """
 
 from __future__ import annotations
@@ -17,23 +17,26 @@ WRAPPERS = frozenset(
     "audio audios cuts data dataset entries examples files items list manifest recordings records results rows samples "
     "test train utterances utts validation".split()
 )
-LONGEST_TOKEN = 16  # characters of -Infinity, an escape or a digit's beginning
-MOST_DIGITS = 4000  # Python reads no longer numbers
-PYTHON = re.compile(r"[\s\[{]*'")
+LONGEST_TOKEN = 16  # characters of "-Infinity", of an escape, or of a number up to where its parsing fails
+MAX_INT_DIGITS = 4000  # Python refuses to parse integers of more than 4,300 digits
+PYTHON_LITERAL = re.compile(r"[\s\[{]*'")
 SPACE = " \t\n\r\ufeff"
 
 
-def _whole(digits: str) -> int | float:
-    return int(digits) if len(digits) < MOST_DIGITS else float(digits)
+def _parse_int(digits: str) -> int | float:
+    return int(digits) if len(digits) < MAX_INT_DIGITS else float(digits)
 
 
-DECODER = json.JSONDecoder(parse_int=_whole)
+DECODER = json.JSONDecoder(parse_int=_parse_int)
 
 
 class Row(NamedTuple):
-    """A value of the list with its number from 1, of the line it is on or among its rows, or what is wrong there.
+    """A row of the list, or the error in it.
 
-    unit: ``"line"`` or ``"row"``, what the number counts. name: its key in the object that holds it.
+    Attributes:
+        number: the number of its line or row, counted from 1.
+        unit: what ``number`` counts, ``"line"`` or ``"row"``.
+        name: its key in the object that holds it.
     """
 
     number: int
@@ -47,7 +50,12 @@ IsRow = Callable[[Mapping[str, Any]], bool]
 
 
 def rows_of(text: Text, is_row: IsRow) -> Iterator[Row]:
-    """Give the rows of JSON text. is_row: whether an object names audio itself, and does not hold rows by their names."""
+    """Yield the rows of JSON text.
+
+    Args:
+        text: the list.
+        is_row: returns whether an object is a row itself, rather than one that holds rows by name.
+    """
     if is_document(text):
         yield from _Document(text, is_row).rows()
         return
@@ -55,35 +63,35 @@ def rows_of(text: Text, is_row: IsRow) -> Iterator[Row]:
         try:
             value = DECODER.decode(line)
         except (ValueError, RecursionError) as error:
-            yield Row(number, "line", error=f"line {number} is no JSON object: {_of_python(line) or error}")
+            yield Row(number, "line", error=f"line {number} is not a JSON object: {_python_error(line) or error}")
             continue
-        if isinstance(value, dict) and (held := list(_table(value, is_row))):
-            yield from (Row(index, "row", each, name) for index, (name, each) in enumerate(held, 1))
+        if isinstance(value, dict) and (nested := list(_rows_within(value, is_row))):
+            yield from (Row(index, "row", row, name) for index, (name, row) in enumerate(nested, 1))
         else:
             yield Row(number, "line", value)
 
 
 def is_document(text: Text) -> bool:
-    """Return whether JSON text is, by its first two lines, one array or object rather than an object a line."""
+    """Return whether JSON text is a single array or object rather than one object per line, judging by its first two lines."""
     first = (*text.peek(1), "")[0].lstrip(SPACE).rstrip()
     if first.startswith("["):
         return True
-    if not first.startswith("{") or _loaded(first) is not None:
+    if not first.startswith("{") or _decode(first) is not None:
         return False
-    if first.endswith(("[", "{", ",", ":")) or len(first) > PIECE_CHARACTERS // 2:  # a line of which this is a piece
+    if first.endswith(("[", "{", ",", ":")) or len(first) > PIECE_CHARACTERS // 2:  # the beginning of a long line
         return True
     second = (*text.peek(2), "", "")[1]
-    return second != "" and not isinstance(_loaded(second), dict) and _is_cut(first)
+    return second != "" and not isinstance(_decode(second), dict) and _is_truncated(first)
 
 
-def _loaded(text: str) -> Any:
+def _decode(text: str) -> Any:
     try:
         return DECODER.decode(text)
     except (ValueError, RecursionError):
         return None
 
 
-def _is_cut(text: str) -> bool:
+def _is_truncated(text: str) -> bool:
     try:
         DECODER.decode(text)
     except json.JSONDecodeError as error:
@@ -93,158 +101,168 @@ def _is_cut(text: str) -> bool:
     return False
 
 
-def _of_python(text: str) -> str | None:
-    """Return what is wrong with text that Python's ``repr`` wrote, ``None`` for other text."""
-    return "its quotes are single ones, as Python prints a dict: write it with json.dumps" if PYTHON.match(text) else None
+def _python_error(text: str) -> str | None:
+    """Return the error in text written by Python's ``repr``, or ``None`` for any other text."""
+    if PYTHON_LITERAL.match(text):
+        return "it has single quotes, like a Python dict that was printed: write it with json.dumps"
+    return None
 
 
-def _table(value: Mapping[str, Any], is_row: IsRow) -> Iterator[tuple[str | None, Any]]:
-    """Give the rows that an object holds, if it is no row itself."""
+def _rows_within(value: Mapping[str, Any], is_row: IsRow) -> Iterator[tuple[str | None, Any]]:
+    """Yield the rows that an object holds, unless it is a row itself."""
     rows = rows_in(value)
     if rows is not None:
         yield from rows
     elif not is_row(value):
-        yield from _held(value, is_row)
+        yield from _nested_rows(value, is_row)
 
 
-def _held(value: Mapping[str, Any], is_row: IsRow) -> Iterator[tuple[str | None, Any]]:
-    """Give the rows that an object holds: by their names, or in a list under a name that is known for it."""
-    for name, held in value.items():
-        if isinstance(held, dict) and is_row(held):
-            yield name, held
-        elif name.lower() in WRAPPERS and isinstance(held, list):
-            yield from ((None, each) for each in held)
-        elif name.lower() in WRAPPERS and isinstance(held, dict):
-            yield from _held(held, is_row)
+def _nested_rows(value: Mapping[str, Any], is_row: IsRow) -> Iterator[tuple[str | None, Any]]:
+    """Yield the rows that an object holds: by name, or in a list under one of the ``WRAPPERS``."""
+    for name, nested in value.items():
+        if isinstance(nested, dict) and is_row(nested):
+            yield name, nested
+        elif name.lower() in WRAPPERS and isinstance(nested, list):
+            yield from ((None, row) for row in nested)
+        elif name.lower() in WRAPPERS and isinstance(nested, dict):
+            yield from _nested_rows(nested, is_row)
 
 
-class _Broken(Exception):
-    """What is read is not JSON; the message says where and why."""
+class _InvalidJSON(Exception):
+    """The text is not JSON; the message says where and why."""
 
 
 class _Document:
-    """Reads values one after the other from text that may be cut anywhere."""
+    """A parser of JSON values, one after the other, from text that arrives in pieces."""
 
     def __init__(self, text: Text, is_row: IsRow):
-        self._text, self._is_row, self._buffer, self._at = text, is_row, "", 0
+        self._text, self._is_row, self._buffer, self._position = text, is_row, "", 0
         self._number = 0
         self._decode = DECODER.raw_decode
 
     def rows(self) -> Iterator[Row]:
-        """Give all rows, and what is wrong as the last."""
+        """Yield all rows; an error comes as the last one."""
         try:
             while (start := self._next()) != "":
                 if start == "[":
                     yield from self._array()
                 elif start == "{":
                     yield from self._object()
-                elif start == "," and self._number:  # between objects, as of an array without its brackets
-                    self._at += 1
+                elif start == "," and self._number:  # between objects of an array without its brackets
+                    self._position += 1
                 else:
-                    raise _Broken(f"expected an array or an object, but there is {start!r}")
-        except (_Broken, RecursionError) as error:
+                    raise _InvalidJSON(f"expected an array or an object, but found {start!r}")
+        except (_InvalidJSON, RecursionError) as error:
             number = self._number + 1
-            yield Row(number, "row", error=f"row {number} is not JSON: {error}; what follows it in this list is not read")
+            yield Row(number, "row", error=f"row {number} is not JSON: {error}; the rest of the list is not read")
 
     def _row(self, value: Any, name: str | None = None) -> Row:
         self._number += 1
         return Row(self._number, "row", value, name)
 
     def _array(self) -> Iterator[Row]:
-        self._at += 1
+        self._position += 1
         while self._next() != "]":
             yield self._row(self._value())
             self._separator("]")
-        self._at += 1
+        self._position += 1
 
     def _object(self) -> Iterator[Row]:
-        """Give the rows that an object holds, or the object itself when it is one."""
-        self._at += 1
+        """Yield the rows that an object holds, or the object itself if it is one."""
+        self._position += 1
         fields: dict[str, Any] = {}
-        gave = False
+        has_rows = False
         while self._next() != "}":
             name = self._value()
             if not isinstance(name, str) or self._next() != ":":
-                raise _Broken("expected a name and a colon in an object")
-            self._at += 1
+                raise _InvalidJSON("expected a name and a colon in an object")
+            self._position += 1
             start = self._next()
-            if start == "[" and name.lower() in WRAPPERS and not self._is_row(fields) and self._holds_objects():
+            if start == "[" and name.lower() in WRAPPERS and not self._is_row(fields) and self._is_array_of_objects():
                 yield from self._array()
-                gave = True
+                has_rows = True
             else:
                 value = self._value()
                 if isinstance(value, dict) and not self._is_row(fields) and self._is_row(value) and not _is_field(name):
                     yield self._row(value, name)
-                    gave = True
-                elif isinstance(value, dict) and name.lower() in WRAPPERS and (held := list(_held(value, self._is_row))):
-                    for each, row in held:
-                        yield self._row(row, each)
-                    gave = True
+                    has_rows = True
+                elif (
+                    isinstance(value, dict) and name.lower() in WRAPPERS and (nested := list(_nested_rows(value, self._is_row)))
+                ):
+                    for nested_name, row in nested:
+                        yield self._row(row, nested_name)
+                    has_rows = True
                 else:
                     fields[name] = value
             self._separator("}")
-        self._at += 1
-        if not gave and (table := rows_in(fields)) is not None:
+        self._position += 1
+        if not has_rows and (table := rows_in(fields)) is not None:
             yield from (self._row(value, name) for name, value in table)
-        elif self._is_row(fields) or not gave:
+        elif self._is_row(fields) or not has_rows:
             yield self._row(fields)
 
-    def _holds_objects(self) -> bool:
-        """Return whether the array that begins here holds objects."""
+    def _is_array_of_objects(self) -> bool:
+        """Return whether the array that begins here holds objects or nothing."""
         self._fill(2)
-        while (rest := self._buffer[self._at + 1 :].lstrip(SPACE)) == "" and self._more():
+        while (rest := self._buffer[self._position + 1 :].lstrip(SPACE)) == "" and self._read():
             pass
         return rest.startswith(("{", "]"))
 
     def _separator(self, end: str) -> None:
-        found = self._next()
-        if found == ",":
-            self._at += 1
-        elif found != end:
-            raise _Broken(f"expected , or {end}, but {f'there is {found!r}' if found else 'the list ends: it is cut off'}")
+        character = self._next()
+        if character == ",":
+            self._position += 1
+        elif character == "":
+            raise _InvalidJSON(f"expected , or {end}, but the list ends here: it is truncated")
+        elif character != end:
+            raise _InvalidJSON(f"expected , or {end}, but found {character!r}")
 
     def _next(self) -> str:
-        """Return the next character that is not space, without reading it; ``""`` at the end."""
+        """Skip white space and return the next character without consuming it, or ``""`` at the end."""
         while True:
-            while self._at < len(self._buffer):
-                if self._buffer[self._at] not in SPACE:
-                    return self._buffer[self._at]
-                self._at += 1
-            if not self._more():
+            while self._position < len(self._buffer):
+                if self._buffer[self._position] not in SPACE:
+                    return self._buffer[self._position]
+                self._position += 1
+            if not self._read():
                 return ""
 
     def _value(self) -> Any:
-        """Read a value, with as much more text as it takes."""
+        """Parse a value, reading more text until it is complete."""
         while True:
             try:
-                value, end = self._decode(self._buffer, self._at)
+                value, end = self._decode(self._buffer, self._position)
             except json.JSONDecodeError as error:
-                # what is cut is wrong at its end, or where a string began
+                # text that is cut off fails at its end, or where its last string begins
                 is_cut = error.msg.startswith("Unterminated") or error.pos >= len(self._buffer.rstrip()) - LONGEST_TOKEN
                 if not is_cut:
-                    raise _Broken(_of_python(self._buffer[self._at :]) or error.msg) from None
-                if not self._more(len(self._buffer) - self._at):
-                    raise _Broken(f"{error.msg}, where the list ends: it is cut off") from None
+                    raise _InvalidJSON(_python_error(self._buffer[self._position :]) or error.msg) from None
+                if not self._read(len(self._buffer) - self._position):
+                    raise _InvalidJSON(f"the list is truncated ({error.msg})") from None
                 continue
-            if end == len(self._buffer) and self._more():  # a number may go on
+            if end == len(self._buffer) and self._read():  # a number may continue
                 continue
-            self._at = end
+            self._position = end
             return value
 
     def _fill(self, count: int) -> None:
-        while len(self._buffer) - self._at < count and self._more():
+        while len(self._buffer) - self._position < count and self._read():
             pass
 
-    def _more(self, count: int = 0) -> bool:
-        """Take up more text, at least ``count`` characters where there are so many; drop what is read."""
-        parts = [self._buffer[self._at :]]
+    def _read(self, count: int = 0) -> bool:
+        """Read at least ``count`` more characters, or as many as are left, and drop those already parsed.
+
+        Returns:
+            Whether there were any.
+        """
+        pieces = [self._buffer[self._position :]]
         added = 0
-        while (part := self._text.read()) != "":
-            parts.append(part)
-            added += len(part)
+        while (piece := self._text.read()) != "":
+            pieces.append(piece)
+            added += len(piece)
             if added >= count:
                 break
-        self._buffer, self._at = "".join(parts), 0
+        self._buffer, self._position = "".join(pieces), 0
         return added > 0
 
 

@@ -1,7 +1,7 @@
-"""Lists that need the files beside them: Kaldi's ``wav.scp``, fairseq's ``.tsv`` and LibriSpeech's ``.trans.txt``; FFmpeg's.
+"""Lists that refer to files beside them: Kaldi's ``wav.scp``, fairseq's ``.tsv``, LibriSpeech's ``.trans.txt``; FFmpeg's lists.
 
-Rows come as they are read. Kept in memory are Kaldi's recordings, if there are ``segments``, and those lines of a file beside a
-list that are out of the list's order.
+Rows are read as they are needed. Only Kaldi's recordings, if there are ``segments``, and lines of files beside the list that
+come out of order are kept in memory.
 """
 
 from __future__ import annotations
@@ -12,60 +12,63 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
 from ..audio import is_url
-from .list_text import COMPRESSION_SUFFIXES, ManifestError, Text, open_bytes, repaired, text_of
-from .parts import WrongRow, part_of
-from .places import COMMON_SUFFIXES, folder_of, joined
-from .rows import Entry, is_name
+from .list_text import COMPRESSION_SUFFIXES, ManifestError, Text, decode_text, open_bytes, repair_encoding
+from .parts import InvalidRow, part_of
+from .paths import COMMON_SUFFIXES, join, parent_folder
+from .rows import Entry, is_valid_name
 
-ARCHIVED = re.compile(r"\.ark:\d+(?:\[[\d:,]*\])?$")
-SPOKEN_SUFFIXES = (".flac", *COMMON_SUFFIXES)  # of LibriSpeech and what it was converted to
+KALDI_ARCHIVE = re.compile(r"\.ark:\d+(?:\[[\d:,]*\])?$")
+LIBRISPEECH_SUFFIXES = (".flac", *COMMON_SUFFIXES)  # the original format first, then those it may have been converted to
 
 Note = Callable[[str], None]
 
 
-class Beside:
-    """Values by id in a file of lines ``ID VALUE`` beside a list, read as far as they are asked for.
+class ValuesById:
+    """Values by id in a file of lines ``ID VALUE``, which is read only as far as needed.
 
-    keeps: whether an id may be asked for again.
+    Args:
+        lines: pairs of id and value.
+        keep: whether an id may be requested more than once.
     """
 
-    def __init__(self, lines: Iterator[tuple[str, str]], keeps: bool = False):
-        self._lines, self._keeps = lines, keeps
-        self._read: dict[str, str] = {}
+    def __init__(self, lines: Iterator[tuple[str, str]], keep: bool = False):
+        self._lines, self._keep = lines, keep
+        self._values: dict[str, str] = {}
 
     def get(self, id: str) -> str | None:
-        """Return an id's value, or ``None``."""
-        if id in self._read:
-            return self._read[id] if self._keeps else self._read.pop(id)
-        for other, value in self._lines:
-            if other == id and not self._keeps:
+        """Return the value of an id, or ``None``."""
+        if id in self._values:
+            return self._values[id] if self._keep else self._values.pop(id)
+        for line_id, value in self._lines:
+            if line_id == id and not self._keep:
                 return value
-            self._read[other] = value
-            if other == id:
+            self._values[line_id] = value
+            if line_id == id:
                 return value
         return None
 
-    def unused(self, used: set[str]) -> int:
-        """Return how many ids there are besides ``used``."""
-        return len((self._read.keys() | dict(self._lines).keys()) - used)
+    def count_unused(self, used: set[str]) -> int:
+        """Return the number of ids that are not in ``used``."""
+        return len((self._values.keys() | dict(self._lines).keys()) - used)
 
 
 def lines_beside(source: str, name: str) -> Iterator[tuple[int, str]] | None:
-    """Give the lines and their numbers from 1 of a file in the folder of a list; ``None`` if there is none.
+    """Return the numbered lines of a file in the folder of a list, or ``None`` if there is no such file.
 
-    The file may be compressed, with the suffix for it. A local one is opened when its first line is asked for.
+    The file may be compressed if its name says so. A local file is opened when its first line is requested.
     """
-    path = joined(folder_of(source), name)
+    path = join(parent_folder(source), name)
     if is_url(path):
-        compressed = os.path.splitext(source.partition("::")[0])[1]
-        for there in (path, joined(folder_of(source), name + compressed)) if compressed in COMPRESSION_SUFFIXES else (path,):
+        compression = os.path.splitext(source.partition("::")[0])[1]
+        urls = (path, join(parent_folder(source), name + compression)) if compression in COMPRESSION_SUFFIXES else (path,)
+        for url in urls:
             try:
-                return _lines_of(open_bytes(there), there)
-            except Exception:  # each file system has its own for a file that is not there
+                return _decoded_lines(open_bytes(url), url)
+            except Exception:  # file systems raise errors of many kinds for a missing file
                 continue
         return None
-    there = next(filter(os.path.isfile, (path, *(path + suffix for suffix in COMPRESSION_SUFFIXES))), None)
-    return None if there is None else _lines(there)
+    existing = next(filter(os.path.isfile, (path, *(path + suffix for suffix in COMPRESSION_SUFFIXES))), None)
+    return None if existing is None else _lines(existing)
 
 
 def _lines(path: str) -> Iterator[tuple[int, str]]:
@@ -73,16 +76,16 @@ def _lines(path: str) -> Iterator[tuple[int, str]]:
         file = open_bytes(path)
     except OSError as error:
         raise ManifestError(f"{path} cannot be opened: {error.strerror or error}") from None
-    yield from _lines_of(file, path)
+    yield from _decoded_lines(file, path)
 
 
-def _lines_of(file: BinaryIO, path: str) -> Iterator[tuple[int, str]]:
+def _decoded_lines(file: BinaryIO, path: str) -> Iterator[tuple[int, str]]:
     with file:
-        yield from text_of(file, path)
+        yield from decode_text(file, path)
 
 
-def _safely(lines: Iterator[tuple[int, str]] | None, note: Note = lambda message: None) -> Iterator[tuple[int, str]]:
-    """Give lines up to where they cannot be read: what is wrong with references costs no transcription."""
+def _readable(lines: Iterator[tuple[int, str]] | None, note: Note = lambda message: None) -> Iterator[tuple[int, str]]:
+    """Yield lines until one cannot be read: a fault in the references must not prevent transcription."""
     try:
         yield from lines or ()
     except (OSError, ManifestError, UnicodeError, EOFError) as error:
@@ -99,24 +102,27 @@ def _pairs(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[str, str]]:
 
 
 def kaldi(text: Text, source: str, note: Note) -> Iterator[Entry]:
-    """Give the utterances of a Kaldi ``wav.scp``: its lines, or those of ``segments`` beside it, with the words of ``text``."""
-    references = Beside(_pairs(_safely(lines_beside(source, "text"), note)))
+    """Yield the utterances of a Kaldi data folder: the lines of ``segments``, or else those of ``wav.scp``.
+
+    References come from the file ``text`` of the folder.
+    """
+    references = ValuesById(_pairs(_readable(lines_beside(source, "text"), note)))
     segments = lines_beside(source, "segments")
     if segments is None:
         for number, line in text:
             id, audio = _pair(line)
-            yield _recording(number, id, audio, f"line {number}")._replace(reference=_spoken(references.get(id)))
+            yield _recording(number, id, audio, f"line {number}")._replace(reference=_reference(references.get(id)))
         return
-    recordings = Beside(_pairs(text), keeps=True)
+    recordings = ValuesById(_pairs(text), keep=True)
     used: set[str] = set()
     for number, line in segments:
         entry = _segment(number, line, recordings, used)
-        yield entry if entry.error is not None else entry._replace(reference=_spoken(references.get(entry.id or "")))
-    if left := recordings.unused(used):
-        note(f"left out {left} {'recording that has' if left == 1 else 'recordings that have'} no line in segments")
+        yield entry if entry.error is not None else entry._replace(reference=_reference(references.get(entry.id or "")))
+    if unused := recordings.count_unused(used):
+        note(f"skipped {unused} {'recording that has' if unused == 1 else 'recordings that have'} no line in segments")
 
 
-def _segment(number: int, line: str, recordings: Beside, used: set[str]) -> Entry:
+def _segment(number: int, line: str, recordings: ValuesById, used: set[str]) -> Entry:
     where = f"line {number} of segments"
     columns = line.split()
     try:
@@ -126,33 +132,33 @@ def _segment(number: int, line: str, recordings: Beside, used: set[str]) -> Entr
         return Entry(number, error=f"{where} must be ID RECORDING START END, but is {line[:200]!r}")
     audio = recordings.get(recording)
     if audio is None:
-        return Entry(number, error=f"{where} is of the recording {recording}, which the list does not have")
+        return Entry(number, error=f"{where} refers to the recording {recording}, which is not in the list")
     used.add(recording)
-    whole = end < 0  # Kaldi's -1: up to the end
-    if not (0 <= start < float("inf") and (whole or start < end < float("inf"))):
-        return Entry(number, error=f"{where} must end after it starts, but is from {columns[2]} to {columns[3]} s")
+    to_end = end < 0  # Kaldi writes -1
+    if not (0 <= start < float("inf") and (to_end or start < end < float("inf"))):
+        return Entry(number, error=f"{where} must end after it starts, but runs from {columns[2]} to {columns[3]} s")
     entry = _recording(number, id, audio, where)
-    return entry._replace(offset_seconds=start, duration_seconds=None if whole else end - start)
+    return entry._replace(offset_seconds=start, duration_seconds=None if to_end else end - start)
 
 
 def _recording(number: int, id: str, audio: str, where: str) -> Entry:
     if not audio:
         return Entry(number, error=f"{where} must be ID FILE, but names no file: {id[:200]!r}")
-    if ARCHIVED.search(audio):
-        return Entry(number, error=f"{where}: {audio} is within a Kaldi archive: copy it out with wav-copy")
-    if not is_name(audio) or not is_name(id):
+    if KALDI_ARCHIVE.search(audio):
+        return Entry(number, error=f"{where}: {audio} is inside a Kaldi archive: extract it with wav-copy")
+    if not is_valid_name(audio) or not is_valid_name(id):
         return Entry(number, error=f"{where} is not a valid file name: {audio[:200]!r}")
     if audio.startswith("|"):
-        return Entry(number, error=f"{where} writes to a command instead of reading: {audio[:200]!r}")
+        return Entry(number, error=f"{where} pipes audio into a command instead of reading it: {audio[:200]!r}")
     return Entry(number, audio, id=id, is_command=audio.endswith("|"))
 
 
-def _spoken(text: str | None) -> str | None:
-    return repaired(text) if text else None
+def _reference(text: str | None) -> str | None:
+    return repair_encoding(text) if text else None
 
 
 def is_fairseq(text: Text) -> bool:
-    """Return whether a table begins as fairseq's: with a folder on a line, then with a path and a number of samples."""
+    """Return whether a table begins like fairseq's: a line with a folder, then one with a path and a number of samples."""
     first, second = (*text.peek(2), "", "")[:2]
     path, samples = (*second.split("\t"), "")[:2]
     is_root = "\t" not in first.rstrip("\t")
@@ -160,7 +166,7 @@ def is_fairseq(text: Text) -> bool:
 
 
 def fairseq(text: Text, source: str, note: Note) -> tuple[str, Iterator[Entry]]:
-    """Return the root of a fairseq table and its utterances, with the words of the ``.wrd`` or ``.ltr`` file beside it."""
+    """Return the root folder of a fairseq table and its utterances, with references from the ``.wrd`` or ``.ltr`` beside it."""
     rows = iter(text)
     _, root = next(rows)
     return root.strip(), _fairseq_rows(rows, source, note)
@@ -168,68 +174,68 @@ def fairseq(text: Text, source: str, note: Note) -> tuple[str, Iterator[Entry]]:
 
 def _fairseq_rows(rows: Iterator[tuple[int, str]], source: str, note: Note) -> Iterator[Entry]:
     stem = os.path.basename(source.partition("::")[0]).split(".tsv")[0]
-    words_there, letters_there = (lines_beside(source, f"{stem}{suffix}") for suffix in (".wrd", ".ltr"))
-    said, is_spelled = _safely(letters_there if words_there is None else words_there, note), words_there is None
-    at, words = 0, ""  # the last line that was read of them
+    words, letters = (lines_beside(source, f"{stem}{suffix}") for suffix in (".wrd", ".ltr"))
+    references, is_spelled = _readable(letters if words is None else words, note), words is None
+    reference_number, text = 0, ""  # of the last reference that was read
     for number, line in rows:
         path = line.split("\t", 1)[0]
-        while at < number - 1:  # the table's first line is its root
-            at, words = next(said, (number, ""))
-        reference = words if at == number - 1 else None
+        while reference_number < number - 1:  # the first line of the table is its root
+            reference_number, text = next(references, (number, ""))
+        reference = text if reference_number == number - 1 else None
         if reference and is_spelled:
             reference = " ".join(reference.replace(" ", "").replace("|", " ").split())
-        if not is_name(path):
+        if not is_valid_name(path):
             yield Entry(number, error=f"line {number} is not a valid file name: {path[:200]!r}")
             continue
-        yield Entry(number, path, reference=_spoken(reference))
+        yield Entry(number, path, reference=_reference(reference))
 
 
 def ffmpeg(text: Text) -> Iterator[Entry]:
-    """Give the files of a list for FFmpeg's concat demuxer, with ``inpoint`` and ``outpoint`` as their parts."""
-    waiting: Entry | None = None
+    """Yield the files of a list for FFmpeg's concat demuxer; ``inpoint`` and ``outpoint`` select parts of them."""
+    pending: Entry | None = None
     for number, line in text:
         keyword, value = _pair(line)
         if keyword == "file":
-            yield from () if waiting is None else (waiting,)
+            yield from () if pending is None else (pending,)
             path = value[1:-1].replace("'\\''", "'") if value[:1] == value[-1:] == "'" else value
-            error = None if is_name(path) else f"line {number} is not a valid file name: {path[:200]!r}"
-            waiting = Entry(number, path, error=error)
-        elif waiting is not None and keyword in ("inpoint", "outpoint"):
-            waiting = _cut(waiting, keyword, value)
-    yield from () if waiting is None else (waiting,)
+            error = None if is_valid_name(path) else f"line {number} is not a valid file name: {path[:200]!r}"
+            pending = Entry(number, path, error=error)
+        elif pending is not None and keyword in ("inpoint", "outpoint"):
+            pending = _trim(pending, keyword, value)
+    yield from () if pending is None else (pending,)
 
 
-def _cut(entry: Entry, keyword: str, value: str) -> Entry:
+def _trim(entry: Entry, keyword: str, value: str) -> Entry:
     try:
         start = entry.offset_seconds
         offset, duration = part_of(
             {"offset": value if keyword == "inpoint" else start, "end": value if keyword == "outpoint" else None}
         )
-    except WrongRow as wrong:
-        return entry._replace(error=f"line {entry.line}: {keyword}: {wrong}")
+    except InvalidRow as error:
+        return entry._replace(error=f"line {entry.line}: {keyword}: {error}")
     return entry._replace(offset_seconds=offset, duration_seconds=duration)
 
 
 def librispeech(text: Text, source: str) -> Iterator[Entry]:
-    """Give the utterances of LibriSpeech's ``*.trans.txt``: the files beside it that its lines begin with, and their words."""
-    folder = folder_of(source)
+    """Yield the utterances of a LibriSpeech ``*.trans.txt``, whose lines hold the stem of a file beside it and a reference."""
+    folder = parent_folder(source)
     for number, line in text:
-        id, words = _pair(line)
-        if not is_name(id):
+        id, reference = _pair(line)
+        if not is_valid_name(id):
             yield Entry(number, error=f"line {number} is not a valid file name: {id[:200]!r}")
             continue
         suffix = ".flac"
         if not is_url(folder):
-            there = (suffix for suffix in SPOKEN_SUFFIXES if os.path.exists(joined(folder, id + suffix)))
-            suffix = next(there, suffix)
-        yield Entry(number, id + suffix, reference=_spoken(words), id=id)
+            existing = (suffix for suffix in LIBRISPEECH_SUFFIXES if os.path.exists(join(folder, id + suffix)))
+            suffix = next(existing, suffix)
+        yield Entry(number, id + suffix, reference=_reference(reference), id=id)
 
 
-def spoken_in(folder: str, files: list[str], note: Note) -> dict[str, str]:
-    """Return the words of each file of a LibriSpeech folder by its name without suffix; nothing in other folders."""
-    words: dict[str, str] = {}
+def librispeech_references(folder: str, files: list[str], note: Note) -> dict[str, str]:
+    """Return the references in the ``*.trans.txt`` of a LibriSpeech folder, by the stem of the audio file."""
+    references: dict[str, str] = {}
     for name in files:
         if name.endswith((".trans.txt", *(f".trans.txt{suffix}" for suffix in COMPRESSION_SUFFIXES))):
-            lines = _safely(_lines(os.path.join(folder, name)), note)
-            words.update((id, repaired(value)) for id, value in _pairs(lines) if value)
-    return words
+            lines = _readable(_lines(os.path.join(folder, name)), note)
+            references.update((id, repair_encoding(value)) for id, value in _pairs(lines) if value)
+    return references

@@ -1,6 +1,6 @@
-"""The text of a list, whatever holds it: a file, a URL or standard input; compressed or not; in UTF-8 or UTF-16.
+"""The text of a list from a file, a URL or standard input: decompressed and decoded, from UTF-8, UTF-16 or UTF-32.
 
-Nothing is kept of it but the piece that is being read.
+Lists are read in pieces, so only the current piece is in memory.
 """
 
 from __future__ import annotations
@@ -12,29 +12,32 @@ import io
 import lzma
 from collections import deque
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from ..audio import is_url
-from ..audio.names import check_url
+from ..audio.names import COMPRESSION, check_url
 from ..first_bytes import HEAD_BYTES, MARKS, identify
 
 PIECE_CHARACTERS = 1 << 16
-STANDARD_INPUT = "standard input"  # what "-" is called in messages
-COMPRESSION_SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
-MOST_LAYERS = 3  # of compression around each other
-NO_LISTS = "xz bzip2 gzip zstd zip tar 7z rar appledouble applesingle pdf png jpeg gif elf numpy parquet arrow hdf5 sqlite midi"
-NOT_A_LIST = frozenset((*NO_LISTS.split(), "git-lfs", "html", "xml", "zeros"))
+STANDARD_INPUT = "standard input"  # the name of "-" in messages
+COMPRESSION_SUFFIXES = (*COMPRESSION, ".zst")
+MAX_LAYERS = 3  # of nested compression
+BINARY_KINDS = (
+    "xz bzip2 gzip zstd zip tar 7z rar appledouble applesingle pdf png jpeg gif elf numpy parquet arrow hdf5 sqlite midi"
+)
+NOT_A_LIST = frozenset((*BINARY_KINDS.split(), "git-lfs", "html", "xml", "zeros"))
 
 
 class ManifestError(Exception):
-    """A manifest cannot be read; the message says which and why."""
+    """A list cannot be read; the message says which and why."""
 
 
 class Text:
-    """The lines of a list, of which the first can be looked at before they are read.
+    """The lines of a list, the first of which can be peeked at.
 
-    pieces: lines with their ends, a long one in several pieces. separated_by_nul: each piece is a whole item instead, as
-    ``find -print0`` writes them.
+    Args:
+        pieces: lines with their ends; a long line may come in several pieces.
+        separated_by_nul: each piece is a complete item without an end, as ``find -print0`` writes them.
     """
 
     def __init__(self, pieces: Iterator[str], separated_by_nul: bool = False):
@@ -42,7 +45,7 @@ class Text:
         self._peeked: deque[str] = deque()
 
     def peek(self, count: int) -> list[str]:
-        """Return the first ``count`` lines that are not blank, or fewer; of a long line the beginning."""
+        """Return the first ``count`` lines that are not blank, or fewer. A long line may be cut after its first piece."""
         lines: list[str] = []
         for piece in self._peeked:
             lines += [piece.rstrip("\r\n")] if piece.strip() else []
@@ -52,16 +55,16 @@ class Text:
         return lines[:count]
 
     def read(self) -> str:
-        """Return the next piece of text, a line or a part of one, or ``""`` at the end."""
+        """Return the next piece of text, which is a line or part of one, or ``""`` at the end."""
         return self._peeked.popleft() if self._peeked else next(self._pieces, "")
 
     def __iter__(self) -> Iterator[tuple[int, str]]:
-        """Give each line's number from 1 and its text without the line end; blank lines are counted and left out."""
+        """Yield the number of each line, counted from 1, and the line without its end. Blank lines count but are skipped."""
         number, parts = 0, []
         while piece := self.read():
             parts.append(piece)
             if not (self.separated_by_nul or piece.endswith(("\n", "\r"))):
-                continue  # a long line goes on
+                continue  # a long line continues
             number += 1
             yield from _line(number, "".join(parts))
             parts.clear()
@@ -81,15 +84,15 @@ def _pieces(stream: io.TextIOBase) -> Iterator[str]:
 
 def _items(file: BinaryIO) -> Iterator[str]:
     rest = b""
-    while part := _read_some(file, PIECE_CHARACTERS):
+    while part := _read_available(file, PIECE_CHARACTERS):
         *items, rest = (rest + part).split(b"\0")
         yield from (item.decode("utf-8", "surrogateescape") for item in items if item)
     if rest:
         yield rest.decode("utf-8", "surrogateescape")
 
 
-class _Rejoined(io.RawIOBase):
-    """A binary stream with bytes put back at its beginning."""
+class _Prefixed(io.RawIOBase):
+    """A binary stream with bytes put back in front."""
 
     def __init__(self, head: bytes, rest: BinaryIO):
         self._head, self._rest = head, rest
@@ -98,22 +101,24 @@ class _Rejoined(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        data = self._head[: len(buffer)] or _read_some(self._rest, len(buffer))
+        data = self._head[: len(buffer)] or _read_available(self._rest, len(buffer))
         self._head = self._head[len(data) :] if self._head else b""
         buffer[: len(data)] = data
         return len(data)
 
 
-def _read_some(file: Any, size: int) -> bytes:
-    """Read what is there, up to ``size`` bytes, without waiting for more: lists may be written while they are read."""
+def _read_available(file: Any, size: int) -> bytes:
+    """Read up to ``size`` bytes without waiting for more than are there: a list may be read while it is being written."""
     read = getattr(file, "read1", None) or file.read
     return read(size) or b""
 
 
 def open_bytes(source: str) -> BinaryIO:
-    """Open a local list or one at a URL. Raises ``OSError``, or what the URL's file system raises.
+    """Open a list at a path or URL.
 
-    ``AudioError`` is for a URL that must not be opened.
+    Raises:
+        OSError: the file cannot be opened. The file system of a URL may raise other errors.
+        AudioError: the URL is one that must not be opened.
     """
     if not is_url(source):
         return open(source, "rb")
@@ -122,38 +127,43 @@ def open_bytes(source: str) -> BinaryIO:
 
     opened = fsspec.open(source, "rb")
     file = opened.open()
-    file._keeps_open = opened  # an archive closes with it
+    file._keeps_open = opened  # an archive is closed when its OpenFile is collected
     return file
 
 
-def text_of(file: BinaryIO, source: str) -> Text:
-    """Decompress and decode a list. Raises :class:`ManifestError` for what is no text, with what it is and what to do."""
-    for _ in range(MOST_LAYERS):
+def decode_text(file: BinaryIO, source: str) -> Text:
+    """Decompress and decode a list.
+
+    Raises:
+        ManifestError: the file is not text; the message says what it is and what to do.
+    """
+    for _ in range(MAX_LAYERS):
         head = _head(file)
-        file = io.BufferedReader(_Rejoined(head, file))
+        file = io.BufferedReader(_Prefixed(head, file))
         identity = identify(head)
-        unpack = None if identity is None else DECOMPRESSORS.get(identity.kind)
-        if unpack is None:
+        decompress = None if identity is None else DECOMPRESSORS.get(identity.kind)
+        if decompress is None:
             break
-        file = unpack(file, source)
+        file = cast(BinaryIO, decompress(file, source))
     if head and identity is not None and identity.kind in NOT_A_LIST:
         raise ManifestError(f"{source}: {identity.instead_of('a list')}")
     encoding = _encoding(head)
     if encoding != "utf-8-sig":
         return Text(_pieces(io.TextIOWrapper(file, encoding, "replace", newline="")))
     if _is_binary(head):
-        advice = "say with --stdin-format what samples these are" if source == STANDARD_INPUT else "name a text file"
-        raise ManifestError(f"{source}: expected a list as text, but the file is binary: {advice}")
+        advice = "describe raw samples with --stdin-format" if source == STANDARD_INPUT else "name a text file"
+        raise ManifestError(f"{source}: expected a list as text, but the data are binary: {advice}")
     if b"\0" in head.split(b"\n", 1)[0]:
         return Text(_items(file), separated_by_nul=True)
-    return Text(_pieces(io.TextIOWrapper(file, encoding, "surrogateescape", newline="")))  # names need not be UTF-8
+    # file names need not be UTF-8
+    return Text(_pieces(io.TextIOWrapper(file, encoding, "surrogateescape", newline="")))
 
 
 def _head(file: BinaryIO) -> bytes:
-    """Read the first bytes: up to ``HEAD_BYTES``, or up to where the first line has ended."""
+    """Read up to ``HEAD_BYTES`` bytes, or until the first line is complete."""
     head = b""
     while len(head) < HEAD_BYTES and not any(end in head for end in b"\n\0"):
-        part = _read_some(file, HEAD_BYTES - len(head))
+        part = _read_available(file, HEAD_BYTES - len(head))
         if not part:
             break
         head += part
@@ -164,28 +174,30 @@ def _encoding(head: bytes) -> str:
     for mark, encoding in MARKS.items():
         if head.startswith(mark):
             return encoding
-    some = head[:32]
-    if len(some) >= 8:  # UTF-16 without its mark: every other byte of Latin letters is 0
+    sample = head[:32]
+    if len(sample) >= 8:  # in UTF-16 without a byte order mark, every other byte of Latin letters is 0
         for first, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):
-            if not any(some[first::2]) and all(some[1 - first :: 2]):
+            if not any(sample[first::2]) and all(sample[1 - first :: 2]):
                 return encoding
     return "utf-8-sig"
 
 
 def _is_binary(head: bytes) -> bool:
-    """Return whether there are control characters that no text and no ``find -print0`` has."""
+    """Return whether there are control characters that occur neither in text nor in the output of ``find -print0``."""
     first = head.split(b"\n", 1)[0]
     return any(byte < 32 and byte not in b"\0\t\n\v\f\r\x1b" for byte in first) or b"\0\0" in first
 
 
-def _zstd(file: BinaryIO, source: str) -> BinaryIO:
+def _zstd(file: BinaryIO, source: str) -> Any:
     try:
         from compression import zstd  # Python 3.14
     except ImportError:
         try:
             import zstandard
         except ImportError:
-            raise ManifestError(f"{source} is compressed with Zstandard: pip install zstandard, or unpack it") from None
+            raise ManifestError(
+                f"{source} is compressed with Zstandard: pip install zstandard, or decompress it first"
+            ) from None
         return zstandard.ZstdDecompressor().stream_reader(file)
     return zstd.ZstdFile(file)
 
@@ -198,8 +210,8 @@ DECOMPRESSORS = {
 }
 
 
-def repaired(text: str) -> str:
-    """Return text that a person wrote with its bytes outside UTF-8 read as Windows-1252, which Latin-1 is a part of."""
+def repair_encoding(text: str) -> str:
+    """Decode a text as Windows-1252, which includes Latin-1, if it has bytes that are not UTF-8 (kept as surrogates)."""
     if text.isascii() or not any("\udc80" <= character <= "\udcff" for character in text):
         return text
     return codecs.decode(text.encode("utf-8", "surrogateescape"), "cp1252", "replace")

@@ -1,4 +1,4 @@
-"""What a pattern such as ``talks/**/*.wav`` matches, each file once, in time even where links lead around in circles."""
+"""Expand patterns such as ``talks/**/*.wav``. Each file comes once, and cycles of links do no harm."""
 
 from __future__ import annotations
 
@@ -8,38 +8,42 @@ import re
 from collections import deque
 from collections.abc import Iterator
 
-from .left_out import is_resource_folder, is_within_resources
+from .audio_filter import is_system_folder, is_system_path
 
 BRACES = re.compile(r"\{[^{}]*,[^{}]*\}")
 MAGIC = re.compile(r"[*?\[]")
 
 
 def is_pattern(text: str) -> bool:
-    """Return whether a name has characters of a pattern in it."""
+    """Return whether a name contains wildcards."""
     return MAGIC.search(text) is not None
 
 
 def names_suffix(pattern: str) -> bool:
-    """Return whether a pattern says itself which suffix it means, such as ``*.wav``, and not ``*`` or ``a*``."""
+    """Return whether a pattern ends with a literal suffix, like ``*.wav`` and unlike ``*`` or ``a*``."""
     stem, suffix = os.path.splitext(os.path.basename(pattern))
     return len(suffix) > 1 and not is_pattern(suffix) and bool(stem)
 
 
 def matches(pattern: str) -> list[str]:
-    """Return what a pattern matches, sorted: ``*`` within a name, ``**`` any folders, a hidden name only by a dot of its own.
+    """Return the sorted paths that match a pattern.
 
-    A file to which several linked folders lead comes once, by the way without links if there is one. A link to a file is a file
-    of its own, as hard links are, unless the file itself is matched.
+    ``*`` matches within a name and ``**`` any number of folders; hidden names match only if the pattern has the dot.
+    A file that several linked folders lead to comes once, by the path without links if that matches. A link to a file counts
+    as a file of its own, like a hard link, unless the file itself matches too.
     """
     root, parts = ("/", pattern.lstrip("/")) if pattern.startswith("/") else ("", pattern)
-    found = _below(root, [part for part in parts.split("/") if part], set())
+    paths = _matches_below(root, [part for part in parts.split("/") if part], set())
     if pattern.endswith("/"):
-        found = (path for path in found if os.path.isdir(path))
-    return _each_once(sorted(set(found)))
+        paths = (path for path in paths if os.path.isdir(path))
+    return _deduplicate(sorted(set(paths)))
 
 
-def _below(folder: str, parts: list[str], searched: set[tuple[str, int]]) -> Iterator[str]:
-    """Give what the rest of a pattern matches in a folder. searched: real folders with how many parts were left there."""
+def _matches_below(folder: str, parts: list[str], searched: set[tuple[str, int]]) -> Iterator[str]:
+    """Yield the matches of the rest of a pattern in a folder.
+
+    ``searched`` holds the real folders searched so far, each with the number of parts that remained after a ``**``.
+    """
     if not parts:
         yield folder
         return
@@ -47,29 +51,29 @@ def _below(folder: str, parts: list[str], searched: set[tuple[str, int]]) -> Ite
     if first == "**":
         while rest and rest[0] == "**":
             rest = rest[1:]
-        for each in _folders(folder, len(rest), searched):
-            yield from _below(each, rest or ["*"], searched)
+        for subfolder in _folders(folder, len(rest), searched):
+            yield from _matches_below(subfolder, rest or ["*"], searched)
     elif is_pattern(first):
         names = fnmatch.filter(_names(folder), first)
         for name in names if first.startswith(".") else (name for name in names if not name.startswith(".")):
             path = os.path.join(folder, name)
-            if not is_resource_folder(name) and (not rest or os.path.isdir(path)):
-                yield from _below(path, rest, searched)
+            if not is_system_folder(name) and (not rest or os.path.isdir(path)):
+                yield from _matches_below(path, rest, searched)
     elif os.path.lexists(path := os.path.join(folder, first)):
-        yield from _below(path, rest, searched)
+        yield from _matches_below(path, rest, searched)
 
 
-def _folders(folder: str, left: int, searched: set[tuple[str, int]]) -> Iterator[str]:
-    """Give a folder and those below it, each once: first those that really lie in it, then those that links lead to."""
+def _folders(folder: str, n_parts: int, searched: set[tuple[str, int]]) -> Iterator[str]:
+    """Yield a folder and all below it, each once: first those that really lie in it, then those reached through links."""
     links = deque([folder])
     while links:
         folder = links.popleft()
         folders = [(folder, os.path.realpath(folder or "."))]
         while folders:
             folder, real = folders.pop()
-            if (real, left) in searched:
-                continue  # a link leads back to here
-            searched.add((real, left))
+            if (real, n_parts) in searched:
+                continue  # a link led back here
+            searched.add((real, n_parts))
             yield folder
             try:
                 with os.scandir(folder or ".") as scanned:
@@ -78,7 +82,7 @@ def _folders(folder: str, left: int, searched: set[tuple[str, int]]) -> Iterator
                 continue
             for entry in entries:
                 path = os.path.join(folder, entry.name)
-                if is_resource_folder(entry.name):
+                if is_system_folder(entry.name):
                     continue
                 if entry.is_symlink():
                     links.append(path)
@@ -89,47 +93,49 @@ def _folders(folder: str, left: int, searched: set[tuple[str, int]]) -> Iterator
 def _is_dir(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # links in a circle
+    except OSError:  # a cycle of links
         return False
 
 
 def _names(folder: str) -> list[str]:
     try:
         return os.listdir(folder or ".")
-    except OSError:  # not a folder, or one that may not be entered
+    except OSError:  # not a folder, or one without permission
         return []
 
 
-def _each_once(paths: list[str]) -> list[str]:
-    """Leave out paths that lead through linked folders to what is there already, and links to files that are there."""
-    by_place: dict[str, str] = {}
-    folders: dict[str, str] = {}
+def _deduplicate(paths: list[str]) -> list[str]:
+    """Drop paths that reach a file through linked folders if another path does too, and links to files in ``paths``."""
+    by_location: dict[str, str] = {}
+    real_folders: dict[str, str] = {}
     for path in paths:
         folder, name = os.path.split(path)
-        if folder not in folders:
-            folders[folder] = os.path.realpath(folder or ".")
-        place = os.path.join(folders[folder], name)
-        before = by_place.get(place)
-        if before is None or (os.path.abspath(path) == place != os.path.abspath(before)):
-            by_place[place] = path
+        if folder not in real_folders:
+            real_folders[folder] = os.path.realpath(folder or ".")
+        location = os.path.join(real_folders[folder], name)
+        known = by_location.get(location)
+        if known is None or (os.path.abspath(path) == location != os.path.abspath(known)):
+            by_location[location] = path
     return sorted(
-        path for place, path in by_place.items() if not (os.path.islink(place) and os.path.realpath(place) in by_place)
+        path
+        for location, path in by_location.items()
+        if not (os.path.islink(location) and os.path.realpath(location) in by_location)
     )
 
 
-def real_place(path: str) -> str:
-    """Return the path of a file without links on the way to it; the file itself may be one."""
+def resolve_folder(path: str) -> str:
+    """Return a path with the links in its folder resolved; the file itself may be a link."""
     folder, name = os.path.split(path)
     return os.path.join(os.path.realpath(folder or "."), name)
 
 
 def matches_within(pattern: str, names: list[str]) -> list[str]:
-    """Return which names of an archive a pattern matches, in the sense of :func:`matches`; hidden ones need no dot."""
+    """Return the names within an archive that match a pattern, as in ``matches``, except that wildcards match hidden names."""
     parts = [part for part in pattern.split("/") if part not in ("", ".")]
     return [
         name
         for name in names
-        if not is_within_resources(name) and _fits(parts, [part for part in name.split("/") if part not in ("", ".")])
+        if not is_system_path(name) and _fits(parts, [part for part in name.split("/") if part not in ("", ".")])
     ]
 
 

@@ -1,4 +1,4 @@
-"""The audio at URLs that fsspec knows, and within archives, as URLs such as ``zip://a.wav::talks.zip``."""
+"""Audio at URLs that fsspec can open and in archives, which become URLs such as ``zip://a.wav::talks.zip``."""
 
 from __future__ import annotations
 
@@ -10,33 +10,37 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from ..audio import AUDIO_SUFFIXES, AudioError, is_url
+from ..audio import AudioError, is_url
 from ..audio.archives import PROTOCOLS as ARCHIVE_PROTOCOLS
-from ..audio.names import archive_options, check_url
+from ..audio.names import COMPRESSION, SHORT_TAR_SUFFIXES, TAR_SUFFIXES, archive_options, check_url, has_audio_suffix
 from ..first_bytes import head_of, identify
-from .left_out import Sieve, is_within_resources
+from .audio_filter import AudioFilter, is_system_path
 from .patterns import is_pattern, matches_within, names_suffix
-from .rows import lowered, reference_of
+from .rows import normalize_names, reference_of
 
-TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz", ".tbz2", ".tar.xz", ".txz")
-COMPRESSED = {".gz": "gzip", ".tgz": "gzip", ".bz2": "bzip2", ".tbz": "bzip2", ".tbz2": "bzip2", ".xz": "xz", ".txz": "xz"}
-MOST_TEXT_BYTES = 1 << 16  # of a text beside audio in a WebDataset shard
+KIND_OF_COMPRESSION = {"gzip": "gzip", "bz2": "bzip2", "xz": "xz"}  # fsspec's name -> ours, in ``first_bytes``
+MAX_TEXT_BYTES = 1 << 16  # of a text beside audio in a WebDataset shard
 
 
-class Item(NamedTuple):
-    """What a URL leads to. name: its path below the folder, with its suffix. reference: the text beside it in a shard."""
+class RemoteFile(NamedTuple):
+    """An audio file at a URL or in an archive.
+
+    Attributes:
+        name: its path below the folder or archive, with its suffix.
+        reference: the text beside it in a WebDataset shard.
+    """
 
     url: str
     name: str
     reference: str | None = None
 
 
-class CannotList(Exception):
-    """A URL or an archive cannot be looked at, or nothing in it is audio; the message says why, without its name."""
+class CannotListError(Exception):
+    """A URL or archive cannot be listed, or it holds no audio; the message says why, without the name."""
 
 
 def is_archive(source: str) -> bool:
-    """Return whether a path or URL is a zip or tar archive, by its suffix."""
+    """Return whether a path or URL has the suffix of a zip or tar archive."""
     if "::" in source and is_url(source):
         return False
     name = urlsplit(source).path if source.startswith(("http://", "https://")) else source
@@ -44,7 +48,7 @@ def is_archive(source: str) -> bool:
 
 
 def url_of_archive(source: str) -> str:
-    """Return the URL of all that is in an archive. Of a local file its bytes decide between zip and tar."""
+    """Return the URL of everything in an archive. The first bytes of a local file decide whether it is a zip or a tar."""
     name = urlsplit(source).path if is_url(source) else source
     protocol = "zip" if name.lower().endswith(".zip") else "tar"
     if not is_url(source):
@@ -55,7 +59,7 @@ def url_of_archive(source: str) -> str:
 
 
 def reason_of(error: Exception) -> str:
-    """Return in a few words why something could not be read: the system's reason, or an HTTP server's answer."""
+    """Return a short reason why a file could not be read: the status of an HTTP server, or the operating system's message."""
     from ..audio.remote_errors import http_status
 
     status = http_status(error)
@@ -67,60 +71,62 @@ def reason_of(error: Exception) -> str:
     return reason.splitlines()[0][:300]
 
 
-def items(source: str, sieve: Sieve) -> Iterator[Item]:
-    """Give the audio files that a URL leads to: itself, those of a folder or archive, or those that a pattern matches.
+def list_files(source: str, filter: AudioFilter) -> Iterator[RemoteFile]:
+    """Yield the audio files at a URL: the file itself, those in a folder or archive, or those that match a pattern.
 
-    Raises :class:`CannotList`.
+    Raises:
+        CannotListError: the URL cannot be listed or holds no audio.
     """
     try:
         check_url(source)
     except AudioError as error:
-        raise CannotList(str(error)) from None
-    if source.startswith(("http://", "https://")):  # which know no folders, and have ? in names
-        yield Item(source, PurePosixPath(urlsplit(source).path).name)
+        raise CannotListError(str(error)) from None
+    if source.startswith(("http://", "https://")):  # no folders, and "?" begins a query
+        yield RemoteFile(source, PurePosixPath(urlsplit(source).path).name)
         return
     import fsspec
 
     try:
-        # kept here while its files are listed: an archive closes with it
+        # kept while the files are yielded: an archive is closed when its file system is collected
         system, path = fsspec.core.url_to_fs(source, **archive_options(source))
-        found = _found(system, path, source)
-    except CannotList:
+        paths = _list(system, path, source)
+    except CannotListError:
         raise
-    except Exception as error:  # each file system has its own
-        raise CannotList(_why_not(source, error)) from None
-    if found is None:
-        yield Item(source, PurePosixPath(path).name)
+    except Exception as error:  # file systems raise errors of many kinds
+        raise CannotListError(_listing_error(source, error)) from None
+    if paths is None:
+        yield RemoteFile(source, PurePosixPath(path).name)
         return
-    by_suffix = is_pattern(path) and names_suffix(path)
-    within = source[source.index("::") :] if "::" in source else ""  # zip://a/*.wav::archive.zip
+    takes_all = is_pattern(path) and names_suffix(path)
+    archive = source[source.index("::") :] if "::" in source else ""  # zip://a/*.wav::archive.zip
     is_shard = source.startswith("tar://")
-    there = set(found) if is_shard else set()
+    members = set(paths) if is_shard else set()
     folder = path.rstrip("/") + "/" if path.strip("/") else ""
     count = 0
-    for match in found:
-        if not is_within_resources(match) and (by_suffix or sieve.takes(match)):
-            name = match.removeprefix("./")
+    for file in paths:
+        if not is_system_path(file) and (takes_all or filter.accepts(file)):
+            name = file.removeprefix("./")
             name = name.removeprefix(folder) if name.startswith(folder) else PurePosixPath(name).name
-            yield Item(system.unstrip_protocol(match) + within, name, _spoken(system, match, there) if is_shard else None)
+            reference = _shard_reference(system, file, members) if is_shard else None
+            yield RemoteFile(system.unstrip_protocol(file) + archive, name, reference)
             count += 1
     if not count:
-        others = sieve.others()
-        raise CannotList(f"no audio files here{f'; there are {others}' if others else ''}")
+        rejected = filter.describe_rejected()
+        raise CannotListError(f"no audio files here{f', only {rejected}' if rejected else ''}")
 
 
-def _found(system: Any, path: str, source: str) -> list[str] | None:
-    """Return the files that a URL leads to, or ``None`` when it is one itself."""
+def _list(system: Any, path: str, source: str) -> list[str] | None:
+    """Return the files that a URL leads to, or ``None`` if it is that of a single file."""
     if source.startswith(tuple(f"{protocol}://" for protocol in ARCHIVE_PROTOCOLS)):
-        return _found_within(system, path)
+        return _list_archive(system, path)
     if is_pattern(path) and not system.exists(path):
         return sorted(match for match in system.glob(path) if not system.isdir(match))
-    if system.isdir(path) and PurePosixPath(path).suffix.lower() not in AUDIO_SUFFIXES:
+    if system.isdir(path) and not has_audio_suffix(path):
         return system.find(path)
     return None
 
 
-def _found_within(system: Any, path: str) -> list[str] | None:
+def _list_archive(system: Any, path: str) -> list[str] | None:
     names = system.find("")
     if path in names:
         return None
@@ -129,38 +135,39 @@ def _found_within(system: Any, path: str) -> list[str] | None:
     if is_pattern(path):
         return matches_within(path, names)
     folder = path.strip("/") + "/"
-    below = names if folder == "/" else [name for name in names if name.removeprefix("./").startswith(folder)]
-    if not below and folder != "/":
-        raise CannotList("no such file in this archive")
-    return below
+    files = names if folder == "/" else [name for name in names if name.removeprefix("./").startswith(folder)]
+    if not files and folder != "/":
+        raise CannotListError("no such file in this archive")
+    return files
 
 
-def _why_not(source: str, error: Exception) -> str:
+def _listing_error(source: str, error: Exception) -> str:
     archive = source.partition("::")[2]
     if archive and not is_url(archive):
         with contextlib.suppress(OSError):
             identity = identify(head_of(archive))
-            if identity is not None and identity.kind not in (*ARCHIVE_PROTOCOLS, COMPRESSED.get(_last_suffix(archive))):
+            if identity is not None and identity.kind not in (*ARCHIVE_PROTOCOLS, _compression_kind(archive)):
                 return identity.instead_of("an archive that can be read by its name")
     if "range requests" in str(error):
-        return "this server sends no parts of files, which archives are read by: download it first"
+        return "this server does not support range requests, which reading an archive needs: download the archive first"
     return f"cannot be opened: {reason_of(error)}"
 
 
-def _last_suffix(name: str) -> str:
-    return os.path.splitext(name)[1].lower()
+def _compression_kind(name: str) -> str | None:
+    """Return how ``first_bytes`` identifies a file that is compressed as its name says."""
+    return KIND_OF_COMPRESSION.get((COMPRESSION | SHORT_TAR_SUFFIXES).get(os.path.splitext(name)[1].lower(), ""))
 
 
-def _spoken(system: Any, name: str, there: set[str]) -> str | None:
-    """Return the text of a sample of a WebDataset shard: of its ``.txt``, or a field of its ``.json``."""
+def _shard_reference(system: Any, name: str, members: set[str]) -> str | None:
+    """Return the text of a sample in a WebDataset shard: its ``.txt``, or a field of its ``.json``."""
     stem = os.path.splitext(name)[0]
-    for beside in (f"{stem}.txt", f"{stem}.json"):
-        if beside not in there:
+    for text_file in (f"{stem}.txt", f"{stem}.json"):
+        if text_file not in members:
             continue
-        # what is wrong with a text costs no transcription
+        # a faulty text must not prevent transcription
         with contextlib.suppress(Exception):
-            if system.size(beside) <= MOST_TEXT_BYTES:
-                text = system.cat_file(beside).decode("utf-8-sig")
-                values = json.loads(text) if beside.endswith(".json") else {"text": text.strip()}
-                return reference_of(lowered(values)) if isinstance(values, dict) else None
+            if system.size(text_file) <= MAX_TEXT_BYTES:
+                text = system.cat_file(text_file).decode("utf-8-sig")
+                values = json.loads(text) if text_file.endswith(".json") else {"text": text.strip()}
+                return reference_of(normalize_names(values)) if isinstance(values, dict) else None
     return None

@@ -1,4 +1,4 @@
-"""Word and character errors of transcripts whose reference is known, counted by jiwer."""
+"""Count word and character errors of a transcript against its reference, with jiwer."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ def can_score() -> bool:
 
 
 def score(reference: str, text: str, normalizer: str = normalizers.DEFAULT) -> Errors:
-    """Count the edits from reference to text after both were normalised: see :mod:`.normalizers`.
+    """Count the word and character edits between a reference and a text after normalizing both.
 
-    Raises ``ValueError`` for a normaliser that does not exist or cannot run.
+    Raises:
+        ValueError: there is no such normalizer, or the package that it needs is not installed.
     """
     import jiwer
 
     normalize = normalizers.normalizer(normalizer)
-    expected, heard = normalize(reference), normalize(text)
-    if not expected:  # nothing to compare with: all that was heard is too much
-        return Errors(0, len(heard.split()), 0, len(heard))
-    words, characters = jiwer.process_words(expected, heard), jiwer.process_characters(expected, heard)
+    expected, hypothesis = normalize(reference), normalize(text)
+    if not expected:  # everything in the text is an insertion
+        return Errors(0, len(hypothesis.split()), 0, len(hypothesis))
+    words, characters = jiwer.process_words(expected, hypothesis), jiwer.process_characters(expected, hypothesis)
     return Errors(
         len(expected.split()),
         words.substitutions + words.deletions + words.insertions,

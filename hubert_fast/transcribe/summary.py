@@ -55,7 +55,7 @@ class Summary:
     def count(self, totals: Totals, wall_seconds: float) -> None:
         """Fill in the sums."""
         self.with_notes = totals.with_notes
-        self.normalizer_does = normalizers.does(self.normalizer)
+        self.normalizer_does = normalizers.description(self.normalizer)
         self.transcribed, self.failed, self.audio_seconds = totals.transcribed, totals.failed, round(totals.audio_seconds, 3)
         self.audio_seconds_this_run = round(self.audio_seconds_this_run, 3)
         self.wall_seconds_this_run = round(wall_seconds, 3)

@@ -1,24 +1,25 @@
-"""An utterance, which is a file or a part of one, and how many of them are shared out over machines."""
+"""Utterances, each an audio file or a part of one, and shards that divide them among machines."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """A file, or a part of one, to be transcribed.
+    """An audio file, or a part of one, to transcribe.
 
-    id: the manifest's, or the path, with ``#from-to`` seconds behind it for a part.
-    audio: local path or URL.
-    offset_seconds, duration_seconds: of the part; ``None`` is up to the end.
-    reference: what is said in it, if known.
-    name: where its own file of text goes below an output folder, without suffix.
-    error: why it cannot be transcribed, if that is known before it is opened.
-    channel: the one to take, from 0; ``None`` is all of them.
-    token: tells what comes through a pipe from what came through it before.
+    Attributes:
+        id: the id that the list gives or else the path, followed by ``#from-to`` in seconds for a part of a file.
+        audio: a local path or a URL.
+        offset_seconds: where the part begins.
+        duration_seconds: the length of the part; ``None`` means to the end of the file.
+        reference: what is said in the audio, if known.
+        name: path below the output folder of a text file for this utterance, without a suffix.
+        error: why the utterance cannot be transcribed, if that is known before its file is opened.
+        channel: the channel to transcribe, counted from 0; ``None`` means all of them.
+        token: distinguishes audio read from a pipe from whatever an earlier run read from it.
     """
 
     id: str
@@ -33,22 +34,30 @@ class Utterance:
 
     @property
     def key(self) -> bytes:
-        """What tells it from every other, as 16 bytes."""
+        """Return 16 bytes that identify the utterance."""
         parts = [self.id, self.audio, repr(self.offset_seconds), repr(self.duration_seconds)]
         parts += [] if self.channel is None else [f"channel {self.channel}"]
         parts += [self.token] if self.token else []
         return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-class Shard(NamedTuple):
-    """The ``index``-th, from 1, of ``count`` parts of the inputs. An utterance's key says which one it belongs to."""
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One of ``count`` parts of the inputs; ``index`` counts from 1.
+
+    The key of an utterance determines its shard, so utterances stay in their shards when others are added.
+    """
 
     index: int
     count: int
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """Read ``"2/16"``. Raises ``ValueError`` unless it is I/N with 1 <= I <= N."""
+        """Parse text such as ``"2/16"``.
+
+        Raises:
+            ValueError: the text is not I/N with 1 <= I <= N.
+        """
         index, slash, count = text.partition("/")
         if slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count):
             return cls(int(index), int(count))
