@@ -2,9 +2,9 @@
 
     python bench/audio_mutations.py --count 10000 --out bench/results/audio_mutations.csv
 
-A recording is encoded in ten formats; bytes are cut, flipped, inserted, deleted, repeated and overwritten. A child decodes, so
-that a crash or a hang costs that child and is counted. Writes one row for each format; ``decoder_lost`` counts files that made
-FFmpeg's process crash or hang, which is a reason like others.
+A recording is encoded in ten formats; bytes are cut off, flipped, inserted, deleted, repeated and overwritten. A child process
+decodes, so that a crash or hang only costs that child, and is counted. Writes one row per format. ``decoder_lost`` counts the
+files that made FFmpeg's own process crash or hang, for which the decoder gives an ordinary error.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SIZES = (b"\0" * 4, b"\xff" * 4, b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f", b"\0\
 
 
 def encoded(samples: np.ndarray, format: str) -> bytes:
-    """Encode mono float32 ``[S]`` at 16 kHz (Opus: 48 kHz) with libsndfile, or with FFmpeg where it has no such format."""
+    """Encode mono float32 ``[S]`` at 16 kHz (Opus: 48 kHz) with libsndfile or, for formats it lacks, with FFmpeg."""
     import av
     import soundfile
 
@@ -54,15 +54,15 @@ def encoded(samples: np.ndarray, format: str) -> bytes:
         stream.layout, stream.bit_rate = "mono", 32_000
         frame = av.AudioFrame.from_ndarray((samples[None] * 32767).astype(np.int16), format="s16", layout="mono")
         frame.sample_rate = 16000
-        fitting = av.AudioResampler(stream.codec_context.format, "mono", rate_hz, stream.codec_context.frame_size or None)
-        for part in [*fitting.resample(frame), *fitting.resample(None)]:
+        resampler = av.AudioResampler(stream.codec_context.format, "mono", rate_hz, stream.codec_context.frame_size or None)
+        for part in [*resampler.resample(frame), *resampler.resample(None)]:
             output.mux(stream.encode(part))
         output.mux(stream.encode(None))
     return file.getvalue()
 
 
 def mutated(data: bytes, seed: int) -> bytes:
-    """Return ``data`` with one to four kinds of damage; the same for the same seed."""
+    """Return ``data`` with one to four kinds of damage, which the seed determines."""
     rng = np.random.default_rng(seed)
     out = bytearray(data)
     for _ in range(rng.integers(1, 5)):
@@ -76,8 +76,8 @@ def mutated(data: bytes, seed: int) -> bytes:
         if kind == 0:
             del out[int(rng.integers(0, size)) :]
         elif kind == 1:
-            for place in rng.integers(0, min(size, HEADER_BYTES) if near_header else size, rng.integers(1, 33)):
-                out[place] ^= 1 << int(rng.integers(0, 8))
+            for offset in rng.integers(0, min(size, HEADER_BYTES) if near_header else size, rng.integers(1, 33)):
+                out[offset] ^= 1 << int(rng.integers(0, 8))
         elif kind == 2:
             out[at:at] = rng.bytes(int(rng.integers(1, 300)))
         elif kind == 3:
@@ -94,9 +94,9 @@ def mutated(data: bytes, seed: int) -> bytes:
 
 
 def _decode(folder: str) -> None:
-    """Decode what standard input names, a JSON list ``[format, seed]`` a line; answer with what became of it.
+    """Decode the mutation requested by each line of standard input, a JSON list ``[format, seed]``, and print the result.
 
-    Half of them with ``keep_truncated``, which decodes what is otherwise refused by its header.
+    Half of them are decoded with ``keep_truncated``, so that files refused for their headers are decoded too.
     """
     from hubert_fast import audio
 
@@ -115,20 +115,20 @@ def _decode(folder: str) -> None:
                 kind = "decoder_lost"
         except Exception as error:
             kind, reason = "exception", f"{type(error).__name__}: {error}"
-        took, peak = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
-        answer = {"kind": kind, "reason": reason, "seconds": seconds, "wall_seconds": took, "peak_bytes": peak}
+        wall_seconds, peak = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+        answer = {"kind": kind, "reason": reason, "seconds": seconds, "wall_seconds": wall_seconds, "peak_bytes": peak}
         print(json.dumps(answer), flush=True)
 
 
 class Child:
-    """A process that decodes, with a limit on how long each file may take."""
+    """A process that decodes, with a time limit for each file."""
 
     def __init__(self, folder: str):
         self._folder = folder
         self._process: subprocess.Popen | None = None
 
     def ask(self, format: str, seed: int) -> dict:
-        """Return what became of a mutation; ``kind`` is ``"crash"`` or ``"hang"`` where the child did not answer."""
+        """Return the result for a mutation. Its ``kind`` is ``"crash"`` or ``"hang"`` if the child did not answer."""
         if self._process is None:
             self._process = subprocess.Popen(
                 [sys.executable, __file__, "--decode", self._folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -159,7 +159,7 @@ class Child:
 
 
 def run(count: int, first_seed: int, say=print) -> list[dict]:
-    """Try ``count`` mutations spread over :data:`FORMATS`; return a row for each."""
+    """Try ``count`` mutations spread over :data:`FORMATS`, and return a row per format."""
     from hubert_fast import audio, demo
 
     samples = audio.load(demo.RECORDINGS / "steps.wav")
@@ -193,9 +193,10 @@ COLUMNS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--count", type=int, default=10_000, help=f"mutations in all, of {FORMATS_HELP} (default: 10000)")
-    parser.add_argument("--seed", type=int, default=0, help="of the first one (default: 0)")
-    parser.add_argument("--out", metavar="FILE", help="write the rows as CSV")
+    count_help = f"total number of mutations, spread over {FORMATS_HELP} (default: 10000)"
+    parser.add_argument("--count", type=int, default=10_000, help=count_help)
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first mutation; each further one adds 1 (default: 0)")
+    parser.add_argument("--out", metavar="FILE", help="write the rows as CSV to this file (default: standard output)")
     parser.add_argument("--decode", metavar="FOLDER", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.decode:

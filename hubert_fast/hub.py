@@ -150,7 +150,7 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
     path.write_text(json_text(values), encoding="utf-8")
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Return what an error says first, or its kind when it says nothing: native libraries append their stacks.
 
     At most ``MOST_CHARACTERS`` of it. A library's advice to read a pickle without its safeguards is never repeated.

@@ -1,4 +1,4 @@
-"""Make recordings in many formats, and the faults that their headers have in the wild, with libsndfile and PyAV alone."""
+"""Encode recordings in many formats, and give their headers the faults of real files, with only libsndfile and PyAV."""
 
 import io
 import re
@@ -38,15 +38,15 @@ def encode(samples: np.ndarray, format: str) -> bytes:
         stream.codec_context.open()
         frame = av.AudioFrame.from_ndarray((samples[None] * 32767).round().astype(np.int16), format="s16", layout="mono")
         frame.sample_rate = 16000
-        fitting = av.AudioResampler(stream.codec_context.format, "mono", rate_hz, stream.codec_context.frame_size or None)
-        for part in [*fitting.resample(frame), *fitting.resample(None)]:
+        resampler = av.AudioResampler(stream.codec_context.format, "mono", rate_hz, stream.codec_context.frame_size or None)
+        for part in [*resampler.resample(frame), *resampler.resample(None)]:
             output.mux(stream.encode(part))
         output.mux(stream.encode(None))
     return file.getvalue()
 
 
 def _data_size(format: str, data: bytes) -> tuple[int, int, str]:
-    """Return where the size of the samples stands, its bytes, and their order."""
+    """Return the offset of the size of the samples in the header, its length in bytes and its byte order."""
     if format.startswith("wav"):
         return data.index(b"data") + 4, 4, "little"
     return {
@@ -59,7 +59,7 @@ def _data_size(format: str, data: bytes) -> tuple[int, int, str]:
 
 
 def with_size(format: str, data: bytes, share: float | None) -> bytes:
-    """Return a file whose header claims ``share`` of what it has; ``None`` is that it does not say."""
+    """Return a file whose header claims ``share`` of its actual size, or with ``None`` states no size."""
     out = bytearray(data)
     if format == "sphere":
         count = int(re.search(rb"sample_count -i (\d+)", data)[1])
@@ -75,22 +75,22 @@ def with_size(format: str, data: bytes, share: float | None) -> bytes:
         at = max(data.find(b"Xing", 0, 400), data.find(b"Info", 0, 400))
         if share is None:
             return _without_tag(data, at)
-        for place in (at + 8, at + 12):  # frames, bytes
-            out[place : place + 4] = int(int.from_bytes(data[place : place + 4], "big") * share).to_bytes(4, "big")
+        for offset in (at + 8, at + 12):  # frames, bytes
+            out[offset : offset + 4] = int(int.from_bytes(data[offset : offset + 4], "big") * share).to_bytes(4, "big")
         return bytes(out)
-    at, width, order = _data_size(format, data)
-    size = int.from_bytes(data[at : at + width], order)
+    at, length, order = _data_size(format, data)
+    size = int.from_bytes(data[at : at + length], order)
     fixed = 24 if format == "w64" else 0  # its sizes include the header
     if share is None:
         claimed = {"wav": 0, "caf": (1 << 64) - 1, "au": (1 << 32) - 1, "rf64": 0, "w64": 0, "aiff": 0}[format.split()[0]]
     else:
         claimed = int((size - fixed) * share) + fixed
-    out[at : at + width] = (claimed & ~1 if share is not None else claimed).to_bytes(width, order)
+    out[at : at + length] = (claimed & ~1 if share is not None else claimed).to_bytes(length, order)
     return bytes(out)
 
 
 def _without_tag(data: bytes, at: int) -> bytes:
-    """Drop the frame that tells length and delay, as encoders that stream and programs that cut leave files."""
+    """Drop the frame that states length and delay, as streaming encoders and cutting programs do."""
     start = data.rfind(b"\xff", 0, at - 8)
     end = start + 4
     while not (data[end] == 0xFF and data[end + 1] == data[start + 1] and data[end + 2] & 0x0C == data[start + 2] & 0x0C):
@@ -106,5 +106,5 @@ def id3v2(picture_bytes: int) -> bytes:
 
 
 def riff(*chunks: tuple[bytes, bytes]) -> bytes:
-    """Return RIFF chunks of these names and contents, one after the other."""
+    """Return consecutive RIFF chunks with the given names and contents."""
     return b"".join(name + len(data).to_bytes(4, "little") + data + b"\0" * (len(data) % 2) for name, data in chunks)

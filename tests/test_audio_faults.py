@@ -1,8 +1,8 @@
-"""Every second of audio, or a reason: formats times the faults that files have, and what comes of each.
+"""Formats times the faults that files have: every second of audio is decoded, or there is an error with a reason.
 
-The table is the test: a cell says what must come, and the test measures it. ``ok``: all seconds, nothing said. ``note``: all
-seconds, and a note that says what was wrong. ``cut``: an error that says how much is missing, and with ``keep_truncated`` what
-there is. Word times follow the samples, which are compared with the WAV's: at most 0.03 s off at the beginning and at the end.
+The table is the test. Each cell states the expected result: ``ok`` for all seconds and no note, ``note`` for all seconds and a
+note that says what was wrong, ``cut`` for an error that says how much is missing, and with ``keep_truncated`` the rest. Word
+times follow the samples, so the samples are compared with the WAV's: at most 0.03 s off at the beginning and at the end.
 """
 
 import numpy as np
@@ -13,9 +13,9 @@ from hubert_fast import demo
 from hubert_fast.audio import AudioError, load, read_blocks
 
 FAULTS = ("well-formed", "cut off", "header short", "header long", "no length", "joined", "wrong name")
-SHORT, JOINED = "note: the header says", "note: 2 recordings were joined"
+SHORT, JOINED = "note: its header", "note: this file holds 2 recordings joined"
 CUT = "cut: cut off"
-LAST = "note: damaged"  # the last frame, which is cut; nothing says how many there were
+LAST = "note: damaged"  # the last frame is cut in two; nothing states how many there were
 TABLE = {  # "-": the format has no such header
     #                 well-formed, cut off,    short, long, no length, joined, wrong name
     "wav":            ("ok", CUT,              SHORT, CUT,  "ok",      JOINED, "ok"),
@@ -51,7 +51,7 @@ TABLE = {  # "-": the format has no such header
     "wavpack":        ("ok", CUT,              "-",   "-",  "-",       JOINED, "ok"),
     "tta":            ("ok", CUT,              "-",   "-",  "-",       JOINED, "ok"),
 }  # fmt: skip
-SHARE = 0.6  # of a file that is cut off, or of what a header claims
+SHARE = 0.6  # of the file that is kept, or of the size that the header claims
 
 
 @pytest.fixture(scope="module")
@@ -61,20 +61,20 @@ def speech_samples() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def encoded(speech_samples):
-    made: dict[str, bytes] = {}
+    cache: dict[str, bytes] = {}
 
     def get(format: str) -> bytes:
-        if format not in made:
-            made[format] = encode(speech_samples, format)
-        return made[format]
+        if format not in cache:
+            cache[format] = encode(speech_samples, format)
+        return cache[format]
 
     return get
 
 
-def _lag_seconds(found: np.ndarray, expected: np.ndarray) -> float:
-    """Return how much later ``found`` is than ``expected``, by their cross-correlation."""
-    size = 1 << (len(found) + len(expected)).bit_length()
-    correlation = np.fft.irfft(np.fft.rfft(found, size) * np.conj(np.fft.rfft(expected, size)), size)
+def _lag_seconds(samples: np.ndarray, expected: np.ndarray) -> float:
+    """Return by how much ``samples`` lag behind ``expected``, from their cross-correlation."""
+    size = 1 << (len(samples) + len(expected)).bit_length()
+    correlation = np.fft.irfft(np.fft.rfft(samples, size) * np.conj(np.fft.rfft(expected, size)), size)
     lag = int(np.abs(correlation).argmax())
     return (lag if lag < size // 2 else lag - size) / 16000
 
@@ -85,16 +85,16 @@ def _decoded(path, **options) -> tuple[np.ndarray, list[str]]:
     return np.concatenate(blocks), notes
 
 
-def _check_samples(found: np.ndarray, expected: np.ndarray, share: float = 1.0) -> None:
-    """Hold seconds and times to those of the WAV. share: how much of it there must be, roughly."""
+def _check_samples(samples: np.ndarray, expected: np.ndarray, share: float = 1.0) -> None:
+    """Compare duration and times with those of the WAV. share: roughly how much of it must be there."""
     window = 32000
     if share == 1.0:
-        assert abs(len(found) - len(expected)) / 16000 <= 0.1, f"{len(found) / 16000:.2f} of {len(expected) / 16000:.2f} s"
-        end = _lag_seconds(found[len(expected) - window : len(expected)], expected[-window:])
+        assert abs(len(samples) - len(expected)) / 16000 <= 0.1, f"{len(samples) / 16000:.2f} of {len(expected) / 16000:.2f} s"
+        end = _lag_seconds(samples[len(expected) - window : len(expected)], expected[-window:])
         assert abs(end) <= 0.03, f"{1000 * end:.0f} ms off at the end"
     else:
-        assert 0.6 * share <= len(found) / len(expected) <= 1.1 * share, f"{len(found) / len(expected):.2f} of it"
-    start = _lag_seconds(found[:window], expected[:window])
+        assert 0.6 * share <= len(samples) / len(expected) <= 1.1 * share, f"{len(samples) / len(expected):.2f} of it"
+    start = _lag_seconds(samples[:window], expected[:window])
     assert abs(start) <= 0.03, f"{1000 * start:.0f} ms off at the beginning"
 
 
@@ -102,8 +102,8 @@ CELLS = [(format, fault) for format, row in TABLE.items() for fault, cell in zip
 
 
 @pytest.mark.parametrize("format, fault", CELLS, ids=[f"{format}, {fault}" for format, fault in CELLS])
-def test_every_second_or_a_reason(format, fault, encoded, speech_samples, tmp_path):
-    kind, _, said = TABLE[format][FAULTS.index(fault)].partition(": ")
+def test_every_second_or_an_error(format, fault, encoded, speech_samples, tmp_path):
+    kind, _, message = TABLE[format][FAULTS.index(fault)].partition(": ")
     data, expected, path = encoded(format), speech_samples, tmp_path / "file"
     if fault == "cut off":
         data = data[: int(len(data) * SHARE)]
@@ -117,27 +117,27 @@ def test_every_second_or_a_reason(format, fault, encoded, speech_samples, tmp_pa
         path = tmp_path / ("file.mp3" if format.startswith("wav") else "file.wav")
     path.write_bytes(data)
     if kind == "cut":
-        with pytest.raises(AudioError, match=said) as error:
+        with pytest.raises(AudioError, match=message) as error:
             load(path)
         assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
-        if format in ("m4a", "alac", "mov", "wavpack"):  # whose index is at the end, or whose first block is not whole
+        if format in ("m4a", "alac", "mov", "wavpack"):  # nothing is left: the index is at the end, or no block is whole
             return
-        found, _ = _decoded(path, keep_truncated=True)
-        _check_samples(found, expected, SHARE if fault == "cut off" else 1.0)
+        samples, _ = _decoded(path, keep_truncated=True)
+        _check_samples(samples, expected, SHARE if fault == "cut off" else 1.0)
         return
-    found, notes = _decoded(path)
-    if fault == "cut off":  # frames that follow each other: nothing says how many there were
-        _check_samples(found, expected, SHARE)
+    samples, notes = _decoded(path)
+    if fault == "cut off":  # a plain sequence of frames: nothing states how many there were
+        _check_samples(samples, expected, SHARE)
     elif fault == "joined":
         half = len(expected) // 2
-        _check_samples(found[:half], expected[:half])
-        # where nothing marks the seam, an encoder's delay and padding stay in the middle
-        assert abs(len(found) - len(expected)) / 16000 <= (0.1 if "joined" in said else 0.2)
-        assert abs(_lag_seconds(found[half:], expected[half:])) <= (0.03 if "joined" in said else 0.15)
+        _check_samples(samples[:half], expected[:half])
+        # if nothing marks the seam, the encoder's delay and padding stay in the middle
+        assert abs(len(samples) - len(expected)) / 16000 <= (0.1 if "joined" in message else 0.2)
+        assert abs(_lag_seconds(samples[half:], expected[half:])) <= (0.03 if "joined" in message else 0.15)
     else:
-        _check_samples(found, expected)
+        _check_samples(samples, expected)
     assert [note.startswith(f"{path}: ") for note in notes] == ([True] if kind == "note" else []), notes
-    assert all(said in note for note in notes)
+    assert all(message in note for note in notes)
 
 
 def test_every_format_is_in_the_table():

@@ -1,4 +1,4 @@
-"""FFmpeg's process: what happens when it crashes, hangs or takes too much memory, and damaged files by the hundred."""
+"""FFmpeg's child process when it crashes, hangs or takes too much memory, and hundreds of damaged files."""
 
 import importlib
 import os
@@ -25,12 +25,12 @@ def recording(tmp_path) -> Path:
 
 @pytest.fixture
 def no_idle_children():
-    """Begin with no child, so that a test knows its own."""
+    """Begin without a child, so that a test can tell which one is its own."""
     while decoder_process._pool.idle:
         decoder_process._pool.idle.pop().end()
 
 
-def test_one_process_serves_one_file_after_the_other(recording, no_idle_children):
+def test_one_process_serves_several_files_in_turn(recording, no_idle_children):
     first = load(recording)
     (child,) = decoder_process._pool.idle
     assert np.array_equal(load(recording), first) and decoder_process._pool.idle == [child]
@@ -40,7 +40,7 @@ def test_one_process_serves_one_file_after_the_other(recording, no_idle_children
     assert np.array_equal(load(recording), first) and decoder_process._pool.idle == [child]
 
 
-def test_a_crash_is_the_reason_of_its_own_file(recording, no_idle_children):
+def test_a_crash_only_affects_its_own_file(recording, no_idle_children):
     load(recording)
     (child,) = decoder_process._pool.idle
     blocks = read_blocks(recording)
@@ -51,7 +51,7 @@ def test_a_crash_is_the_reason_of_its_own_file(recording, no_idle_children):
     assert not decoder_process._pool.idle and len(load(recording)) > 40 * 16000
 
 
-def test_a_hang_ends(recording, no_idle_children, monkeypatch):
+def test_a_hanging_decoder_is_stopped(recording, no_idle_children, monkeypatch):
     load(recording)
     (child,) = decoder_process._pool.idle
     os.kill(child._process.pid, signal.SIGSTOP)
@@ -62,16 +62,16 @@ def test_a_hang_ends(recording, no_idle_children, monkeypatch):
     assert time.monotonic() - start < 5 and child._process.poll() is not None
 
 
-def test_memory_has_a_limit(recording, no_idle_children, monkeypatch):
-    monkeypatch.setattr(decoder_process, "MOST_BYTES", 100_000)  # a block of samples is larger
-    said = r"a\.m4a: (decoding it needs more|cannot be (decoded as mp4|read)|the decoder crashed on this file)"
-    with pytest.raises(AudioError, match=said):
+def test_memory_is_limited(recording, no_idle_children, monkeypatch):
+    monkeypatch.setattr(decoder_process, "MAX_BYTES", 100_000)  # a block of samples is larger
+    message = r"a\.m4a: (decoding it needs more|cannot be (decoded as mp4|read)|the decoder crashed on this file)"
+    with pytest.raises(AudioError, match=message):
         load(recording)
-    while decoder_process._pool.idle:  # with that limit
+    while decoder_process._pool.idle:  # children with that limit
         decoder_process._pool.idle.pop().end()
 
 
-def test_a_child_that_died_while_it_waited_costs_no_file(recording, no_idle_children):
+def test_a_child_that_died_while_idle_is_replaced(recording, no_idle_children):
     load(recording)
     (child,) = decoder_process._pool.idle
     os.kill(child._process.pid, signal.SIGKILL)
@@ -89,7 +89,7 @@ def test_parts_of_one_file_are_served_by_one_process(recording, no_idle_children
     assert decoder_process._pool.idle == [child]
 
 
-def test_nothing_is_imported_from_the_folder_that_audio_lies_in(recording, no_idle_children, monkeypatch):
+def test_nothing_is_imported_from_the_working_folder(recording, no_idle_children, monkeypatch):
     (recording.parent / "resource.py").write_text("open('imported', 'w').close()")
     (recording.parent / "av.py").write_text("open('imported', 'w').close()")
     monkeypatch.chdir(recording.parent)
@@ -97,7 +97,7 @@ def test_nothing_is_imported_from_the_folder_that_audio_lies_in(recording, no_id
 
 
 def test_many_open_files(recording, no_idle_children):
-    """``select`` takes descriptors below 1,024 alone."""
+    """``select`` only takes descriptors below 1,024."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (2048, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     held = [open(os.devnull) for _ in range(1100)]  # noqa: SIM115
     try:
@@ -108,7 +108,7 @@ def test_many_open_files(recording, no_idle_children):
         decoder_process._pool.idle.pop().end()
 
 
-def test_what_is_kept_of_a_file_whose_decoder_died_is_said(tmp_path, no_idle_children):
+def test_a_note_says_what_is_kept_if_the_decoder_dies(tmp_path, no_idle_children):
     path = tmp_path / "a.aac"
     path.write_bytes(encode(np.tile(load(demo.RECORDINGS / "steps.wav"), 40), "aac"))
     load(path)
@@ -128,8 +128,8 @@ def test_a_reader_that_stops_early_leaves_nothing_behind(recording, no_idle_chil
     assert not decoder_process._pool.idle and len(load(recording)) > 40 * 16000
 
 
-def test_damaged_files_give_samples_or_a_reason(monkeypatch):
-    """A sample of the 10,000 of ``bench/audio_mutations.py``: no crash here, no hang, no error but ``AudioError``."""
+def test_damaged_files_give_samples_or_an_audio_error(monkeypatch):
+    """Run a sample of the 10,000 of ``bench/audio_mutations.py``: no crash, no hang, no exception but ``AudioError``."""
     monkeypatch.syspath_prepend(str(BENCH))
     mutations = importlib.import_module("audio_mutations")
     rows = mutations.run(300, 0, say=lambda line: None)
@@ -139,4 +139,4 @@ def test_damaged_files_give_samples_or_a_reason(monkeypatch):
         assert not kinds["crash"] and not kinds["hang"] and not kinds["exception"], row
         assert row["peak_bytes"] < 1 << 30
     reasons = sum(row["kinds"]["reason"] for row in rows)
-    assert 100 < reasons < 280, "nothing was damaged, or everything beyond use"
+    assert 100 < reasons < 280, "nothing was damaged, or nothing could be decoded"

@@ -1,4 +1,4 @@
-"""Where audio comes from: parts of files, pipes, standard input, archives, servers; huge files, and channels that cancel."""
+"""Sources of audio (parts of files, pipes, standard input, archives, servers), huge files, and channels that cancel."""
 
 import http.server
 import os
@@ -34,20 +34,21 @@ def _float(blocks) -> np.ndarray:
 
 
 @pytest.mark.parametrize("format", PARTS)
-def test_a_part_is_that_part_of_the_whole(format, speech_samples, tmp_path):
-    """Whether a decoder can seek, must decode what is before, or begins with a frame that needs the one before."""
+def test_a_part_equals_that_part_of_the_whole(format, speech_samples, tmp_path):
+    """This must hold for decoders that can seek, that cannot, and whose frames depend on the frame before."""
     path = tmp_path / "file"
     path.write_bytes(encode(speech_samples, format))
     whole = load(path)
     part = _float(read_blocks(path, offset_seconds=3.3, duration_seconds=1.5))
     assert len(part) == pytest.approx(24000, abs=2)
-    # Matroska's times are whole milliseconds: the frame that a seek finds may be half of one off
+    # Matroska's times are whole milliseconds: the frame after a seek may be off by half a millisecond
     starts = range(52800 - 16, 52800 + 17) if format in ("mkv", "webm") else [52800]
     start = min(starts, key=lambda start: np.abs(part - whole[start : start + len(part)]).sum())
     expected = whole[start : start + len(part)]
-    inner = slice(800, -800)  # resampling knows nothing of what is beyond the part
+    inner = slice(800, -800)  # at its ends the resampler lacks the neighbouring samples
     error = np.sqrt(np.mean((part - expected)[inner] ** 2) / np.mean(expected[inner] ** 2))
-    assert error < (0.2 if len(starts) > 1 else 0.02), f"relative error {error:.3f}"  # a fraction of a sample, once aligned
+    # where the start had to be aligned, it is still off by a fraction of a sample
+    assert error < (0.2 if len(starts) > 1 else 0.02), f"relative error {error:.3f}"
 
 
 @pytest.mark.parametrize("fault", ["no tag", "flac without a length", "joined"])
@@ -74,7 +75,7 @@ def test_a_part_beyond_the_end_says_so(speech_samples, tmp_path):
 
 
 @pytest.mark.parametrize("container, codec", [("asf", "wmav2"), ("avi", "libmp3lame"), ("matroska", "libopus"), ("flv", "aac")])
-def test_what_was_written_to_a_pipe_does_not_know_how_long_it_is(container, codec, speech_samples, tmp_path):
+def test_containers_written_to_a_pipe_state_no_length(container, codec, speech_samples, tmp_path):
     import io
 
     import av
@@ -94,18 +95,18 @@ def test_what_was_written_to_a_pipe_does_not_know_how_long_it_is(container, code
         stream.codec_context.open()
         frame = av.AudioFrame.from_ndarray((speech_samples[None] * 32767).astype(np.int16), format="s16", layout="mono")
         frame.sample_rate = 16000
-        fitting = av.AudioResampler(stream.codec_context.format, "mono", rate_hz, stream.codec_context.frame_size)
-        for part in [*fitting.resample(frame), *fitting.resample(None)]:
+        resampler = av.AudioResampler(stream.codec_context.format, "mono", rate_hz, stream.codec_context.frame_size)
+        for part in [*resampler.resample(frame), *resampler.resample(None)]:
             output.mux(stream.encode(part))
         output.mux(stream.encode(None))
     (tmp_path / "file").write_bytes(pipe.getvalue())
     notes = []
-    found = _float(read_blocks(tmp_path / "file", note=notes.append))
-    assert abs(len(found) - len(speech_samples)) / 16000 <= 0.1 and not notes
+    samples = _float(read_blocks(tmp_path / "file", note=notes.append))
+    assert abs(len(samples) - len(speech_samples)) / 16000 <= 0.1 and not notes
 
 
 def test_a_part_of_a_file_that_is_cut_off(speech_samples, tmp_path):
-    """What is there is given; what is not is an error, as for the whole file."""
+    """A part that exists is decoded; one that is missing is an error, as for the whole file."""
     path = tmp_path / "a.wav"
     path.write_bytes(encode(speech_samples, "wav")[:100_000])
     (part,) = read_blocks(path, offset_seconds=1, duration_seconds=1)
@@ -155,10 +156,10 @@ def test_a_command(speech_samples, tmp_path):
     with pytest.raises(AudioError, match=r"the command ended with status 3: no such speaker"):
         load(Command("echo no such speaker >&2; exit 3 |"))
     with pytest.raises(AudioError, match="no such file"):
-        load("cat /etc/passwd |")  # a name, and no command
+        load("cat /etc/passwd |")  # a plain string is a path, not a command
 
 
-def test_a_pipeline_of_which_a_part_fails(speech_samples, tmp_path):
+def test_a_pipeline_whose_first_command_fails(speech_samples, tmp_path):
     (tmp_path / "a.wav").write_bytes(encode(speech_samples, "wav"))
     with pytest.raises(AudioError, match="the command ended with status 7"):
         load(Command(f"(head -c 20000 {tmp_path}/a.wav; exit 7) | cat |"))
@@ -168,7 +169,7 @@ def test_standard_input_is_read_once():
     code = "from hubert_fast.audio import *\nload('-')\ntry: load('-')\nexcept AudioError as error: print(error)"
     data = encode(np.zeros(1600, np.float32), "wav")
     run = subprocess.run([sys.executable, "-c", code], input=data, capture_output=True, check=True)
-    assert run.stdout.decode().strip() == "-: standard input was read already, and cannot be read again"
+    assert run.stdout.decode().strip() == "-: standard input has already been read and cannot be read again"
 
 
 def test_no_room_for_a_copy(speech_samples, tmp_path, monkeypatch):
@@ -188,11 +189,11 @@ def test_no_room_for_a_copy(speech_samples, tmp_path, monkeypatch):
 
 
 def test_a_name_with_a_zero_byte():
-    with pytest.raises(AudioError, match="not a name that a file can have"):
+    with pytest.raises(AudioError, match="not a valid file name: it contains a null byte"):
         load("a\0.wav")
 
 
-def test_servers_that_are_not_there():
+def test_unreachable_servers():
     pytest.importorskip("aiohttp", reason="fsspec reads http with aiohttp")
     with pytest.raises(AudioError, match="the server cannot be reached"):
         load("http://127.0.0.1:9/a.wav")
@@ -214,7 +215,7 @@ def test_archives(speech_samples, tmp_path):
 
 
 def test_large_files_in_archives(speech_samples, tmp_path, monkeypatch):
-    """Above the size that is fetched whole: read as needed by libsndfile, copied to disk for FFmpeg."""
+    """Files too large to be fetched whole are read piece by piece by libsndfile, and copied to disk for FFmpeg."""
     from hubert_fast.audio import opening
 
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as zipped:
@@ -255,7 +256,7 @@ def server():
         ("none", "404 Not Found"),
     ],
 )
-def test_what_a_server_answers_is_said(name, answer, server):
+def test_the_error_names_the_http_status(name, answer, server):
     pytest.importorskip("aiohttp", reason="fsspec reads http with aiohttp")
     with pytest.raises(AudioError) as error:
         load(f"{server}/{name}.wav")
@@ -263,7 +264,7 @@ def test_what_a_server_answers_is_said(name, answer, server):
 
 
 def test_a_size_that_wrapped_at_4_gib(tmp_path):
-    """An hour and more after the wrap used to be lost: a sparse file, whose last second has sound."""
+    """Hours of audio after the wrap used to be lost. The file is sparse, with sound in its last second."""
     path, seconds = tmp_path / "huge.wav", 38 * 3600
     size = 2 * 16000 * seconds
     header = bytearray(encode(np.zeros(0, np.float32), "wav"))
@@ -276,7 +277,7 @@ def test_a_size_that_wrapped_at_4_gib(tmp_path):
     notes = []
     (last,) = read_blocks(path, offset_seconds=seconds - 1, note=notes.append)
     assert last.dtype == np.int16 and np.array_equal(last[0], tone)
-    assert len(notes) == 1 and f"but there are {size:,}: all of them are taken" in notes[0]
+    assert len(notes) == 1 and f"but the file has {size:,}: all are decoded" in notes[0]
 
 
 def _mixed_file(path, left, right, rate_hz=16000) -> tuple[np.ndarray, list[str]]:
@@ -285,24 +286,24 @@ def _mixed_file(path, left, right, rate_hz=16000) -> tuple[np.ndarray, list[str]
     return np.concatenate([block[0] for block in read_blocks(path, note=notes.append)]), notes
 
 
-def _share_left(found, expected) -> float:
-    """Return how much of the sound of ``expected`` is in ``found``, by their differences between samples."""
-    found, expected = np.diff(found), np.diff(expected)
-    return abs(float(np.dot(found, expected) / np.dot(expected, expected)))  # whatever the phase
+def _share_left(samples, expected) -> float:
+    """Return how much of the sound of ``expected`` is left in ``samples``, by the differences between samples."""
+    samples, expected = np.diff(samples), np.diff(expected)
+    return abs(float(np.dot(samples, expected) / np.dot(expected, expected)))  # the phase may be inverted
 
 
 @pytest.mark.parametrize("gain", [-1.0, -0.9])
 def test_channels_that_cancel_are_noticed(gain, speech_samples, tmp_path):
-    found, notes = _mixed_file(tmp_path / "a.wav", speech_samples, gain * speech_samples)
-    assert np.allclose(found, speech_samples, atol=1e-6)
+    mixed, notes = _mixed_file(tmp_path / "a.wav", speech_samples, gain * speech_samples)
+    assert np.allclose(mixed, speech_samples, atol=1e-6)
     assert len(notes) == 1 and "cancel when averaged" in notes[0] and "channel 1, is transcribed" in notes[0]
     each = np.concatenate(list(read_blocks(tmp_path / "a.wav", each_channel=True, note=notes.append)), axis=1)
     assert each.shape == (2, len(speech_samples)) and len(notes) == 1
 
 
 @pytest.mark.parametrize("kind", ["offset", "hum", "quiet", "noise"])
-def test_channels_that_cancel_beside_what_they_share(kind, speech_samples, tmp_path):
-    """A cheap sound card adds an offset, mains a hum, a microphone its noise; some record at -80 dB."""
+def test_channels_that_cancel_except_for_a_shared_disturbance(kind, speech_samples, tmp_path):
+    """A cheap sound card adds an offset, mains adds hum, a microphone adds noise; some record at -80 dB."""
     x, time = speech_samples, np.arange(len(speech_samples)) / 16000
     shared = {
         "offset": 0.05,
@@ -311,19 +312,19 @@ def test_channels_that_cancel_beside_what_they_share(kind, speech_samples, tmp_p
         "noise": 0.0005 * np.random.default_rng(0).standard_normal(len(x)),
     }[kind]
     level = 2e-4 if kind == "quiet" else 0.5
-    found, notes = _mixed_file(tmp_path / "a.wav", level * x + shared, -level * x + shared)
-    assert _share_left(found, level * x) > 0.9 and len(notes) == 1
+    mixed, notes = _mixed_file(tmp_path / "a.wav", level * x + shared, -level * x + shared)
+    assert _share_left(mixed, level * x) > 0.9 and len(notes) == 1
 
 
 def test_channels_that_cancel_for_a_while(speech_samples, tmp_path):
-    """Only there is a channel taken instead: what comes later on the other one alone is not lost."""
+    """One channel replaces the mean only there: what comes later in just the other channel is not lost."""
     x, silence = speech_samples, np.zeros_like(speech_samples)
     left, right = np.concatenate([x, x, silence]), np.concatenate([x, -x, x])
-    found, notes = _mixed_file(tmp_path / "a.wav", left, right)
-    parts = np.split(found, 3)
+    mixed, notes = _mixed_file(tmp_path / "a.wav", left, right)
+    parts = np.split(mixed, 3)
     assert np.allclose(parts[0], x, atol=1e-6) and _share_left(parts[1], x) > 0.97 and _share_left(parts[2], x) > 0.45
-    said = re.search(r"from ([\d.]+) s on", notes[0])
-    assert len(notes) == 1 and float(said[1]) == pytest.approx(len(x) / 16000, abs=0.6)  # there are pauses on both sides
+    match = re.search(r"from ([\d.]+) s on", notes[0])
+    assert len(notes) == 1 and float(match[1]) == pytest.approx(len(x) / 16000, abs=0.6)  # there are pauses on both sides
 
 
 @pytest.mark.parametrize("kind", ["equal", "one silent", "unrelated", "silence", "half as loud, inverted"])
@@ -338,8 +339,8 @@ def test_channels_that_do_not_cancel_are_averaged(kind, speech_samples, tmp_path
     both = np.zeros((16000, 2)) if other is None else np.stack([speech_samples, other], 1)
     soundfile.write(tmp_path / "a.wav", both, 16000, subtype="FLOAT")
     notes = []
-    found = np.concatenate([block[0] for block in read_blocks(tmp_path / "a.wav", note=notes.append)])
-    assert np.allclose(found, both.mean(1), atol=1e-6) and not notes
+    mixed = np.concatenate([block[0] for block in read_blocks(tmp_path / "a.wav", note=notes.append)])
+    assert np.allclose(mixed, both.mean(1), atol=1e-6) and not notes
 
 
 def _video_with_late_sound(path, samples: np.ndarray, late_seconds: float) -> None:
@@ -359,16 +360,16 @@ def _video_with_late_sound(path, samples: np.ndarray, late_seconds: float) -> No
         output.mux(picture.encode(None))
         frame = av.AudioFrame.from_ndarray((samples[None] * 32767).astype(np.int16), format="s16", layout="mono")
         frame.sample_rate = 16000
-        fitting = av.AudioResampler(sound.codec_context.format, "mono", 44100, sound.codec_context.frame_size)
+        resampler = av.AudioResampler(sound.codec_context.format, "mono", 44100, sound.codec_context.frame_size)
         at = round(late_seconds * 44100)
-        for part in [*fitting.resample(frame), *fitting.resample(None)]:
+        for part in [*resampler.resample(frame), *resampler.resample(None)]:
             part.pts, at = at, at + part.samples
             output.mux(sound.encode(part))
         output.mux(sound.encode(None))
 
 
 def test_sound_that_begins_after_the_picture(speech_samples, tmp_path):
-    """Times are those of the video: before the sound there is silence, in the whole and in parts of it."""
+    """Times are those of the video: silence precedes the sound, in the whole file and in parts of it."""
     path, late = tmp_path / "a.mp4", 3.0
     _video_with_late_sound(path, speech_samples, late)
     whole = load(path)
@@ -378,9 +379,9 @@ def test_sound_that_begins_after_the_picture(speech_samples, tmp_path):
     for start in (0.0, 2.0, 2.5, 4.0, 6.0):
         part = _float(read_blocks(path, offset_seconds=start, duration_seconds=2.0))
         assert len(part) == pytest.approx(32000, abs=2)
-        right = expected[round(16000 * start) :][: len(part)]
-        if right.any():
+        wanted = expected[round(16000 * start) :][: len(part)]
+        if wanted.any():
             size = 1 << 17
-            correlation = np.fft.irfft(np.fft.rfft(part, size) * np.conj(np.fft.rfft(right, size)), size)
+            correlation = np.fft.irfft(np.fft.rfft(part, size) * np.conj(np.fft.rfft(wanted, size)), size)
             lag = int(np.abs(correlation).argmax())
             assert min(lag, size - lag) <= 480, f"{start} s: {min(lag, size - lag) / 16:.0f} ms off"

@@ -1,6 +1,6 @@
-"""Odd files of every kind, beside what is right for each.
+"""Odd files of every kind, each compared with the expected result.
 
-``odd_files/files`` holds them, ``odd_files/expected.csv`` a row for each, ``odd_files/make.py`` makes both.
+``odd_files/make.py`` generates the files (``odd_files/files``) and the expected results (``odd_files/expected.csv``).
 """
 
 import csv
@@ -25,13 +25,13 @@ with open(ODD_FILES / "expected.csv", newline="", encoding="utf-8") as _file:
     ROWS = list(csv.DictReader(_file))
 NAMES = [row["name"] for row in ROWS]
 CUT = [row for row in ROWS if row["error"].startswith("cut") and row["sounds"]]
-# Encoders fill up their last frame, of 72 ms at most. What is lost or heard twice is longer.
+# Encoders pad their last frame, which is 72 ms at most. Anything lost or heard twice is longer.
 SECONDS = 0.1
-# One frame of the model, 20 ms: a sound at its border falls on either side. Two frames would be 0.04 s.
+# One frame of the model is 20 ms, and a sound at its border may fall on either side. Two frames would be 0.04 s.
 WORD_SECONDS = 0.03
-# Where recordings were joined, versions of FFmpeg leave more or less of the first one's padding.
+# Where recordings are joined, the padding that is left of the first one depends on the version of FFmpeg.
 JOINED_WORD_SECONDS = 0.05
-# The one page or block of samples is not whole, or the index was at the end.
+# Nothing is left when these are cut off: their only page or block is incomplete, or their index was at the end.
 NOTHING_LEFT = {
     "wav-44-bytes.wav", "header-only.flac", "header-only.ogg", "cut-flac-ogg.oga", "cut-vorbis.ogg", "cut-opus.opus",
     "cut-speex.spx", "cut-aac.m4a", "cut-alac.m4a", "cut-phone.3gp", "cut-caf-alac.caf", "cut-flac.flac", "cut-musepack.mpc",
@@ -51,22 +51,22 @@ def results(transcriber):
 
 @pytest.fixture(scope="module")
 def kept(transcriber):
-    """Transcribe what there is of files that are cut off."""
+    """Transcribe what is left of files that are cut off."""
     names = [row["name"] for row in CUT]
-    found = transcriber.transcribe_many([FILES / name for name in names], ordered=True, keep_truncated=True)
-    return dict(zip(names, found, strict=True))
+    results = transcriber.transcribe_many([FILES / name for name in names], ordered=True, keep_truncated=True)
+    return dict(zip(names, results, strict=True))
 
 
 @pytest.fixture(scope="module")
 def references(transcriber, tmp_path_factory):
-    """Transcribe a 16 kHz WAV of each formula, which the package's own decoder had no part in making."""
+    """Transcribe a 16 kHz WAV of each formula, made without the package's own decoder."""
     folder = tmp_path_factory.mktemp("references")
     formulas = sorted({row["sounds"] for row in ROWS if row["sounds"] and not row["error"]})
     paths = [folder / f"{number}.wav" for number in range(len(formulas))]
     for path, formula in zip(paths, formulas):
         soundfile.write(path, odd_sounds.at_16_khz(formula), 16000)
-    found = transcriber.transcribe_many(paths, ordered=True)
-    return {formula: result.transcripts[0] for formula, result in zip(formulas, found, strict=True)}
+    results = transcriber.transcribe_many(paths, ordered=True)
+    return {formula: result.transcripts[0] for formula, result in zip(formulas, results, strict=True)}
 
 
 def test_each_file_has_a_row_and_each_row_a_file():
@@ -75,12 +75,12 @@ def test_each_file_has_a_row_and_each_row_a_file():
     assert all(row["what"] and (row["error"] or row["seconds"]) for row in ROWS)
 
 
-def test_they_are_small():
+def test_the_files_are_small():
     assert sum(file.stat().st_size for file in FILES.iterdir()) < 1.5e6
 
 
 @pytest.mark.parametrize("row", ROWS, ids=NAMES)
-def test_what_comes_of_it(row, results, references):
+def test_each_file_gives_the_expected_result(row, results, references):
     result = results[row["name"]]
     if row["error"]:
         assert result.error is not None, f"heard {result.transcripts[0].text!r}, notes {result.notes}"
@@ -94,14 +94,14 @@ def test_what_comes_of_it(row, results, references):
     assert row["note"] in notes if row["note"] else not notes
     reference, limit = references[row["sounds"]], JOINED_WORD_SECONDS if row["note"] == "joined" else WORD_SECONDS
     assert reference.text == row["text"]
-    for word, right in zip(heard.words, reference.words, strict=True):
-        assert word.start_seconds == pytest.approx(right.start_seconds, abs=limit), word.word
-        assert word.end_seconds == pytest.approx(right.end_seconds, abs=limit), word.word
+    for word, expected in zip(heard.words, reference.words, strict=True):
+        assert word.start_seconds == pytest.approx(expected.start_seconds, abs=limit), word.word
+        assert word.end_seconds == pytest.approx(expected.end_seconds, abs=limit), word.word
 
 
 @pytest.mark.parametrize("row", CUT, ids=[row["name"] for row in CUT])
-def test_what_there_is_of_a_file_that_is_cut_off(row, kept):
-    """It is the beginning of what was said, up to a word that may be cut in two, or there is no more than a header."""
+def test_what_is_left_of_a_file_that_is_cut_off(row, kept):
+    """It is the beginning of the speech, up to a word that may be cut in two, unless nothing but a header is left."""
     result = kept[row["name"]]
     if result.error is not None:
         assert row["name"] in NOTHING_LEFT, result.error
@@ -109,7 +109,7 @@ def test_what_there_is_of_a_file_that_is_cut_off(row, kept):
     (heard,) = result.transcripts
     assert heard.duration_seconds < odd_sounds.seconds(row["sounds"]) + SECONDS
     whole, words = odd_sounds.text(row["sounds"]).split(), heard.text.split()
-    if len(whole) > 1:  # the beginning of a single word is heard as anything
+    if len(whole) > 1:  # the beginning of a single word may be heard as any word
         assert words[:-1] == whole[: max(len(words) - 1, 0)]
 
 
@@ -131,7 +131,7 @@ def _header(kind: str, data_bytes: int) -> bytes:
 
 @pytest.mark.parametrize("kind", ["wrapped", "rf64", "w64"])
 def test_more_than_4_gib(kind, transcriber, tmp_path):
-    """37 hours of silence, which take no room on the disk, and then speech: of "wrapped", sizes were cut to 32 bits."""
+    """Speech after 37 hours of silence, which take no disk space. "wrapped": the sizes are truncated to 32 bits."""
     speech = odd_sounds.at_16_khz("garden@16000")
     silent_bytes = (1 << 32) + 64000
     header = _header(kind, silent_bytes + 2 * len(speech))
@@ -147,4 +147,4 @@ def test_more_than_4_gib(kind, transcriber, tmp_path):
     assert heard.text == "TURN THE GARDEN"
     assert heard.duration_seconds == pytest.approx(len(speech) / 16000, abs=1e-3)
     assert np.all([word.start_seconds > start for word in heard.words])
-    assert ("but there are" in " ".join(result.notes)) == (kind == "wrapped")
+    assert ("but the file has" in " ".join(result.notes)) == (kind == "wrapped")

@@ -117,7 +117,7 @@ def test_an_archive(capfd):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["-", "--stdin-format", "mp3"], "a raw format begins with one of s8, u8, s16le"),
+        (["-", "--stdin-format", "mp3"], "a raw format must begin with one of s8, u8, s16le"),
         (
             ["a.wav", "--stdin-format", "s8:8000"],
             "--stdin-format describes standard input, but '-' is not among the inputs",

@@ -182,7 +182,7 @@ def test_urls():
     assert not Inputs(["memory://listed/*.wav"]).is_one_file and not Inputs(["memory://listed/m.jsonl"]).is_one_file
     (none,) = Inputs(["nosuch://speech/*.wav"])
     assert none.error == (
-        "nosuch://speech/*.wav: URLs of the kind nosuch:// are not read: download the file and name it by its path"
+        "nosuch://speech/*.wav: nosuch:// URLs are not supported: download the file and pass its path"
     )
 
 

@@ -584,7 +584,7 @@ def test_urls_that_lead_to_more_than_they_name_are_refused(folder, url, suffix):
     evil = json.dumps({"version": 1, "templates": {"u": template}, "refs": {"b.wav": ["{{u}}"], "b.wav.txt": ["{{u}}"]}})
     (folder / "evil.json").write_text(evil)
     url = url.format(evil=folder / "evil.json").replace("b.wav", f"b.wav{suffix}", 1)
-    refused = "URLs of the kind (reference|dir|generic|git|REFERENCE):// are not read: download the file"
+    refused = "(reference|dir|generic|git|REFERENCE):// URLs are not supported: download the file"
     with pytest.raises(audio.AudioError, match=refused):
         audio.load(url, 16000)
     try:

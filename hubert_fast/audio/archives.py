@@ -1,4 +1,4 @@
-"""Archives that stay open between the files that are read from them, since opening one means reading its whole index."""
+"""Open files inside archives, and keep the archives open between files: opening one means reading its whole index."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any, BinaryIO
 from .names import archive_options
 
 PROTOCOLS = ("zip", "tar")
-MOST_OPEN = 2  # of each thread, for the files of one archive come one after the other
+MAX_OPEN = 2  # per thread: the files of one archive usually come one after the other
 
-_of_this_thread = threading.local()  # an archive is one file with one place in it: threads cannot share it
+_thread_local = threading.local()  # an open archive has one file position, so that threads cannot share it
 
 
 def is_archived(url: str) -> bool:
@@ -21,33 +21,33 @@ def is_archived(url: str) -> bool:
 
 
 def open_archived(url: str) -> BinaryIO:
-    """Open a file in an archive for reading. Raises what fsspec and the archive's module raise."""
+    """Open a file in an archive for reading. Raises whatever fsspec and the archive's module raise."""
     import fsspec
 
     archive = url.partition("::")[2]
     key = (url.partition("://")[0], archive, _stamp(archive))
-    cached: OrderedDict[tuple, tuple[Any, Any]] = _of_this_thread.__dict__.setdefault("archives", OrderedDict())
+    cached: OrderedDict[tuple, tuple[Any, Any]] = _thread_local.__dict__.setdefault("archives", OrderedDict())
     if key not in cached:
-        # without fsspec's own cache, which would give threads one and the same archive
-        cached[key] = fsspec.core.url_to_fs(url, **_uncached(url))
-        while len(cached) > MOST_OPEN:
+        # fsspec's own cache is bypassed: it would give the same archive to several threads
+        cached[key] = fsspec.core.url_to_fs(url, **_uncached_options(url))
+        while len(cached) > MAX_OPEN:
             cached.popitem(last=False)
     cached.move_to_end(key)
     system, _ = cached[key]
     return system.open(url.partition("://")[2].partition("::")[0], "rb")
 
 
-def _uncached(url: str) -> dict[str, dict[str, object]]:
-    options = {url.partition("://")[0]: {"skip_instance_cache": True}}
+def _uncached_options(url: str) -> dict[str, dict[str, object]]:
+    options: dict[str, dict[str, object]] = {url.partition("://")[0]: {"skip_instance_cache": True}}
     for protocol, more in archive_options(url).items():
         options.setdefault(protocol, {}).update(more)
     return options
 
 
 def _stamp(archive: str) -> tuple[int, int] | None:
-    """Return size and modification time of a local archive, which may be written anew while it is known here."""
+    """Return the size and modification time of a local archive, which may be rewritten while it is cached here."""
     try:
-        found = os.stat(archive.removeprefix("file://"))
+        status = os.stat(archive.removeprefix("file://"))
     except (OSError, ValueError):
         return None
-    return found.st_size, found.st_mtime_ns
+    return status.st_size, status.st_mtime_ns

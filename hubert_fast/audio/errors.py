@@ -1,5 +1,5 @@
-"""The one error that a file without usable audio raises."""
+"""The exception for files that yield no usable audio."""
 
 
 class AudioError(ValueError):
-    """A file gives no usable audio; the message says which and why."""
+    """A file yields no usable audio. The message names the file and the reason."""

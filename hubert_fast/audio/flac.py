@@ -1,4 +1,4 @@
-"""FLAC: how many samples the header claims, how many the last frame says there are, and where that frame ends. RFC 9639."""
+"""Parse FLAC (RFC 9639): the number of samples by the header, the number by the last frame, and where that frame ends."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from .joined import Read, find_start
+from .joined import Read, find_recording
 
 SEARCHED_BYTES = 1 << 20
-MOST_CANDIDATES = 300_000  # frames, and bytes that look like one, of ten hours or more
-TAIL_BYTES = 1 << 18  # within which the last frame begins: a block of 65,535 samples of eight channels is rare
+MAX_CANDIDATES = 300_000  # frames, and bytes that look like one: enough for ten hours
+TAIL_BYTES = 1 << 18  # the last frame begins within these; blocks of 65,535 samples in eight channels are rare
 _CRC8 = [0] * 256
 for _byte in range(256):
     _value = _byte
@@ -27,7 +27,7 @@ _FRAME = re.compile(rb"\xff[\xf8\xf9]")
 
 
 class StreamInfo(NamedTuple):
-    """What the first block says. samples: of each channel, 0 for unknown."""
+    """The contents of the STREAMINFO block. samples: in each channel, 0 if unknown."""
 
     sample_rate_hz: int
     channels: int
@@ -36,7 +36,7 @@ class StreamInfo(NamedTuple):
 
 
 def stream_info(read: Read, at: int = 0) -> StreamInfo | None:
-    """Return what the stream that begins at ``at`` says of itself, ``None`` where none begins."""
+    """Parse the STREAMINFO block of the stream that begins at ``at``, or return ``None`` if no stream begins there."""
     head = read(at, 42)
     if len(head) < 42 or head[:4] != b"fLaC" or head[4] & 0x7F or head[5:8] != b"\0\0\x22":
         return None
@@ -45,32 +45,32 @@ def stream_info(read: Read, at: int = 0) -> StreamInfo | None:
 
 
 class LastFrame(NamedTuple):
-    """The last frame of a stream. start: its place in the file. samples: of each channel up to its end."""
+    """The last frame of a stream. start: its offset in the file. samples: in each channel, from the beginning to its end."""
 
     start: int
     samples: int
 
 
 def last_frame(read: Read, start: int, end: int, info: StreamInfo) -> LastFrame | None:
-    """Return the last frame that begins before ``end``, ``None`` when none begins near there. It may be cut off."""
+    """Return the last frame that begins within ``TAIL_BYTES`` before ``end``, or ``None``. The frame may be cut off."""
     tail_start = max(end - TAIL_BYTES, start + 42)
     tail = read(tail_start, end - tail_start)
-    for place in reversed([found.start() for found in _FRAME.finditer(tail)]):
-        samples = _frame_end(tail[place : place + 16], info)
+    for offset in reversed([match.start() for match in _FRAME.finditer(tail)]):
+        samples = _samples_up_to(tail[offset : offset + 16], info)
         if samples is not None:
-            return LastFrame(tail_start + place, samples)
+            return LastFrame(tail_start + offset, samples)
     return None
 
 
 def frame_of_last_sample(read: Read, start: int, end: int, info: StreamInfo) -> LastFrame | None:
-    """Return the frame that ends with the last sample that the header claims, wherever it is; ``None`` without one."""
-    at, left = start + 42, MOST_CANDIDATES
+    """Search the whole stream for the frame that ends with the last sample by the header; return ``None`` without one."""
+    at, left = start + 42, MAX_CANDIDATES
     while at < end and left > 0:
         data = read(at, min(SEARCHED_BYTES, end - at))
-        for found in _FRAME.finditer(data):
+        for match in _FRAME.finditer(data):
             left -= 1
-            if _frame_end(data[found.start() : found.start() + 16], info) == info.samples:
-                return LastFrame(at + found.start(), info.samples)
+            if _samples_up_to(data[match.start() : match.start() + 16], info) == info.samples:
+                return LastFrame(at + match.start(), info.samples)
         if len(data) < SEARCHED_BYTES:
             break
         at += len(data) - 16
@@ -78,29 +78,29 @@ def frame_of_last_sample(read: Read, start: int, end: int, info: StreamInfo) -> 
 
 
 def end_of_frame(read: Read, start: int, end: int, is_start: Callable[[int], bool]) -> int | None:
-    """Return where the frame at ``start`` ends by its checksum, ``None`` when that does not fit anywhere.
+    """Return the offset after the frame at ``start``, by its checksum; ``None`` if no offset fits.
 
-    The checksum fits at about one in 65,536 wrong places, too: places where ``is_start`` says that something else begins, and
-    the end of the file, are preferred.
+    The checksum also fits at about one in 65,536 wrong offsets. Offsets at which something else begins according to
+    ``is_start``, and the end of the file, are therefore preferred.
     """
-    data, crc, places = read(start, min(TAIL_BYTES, end - start)), 0, []
+    data, crc, fitting = read(start, min(TAIL_BYTES, end - start)), 0, []
     if start + len(data) == end and _is_whole(data):
         return end
-    for place, byte in enumerate(data, 1):
+    for offset, byte in enumerate(data, 1):
         crc = _CRC16[crc >> 8 ^ byte] ^ (crc << 8 & 0xFF00)
         if not crc:
-            places.append(start + place)
-    sure = next((place for place in places if is_start(place)), None)
+            fitting.append(start + offset)
+    sure = next((offset for offset in fitting if is_start(offset)), None)
     if sure is None:  # the frame is cut off by another recording, or something unknown follows it
-        sure = find_start(read, start + 16, min(start + TAIL_BYTES, end))
-    return sure if sure is not None or not places else places[0]
+        sure = find_recording(read, start + 16, min(start + TAIL_BYTES, end))
+    return sure if sure is not None or not fitting else fitting[0]
 
 
 def _is_whole(frame: bytes) -> bool:
-    """Return whether a frame's checksum fits, in the time of a few operations on long integers.
+    """Return whether a frame's checksum fits, using a few operations on long integers instead of one per byte.
 
-    The checksum fits when x^16 + x^15 + x^2 + 1 = (x + 1)(x^15 + x + 1) divides the frame, taken as a polynomial over GF(2).
-    Modulo the second factor x^(15 * 2^k) is x^(2^k) + 1, so that high bits are added to low ones.
+    The checksum fits if x^16 + x^15 + x^2 + 1 = (x + 1)(x^15 + x + 1) divides the frame, taken as a polynomial over GF(2).
+    Modulo the second factor, x^(15 * 2^k) equals x^(2^k) + 1, so that high bits can be folded into low ones.
     """
     rest = int.from_bytes(frame, "big")
     if rest.bit_count() & 1:
@@ -111,13 +111,13 @@ def _is_whole(frame: bytes) -> bool:
     return not rest
 
 
-def _frame_end(header: bytes, info: StreamInfo) -> int | None:
-    """Return the number of the first sample after a frame; ``None`` when the bytes are no frame header of this stream."""
+def _samples_up_to(header: bytes, info: StreamInfo) -> int | None:
+    """Return the number of samples up to the end of a frame; ``None`` if the bytes are no frame header of this stream."""
     if len(header) < 6 or header[3] & 1:
         return None
     is_variable, block_code, rate_code = header[1] & 1, header[2] >> 4, header[2] & 15
     at, number = 4, header[4]
-    if number >= 0x80:
+    if number >= 0x80:  # coded like UTF-8
         extra = 0
         while number & (0x80 >> extra):
             extra += 1
@@ -131,14 +131,14 @@ def _frame_end(header: bytes, info: StreamInfo) -> int | None:
         at = 4 + extra
     else:
         at = 5
-    width = {6: 1, 7: 2}.get(block_code, 0)
-    if block_code == 0 or len(header) < at + width + 3:
+    size_bytes = {6: 1, 7: 2}.get(block_code, 0)
+    if block_code == 0 or len(header) < at + size_bytes + 3:
         return None
-    if width:
-        samples = int.from_bytes(header[at : at + width], "big") + 1
+    if size_bytes:
+        samples = int.from_bytes(header[at : at + size_bytes], "big") + 1
     else:
         samples = {1: 192}.get(block_code) or (576 << block_code - 2 if block_code < 6 else 256 << block_code - 8)
-    at += width + {12: 1, 13: 2, 14: 2}.get(rate_code, 0)
+    at += size_bytes + {12: 1, 13: 2, 14: 2}.get(rate_code, 0)
     crc = 0
     for byte in header[:at]:
         crc = _CRC8[crc ^ byte]

@@ -1,4 +1,4 @@
-"""Recognise what begins in the middle of a file: recordings are joined, and other files are appended to them."""
+"""Recognise what follows a recording in the same file: another recording, a file of another kind, tags or padding."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from ..first_bytes import HEAD_BYTES, Identity, identify
 from .probing import container_of
 from .sources import Source
 
-Read = Callable[[int, int], bytes]  # (start, count) -> up to count bytes
+Read = Callable[[int, int], bytes]  # (start, count) -> up to count bytes, as Source.read_at
 
-# Kinds whose signatures are so short, or so common in samples, that they count at the beginning of a file only
+# Kinds whose signatures are so short, or so common in audio data, that they only count at the beginning of a file
 _WEAK = frozenset({"ac3", "zeros", "empty", "text", "json", "playlist", "utf-16", "utf-32"})
-_MARKS = re.compile(
+_SIGNATURES = re.compile(
     rb"RIFF.{4}(?:WAVE|AVI )|RF64.{4}WAVE|FORM.{4}AIF[FC]|fLaC\0\0\0\x22|OggS\0\x02|\0\0\0.ftyp|"
     rb"\x1a\x45\xdf\xa3.{1,60}(?:webm|matroska)|caff\0\x01|NIST_1A\n|#!AMR|ID3[\x02-\x04]\0|FLV\x01[\x01\x04\x05]\0\0\0\x09",
     re.DOTALL,
@@ -22,7 +22,7 @@ _PIECE_BYTES = 1 << 20
 
 
 class Rest(Source):
-    """The bytes of another source from ``start`` on, up to ``end`` if given, to plan a recording that begins there."""
+    """The bytes of another source from ``start`` to ``end`` (default: its end), as a source with offsets of its own."""
 
     def __init__(self, source: Source, start: int, end: int | None = None):
         super().__init__(max((source.size if end is None else end) - start, 0))
@@ -32,8 +32,8 @@ class Rest(Source):
         return self._source.read_at(self.start + start, max(min(count, self.size - start), 0))
 
     def find(self, pattern: bytes, start: int) -> int:
-        found = self._source.find(pattern, self.start + start)
-        return found if found < 0 else found - self.start
+        at = self._source.find(pattern, self.start + start)
+        return at if at < 0 else at - self.start
 
     def check(self) -> None:
         super().check()
@@ -44,49 +44,49 @@ class Rest(Source):
         return self._source.is_local
 
 
-def recording_at(head: bytes) -> str | None:
-    """Return the container of the recording that begins with ``head``, ``None`` unless the bytes are unlikely by chance."""
+def certain_container(head: bytes) -> str | None:
+    """Return the container of the recording that begins with ``head``; ``None`` if the bytes may match by chance."""
     container = container_of(head)
     return None if container in _WEAK else container
 
 
-def other_at(head: bytes) -> Identity | None:
-    """Return what begins with ``head`` and is no audio, such as an image; ``None`` unless the bytes are unlikely by chance."""
+def certain_identity(head: bytes) -> Identity | None:
+    """Return what begins with ``head`` if it is not audio, such as an image; ``None`` if the bytes may match by chance."""
     identity = identify(head)
     if identity is None or identity.kind in _WEAK or (identity.kind == "gzip" and head[2:3] != b"\x08"):
         return None
     return identity
 
 
-def is_start(head: bytes) -> bool:
+def starts_file(head: bytes) -> bool:
     """Return whether a recording, or a file of another kind, begins with ``head``."""
-    return recording_at(head) is not None or other_at(head) is not None
+    return certain_container(head) is not None or certain_identity(head) is not None
 
 
-def find_start(read: Read, start: int, end: int) -> int | None:
-    """Return where the first recording with an unmistakable signature begins between two places; ``None`` without one."""
+def find_recording(read: Read, start: int, end: int) -> int | None:
+    """Return the offset of the first recording with an unmistakable signature between two offsets, or ``None``."""
     at = start
     while at < end:
         data = read(at, min(end - at, _PIECE_BYTES) + HEAD_BYTES)
-        for found in _MARKS.finditer(data):
-            place = found.start()
-            if at + place < end and place < _PIECE_BYTES and recording_at(data[place : place + HEAD_BYTES]):
-                return at + place
+        for match in _SIGNATURES.finditer(data):
+            offset = match.start()
+            if at + offset < end and offset < _PIECE_BYTES and certain_container(data[offset : offset + HEAD_BYTES]):
+                return at + offset
         at += _PIECE_BYTES
     return None
 
 
-def tag_end(read: Read, at: int, size: int) -> int:
-    """Return where the ID3v1, APE or Lyrics3 tags end that begin at ``at``; ``at`` where none does."""
+def end_of_tags(read: Read, at: int, size: int) -> int:
+    """Return the offset after the ID3v1, APE and Lyrics3 tags that begin at ``at``; ``at`` itself if there are none."""
     while at < size:
         head = read(at, 32)
         if head[:3] == b"TAG":
             after = at + (227 if head[:4] == b"TAG+" else 128)
-        elif head[:8] == b"APETAGEX" and len(head) == 32:  # a header, or a footer alone
+        elif head[:8] == b"APETAGEX" and len(head) == 32:  # either a header or just a footer
             after = at + 32 + (int.from_bytes(head[12:16], "little") if head[23] & 0x20 else 0)
         elif head[:11] == b"LYRICSBEGIN":
             text = read(at, 1 << 16)
-            ends = [place + 9 for mark in (b"LYRICS200", b"LYRICSEND") if (place := text.find(mark)) >= 0]
+            ends = [offset + 9 for mark in (b"LYRICS200", b"LYRICSEND") if (offset := text.find(mark)) >= 0]
             after = at + min(ends, default=0)
         else:
             return at
@@ -96,14 +96,14 @@ def tag_end(read: Read, at: int, size: int) -> int:
     return at
 
 
-def padding_end(read: Read, at: int, size: int) -> int:
-    """Return where tags and zero bytes end that begin at ``at``."""
+def end_of_padding(read: Read, at: int, size: int) -> int:
+    """Return the offset after the tags and zero bytes that begin at ``at``; ``at`` itself if there are none."""
     while at < size:
-        after = tag_end(read, at, size)
+        after = end_of_tags(read, at, size)
         data = read(after, 1 << 16)
-        if not recording_at(data[:HEAD_BYTES]):  # an MP4 begins with zeros
+        if not certain_container(data[:HEAD_BYTES]):  # an MP4 begins with zeros
             after += len(data) - len(data.lstrip(b"\0"))
-            if read(after + 1, 4) == b"ftyp":  # the size before it begins with three zeros
+            if read(after + 1, 4) == b"ftyp":  # the size in front of it begins with three zeros
                 after -= 3
         if after == at:
             return at

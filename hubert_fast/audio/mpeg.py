@@ -1,8 +1,8 @@
-"""MPEG audio (MP3, MP2) as it lies in a file: tags around it, its first frame, and what that frame says of the whole.
+"""Parse MPEG audio (MP3, MP2): frame headers, the tags around the audio, and what the first frame says about the whole.
 
-An MP3 has no container. Encoders may put a frame without sound first, marked "Xing" or "Info", that gives the number of frames,
-their bytes and the samples to drop at both ends. Files that were joined have several of them; many have none. Layout: ISO
-11172-3 for frames; Xing's and LAME's tag as written by LAME's VbrTag.c.
+An MP3 has no container. Encoders may begin it with a frame without sound, marked "Xing" or "Info", which states the number of
+frames and bytes and how many samples to drop at both ends. Joined files have several such frames; many files have none.
+Layout: ISO 11172-3 for frames; LAME's VbrTag.c for the Xing and LAME tags.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 DECODER_DELAY = 529  # samples that every MP3 decoder adds
-LAME_DELAY = 576 + DECODER_DELAY  # what encoders add that leave no tag: LAME's, which most of them are
+LAME_DELAY = 576 + DECODER_DELAY  # assumed without a tag: LAME adds 576 samples, and most encoders are LAME
 _RATES_HZ = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}  # by MPEG version: 1, 2, 2.5
 _KBITS = {  # by (is version 1, layer)
     (True, 1): (0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
@@ -21,11 +21,11 @@ _KBITS = {  # by (is version 1, layer)
     (False, 2): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
     (False, 3): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
-SEARCHED_BYTES = 1 << 18  # for a first frame behind junk
+SEARCHED_BYTES = 1 << 18  # how far to look for a first frame after junk
 
 
 class Header(NamedTuple):
-    """The four bytes at the beginning of a frame. bytes: of the whole frame, 0 in free format. samples: of each channel."""
+    """The contents of a frame's four-byte header. bytes: size of the whole frame. samples: in each channel."""
 
     layer: int
     sample_rate_hz: int
@@ -35,8 +35,8 @@ class Header(NamedTuple):
     side_bytes: int
 
 
-def header_of(data: bytes, at: int = 0) -> Header | None:
-    """Return the frame header at ``at``, or ``None`` where there is none."""
+def parse_header(data: bytes, at: int = 0) -> Header | None:
+    """Parse the frame header at ``at``. Returns ``None`` if there is none, or one of a free-format frame."""
     if len(data) < at + 4 or data[at] != 0xFF or data[at + 1] & 0xE0 != 0xE0:
         return None
     version, layer = data[at + 1] >> 3 & 3, 4 - (data[at + 1] >> 1 & 3)
@@ -55,10 +55,12 @@ def header_of(data: bytes, at: int = 0) -> Header | None:
 
 
 def frame_length(data: bytes, at: int = 0) -> int:
-    """Return the bytes of the frame at ``at`` if like ones follow it as far as ``data`` goes, three at most, else 0."""
-    first, end = header_of(data, at), at
+    """Return the size in bytes of the frame at ``at``, or 0 unless it and up to two more in ``data`` are of the same kind."""
+    first, end = parse_header(data, at), at
+    if first is None:
+        return 0
     for _ in range(3):
-        header = header_of(data, end)
+        header = parse_header(data, end)
         if header is None or (header.layer, header.sample_rate_hz) != (first.layer, first.sample_rate_hz):
             return 0
         end += header.bytes
@@ -68,7 +70,7 @@ def frame_length(data: bytes, at: int = 0) -> int:
 
 
 def adts_length(data: bytes, at: int = 0) -> int:
-    """Return the bytes of the ADTS AAC frame at ``at`` if others follow it as far as ``data`` goes, three at most, else 0."""
+    """Return the size in bytes of the ADTS AAC frame at ``at``, or 0 unless up to two more in ``data`` follow it."""
     first = 0
     for _ in range(3):
         if len(data) < at + 7:
@@ -83,7 +85,7 @@ def adts_length(data: bytes, at: int = 0) -> int:
 
 
 def loas_length(data: bytes, at: int = 0) -> int:
-    """Return the bytes of the LOAS AAC frame at ``at`` if others follow it as far as ``data`` goes, three at most, else 0."""
+    """Return the size in bytes of the LOAS AAC frame at ``at``, or 0 unless up to two more in ``data`` follow it."""
     first = 0
     for _ in range(3):
         if len(data) < at + 3:
@@ -95,8 +97,8 @@ def loas_length(data: bytes, at: int = 0) -> int:
     return first
 
 
-def after_id3v2(data: bytes, at: int = 0) -> int:
-    """Return where the ID3v2 tags that begin at ``at`` end, which may be beyond ``data``; ``at`` when there is none."""
+def end_of_id3v2(data: bytes, at: int = 0) -> int:
+    """Return the offset after the ID3v2 tags that begin at ``at``; ``at`` itself without one. It may lie beyond ``data``."""
     while (
         data[at : at + 3] == b"ID3"
         and len(data) >= at + 10
@@ -108,67 +110,68 @@ def after_id3v2(data: bytes, at: int = 0) -> int:
     return at
 
 
-def after_wrong_id3v2(data: bytes) -> int:
-    """Return where an ID3v2 tag ends whose size was written as a plain number, 0 when ``data`` begins with none."""
+def end_of_missized_id3v2(data: bytes) -> int:
+    """Return the offset after an ID3v2 tag whose size was wrongly written as a plain number; 0 without a tag."""
     return 10 + int.from_bytes(data[6:10], "big") if data[:3] == b"ID3" and len(data) >= 10 and data[3] < 0x10 else 0
 
 
 @dataclass(frozen=True)
 class Tag:
-    """What a Xing or Info frame says of the frames after it.
+    """What a Xing or Info frame says about the recording.
 
-    frames, bytes: how many there are, ``None`` when it does not say; bytes include the tag's own frame. delay, padding: samples
-    to drop at the beginning, the decoder's delay included, and at the end; ``None`` without LAME's part of the tag.
+    Attributes:
+        header: Header of the frame that holds the tag.
+        frames: Number of frames after it, ``None`` if not stated.
+        bytes: Their size including the tag's own frame, ``None`` if not stated.
+        delay: Samples to drop at the beginning, including the decoder's delay; ``None`` without LAME's part of the tag.
+        padding: Samples to drop at the end.
     """
 
     header: Header
     frames: int | None
     bytes: int | None
-    delay: int | None
-    padding: int | None
+    delay: int | None = None
+    padding: int = 0
 
     @property
     def samples(self) -> int | None:
-        """Return the samples of each channel that the frames come to."""
+        """Samples in each channel, without delay and padding."""
         if self.frames is None:
             return None
         cut = LAME_DELAY if self.delay is None else self.delay - DECODER_DELAY + self.padding
         return max(self.frames * self.header.samples - cut, 0)
 
 
-def tag_of(data: bytes, at: int = 0) -> Tag | None:
-    """Return what the frame at ``at`` says of the whole, or ``None`` when it is a frame with sound.
-
-    Reads Xing's and LAME's tag, and Fraunhofer's (VBRI).
-    """
-    header = header_of(data, at)
+def parse_tag(data: bytes, at: int = 0) -> Tag | None:
+    """Parse the tag in the frame at ``at``: Xing's, LAME's or Fraunhofer's (VBRI). Returns ``None`` for a frame of sound."""
+    header = parse_header(data, at)
     if header is None or header.layer != 3:
         return None
     if data[at + 36 : at + 40] == b"VBRI":
-        size, frames = (int.from_bytes(data[at + place : at + place + 4], "big") for place in (46, 50))
-        return Tag(header, frames or None, size or None, None, None)
+        size, frames = (int.from_bytes(data[at + offset : at + offset + 4], "big") for offset in (46, 50))
+        return Tag(header, frames or None, size or None)
     start = at + 4 + header.side_bytes
     if data[start : start + 4] not in (b"Xing", b"Info"):
-        start = at + 4 + header.side_bytes - (2 if header.side_bytes in (11, 19, 34) else 0)  # encoders forget the CRC
+        start = at + 4 + header.side_bytes - (2 if header.side_bytes in (11, 19, 34) else 0)  # some encoders forget the CRC
         if data[start : start + 4] not in (b"Xing", b"Info"):
             return None
     flags, position = int.from_bytes(data[start + 4 : start + 8], "big"), start + 8
-    frames = size = delay = padding = None
+    tag_frames = tag_bytes = None
     if flags & 1:
-        frames, position = int.from_bytes(data[position : position + 4], "big"), position + 4
+        tag_frames, position = int.from_bytes(data[position : position + 4], "big"), position + 4
     if flags & 2:
-        size, position = int.from_bytes(data[position : position + 4], "big"), position + 4
+        tag_bytes, position = int.from_bytes(data[position : position + 4], "big"), position + 4
     position += (100 if flags & 4 else 0) + (4 if flags & 8 else 0)
     lame = data[position : position + 24]
     is_set = lame[21:] != b"\xff\xff\xff"  # 4,095 samples at both ends: more than any encoder adds
     if len(lame) == 24 and lame[:4] in (b"LAME", b"Lavf", b"Lavc", b"GOGO") and is_set:
         delay = (lame[21] << 4 | lame[22] >> 4) + DECODER_DELAY
-        padding = (lame[22] & 15) << 8 | lame[23]
-    return Tag(header, frames, size, delay, padding)
+        return Tag(header, tag_frames, tag_bytes, delay, (lame[22] & 15) << 8 | lame[23])
+    return Tag(header, tag_frames, tag_bytes)
 
 
 def first_frame(data: bytes, at: int = 0) -> int | None:
-    """Return where the first frame of MPEG audio at or after ``at`` begins, ``None`` without one in ``data``."""
+    """Return the offset of the first whole frame of MPEG audio at or after ``at``, or ``None``."""
     while (at := data.find(b"\xff", at)) >= 0:
         if frame_length(data, at) and at + frame_length(data, at) + 4 <= len(data):
             return at

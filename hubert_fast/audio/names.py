@@ -1,4 +1,7 @@
-"""Which file names mean audio: what a folder is searched for. Whether a file is audio, its bytes decide."""
+"""Recognise audio by file name, and check URLs.
+
+Names only decide which files a folder search picks up. Whether a file really is audio, its bytes decide.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ SOUND_SUFFIXES = frozenset(
 VIDEO_SUFFIXES = frozenset(
     ".3g2 .3gp .asf .avi .f4v .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .vob .webm .wmv".split()
 )
-# A folder is searched for these; of a video the first audio track is taken.
+# The suffixes that a folder search picks up. From a video, the first audio track is read.
 AUDIO_SUFFIXES = SOUND_SUFFIXES | VIDEO_SUFFIXES
 
 # How a file is compressed, by its last suffix. fsspec does not know the short ones of tar archives.
@@ -23,8 +26,8 @@ COMPRESSION = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz"}
 SHORT_TAR_SUFFIXES = {".tgz": "gzip", ".tbz": "bz2", ".tbz2": "bz2", ".txz": "xz"}
 TAR_SUFFIXES = (".tar", *(f".tar{suffix}" for suffix in COMPRESSION), *SHORT_TAR_SUFFIXES)
 
-# File systems that read the file that a URL names and nothing else. Not among them: reference (fsspec before 2024.12 runs code
-# that its JSON has in it), dir, generic, git, dask, jlab, which lead to any other file or program.
+# File systems that read the file named by the URL and nothing else. Deliberately missing: reference (fsspec before 2024.12 runs
+# code contained in its JSON) and dir, generic, git, dask and jlab, which give access to arbitrary other files or programs.
 PROTOCOLS = frozenset(
     "abfs abfss adl arrow_hdfs az blockcache box cached dbfs dropbox file filecache ftp gcs gdrive github gs hdfs hf http "
     "https libarchive local memory oci ocilake oss r2 s3 s3a sftp simplecache smb ssh tar wasb webdav webhdfs zip".split()
@@ -37,15 +40,15 @@ def has_audio_suffix(name: str) -> bool:
 
 
 def check_url(url: str) -> None:
-    """Raise :class:`AudioError` unless each link of a URL, as in ``zip://a.wav::s3://b/c.zip``, has one of ``PROTOCOLS``."""
+    """Raise :class:`AudioError` unless every link of a URL such as ``zip://a.wav::s3://b/c.zip`` uses one of ``PROTOCOLS``."""
     for link in url.split("::"):
         protocol, separator, _ = link.partition("://")
         if (separator or _is_protocol(link)) and protocol not in PROTOCOLS:
-            raise AudioError(f"URLs of the kind {protocol[:60]}:// are not read: download the file and name it by its path")
+            raise AudioError(f"{protocol[:60]}:// URLs are not supported: download the file and pass its path")
 
 
 def _is_protocol(link: str) -> bool:
-    """Return whether fsspec takes a link without ``://`` as the name of a file system."""
+    """Return whether fsspec takes a link without ``://`` for the name of a file system."""
     if not re.fullmatch(r"[a-z]+", link):
         return False
     from fsspec.registry import known_implementations, registry
@@ -54,12 +57,12 @@ def _is_protocol(link: str) -> bool:
 
 
 def archive_options(url: str) -> dict[str, dict[str, str]]:
-    """Return what fsspec must be told to open a URL: how an archive is compressed whose suffix does not say so to it."""
+    """Return fsspec options for a URL: the compression of a tar archive whose short suffix fsspec does not know."""
     name = url.rpartition("::")[2].lower()
     methods = [method for suffix, method in SHORT_TAR_SUFFIXES.items() if name.endswith(suffix)]
     return {"tar": {"compression": methods[0]}} if methods else {}
 
 
 def is_url(path: str | Path) -> bool:
-    """Return whether fsspec is to open it: ``s3://bucket/a.wav``, ``https://...``, ``zip://a.wav::archive.zip``."""
+    """Return whether fsspec should open a path: ``s3://bucket/a.wav``, ``https://...``, ``zip://a.wav::archive.zip``."""
     return "://" in str(path)

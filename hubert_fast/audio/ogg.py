@@ -1,25 +1,34 @@
-"""Ogg pages: the links of a chain, after the first of which a decoder may end, and whether the last page is whole. RFC 3533."""
+"""Walk the pages of an Ogg file (RFC 3533): find every link of a chain, and check that the last page is complete.
+
+Decoders may stop after the first link.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 from ..first_bytes import HEAD_BYTES
-from .joined import Read, find_start, is_start
+from .joined import Read, find_recording, starts_file
 
 CODECS = {b"\x01vorbis": "vorbis", b"OpusHead": "opus", b"\x7fFLAC": "flac", b"Speex   ": "speex"}
 RESYNC_BYTES = 1 << 16
-MOST_DAMAGED = 10_000  # places, after which the rest of a file is no Ogg
-MOST_FIRST_SECONDS = 5  # of sound in the first page with any
+MAX_DAMAGED = 10_000  # places; after these, the rest of the file is not taken for Ogg
+MAX_FIRST_SECONDS = 5  # of sound in the first page with audio
 
 
 @dataclass
 class Link:
-    """One of the streams that lie one after the other in a file.
+    """One of the streams that follow each other in a file.
 
-    start, end: its bytes. codecs: of the logical streams in it, ``None`` for one that is no audio. rate_hz: of its granule
-    positions. skipped: samples to drop at the beginning. first, last: granule positions, the first and the greatest. ends:
-    whether it has an end-of-stream mark.
+    Attributes:
+        start: Offset of the first byte.
+        end: Offset after the last byte.
+        codecs: Codec of each logical stream by serial number, ``None`` for a stream that is not audio.
+        rate_hz: Units of granule positions per second.
+        skipped: Samples to drop at the beginning.
+        first_granule: First granule position.
+        last_granule: Greatest granule position.
+        has_end: Whether there is an end-of-stream mark.
     """
 
     start: int
@@ -27,23 +36,27 @@ class Link:
     codecs: dict[int, str | None] = field(default_factory=dict)
     rate_hz: int = 0
     skipped: int = 0
-    first: int = 0
-    last: int = 0
-    ends: bool = False
+    first_granule: int = 0
+    last_granule: int = 0
+    has_end: bool = False
 
     @property
     def seconds(self) -> float | None:
-        """Return how long it says it is; ``None`` when it does not, or was recorded from the middle of a broadcast."""
-        if not self.rate_hz or self.first > MOST_FIRST_SECONDS * self.rate_hz:
+        """Duration by granule positions; ``None`` if there are none, or if they do not begin at 0 (part of a broadcast)."""
+        if not self.rate_hz or self.first_granule > MAX_FIRST_SECONDS * self.rate_hz:
             return None
-        return max(self.last - self.skipped, 0) / self.rate_hz
+        return max(self.last_granule - self.skipped, 0) / self.rate_hz
 
 
 @dataclass
 class Pages:
     """The links of a file.
 
-    missing: bytes that its last page lacks. damaged: places where bytes are no page. end: where the pages end.
+    Attributes:
+        links: In the order of the file.
+        missing: Bytes that the last page lacks.
+        damaged: Number of places where bytes are not part of a page.
+        end: Offset at which the pages end.
     """
 
     links: list[Link] = field(default_factory=list)
@@ -52,24 +65,24 @@ class Pages:
     end: int = 0
 
 
-def pages_of(read: Read, size: int) -> Pages:
-    """Walk through the pages of a file. A tenth of a second for ten hours of speech."""
-    pages, at, in_data = Pages(), 0, False
+def walk_pages(read: Read, size: int) -> Pages:
+    """Walk through the pages of a file. Takes a tenth of a second for ten hours of speech."""
+    pages, at, is_in_data = Pages(), 0, False
     while at < size:
         header = read(at, 27 + 255 + 20)
         if header[:4] != b"OggS" or len(header) < 27 or len(header) < 27 + header[26]:
-            if is_start(read(at, HEAD_BYTES)) and header[:4] != b"OggS":
+            if starts_file(read(at, HEAD_BYTES)) and header[:4] != b"OggS":
                 break
-            found = _next_page(read, at + 1, size) if pages.damaged < MOST_DAMAGED else None
-            if found is None:
+            page = _next_page(read, at + 1, size) if pages.damaged < MAX_DAMAGED else None
+            if page is None:
                 pages.missing += size - at if header[:4] == b"OggS" else 0
                 break
             pages.damaged += 1
-            at = found
+            at = page
             continue
         length = 27 + header[26] + sum(header[27 : 27 + header[26]])
         if at + length != size and read(at + length, 4) != b"OggS":
-            start = find_start(read, at + 4, min(at + length, size)) if pages.damaged < MOST_DAMAGED // 100 else None
+            start = find_recording(read, at + 4, min(at + length, size)) if pages.damaged < MAX_DAMAGED // 100 else None
             if start is not None and pages.links:  # the page is cut off by another recording
                 pages.missing = at + length - start
                 pages.links[-1].end = pages.end = at
@@ -78,28 +91,28 @@ def pages_of(read: Read, size: int) -> Pages:
                     break
                 at = start
                 continue
-            found = _next_page(read, at + 4, size) if pages.damaged < MOST_DAMAGED else None
-            if found is not None and found < at + length:  # its header is damaged, and says a wrong length
+            page = _next_page(read, at + 4, size) if pages.damaged < MAX_DAMAGED else None
+            if page is not None and page < at + length:  # its header is damaged and states a wrong length
                 pages.damaged += 1
-                at = found
+                at = page
                 continue
         flags, count = header[5], header[26]
         granule, serial = int.from_bytes(header[6:14], "little", signed=True), int.from_bytes(header[14:18], "little")
         if flags & 2:  # a logical stream begins here
-            if in_data or not pages.links:
+            if is_in_data or not pages.links:
                 pages.links.append(Link(at))
-            in_data = False
+            is_in_data = False
             body = read(at + 27 + count, 64)
             link = pages.links[-1]
             link.codecs[serial] = next((codec for mark, codec in CODECS.items() if body.startswith(mark)), None)
-            _note_rate(link, link.codecs[serial], body)
+            _set_rate(link, link.codecs[serial], body)
         elif pages.links:
-            in_data = True
+            is_in_data = True
             link = pages.links[-1]
             if link.codecs.get(serial) and granule >= 0:
-                link.first = link.first or granule
-                link.last = max(link.last, granule)
-            link.ends |= bool(flags & 4)
+                link.first_granule = link.first_granule or granule
+                link.last_granule = max(link.last_granule, granule)
+            link.has_end |= bool(flags & 4)
         if at + length > size:
             pages.missing = at + length - size
         at += length
@@ -109,7 +122,8 @@ def pages_of(read: Read, size: int) -> Pages:
     return pages
 
 
-def _note_rate(link: Link, codec: str | None, body: bytes) -> None:
+def _set_rate(link: Link, codec: str | None, body: bytes) -> None:
+    """Set a link's rate, and the samples to skip, from the codec header in the body of its first page."""
     if codec == "opus":
         link.rate_hz, link.skipped = 48000, int.from_bytes(body[10:12], "little")
     elif codec == "vorbis":
@@ -122,8 +136,8 @@ def _note_rate(link: Link, codec: str | None, body: bytes) -> None:
 
 def _next_page(read: Read, at: int, size: int) -> int | None:
     while at < size:
-        found = read(at, RESYNC_BYTES).find(b"OggS")
-        if found >= 0:
-            return at + found
+        index = read(at, RESYNC_BYTES).find(b"OggS")
+        if index >= 0:
+            return at + index
         at += RESYNC_BYTES - 3
     return None

@@ -24,17 +24,17 @@ from .sources import LocalFile, Memory, Remote, Source
 from .standard_input import NAME as STANDARD_INPUT
 from .standard_input import named_pipe, standard_input
 
-WHOLE_BYTES = 16 << 20  # remote files up to this are fetched whole: one request instead of many
-# A few reads tell how long these are; others are looked through from end to end before they are decoded.
-READ_ANYWHERE = ("wav", "w64", "aiff", "au", "caf", "sphere", "flac")
+WHOLE_BYTES = 16 << 20  # smaller remote files are fetched whole: one request instead of many
+# Formats whose length a few reads reveal. Planning any other format reads the file from end to end, so it is copied first.
+RANDOM_ACCESS_FORMATS = ("wav", "w64", "aiff", "au", "caf", "sphere", "flac")
 
 
 @contextlib.contextmanager
 def opened(path: str | Path) -> Iterator[Source]:
-    """Open what a path, a URL, ``-`` or a :class:`.pipes.Command` names.
+    """Open a path, a URL, ``-`` (standard input) or a :class:`.pipes.Command`.
 
-    Pipes, standard input and remote files that cannot be read at any place are copied to a temporary file first. Raises
-    :class:`AudioError` for what is missing, empty, a folder or a device, ``OSError`` for what may not be read.
+    Pipes, standard input and remote files without random access are first copied to a temporary file. Raises
+    :class:`AudioError` for what is missing, empty, a folder or a device, and ``OSError`` for what may not be read.
     """
     name = os.fspath(path)
     if name == STANDARD_INPUT:
@@ -55,10 +55,10 @@ def opened(path: str | Path) -> Iterator[Source]:
 def _local(path: str) -> Iterator[Source]:
     try:
         mode = os.stat(path).st_mode
-    except ValueError:  # a zero byte
-        raise AudioError("not a name that a file can have") from None
+    except ValueError:  # the path contains a null byte
+        raise AudioError("not a valid file name: it contains a null byte") from None
     except FileNotFoundError:
-        dangling = f": a link to {os.readlink(path)}, which is not there" if os.path.islink(path) else ""
+        dangling = f": a link to {os.readlink(path)}, which does not exist" if os.path.islink(path) else ""
         raise AudioError(f"no such file{dangling}") from None
     if stat.S_ISFIFO(mode):
         with io.BufferedReader(named_pipe(path)) as file, _spooled(file) as source:
@@ -68,13 +68,15 @@ def _local(path: str) -> Iterator[Source]:
         raise AudioError(f"expected an audio file, but this is {'a folder' if stat.S_ISDIR(mode) else 'not a regular file'}")
     source = LocalFile(os.open(path, os.O_RDONLY | os.O_CLOEXEC), os.fsencode(path))
     with contextlib.closing(source):
-        yield _not_empty(source)
+        _check_not_empty(source)
+        yield source
 
 
 @contextlib.contextmanager
-def _spooled(file: BinaryIO) -> Iterator[Source]:
-    """Copy a stream to a temporary file."""
-    # where /proc gives a decoder's process the open file, it has no name and is gone with this process, however that ends
+def _spooled(file: BinaryIO | _Chained) -> Iterator[LocalFile]:
+    """Copy a stream to a temporary file and open that."""
+    # A decoder process opens the file through /proc where it can. The file then needs no name, and disappears with this
+    # process, however it ends.
     with tempfile.TemporaryFile() if os.path.isdir("/proc/self/fd") else tempfile.NamedTemporaryFile() as copy:
         try:
             shutil.copyfileobj(file, copy, 1 << 20)
@@ -90,16 +92,17 @@ def _spooled(file: BinaryIO) -> Iterator[Source]:
 
 
 @contextlib.contextmanager
-def _descriptor(file: BinaryIO) -> Iterator[Source]:
-    """Give an open temporary file as a source."""
+def _descriptor(file: BinaryIO | tempfile._TemporaryFileWrapper[bytes]) -> Iterator[LocalFile]:
+    """Open a temporary file as a source, through a copy of its descriptor."""
     source = LocalFile(os.dup(file.fileno()), os.fsencode(file.name) if isinstance(file.name, str) else None)
     with contextlib.closing(source):
-        yield _not_empty(source)
+        _check_not_empty(source)
+        yield source
 
 
 @contextlib.contextmanager
 def copied(source: Source) -> Iterator[LocalFile]:
-    """Copy a source to a temporary file."""
+    """Copy a source to a temporary file and open that."""
     with _spooled(source.span()) as copy:
         source.check()
         yield copy
@@ -112,7 +115,7 @@ def _remote(url: str) -> Iterator[Source]:
 
     with contextlib.ExitStack() as stack:
         with as_audio_errors():
-            # fsspec's OpenFile is kept until the file has been read: with it would go what it is made of
+            # The stack keeps fsspec's OpenFile alive while the file is read: the file needs the objects that it was built on.
             file = stack.enter_context(
                 open_archived(url) if is_archived(url) else fsspec.open(url, "rb", **archive_options(url))
             )
@@ -123,22 +126,25 @@ def _remote(url: str) -> Iterator[Source]:
 def _fetched(file: BinaryIO) -> Iterator[Source]:
     with as_audio_errors():
         start = io.BytesIO()
-        while start.tell() < WHOLE_BYTES and (part := file.read(WHOLE_BYTES - start.tell())):  # which may be less
+        while start.tell() < WHOLE_BYTES and (part := file.read(WHOLE_BYTES - start.tell())):  # a read may return less
             start.write(part)
         is_whole = start.tell() < WHOLE_BYTES
         size = start.tell() if is_whole else _size_of(file)
     if is_whole:
-        yield _not_empty(Memory(start.getvalue()))
-    elif size is not None and container_of(start.getvalue()[:HEAD_BYTES]) in READ_ANYWHERE:
+        memory = Memory(start.getvalue())
+        _check_not_empty(memory)
+        yield memory
+    elif size is not None and container_of(start.getvalue()[:HEAD_BYTES]) in RANDOM_ACCESS_FORMATS:
         yield Remote(file, size)
     else:
-        rest = _Chained(b"" if size is not None else start.getvalue(), file)  # a file whose size is known is at its beginning
+        # Without a known size the file could not be rewound, so that its first bytes come from memory.
+        rest = _Chained(b"" if size is not None else start.getvalue(), file)
         with _spooled(rest) as source:
             yield source
 
 
 class _Chained(io.RawIOBase):
-    """The bytes that were read of a file, and then the rest of it."""
+    """The bytes already read from a file, followed by the rest of it."""
 
     def __init__(self, head: bytes, rest: BinaryIO):
         self._head, self._rest = head, rest
@@ -152,16 +158,15 @@ class _Chained(io.RawIOBase):
 
 
 def _size_of(file: BinaryIO) -> int | None:
-    """Return the bytes of a file that can be read at any place, else ``None``."""
+    """Return the size in bytes of a file with random access and rewind it; ``None`` without random access."""
     try:
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
         return size
-    except Exception:  # streams have errors of their own for it
+    except Exception:  # each kind of stream has its own exception for this
         return None
 
 
-def _not_empty(source: Source) -> Source:
+def _check_not_empty(source: Source) -> None:
     if not source.size:
         raise AudioError("the file is empty (0 bytes)")
-    return source

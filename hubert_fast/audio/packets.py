@@ -1,7 +1,7 @@
-"""Find where streams of packets end that have no header of the whole: AAC, AC-3, AMR, FLV, MPEG-TS, TTA and WavPack.
+"""Find the end of AAC, AC-3, AMR, FLV, MPEG-TS, TTA and WavPack streams, whose headers do not state a size in bytes.
 
-FFmpeg looks for further packets in whatever follows, and decodes noise or fails. Layouts: ISO 14496-3 (ADTS, LOAS), ATSC A/52,
-RFC 4867 (AMR), Adobe's FLV specification, ISO 13818-1, and the format descriptions of TTA and WavPack.
+FFmpeg would look for further packets in whatever follows, and decode noise or fail. Layouts: ISO 14496-3 (ADTS, LOAS), ATSC
+A/52, RFC 4867 (AMR), Adobe's FLV specification, ISO 13818-1, and the format descriptions of TTA and WavPack.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ..first_bytes import HEAD_BYTES
-from .joined import Read, find_start, is_start
+from .joined import Read, find_recording, starts_file
 
 PIECE_BYTES = 1 << 20
-RESYNC_BYTES = 1 << 22  # searched for further packets after one that is damaged
+RESYNC_BYTES = 1 << 22  # how far to look for further packets after a damaged one
 _AC3_KBITS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640)
-_AMR_BYTES = (12, 13, 15, 17, 19, 20, 26, 31, 5, 0, 0, 0, 0, 0, 0, 0)  # after the first one, by type of frame
+_AMR_BYTES = (12, 13, 15, 17, 19, 20, 26, 31, 5, 0, 0, 0, 0, 0, 0, 0)  # after the first byte, by frame type
 _AMR_WB_BYTES = (17, 23, 32, 36, 40, 46, 50, 58, 60, 5, 0, 0, 0, 0, 0, 0)
 
 
@@ -68,9 +68,12 @@ def _wavpack(head: bytes) -> int:
 
 
 class _Kind(NamedTuple):
-    """Describe the packets of a format.
+    """The packets of a format.
 
-    length: returns the bytes of a packet from its first ``header_bytes``, 0 for no packet. sync: the first bytes of a packet.
+    Attributes:
+        length: Function from the first ``header_bytes`` of a packet to its size in bytes; 0 if they are not a packet's.
+        header_bytes: Bytes that ``length`` needs.
+        sync: Pattern of a packet's first bytes, ``None`` if they are too common to search for.
     """
 
     length: Callable[[bytes], int]
@@ -91,8 +94,8 @@ _KINDS = {
 }
 
 
-def end_of(container: str, read: Read, size: int) -> int | None:
-    """Return where the stream at the beginning of a file ends, ``None`` when that is not known for this container."""
+def end_of_stream(container: str, read: Read, size: int) -> int | None:
+    """Return the offset after the stream at the beginning of a file; ``None`` for containers that are not handled here."""
     head = read(0, 32)
     if container == "tta":
         return _tta_end(head, read, size)
@@ -103,21 +106,21 @@ def end_of(container: str, read: Read, size: int) -> int | None:
     first = read(start, 32)
     if kind is None or head[:7] == b"#!AMR_M" or len(first) < kind.header_bytes or not kind.length(first):
         return None
-    if container in ("mpeg-ts", "m2ts") and _ends_with_packet(kind, read, size):  # of gigabytes of video
+    if container in ("mpeg-ts", "m2ts") and _ends_with_packet(kind, read, size):  # spares a walk through gigabytes of video
         return None
     while True:
         before, at = _walk(container, kind, read, start, size)
         if at >= size:
             return size
-        if is_start(read(at, HEAD_BYTES)):
+        if starts_file(read(at, HEAD_BYTES)):
             return at
-        other = find_start(read, before + 1, at)
-        if other is not None:  # which cuts off the last packet
-            return other
-        found = _next_packet(kind, read, at + 1, size)
-        if found is None or find_start(read, at, min(found, at + RESYNC_BYTES)) is not None:
+        recording = find_recording(read, before + 1, at)
+        if recording is not None:  # it cuts off the last packet
+            return recording
+        packet = _next_packet(kind, read, at + 1, size)
+        if packet is None or find_recording(read, at, min(packet, at + RESYNC_BYTES)) is not None:
             return at
-        start = found
+        start = packet
 
 
 def _ends_with_packet(kind: _Kind, read: Read, size: int) -> bool:
@@ -126,7 +129,7 @@ def _ends_with_packet(kind: _Kind, read: Read, size: int) -> bool:
 
 
 def _walk(container: str, kind: _Kind, read: Read, at: int, size: int) -> tuple[int, int]:
-    """Return where the last of the packets begins that follow each other from ``at`` on, and where it ends."""
+    """Walk consecutive packets from ``at`` on, and return the start and end of the last one."""
     first, before, base, data = at, at, at, b""
     while at < size:
         head = data[at - base : at - base + kind.header_bytes]
@@ -143,25 +146,25 @@ def _walk(container: str, kind: _Kind, read: Read, at: int, size: int) -> tuple[
 
 
 def _begins_wavpack(head: bytes) -> bool:
-    """Return whether a block of WavPack is the first one of a recording: its first sample is 0, and its first channels."""
+    """Return whether a WavPack block is the first of a recording: it holds sample 0, and the first channels."""
     return head[16:20] == bytes(4) and bool(head[25] & 8)
 
 
 def _next_packet(kind: _Kind, read: Read, at: int, size: int) -> int | None:
-    """Return where the next packet begins that two others follow, ``None`` without one."""
+    """Return the offset of the next packet that two more follow, or ``None``."""
     end = min(size, at + RESYNC_BYTES)
     while kind.sync is not None and at < end:
         data = read(at, PIECE_BYTES)
-        for found in kind.sync.finditer(data):
-            place = at + found.start()
+        for match in kind.sync.finditer(data):
+            offset = at + match.start()
             for _ in range(3):
-                head = read(place, kind.header_bytes)
+                head = read(offset, kind.header_bytes)
                 length = kind.length(head) if len(head) == kind.header_bytes else 0
                 if not length:
                     break
-                place += length
+                offset += length
             else:
-                return at + found.start()
+                return at + match.start()
         at += max(len(data) - 400, 1)
     return None
 

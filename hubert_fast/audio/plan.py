@@ -1,28 +1,36 @@
-"""Describe how a file is decoded: which decoder takes which bytes, what is missing, and which faults decoding works around."""
+"""The data structures of a plan: which decoder reads which bytes of a file, and what is known to be wrong with it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-MISSING_SECONDS = 0.1  # encoders pad, and some writers count wrong by a little
-MOST_JOINED = 10_000
+TOLERATED_SECONDS = 0.1  # encoders pad, and some writers miscount slightly
+MAX_RECORDINGS = 10_000
 
 
 @dataclass
 class Part:
-    """A range of bytes that one decoder takes.
+    """A range of bytes for one decoder.
 
-    decoder: ``"libsndfile"`` or ``"ffmpeg"``. container: the name that selects FFmpeg's demuxer. options: for that demuxer.
-    raw: how libsndfile reads samples without a header. is_all: whether the range is the whole file. seconds: how long it is,
-    ``None`` when unknown. delay: samples to drop at the beginning of what libsndfile decodes.
+    Attributes:
+        decoder: ``"libsndfile"`` or ``"ffmpeg"``.
+        container: Selects FFmpeg's demuxer; a name from :mod:`.probing`.
+        start: Offset of the first byte.
+        end: Offset after the last byte.
+        raw: Keyword arguments with which soundfile reads the range as headerless samples; ``None`` if it has a header.
+        is_whole_file: Whether the range covers the whole file, which a decoder may then open by its path.
+        seconds: Expected duration, ``None`` if unknown.
+        delay: Samples to drop at the beginning of libsndfile's output.
+        options: Options for FFmpeg's demuxer.
     """
 
     decoder: str
     container: str
     start: int
     end: int
-    raw: dict[str, object] | None = None
-    is_all: bool = True
+    raw: dict[str, Any] | None = None
+    is_whole_file: bool = True
     seconds: float | None = None
     delay: int = 0
     options: dict[str, str] = field(default_factory=dict)
@@ -30,31 +38,34 @@ class Part:
 
 @dataclass
 class Plan:
-    """Parts to decode one after the other.
+    """The parts of a file to decode, in order, and what is known to be wrong with it.
 
-    cut: why the file is incomplete according to its header, ``None`` when it is not. broken_seconds: the approximate length of
-    the stretches that cannot be decoded. notes: faults of the file that decoding works around. end: where the recording ends in
-    the file, ``None`` for its last byte.
+    Attributes:
+        parts: What to decode.
+        truncation: How the header shows that the file is cut off, ``None`` if it does not. Completes "cut off: ...".
+        undecodable_seconds: Approximate duration of the stretches that cannot be decoded.
+        notes: Faults that decoding works around, each a sentence for the user.
+        end: Offset at which the recording ends, where another may begin; ``None`` if it extends to the end of the file.
     """
 
     parts: list[Part]
-    cut: str | None = None
-    broken_seconds: float = 0.0
+    truncation: str | None = None
+    undecodable_seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
     end: int | None = None
 
     def append(self, other: Plan, start: int) -> None:
-        """Add the plan of a recording that begins at ``start`` in the file, with places counted from there."""
+        """Add the plan of a recording that begins at offset ``start``; ``other`` counts its offsets from there."""
         for part in other.parts:
             self.parts.append(replace(part, start=part.start + start, end=part.end + start))
-        self.cut = self.cut or other.cut
-        self.broken_seconds += other.broken_seconds
+        self.truncation = self.truncation or other.truncation
+        self.undecodable_seconds += other.undecodable_seconds
         self.notes += other.notes
         self.end = None if other.end is None else other.end + start
         for part in self.parts:
-            part.is_all = False
+            part.is_whole_file = False
 
     def note_joined(self, count: int) -> None:
-        """Note that ``count`` recordings follow each other in the file."""
+        """Add a note that the file holds ``count`` recordings, if there are several."""
         if count > 1:
-            self.notes.append(f"{count} recordings were joined in this file: all are decoded, one after the other")
+            self.notes.append(f"this file holds {count} recordings joined end to end: all of them are decoded, in order")

@@ -1,4 +1,4 @@
-"""Which audio container a file is, by its first bytes: names are often wrong."""
+"""Recognise the container format of audio by its first bytes, because file names are often wrong."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from . import mpeg
 
 ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 W64 = bytes.fromhex("726966662e91cf11a5d628db04c10000")
-SIGNATURES = (  # container, bytes, where they stand
+SIGNATURES = (  # container, pattern of its first bytes
     ("wav", re.compile(rb"(?:RIFF|RIFX|RF64|BW64).{4}WAVE", re.DOTALL)),
     ("w64", re.compile(re.escape(W64))),
     ("aiff", re.compile(rb"FORM.{4}AIF[FC]", re.DOTALL)),
@@ -45,21 +45,23 @@ SIGNATURES = (  # container, bytes, where they stand
     ("svx", re.compile(rb"FORM.{4}(?:8SVX|16SV)", re.DOTALL)),
     ("aac", re.compile(rb"ADIF")),
 )
-OF_TEXT = ("sphere", "amr")  # whose first bytes may all be letters; no line of a list begins as they do
+TEXT_HEADERS = ("sphere", "amr")  # may begin with printable characters only, unlike the first line of any list
 
 
 def container_of(head: bytes) -> str | None:
-    """Return the name of the audio or video container that begins with ``head``, or ``None`` when the bytes do not tell.
+    """Return the name of the audio or video container that begins with ``head``, or ``None`` if the bytes do not tell.
 
-    head: 1,024 bytes or all of a shorter file. MPEG audio and ADTS AAC have no signature, only frames that follow each other: a
-    file that begins with some other bytes is searched for them by :func:`hubert_fast.audio.mpeg.first_frame`.
+    head: the first 1,024 bytes, or all of a shorter file.
+
+    MPEG audio and ADTS AAC have no signature, only frames that follow each other. They are recognised if the first frame is at
+    the very beginning or after an ID3v2 tag; :func:`.planning.plan_file` also searches behind other bytes.
     """
-    of_text = may_be_text(head)
+    is_text = may_be_text(head)
     for name, signature in SIGNATURES:
-        if signature.match(head) and not (of_text and name not in OF_TEXT):
+        if signature.match(head) and not (is_text and name not in TEXT_HEADERS):
             return name
-    after_tag = mpeg.after_id3v2(head)
-    if after_tag > len(head):  # a tag with a picture, before MPEG audio as good as always
+    after_tag = mpeg.end_of_id3v2(head)
+    if after_tag > len(head):  # a tag with a picture: nearly always followed by MPEG audio
         return "mpeg"
     if after_tag:
         return container_of(head[after_tag:]) or "mpeg"

@@ -1,4 +1,4 @@
-"""Decode a recording part by part as its plan says, and say what is missing of it."""
+"""Decode a file part by part as its plan says, and report what is missing."""
 
 from __future__ import annotations
 
@@ -8,58 +8,58 @@ import soundfile
 
 from .decoder_process import Decoding
 from .errors import AudioError
-from .plan import MISSING_SECONDS, Part, Plan
+from .plan import TOLERATED_SECONDS, Part, Plan
 from .sources import Source
 from .with_pyav import Decoded
 from .with_soundfile import SoundFile, blocks_of, open_raw
 
 
 class Reading:
-    """One pass over a recording.
+    """One pass over a file.
 
-    keep_truncated: take what there is instead of raising. note: is told what was odd, and what is missing then.
+    keep_truncated: decode what is left of a damaged file instead of raising. note: called with each remark for the user.
     """
 
     def __init__(self, source: Source, plan: Plan, keep_truncated: bool, note: Callable[[str], None]):
         self.source, self.plan, self.keep_truncated, self.note = source, plan, keep_truncated, note
-        self.seconds = 0.0  # decoded so far, whatever the part that is wanted
+        self.seconds = 0.0  # position in the recording, including anything skipped
 
-    def blocks(self, offset_seconds: float, duration_seconds: float | None, whole_rate_hz: int) -> Iterator[Decoded]:
-        """Give the blocks of what is wanted. whole_rate_hz: the rate at which 16 bits stay 16 bits."""
+    def blocks(self, offset_seconds: float, duration_seconds: float | None, int16_rate_hz: int) -> Iterator[Decoded]:
+        """Yield the blocks of the requested section. int16_rate_hz: the rate at which 16-bit samples stay int16."""
         plan, end = self.plan, None if duration_seconds is None else offset_seconds + duration_seconds
         is_whole = end is None and not offset_seconds
-        if plan.cut is not None and is_whole:
-            self._lost(f"cut off: {plan.cut}")
+        if plan.truncation is not None and is_whole:
+            self._report_loss(f"cut off: {plan.truncation}")
         for text in plan.notes:
             self.note(text)
-        given = 0.0
+        yielded = 0.0
         for part in plan.parts:
-            for block in self._within(self._of_part(part, offset_seconds, end, whole_rate_hz), offset_seconds, end):
-                given += len(block.samples) / block.rate_hz
+            for block in self._trim(self._decode(part, offset_seconds, end, int16_rate_hz), offset_seconds, end):
+                yielded += len(block.samples) / block.rate_hz
                 yield block
             if end is not None and self.seconds >= end:
                 return
-        self._check(given, offset_seconds, duration_seconds)
+        self._check_section(yielded, offset_seconds, duration_seconds)
 
-    def _check(self, given: float, offset_seconds: float, duration_seconds: float | None) -> None:
-        """Raise for, or note, what is missing of the part that was wanted; called where the file has ended."""
-        if not given and offset_seconds:
-            raise AudioError(f"the part begins at {offset_seconds:g} s, but the audio ends at {self.seconds:g} s")
-        if not given:
-            is_empty = all(part.decoder == "libsndfile" for part in self.plan.parts) and self.plan.cut is None
+    def _check_section(self, yielded: float, offset_seconds: float, duration_seconds: float | None) -> None:
+        """Report what is missing of the requested section, once the file has ended. yielded: its seconds so far."""
+        if not yielded and offset_seconds:
+            raise AudioError(f"the requested part begins at {offset_seconds:g} s, but the audio ends at {self.seconds:g} s")
+        if not yielded:
+            is_empty = all(part.decoder == "libsndfile" for part in self.plan.parts) and self.plan.truncation is None
             raise AudioError(
                 "the file has no samples" if is_empty else "no part of the file can be decoded: it is cut off or damaged"
             )
-        missing = 0.0 if duration_seconds is None else duration_seconds - given
-        cut = self.plan.cut
-        if cut is not None and not self.keep_truncated:
-            self._lost(f"cut off: {cut}")
-        if missing > MISSING_SECONDS:
+        missing = 0.0 if duration_seconds is None else duration_seconds - yielded
+        truncation = self.plan.truncation
+        if truncation is not None and not self.keep_truncated:
+            self._report_loss(f"cut off: {truncation}")
+        if missing > TOLERATED_SECONDS:
             wanted = f"expected {duration_seconds:g} s of audio from {offset_seconds:g} s on"
-            self.note(f"{wanted}, but the file ends {given:.2f} s after that")
+            self.note(f"{wanted}, but the file ends {yielded:.2f} s after that")
 
-    def _within(self, blocks: Iterator[Decoded], offset_seconds: float, end: float | None) -> Iterator[Decoded]:
-        """Cut blocks, the first of which begins at ``self.seconds``, to what lies between the two times."""
+    def _trim(self, blocks: Iterator[Decoded], offset_seconds: float, end: float | None) -> Iterator[Decoded]:
+        """Cut blocks, the first of which begins at ``self.seconds``, to the section between two times."""
         for samples, rate_hz in blocks:
             at = self.seconds
             self.seconds = at + len(samples) / rate_hz
@@ -68,27 +68,27 @@ class Reading:
             if last > first and first < len(samples):
                 yield Decoded(samples[first:last], rate_hz)
 
-    def _of_part(self, part: Part, offset_seconds: float, end: float | None, whole_rate_hz: int) -> Iterator[Decoded]:
-        """Decode a part up to the block that reaches ``end``, from a block before ``offset_seconds`` on."""
+    def _decode(self, part: Part, offset_seconds: float, end: float | None, int16_rate_hz: int) -> Iterator[Decoded]:
+        """Decode a part from some block before ``offset_seconds`` up to the block that reaches ``end``."""
         skip_seconds = max(offset_seconds - self.seconds, 0.0)
         until_seconds = None if end is None else end - self.seconds
         if part.decoder == "libsndfile":
-            yield from self._with_libsndfile(part, skip_seconds, until_seconds, whole_rate_hz)
-        else:  # how long a recording is that others follow is known once it is decoded
-            yield from self._with_ffmpeg(part, skip_seconds if len(self.plan.parts) == 1 else 0.0, until_seconds)
+            yield from self._decode_with_libsndfile(part, skip_seconds, until_seconds, int16_rate_hz)
+        else:  # with several parts nothing is skipped: only decoding tells how long each part is
+            yield from self._decode_with_ffmpeg(part, skip_seconds if len(self.plan.parts) == 1 else 0.0, until_seconds)
 
-    def _with_libsndfile(
-        self, part: Part, skip_seconds: float, until_seconds: float | None, whole_rate_hz: int
+    def _decode_with_libsndfile(
+        self, part: Part, skip_seconds: float, until_seconds: float | None, int16_rate_hz: int
     ) -> Iterator[Decoded]:
         begin, failure = self.seconds, None
-        path = self.source.path if part.is_all else None
+        path = self.source.path if part.is_whole_file else None
         file = path or self.source.span(part.start, part.end)
         try:
             with open_raw(file, part.raw) if part.raw else SoundFile(file) as sound:
                 rate_hz, start = sound.samplerate, 0
-                is_int16 = sound.subtype == "PCM_16" and sound.channels == 1 and rate_hz == whole_rate_hz
+                is_int16 = sound.subtype == "PCM_16" and sound.channels == 1 and rate_hz == int16_rate_hz
                 if skip_seconds:
-                    start = self._sought(sound, skip_seconds, part.delay)
+                    start = self._seek(sound, skip_seconds, part.delay)
                 if part.delay and not start:
                     sound.read(part.delay)
                 for block in blocks_of(sound, "int16" if is_int16 else "float32", start):
@@ -103,14 +103,16 @@ class Reading:
             self.source.check()
             failure = error
         if failure is not None:
-            yield from self._again_with_ffmpeg(part, begin, until_seconds, failure)
+            yield from self._resume_with_ffmpeg(part, begin, until_seconds, failure)
             return
-        lost = (part.seconds or 0.0) - (self.seconds - begin)
-        if lost > MISSING_SECONDS and self.plan.cut is None:
-            self._lost(f"damaged: {lost:.1f} of {part.seconds:.1f} s cannot be decoded")
+        if part.seconds is None:
+            return
+        lost = part.seconds - (self.seconds - begin)
+        if lost > TOLERATED_SECONDS and self.plan.truncation is None:
+            self._report_loss(f"damaged: {lost:.1f} of {part.seconds:.1f} s cannot be decoded")
 
-    def _sought(self, sound: SoundFile, skip_seconds: float, delay: int) -> int:
-        """Go to the wanted place where the format can; return the sample that it is, 0 at the beginning."""
+    def _seek(self, sound: SoundFile, skip_seconds: float, delay: int) -> int:
+        """Seek where the format allows it. Returns the sample that the file is at, 0 if it is still at the beginning."""
         start = min(int(skip_seconds * sound.samplerate) + delay, sound.frames)
         try:
             start = sound.seek(start)
@@ -119,17 +121,17 @@ class Reading:
         self.seconds += (start - delay) / sound.samplerate
         return start
 
-    def _again_with_ffmpeg(
+    def _resume_with_ffmpeg(
         self, part: Part, begin: float, until_seconds: float | None, failure: soundfile.LibsndfileError
     ) -> Iterator[Decoded]:
-        """Decode the rest of a part that libsndfile gave up."""
+        """Decode the rest of a part on which libsndfile failed. begin: position at which the part begins, in seconds."""
         done = self.seconds - begin
         reason = failure.error_string or "the data is damaged"
         if part.raw is not None or part.container == "raw":
             raise AudioError(f"cannot be decoded after {done:.1f} s: {reason}")
-        other = Part("ffmpeg", part.container, part.start, part.end, is_all=part.is_all, seconds=part.seconds)
+        retry = Part("ffmpeg", part.container, part.start, part.end, is_whole_file=part.is_whole_file, seconds=part.seconds)
         try:
-            for samples, rate_hz in self._with_ffmpeg(other, 0.0, until_seconds):
+            for samples, rate_hz in self._decode_with_ffmpeg(retry, 0.0, until_seconds):
                 skipped = min(round(done * rate_hz), len(samples))
                 done -= skipped / rate_hz
                 if skipped < len(samples):
@@ -140,13 +142,13 @@ class Reading:
                 raise AudioError(text) from None
             self.note(f"{text}; the {self.seconds - begin:.1f} s before that are kept")
 
-    def _with_ffmpeg(self, part: Part, skip_seconds: float, until_seconds: float | None) -> Iterator[Decoded]:
+    def _decode_with_ffmpeg(self, part: Part, skip_seconds: float, until_seconds: float | None) -> Iterator[Decoded]:
         decoding, seconds, begin = Decoding(self.source, part), 0.0, self.seconds
         try:
             for block in decoding.blocks(skip_seconds, until_seconds):
                 if not seconds:
                     self.seconds += decoding.skipped_seconds
-                if part.container == "ogg" and part.seconds is not None:  # an encoder's padding, which is not said otherwise
+                if part.container == "ogg" and part.seconds is not None:  # cut the encoder's padding, which FFmpeg keeps
                     left = round((part.seconds - decoding.skipped_seconds - seconds) * block.rate_hz)
                     block = Decoded(block.samples[: max(left, 0)], block.rate_hz)
                 seconds += len(block.samples) / block.rate_hz
@@ -156,7 +158,7 @@ class Reading:
                 raise
             self.note(f"{error}; the {decoding.skipped_seconds + seconds:.1f} s before that are kept")
             return
-        if not seconds and decoding.skipped_seconds:  # the part begins after the end, wherever that is
+        if not seconds and decoding.skipped_seconds:  # the section begins after the end, wherever that is
             self.seconds = begin + (decoding.seconds or decoding.skipped_seconds)
         self._note_oddities(decoding)
         if until_seconds is None or decoding.skipped_seconds + seconds < until_seconds:
@@ -168,26 +170,29 @@ class Reading:
                 f"the file has {decoding.tracks} audio tracks: only track {decoding.track} is transcribed "
                 f"(`ffmpeg -i FILE -map 0:a:N` extracts another, counted from 0)"
             )
-        if decoding.filled_seconds >= MISSING_SECONDS:
+        if decoding.filled_seconds >= TOLERATED_SECONDS:
             self.note(f"packets are missing: {decoding.filled_seconds:.1f} s of silence were inserted in their place")
         if decoding.jumps:
-            self.note(f"its clock jumps ({decoding.jumps} times), as in recordings that were joined: nothing is put in between")
+            times = "once" if decoding.jumps == 1 else f"{decoding.jumps} times"
+            self.note(f"its clock jumps {times}, as in recordings joined end to end: no silence is inserted there")
 
     def _check_loss(self, decoding: Decoding, part: Part, seconds: float) -> None:
-        """Raise when more than a tenth of a second is missing of what the header promises, or could not be decoded."""
-        if self.plan.cut is not None:  # said already
+        """Report it if more than ``TOLERATED_SECONDS`` are missing by the header, or cannot be decoded."""
+        if self.plan.truncation is not None:  # already reported
             return
-        promised = decoding.seconds if part.seconds is None else part.seconds
-        lost, self.plan.broken_seconds = decoding.lost_seconds + self.plan.broken_seconds, 0.0
-        if promised is not None and promised - seconds > MISSING_SECONDS:
-            self._lost(f"cut off or damaged: {promised:.1f} s long by its header, but {seconds:.1f} s of it can be decoded")
-        elif lost > MISSING_SECONDS:
-            self._lost(f"damaged: {lost:.1f} s of it cannot be decoded, {seconds:.1f} s can")
+        expected = decoding.seconds if part.seconds is None else part.seconds
+        lost, self.plan.undecodable_seconds = decoding.lost_seconds + self.plan.undecodable_seconds, 0.0
+        if expected is not None and expected - seconds > TOLERATED_SECONDS:
+            self._report_loss(
+                f"cut off or damaged: its header says {expected:.1f} s, but only {seconds:.1f} s of it can be decoded"
+            )
+        elif lost > TOLERATED_SECONDS:
+            self._report_loss(f"damaged: {lost:.1f} s of it cannot be decoded, {seconds:.1f} s can")
         elif lost:
             self.note(f"damaged: {lost:.2f} s of it cannot be decoded")
 
-    def _lost(self, text: str) -> None:
-        """Raise for what is missing, or note it when what there is was asked for."""
+    def _report_loss(self, text: str) -> None:
+        """Raise an error that describes a loss, or only note it if the rest of the file was asked for."""
         if not self.keep_truncated:
-            raise AudioError(f"{text}; --keep-truncated (keep_truncated=True) takes what there is")
+            raise AudioError(f"{text}; use --keep-truncated (keep_truncated=True) to keep what can be decoded")
         self.note(text)

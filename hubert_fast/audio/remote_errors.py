@@ -1,4 +1,4 @@
-"""The errors of remote file systems, of which each has its own, as one that says what happened."""
+"""Translate the exceptions of remote file systems, each of which has its own, into messages that say what happened."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .errors import AudioError
 
 @contextlib.contextmanager
 def as_audio_errors() -> Iterator[None]:
-    """Turn what goes wrong into an :class:`AudioError` that says it; an ``OSError`` stays one."""
+    """Turn any exception into an :class:`AudioError` that explains it. An unexplained ``OSError`` passes through."""
     try:
         yield
     except AudioError:
@@ -21,9 +21,9 @@ def as_audio_errors() -> Iterator[None]:
         status = http_status(error)
         if status is not None:
             raise AudioError(f"the server answered {status}") from None
-        cause = _connection_error(error)
-        if cause is not None:
-            raise AudioError(cause) from None
+        reason = _connection_error(error)
+        if reason is not None:
+            raise AudioError(reason) from None
         if isinstance(error, FileNotFoundError):
             raise AudioError("no such file") from None
         if isinstance(error, OSError):
@@ -32,23 +32,24 @@ def as_audio_errors() -> Iterator[None]:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an exception and its causes, outermost first."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
 def _connection_error(error: BaseException) -> str | None:
-    """Say why a server was not reached or broke off, from the names of what aiohttp raises; ``None`` for anything else."""
+    """Explain a failed connection by the names of aiohttp's exception classes; ``None`` for any other error."""
     for cause in _chain(error):
         names = {kind.__name__ for kind in type(cause).__mro__}
         if "ClientConnectorDNSError" in names or "gaierror" in names:
-            return "the server's name is not known (or there is no network)"
+            return "the server's name cannot be resolved (or there is no network)"
         if names & {"ClientSSLError", "SSLError", "ClientConnectorCertificateError"}:
             return f"no secure connection to the server: {first_line(cause)}"
         if "TooManyRedirects" in names:
-            return "the server redirects without an end"
+            return "the server redirects endlessly"
         if names & {"ClientPayloadError", "ServerDisconnectedError", "ContentLengthError"}:
-            return "the server broke off before all of it was sent"
+            return "the server closed the connection before sending the whole file"
         if names & {"TimeoutError", "ServerTimeoutError"}:
             return "the server did not answer in time"
         if names & {"ClientConnectorError", "ConnectionRefusedError", "ConnectionResetError"}:
@@ -57,10 +58,10 @@ def _connection_error(error: BaseException) -> str | None:
 
 
 def http_status(error: BaseException | None) -> str | None:
-    """Return the status that an HTTP server answered with, such as ``"403 Forbidden"``, from the cause of an error."""
+    """Return the HTTP status behind an exception, such as ``"403 Forbidden"``; ``None`` if no server answered with one."""
     for cause in _chain(error):
         status = getattr(cause, "status", None) or getattr(getattr(cause, "response", None), "status_code", None)
         if isinstance(status, int) and status >= 400:
-            known = status in HTTPStatus.__members__.values()
-            return f"{status} {HTTPStatus(status).phrase}" if known else str(status)
+            is_standard = status in HTTPStatus.__members__.values()
+            return f"{status} {HTTPStatus(status).phrase}" if is_standard else str(status)
     return None

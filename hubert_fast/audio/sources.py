@@ -1,4 +1,4 @@
-"""What a file's bytes are read from: something that can be read at any place, and as a file of its own from one to another."""
+"""Random access to a file's bytes, wherever they are: on disk, in memory or on a remote file system."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ BUFFER_BYTES = 1 << 16
 
 
 class Source:
-    """Bytes of one recording. path: of a local regular file, else ``None``. size: how many there are.
+    """The bytes of one file, readable at any offset.
 
-    What goes wrong while a decoder reads is kept in :attr:`error`, since decoders take it for the end of the file.
+    size: in bytes. path: of a local regular file, ``None`` for anything else.
+
+    Decoders take a failed read for the end of the file. The exception is therefore kept in :attr:`error`, and :meth:`check`
+    raises it.
     """
 
     def __init__(self, size: int, path: bytes | None = None):
@@ -23,42 +26,42 @@ class Source:
         self.error: Exception | None = None
 
     def read_at(self, start: int, count: int) -> bytes:
-        """Return the bytes from ``start`` on, fewer at the end, none beyond it and before the file.
+        """Return up to ``count`` bytes from offset ``start``: fewer at the end, none outside the file.
 
-        Raises ``OSError``, and :class:`AudioError` for what a remote file system says.
+        Raises ``OSError``, and :class:`AudioError` for errors of a remote file system.
         """
         raise NotImplementedError
 
     def find(self, pattern: bytes, start: int) -> int:
-        """Return where ``pattern`` stands from ``start`` on, -1 when nowhere. Other threads run meanwhile."""
+        """Return the offset of the first ``pattern`` at or after ``start``, or -1. Lets other threads run meanwhile."""
         at, before = start, b""
-        while part := self.read_at(at, 1 << 20):
-            found = (before + part).find(pattern)
-            if found >= 0:
-                return at - len(before) + found
-            before, at = (before + part)[1 - len(pattern) :], at + len(part)
+        while piece := self.read_at(at, 1 << 20):
+            index = (before + piece).find(pattern)
+            if index >= 0:
+                return at - len(before) + index
+            before, at = (before + piece)[1 - len(pattern) :], at + len(piece)
         return -1
 
     def span(self, start: int = 0, end: int | None = None) -> BinaryIO:
-        """Return a file of the bytes from ``start`` to ``end``."""
+        """Return a file object over the bytes from ``start`` to ``end`` (default: the end of the source)."""
         return io.BufferedReader(_Span(self, start, self.size if end is None else end), BUFFER_BYTES)
 
     def check(self) -> None:
-        """Raise what went wrong while a decoder read."""
+        """Raise the error that a decoder's read ran into, if any."""
         if self.error is not None:
             raise self.error
 
     @property
     def is_local(self) -> bool:
-        """Whether reading at any place costs no request over a network."""
+        """Whether reads need no network request."""
         return True
 
     def close(self) -> None:
-        """Let go of it."""
+        """Release the underlying file."""
 
 
 class LocalFile(Source):
-    """A regular file on this machine, by its descriptor."""
+    """A regular file on this machine, read through its descriptor."""
 
     def __init__(self, descriptor: int, path: bytes | None):
         super().__init__(os.fstat(descriptor).st_size, path)
@@ -86,18 +89,19 @@ class Memory(Source):
 
 
 class Remote(Source):
-    """A large remote file, read as it is needed."""
+    """A large remote file, fetched piece by piece as it is read."""
 
     def __init__(self, file: BinaryIO, size: int):
         super().__init__(size)
-        self._file, self._lock, self._at = file, threading.Lock(), None
+        self._file, self._lock = file, threading.Lock()
+        self._position: int | None = None  # of the file, to seek only where needed
 
     def read_at(self, start: int, count: int) -> bytes:
         with self._lock, as_audio_errors():
-            if start != self._at:
+            if start != self._position:
                 self._file.seek(start)
             data = self._file.read(max(min(count, self.size - start), 0))
-            self._at = start + len(data)
+            self._position = start + len(data)
             return data
 
     @property
@@ -106,10 +110,10 @@ class Remote(Source):
 
 
 class _Span(io.RawIOBase):
-    """A part of a source as a file of its own."""
+    """A range of a source's bytes as a file object."""
 
     def __init__(self, source: Source, start: int, end: int):
-        self._source, self._start, self._size, self._at = source, start, max(end - start, 0), 0
+        self._source, self._start, self._size, self._position = source, start, max(end - start, 0), 0
 
     def readable(self) -> bool:
         return True
@@ -117,23 +121,23 @@ class _Span(io.RawIOBase):
     def seekable(self) -> bool:
         return True
 
-    def readinto(self, buffer: memoryview) -> int:
-        count = min(len(buffer), self._size - self._at)
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # BufferedReader passes a memoryview
+        count = min(len(buffer), self._size - self._position)
         if count <= 0:
             return 0
         try:
-            data = self._source.read_at(self._start + self._at, count)
-        except Exception as error:  # decoders written in C would print it and go on
+            data = self._source.read_at(self._start + self._position, count)
+        except Exception as error:  # a decoder written in C would print it and carry on
             self._source.error = error
             return 0
         buffer[: len(data)] = data
-        self._at += len(data)
+        self._position += len(data)
         return len(data)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
-        self._at = max(base + offset, 0)
-        return self._at
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        self._position = max(base + offset, 0)
+        return self._position
 
     def tell(self) -> int:
-        return self._at
+        return self._position

@@ -1,4 +1,4 @@
-"""Standard input and named pipes, whose first bytes say whether they are audio or lists, and which can be read once."""
+"""Read standard input and named pipes, which can be read only once but must be peeked at to tell audio from lists."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ NAME = "-"
 
 
 class StandardInput(io.RawIOBase):
-    """The bytes of a file descriptor, of which the first can be looked at before they are read.
+    """The bytes of a file descriptor, with a way to peek at the first ones.
 
-    Not ``sys.stdin``: a thread that waits for that one would keep the interpreter from ending.
+    Does not use ``sys.stdin``: a thread blocked in it would keep the interpreter from exiting.
     """
 
     def __init__(self, descriptor: int = 0):
@@ -23,14 +23,14 @@ class StandardInput(io.RawIOBase):
         self._was_read = False
 
     def reader(self) -> BinaryIO:
-        """Return a file to read it once to its end. Raises :class:`AudioError` the second time."""
+        """Return a file object that reads everything, once. Raises :class:`AudioError` when called again."""
         if self._was_read:
-            raise AudioError("standard input was read already, and cannot be read again")
+            raise AudioError("standard input has already been read and cannot be read again")
         self._was_read = True
         return io.BufferedReader(_Unclosed(self))
 
     def peek(self) -> bytes:
-        """Return the first bytes, up to ``HEAD_BYTES``, waiting no longer than for a line or 16 of them."""
+        """Return the first bytes, up to ``HEAD_BYTES``. Waits only until a line or 16 bytes have arrived."""
         while len(self._head) < 16 and b"\n" not in self._head:
             part = os.read(self._descriptor, HEAD_BYTES)
             if not part:
@@ -41,7 +41,7 @@ class StandardInput(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: memoryview) -> int:
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # BufferedReader passes a memoryview
         data = self._head[: len(buffer)] or os.read(self._descriptor, len(buffer))
         self._head = self._head[len(data) :] if self._head else b""
         buffer[: len(data)] = data
@@ -49,15 +49,15 @@ class StandardInput(io.RawIOBase):
 
 
 class _Unclosed(io.RawIOBase):
-    """Another's bytes, which stays open when this is closed."""
+    """A stream that reads another one and leaves it open when closed itself."""
 
-    def __init__(self, raw: io.RawIOBase):
+    def __init__(self, raw: StandardInput):
         self._raw = raw
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: memoryview) -> int:
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # BufferedReader passes a memoryview
         return self._raw.readinto(buffer)
 
 
@@ -65,7 +65,7 @@ standard_input = StandardInput()
 
 
 class NamedPipe(StandardInput):
-    """A pipe that has a name, such as ``mkfifo`` makes and ``<(command)`` of a shell."""
+    """A pipe with a name, as made by ``mkfifo`` or by ``<(command)`` in a shell."""
 
     def __init__(self, path: str):
         super().__init__(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
@@ -77,17 +77,17 @@ class NamedPipe(StandardInput):
         super().close()
 
 
-# Opened and not read to their end: what was looked at of them is not lost. By what they are, since names are used again.
+# The open pipes, so that peeked bytes are not lost. Keyed by device and inode, because names can be reused.
 _pipes: dict[tuple[int, int], NamedPipe] = {}
 
 
 def _identity(pipe: str | int) -> tuple[int, int]:
-    found = os.stat(pipe)
-    return found.st_dev, found.st_ino
+    status = os.stat(pipe)
+    return status.st_dev, status.st_ino
 
 
 def named_pipe(path: str) -> NamedPipe:
-    """Open a named pipe, or return it as it was opened before. Waits for somebody to write to it; closing it forgets it."""
+    """Open a named pipe, or return the object already open for it until that is closed. Blocks until there is a writer."""
     identity = _identity(path)
     if identity not in _pipes:
         _pipes[identity] = NamedPipe(path)

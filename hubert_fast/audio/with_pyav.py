@@ -1,22 +1,25 @@
-"""Decode with FFmpeg (PyAV): what libsndfile cannot read, and files whose headers it would believe wrongly.
+"""Decode with FFmpeg (PyAV): formats that libsndfile cannot read, and files whose headers it would wrongly believe.
 
-FFmpeg reads to the end of the bytes. It is told the container, so that no playlist or script is taken for audio, and may open
-nothing but the bytes it is given.
+FFmpeg decodes to the last byte. It is told the container, so that it does not take a playlist or script for audio, and it may
+not open anything but the bytes it is given.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from ..hub import first_line
 from .errors import AudioError
 
+if TYPE_CHECKING:
+    from av import AudioFrame
+
 BLOCK_SAMPLES = 1 << 18  # of all channels together
-# FFmpeg's demuxers by the names of `probing`
+# FFmpeg's demuxers by the container names of `probing`
 FORMATS = {
     name: name
     for name in "aac ac3 aiff amr ape asf au avi caf dsf dts flac flv gsm loas matroska mxf ogg paf qcp tta voc w64".split()
@@ -24,34 +27,38 @@ FORMATS = {
     "m2ts": "mpegts", "mp4": "mov", "mpeg": "mp3", "mpeg-ps": "mpeg", "mpeg-ts": "mpegts", "musepack": "mpc8", "real": "rm",
     "shorten": "shn", "sphere": "nistsphere", "svx": "iff", "wav": "wav", "wavpack": "wv",
 }  # fmt: skip
-# Samples that encoders put before the sound, for files that do not say how many. MP3: LAME's 576 and every decoder's 529.
-# MP2: the filter bank's. AAC: one frame.
+# Samples that encoders insert before the sound, for files that do not state the number. MP3: LAME's 576 plus 529 of every
+# decoder. MP2: from the filter bank. AAC: one frame.
 USUAL_DELAY = {
     "mp3": 1105, "mp3float": 1105, "mp2": 481, "mp2float": 481, "aac": 1024, "aac_latm": 1024, "ac3": 256, "eac3": 256,
     "dca": 512,
 }  # fmt: skip
-# Containers whose times are a player's, so that silence belongs where packets are missing
+# Containers whose time stamps are meant for a player, so that missing packets must be replaced by silence
 TIMED = frozenset({"mp4", "matroska", "flv", "asf", "mpeg-ts", "mpeg-ps", "m2ts", "avi"})
-INDEXED = frozenset({"mp4", "matroska"})  # where a seek ends at or before the place, with times that are right
-GAP_SECONDS, BACK_SECONDS, MOST_GAP_SECONDS = 0.03, 1.0, 60.0
-LATE_SECONDS = 0.1  # of sound that begins after the picture
+SEEKABLE = frozenset({"mp4", "matroska"})  # a seek ends at or before the requested time, and time stamps stay right
+GAP_SECONDS, BACK_SECONDS, MAX_GAP_SECONDS = 0.03, 1.0, 60.0
+LATE_SECONDS = 0.1  # from here on, sound that begins after the picture is preceded by silence
 PREROLL_SECONDS = 0.5
 
 
 class Decoded(NamedTuple):
-    """Samples ``[S, channels]`` of one rate: int16, or float32 in [-1, 1]."""
+    """A block of samples ``[S, channels]`` at one rate: int16, or float32 in [-1, 1]."""
 
     samples: np.ndarray
     rate_hz: int
 
 
 class Decoder:
-    """The first audio track of a file.
+    """Decodes the first audio track of a file. Raises :class:`AudioError`.
 
-    container: a key of :data:`FORMATS`. seconds: of the track by its header, ``None`` where that is a guess. tracks: how
-    many audio tracks there are; track: the one that is decoded, from 1. lost_seconds: of packets that could not be decoded, so
-    far. filled_seconds: of silence in the place of packets that are missing. jumps: how often its clock jumped. Raises
-    :class:`AudioError`.
+    Attributes:
+        container: A key of :data:`FORMATS`.
+        seconds: Duration of the track by the header, ``None`` if unreliable.
+        tracks: Number of audio tracks.
+        track: Number of the decoded track, counted from 1.
+        lost_seconds: Duration of the packets so far that could not be decoded.
+        filled_seconds: Duration of the silence so far that replaces missing packets.
+        jumps: Number of jumps of the file's clock so far.
     """
 
     def __init__(self, file: BinaryIO, container: str, **options: str):
@@ -59,11 +66,12 @@ class Decoder:
 
         self._av, self.container, self.lost_seconds, self._delay = av, container, 0.0, 0
         self.filled_seconds, self.jumps = 0.0, 0
-        av.logging.set_level(None)  # FFmpeg's remarks name no file
-        # up to PyAV 18 a title that is no UTF-8 is an error
-        tags = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+        av.logging.set_level(None)  # FFmpeg's log lines do not name the file
+        # up to PyAV 18, metadata that is not UTF-8 raises an error
+        arguments: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+        arguments["options"] = {"protocol_whitelist": "", **options}
         try:
-            self._file = av.open(file, format=FORMATS[container], options={"protocol_whitelist": "", **options}, **tags)
+            self._file = av.open(file, "r", format=FORMATS[container], **arguments)
         except av.error.FFmpegError as error:
             raise AudioError(f"cannot be decoded as {container}: {_reason(error)}") from None
         streams = self._file.streams.audio
@@ -72,14 +80,14 @@ class Decoder:
             self._file.close()
             others = ", ".join(sorted({stream.type for stream in self._file.streams})) or "nothing"
             raise AudioError(f"the file has no audio track, only {others}")
-        self._stream = self._file.streams.best("audio") or streams[0]
+        self._stream: Any = self._file.streams.best("audio") or streams[0]  # Any: PyAV's stubs lack what Stream delegates
         self.track = 1 + next(number for number, stream in enumerate(streams) if stream.index == self._stream.index)
         self.seconds = self._seconds()
         if self._stream.codec_context is not None and self._stream.codec_context.name in ("ac3", "eac3"):
-            self._stream.codec_context.options = {"err_detect": "crccheck+explode"}  # else it makes sound up
+            self._stream.codec_context.options = {"err_detect": "crccheck+explode"}  # by default it conceals damage
         if self._stream.codec_context is None:
             self._file.close()
-            raise AudioError("its audio is in an encoding that FFmpeg cannot decode, or encrypted")
+            raise AudioError("its audio is encrypted or in an encoding that FFmpeg cannot decode")
 
     def close(self) -> None:
         self._file.close()
@@ -89,24 +97,24 @@ class Decoder:
         if self.container in ("mp4", "wavpack", "tta", "ape") and stream.duration is not None:
             start = max(stream.start_time or 0, 0) if self.container == "mp4" else 0
             return float((stream.duration - start) * stream.time_base)
-        # of AVI and ASF that were written to a pipe it is a guess; that they are cut off, their own sizes say
+        # For AVI and ASF written to a pipe, FFmpeg guesses. That they are cut off shows in their own sizes.
         if self.container in ("matroska", "flv") and len(self._file.streams) == 1 and self._file.duration is not None:
             return self._file.duration / 1e6 - self._base_seconds()
         return None
 
     def blocks(self, start_seconds: float = 0.0) -> Iterator[Decoded]:
-        """Decode to the end; what is damaged is left out, and counted in :attr:`lost_seconds`.
+        """Decode from ``start_seconds`` to the end. Damage is left out and counted in :attr:`lost_seconds`.
 
-        start_seconds: leave out what is before; not 0 only where :meth:`can_seek`.
+        start_seconds: may differ from 0 only if :meth:`can_seek` allows it.
         """
         sought = start_seconds > 0 and self._seek(start_seconds)
         delay_seconds = self._delay / self._stream.sample_rate if sought and self._stream.sample_rate else 0.0
         held: list[np.ndarray] = []
         count, rate_hz, ahead = 0, 0, None
-        for samples, rate, time in self._timed(not sought):
-            if ahead is None:  # samples that are before the start
+        for samples, rate, time in self._timed_samples(not sought):
+            if ahead is None:  # the number of samples before the start
                 ahead = round((start_seconds - (time - delay_seconds if sought and time is not None else 0.0)) * rate)
-            if ahead < 0:  # there is no sound yet where the part begins
+            if ahead < 0:  # the sound begins only after the start
                 for silence, _, _ in _silence(-ahead / rate, rate, samples):
                     yield Decoded(silence, rate)
                 ahead = 0
@@ -127,12 +135,12 @@ class Decoder:
             yield Decoded(np.concatenate(held), rate_hz)
 
     def _base_seconds(self) -> float:
-        """Return the time stamp of the recording's beginning; below 0 are an encoder's delay, which is cut."""
+        """Return the time stamp at which the recording begins. Times below 0 are an encoder's delay, which is cut."""
         return max(self._file.start_time or 0, 0) / 1e6
 
     def can_seek(self, seconds: float) -> bool:
-        """Return whether :meth:`blocks` can begin there without decoding what is before."""
-        return seconds > 2 * PREROLL_SECONDS and self.container in INDEXED
+        """Return whether :meth:`blocks` can begin there without decoding what comes before."""
+        return seconds > 2 * PREROLL_SECONDS and self.container in SEEKABLE
 
     def _seek(self, seconds: float) -> bool:
         base = self._base_seconds()
@@ -140,21 +148,25 @@ class Decoder:
             packet = next(self._file.demux(self._stream), None)
             time = None if packet is None or packet.pts is None else float(packet.pts * packet.time_base)
             start = base if self._stream.start_time is None else float(self._stream.start_time * self._stream.time_base)
-            if time is not None and time >= max(start, 0.0):  # else FFmpeg knows the delay, and cuts it
+            if time is not None and time >= max(start, 0.0):  # otherwise FFmpeg knows the delay and cuts it
                 self._delay = USUAL_DELAY.get(self._stream.codec_context.name, 0)
             self._file.seek(int((base + seconds - PREROLL_SECONDS) * 1e6))
             return True
         return False
 
-    def _timed(self, from_start: bool) -> Iterator[tuple[np.ndarray, int, float | None]]:
-        """Give frames with the time of the first sample, in seconds; encoders' delays are cut, gaps are filled with silence."""
-        base, drop, like, rate = self._base_seconds(), 0, None, 0
-        first_time, given = None, 0.0  # of the first frame, and seconds since
+    def _timed_samples(self, from_start: bool) -> Iterator[tuple[np.ndarray, int, float | None]]:
+        """Yield samples, their rate and the time of the first one in seconds, ``None`` if unknown.
+
+        Cuts the encoder's delay and fills gaps with silence.
+        """
+        base, drop, rate = self._base_seconds(), 0, 0
+        previous: np.ndarray | None = None
+        first_time, yielded = None, 0.0  # time of the first frame, and seconds since then
         for frame, first_pts in self._frames():
-            if isinstance(frame, float):  # seconds that cannot be decoded
-                if like is not None:
-                    given += frame
-                    yield from _silence(frame, rate, like)
+            if isinstance(frame, float):  # the seconds of a packet that cannot be decoded
+                if previous is not None:
+                    yielded += frame
+                    yield from _silence(frame, rate, previous)
                 continue
             if not frame.sample_rate or not frame.samples:
                 continue
@@ -162,44 +174,47 @@ class Decoder:
             if frame.pts is not None and frame.time_base:
                 time = float(frame.pts * frame.time_base) - base
             samples = _samples(frame)
-            if like is None and from_start:
-                drop, before = self._at_start(frame, first_pts, time)
+            if previous is None and from_start:
+                drop, before = self._adjust_start(frame, first_pts, time)
                 yield from _silence(before / rate, rate, samples)
-            like = samples
+            previous = samples
             if time is not None and self.container in TIMED:
-                first_time = time - given if first_time is None else first_time
-                gap = time - first_time - given
-                if gap > GAP_SECONDS and self._is_gap(given, gap):
+                first_time = time - yielded if first_time is None else first_time
+                gap = time - first_time - yielded
+                if gap > GAP_SECONDS and self._is_gap(yielded, gap):
                     self.filled_seconds += gap
-                    given += gap
+                    yielded += gap
                     yield from _silence(gap, rate, samples)
-                elif not -BACK_SECONDS < gap <= GAP_SECONDS:  # another clock: of a recording that was joined, or set anew
+                elif not -BACK_SECONDS < gap <= GAP_SECONDS:  # the clock was reset, or another recording was joined
                     self.jumps += 1
                     first_time += gap
-            given += len(samples) / rate
+            yielded += len(samples) / rate
             cut = min(drop, len(samples))
             drop -= cut
             yield samples[cut:], rate, time
 
-    def _is_gap(self, given: float, gap: float) -> bool:
-        """Return whether packets are missing for so long, rather than that the clock jumped."""
+    def _is_gap(self, yielded: float, gap: float) -> bool:
+        """Return whether ``gap`` seconds of packets are missing, rather than that the clock jumped."""
         if self.container in ("mpeg-ts", "m2ts", "mpeg-ps"):
-            return gap <= MOST_GAP_SECONDS
+            return gap <= MAX_GAP_SECONDS
         seconds = self._file.duration
-        return gap <= MOST_GAP_SECONDS if seconds is None else given + gap <= seconds / 1e6 + 1.0
+        return gap <= MAX_GAP_SECONDS if seconds is None else yielded + gap <= seconds / 1e6 + 1.0
 
-    def _at_start(self, frame: object, first_pts: int | None, time: float | None) -> tuple[int, int]:
-        """Return how many samples to leave out at the beginning, and how many of silence to put there."""
+    def _adjust_start(self, frame: AudioFrame, first_pts: int | None, time: float | None) -> tuple[int, int]:
+        """Return how many samples to drop at the beginning, and how many of silence to insert there.
+
+        frame: the first one. first_pts: the time stamp of its packet. time: the time of its first sample.
+        """
         codec = self._stream.codec_context.name
-        if codec.startswith("wmav"):  # FFmpeg drops the first frame, and encoders are one late
+        if codec.startswith("wmav"):  # FFmpeg drops the first frame, and encoders are one frame late
             return 0, frame.samples
         if time is not None and time > LATE_SECONDS and self.container in TIMED and len(self._file.streams) > 1:
             return 0, round(time * frame.sample_rate)  # the picture begins earlier
         was_cut = first_pts is not None and ((first_pts < 0 and self.container in TIMED) or frame.pts != first_pts)
         return (0 if was_cut else USUAL_DELAY.get(codec, 0)), 0
 
-    def _frames(self) -> Iterator[tuple[object, int | None]]:
-        """Decode packet by packet; give frames, or the seconds of damaged packets, with the first packet's time stamp."""
+    def _frames(self) -> Iterator[tuple[AudioFrame | float, int | None]]:
+        """Decode packet by packet. Yield frames, or a damaged packet's seconds, each with the first packet's time stamp."""
         error_types = (self._av.error.FFmpegError, ValueError)
         packets = self._file.demux(self._stream)
         first_pts, is_first = None, True
@@ -225,16 +240,18 @@ class Decoder:
 
 
 def _silence(seconds: float, rate: int, like: np.ndarray) -> Iterator[tuple[np.ndarray, int, None]]:
-    left, at_once = round(seconds * rate), max(BLOCK_SAMPLES // like.shape[1], 1)
+    """Yield blocks of silence with the channels and dtype of ``like``."""
+    left, block_frames = round(seconds * rate), max(BLOCK_SAMPLES // like.shape[1], 1)
     while left > 0:
-        yield np.zeros((min(left, at_once), like.shape[1]), like.dtype), rate, None
-        left -= at_once
+        yield np.zeros((min(left, block_frames), like.shape[1]), like.dtype), rate, None
+        left -= block_frames
 
 
-def _samples(frame: object) -> np.ndarray:
+def _samples(frame: AudioFrame) -> np.ndarray:
     """Return a frame as ``[S, channels]``, int16 or float32."""
-    if frame.format.name in ("s64", "s64p"):  # which to_ndarray does not know
-        planes = [np.frombuffer(plane, np.int64) for plane in frame.planes]
+    data: np.ndarray
+    if frame.format.name in ("s64", "s64p"):  # not supported by to_ndarray
+        planes = [np.frombuffer(memoryview(plane), np.int64) for plane in frame.planes]
         data = np.stack(
             [plane[: frame.samples * (1 if frame.format.is_planar else frame.layout.nb_channels)] for plane in planes]
         )
@@ -251,4 +268,5 @@ def _samples(frame: object) -> np.ndarray:
 
 
 def _reason(error: Exception) -> str:
+    """Return FFmpeg's message without the error code before it and the file name after it."""
     return first_line(error).split("] ")[-1].split(": '")[0]

@@ -1,9 +1,9 @@
-"""Decode with libsndfile, which is fast, releases the interpreter and keeps 16 bits, and which believes headers."""
+"""Decode with libsndfile, which is fast, releases the GIL and keeps 16-bit samples, but believes headers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import soundfile
@@ -15,9 +15,9 @@ BIG_ENDIAN = frozenset({"AIFF", "AU", "CAF"})
 
 
 class SoundFile(soundfile.SoundFile):
-    """A sound file that is read from its beginning to its end without a seek after each read.
+    """A sound file that is read from beginning to end without a seek after each read.
 
-    soundfile seeks so that it may be written to, which formats of unknown length, GSM and FLAC in Ogg cannot do.
+    soundfile seeks after reads so that files can also be written. Formats of unknown length, GSM and FLAC in Ogg cannot seek.
     """
 
     def seekable(self) -> bool:
@@ -25,23 +25,23 @@ class SoundFile(soundfile.SoundFile):
 
 
 def blocks_of(sound: SoundFile, dtype: str, start: int = 0) -> Iterator[np.ndarray]:
-    """Read ``[S_i, channels]`` up to the end. Raises ``LibsndfileError`` where the decoder gives up.
+    """Yield blocks ``[S_i, channels]`` up to the end. Raises ``LibsndfileError`` if decoding fails.
 
-    start: the sample that the file is at.
+    start: the sample that the file is positioned at.
     """
-    at_once = max(BLOCK_SAMPLES // sound.channels, 1)
-    ahead = sound.frames - start  # by the header, which need not be right
+    block_frames = max(BLOCK_SAMPLES // sound.channels, 1)
+    left = sound.frames - start  # according to the header, which may be wrong
     while True:
-        count = min(at_once, max(ahead, SMALL_FRAMES))
+        count = min(block_frames, max(left, SMALL_FRAMES))
         block = sound.read(count, dtype, always_2d=True)
         if not len(block):
             return
-        ahead -= len(block)
-        yield block if 2 * len(block) >= count else block.copy()  # not a view into a much larger array
+        left -= len(block)
+        yield block if 2 * len(block) >= count else block.copy()  # not a view that keeps a much larger array alive
 
 
-def as_raw(sound: SoundFile) -> dict[str, object] | None:
-    """Return how to read the samples of an open file without its header, ``None`` when they are compressed."""
+def raw_arguments(sound: SoundFile) -> dict[str, Any] | None:
+    """Return arguments for :func:`open_raw` that read an open file's samples without its header; ``None`` if compressed."""
     if sound.subtype not in RAW_SUBTYPES:
         return None
     endian = sound.endian
@@ -56,6 +56,6 @@ def as_raw(sound: SoundFile) -> dict[str, object] | None:
     }
 
 
-def open_raw(file: BinaryIO, raw: dict[str, object]) -> SoundFile:
-    """Open samples without a header, as :func:`as_raw` describes them."""
-    return SoundFile(file, "r", **raw)
+def open_raw(file: BinaryIO | bytes, arguments: dict[str, Any]) -> SoundFile:
+    """Open a file object or a path as headerless samples. arguments: as returned by :func:`raw_arguments`."""
+    return SoundFile(file, "r", **arguments)

@@ -1,4 +1,4 @@
-"""Collect the odd files and what is expected of each, and write both."""
+"""Collect the odd files with the result expected for each, and write both."""
 
 from __future__ import annotations
 
@@ -20,11 +20,15 @@ EXPECTED = Path(__file__).parent / "expected.csv"
 
 @dataclass(frozen=True)
 class Row:
-    """What is expected of a file.
+    """The expected result for a file.
 
-    what: the file, in a few words. sounds: a formula of ``odd_sounds``, of what is to be transcribed or, in a file that is
-    refused, of what was there once. seconds, text: of the transcript. error: a part of the reason why there is none. note: a
-    part of what is said about a file that is transcribed all the same, empty where nothing may be said.
+    Attributes:
+        what: A description of the file in a few words.
+        sounds: A formula of ``odd_sounds`` for the sound to be transcribed or, in a file that is refused, for the original.
+        seconds: Duration of the transcript.
+        text: Text of the transcript.
+        error: Part of the error for a file that is refused.
+        note: Part of the note for a file that is transcribed despite a fault. If empty, there must be no note.
     """
 
     name: str
@@ -37,7 +41,7 @@ class Row:
 
 
 class Corpus:
-    """Files by name, and a row for each."""
+    """The files by name, and a row for each."""
 
     def __init__(self):
         self.files: dict[str, bytes] = {}
@@ -46,9 +50,9 @@ class Corpus:
     def add(
         self, name: str, data: bytes, what: str, sounds: str = "", *, text: str | None = None, error: str = "", note: str = ""
     ) -> None:
-        """Add a file that is to be transcribed, or refused with ``error``.
+        """Add a file that must be transcribed, or refused with ``error``.
 
-        text: what is to be heard, if not what is said in the recordings that ``sounds`` names.
+        text: the expected text; by default, the text of the recordings that ``sounds`` names.
         """
         assert name not in self.files and data, name
         seconds = f"{odd_sounds.seconds(sounds):.2f}" if not error else ""
@@ -68,7 +72,7 @@ class Corpus:
 
 
 def read_rows() -> list[Row]:
-    """Read what is expected."""
+    """Read the expected results."""
     with open(EXPECTED, newline="", encoding="utf-8") as file:
         return [Row(**row) for row in csv.DictReader(file)]
 
@@ -89,31 +93,31 @@ def wav(sounds: str | np.ndarray, rate_hz: int = 16000) -> bytes:
     return file.getvalue()
 
 
-def tool(command: str, suffix: str, given: str | bytes, given_suffix: str = "wav") -> bytes:
-    """Run a command that makes the file ``OUT`` of the file ``IN``; return what it made.
+def tool(command: str, suffix: str, source: str | bytes, source_suffix: str = "wav") -> bytes:
+    """Run a command that reads the file ``IN`` and writes the file ``OUT``; return the bytes written.
 
-    given: bytes, or a formula whose WAV is meant.
+    source: the bytes of ``IN``, or a formula, which stands for its WAV.
     """
     with tempfile.TemporaryDirectory() as folder:
-        source, made = Path(folder) / f"in.{given_suffix}", Path(folder) / f"out.{suffix}"
-        source.write_bytes(wav(given) if isinstance(given, str) else given)
-        words = [word.replace("IN", str(source)).replace("OUT", str(made)) for word in shlex.split(command)]
-        ended = subprocess.run(words, capture_output=True)
-        if ended.returncode:
-            raise RuntimeError(f"{shlex.join(words)}: {ended.stderr.decode(errors='replace').strip()}")
-        return made.read_bytes()
+        in_path, out_path = Path(folder) / f"in.{source_suffix}", Path(folder) / f"out.{suffix}"
+        in_path.write_bytes(wav(source) if isinstance(source, str) else source)
+        words = [word.replace("IN", str(in_path)).replace("OUT", str(out_path)) for word in shlex.split(command)]
+        process = subprocess.run(words, capture_output=True)
+        if process.returncode:
+            raise RuntimeError(f"{shlex.join(words)}: {process.stderr.decode(errors='replace').strip()}")
+        return out_path.read_bytes()
 
 
-def ffmpeg(options: str, suffix: str, given: str | bytes, before: str = "", given_suffix: str = "wav") -> bytes:
-    """Run FFmpeg, without dates and versions in what it writes. before: options that stand before the input."""
+def ffmpeg(options: str, suffix: str, source: str | bytes, before: str = "", source_suffix: str = "wav") -> bytes:
+    """Run FFmpeg without dates and versions in its output. before: options to put before the input."""
     exact = "-fflags +bitexact -flags:a +bitexact -flags:v +bitexact -map_metadata -1"
-    return tool(f"ffmpeg -v error -y {before} -i IN {exact} {options} OUT", suffix, given, given_suffix)
+    return tool(f"ffmpeg -v error -y {before} -i IN {exact} {options} OUT", suffix, source, source_suffix)
 
 
-def sox(options: str, suffix: str, given: str | bytes, effects: str = "") -> bytes:
-    """Run SoX, without dither, which is random."""
-    return tool(f"sox -R -D IN {options} OUT {effects}", suffix, given)
+def sox(options: str, suffix: str, source: str | bytes, effects: str = "") -> bytes:
+    """Run SoX without dither, which would be random."""
+    return tool(f"sox -R -D IN {options} OUT {effects}", suffix, source)
 
 
-def lame(options: str, given: str | bytes) -> bytes:
-    return tool(f"lame --quiet {options} IN OUT", "mp3", given)
+def lame(options: str, source: str | bytes) -> bytes:
+    return tool(f"lame --quiet {options} IN OUT", "mp3", source)

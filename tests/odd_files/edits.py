@@ -1,4 +1,4 @@
-"""Change bytes: tags around audio, chunks and sizes of WAV and its relatives, cuts and damage."""
+"""Edit the bytes of files: tags around audio, chunks and sizes of WAV and its relatives, cuts and damage."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SIZE_UNKNOWN = 0xFFFFFFFF
 
 
 def chunk(name: bytes, data: bytes, size: int | None = None, order: str = "<") -> bytes:
-    """Return a chunk, padded to an even length. size: what its header claims, if not the truth."""
+    """Return a chunk, padded to an even length. size: the size in its header, by default the right one."""
     return name + struct.pack(order + "I", len(data) if size is None else size) + data + b"\0" * (len(data) % 2)
 
 
@@ -29,12 +29,12 @@ def put(data: bytes, at: int, new: bytes) -> bytes:
 
 
 def cut(data: bytes, share: float) -> bytes:
-    """Return the first part of a file, whose length is no round number."""
+    """Return the first part of a file, with an odd number of bytes."""
     return data[: int(len(data) * share) | 1]
 
 
 def damaged(data: bytes, share: float, count: int) -> bytes:
-    """Return ``data`` with ``count`` bytes from a place on replaced by others, the same ones each time."""
+    """Return ``data`` with ``count`` bytes replaced by random ones, the same ones each time. share: position of the first."""
     at = int(len(data) * share)
     return put(data, at, random.Random(17).randbytes(count))
 
@@ -64,10 +64,10 @@ def png(side: int = 24) -> bytes:
     """Return a PNG of noise, which does not compress."""
     noise = random.Random(17)
     rows = b"".join(b"\0" + noise.randbytes(3 * side) for _ in range(side))
-    made, header = b"\x89PNG\r\n\x1a\n", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    image, header = b"\x89PNG\r\n\x1a\n", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     for body in (b"IHDR" + header, b"IDAT" + zlib.compress(rows), b"IEND"):
-        made += struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
-    return made
+        image += struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    return image
 
 
 def picture() -> bytes:
@@ -76,7 +76,7 @@ def picture() -> bytes:
 
 
 def mpeg_frames(data: bytes) -> list[bytes]:
-    """Split bare MPEG-2 layer III audio at 16 kHz, one channel, into frames."""
+    """Split untagged MPEG-2 layer III audio at 16 kHz, one channel, into frames."""
     kbits, frames, at = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160), [], 0
     while at + 4 <= len(data) and data[at] == 0xFF:
         length = 72 * 1000 * kbits[data[at + 2] >> 4] // 16000 + (data[at + 2] >> 1 & 1)
@@ -86,7 +86,7 @@ def mpeg_frames(data: bytes) -> list[bytes]:
 
 
 def vbri_frame(bare: bytes) -> bytes:
-    """Return a frame without sound, as Fraunhofer's encoders put it first: it holds the number of frames and of bytes."""
+    """Return the frame without sound that Fraunhofer's encoders put first: it states the number of frames and of bytes."""
     frames = mpeg_frames(bare)
     head = bytes([bare[0], bare[1], 0x50 | bare[2] & 0x0C, bare[3]])  # 40 kb/s: room for the tag
     size = len(bare) + 180
@@ -96,17 +96,17 @@ def vbri_frame(bare: bytes) -> bytes:
 
 def pages(ogg: bytes) -> list[bytes]:
     """Split Ogg into pages."""
-    found, at = [], 0
+    split, at = [], 0
     while at < len(ogg):
         count = ogg[at + 26]
         length = 27 + count + sum(ogg[at + 27 : at + 27 + count])
-        found.append(ogg[at : at + length])
+        split.append(ogg[at : at + length])
         at += length
-    return found
+    return split
 
 
 def edited(page: bytes, flags: int | None = None, serial: int | None = None) -> bytes:
-    """Return an Ogg page with other flags or another serial number, and a checksum that fits."""
+    """Return an Ogg page with other flags or another serial number, and a matching checksum."""
     page = page if flags is None else put(page, 5, bytes([flags]))
     page = put(page if serial is None else put(page, 14, struct.pack("<I", serial)), 22, bytes(4))
     crc = 0
@@ -118,18 +118,18 @@ def edited(page: bytes, flags: int | None = None, serial: int | None = None) -> 
 
 
 def with_serial(ogg: bytes, serial: int) -> bytes:
-    """Return Ogg of one stream with a serial number that is the same each time."""
+    """Return single-stream Ogg with a fixed serial number."""
     return b"".join(edited(page, serial=serial) for page in pages(ogg))
 
 
 def flac_samples(flac: bytes, count: int) -> bytes:
-    """Return FLAC whose header claims ``count`` samples."""
+    """Return FLAC with ``count`` samples according to its header."""
     packed = int.from_bytes(flac[18:26], "big") >> 36 << 36 | count
     return put(flac, 18, packed.to_bytes(8, "big"))
 
 
 def without_padding(flac: bytes) -> bytes:
-    """Return FLAC without its blocks of padding, of which FFmpeg writes 8 kB."""
+    """Return FLAC without padding blocks, of which FFmpeg writes 8 kB."""
     at, blocks, is_last = 4, [], False
     while not is_last:
         is_last, kind, end = flac[at] & 0x80, flac[at] & 0x7F, at + 4 + int.from_bytes(flac[at + 1 : at + 4], "big")

@@ -1,4 +1,4 @@
-"""Files whose names or headers are wrong, that have tags and junk around them, or that were joined."""
+"""Files with wrong names or headers, with tags and junk around them, and joined files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edits import (
     put,
 )  # fmt: skip
 
-WORD, SPEECH = "short@6000", "garden@16000"  # as few bytes as the model understands
+WORD, SPEECH = "short@6000", "garden@16000"  # the shortest that the model understands
 
 
 def add(corpus: Corpus) -> None:
@@ -46,12 +46,14 @@ def _add_names(corpus: Corpus) -> None:
 
 
 def _add_other_headers(corpus: Corpus) -> None:
-    more = "but there are"
+    more = "but the file has"
     aiff, au, caf = corpus.files["aiff.aiff"], corpus.files["au.au"], corpus.files["caf.caf"]
     w64, sphere, rf64 = corpus.files["w64.w64"], corpus.files["sphere.sph"], corpus.files["wav-rf64.wav"]
     at = aiff.index(b"SSND")
     corpus.add("aiff-size-zero.aiff", put(put(aiff, at + 4, bytes(4)), 4, bytes(4)), "an AIFF with sizes of 0", WORD)
-    corpus.add("aiff-size-half.aiff", put(aiff, at + 4, struct.pack(">I", 2648)), "an AIFF of half its size", WORD, note=more)
+    corpus.add(
+        "aiff-size-half.aiff", put(aiff, at + 4, struct.pack(">I", 2648)), "an AIFF with half of its size", WORD, note=more
+    )
     count = aiff.index(b"COMM") + 10
     corpus.add(
         "aiff-frames-zero.aiff", put(put(aiff, count, bytes(4)), at + 4, bytes(4)), "an AIFF of 0 frames and size 0", WORD
@@ -60,7 +62,7 @@ def _add_other_headers(corpus: Corpus) -> None:
     corpus.add("au-size-zero.au", put(au, 8, bytes(4)), "an AU with a size of 0", WORD, note=more)
     corpus.add("au-size-half.au", put(au, 8, struct.pack(">I", 2640)), "an AU with half of its size", WORD, note=more)
     at = caf.index(b"data")
-    corpus.add("caf-size-unknown.caf", put(caf, at + 4, b"\xff" * 8), "a CAF with a size of -1, as streams have", WORD)
+    corpus.add("caf-size-unknown.caf", put(caf, at + 4, b"\xff" * 8), "a CAF with a size of -1, as in streams", WORD)
     corpus.add("caf-size-half.caf", put(caf, at + 4, struct.pack(">Q", 2644)), "a CAF with half of its size", WORD, note=more)
     at = w64.index(b"data")
     corpus.add("w64-size-zero.w64", put(put(w64, at + 16, bytes(8)), 16, bytes(8)), "a W64 with sizes of 0", WORD)
@@ -74,20 +76,20 @@ def _add_other_headers(corpus: Corpus) -> None:
     corpus.add("flac-total-zero.flac", flac_samples(flac, 0), "a FLAC of unknown length", WORD)
     corpus.add("flac-total-short.flac", flac_samples(flac, 1320), "a FLAC whose header says half", WORD, note=more)
     corpus.add("flac-total-long.flac", flac_samples(flac, 48000), "a FLAC whose header says 8 s", WORD, error="cut off")
-    corpus.add("flac-md5-wrong.flac", put(flac, 26, b"\x17" * 16), "a FLAC whose MD5 is of other samples", WORD)
+    corpus.add("flac-md5-wrong.flac", put(flac, 26, b"\x17" * 16), "a FLAC with the MD5 of other samples", WORD)
     for name, what in (("vorbis.ogg", "Vorbis"), ("opus.opus", "Opus"), ("speex.spx", "Speex"), ("flac-ogg.oga", "FLAC")):
         stem, suffix = name.split(".")
-        found = pages(corpus.files[name])
-        found[-1] = edited(found[-1], found[-1][5] & ~4)
+        split = pages(corpus.files[name])
+        split[-1] = edited(split[-1], split[-1][5] & ~4)
         sounds = corpus.rows[name].sounds
         corpus.add(
-            f"{stem}-no-end.{suffix}", b"".join(found), f"Ogg {what} without an end mark", sounds, note="no mark at its end"
+            f"{stem}-no-end.{suffix}", b"".join(split), f"Ogg {what} without an end mark", sounds, note="no end-of-stream mark"
         )
     m4a = corpus.files["aac.m4a"]
     at = m4a.index(b"mdat")
-    corpus.add("m4a-mdat-zero.m4a", _mdat_to_the_end(m4a), "an M4A whose mdat reaches to the end of the file", SPEECH)
+    corpus.add("m4a-mdat-zero.m4a", _mdat_to_the_end(m4a), "an M4A whose mdat has no size and extends to the end", SPEECH)
     corpus.add(
-        "m4a-mdat-long.m4a", put(m4a, at - 4, struct.pack(">I", 10**6)), "an M4A whose mdat claims more", error="cut off"
+        "m4a-mdat-long.m4a", put(m4a, at - 4, struct.pack(">I", 10**6)), "an M4A whose mdat claims more bytes", error="cut off"
     )
     vbr = corpus.files["mp3-vbr.mp3"]
     at = vbr.index(b"Xing") + 8
@@ -99,14 +101,14 @@ def _add_other_headers(corpus: Corpus) -> None:
 
 
 def _mdat_to_the_end(m4a: bytes) -> bytes:
-    """Move the index to the front by the free box's place: ftyp, moov, mdat of length 0."""
+    """Move the index to the front and give mdat, which then comes last, a length of 0."""
     faststart = tool("ffmpeg -v error -i IN -fflags +bitexact -c copy -movflags +faststart OUT", "m4a", m4a, "m4a")
     return put(faststart, faststart.index(b"mdat") - 4, bytes(4))
 
 
 def _add_mpeg_surroundings(corpus: Corpus) -> None:
     cbr, bare = corpus.files["mp3-cbr.mp3"], corpus.files["mp3-cbr-bare.mp3"]
-    left = "left out"
+    left = "skipped"
     junk = bytes(range(1, 200)) * 2
     corpus.add("mp3-after-junk.mp3", junk + bare, "an MP3 after 398 bytes of junk", SPEECH, note=left)
     corpus.add("mp3-after-zeros.mp3", bytes(2000) + bare, "an MP3 after 2,000 zeros", SPEECH, note=left)
@@ -140,20 +142,20 @@ def _add_joined(corpus: Corpus) -> None:
     fast = "-b 24 --resample 8"
     first, last = (files["mp3-8khz.mp3"], turn), (lame(fast, stop), stop)
     tagged = id3v2(b"TIT2", b"\0garden") + first[0] + id3v1(), turn
-    # What encoders put at both ends stays where nothing says how long it is: 1,105 samples before, a part of a frame behind.
+    # The encoder's delay and padding stay if nothing states their length: 1,105 samples before, part of a frame after.
     bare, bare_stop = (files["mp3-cbr-bare.mp3"], SPEECH), (lame("-t -b 16", word), f"silence@16000:0.095 + {word}")
     join("joined-info.mp3", "two MP3s with Info frames", first, last)
-    join("joined-info-id3.mp3", "two MP3s with Info frames, of which one has ID3v1 and ID3v2", tagged, last)
+    join("joined-info-id3.mp3", "two MP3s with Info frames, one of them with ID3v1 and ID3v2", tagged, last)
     join("joined-vbr.mp3", "two MP3s with Xing frames", (lame("-V 9", word), word), (lame("-V 9", word), word))
     join("joined-rates.mp3", "two MP3s of different rates", (files["mp3-cbr.mp3"], SPEECH), first)
     join(
         "joined-info-bare.mp3",
-        "an MP3 with an Info frame and one without",
+        "an MP3 with an Info frame, then one without",
         (files["mp3-cbr.mp3"], SPEECH),
         bare_stop,
-        note="there is more",
+        note="the file has more",
     )
-    join("joined-bare-info.mp3", "an MP3 without an Info frame and one with", bare, (lame("-b 40", word), word))
+    join("joined-bare-info.mp3", "an MP3 without an Info frame, then one with", bare, (lame("-b 40", word), word))
     join("joined-bare.mp3", "two MP3s without Info frames", bare, bare_stop, note="")
     join("joined-three.mp3", "three MP3s with Info frames", last, first, last)
     wav_word, wav_other = (files["wav-pcm-u8.wav"], WORD), (ffmpeg("-c:a pcm_u8", "wav", stop), stop)
@@ -172,9 +174,9 @@ def _add_joined(corpus: Corpus) -> None:
     )
     vorbis = tool("oggenc -Q --serial 1 -q -1 -o OUT IN", "ogg", word), word
     other = tool("oggenc -Q --serial 2 -q -1 -o OUT IN", "ogg", turn), turn
-    wide = tool("oggenc -Q --serial 3 -q -1 -o OUT IN", "ogg", sox("-c 2", "wav", word)), word
+    stereo_vorbis = tool("oggenc -Q --serial 3 -q -1 -o OUT IN", "ogg", sox("-c 2", "wav", word)), word
     join("joined.ogg", "two Ogg Vorbis of different rates", vorbis, other)
-    join("joined-channels.ogg", "two Ogg Vorbis of one channel and of two", vorbis, wide)
+    join("joined-channels.ogg", "two Ogg Vorbis of one channel and of two", vorbis, stereo_vorbis)
     join("joined-same-serial.ogg", "two Ogg Vorbis with the same serial number", vorbis, vorbis)
     opus = (files["opus.opus"], SPEECH)
     second = tool("opusenc --quiet --serial 2 --bitrate 16 IN OUT", "opus", word), word
@@ -198,7 +200,7 @@ def _add_joined(corpus: Corpus) -> None:
         "two transport streams",
         (files["aac.ts"], SPEECH),
         (files["aac.ts"], f"silence@16000:0.104 + {SPEECH}"),
-        note="",
+        note="clock jumps",
     )
     join("joined.wv", "two WavPacks", (files["wavpack.wv"], WORD), (files["wavpack.wv"], WORD))
     join("joined.m4a", "two M4As", (files["aac.m4a"], SPEECH), (files["aac-faststart.m4a"], f"silence@16000:0.04 + {SPEECH}"))

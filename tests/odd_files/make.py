@@ -1,8 +1,8 @@
-"""Make the odd files, and ``expected.csv``, which says what each is and what is to come of it.
+"""Generate the odd files, and ``expected.csv`` with a description of each and the result it must give.
 
-Run it by hand after a change: ``python tests/odd_files/make.py``. It needs Debian's ffmpeg, sox, libsox-fmt-all, lame, flac,
-vorbis-tools, opus-tools, speex, twolame, wavpack and musepack-tools; other versions of them make other bytes. The tests need
-only what lies in ``files/``.
+Run by hand after a change: ``python tests/odd_files/make.py``. Needs Debian's ffmpeg, sox, libsox-fmt-all, lame, flac,
+vorbis-tools, opus-tools, speex, twolame, wavpack and musepack-tools; other versions of them produce other bytes. The tests only
+need the generated files in ``files/``.
 """
 
 import cut_and_damaged

@@ -1,4 +1,4 @@
-"""Files that hold no audio, or none that can be decoded, whatever they are named."""
+"""Files without audio, or without any that can be decoded, under all kinds of names."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def _add_text(corpus: Corpus) -> None:
     for name, data, what, error in (
         ("lfs.wav", LFS, "a Git LFS pointer", "Git LFS pointer"),
         ("html.mp3", page, "a web page", "HTML page"),
-        ("xml.flac", denied, "an error of an object store", "AccessDenied"),
+        ("xml.flac", denied, "an error message from an object store", "AccessDenied"),
         ("json.m4a", json.dumps({"error": "not found"}).encode(), "JSON", "JSON"),
         ("text.wav", b"move forward eleven steps\n", "a transcript named .wav", "text file"),
         ("playlist.mp3", b"#EXTM3U\n#EXTINF:2,steps\nsteps.mp3\n", "a playlist named .mp3", "playlist"),
         ("hls.m4a", b"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n/etc/passwd\n", "an HLS playlist", "playlist"),
-        ("concat.wav", b"ffconcat version 1.0\nfile /etc/passwd\n", "a list for FFmpeg", "text file"),
+        ("concat.wav", b"ffconcat version 1.0\nfile /etc/passwd\n", "a list of files for FFmpeg", "text file"),
         ("pls.ogg", b"[playlist]\nFile1=steps.ogg\n", "a PLS playlist", "playlist"),
         ("utf16.wav", "move forward".encode("utf-16"), "UTF-16 text", "UTF-16"),
         ("subtitles.mp4", b"1\n00:00:00,000 --> 00:00:02,000\nmove forward\n", "subtitles named .mp4", "text file"),
@@ -56,7 +56,7 @@ def _add_archives(corpus: Corpus) -> None:
         archive.addfile(entry, io.BytesIO(inside))
     for name, data, what, error in (
         ("zip.wav", packed.getvalue(), "a zip archive named .wav", "zip archive"),
-        ("gzip.wav", gzip.compress(corpus.files["wav-mulaw.wav"], mtime=0), "a WAV packed by gzip", "gzip"),
+        ("gzip.wav", gzip.compress(corpus.files["wav-mulaw.wav"], mtime=0), "a WAV compressed with gzip", "gzip"),
         ("tar.flac", tarred.getvalue()[:2560], "a tar archive named .flac", "tar archive"),
     ):
         corpus.add(name, data, what, error=error)
@@ -70,11 +70,16 @@ def _add_others(corpus: Corpus) -> None:
     for name, data, what, error in (
         ("png.mp3", png(), "a picture named .mp3", "PNG"),
         ("pdf.wav", b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n1 0 obj\n<<>>\nendobj\n%%EOF\n", "a PDF named .wav", "PDF"),
-        ("zeros.wav", bytes(1200), "1,200 zeros, of a copy that was never written", "zero bytes"),
+        ("zeros.wav", bytes(1200), "1,200 zeros, from a copy that was never written", "zero bytes"),
         ("noise.mp3", noise, "1,500 random bytes", "not audio"),
         ("numpy.wav", array.getvalue(), "a NumPy array named .wav", "NumPy"),
         ("midi.wav", midi, "a MIDI file named .wav", "MIDI"),
-        ("._steps.wav", b"\0\5\x16\7\0\2\0\0Mac OS X        " + bytes(100), "what macOS keeps beside steps.wav", "AppleDouble"),
+        (
+            "._steps.wav",
+            b"\0\5\x16\7\0\2\0\0Mac OS X        " + bytes(100),
+            "the metadata file that macOS keeps beside steps.wav",
+            "AppleDouble",
+        ),
         ("one-byte.wav", b"R", "a file of one byte", "text"),
         ("raw.wav", corpus.files["wav-pcm-s16.wav"][44:1044], "samples without a header named .wav", "not audio"),
     ):
@@ -84,12 +89,12 @@ def _add_others(corpus: Corpus) -> None:
 def _add_too_short(corpus: Corpus) -> None:
     few = wav(np.arange(399, dtype=np.int16))
     for name, data, what in (
-        ("short-399.wav", few, "a WAV of 399 samples, where the model takes 400"),
+        ("short-399.wav", few, "a WAV of 399 samples, where the model needs 400"),
         ("short-1.wav", wav(np.ones(1, np.int16)), "a WAV of one sample"),
         ("short.flac", tool("flac --silent --no-padding -o OUT IN", "flac", few), "a FLAC of 399 samples"),
     ):
         corpus.add(name, data, what, error="too short")
-    corpus.add("short-400.wav", wav(np.zeros(400, np.int16)), "a WAV of 400 samples, of one frame", "silence@16000:0.025")
+    corpus.add("short-400.wav", wav(np.zeros(400, np.int16)), "a WAV of 400 samples, which is one frame", "silence@16000:0.025")
 
 
 def _add_unreadable(corpus: Corpus) -> None:
@@ -100,7 +105,7 @@ def _add_unreadable(corpus: Corpus) -> None:
     m4a = corpus.files["aac.m4a"].replace(b"mp4a", b"drms", 1)
     start, end = m4a.index(b"mdat") + 4, m4a.index(b"moov") - 4
     scrambled = np.random.default_rng(17).integers(0, 256, end - start, np.uint8).tobytes()
-    corpus.add("drm.m4a", put(m4a, start, scrambled), "an M4A of a shop that protects its music", error="encrypted")
+    corpus.add("drm.m4a", put(m4a, start, scrambled), "an M4A from a shop with copy protection", error="encrypted")
     encrypted = ffmpeg(
         "-c:a aac -b:a 24k -encryption_scheme cenc-aes-ctr -encryption_key 76a6c65c5ea762046bd749a2e632ccbb "
         "-encryption_kid a7e61c373e219033c21091fa607bf3b8",

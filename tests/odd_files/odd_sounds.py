@@ -1,9 +1,8 @@
-"""Give the sounds that the odd files hold: parts of the demo recordings, joined with each other and with silence.
+"""Provide the sounds in the odd files: parts of the demo recordings, joined with each other and with silence.
 
-A formula names them: ``"garden@8000"`` is the recording below at 8,000 Hz, ``"silence@8000:0.5"`` half a second of silence, and
-``"garden@8000[0:0.6]"`` the first 0.6 s. ``" + "`` joins. Rates count, since 8,000 Hz takes the upper half of what is heard
-away.
-Nothing here uses the package's own decoder.
+A formula describes a sound: ``"garden@8000"`` is the recording of that name below at 8,000 Hz, ``"silence@8000:0.5"`` is half a
+second of silence, ``"garden@8000[0:0.6]"`` is the first 0.6 s, and ``" + "`` joins. The rate matters, because at 8,000 Hz the
+upper half of the spectrum is lost. Nothing here uses the package's own decoder.
 """
 
 from __future__ import annotations
@@ -38,22 +37,22 @@ BASES = {
 
 
 def samples(formula: str) -> list[tuple[np.ndarray, int]]:
-    """Return what a formula names: for each term, mono int16 samples ``[S]`` and their rate in Hz."""
+    """Return mono int16 samples ``[S]`` and their rate in Hz for each term of a formula."""
     return [_samples_of(TERM.fullmatch(term)) for term in formula.split(" + ")]
 
 
 def at_16_khz(formula: str) -> np.ndarray:
-    """Return what a formula names as int16 samples ``[S]`` at 16,000 Hz."""
+    """Return the sound of a formula as int16 samples ``[S]`` at 16,000 Hz."""
     return np.concatenate([_resampled(term, rate_hz, 16000) for term, rate_hz in samples(formula)])
 
 
 def seconds(formula: str) -> float:
-    """Return how long it is."""
+    """Return the duration of a formula."""
     return sum(len(term) / rate_hz for term, rate_hz in samples(formula))
 
 
 def text(formula: str) -> str:
-    """Return what is said in it, where no term is a part of a recording."""
+    """Return the words spoken in a formula, none of whose terms may be only part of a recording."""
     names = [TERM.fullmatch(term)["name"] for term in formula.split(" + ")]
     return " ".join(BASES[name].text for name in names if name in BASES)
 
@@ -65,10 +64,10 @@ def _samples_of(term: re.Match) -> tuple[np.ndarray, int]:
     base = BASES[term["name"]]
     whole, original_hz = soundfile.read(DEMO / base.file, always_2d=True)
     part = whole.mean(1)[round(base.start * original_hz) : round(base.end * original_hz)]
-    made = _int16(soxr.resample(part, original_hz, rate_hz))
+    values = _int16(soxr.resample(part, original_hz, rate_hz))
     if term["start"]:
-        made = made[round(float(term["start"]) * rate_hz) : round(float(term["end"]) * rate_hz)]
-    return made, rate_hz
+        values = values[round(float(term["start"]) * rate_hz) : round(float(term["end"]) * rate_hz)]
+    return values, rate_hz
 
 
 def _resampled(values: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Files with nothing wrong, in every container and encoding that Debian's tools write."""
+"""Files without faults, in every container and encoding that Debian's tools write."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def _add_wav(corpus: Corpus) -> None:
         ("pcm-s32", "-c:a pcm_s32le", "32-bit samples"),
         ("float", "-c:a pcm_f32le", "32-bit floating-point samples"),
         ("double", "-c:a pcm_f64le", "64-bit floating-point samples"),
-        ("mulaw", "-c:a pcm_mulaw", "mu-law, as telephones in America"),
-        ("alaw", "-c:a pcm_alaw", "A-law, as telephones in Europe"),
+        ("mulaw", "-c:a pcm_mulaw", "mu-law, as used by American telephones"),
+        ("alaw", "-c:a pcm_alaw", "A-law, as used by European telephones"),
         ("rf64", "-c:a pcm_s16le -rf64 always", "RF64, which holds more than 4 GiB"),
         ("bext", "-c:a pcm_s16le -write_bext 1", "a broadcast WAV with a bext chunk before the samples"),
-        ("g722", "-c:a g722", "G.722, of wide-band telephones"),
+        ("g722", "-c:a g722", "G.722, as used by wide-band telephones"),
         ("g726", "-c:a g726 -b:a 32k", "G.726 at 32 kb/s"),
     ):
         sounds = {"g722": "stop@16000", "g726": "stop@8000"}.get(name, word)
@@ -43,7 +43,7 @@ def _add_wav(corpus: Corpus) -> None:
         ("gsm", "-e gsm-full-rate", "GSM 06.10"),
     ):
         corpus.add(f"wav-{name}.wav", sox(options, "wav", speech), f"WAV of {what}", speech)
-    corpus.add("wav-rifx.wav", sox("-B", "wav", word), "RIFX, a WAV whose numbers begin with the high byte", word)
+    corpus.add("wav-rifx.wav", sox("-B", "wav", word), "RIFX, a big-endian WAV", word)
     corpus.add("wav-extensible.wav", sox("-b 24", "wav", word), "WAV with the extensible format header", word)
     corpus.add(
         "wav-mp3.wav", ffmpeg("-c:a libmp3lame -b:a 16k", "wav", "garden@16000"), "MP3 frames in a WAV file", "garden@16000"
@@ -57,7 +57,7 @@ def _add_pcm_containers(corpus: Corpus) -> None:
     for name, options, suffix, what in (
         ("w64", "-c:a pcm_s16le", "w64", "Sony Wave64 of 16-bit samples"),
         ("aiff", "-c:a pcm_s16be", "aiff", "AIFF of 16-bit samples"),
-        ("aifc-sowt", "-c:a pcm_s16le", "aif", "AIFF-C of little-endian samples (sowt), as Macs write"),
+        ("aifc-sowt", "-c:a pcm_s16le", "aif", "AIFF-C of little-endian samples (sowt), as written by Macs"),
         ("aifc-ulaw", "-c:a pcm_mulaw", "aifc", "AIFF-C of mu-law"),
         ("aifc-float", "-c:a pcm_f32be", "aifc", "AIFF-C of floating-point samples"),
         ("au", "-c:a pcm_s16be", "au", "Sun AU of 16-bit samples"),
@@ -70,11 +70,11 @@ def _add_pcm_containers(corpus: Corpus) -> None:
         ("sphere-mulaw", "-t sph -e mu-law", "sph", "NIST SPHERE of mu-law, as in Switchboard", word),
         ("voc", "", "voc", "Creative Voice of 8- or 16-bit samples", word),
         ("svx", "-b 8", "8svx", "Amiga 8SVX", word),
-        ("avr", "", "avr", "Audio Visual Research, of the Atari", word),
+        ("avr", "", "avr", "Audio Visual Research, from the Atari", word),
         ("ircam", "-t ircam", "sf", "IRCAM of 16-bit samples", word),
         ("paf", "-t paf", "paf", "Ensoniq PARIS", word),
-        ("gsm", "", "gsm", "GSM 06.10 without a header, as telephone systems write", speech),
-        ("amr", "-t amr-nb -C 7", "amr", "AMR, of mobile phones", speech),
+        ("gsm", "", "gsm", "GSM 06.10 without a header, as written by telephone systems", speech),
+        ("amr", "-t amr-nb -C 7", "amr", "AMR, as used by mobile phones", speech),
     ):
         corpus.add(f"{name}.{suffix}", sox(options, suffix, sounds), what, sounds)
     caf = "garden@16000"
@@ -123,7 +123,7 @@ def _add_mp3(corpus: Corpus) -> None:
         ("cbr-bare", "-t -b 16", "MP3 of constant bit rate without an Info frame"),
         ("vbr-bare", "-t -V 9", "MP3 of variable bit rate without a Xing frame"),
         ("crc", "-p -b 48", "MP3 with checksums"),
-        ("freeformat", "--freeformat -b 20 -t", "MP3 of free format, whose frames do not say how long they are"),
+        ("freeformat", "--freeformat -b 20 -t", "MP3 of free format, whose frames do not state their length"),
     ):
         corpus.add(f"mp3-{name}.mp3", lame(options, speech), what, speech)
     cbr, bare = corpus.files["mp3-cbr.mp3"], corpus.files["mp3-cbr-bare.mp3"]
@@ -139,7 +139,7 @@ def _add_mp3(corpus: Corpus) -> None:
     corpus.add("mp3-ape.mp3", bare + ape_tag() + id3v1(), "bare MP3 with an APE tag and ID3v1 after it", speech)
     corpus.add("mp3-picture.mp3", id3v2(b"APIC", picture()) + cbr, "MP3 with a picture in an ID3v2 tag", speech)
     corpus.add("mp3-picture-bare.mp3", id3v2(b"APIC", picture()) + bare, "bare MP3 with a picture in its tag", speech)
-    corpus.add("mp3-vbri.mp3", vbri_frame(vbr) + vbr, "MP3 with a VBRI frame, as Fraunhofer's encoders write", speech)
+    corpus.add("mp3-vbri.mp3", vbri_frame(vbr) + vbr, "MP3 with a VBRI frame, as written by Fraunhofer's encoders", speech)
     corpus.add("mp2.mp2", ffmpeg("-c:a mp2 -b:a 32k", "mp2", speech), "MPEG layer II", speech)
     corpus.add("mp2-twolame.mp2", tool("twolame --quiet -m m -b 32 IN OUT", "mp2", speech), "MPEG layer II by TwoLAME", speech)
 
@@ -151,8 +151,8 @@ def _add_mp4(corpus: Corpus) -> None:
         ("aac.m4a", aac, "M4A of AAC whose index is at the end", speech),
         ("aac-faststart.m4a", f"{aac} -movflags +faststart", "M4A of AAC whose index is at the beginning", speech),
         ("aac-fragments.mp4", f"{aac} -movflags frag_keyframe+empty_moov+default_base_moof -frag_duration 500000",
-         "MP4 in fragments, as streaming servers give", speech),
-        ("aac-no-edit-list.m4a", f"{aac} -use_editlist 0", "M4A without an edit list, so that its delay is not said", speech),
+         "MP4 in fragments, as sent by streaming servers", speech),
+        ("aac-no-edit-list.m4a", f"{aac} -use_editlist 0", "M4A without an edit list, so that its delay is not stated", speech),
         ("alac.m4a", "-c:a alac", "M4A of Apple Lossless", word),
         ("mp4-mp3.mp4", "-c:a libmp3lame -b:a 16k", "MP4 of MP3", speech),
         ("mp4-opus.mp4", "-c:a libopus -b:a 16k -strict -2", "MP4 of Opus", speech),
@@ -181,15 +181,15 @@ def _add_mp4(corpus: Corpus) -> None:
     )
     amr = sox("-t amr-nb -C 7", "amr", "garden@8000")
     phone = tool("ffmpeg -v error -i IN -fflags +bitexact -c copy -map_metadata -1 OUT", "3gp", amr, "amr")
-    corpus.add("phone.3gp", phone, "3GP of AMR, as phones record", "garden@8000")
+    corpus.add("phone.3gp", phone, "3GP of AMR, as recorded by phones", "garden@8000")
 
 
 def _add_other_containers(corpus: Corpus) -> None:
     speech, word = "garden@16000", "short@6000"
     for name, options, what, sounds in (
         ("adts.aac", "-c:a aac -b:a 24k", "AAC in ADTS frames", speech),
-        ("latm.latm", "-c:a aac -b:a 24k", "AAC in LATM, as digital television sends", speech),
-        ("opus.webm", "-c:a libopus -b:a 16k", "WebM of Opus, as browsers record", speech),
+        ("latm.latm", "-c:a aac -b:a 24k", "AAC in LATM, as sent by digital television", speech),
+        ("opus.webm", "-c:a libopus -b:a 16k", "WebM of Opus, as recorded by browsers", speech),
         ("opus-live.webm", "-c:a libopus -b:a 16k -live 1", "WebM of Opus without sizes and index", speech),
         ("vorbis.webm", "-c:a libvorbis -q:a 0", "WebM of Vorbis", speech),
         ("pcm.mkv", "-c:a pcm_s16le", "Matroska of 16-bit samples", word),
@@ -220,7 +220,7 @@ def _add_other_containers(corpus: Corpus) -> None:
     ):
         corpus.add(name, ffmpeg(options, name.rsplit(".", 1)[1], sounds), what, sounds)
     corpus.add("wavpack.wv", tool("wavpack -q -h IN -o OUT", "wv", word), "WavPack", word)
-    corpus.add("wavpack-hybrid.wv", tool("wavpack -q -b24 IN -o OUT", "wv", speech), "WavPack with loss", speech)
+    corpus.add("wavpack-hybrid.wv", tool("wavpack -q -b24 IN -o OUT", "wv", speech), "lossy WavPack", speech)
     corpus.add(
         "musepack.mpc",
         tool("mpcenc --silent --thumb IN OUT", "mpc", sox("-r 44100 -c 2", "wav", speech)),
@@ -235,7 +235,7 @@ def _add_other_containers(corpus: Corpus) -> None:
             "mkv",
             speech,
         ),
-        "Matroska with two audio tracks, of which the second is silent",
+        "Matroska with two audio tracks, the second one silent",
         speech,
         note="2 audio tracks",
     )
@@ -265,12 +265,12 @@ def _add_rates_and_channels(corpus: Corpus) -> None:
         (96000, "ffmpeg -v error -i IN -fflags +bitexact -flags:a +bitexact -b:a 48k OUT.m4a"),
     ):
         suffix, sounds = command.split("OUT.")[1].split()[0], f"stop@{rate_hz}"
-        made = tool(command.replace(f"OUT.{suffix}", "OUT"), suffix, sounds)
-        corpus.add(f"rate-{rate_hz}.{suffix}", made, f"{suffix} at {rate_hz:,} Hz", sounds)
+        data = tool(command.replace(f"OUT.{suffix}", "OUT"), suffix, sounds)
+        corpus.add(f"rate-{rate_hz}.{suffix}", data, f"{suffix} at {rate_hz:,} Hz", sounds)
     corpus.add(
         "rate-8012.wav",
         ffmpeg("-c:a pcm_mulaw", "wav", "stop@8012"),
-        "a WAV at 8,012 Hz, as old Sun machines recorded",
+        "a WAV at 8,012 Hz, as recorded by old Sun machines",
         "stop@8012",
     )
     silence = "silence@6000:0.5"

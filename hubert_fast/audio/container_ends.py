@@ -1,4 +1,7 @@
-"""Find where MP4, Matroska, ASF and AVI files end by their own sizes, and where another one begins that was joined to them."""
+"""Find the end of MP4, Matroska, ASF, AVI, 8SVX and VOC files by the sizes they state, and any files joined to them.
+
+Also says why an MP4 cannot be decoded, if it lacks its index or its audio is encrypted.
+"""
 
 from __future__ import annotations
 
@@ -6,34 +9,34 @@ import re
 from collections.abc import Callable, Iterator
 
 from ..first_bytes import HEAD_BYTES
-from .joined import Read, is_start, padding_end, recording_at
+from .joined import Read, certain_container, end_of_padding, starts_file
+from .plan import MAX_RECORDINGS
 
-MOST_INDEX_BYTES = 1 << 26  # of an MP4's moov box
-MOST_BOXES = 100_000
-MOST_RECORDINGS = 10_000
+MAX_INDEX_BYTES = 1 << 26  # of an MP4's moov box
+MAX_BOXES = 100_000
 EBML = b"\x1a\x45\xdf\xa3"
-ENCRYPTED = re.compile(rb"stsd.{12}(?:drms|enca)", re.DOTALL)  # version, count and size, then the codec of the first entry
+ENCRYPTED = re.compile(rb"stsd.{12}(?:drms|enca)", re.DOTALL)  # after version, count and size: the codec of the first entry
 MP4_BOXES = frozenset(b"ftyp moov mdat free skip wide uuid moof mfra sidx styp pnot emsg prft meta udta".split())
 SEGMENT = b"\x18\x53\x80\x67"
 ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 
 
 def why_incomplete(container: str, read: Read, size: int) -> str | None:
-    """Say how much of a file is missing at its end, ``None`` when all is there or it does not say how long it is."""
+    """Describe how a file is shorter than it says; ``None`` if it is complete or states no size."""
     find_end = _ENDS.get(container)
     end = None if find_end is None else find_end(read, size)
     if end is None or end <= size:
         return None
-    return f"{end:,} bytes by its header, but there are {size:,}"
+    return f"its header says {end:,} bytes, but the file has {size:,}"
 
 
 def why_not_decodable(read: Read, size: int) -> str | None:
-    """Say which outermost boxes an MP4 lacks that decoding needs, ``None`` when they are there."""
+    """Say which top-level boxes an MP4 lacks for decoding; ``None`` if it has them all."""
     names = {name for name, _, _ in _mp4_boxes(read, size)}
     if b"moof" in names and b"moov" not in names:
         return "a media segment of a stream without its initialisation segment: join them, as in `cat init.mp4 segment.m4s`"
     if b"moov" not in names:
-        return "cut off: its index (the moov box) is missing, without which nothing of it can be decoded"
+        return "cut off: its index (the moov box) is missing, and nothing can be decoded without it"
     if not names & {b"mdat", b"moof"}:
         return (
             "cut off: it has an index, but no samples: if this is the initialisation segment of a stream, join the media "
@@ -43,19 +46,20 @@ def why_not_decodable(read: Read, size: int) -> str | None:
 
 
 def is_encrypted(read: Read, size: int) -> bool:
-    """Return whether a sample description in the index of an MP4 is of encrypted audio."""
+    """Return whether the index of an MP4 describes encrypted audio."""
     for name, start, end in _mp4_boxes(read, size):
-        if name == b"moov" and ENCRYPTED.search(read(start, min(end - start, MOST_INDEX_BYTES))):
+        if name == b"moov" and ENCRYPTED.search(read(start, min(end - start, MAX_INDEX_BYTES))):
             return True
     return False
 
 
-def recordings(container: str, read: Read, find: Callable[[bytes, int], int], size: int) -> list[tuple[int, int]]:
-    """Return where each of the recordings that were joined in a file begins and ends; one for most files.
+def find_recordings(container: str, read: Read, find: Callable[[bytes, int], int], size: int) -> list[tuple[int, int]]:
+    """Return the start and end of every recording joined in a file; a single one for most files.
 
-    The last one may end before the file does. find: returns where bytes stand from a place on, -1 when nowhere.
+    find: as :meth:`.sources.Source.find`. The last recording may end before the file does.
     """
-    begins, end = [0], None
+    begins = [0]
+    end: int | None = None
     if container == "mp4":
         has_media = False
         for name, start, after in _mp4_boxes(read, size):
@@ -67,10 +71,10 @@ def recordings(container: str, read: Read, find: Callable[[bytes, int], int], si
                 has_media = False
             has_media |= name in (b"moov", b"mdat")
             end = None if after > size else after
-    elif container in _CHAINED:
+    elif container in _CHAINABLE:
         end = _ENDS[container](read, size)
-        while end and end < size and len(begins) < MOST_RECORDINGS:
-            if recording_at(read(end, HEAD_BYTES)) != container or read(end + 8, 4) == b"AVIX":
+        while end and end < size and len(begins) < MAX_RECORDINGS:
+            if certain_container(read(end, HEAD_BYTES)) != container or read(end + 8, 4) == b"AVIX":
                 break
             base = end
             begins.append(base)
@@ -78,33 +82,33 @@ def recordings(container: str, read: Read, find: Callable[[bytes, int], int], si
             end = None if not length else base + length
     if container == "matroska" and (end is None or end > size):
         at = begins[-1]
-        while (at := find(EBML, at + 4)) >= 0 and len(begins) < MOST_RECORDINGS:
+        while (at := find(EBML, at + 4)) >= 0 and len(begins) < MAX_RECORDINGS:
             head = read(at, 64)
             if b"webm" in head or b"matroska" in head:
                 begins.append(at)
-    if end is not None and end < size and not _is_apart(container, read, end, size):
+    if end is not None and end < size and not _is_separate(container, read, end, size):
         end = None
     last = size if end is None or end > size else end
     return list(zip(begins, [*begins[1:], last]))
 
 
-def _is_apart(container: str, read: Read, end: int, size: int) -> bool:
-    """Return whether what follows a file's end by its own sizes belongs to another file, or is padding or a tag."""
+def _is_separate(container: str, read: Read, end: int, size: int) -> bool:
+    """Return whether the bytes after the stated end of a file do not belong to it: another file, padding or a tag."""
     head = read(end, HEAD_BYTES)
-    is_rest = container == "avi" and head[:4] == b"RIFF" and head[8:12] == b"AVIX"
-    return not is_rest and (is_start(head) or padding_end(read, end, size) == size)
+    is_continuation = container == "avi" and head[:4] == b"RIFF" and head[8:12] == b"AVIX"
+    return not is_continuation and (starts_file(head) or end_of_padding(read, end, size) == size)
 
 
 def _is_no_box(name: bytes, is_too_long: bool, head: bytes) -> bool:
-    """Return whether what follows a box of an MP4 is something else."""
+    """Return whether the bytes after a box of an MP4 are not another box."""
     is_tag = head[:3] == b"TAG" or head[:8] == b"APETAGEX"
-    return is_tag or is_start(head) or (is_too_long and not all(32 <= byte < 127 or byte == 0xA9 for byte in name))
+    return is_tag or starts_file(head) or (is_too_long and not all(32 <= byte < 127 or byte == 0xA9 for byte in name))
 
 
 def _mp4_boxes(read: Read, size: int) -> Iterator[tuple[bytes, int, int]]:
-    """Give the name, the beginning and the end of each outermost box."""
+    """Yield the name, start and end of each top-level box."""
     at = 0
-    for _ in range(MOST_BOXES):
+    for _ in range(MAX_BOXES):
         header = read(at, 16)
         if len(header) < 8:
             return
@@ -129,12 +133,12 @@ def _mp4_end(read: Read, size: int) -> int | None:
 
 
 def _vint(data: bytes) -> tuple[int, int] | None:
-    """Read an EBML size: the number, and the bytes it takes; ``None`` when it is unknown or cut off."""
+    """Parse an EBML size: return its value and its own length in bytes; ``None`` if it is unknown or cut off."""
     if not data or not data[0]:
         return None
-    width = 9 - data[0].bit_length()
-    value = int.from_bytes(data[:width], "big") & ((1 << 7 * width) - 1)
-    return None if len(data) < width or value == (1 << 7 * width) - 1 else (value, width)
+    length = 9 - data[0].bit_length()
+    value = int.from_bytes(data[:length], "big") & ((1 << 7 * length) - 1)
+    return None if len(data) < length or value == (1 << 7 * length) - 1 else (value, length)
 
 
 def _matroska_end(read: Read, size: int) -> int | None:
@@ -154,7 +158,7 @@ def _asf_end(read: Read, size: int) -> int | None:
     at = head.find(ASF_FILE_PROPERTIES)
     if at < 0 or len(head) < at + 96:
         return None
-    is_broadcast = head[at + 88] & 1  # which leaves the size open
+    is_broadcast = head[at + 88] & 1  # broadcasts do not state a size
     return None if is_broadcast else int.from_bytes(head[at + 40 : at + 48], "little") or None
 
 
@@ -171,15 +175,15 @@ def _voc_end(read: Read, size: int) -> int | None:
     at = int.from_bytes(read(20, 2), "little")
     while at < size:
         header = read(at, 4)
-        if header[0] == 0:  # the last block has a type and no size
+        if header[0] == 0:  # the terminator is a single byte
             return at + 1
-        if header[0] > 9:  # no block begins here: its writer counted otherwise
+        if header[0] > 9:  # not a block: the writer stated a wrong size
             return None
         at += 4 + int.from_bytes(header[1:4], "little")
     return at
 
 
-_CHAINED = frozenset({"matroska", "asf", "avi", "svx", "voc"})
+_CHAINABLE = frozenset({"matroska", "asf", "avi", "svx", "voc"})
 _ENDS: dict[str, Callable[[Read, int], int | None]] = {
     "mp4": _mp4_end,
     "matroska": _matroska_end,
