@@ -37,7 +37,7 @@ TABLE = {  # "-": the format has no such header
     "ogg vorbis":     ("ok", CUT,              "-",   "-",  "-",       JOINED, "ok"),
     "ogg opus":       ("ok", CUT,              "-",   "-",  "-",       JOINED, "ok"),
     "m4a":            ("ok", "cut: cut off",   "-",   "-",  "-",       JOINED, "ok"),
-    "m4a fragmented": ("ok", "cut: ",          "-",   "-",  "-",       JOINED, "ok"),
+    "m4a fragmented": ("ok", "cut: cut off",   "-",   "-",  "-",       JOINED, "ok"),
     "alac":           ("ok", "cut: cut off",   "-",   "-",  "-",       JOINED, "ok"),
     "mov":            ("ok", "cut: cut off",   "-",   "-",  "-",       JOINED, "ok"),
     "aac":            ("ok", LAST,             "-",   "-",  "-",       "ok",   "ok"),

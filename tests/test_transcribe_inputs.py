@@ -181,9 +181,7 @@ def test_urls():
     assert Inputs(["memory://listed/a.wav"]).is_one_file and not Inputs(["memory://listed"]).is_one_file
     assert not Inputs(["memory://listed/*.wav"]).is_one_file and not Inputs(["memory://listed/m.jsonl"]).is_one_file
     (none,) = Inputs(["nosuch://speech/*.wav"])
-    assert none.error == (
-        "nosuch://speech/*.wav: nosuch:// URLs are not supported: download the file and pass its path"
-    )
+    assert none.error == ("nosuch://speech/*.wav: nosuch:// URLs are not supported: download the file and pass its path")
 
 
 def test_patterns_within_an_archive(tmp_path):
