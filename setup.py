@@ -56,7 +56,7 @@ setup(
         "hubert_fast.transcribe",
     ],
     package_dir={"hubert_fast": "hubert_fast", "hubert_fast.kernels": "kernels"},
-    package_data={"hubert_fast.demo": ["*.json", "*.safetensors", "recordings/*"]},
+    package_data={"hubert_fast": ["py.typed"], "hubert_fast.demo": ["*.json", "*.safetensors", "recordings/*"]},
     include_package_data=False,
     ext_modules=extensions(),
     install_requires=[
@@ -94,6 +94,8 @@ setup(
             *RAY,
         ],
         "bench": ["pytest-benchmark>=4", "matplotlib>=3.8", *CURRENT_TRANSFORMERS, *DEMO],
+        "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.27"],
+        "dev": ["ruff>=0.9", "mypy>=1.15", "pre-commit>=4"],  # constraints.txt pins what `make lint` runs
     },
     entry_points={"console_scripts": ["hubert-fast = hubert_fast.__main__:main"]},
     classifiers=[

@@ -2,8 +2,19 @@
 
 import os as _os
 from importlib import import_module as _import_module
+from typing import TYPE_CHECKING
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:  # type checkers and documentation tools read these; `_HOMES` says the same at run time
+    from .config import HubertConfig as HubertConfig
+    from .integrations.transformers import accelerate as accelerate
+    from .integrations.transformers import restore as restore
+    from .modeling import HubertForCTC as HubertForCTC
+    from .modeling import HubertForSequenceClassification as HubertForSequenceClassification
+    from .modeling import HubertModel as HubertModel
+    from .packed_audio import PackedAudio as PackedAudio
+    from .processing import HubertProcessor as HubertProcessor
 
 # Public name -> module. Loaded on first use, so that `hubert-fast --version` need not wait for torch.
 _HOMES = {

@@ -1,0 +1,26 @@
+"""The public names of the package: those that load on first use, those that type checkers see, those in the API reference."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import hubert_fast
+
+PACKAGE = Path(hubert_fast.__file__).parent
+REFERENCE = PACKAGE.parent / "docs" / "api.md"
+
+
+def test_type_checkers_see_what_loads_on_first_use():
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING")
+    seen = {alias.asname: (node.module, alias.name) for node in block.body for alias in node.names}
+    assert seen == {name: (module, name) for name, module in hubert_fast._HOMES.items()}
+    assert (PACKAGE / "py.typed").is_file()
+
+
+@pytest.mark.skipif(not REFERENCE.exists(), reason="docs/ is not beside the package under test")
+def test_each_public_name_is_in_the_reference():
+    listed = re.findall(r"^::: hubert_fast\.(\w+)$", REFERENCE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(listed) == sorted(hubert_fast.__all__)
