@@ -1,0 +1,77 @@
+"""The scripts of examples/ on the bundled model and recordings."""
+
+import csv
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import hubert_fast
+from hubert_fast import demo
+
+FOLDER = Path(hubert_fast.__file__).parent.parent / "examples"
+SCRIPTS = sorted(FOLDER.glob("*.py"))
+pytestmark = pytest.mark.skipif(not SCRIPTS, reason="examples/ is not beside the package under test")
+
+
+def main_of(name):
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+@pytest.fixture(scope="module")
+def two():
+    """The paths of two recordings, and their texts."""
+    recordings = demo.recordings()[:2]
+    return [str(each.path) for each in recordings], [each.reference.upper() for each in recordings]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_each_is_short_and_has_help(script):
+    assert len(script.read_text(encoding="utf-8").splitlines()) < 60
+    with pytest.raises(SystemExit) as stopped:
+        main_of(script.stem)(["--help"])
+    assert stopped.value.code == 0
+
+
+def test_dropin(two, capsys):
+    files, texts = two
+    main_of("dropin")([*files, "--device", "cpu"])
+    assert capsys.readouterr().out.splitlines() == [f"{file}\t{text}" for file, text in zip(files, texts)]
+
+
+def test_accelerate_pipeline(two, capsys):
+    files, texts = two
+    main_of("accelerate_pipeline")([*files, "--batch-size", "1"])
+    *lines, speed = capsys.readouterr().out.splitlines()
+    assert lines == [f"{file}\t{text}" for file, text in zip(files, texts)]
+    assert speed.startswith("transformers: ") and "accelerated: " in speed
+
+
+def test_transcribe_folder(two, tmp_path):
+    files, texts = two
+    for file in files:
+        (tmp_path / Path(file).name).write_bytes(Path(file).read_bytes())
+    (tmp_path / "empty.wav").touch()
+    table = tmp_path / "table.csv"
+    # as a process of its own, as users run it
+    command = [sys.executable, str(FOLDER / "transcribe_folder.py"), str(tmp_path), str(table), "--device", "cpu"]
+    child = subprocess.run(command, capture_output=True, text=True)
+    assert child.returncode == 0, child.stderr
+    with open(table, newline="", encoding="utf-8") as file:
+        rows = {Path(row["file"]).name: row for row in csv.DictReader(file)}
+    assert {name: row["text"] for name, row in rows.items()} == {
+        **{Path(file).name: text for file, text in zip(files, texts)},
+        "empty.wav": "",
+    }
+    assert rows["empty.wav"]["error"].endswith("empty.wav: empty file") or "empty" in rows["empty.wav"]["error"]
+
+
+def test_finetune_ctc(tmp_path):
+    losses = main_of("finetune_ctc")(["--steps", "6", "--batch-size", "2", "--save", str(tmp_path)])
+    assert len(losses) == 6 and max(losses[-2:]) < 0.5 * losses[0], losses
+    assert hubert_fast.HubertForCTC.from_pretrained(tmp_path).config.vocab_size == 32
