@@ -6,15 +6,16 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test report sanitize gpu-kit lint clean
+.PHONY: help demo test report docs sanitize gpu-kit lint clean
 
 help:
 	@echo "make demo   install into $(VENV) and transcribe the bundled recordings"
 	@echo "make test   install into $(VENV) and run the tests"
-	@echo "make report make the tables and plots of README.md from the rows in bench/results"
+	@echo "make docs   build the documentation into site/"
+	@echo "make report  write the tables and plots of README.md and docs/ from the rows in bench/results"
 	@echo "make sanitize  run the tests of the C++ extension under sanitizers (needs g++)"
 	@echo "make gpu-kit  pack what a bare GPU machine needs to run bench/gpu (GPU_PYTHON: a Python 3.12 like its own)"
-	@echo "make lint   check the code's style"
+	@echo "make lint   check style, formatting and types"
 	@echo "make clean  remove $(VENV) and what was built"
 
 # A stamp per extra: reinstalled when the package's requirements change. Editable, so the code is always this folder's.
@@ -33,6 +34,10 @@ test: $(VENV)/installed-test
 
 report: $(VENV)/installed-bench
 	@$(BIN)/python bench/report.py
+
+docs: $(VENV)/installed-docs
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "the documentation is in site/index.html"
 
 # The C++ of csrc/ under the address and undefined-behaviour sanitizers, with its tests and a fuzz of the raw entry point.
 CXX ?= g++
@@ -59,9 +64,11 @@ gpu-kit:
 	    && $$python -m pip install --quiet --disable-pip-version-check --no-deps triton==3.6.0; } || exit 1; \
 	  $$python bench/gpu/kit.py
 
-lint: $(VENV)/installed-demo
-	@$(PIP_INSTALL) ruff
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+# The types are checked against what the tests install: without transformers, say, its names would be unknown.
+lint: $(VENV)/installed-test $(VENV)/installed-dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

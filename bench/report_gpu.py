@@ -1,4 +1,4 @@
-"""What the README says of GPUs: from the rows of the last call of ``bench/gpu``, a folder of results/gpu/ for each call."""
+"""The blocks on GPUs, from the rows of the last call of ``bench/gpu``. Each call has a folder of its own in results/gpu/."""
 
 from __future__ import annotations
 
@@ -22,8 +22,11 @@ def last_call(results: Path) -> Path:
 
 
 def timed(results: Path, **values: str) -> list[Row]:
-    """Return the rows of the protocol *model* in bfloat16 that have these values and a time, those of LibriSpeech's lengths
-    in batches of 1,280 s. Lengths of which only noise was at hand are named so."""
+    """Return the rows of the protocol *model* in bfloat16 that have these values and a time.
+
+    Of rows at LibriSpeech's lengths only those in batches of 1,280 s are kept. A remark after the lengths, such as that the
+    audio was noise, is dropped.
+    """
     rows = [row | {"lengths": row["lengths"].partition(",")[0]} for row in read(last_call(results) / "models.csv")]
     values = {"protocol": "model", "dtype": "bfloat16", **values}
     rows = [row for row in rows if row["rtfx"] and all(row[name] == value for name, value in values.items())]
@@ -31,34 +34,39 @@ def timed(results: Path, **values: str) -> list[Row]:
 
 
 def ours_and_theirs(rows: list[Row], ours: str = "ours") -> tuple[Row, Row]:
-    """Return ours and the fastest of transformers' of the same case."""
+    """Return our row and transformers' fastest, of one case."""
     return next(row for row in rows if row["provider"] == ours), best_of_theirs(rows)
 
 
+def environment(results: Path) -> dict[str, str]:
+    """Return the machine and the versions of the last call."""
+    return {row["key"]: row["value"] for row in read(last_call(results) / "environment.csv")}
+
+
 def gpu_claim(results: Path) -> str:
-    found = {row["key"]: row["value"] for row in read(last_call(results) / "environment.csv")}
+    machine = environment(results)
     ours, theirs = ours_and_theirs(timed(results, model="large", lengths=MIXED, stage=EAGER))
     base, theirs_base = ours_and_theirs(timed(results, model="base", lengths=MIXED, stage=EAGER))
     single = timed(results, model="large", lengths=ONE, stage=EAGER)
     one, theirs_one = ours_and_theirs(single)
     without = next(row for row in single if row["provider"] == "ours-no-graphs")
+    newest_with_graphs = ".".join(map(str, NEWEST_TORCH_RUN))
     return (
-        f"On one {found['device']} in bfloat16, **hubert-large runs at {rate(ours)} times real time and hubert-base at "
-        f"{rate(base)}**: {ratio(ours, theirs)} and {ratio(base, theirs_base)} times transformers' fastest configuration in "
-        f"the same run without `torch.compile` (`{theirs['provider']}`){compiled(results)}. hubert-large reaches "
-        f"{float(ours['share_of_ceiling']):.0%} of the rate that the chip sustains in its largest matrix products "
-        f"({float(ours['ceiling_tflops']):.0f} TFLOP/s). One utterance of 5 s takes hubert-large {latency(one)} ms "
-        f"under CUDA graphs, which are on by default up to torch {'.'.join(map(str, NEWEST_TORCH_RUN))}, {latency(without)} ms "
-        f"without them, and transformers {latency(theirs_one)} ms. Measured: the model alone, with random weights, at "
-        f"LibriSpeech's lengths, "
-        f"batches of 1,280 s on the device, answers compared first; torch {found['torch']}, triton {found['triton']}, "
-        f"transformers {found['transformers']}, "
-        f"driver {found['driver']}, {found['utc'][:10]}.\n"
+        f"On one {machine['device']} in bfloat16, **hubert-large runs at {rate(ours)} times real time and hubert-base at "
+        f"{rate(base)}**. That is {ratio(ours, theirs)} and {ratio(base, theirs_base)} times the speed of transformers' "
+        f"fastest configuration in the same run without `torch.compile` (`{theirs['provider']}`){compiled(results)}. "
+        f"hubert-large reaches {float(ours['share_of_ceiling']):.0%} of the rate that the chip sustains in its largest matrix "
+        f"products ({float(ours['ceiling_tflops']):.0f} TFLOP/s). One utterance of 5 s takes hubert-large {latency(one)} ms "
+        f"with CUDA graphs, which are on by default up to torch {newest_with_graphs}, and {latency(without)} ms without them; "
+        f"transformers takes {latency(theirs_one)} ms.\n\n"
+        f"Measured: the forward pass alone with random weights, at LibriSpeech's lengths, in batches of 1,280 s that lie on "
+        f"the device, after the answers were compared (torch {machine['torch']}, triton {machine['triton']}, transformers "
+        f"{machine['transformers']}, driver {machine['driver']}, {machine['utc'][:10]}).\n"
     )
 
 
 def compiled(results: Path) -> str:
-    """Tell what transformers is under ``torch.compile``, by rows of a stage of its own, or why there are none."""
+    """State the ratio to transformers under ``torch.compile``, which a stage of its own measures, or why there is none."""
     stage = next((row for row in read(last_call(results) / "stages.csv") if row["stage"] == COMPILED), {"status": "left out"})
     parts = []
     for lengths, ours, text in ((MIXED, "ours", "mixed lengths"), (ONE, "ours-graphs", "one utterance of 5 s")):
@@ -66,10 +74,10 @@ def compiled(results: Path) -> str:
         if {"ours", "hf"} <= {row["provider"].partition("-")[0] for row in rows}:
             parts.append(f"{ratio(*ours_and_theirs(rows, ours))} times at {text}")
     if parts:
-        return f", and with it (hubert-large) {' and '.join(parts)}"
+        return f", and for hubert-large with it {' and '.join(parts)}"
     if stage["status"].startswith("killed"):
-        return f"; with it transformers was not timed, as it was still compiling after {float(stage['seconds']):.0f} s"
-    return f"; with it transformers was not timed ({stage['status']})"
+        return f". With it, transformers was not timed: it was still compiling after {float(stage['seconds']):.0f} s"
+    return f". With it, transformers was not timed ({stage['status']})"
 
 
 def ratio(ours: Row, theirs: Row) -> str:
@@ -92,7 +100,15 @@ def gpu(results: Path) -> str:
         if row["rtfx"]:
             times = [f"{float(row['rtfx']):,.0f}", milliseconds(row["latency_p50_ms"]), share(row["share_of_ceiling"])]
         lines.append([f"{row['model']}, {row['dtype']}", row["case"], f"`{row['provider']}`", *times, row["max_error"]])
-    header = ["", "case", "", "times real time", "a batch (median)", "share of the ceiling", "largest error"]
+    header = [
+        "model",
+        "case",
+        "provider",
+        "times real time",
+        "time of a batch (median)",
+        "share of the ceiling",
+        "largest error",
+    ]
     return table(header, lines)
 
 
@@ -100,14 +116,14 @@ def gpu_ops(results: Path) -> str:
     rows = [row for row in read(last_call(results) / "ops.csv") if row["p50_ms"]]
     lines = []
     for row in (row for row in rows if row["provider"] == "ours"):
-        same = [one for one in rows if (one["op"], one["shape"]) == (row["op"], row["shape"])]
-        library = min((one for one in same if one["provider"].startswith("library")), key=time_of, default=None)
+        same = [peer for peer in rows if (peer["op"], peer["shape"]) == (row["op"], row["shape"])]
+        library = min((peer for peer in same if peer["provider"].startswith("library")), key=time_of, default=None)
         cells = [milliseconds(row["p50_ms"]), share(row["share"])]
         if library is not None:
             name = library["provider"].removeprefix("library: ")
             cells += [f"{name}: {milliseconds(library['p50_ms'])}", f"{time_of(library) / time_of(row):.2f}x"]
         lines.append([f"`{row['op']}`", row["shape"], *cells, *[""] * (4 - len(cells))])
-    return table(["op", "shape", "ours", "share of the ceiling", "best library call", "ours against it"], lines)
+    return table(["op", "shape", "ours", "share of the ceiling", "best library call", "speed-up over it"], lines)
 
 
 def time_of(row: Row) -> float:

@@ -1,4 +1,4 @@
-"""The README's plots, drawn from rows."""
+"""The plots of docs/benchmarks.md, drawn from rows."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from hubert_fast.benchmark.plot import bars
 from hubert_fast.benchmark.rows import read
 
 
-def draw(results: Path) -> None:
+def draw(results: Path, folder: Path) -> None:
     """Draw bench.svg (times real time of every provider and protocol) and details.svg (where time and memory go)."""
     import matplotlib
 
+    folder.mkdir(parents=True, exist_ok=True)
     whole = [row for row in bench(results, whole="True") if row["rtfx"]]
     with matplotlib.rc_context({"svg.hashsalt": "hubert_fast"}):  # the same rows make the same files
         if whole:
-            bars(whole, results / "bench.svg")
-        details(results, [row for row in bench(results, whole="False") if row["rtfx"]], whole)
+            bars(whole, folder / "bench.svg")
+        details(results, folder, [row for row in bench(results, whole="False") if row["rtfx"]], whole)
 
 
-def details(results: Path, rows: list[Row], whole: list[Row]) -> None:
+def details(results: Path, folder: Path, rows: list[Row], whole: list[Row]) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 7))
@@ -73,4 +74,4 @@ def details(results: Path, rows: list[Row], whole: list[Row]) -> None:
             axis.set_axis_off()  # no rows of it
             axis.set_title("")
     figure.tight_layout()
-    figure.savefig(results / "details.svg", metadata={"Date": None})
+    figure.savefig(folder / "details.svg", metadata={"Date": None})

@@ -1,4 +1,4 @@
-"""Which rows the report reads, of each case those of the last run, and how it writes them."""
+"""Select the rows of the last run of each case, and format their numbers."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ from pathlib import Path
 from hubert_fast.benchmark.rows import read
 
 Row = dict[str, str]
-EVERY = "hf-eager"  # a provider that is only in runs of all of them
+EVERY = "hf-eager"  # only complete runs have this provider
 
 
 def newest(rows: Iterable[Row], *names: str) -> list[Row]:
-    """Keep, of rows that agree in ``names``, those of the last run."""
+    """Keep only the rows of the last run among rows that agree in ``names``."""
     rows = list(rows)
     last = {tuple(row[name] for name in names): row["utc"] for row in rows}
     return [row for row in rows if last[tuple(row[name] for name in names)] == row["utc"]]
 
 
 def bench(results: Path, **values: str) -> list[Row]:
-    """Return the rows of ``hubert-fast bench`` that have these values, of the last run of each case.
+    """Return the rows of ``hubert-fast bench`` that have these values, from the last run of each case.
 
-    whole: ``"True"`` of runs for the tables by provider; ``"False"`` of the sweep of batches, which are of the same work.
+    Args:
+        results: The folder of bench.csv.
+        values: Columns and their values. Besides the file's own columns there is ``whole``: ``"True"`` for runs that fill the
+            tables by provider, ``"False"`` for the sweep over batch sizes, which repeats some of that work.
     """
     rows = read(results / "bench.csv")
     complete = {row["utc"] for row in rows if row["provider"] == EVERY}
@@ -44,3 +47,16 @@ def best_of_theirs(rows: list[Row]) -> Row:
 def shown(number: str) -> str:
     value = float(number)
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def percent(number: str) -> str:
+    return f"{float(number):.2%}" if number else ""
+
+
+def where(row: Row) -> str:
+    threads = "" if row.get("driver") else f", {row['threads']} cores"
+    return f"{row['device']}{threads}, torch {row['torch']}, transformers {row['transformers']}, {row['utc'][:10]}"
+
+
+def join(names: list[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)

@@ -1,4 +1,4 @@
-"""The programs of bench/ that measure CPUs and make the README, at tiny sizes."""
+"""The programs of bench/ that measure CPUs and write the documentation's tables, at tiny sizes."""
 
 import csv
 import os
@@ -28,8 +28,9 @@ def program(monkeypatch):
 
     monkeypatch.syspath_prepend(str(FOLDER))
     yield importlib.import_module
-    for name in ("cpu_profile", "cpu", "accuracy", "report", "report_gpu", "report_plots", "report_rows"):
-        sys.modules.pop(name, None)
+    mine = ("cpu_profile", "cpu", "accuracy")
+    for name in [name for name in sys.modules if name in mine or name.startswith("report")]:
+        del sys.modules[name]
 
 
 def test_profile(program, tmp_path):
@@ -74,21 +75,25 @@ def test_accuracy_of_words(program, tmp_path):
     assert "HUBERT_FAST_BACKEND" not in os.environ
 
 
-def test_the_readme_says_what_the_rows_say(program):
+def test_the_documentation_says_what_the_rows_say(program):
     assert program("report").main(["--check"]) == 0, "make report"
 
 
 def test_report(program, tmp_path):
     report = program("report")
-    results, readme = tmp_path / "results", tmp_path / "README.md"
-    shutil.copytree(FOLDER / "results", results, ignore=shutil.ignore_patterns("*.svg"))
-    before = report.README.read_text(encoding="utf-8")
-    assert {match[2] for match in report.BLOCK.finditer(before)} == set(report.BLOCKS)  # every one is used
-    readme.write_text(report.BLOCK.sub(r"\1\4", before), encoding="utf-8")
-    options = ["--results", str(results), "--readme", str(readme)]
+    results = tmp_path / "results"
+    shutil.copytree(FOLDER / "results", results)
+    before = {page.relative_to(report.ROOT): page.read_text(encoding="utf-8") for page in report.pages(report.ROOT)}
+    used = [match[2] for text in before.values() for match in report.BLOCK.finditer(text)]
+    assert sorted(used) == sorted(report.BLOCKS)  # each block stands on one page
+    (tmp_path / "docs").mkdir()
+    for page, text in before.items():
+        (tmp_path / page).write_text(report.BLOCK.sub(r"\1\4", text), encoding="utf-8")
+    options = ["--results", str(results), "--root", str(tmp_path)]
     assert report.main([*options, "--check"]) == 1
-    assert report.main(options) == 0 and readme.read_text(encoding="utf-8") == before
-    assert all((results / name).stat().st_size > 5000 for name in ("bench.svg", "details.svg"))
+    assert report.main(options) == 0
+    assert all((tmp_path / page).read_text(encoding="utf-8") == text for page, text in before.items())
+    assert all((tmp_path / "docs" / "images" / name).stat().st_size > 5000 for name in ("bench.svg", "details.svg"))
     # the last run of a case counts, not the fastest
     rows = rows_of(results / "bench.csv")
     ours = next(row for row in rows if row["provider"] == "ours" and row["model"] == "base" and row["protocol"] == "files")
@@ -96,7 +101,7 @@ def test_report(program, tmp_path):
     newer = [row | {"rtfx": "1.234"} if row["provider"] == "ours" else row for row in newer]
     with open(results / "bench.csv", "a", newline="") as file:
         csv.DictWriter(file, newer[0]).writerows(newer)
-    assert "1.23 (" in report.files(results)
+    assert "1.23 (" in report.BLOCKS["files"](results)
     # a call in which transformers was compiled in time
     gpu = sorted((results / "gpu").glob("*/models.csv"))[-1]
     rows = rows_of(gpu)
@@ -104,13 +109,14 @@ def test_report(program, tmp_path):
     changes = ({"rtfx": "9000"}, {"rtfx": "3000", "provider": "hf-compile-sorted"})
     with open(gpu, "a", newline="") as file:
         csv.DictWriter(file, rows[0]).writerows(ours | {"stage": "compile"} | change for change in changes)
-    assert "and with it (hubert-large) 3.0 times at mixed lengths." in report.gpu_claim(results)
-    assert "5.4 and 7.1 times" in report.gpu_claim(results) and "| 9,000 |" in report.gpu(results)
+    claim = report.BLOCKS["gpu_claim"](results)
+    assert "5.4 and 7.1 times" in claim and "and for hubert-large with it 3.0 times at mixed lengths." in claim
+    assert "| 9,000 |" in report.BLOCKS["gpu"](results)
     shutil.rmtree(results / "gpu")
     with pytest.raises(ValueError, match=r"gpu has no rows: python bench/gpu --out "):
-        report.gpu_claim(results)
-    readme.write_text("<!-- rows: nothing -->\n<!-- end of rows -->\n")
-    with pytest.raises(ValueError, match="no block 'nothing'"):
+        report.BLOCKS["gpu_claim"](results)
+    (tmp_path / "README.md").write_text("<!-- rows: nothing -->\n<!-- end of rows -->\n")
+    with pytest.raises(ValueError, match="unknown block 'nothing'"):
         report.main(options)
 
 

@@ -1,4 +1,7 @@
-"""The README's Python runs as it stands, with the demo's checkpoint and recordings in place of a hub name."""
+"""README.md, docs/ and their companions: the Python runs as it stands, and links, paths, names, options and targets exist.
+
+The demo's checkpoint and recordings stand in for a hub name and for files of the reader's.
+"""
 
 import re
 from pathlib import Path
@@ -8,30 +11,95 @@ import pytest
 import hubert_fast
 from hubert_fast import audio, demo
 
-README = Path(hubert_fast.__file__).parent.parent / "README.md"
+ROOT = Path(hubert_fast.__file__).parent.parent
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+PROSE = [*PAGES, *(ROOT / name for name in ("CHANGELOG.md", "RELEASING.md"))]
+pytestmark = pytest.mark.skipif(not README.exists(), reason="the package under test is not a checkout")
+names = pytest.mark.parametrize("page", PROSE, ids=lambda page: page.stem)
 
 
-@pytest.mark.skipif(not README.exists(), reason="the package under test is not a checkout")
-def test_python_snippets(capsys):
+def snippets_of(page: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def code_of(page: Path) -> list[str]:
+    """Return code blocks, and what stands between backticks in the rest."""
+    text = page.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```.*?\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    return blocks + re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
+
+
+def anchors_of(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", heading.lower())) for heading in headings}
+
+
+def test_the_readme_is_short():
+    assert len(README.read_bytes()) <= 10_000
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.exists() and snippets_of(page)], ids=lambda page: page.stem)
+def test_python_snippets(page, capsys):
     import transformers
 
-    snippets = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(snippets) >= 3
     waveforms = [audio.load(recording.path) for recording in demo.recordings()[:2]]
-    names = {"waveform": waveforms[0], "waveforms": waveforms}
-    names |= dict(first=waveforms[0], second=waveforms[1], third=waveforms[0])
-    for snippet in snippets:
-        if "accelerate" in snippet:
-            exec(snippet, {"model": transformers.HubertForCTC.from_pretrained(demo.MODEL)})
-        elif "transcribe_many" in snippet:
-            snippet = snippet.replace('"talks/", "more.jsonl"', f"{str(demo.RECORDINGS)!r}")
-            exec(snippet.replace("facebook/hubert-large-ls960-ft", str(demo.MODEL)))
-            printed = capsys.readouterr().out.splitlines()
+    first, second = (recording.reference.upper() for recording in demo.recordings()[:2])
+    shared = dict(waveform=waveforms[0], waveforms=waveforms, first=waveforms[0], second=waveforms[1], third=waveforms[0])
+    seen = set()
+    for snippet in snippets_of(page):
+        code = snippet.replace("facebook/hubert-large-ls960-ft", str(demo.MODEL))
+        code = code.replace('"talks/", "more.jsonl"', f"{str(demo.RECORDINGS)!r}")
+        if "accelerate" in code:
+            model = transformers.HubertForCTC.from_pretrained(demo.MODEL)
+            exec(code, {"model": model})
+            assert type(model.hubert.forward).__name__ == "FastForward"
+            continue
+        exec(code, shared)
+        printed = capsys.readouterr().out.splitlines()
+        if "transcribe_many" in code:
             assert sorted(line.split(" ")[0] for line in printed) == sorted(str(each.path) for each in demo.recordings())
+        elif "greedy_decode" in code:
+            assert [line.partition(" [Word(")[0] for line in printed] == [first, second]
+        elif "batch_decode" in code:
+            assert shared["text"] == [first]
+        elif "per_utterance" in code:
+            decode = shared["processor"].decode
+            assert [decode(logits.argmax(-1)) for logits in shared["per_utterance"]] == [first, second, first]
+            assert shared.get("texts", [first, second, first]) == [first, second, first]
         else:
-            exec(snippet.replace("facebook/hubert-large-ls960-ft", str(demo.MODEL)), names)
-    expected = [recording.reference.upper() for recording in demo.recordings()[:2]]
-    assert names["text"] == expected[:1]
-    decoded = [names["processor"].decode(logits.argmax(-1)) for logits in names["per_utterance"]]
-    assert decoded == [*expected, expected[0]]
-    assert [line.partition(" [Word(")[0] for line in capsys.readouterr().out.splitlines()] == expected
+            assert "assert" in code, "nothing is known of what this snippet should do"
+        seen.add(code)
+    assert seen
+
+
+@names
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if link.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path) if path else page
+        assert target.exists(), f"{page.name}: {link}"
+        if anchor:
+            assert anchor in anchors_of(target), f"{page.name}: {link}, but there are {sorted(anchors_of(target))}"
+
+
+@names
+def test_make_targets_exist(page):
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    named = {name for code in code_of(page) for name in re.findall(r"\bmake ([a-z][\w-]*)", code)}
+    assert named <= set(targets)
+
+
+@names
+def test_options_exist(page):
+    """Every option named is one of the command line, of a program of bench/, or of a tool named beside it."""
+    known = "".join(
+        path.read_text(encoding="utf-8") for path in (*ROOT.glob("hubert_fast/**/*.py"), *ROOT.glob("bench/**/*.py"))
+    )
+    for code in code_of(page):
+        if re.match(r"(pip|git|python -m|twine)\b", code):
+            continue
+        unknown = [option for option in re.findall(r"(?<![\w-])--[a-z][\w-]+", code) if f'"{option}"' not in known + '"--help"']
+        assert not unknown, f"{page.name}: {code}"
