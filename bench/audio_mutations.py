@@ -159,7 +159,7 @@ class Child:
 
 
 def run(count: int, first_seed: int, say=print) -> list[dict]:
-    """Try ``count`` mutations spread over :data:`FORMATS`, and return a row per format."""
+    """Try ``count`` mutations spread over ``FORMATS``, and return a row per format."""
     from hubert_fast import audio, demo
 
     samples = audio.load(demo.RECORDINGS / "steps.wav")

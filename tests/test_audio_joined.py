@@ -165,7 +165,7 @@ def test_tags_between_mp3s_do_not_count_as_damage(picture_bytes, has_info, encod
 def test_a_tag_whose_frames_and_bytes_disagree_is_ignored(frames, encoded, decode, speech):
     samples, notes = decode(_tagged(encoded("mp3"), frames))
     _check(samples, speech, 1)
-    assert len(notes) == 1 and notes[0].endswith("s: all are decoded") and notes[0].startswith("its header says ")
+    assert len(notes) == 1 and notes[0].endswith("s: all of it is decoded") and notes[0].startswith("its header says ")
 
 
 def test_an_impossible_encoder_delay_is_ignored(encoded, decode, speech):

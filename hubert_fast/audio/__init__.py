@@ -2,25 +2,25 @@
 
 A file passes through four stages, in this order:
 
-1. Opening (:mod:`.opening`). Whatever the path names (a file, a URL, a file in an archive, a command, standard input) becomes a
-   :class:`.sources.Source`: bytes with a known size, readable at any offset.
-2. Planning (:mod:`.planning`). Decoders stop where a header says, and headers are often wrong: recorders die, pipes cannot be
-   rewound, files are joined or cut. So, before anything is decoded, :mod:`.probing` recognises the format by its first bytes,
-   and the format's own module finds out how long the file really is:
+1. Opening (``opening``). Whatever the path names (a file, a URL, a file in an archive, a command, standard input) becomes a
+   ``sources.Source``: bytes with a known size, readable at any offset.
+2. Planning (``planning``). Decoders stop where a header says, and headers are often wrong: recorders die, pipes cannot be
+   rewound, files are joined or cut. So, before anything is decoded, ``probing`` recognises the format by its first bytes, and
+   the format's own module finds out how long the file really is:
 
-   - :mod:`.wav_family`: WAV, W64, AIFF, AU, CAF, SPHERE
-   - :mod:`.flac`, :mod:`.ogg`, :mod:`.mpeg` and :mod:`.mpeg_frames` (MP3)
-   - :mod:`.container_ends`: MP4, Matroska, ASF, AVI, 8SVX, VOC
-   - :mod:`.packets`: AAC, AC-3, AMR, FLV, MPEG-TS, TTA, WavPack
+   - ``wav_family``: WAV, W64, AIFF, AU, CAF, SPHERE
+   - ``flac``, ``ogg``, and for MP3 ``mpeg`` and ``mpeg_frames``
+   - ``container_ends``: MP4, Matroska, ASF, AVI, 8SVX, VOC
+   - ``packets``: AAC, AC-3, AMR, FLV, MPEG-TS, TTA, WavPack
 
-   :mod:`.wav_family_plans`, :mod:`.stream_plans` and :mod:`.planning` turn that into a :class:`.plan.Plan`: which decoder reads
-   which bytes, how many seconds to expect, and what is missing. :mod:`.joined` recognises what follows a recording in its file.
-3. Reading (:mod:`.reading`). The parts of the plan are decoded in order, by libsndfile in this process (:mod:`.with_soundfile`)
-   or by FFmpeg in a child process (:mod:`.decoder_process`, :mod:`.decoder_child`, :mod:`.with_pyav`), and compared with the
-   plan.
-4. Mixing (:mod:`.mixing`). Channels are averaged or kept apart, resampled, and checked for NaN.
+   ``wav_family_plans``, ``stream_plans`` and ``planning`` turn that into a ``plan.Plan``: which decoder reads which bytes, how
+   many seconds to expect, and what is missing. ``joined`` recognises what follows a recording in the same file.
+3. Reading (``reading``). The parts of the plan are decoded in order, and their seconds are compared with those expected.
+   libsndfile decodes in this process (``with_soundfile``), FFmpeg in a child process (``decoder_process`` talks to
+   ``decoder_child``, which runs ``with_pyav``).
+4. Mixing (``mixing``). Channels are averaged or kept apart, resampled, and checked for NaN.
 
-Nothing is cut short silently: missing audio raises :class:`AudioError`, and every repair is reported as a note.
+Nothing is cut short silently: missing audio raises ``AudioError``, and every repair is reported as a note.
 """
 
 from __future__ import annotations
@@ -48,11 +48,16 @@ from .standard_input import NAME as STANDARD_INPUT
 def load(path: str | Path, sample_rate_hz: int = 16000) -> np.ndarray:
     """Decode a file into mono float32 samples ``[S]`` in [-1, 1] at ``sample_rate_hz``.
 
-    Reads every format that libsndfile or FFmpeg reads (WAV, FLAC, OGG, MP3, M4A, WebM, the audio of videos, ...), from a path
-    or any URL that fsspec knows. The format is recognised by the bytes, not by the name. Channels are averaged; soxr resamples.
+    Reads every format that libsndfile or FFmpeg reads (WAV, FLAC, OGG, MP3, M4A, WebM, the audio of videos, ...). The format is
+    recognised by the bytes, not by the name. Channels are averaged; soxr resamples.
 
-    Raises :class:`AudioError` if the file is missing, a folder, unreadable, empty, not audio, cut off or without samples, or if
-    it has NaN or infinite samples.
+    Args:
+        path: A file, or a URL of a file system that fsspec knows.
+        sample_rate_hz: Sampling rate of the result, 16,000 Hz by default.
+
+    Raises:
+        AudioError: If the file is missing, a folder, unreadable, empty, not audio, cut off or without samples, or if it has NaN
+            or infinite samples.
     """
     try:
         blocks = [as_float(block[0]) for block in read_blocks(path, sample_rate_hz)]
@@ -77,10 +82,17 @@ def read_blocks(
     block at a time is held in memory, whatever a header claims. Where the mean of two channels cancels, the louder channel is
     taken instead.
 
-    each_channel: keep the channels apart. keep_truncated: decode what is left of a file that is cut off or damaged, instead of
-    raising. note: called with one line, beginning with the path, for each fault that decoding worked around.
+    Args:
+        path: As for ``load``, or ``-`` for standard input, or a ``pipes.Command``.
+        sample_rate_hz: Sampling rate of the blocks, 16,000 Hz by default.
+        offset_seconds: Where the part begins.
+        duration_seconds: How long the part is; by default it extends to the end.
+        each_channel: Keep the channels apart.
+        keep_truncated: Decode what is left of a file that is cut off or damaged, instead of raising.
+        note: Called with one line, beginning with the path, for each fault that decoding worked around.
 
-    Raises :class:`AudioError` as :func:`load` does, perhaps after some blocks, and if the file ends before the part begins.
+    Raises:
+        AudioError: As ``load`` does, perhaps after some blocks, and if the file ends before the part begins.
     """
     raw = _raw_format(path)
     with _named(path), opened(path if raw is None else STANDARD_INPUT) as source:
@@ -103,7 +115,7 @@ def _raw_format(path: str | Path) -> RawFormat | None:
 
 @contextlib.contextmanager
 def _named(path: str | Path) -> Iterator[None]:
-    """Turn any error into an :class:`AudioError` that begins with the path."""
+    """Turn any error into an ``AudioError`` that begins with the path."""
     try:
         yield
     except AudioError as error:

@@ -56,7 +56,7 @@ def is_encrypted(read: Read, size: int) -> bool:
 def find_recordings(container: str, read: Read, find: Callable[[bytes, int], int], size: int) -> list[tuple[int, int]]:
     """Return the start and end of every recording joined in a file; a single one for most files.
 
-    find: as :meth:`.sources.Source.find`. The last recording may end before the file does.
+    find: as ``sources.Source.find``. The last recording may end before the file does.
     """
     begins = [0]
     end: int | None = None

@@ -1,4 +1,4 @@
-"""The code that runs in a decoder process. The protocol is described in :mod:`.decoder_process`."""
+"""The code that runs in a decoder process. The protocol is described in ``decoder_process``."""
 
 from __future__ import annotations
 

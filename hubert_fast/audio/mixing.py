@@ -20,7 +20,10 @@ MUCH_LOUDER = 4.0
 class Mixer:
     """Mixes and resamples the blocks of one file, whose rate may change where recordings were joined.
 
-    each_channel: keep the channels apart instead of averaging them. note: called with each remark for the user.
+    Args:
+        sample_rate_hz: Rate of the mixed blocks.
+        each_channel: Keep the channels apart instead of averaging them.
+        note: Called with each remark for the user.
     """
 
     def __init__(self, sample_rate_hz: int, each_channel: bool, note: Callable[[str], None]):
@@ -34,7 +37,7 @@ class Mixer:
     def blocks(self, samples: np.ndarray, rate_hz: int) -> Iterator[np.ndarray]:
         """Take a block ``[S, channels]`` of int16 or float32, and yield blocks ``[1, S']`` or ``[channels, S']``.
 
-        Raises :class:`AudioError` for NaN and infinite samples, and if the number of channels changes while they are kept
+        Raises ``AudioError`` for NaN and infinite samples, and if the number of channels changes while they are kept
         apart.
         """
         if samples.dtype != np.int16:

@@ -1,6 +1,6 @@
 """Recognise audio by file name, and check URLs.
 
-Names only decide which files a folder search picks up. Whether a file really is audio, its bytes decide.
+Names only decide which files a folder search picks up. Whether a file really is audio depends on its bytes.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ PROTOCOLS = frozenset(
 
 
 def has_audio_suffix(name: str) -> bool:
-    """Return whether a name ends as those of audio and video files do."""
+    """Return whether a name has the suffix of an audio or video file."""
     return os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES
 
 
 def check_url(url: str) -> None:
-    """Raise :class:`AudioError` unless every link of a URL such as ``zip://a.wav::s3://b/c.zip`` uses one of ``PROTOCOLS``."""
+    """Raise ``AudioError`` unless every link of a URL such as ``zip://a.wav::s3://b/c.zip`` uses one of ``PROTOCOLS``."""
     for link in url.split("::"):
         protocol, separator, _ = link.partition("://")
         if (separator or _is_protocol(link)) and protocol not in PROTOCOLS:

@@ -1,4 +1,4 @@
-"""Open local files, URLs, archives, pipes and standard input as a :class:`.sources.Source`."""
+"""Open local files, URLs, archives, pipes and standard input as a ``sources.Source``."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ RANDOM_ACCESS_FORMATS = ("wav", "w64", "aiff", "au", "caf", "sphere", "flac")
 
 @contextlib.contextmanager
 def opened(path: str | Path) -> Iterator[Source]:
-    """Open a path, a URL, ``-`` (standard input) or a :class:`.pipes.Command`.
+    """Open a path, a URL, ``-`` (standard input) or a ``pipes.Command``.
 
     Pipes, standard input and remote files without random access are first copied to a temporary file. Raises
-    :class:`AudioError` for what is missing, empty, a folder or a device, and ``OSError`` for what may not be read.
+    ``AudioError`` for what is missing, empty, a folder or a device, and ``OSError`` for what may not be read.
     """
     name = os.fspath(path)
     if name == STANDARD_INPUT:

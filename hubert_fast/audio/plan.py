@@ -15,7 +15,7 @@ class Part:
 
     Attributes:
         decoder: ``"libsndfile"`` or ``"ffmpeg"``.
-        container: Selects FFmpeg's demuxer; a name from :mod:`.probing`.
+        container: Selects FFmpeg's demuxer; a name from ``probing``.
         start: Offset of the first byte.
         end: Offset after the last byte.
         raw: Keyword arguments with which soundfile reads the range as headerless samples; ``None`` if it has a header.

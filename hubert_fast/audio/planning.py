@@ -43,7 +43,7 @@ def plan_file(source: Source, name: str) -> Plan:
 
     name: the file's name; its suffix only counts if the bytes do not identify the format.
 
-    Raises :class:`AudioError` for a file that is not audio, with a description of what it is instead.
+    Raises ``AudioError`` for a file that is not audio, with a description of what it is instead.
     """
     head = source.read_at(0, HEAD_BYTES)
     source.check()

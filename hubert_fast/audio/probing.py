@@ -54,7 +54,7 @@ def container_of(head: bytes) -> str | None:
     head: the first 1,024 bytes, or all of a shorter file.
 
     MPEG audio and ADTS AAC have no signature, only frames that follow each other. They are recognised if the first frame is at
-    the very beginning or after an ID3v2 tag; :func:`.planning.plan_file` also searches behind other bytes.
+    the very beginning or after an ID3v2 tag; ``planning.plan_file`` also searches behind other bytes.
     """
     is_text = may_be_text(head)
     for name, signature in SIGNATURES:

@@ -17,7 +17,11 @@ from .with_soundfile import SoundFile, blocks_of, open_raw
 class Reading:
     """One pass over a file.
 
-    keep_truncated: decode what is left of a damaged file instead of raising. note: called with each remark for the user.
+    Args:
+        source: The bytes of the file.
+        plan: How to decode them.
+        keep_truncated: Decode what is left of a damaged file instead of raising.
+        note: Called with each remark for the user.
     """
 
     def __init__(self, source: Source, plan: Plan, keep_truncated: bool, note: Callable[[str], None]):

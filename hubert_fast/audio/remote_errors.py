@@ -12,7 +12,7 @@ from .errors import AudioError
 
 @contextlib.contextmanager
 def as_audio_errors() -> Iterator[None]:
-    """Turn any exception into an :class:`AudioError` that explains it. An unexplained ``OSError`` passes through."""
+    """Turn any exception into an ``AudioError`` that explains it. An unexplained ``OSError`` passes through."""
     try:
         yield
     except AudioError:

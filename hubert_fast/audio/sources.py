@@ -15,10 +15,11 @@ BUFFER_BYTES = 1 << 16
 class Source:
     """The bytes of one file, readable at any offset.
 
-    size: in bytes. path: of a local regular file, ``None`` for anything else.
-
-    Decoders take a failed read for the end of the file. The exception is therefore kept in :attr:`error`, and :meth:`check`
-    raises it.
+    Attributes:
+        size: Number of bytes.
+        path: Path of a local regular file, ``None`` for anything else.
+        error: The exception that a decoder's read ran into. Decoders take a failed read for the end of the file, so it is kept
+            here until ``check`` raises it.
     """
 
     def __init__(self, size: int, path: bytes | None = None):
@@ -28,7 +29,7 @@ class Source:
     def read_at(self, start: int, count: int) -> bytes:
         """Return up to ``count`` bytes from offset ``start``: fewer at the end, none outside the file.
 
-        Raises ``OSError``, and :class:`AudioError` for errors of a remote file system.
+        Raises ``OSError``, and ``AudioError`` for errors of a remote file system.
         """
         raise NotImplementedError
 

@@ -23,7 +23,7 @@ class StandardInput(io.RawIOBase):
         self._was_read = False
 
     def reader(self) -> BinaryIO:
-        """Return a file object that reads everything, once. Raises :class:`AudioError` when called again."""
+        """Return a file object that reads everything, once. Raises ``AudioError`` when called again."""
         if self._was_read:
             raise AudioError("standard input has already been read and cannot be read again")
         self._was_read = True

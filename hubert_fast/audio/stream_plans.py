@@ -44,7 +44,7 @@ def plan_flac(source: Source, start: int) -> Plan:
         plan.truncation = f"its header says {info.samples / rate_hz:.1f} s, but it ends after {samples / rate_hz:.1f} s"
     else:
         plan.notes.append(
-            f"its header says {info.samples / rate_hz:.1f} s, but the file has {samples / rate_hz:.1f} s: all are decoded"
+            f"its header says {info.samples / rate_hz:.1f} s, but the file has {samples / rate_hz:.1f} s: all of it is decoded"
         )
     return plan
 
@@ -140,7 +140,7 @@ def _add_mpeg_run(source: Source, plan: Plan, run: mpeg_frames.FrameRun, number:
     if tag.bytes and abs(tag.bytes - (run.end - run.start)) <= 2 * tag.header.bytes + 16:  # complete, but counted wrongly
         part.start += tag.header.bytes  # FFmpeg would believe the count
         if abs(claimed - present) > TOLERATED_SECONDS:
-            plan.notes.append(f"its header says {claimed:.1f} s, but the file has {present:.1f} s: all are decoded")
+            plan.notes.append(f"its header says {claimed:.1f} s, but the file has {present:.1f} s: all of it is decoded")
         return
     if claimed - present > TOLERATED_SECONDS:
         text = f"its header says {claimed:.1f} s, but it ends after {present:.1f} s"

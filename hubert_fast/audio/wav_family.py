@@ -55,7 +55,7 @@ class _Family:
         form: Bytes of the file's outer header.
         header: Bytes of a chunk's header.
         align: A chunk begins at a multiple of this.
-        order: Byte order, as in :mod:`struct`.
+        order: Byte order, as in ``struct``.
         data: Name of the chunk of samples.
         size_bytes: Bytes of the size in a chunk's header.
     """

@@ -49,10 +49,10 @@ class Decoded(NamedTuple):
 
 
 class Decoder:
-    """Decodes the first audio track of a file. Raises :class:`AudioError`.
+    """Decodes the first audio track of a file. Raises ``AudioError``.
 
     Attributes:
-        container: A key of :data:`FORMATS`.
+        container: A key of ``FORMATS``.
         seconds: Duration of the track by the header, ``None`` if unreliable.
         tracks: Number of audio tracks.
         track: Number of the decoded track, counted from 1.
@@ -103,9 +103,9 @@ class Decoder:
         return None
 
     def blocks(self, start_seconds: float = 0.0) -> Iterator[Decoded]:
-        """Decode from ``start_seconds`` to the end. Damage is left out and counted in :attr:`lost_seconds`.
+        """Decode from ``start_seconds`` to the end. Damage is left out and counted in ``lost_seconds``.
 
-        start_seconds: may differ from 0 only if :meth:`can_seek` allows it.
+        start_seconds: may differ from 0 only if ``can_seek`` allows it.
         """
         sought = start_seconds > 0 and self._seek(start_seconds)
         delay_seconds = self._delay / self._stream.sample_rate if sought and self._stream.sample_rate else 0.0
@@ -139,7 +139,7 @@ class Decoder:
         return max(self._file.start_time or 0, 0) / 1e6
 
     def can_seek(self, seconds: float) -> bool:
-        """Return whether :meth:`blocks` can begin there without decoding what comes before."""
+        """Return whether ``blocks`` can begin there without decoding what comes before."""
         return seconds > 2 * PREROLL_SECONDS and self.container in SEEKABLE
 
     def _seek(self, seconds: float) -> bool:
@@ -203,7 +203,10 @@ class Decoder:
     def _adjust_start(self, frame: AudioFrame, first_pts: int | None, time: float | None) -> tuple[int, int]:
         """Return how many samples to drop at the beginning, and how many of silence to insert there.
 
-        frame: the first one. first_pts: the time stamp of its packet. time: the time of its first sample.
+        Args:
+            frame: The first frame.
+            first_pts: Time stamp of its packet.
+            time: Time of its first sample in seconds.
         """
         codec = self._stream.codec_context.name
         if codec.startswith("wmav"):  # FFmpeg drops the first frame, and encoders are one frame late
