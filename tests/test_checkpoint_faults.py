@@ -353,7 +353,7 @@ def test_a_file_where_a_folder_is_needed(folder):
 
 def test_checkpoints_that_write_no_text(original, folder, tmp_path, capsys):
     model, _ = original
-    advice = "fine-tune it, or name a fine-tuned checkpoint such as facebook/hubert-large-ls960-ft"
+    advice = "fine-tune it, or use a fine-tuned checkpoint such as facebook/hubert-large-ls960-ft"
     model.hubert.save_pretrained(tmp_path / "encoder")
     HubertForSequenceClassification(small_config()).save_pretrained(tmp_path / "classifier")
     shutil.copytree(folder, tmp_path / "no names").joinpath("vocab.json").unlink()

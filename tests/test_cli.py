@@ -123,7 +123,7 @@ def _incomplete_checkpoint(folder):
         (["--model", "/no/such/folder"], "/no/such/folder"),
         (
             ["--model", "INCOMPLETE"],
-            "is a pre-trained encoder without a CTC head: fine-tune it, or name a fine-tuned checkpoint such as",
+            "is a pre-trained encoder without a CTC head: fine-tune it, or use a fine-tuned checkpoint such as",
         ),
         (["--device", "cuda:99"], "cuda:99 was asked for, but there"),
         (["--device", "toaster"], "device must be auto, cpu, cuda or cuda:N, but is 'toaster'"),

@@ -1,5 +1,5 @@
-"""Word and character errors: what counts as an error in each script, and what the normalizers ignore."""
-# ruff: noqa: RUF001 - quotation marks that look alike are what is tested
+"""Word and character errors: what counts as an error in various scripts, and what the normalizers ignore."""
+# ruff: noqa: RUF001 - the tests need quotation marks that look alike
 
 import sys
 import unicodedata
@@ -28,7 +28,7 @@ NFD = "NFD"
         ("... !?", "HEARD", Errors(0, 1, 0, 5)),
         ("... !?", "", Errors(0, 0, 0, 0)),
         ("😀", "", Errors(0, 0, 0, 0)),
-        # the cases of ../shared/cases/06-wer-marks-apostrophes.sh
+        # apostrophes and combining marks
         ("DON’T STOP", "DON'T STOP", Errors(2, 0, 10, 0)),
         ("l’école", "L'ÉCOLE", Errors(1, 0, 7, 0)),
         (unicodedata.normalize(NFD, "école là"), "ÉCOLE LÀ", Errors(2, 0, 8, 0)),
@@ -42,7 +42,7 @@ def test_scores(reference, text, expected):
 
 
 @pytest.mark.parametrize(
-    "one, other",
+    "reference, text",
     [
         *((f"don{sign}t", "DON'T") for sign in "’‘‛ʻʼ＇ꞌ′´`"),
         ("‘single quoted’ words", "SINGLE QUOTED WORDS"),
@@ -71,37 +71,37 @@ def test_scores(reference, text, expected):
         ("", " \u0301 "),  # a mark without a letter
     ],
 )
-def test_what_is_no_error(one, other):
-    assert basic(one) == basic(other)
-    errors = score(one, other)
+def test_differences_that_basic_ignores(reference, text):
+    assert basic(reference) == basic(text)
+    errors = score(reference, text)
     assert (errors.word_errors, errors.character_errors) == (0, 0)
 
 
 @pytest.mark.parametrize(
-    "one, other",
+    "reference, text",
     [
         ("किताब", "कताब"), ("ไม้", "ไม"), ("ไม่", "ไม้"), ("தமிழ்", "தமழ்"), ("école", "ecole"), ("кит", "кіт"), ("its", "it's"),
         ("й", "и"), ("が", "か"), ("well", "we'll"), ("2", "3"), ("x²", "x"),
     ],
 )  # fmt: skip
-def test_what_is_an_error(one, other):
-    assert score(one, other).word_errors == score(other, one).word_errors == 1
+def test_differences_that_count(reference, text):
+    assert score(reference, text).word_errors == score(text, reference).word_errors == 1
 
 
 @pytest.mark.parametrize("word", "किताब हिन्दी தமிழ் മലയാളം বাংলা ไทย สวัสดีครับ ລາວ မြန်မာ ខ្មែរ עִבְרִית العَرَبِيَّة සිංහල ਪੰਜਾਬੀ བོད".split())
-def test_a_word_stays_one_word_with_all_its_marks(word):
+def test_combining_marks_are_kept_and_do_not_split_words(word):
     assert basic(word) == unicodedata.normalize("NFC", word)
     assert score(word, word) == Errors(1, 0, len(basic(word)), 0)
 
 
-def test_none_compares_the_text_as_it_is():
+def test_none_changes_only_white_space():
     assert score("Don’t  stop.", "Don’t\tstop.", "none") == Errors(2, 0, 11, 0)
     assert score("Don't stop", "DON'T STOP", "none").word_errors == 2
     assert score("stop.", "stop", "none") == Errors(1, 1, 5, 1)
 
 
-def test_english_is_whispers():
-    pytest.importorskip("transformers", reason="the normaliser is transformers'")
+def test_english_is_whispers_normalizer():
+    pytest.importorskip("transformers", reason="the normalizer comes from transformers")
     from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
     theirs, ours = EnglishTextNormalizer({}), normalizer("english")

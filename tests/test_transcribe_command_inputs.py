@@ -1,4 +1,4 @@
-"""What inputs come to through the command: what is left out is said, and audio comes from pipes, commands and channels."""
+"""Inputs of the command: warnings about skipped files, and audio from pipes, commands, channels and archives."""
 
 import json
 import os
@@ -26,14 +26,14 @@ def working_folder(tmp_path, monkeypatch):
 
 
 def _transcribe(capfd, *arguments):
-    """Return the exit status, the lines of text, and the messages that are not the same for every run."""
+    """Return the exit status, the lines of text, and the messages apart from those of every run."""
     status = main(["transcribe", "--device", "cpu", "--dtype", "float32", *arguments])
     out, err = capfd.readouterr()
     usual = ("no --model", "running on", "times real time", "word error rate")
     return status, out.splitlines(), [line for line in err.splitlines() if not any(each in line for each in usual)]
 
 
-def test_what_was_left_out_is_said_once_and_changes_no_status(capfd):
+def test_skipped_files_are_reported_once_and_do_not_affect_the_exit_status(capfd):
     os.makedirs("talks/deep")
     os.symlink(STOP, "talks/stop.wav")
     os.symlink(PI, "talks/deep/pi")
@@ -46,7 +46,7 @@ def test_what_was_left_out_is_said_once_and_changes_no_status(capfd):
     )
 
 
-def test_commands_of_kaldi(capfd):
+def test_kaldi_commands(capfd):
     with open("wav.scp", "w") as file:
         file.write(f"u1 cat {STOP} |\nu2 {PI}\n")
     status, lines, messages = _transcribe(capfd, "wav.scp")
@@ -54,7 +54,7 @@ def test_commands_of_kaldi(capfd):
     assert _transcribe(capfd, "wav.scp", "--allow-pipes") == (0, ["u1\tSTOP", "u2\tTHREE POINT ONE FOUR ONE"], [])
 
 
-def test_channels_of_lhotse(capfd):
+def test_lhotse_channels(capfd):
     one, rate_hz = soundfile.read(STOP)
     two, _ = soundfile.read(PI)
     both = np.zeros((max(len(one), len(two)), 2))
@@ -68,7 +68,7 @@ def test_channels_of_lhotse(capfd):
     assert (status, messages) == (0, []) and first == "c0\tSTOP" and second.startswith("c1\tTHREE POIN")
 
 
-def test_a_channel_of_blocks():
+def test_one_channel_is_selected_from_blocks():
     blocks = [np.array([[1, 2], [3, 4]]), np.array([[5], [6]])]
     assert [block.tolist() for block in _channel(iter(blocks), 1, "a.wav")] == [[[3, 4]], [[6]]]
     with pytest.raises(AudioError, match=r"a\.wav: the list names channel 2, counted from 0, but there are 2"):
@@ -124,14 +124,14 @@ def test_an_archive(capfd):
         ),
     ],
 )
-def test_a_wrong_format_of_standard_input_is_said_before_anything_runs(capfd, arguments, message):
+def test_an_invalid_format_of_standard_input_fails_before_anything_runs(capfd, arguments, message):
     status, lines, (line,) = _transcribe(capfd, *arguments)
     assert (status, lines) == (2, []) and line.startswith(f"hubert-fast: {message}")
 
 
 @pytest.mark.parametrize("source", ["-", "talk"])
 def test_audio_in_a_pipe_is_refused_for_ray_before_anything_runs(capfd, monkeypatch, source):
-    """Actors are processes elsewhere: they would read standard inputs of their own."""
+    """Actors are other processes, which would read their own standard input."""
     os.mkfifo("talk")
     with open(STOP, "rb") as file:
         monkeypatch.setattr(inputs, "standard_input", StandardInput(file.fileno()))
@@ -144,7 +144,7 @@ def test_audio_in_a_pipe_is_refused_for_ray_before_anything_runs(capfd, monkeypa
     assert (status, lines, messages) == (2, [], [f"hubert-fast: {source}: {reason}"])
 
 
-def test_a_list_on_standard_input_is_no_audio_in_a_pipe(monkeypatch):
+def test_a_list_on_standard_input_is_not_audio_in_a_pipe(monkeypatch):
     with open("list", "w+b") as file:
         file.write(b"a.wav\n")
         file.seek(0)

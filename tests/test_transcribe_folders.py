@@ -1,4 +1,4 @@
-"""What folders, patterns and archives hold: each file once, links or not, and what is skipped is said."""
+"""Folders, patterns and archives: each file comes once, whatever links there are, and skipped files are reported."""
 
 import os
 import socket
@@ -29,8 +29,8 @@ def _write(*names, content=b""):
             file.write(content)
 
 
-def _found(*sources):
-    """Return the ids or errors of what sources give, and what is said about them; the same when they are run through again."""
+def _expand(*sources):
+    """Return the ids or errors of the utterances in sources, and the warnings. Iterate twice to compare."""
     notes = []
     inputs = Inputs(sources, note=notes.append)
     rows = [each.error or each.id for each in inputs]
@@ -38,48 +38,48 @@ def _found(*sources):
     return rows, notes
 
 
-def test_what_a_folder_leaves_out_is_said_once_by_kind():
+def test_skipped_files_are_reported_once_by_kind():
     _write("talks/a.wav", "talks/b.m4a", "talks/c.webm", "talks/d.sph", "talks/x/e.MP4")
     _write("talks/1.txt", "talks/2.TXT", "talks/x/3.json", "talks/README", "talks/x/my notes. on it")
-    assert _found("talks") == (
+    assert _expand("talks") == (
         ["talks/a.wav", "talks/b.m4a", "talks/c.webm", "talks/d.sph", "talks/x/e.MP4"],
         ["talks: skipped 5 files that do not appear to be audio: 2 .txt, 2 without a suffix, 1 .json"],
     )
     _write("one/a.wav", "one/a.txt")
-    assert _found("one")[1] == ["one: skipped 1 file that does not appear to be audio: 1 .txt"]
+    assert _expand("one")[1] == ["one: skipped 1 file that does not appear to be audio: 1 .txt"]
 
 
-def test_many_kinds_are_not_all_named():
+def test_only_the_most_common_kinds_are_named():
     _write("talks/a.wav", *(f"talks/{index}.x{index:02}" for index in range(12)))
-    assert _found("talks")[1] == [
+    assert _expand("talks")[1] == [
         "talks: skipped 12 files that do not appear to be audio: 1 .x00, 1 .x01, 1 .x02, 1 .x03, 1 .x04, 1 .x05, 1 .x06, "
         "1 .x07, 4 of 4 other kinds"
     ]
 
 
-def test_a_folder_without_audio_says_what_is_there():
+def test_the_error_for_a_folder_without_audio_counts_its_files():
     _write("talks/a.txt", "talks/wav.scp")
     os.makedirs("empty/below")
-    assert _found("talks", "empty")[0] == [
+    assert _expand("talks", "empty")[0] == [
         "talks: no audio files in this folder, only 2 files that do not appear to be audio: 1 .scp, 1 .txt; "
-        "if one of them is a list of audio files, name it instead",
+        "if one of them is a list of audio files, pass that file instead",
         "empty: no audio files in this folder",
     ]
 
 
-def test_audio_is_known_by_its_bytes_where_its_name_does_not_say():
+def test_files_with_unknown_suffixes_are_recognized_by_their_bytes():
     content = RECORDING.read_bytes()
     _write("talks/noname", "talks/a.wav~", "talks/b.2024", content=content)
-    _write("talks/c.txt", "talks/d.part", content=content)  # which are known for something else
+    _write("talks/c.txt", "talks/d.part", content=content)  # suffixes known for something else
     _write("talks/e.2024", "talks/f", content=b"text")
     _write("talks/g", content="text".encode("utf-16"))
-    assert _found("talks") == (
+    assert _expand("talks") == (
         ["talks/a.wav~", "talks/b.2024", "talks/noname"],
         ["talks: skipped 5 files that do not appear to be audio: 2 without a suffix, 1 .2024, 1 .part, 1 .txt"],
     )
 
 
-def test_files_of_operating_systems_are_passed_over():
+def test_system_files_are_ignored():
     _write("talks/a.wav", "talks/.d.ogg")
     _write("talks/._a.wav", content=APPLE_DOUBLE)
     _write(
@@ -87,9 +87,9 @@ def test_files_of_operating_systems_are_passed_over():
     )
     _write("talks/._really.wav", content=RECORDING.read_bytes())
     expected = ["talks/._really.wav", "talks/.d.ogg", "talks/a.wav"]
-    assert _found("talks") == (expected, [])
-    assert _found("talks/*.wav", "talks/**/*.mp3") == (["talks/a.wav", "talks/**/*.mp3: nothing matches this pattern"], [])
-    assert _found("talks/._a.wav") == (["talks/._a.wav"], [])  # whose bytes give the reason
+    assert _expand("talks") == (expected, [])
+    assert _expand("talks/*.wav", "talks/**/*.mp3") == (["talks/a.wav", "talks/**/*.mp3: nothing matches this pattern"], [])
+    assert _expand("talks/._a.wav") == (["talks/._a.wav"], [])  # the decoder reports what it is
 
 
 def test_linked_folders_are_followed_once():
@@ -100,10 +100,10 @@ def test_linked_folders_are_followed_once():
     os.symlink("..", "talks/z/up")
     os.symlink("../talks", "other/back")
     os.symlink(".", "other/loop")
-    assert _found("talks") == (["talks/a.wav", "talks/z/b.wav", "talks/linked/c.wav"], [])
+    assert _expand("talks") == (["talks/a.wav", "talks/z/b.wav", "talks/linked/c.wav"], [])
 
 
-def test_files_that_are_there_by_themselves_do_not_come_as_links_too():
+def test_links_to_files_that_come_themselves_are_dropped():
     _write("talks/a.wav", "other/c.wav", "other/d.wav", "other/noname", content=RECORDING.read_bytes())
     os.symlink("a.wav", "talks/0.wav")
     os.symlink("../other/c.wav", "talks/1.wav")
@@ -112,37 +112,37 @@ def test_files_that_are_there_by_themselves_do_not_come_as_links_too():
     os.symlink("../other", "talks/linked")
     os.link("talks/a.wav", "talks/hard.wav")
     os.symlink("../elsewhere.wav", "talks/4.wav")
-    os.symlink("../elsewhere.wav", "talks/5.wav")  # names of their own for what has none in here
+    os.symlink("../elsewhere.wav", "talks/5.wav")  # the target has no path of its own below the folder
     _write("elsewhere.wav")
     expected = [f"talks/{name}.wav" for name in ("1", "2", "3", "4", "5", "a", "hard", "linked/d")]
-    assert _found("talks") == (expected, [])
-    assert _found("talks/*.wav")[0] == expected[:-1]
+    assert _expand("talks") == (expected, [])
+    assert _expand("talks/*.wav")[0] == expected[:-1]
 
 
-def test_links_to_files_without_a_suffix_as_the_hub_keeps_them():
+def test_links_to_files_without_a_suffix_as_in_the_hub_cache():
     _write("hub/blobs/0123", content=RECORDING.read_bytes())
     os.makedirs("hub/snapshots/x")
     os.symlink("../../blobs/0123", "hub/snapshots/x/a.wav")
-    assert _found("hub/snapshots") == (["hub/snapshots/x/a.wav"], [])
-    assert _found("hub") == (["hub/blobs/0123"], [])
+    assert _expand("hub/snapshots") == (["hub/snapshots/x/a.wav"], [])
+    assert _expand("hub") == (["hub/blobs/0123"], [])
 
 
-def test_a_link_that_leads_nowhere_is_an_error():
+def test_a_broken_link_is_an_error():
     _write("talks/a.wav")
     os.symlink("gone.wav", "talks/b.wav")
     os.symlink("/gone/disk", "talks/more")
     os.symlink("circle.wav", "talks/circle.wav")
     os.symlink("gone.txt", "talks/c.txt")
-    os.symlink("user@host.1", "talks/.#a.wav")  # Emacs locks files so
+    os.symlink("user@host.1", "talks/.#a.wav")  # a lock file of Emacs
     expected = [
         "talks/a.wav",
         "talks/b.wav: this is a link to gone.wav, which does not exist",
         "talks/circle.wav: this link leads back to itself",
         "talks/more: this is a link to /gone/disk, which does not exist",
     ]
-    assert _found("talks") == (expected, [])
-    assert _found("talks/b.wav")[0] == expected[1:2]
-    assert _found("talks/*b.wav")[0] == expected[1:2]
+    assert _expand("talks") == (expected, [])
+    assert _expand("talks/b.wav")[0] == expected[1:2]
+    assert _expand("talks/*b.wav")[0] == expected[1:2]
 
 
 def test_pipes_and_sockets_in_a_folder_are_not_opened(monkeypatch):
@@ -152,12 +152,12 @@ def test_pipes_and_sockets_in_a_folder_are_not_opened(monkeypatch):
     os.mkfifo("talks/d.txt")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("talks/e.wav")
-        assert _found("talks")[0] == [
+        assert _expand("talks")[0] == [
             "talks/a.wav",
-            "talks/b.wav: this is a pipe, not a regular file: to read it, name it as an input of its own",
-            "talks/e.wav: this is a socket, not a regular file: to read it, name it as an input of its own",
+            "talks/b.wav: this is a pipe, not a regular file: to read it, pass it as a separate input",
+            "talks/e.wav: this is a socket, not a regular file: to read it, pass it as a separate input",
         ]
-    assert _found("talks/[bc]*")[0][0] == "talks/b.wav: this is not a regular file: to read it, name it as an input of its own"
+    assert _expand("talks/[bc]*")[0][0] == "talks/b.wav: this is not a regular file: to read it, pass it as a separate input"
 
 
 @pytest.mark.parametrize(
@@ -165,20 +165,20 @@ def test_pipes_and_sockets_in_a_folder_are_not_opened(monkeypatch):
     [(RECORDING.read_bytes(), ["talk"], True), (b"a.wav\nb.wav\n", ["a.wav", "b.wav"], False)],
     ids=["audio", "list"],
 )
-def test_a_pipe_that_is_named_is_read(content, expected, is_one):
+def test_a_named_pipe_is_read(content, expected, is_one):
     _write("content", content=content)
     os.mkfifo("talk")
     with subprocess.Popen(["sh", "-c", "cat content > talk"]):
         pipe = Inputs(["talk"])
         assert pipe.is_one_file == is_one and not pipe.can_repeat
         assert [each.audio for each in pipe] == expected
-        if is_one:  # nothing of audio is lost by looking at it
+        if is_one:  # peeking consumed nothing
             with standard_input.named_pipe("talk") as rest:
                 assert b"".join(iter(lambda: rest.read(1 << 16), b"")) == content
 
 
-def test_pipes_of_one_name_are_not_taken_for_each_other(tmp_path, monkeypatch):
-    """One of them was looked at and never read to its end."""
+def test_pipes_with_the_same_name_are_not_confused(tmp_path, monkeypatch):
+    """The first one was peeked at, but never read to its end."""
     for name in ("one", "two"):
         os.mkdir(tmp_path / name)
         monkeypatch.chdir(tmp_path / name)
@@ -197,10 +197,12 @@ def test_a_folder_of_a_thousand_levels(tmp_path):
             os.chdir("d")
         _write("a.wav")
         os.chdir(tmp_path)
-        assert _found("talks")[0] == ["talks" + "/d" * 1100 + "/a.wav"]
+        assert _expand("talks")[0] == ["talks" + "/d" * 1100 + "/a.wav"]
     finally:
         os.chdir(tmp_path)
-        subprocess.run(["rm", "-rf", "talks"], check=True)  # shutil.rmtree, which pytest cleans up with, is recursive
+        subprocess.run(
+            ["rm", "-rf", "talks"], check=True
+        )  # pytest cleans up with shutil.rmtree, which would recurse too deeply
 
 
 @pytest.mark.parametrize(
@@ -226,48 +228,48 @@ def test_patterns(pattern, expected):
     assert matches(pattern.replace("{here}", here)) == [path.replace("{here}", here) for path in expected]
 
 
-def test_patterns_end_where_links_go_round():
+def test_patterns_terminate_in_cycles_of_links():
     _write("other/pi.wav", "other/z/b.wav")
     for name in ("loop", "loop2", "z/up", "z/round"):
         os.symlink("." if "/" not in name else "..", f"other/{name}")
     os.symlink("z", "other/a")
-    assert _found("other/**/*.wav") == (["other/pi.wav", "other/z/b.wav"], [])
-    assert _found("other/**/**/*.wav")[0] == ["other/pi.wav", "other/z/b.wav"]
-    assert len(_found("other/*/*/*.wav")[0]) == 2  # each file once, by one of the ways
+    assert _expand("other/**/*.wav") == (["other/pi.wav", "other/z/b.wav"], [])
+    assert _expand("other/**/**/*.wav")[0] == ["other/pi.wav", "other/z/b.wav"]
+    assert len(_expand("other/*/*/*.wav")[0]) == 2  # each file once, by any of the paths
 
 
-def test_what_a_pattern_leaves_out_is_said():
+def test_files_that_a_pattern_skips_are_reported():
     _write("talks/a.wav", "talks/b.txt", "talks/c.json")
-    assert _found("talks/*") == (
+    assert _expand("talks/*") == (
         ["talks/a.wav"],
         ["talks/*: skipped 2 files that do not appear to be audio: 1 .json, 1 .txt"],
     )
-    assert _found("talks/[bc]*")[0] == [
+    assert _expand("talks/[bc]*")[0] == [
         "talks/[bc]*: this pattern matches only 2 files that do not appear to be audio: 1 .json, 1 .txt"
     ]
 
 
-def test_a_pattern_that_names_a_suffix_gets_it():
+def test_a_pattern_with_a_suffix_accepts_all_its_matches():
     _write("talks/a.xyz", "talks/b.xyz")
-    assert _found("talks/*.xyz") == (["talks/a.xyz", "talks/b.xyz"], [])
+    assert _expand("talks/*.xyz") == (["talks/a.xyz", "talks/b.xyz"], [])
     assert (
         names_suffix("talks/*.xyz") and not names_suffix("talks/*") and not names_suffix("a.b/x*") and not names_suffix("*.w*")
     )
 
 
-def test_a_pattern_of_lists_and_archives_and_folders_is_as_if_each_were_named():
+def test_lists_archives_and_folders_that_match_a_pattern_are_expanded():
     _write("one.txt", content=b"a.wav\n")
     _write("two.txt", content=b"b.wav\n")
     _write("talks_1/c.wav", "talks_2/d.wav", "talks_2/e.txt")
     with zipfile.ZipFile("z.zip", "w") as archive:
         archive.writestr("f.wav", b"x")
-    assert _found("*.txt")[0] == ["a.wav", "b.wav"]
-    assert _found("*.zip")[0] == ["zip://f.wav::z.zip"]
-    assert _found("talks_*") == (
+    assert _expand("*.txt")[0] == ["a.wav", "b.wav"]
+    assert _expand("*.zip")[0] == ["zip://f.wav::z.zip"]
+    assert _expand("talks_*") == (
         ["talks_1/c.wav", "talks_2/d.wav"],
         ["talks_2: skipped 1 file that does not appear to be audio: 1 .txt"],
     )
-    assert _found("**/talks_?")[0] == ["**/talks_?: this pattern matches only folders: append a file pattern, such as /*.wav"]
+    assert _expand("**/talks_?")[0] == ["**/talks_?: this pattern matches only folders: append a file pattern, such as /*.wav"]
 
 
 MEMBERS = ("x/1.wav", "x/y/2.flac", "top.mp3", "take [1].wav", "x/notes", "é ü.wav")
@@ -275,7 +277,7 @@ MEMBERS = ("x/1.wav", "x/y/2.flac", "top.mp3", "take [1].wav", "x/notes", "é ü
 
 @pytest.fixture(params=["zip", "tar", "tar.gz", "tgz", "tar.bz2", "tar.xz"])
 def archive(request):
-    """An archive with MEMBERS, metadata of macOS and a text."""
+    """Write an archive with MEMBERS, macOS metadata and a text; return its name."""
     name = f"my a.{request.param}"
     _write(*MEMBERS, "x/read.txt", content=RECORDING.read_bytes())
     _write("__MACOSX/._top.mp3", "x/._1.wav", content=APPLE_DOUBLE)
@@ -300,29 +302,29 @@ def test_archives(archive):
 
     everything = urls("take [1].wav", "top.mp3", "x/1.wav", "x/y/2.flac", "é ü.wav")
     left_out = "skipped 2 files that do not appear to be audio: 1 .txt, 1 without a suffix"
-    assert _found(archive) == (everything, [f"{archive}: {left_out}"])
+    assert _expand(archive) == (everything, [f"{archive}: {left_out}"])
     assert not Inputs([archive]).is_one_file
     assert [each.name for each in Inputs([archive])] == ["take [1]", "top", "x/1", "x/y/2", "é ü"]
-    assert _found(f"{protocol}://::{archive}") == (everything, [f"{protocol}://::{archive}: {left_out}"])
-    assert _found(*urls("**/*.wav"))[0] == urls("take [1].wav", "x/1.wav", "é ü.wav")
-    assert _found(*urls("*.mp3"))[0] == urls("top.mp3")
-    assert _found(*urls("**/*"))[0] == everything
-    assert _found(*urls("x"))[0] == urls("x/1.wav", "x/y/2.flac")
-    assert _found(*urls("take [1].wav"))[0] == urls("take [1].wav")
-    assert _found(*urls("gone.wav"))[0] == [f"{urls('gone.wav')[0]}: no such file in this archive"]
-    assert _found(*urls("*.ogg"))[0] == [f"{urls('*.ogg')[0]}: no audio files here"]
+    assert _expand(f"{protocol}://::{archive}") == (everything, [f"{protocol}://::{archive}: {left_out}"])
+    assert _expand(*urls("**/*.wav"))[0] == urls("take [1].wav", "x/1.wav", "é ü.wav")
+    assert _expand(*urls("*.mp3"))[0] == urls("top.mp3")
+    assert _expand(*urls("**/*"))[0] == everything
+    assert _expand(*urls("x"))[0] == urls("x/1.wav", "x/y/2.flac")
+    assert _expand(*urls("take [1].wav"))[0] == urls("take [1].wav")
+    assert _expand(*urls("gone.wav"))[0] == [f"{urls('gone.wav')[0]}: no such file in this archive"]
+    assert _expand(*urls("*.ogg"))[0] == [f"{urls('*.ogg')[0]}: no audio files here"]
 
 
-def test_names_with_a_dot_before_them_in_a_tar():
+def test_tar_members_with_a_leading_dot():
     _write("d/a.wav", "d/x/b.wav")
     with tarfile.open("a.tar", "w") as file:
         file.add("d", ".")
-    assert _found("a.tar")[0] == ["tar://./a.wav::a.tar", "tar://./x/b.wav::a.tar"]
+    assert _expand("a.tar")[0] == ["tar://./a.wav::a.tar", "tar://./x/b.wav::a.tar"]
     assert [each.name for each in Inputs(["a.tar"])] == ["a", "x/b"]
-    assert _found("tar://a.wav::a.tar", "tar://x/*.wav::a.tar")[0] == ["tar://./a.wav::a.tar", "tar://./x/b.wav::a.tar"]
+    assert _expand("tar://a.wav::a.tar", "tar://x/*.wav::a.tar")[0] == ["tar://./a.wav::a.tar", "tar://./x/b.wav::a.tar"]
 
 
-def test_a_shard_of_a_webdataset_has_references():
+def test_a_webdataset_shard_has_references():
     _write("s1.flac", "s2.flac", "s3.flac", "s4.flac")
     _write("s1.txt", content=b"one two\n")
     _write("s2.json", content=b'{"text": "three"}')
@@ -352,27 +354,27 @@ def test_a_shard_of_a_webdataset_has_references():
     ],
 )
 @pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tar.gz"])
-def test_an_archive_that_is_none_says_what_it_is(name, content, message):
+def test_the_error_for_a_false_archive_says_what_it_is(name, content, message):
     _write(name, content=content)
-    (row,) = _found(name)[0]
+    (row,) = _expand(name)[0]
     assert row.startswith(f"{name}: ") and message in row and "\n" not in row, row
 
 
-def test_a_compressed_archive_that_is_cut_off_is_not_called_something_else():
+def test_a_truncated_archive_is_still_reported_as_an_archive():
     _write("a.wav", content=os.urandom(5000))
     with tarfile.open("whole.tgz", "w:gz") as file:
         file.add("a.wav")
     with open("whole.tgz", "rb") as file:
         _write("a.tgz", content=file.read()[:600])
-    (row,) = _found("a.tgz")[0]
+    (row,) = _expand("a.tgz")[0]
     assert row.startswith("a.tgz: cannot be opened: "), row
 
 
-def test_a_zip_that_is_named_as_a_tar_is_read():
+def test_a_zip_with_the_suffix_of_a_tar_is_read():
     _write("a.wav")
     with zipfile.ZipFile("a.tar", "w") as file:
         file.write("a.wav")
-    assert _found("a.tar")[0] == ["zip://a.wav::a.tar"]
+    assert _expand("a.tar")[0] == ["zip://a.wav::a.tar"]
 
 
 def test_remote_folders_and_archives():
@@ -385,18 +387,18 @@ def test_remote_folders_and_archives():
         system.pipe("/away/a.zip", file.read())
     for name in ("/away/b.wav", "/away/._b.wav", "/away/__MACOSX/c.wav", "/away/notes.txt", "/away/d.mp4"):
         system.pipe(name, b"memory://away/one.wav")
-    assert _found("memory://away/a.zip")[0] == ["zip://x/1.wav::memory://away/a.zip"]
-    assert _found("zip://**::memory://away/a.zip")[0] == ["zip://x/1.wav::memory://away/a.zip"]
+    assert _expand("memory://away/a.zip")[0] == ["zip://x/1.wav::memory://away/a.zip"]
+    assert _expand("zip://**::memory://away/a.zip")[0] == ["zip://x/1.wav::memory://away/a.zip"]
     expected = ["memory:///away/b.wav", "memory:///away/d.mp4"]
     note = "skipped 2 files that do not appear to be audio: 1 .txt, 1 .zip"
-    assert _found("memory://away") == (expected, [f"memory://away: {note}"])
-    assert _found("memory://away/*")[0] == expected
-    assert _found("memory://away/*.wav")[0] == expected[:1]
-    assert _found("memory://away/*.txt")[0] == ["memory://away/one.wav"]  # a list, as if it were named
+    assert _expand("memory://away") == (expected, [f"memory://away: {note}"])
+    assert _expand("memory://away/*")[0] == expected
+    assert _expand("memory://away/*.wav")[0] == expected[:1]
+    assert _expand("memory://away/*.txt")[0] == ["memory://away/one.wav"]  # a list, which is expanded
 
 
-def test_a_file_that_cannot_be_looked_at_costs_itself_alone(monkeypatch):
-    """On a network disk, a name may be stale or vanish while its folder is searched."""
+def test_a_file_that_cannot_be_examined_fails_alone(monkeypatch):
+    """On a network file system, a file may vanish or become stale while its folder is searched."""
     for name in ("a.wav", "gone.wav", "z.wav"):
         with open(name, "wb"):
             pass
@@ -415,19 +417,19 @@ def test_a_file_that_cannot_be_looked_at_costs_itself_alone(monkeypatch):
     ]
 
 
-def test_a_pattern_of_folders_that_links_lead_around_in_gives_each_file_once():
+def test_a_pattern_of_linked_folders_yields_each_file_once():
     _write("d/a.wav", "d/sub/b.wav", "other/c.wav")
     for name, target in {"again": "../other", "here": "../other", "loop": "../d", "loop2": "loop"}.items():
         os.symlink(target, f"d/{name}")
-    assert _found("d/*") == (["d/a.wav", "d/sub/b.wav", "d/again/c.wav"], [])
+    assert _expand("d/*") == (["d/a.wav", "d/sub/b.wav", "d/again/c.wav"], [])
     os.mkdir("only")
     os.symlink("../only", "only/loop")
     os.symlink("../d/sub", "only/sub")
-    assert _found("only/*") == (["only/loop/sub/b.wav"], [])
+    assert _expand("only/*") == (["only/loop/sub/b.wav"], [])
 
 
-def test_braces_of_a_pattern_are_said_to_be_the_shells():
+def test_the_error_for_braces_mentions_the_shell():
     _write("a.wav")
-    assert _found("*.{wav,mp3}")[0] == [
+    assert _expand("*.{wav,mp3}")[0] == [
         "*.{wav,mp3}: nothing matches this pattern: the shell expands braces, so remove the quotes or give a pattern for each"
     ]

@@ -1,4 +1,4 @@
-"""What a command names, as utterances: files, folders, patterns, lists and manifests, and shards of them."""
+"""The utterances in files, folders, patterns and lists, and how shards divide them."""
 
 import json
 import os
@@ -26,14 +26,14 @@ def _ids(*sources, shard=None):
     return [utterance.id for utterance in Inputs(sources, shard)]
 
 
-def test_a_folder_gives_its_audio_sorted_with_names_below_it(folder):
+def test_a_folder_yields_its_audio_sorted_with_relative_names(folder):
     utterances = list(Inputs([folder]))
     assert [os.path.relpath(utterance.audio, folder) for utterance in utterances] == [".d.ogg", "a.flac", "b.WAV", "sub/c.mp3"]
     assert [utterance.name for utterance in utterances] == [".d", "a", "b", "sub/c"]
     assert all(utterance.id == utterance.audio and utterance.error is None for utterance in utterances)
 
 
-def test_files_patterns_and_what_is_not_there(folder):
+def test_files_patterns_and_missing_sources(folder):
     assert _ids(folder / "a.flac") == [str(folder / "a.flac")]
     assert _ids(f"{folder}/**/*.[mf]*") == [str(folder / "a.flac"), str(folder / "sub/c.mp3")]
     errors = {
@@ -47,12 +47,12 @@ def test_files_patterns_and_what_is_not_there(folder):
         assert utterance.error.startswith(f"{source}: {message}")
 
 
-def test_a_name_with_brackets_is_a_name(tmp_path):
+def test_an_existing_name_with_brackets_is_not_a_pattern(tmp_path):
     (tmp_path / "take [1].wav").write_bytes(b"")
     assert _ids(tmp_path / "take [1].wav") == [str(tmp_path / "take [1].wav")]
 
 
-def test_a_folder_that_may_not_be_entered_is_an_error_and_the_others_are_searched(folder, monkeypatch):
+def test_a_folder_without_permission_is_an_error_and_the_others_are_searched(folder, monkeypatch):
     real = os.scandir
 
     def scandir(path):
@@ -60,7 +60,7 @@ def test_a_folder_that_may_not_be_entered_is_an_error_and_the_others_are_searche
             raise PermissionError(13, "Permission denied", path)
         return real(path)
 
-    monkeypatch.setattr(os, "scandir", scandir)  # root may enter every folder
+    monkeypatch.setattr(os, "scandir", scandir)  # root can enter every folder
     *good, bad = Inputs([folder])
     assert [utterance.name for utterance in good] == [".d", "a", "b"]
     assert bad.error == f"{folder}/sub: cannot be opened: Permission denied"
@@ -85,7 +85,7 @@ def test_nemo_manifest(folder):
     ]
 
 
-def test_a_path_of_a_manifest_is_of_the_working_folder_first(folder, monkeypatch):
+def test_manifest_paths_are_tried_in_the_working_folder_first(folder, monkeypatch):
     (folder / "sub" / "m.jsonl").write_text('{"audio_filepath": "a.flac"}\n{"audio_filepath": "c.mp3"}\n')
     monkeypatch.chdir(folder)
     assert [utterance.audio for utterance in Inputs(["sub/m.jsonl"])] == ["a.flac", "sub/c.mp3"]
@@ -122,7 +122,7 @@ def test_tables_and_lists(folder, name, text, expected):
         ('{"audio_filepath": "a.flac", "id": "a\\u0000b"}', "line 2: id is not a valid file name"),
     ],
 )
-def test_a_bad_line_is_an_utterance_that_failed_and_the_others_follow(folder, line, message):
+def test_a_bad_line_becomes_an_error_and_reading_continues(folder, line, message):
     manifest = folder / "m.jsonl"
     manifest.write_text(f'{{"audio_filepath": "a.flac"}}\n{line}\n{{"audio_filepath": "b.WAV"}}\n')
     first, bad, last = Inputs([manifest])
@@ -130,13 +130,13 @@ def test_a_bad_line_is_an_utterance_that_failed_and_the_others_follow(folder, li
     assert bad.error.startswith(f"{manifest}, {message}"), bad.error
 
 
-def test_a_field_of_a_table_that_is_too_long_is_an_error_of_its_own(folder):
+def test_an_overlong_field_fails_only_its_row(folder):
     (folder / "m.csv").write_text("path,text\na.flac," + "x" * 200_000 + "\nb.WAV,x\n")
     bad, good = Inputs([folder / "m.csv"])
     assert "line 2: field larger than field limit" in bad.error and good.id == "b.WAV"
 
 
-def test_a_row_of_a_table_with_other_columns_than_the_header(folder):
+def test_a_row_with_more_columns_than_the_header_is_an_error(folder):
     (folder / "m.csv").write_text("path,speaker\na.flac,hello,you\nb.WAV,x\n")
     bad, good = Inputs([folder / "m.csv"])
     assert "line 2 has 3 columns, but the header has 2" in bad.error and good.id == "b.WAV"
@@ -150,7 +150,7 @@ def test_a_row_of_a_table_with_other_columns_than_the_header(folder):
         ("gone.jsonl", None, "cannot be read: No such file or directory"),
     ],
 )
-def test_a_manifest_that_cannot_be_read(folder, name, text, message):
+def test_an_unreadable_manifest_raises(folder, name, text, message):
     if text is not None:
         (folder / name).write_text(text)
     with pytest.raises(ManifestError, match=message):
@@ -200,17 +200,17 @@ def test_a_pipe_is_read_once(tmp_path):
     assert Inputs([tmp_path, tmp_path / "gone.txt", "memory://listed"]).can_repeat
 
 
-def test_manifests_are_told_by_their_suffix():
+def test_manifests_are_recognized_by_their_suffix():
     assert all(map(is_manifest, ("a.jsonl", "a.JSON", "s3://b/a.tsv", "a.csv", "a.txt", "a.lst")))
     assert not any(map(is_manifest, ("a.wav", "a", "folder/", "https://x/a.flac")))
 
 
-def test_shards_part_the_inputs(folder):
+def test_shards_partition_the_inputs(folder):
     (folder / "m.txt").write_text("".join(f"{index}.wav\n" for index in range(3000)))
     parts = [_ids(folder / "m.txt", shard=Shard(index, 7)) for index in range(1, 8)]
     assert sorted(chain(*parts)) == sorted(f"{index}.wav" for index in range(3000))
     assert all(350 < len(part) < 510 for part in parts), [len(part) for part in parts]
-    # more files come: those that were there stay where they are
+    # when files are added, the others stay in their shards
     with open(folder / "m.txt", "a") as manifest:
         manifest.write("more.wav\n")
     assert [set(part) <= set(_ids(folder / "m.txt", shard=Shard(index, 7))) for index, part in enumerate(parts, 1)] == [
@@ -219,12 +219,12 @@ def test_shards_part_the_inputs(folder):
 
 
 @pytest.mark.parametrize("text", ["0/4", "5/4", "1", "a/b", "1/0", "-1/3", "1/2/3", ""])
-def test_a_shard_that_is_none(text):
+def test_an_invalid_shard_raises(text):
     with pytest.raises(ValueError, match="a shard must be I/N with I from 1 to N"):
         Shard.parse(text)
 
 
-def test_keys_tell_utterances_apart():
+def test_keys_distinguish_utterances():
     one = Utterance("a", "a.wav", 0.0, None)
     others = [Utterance("b", "a.wav"), Utterance("a", "b.wav"), Utterance("a", "a.wav", 1.0), Utterance("a", "a.wav", 0.0, 1.0)]
     assert one.key == Utterance("a", "a.wav", reference="x", name="y").key

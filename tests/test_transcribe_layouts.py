@@ -1,4 +1,4 @@
-"""Lists whose rows need what lies beside them, as corpora and toolkits lay them out."""
+"""Lists of corpora and toolkits, whose rows refer to other files."""
 
 import bz2
 import gzip
@@ -17,7 +17,7 @@ from hubert_fast.transcribe.manifests import ManifestError
 
 @pytest.fixture
 def write(tmp_path, monkeypatch):
-    """Write files below a working folder, of text or empty."""
+    """Return a function that writes empty files, or files with a text, to a temporary working folder."""
     monkeypatch.chdir(tmp_path)
 
     def write(*names, **texts):
@@ -29,7 +29,7 @@ def write(tmp_path, monkeypatch):
 
 
 def _rows(*sources, **options):
-    """(id, audio, reference, offset, duration) of each utterance, or its error; what is not there is left from the end."""
+    """Return (id, audio, reference, offset, duration) of each utterance without ``None`` at the end, or its error."""
     rows = []
     for each in Inputs(sources, **options):
         row = [each.id, each.audio, each.reference, each.offset_seconds or None, each.duration_seconds]
@@ -65,7 +65,7 @@ def test_librispeech(write):
     assert _rows("l/1-2.trans.txt.gz") == [("1-2-0000", "l/1-2-0000.flac", "GO DO")]
 
 
-def test_a_folder_of_librispeech_has_references(write):
+def test_a_librispeech_folder_has_references(write):
     write("l/1/2/1-2-0000.flac", "l/1/3/1-3-0000.flac", "l/1/3/other.wav")
     write(**{"l/1/2/1-2.trans.txt": "1-2-0000 GO DO\n", "l/1/3/1-3.trans.txt": "1-3-0000 YOU HEAR\n"})
     assert [(each.name, each.reference) for each in Inputs(["l"])] == [
@@ -85,7 +85,7 @@ def test_fairseq(write, tmp_path, beside, reference):
     assert _rows("data/train.tsv") == [("a.flac", f"{root}/a.flac"), expected]
 
 
-def test_fairseq_whose_folder_was_elsewhere(write):
+def test_fairseq_whose_root_does_not_exist(write):
     write("data/a.flac", **{"data/train.tsv": "/gone/with/the/wind\na.flac\t18928\nb.flac\t1\n"})
     assert _rows("data/train.tsv") == [("a.flac", "data/a.flac"), ("b.flac", "/gone/with/the/wind/b.flac")]
 
@@ -97,10 +97,10 @@ def test_fairseq_whose_folder_was_elsewhere(write):
         ("f\t\na.wav\t7000\nb.wav\t7000\n", ["f/a.wav", "f/b.wav"]),
         ("f\n", []),
     ],
-    ids=["a third column", "a tab behind the root", "the root alone"],
+    ids=["a third column", "a tab after the root", "the root alone"],
 )
 @pytest.mark.parametrize("name", ["train.tsv", "train.txt"])
-def test_fairseq_in_other_shapes(write, name, table, rows):
+def test_fairseq_variants(write, name, table, rows):
     write("f/a.wav", "f/b.wav", **{name: table})
     if name.endswith(".tsv") or rows:
         assert [row[1] for row in _rows(name)] == rows
@@ -131,7 +131,7 @@ def test_kaldi_segments(write):
     assert notes == ["k/wav.scp: skipped 1 recording that has no line in segments"]
 
 
-def test_a_text_that_cannot_be_read_costs_references_alone(write):
+def test_an_undecodable_text_file_only_loses_references(write):
     write("k/a.wav", **{"k/wav.scp": "u1 a.wav\n", "k/text": b"\x1f\x8b broken"})
     assert _rows("k/wav.scp") == [("u1", "k/a.wav")]
 
@@ -156,8 +156,8 @@ def test_compressed_files_beside_a_list_at_a_url():
     assert _rows("memory://packed/wav.scp.gz") == [("u", "memory://packed/a.wav", "ONE", 1.0, 1.0)]
 
 
-def test_what_may_not_be_read_beside_a_list_costs_references_alone(write, monkeypatch):
-    """The files of the folder and the rows of the list come, with a note; without segments no row is right."""
+def test_an_unreadable_file_beside_a_list_only_loses_references(write, monkeypatch):
+    """The audio is still transcribed, with a warning. Unreadable segments are fatal, since every row would be wrong."""
     write("k/a.wav", **{"k/wav.scp": "u1 a.wav\n", "k/text": "u1 ONE\n"})
     write("l/1-2-0.flac", "l/b.wav", **{"l/1-2.trans.txt": "1-2-0 GO\n", "f/train.tsv": "f\na.wav\t7\n", "f/train.wrd": "A\n"})
     write("f/a.wav", "s/a.wav", **{"s/wav.scp": "u1 a.wav\n", "s/segments": "u1 u1 0 1\n"})
@@ -168,7 +168,7 @@ def test_what_may_not_be_read_beside_a_list_costs_references_alone(write, monkey
             raise PermissionError(13, "Permission denied", path)
         return real(path)
 
-    monkeypatch.setattr(layouts, "open_bytes", open_bytes)  # root may read every file
+    monkeypatch.setattr(layouts, "open_bytes", open_bytes)  # root can read every file
     notes = []
     assert _rows("k/wav.scp", note=notes.append) == [("u1", "k/a.wav")]
     assert _rows("l", note=notes.append) == [("l/1-2-0.flac",) * 2, ("l/b.wav",) * 2]
@@ -182,7 +182,7 @@ def test_what_may_not_be_read_beside_a_list_costs_references_alone(write, monkey
         _rows("s/wav.scp")
 
 
-def test_commands_are_run_only_where_that_is_allowed(write):
+def test_commands_run_only_with_allow_pipes(write):
     write("k/a.wav", **{"k/wav.scp": "u1 cat k/a.wav |\nu2 a.wav\nu3 foo.ark:123\nu4\nu5 foo.ark:12[0:100]\n"})
     refused, good, archived, empty, ranged = _rows("k/wav.scp")
     assert refused == "k/wav.scp, row 1: 'cat k/a.wav |' is a command, and commands in lists run only with --allow-pipes"
@@ -194,14 +194,14 @@ def test_commands_are_run_only_where_that_is_allowed(write):
     assert isinstance(first.audio, Command) and (first.id, first.audio) == ("u1", "cat k/a.wav |")
 
 
-def test_no_other_list_names_a_command(write):
+def test_other_lists_cannot_contain_commands(write):
     write(**{"m.txt": "touch ran |\n", "m.jsonl": '{"audio": "touch ran |"}\n'})
     for source in ("m.txt", "m.jsonl"):
         (one,) = Inputs([source], allow_pipes=True)
         assert not isinstance(one.audio, Command)
 
 
-def test_a_command_that_is_run(write, tmp_path):
+def test_running_a_command(write, tmp_path):
     with piped("printf 'a b' |") as file:
         assert os.pread(file.fileno(), 9, 0) == b"a b"
     with (
@@ -250,14 +250,14 @@ def test_lhotse(write, value, expected):
     assert row == expected if isinstance(expected, tuple) else expected in row, row
 
 
-def test_a_channel_of_lhotse_is_taken_alone(write):
+def test_lhotse_channels_are_utterances_of_their_own(write):
     rows = [{**CUT, "id": f"c{channel}", "channel": channel, "recording": STEREO} for channel in (0, 1)]
     write("a.wav", **{"cuts.jsonl": "\n".join(map(json.dumps, rows))})
     one, two = Inputs(["cuts.jsonl"])
     assert (one.channel, two.channel) == (0, 1) and one.key != two.key
 
 
-def test_a_command_of_lhotse_needs_leave_as_well(write):
+def test_lhotse_commands_run_only_with_allow_pipes(write):
     recording = {**RECORDING, "sources": [{"type": "command", "channels": [0], "source": "cat a.wav"}]}
     write("a.wav", **{"cuts.jsonl": json.dumps({**CUT, "recording": recording})})
     assert "'cat a.wav' is a command, and commands in lists run only with --allow-pipes" in _rows("cuts.jsonl")[0]

@@ -1,4 +1,4 @@
-"""Lists in the wild: how they are encoded, compressed and separated, what their rows say, and how their paths are spelled."""
+"""Lists as they occur in practice: encodings, compression, separators, fields and spellings of paths."""
 
 import bz2
 import gzip
@@ -30,7 +30,7 @@ WAV = next(iter(sorted(demo.RECORDINGS.glob("*.wav")))).read_bytes()
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A working folder with a.wav, b.wav and sub/c.wav, which are empty."""
+    """Make a temporary working folder with a.wav, b.wav and sub/c.wav, which are empty."""
     for name in ("a.wav", "b.wav", "sub/c.wav"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
@@ -39,7 +39,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def _rows(name, content, **options):
-    """Write a list; return (audio, reference) or the error of each of its rows."""
+    """Write a list; return (audio, reference) or the error of each row."""
     with open(name, "wb") as file:
         file.write(content if isinstance(content, bytes) else content.encode())
     return [utterance.error or (utterance.audio, utterance.reference) for utterance in Inputs([name], **options)]
@@ -84,7 +84,7 @@ SPOKEN = [("a.wav", "one"), ("b.wav", "two")]
     }.items(),
     ids=lambda case: case[0],
 )
-def test_the_text_of_a_list(folder, monkeypatch, content):
+def test_encodings_and_compression(folder, monkeypatch, content):
     assert _rows("list.txt", content[1]) == AB
     with open("list.txt", "rb") as file:
         monkeypatch.setattr(inputs, "standard_input", StandardInput(file.fileno()))
@@ -171,7 +171,7 @@ def test_the_text_of_a_list(folder, monkeypatch, content):
     }.values(),
     ids=lambda value: None,
 )
-def test_rows(folder, name, content):
+def test_rows_in_many_formats(folder, name, content):
     assert _rows(name, content) == SPOKEN
 
 
@@ -183,15 +183,15 @@ def test_rows(folder, name, content):
     ],
     ids=lambda value: str(value)[:12],
 )  # fmt: skip
-def test_a_reference_never_costs_the_transcription(folder, text, reference):
+def test_a_faulty_reference_does_not_prevent_transcription(folder, text, reference):
     assert _rows("m.jsonl", f'{{"audio": "a.wav", "text": {text}}}\n') == [("a.wav", reference)]
 
 
-def test_a_text_that_is_none_leaves_room_for_another(folder):
+def test_a_missing_reference_falls_back_to_the_next_field(folder):
     assert _rows("m.jsonl", '{"audio": "a.wav", "text": NaN, "sentence": "one"}\n') == [("a.wav", "one")]
 
 
-def test_a_latin_1_table_has_latin_1_texts_and_names(folder):
+def test_a_latin_1_table(folder):
     with open(b"caf\xe9.wav", "wb"), open("th\xe9.wav", "wb"):
         pass
     rows = _rows("m.csv", b"path,text\ncaf\xe9.wav,d\xe9j\xe0\nth\xe9.wav,vu\n")
@@ -234,12 +234,12 @@ def test_spellings_of_a_path(folder, monkeypatch, spelled, audio):
     assert _paths("m.lst", f"{spelled.format(folder=folder)}\na.wav\n") == [audio.format(folder=folder), "a.wav"]
 
 
-def test_a_path_that_is_spelled_otherwise_is_called_by_what_was_found(folder):
+def test_the_id_is_the_spelling_that_exists(folder):
     (folder / "m.txt").write_text("a.wav \n")
     assert list(Inputs(["m.txt"])) == [Utterance("a.wav", "a.wav", name="a")]
 
 
-def test_an_offset_is_known_by_other_names_and_units(folder):
+def test_other_names_and_units_of_offsets(folder):
     lines = [
         '{"audio": "a.wav", "start": 1.5, "end": 4}',
         '{"audio": "a.wav", "start_time": "2", "duration": 0.5}',
@@ -269,7 +269,7 @@ def test_an_offset_is_known_by_other_names_and_units(folder):
         ("7", "must be a JSON object, but is int"),
     ],
 )
-def test_a_row_that_cannot_be_used_says_why(folder, value, message):
+def test_the_error_for_an_unusable_row_says_why(folder, value, message):
     separator = "" if message.startswith(":") else " "
     assert _rows("m.jsonl", f'{{"audio": "a.wav"}}\n{value}\n{{"audio": "b.wav"}}\n')[1].startswith(
         f"m.jsonl, line 2{separator}{message}"
@@ -278,7 +278,7 @@ def test_a_row_that_cannot_be_used_says_why(folder, value, message):
     assert bad.startswith(f"m.json, row 2{separator}{message}") and [first, last] == AB
 
 
-def test_rows_of_an_array_that_are_wrong_have_ids_of_their_own(folder):
+def test_bad_rows_of_an_array_have_distinct_ids(folder):
     (folder / "m.json").write_text('[{"text": "x"}, {"text": "y"}, {"audio": "a.wav"}]')
     assert [each.id for each in Inputs(["m.json"])] == ["m.json:1", "m.json:2", "a.wav"]
 
@@ -298,13 +298,13 @@ def test_rows_of_an_array_that_are_wrong_have_ids_of_their_own(folder):
         ("[" * 100_000, 0, "row 1 is not JSON"),
     ],
 )
-def test_a_document_that_breaks_off_is_an_error_after_the_rows_before(folder, content, good, message):
+def test_invalid_json_is_an_error_after_the_rows_before_it(folder, content, good, message):
     *rows, last = _rows("m.json", content)
     assert rows == AB[:good] and last.startswith(f"m.json, {message}"), last
     assert last.endswith("the rest of the list is not read")
 
 
-def test_a_compressed_list_that_breaks_off_is_an_error_after_the_rows_before(folder):
+def test_a_truncated_compressed_list_is_an_error_after_its_rows(folder):
     lines = b"".join(b'{"audio": "%06d.wav"}\n' % index for index in range(20_000))
     *rows, last = _rows("m.jsonl.gz", gzip.compress(lines)[:-2000])
     assert 0 < len(rows) < 20_000 and last.startswith(f"m.jsonl.gz, the list cannot be read after row {len(rows)}:")
@@ -317,24 +317,24 @@ def test_a_compressed_list_that_breaks_off_is_an_error_after_the_rows_before(fol
         ("m.csv", b"<!DOCTYPE html><html><body>Sign in</body></html>", "an HTML page, not a list"),
         ("m.txt", b"PK\x03\x04" + bytes(100), "a zip archive, not a list"),
         ("m.txt", b"PAR1" + bytes(range(100)), "a Parquet table, not a list"),
-        ("m.txt", bytes(range(1, 200)), "but the data are binary: name a text file"),
+        ("m.txt", bytes(range(1, 200)), "but the data are binary: pass a text file"),
         ("m.jsonl.gz", gzip.compress(gzip.compress(gzip.compress(gzip.compress(b"a.wav")))), "a gzip file, not a list"),
         ("m.m3u8", b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\na.ts\n", "the playlist of an HLS stream"),
         ("m.csv", b"name,words\nx,y\n", "m.csv must begin with a header that has a column such as audio_filepath"),
     ],
 )  # fmt: skip
-def test_what_is_no_list_says_what_it_is(folder, name, content, message):
+def test_the_error_for_other_files_says_what_they_are(folder, name, content, message):
     with pytest.raises(ManifestError) as raised:
         _rows(name, content)
     assert message in str(raised.value) and "\n" not in str(raised.value), raised.value
 
 
-def test_audio_that_is_named_as_a_list_is_audio(folder):
+def test_audio_with_the_suffix_of_a_list_is_audio(folder):
     (folder / "a.txt").write_bytes(WAV)
     assert list(Inputs(["a.txt"])) == [Utterance("a.txt", "a.txt", name="a")] and Inputs(["a.txt"]).is_one_file
 
 
-def test_a_playlist_has_comments(folder):
+def test_comments_in_a_playlist_are_skipped(folder):
     content = "#EXTM3U\r\n#EXTINF:123,Artist - Title\r\na.wav\r\nsub\\c.wav\r\nhttps://x.example/b.mp3\r\n"
     assert _paths("m.m3u8", content) == ["a.wav", "sub/c.wav", "https://x.example/b.mp3"]
 
@@ -350,11 +350,11 @@ def test_a_playlist_has_comments(folder):
     ],
     ids=["a quote that is not closed", "a line end in a text", "a quote within", "a comma in a text", "a comma at the end"],
 )
-def test_no_row_of_a_table_is_lost(folder, content, expected):
+def test_stray_quotes_and_commas_lose_no_rows(folder, content, expected):
     assert _rows("m.csv", content) == expected
 
 
-def test_a_row_that_lacks_its_part_is_an_error(folder):
+def test_a_row_without_its_offset_and_duration_is_an_error(folder):
     assert _rows("m.csv", "path,text,offset,duration\na.wav,x\nb.wav,y,1,2\n") == [
         "m.csv, line 2 has 2 columns, but the header has 4",
         ("b.wav", "y"),
@@ -373,7 +373,7 @@ def test_a_row_that_lacks_its_part_is_an_error(folder):
         ("a.wav", []),
     ],
 )
-def test_a_line_that_is_more_than_a_path(line, expected):
+def test_lines_with_more_than_a_path(line, expected):
     assert list(split_line(line))[:1] == expected
 
 
@@ -383,7 +383,7 @@ def test_files_by_name(folder):
 
 
 @pytest.mark.parametrize("content", ["{'audio': 'a.wav'}", "[{'audio': 'a.wav'}]", "{\n'audio': 'a.wav'\n}"])
-def test_what_python_prints_is_said_to_be_that(folder, content):
+def test_the_error_for_a_printed_dict_suggests_json(folder, content):
     message = "it has single quotes, like a Python dict that was printed: write it with json.dumps"
     assert message in _rows("m.jsonl", content)[0]
 
@@ -400,7 +400,7 @@ def test_what_python_prints_is_said_to_be_that(folder, content):
         ("file a.wav\n", [("a.wav", 0.0, None)]),
     ],
 )  # fmt: skip
-def test_lists_of_ffmpeg(folder, content, rows):
+def test_ffmpeg_lists(folder, content, rows):
     (folder / "it's.wav").write_bytes(b"")
     (folder / "m.txt").write_text(content)
     found = list(Inputs(["m.txt"]))
@@ -422,7 +422,7 @@ def test_the_text_of_a_row_without_a_header(folder, name, content, reference):
     assert _rows(name, content) == [("a.wav", reference)]
 
 
-def test_texts_without_a_header_that_are_not_read_are_said(folder):
+def test_ignored_texts_without_a_header_are_reported(folder):
     notes = []
     assert _rows("m.csv", "a.wav,anna,Hello you\nb.wav,ben,Hi\n", note=notes.append) == AB
     assert notes == [
@@ -431,44 +431,44 @@ def test_texts_without_a_header_that_are_not_read_are_said(folder):
     assert _rows("m.csv", "a.wav,1\nb.wav,2\n", note=notes.append) == AB and len(notes) == 1
 
 
-def test_a_name_in_other_letters_is_found_where_it_is_the_only_one(folder):
+def test_a_name_in_other_case_is_found_if_it_is_unambiguous(folder):
     (folder / "X.wav").write_bytes(b"")
     (folder / "x.WAV").write_bytes(b"")
     assert _paths("m.txt", "A.WAV\nsub/C.wav\nx.wav\nX.wav\n") == ["a.wav", "sub/c.wav", "x.wav", "X.wav"]
     assert [each.id for each in Inputs(["m.txt"])] == ["a.wav", "sub/c.wav", "x.wav", "X.wav"]
 
 
-def test_a_part_in_samples_behind_a_path_is_an_error(folder):
+def test_a_path_followed_by_a_range_of_samples_is_an_error(folder):
     assert _paths("m.tsv", "id\taudio\nu\ta.wav:0:4000\nv\tgone.wav:0:4000\n") == [
         "m.tsv, line 2: 'a.wav:0:4000' gives its part in samples or bytes: use offset and duration in seconds",
         "gone.wav:0:4000",
     ]
 
 
-def test_rows_whose_folder_is_not_there_cost_few_looks(folder, monkeypatch):
+def test_missing_folders_are_checked_only_once(folder, monkeypatch):
     (folder / "m.txt").write_text("".join(f"gone/with/{n}\n" for n in range(100)))
-    looks, real = [], os.path.exists
-    monkeypatch.setattr(os.path, "exists", lambda path: looks.append(path) or real(path))
+    calls, real = [], os.path.exists
+    monkeypatch.setattr(os.path, "exists", lambda path: calls.append(path) or real(path))
     assert len(list(Inputs(["m.txt"]))) == 100
-    assert len(looks) < 300, len(looks)
+    assert len(calls) < 300, len(calls)
 
 
 @pytest.mark.parametrize("line", ["/ x", "// d", ". x", ".. x", "sub some words", "z.zip x", "~ x"])
-def test_a_line_of_words_is_no_folder_with_a_text(folder, monkeypatch, line):
+def test_a_line_that_begins_with_a_folder_or_archive_is_not_split(folder, monkeypatch, line):
     monkeypatch.setenv("HOME", str(folder))
     (folder / "z.zip").write_bytes(b"PK")
     assert _paths("m.txt", f"a.wav\n{line}\nb.wav\n") == ["a.wav", *([] if line.startswith("//") else [line]), "b.wav"]
 
 
 @pytest.mark.parametrize("line", ["/", "//", '"/"', "/."])
-def test_a_line_does_not_mean_all_files_of_the_machine(folder, line):
+def test_a_line_cannot_name_the_root_folder(folder, line):
     assert _paths("m.txt", f"a.wav\n{line}\n") == [
         "a.wav",
-        "m.txt, line 2 is the root of the file system: name a folder below it",
+        "m.txt, line 2 is the root of the file system: use a folder below it",
     ]
 
 
-def test_lines_that_are_comments_are_left_out_and_counted(folder):
+def test_comments_are_skipped_and_counted(folder):
     (folder / "#1.wav").write_bytes(b"")
     notes = []
     content = "# my list\na.wav\n; c\n // d e\n#1.wav\n#gone.wav\n"
@@ -479,14 +479,14 @@ def test_lines_that_are_comments_are_left_out_and_counted(folder):
 
 
 def _parts(name, content):
-    """Write a list; return (offset, duration) or the error of each of its rows."""
+    """Write a list; return (offset, duration) or the error of each row."""
     with open(name, "w") as file:
         file.write(content)
     return [each.error or (each.offset_seconds, each.duration_seconds) for each in Inputs([name])]
 
 
 @pytest.mark.parametrize("unknown", ["", "nan", "NaN", "N/A", "NA", "null", "None", "-", " "])
-def test_times_that_are_not_known_are_not_given(folder, unknown):
+def test_missing_times_in_a_table(folder, unknown):
     header = "path,offset,duration,start,end"
     assert _parts("m.csv", f"{header}\na.wav,{unknown},{unknown},{unknown},{unknown}\n") == [(0.0, None)]
     assert _parts("m.csv", f"{header}\na.wav,1,{unknown},{unknown},{unknown}\n") == [(1.0, None)]
@@ -494,7 +494,7 @@ def test_times_that_are_not_known_are_not_given(folder, unknown):
 
 
 @pytest.mark.parametrize("unknown", ["NaN", "null", '""', '"nan"'])
-def test_times_of_json_that_are_not_known_are_not_given(folder, unknown):
+def test_missing_times_in_json(folder, unknown):
     fields = "".join(f', "{name}": {unknown}' for name in ("offset", "duration", "start", "end", "id"))
     (folder / "m.jsonl").write_text(f'{{"audio": "a.wav"{fields}}}\n')
     (row,) = Inputs(["m.jsonl"])
@@ -503,7 +503,7 @@ def test_times_of_json_that_are_not_known_are_not_given(folder, unknown):
 
 
 @pytest.mark.parametrize("name, value", [("duration", -1), ("duration", "-1"), ("duration", 0), ("end", -1), ("end", 0)])
-def test_a_length_of_minus_one_is_not_known(folder, name, value):
+def test_minus_one_and_zero_mean_an_unknown_duration(folder, name, value):
     assert _parts("m.jsonl", json.dumps({"audio": "a.wav", name: value})) == [(0.0, None)]
 
 
@@ -529,13 +529,13 @@ def test_a_length_of_minus_one_is_not_known(folder, name, value):
         ("offset,end", "3,2", "must end after it starts, but runs from 3 to 2 s"),
     ],
 )
-def test_a_time_is_read_or_the_row_is_an_error(folder, header, cells, part):
+def test_formats_of_times(folder, header, cells, part):
     separator = " " if str(part).startswith("must") else ": "
     expected = f"m.csv, line 2{separator}{part}" if isinstance(part, str) else part
     assert _parts("m.csv", f"path,{header}\na.wav,{cells}\n") == [expected]
 
 
-def test_a_comma_in_a_number_is_read_where_it_can_mean_one_thing_only(folder):
+def test_a_decimal_comma_is_accepted_if_it_is_unambiguous(folder):
     *good, bad = _parts("m.csv", "path;start;end\na.wav;0,5;1,25\na.wav;0,125;1\na.wav;1,500;2\n")
     assert good == [(0.5, 0.75), (0.125, 0.875)]
     assert bad == "m.csv, line 4: start must be a number of seconds or a time such as 0:01:02.5, but is '1,500'"
@@ -551,7 +551,7 @@ def test_a_comma_in_a_number_is_read_where_it_can_mean_one_thing_only(folder):
         ({"segments": []}, None),
     ],
 )
-def test_a_part_that_is_not_read_is_said_once(folder, fields, note):
+def test_ignored_fields_are_reported_once(folder, fields, note):
     notes = []
     rows = "".join(json.dumps({"audio": audio, **fields}) + "\n" for audio in ("a.wav", "b.wav"))
     assert _rows("m.jsonl", rows, note=notes.append) == AB
@@ -564,7 +564,7 @@ LETTERS = [*(f"{name}.wav" for name in (*NAMES, "MAC 1")), "G" + "x" * 183 + "/a
 
 @pytest.mark.parametrize("end", ["\n", "\0"], ids=["lines", "NUL"])
 @pytest.mark.parametrize("name", LETTERS, ids=lambda name: name[:12])
-def test_a_list_that_begins_as_some_file_does_is_a_list(folder, monkeypatch, name, end):
+def test_a_list_may_begin_with_letters_of_a_file_signature(folder, monkeypatch, name, end):
     content = f"{name}{end}a.wav{end}"
     assert _paths("m.txt", content) == [name, "a.wav"]
     with open("m.txt", "rb") as file:
@@ -578,8 +578,8 @@ def test_a_list_that_begins_as_some_file_does_is_a_list(folder, monkeypatch, nam
      "dir://b.wav::file:///tmp", "generic://b.wav", "git://b.wav", "REFERENCE://b.wav::{evil}"],
 )  # fmt: skip
 @pytest.mark.parametrize("suffix", ["", ".txt", "/*.wav"], ids=["audio", "list", "pattern"])
-def test_urls_that_lead_to_more_than_they_name_are_refused(folder, url, suffix):
-    """fsspec before 2024.12 runs what stands in braces in the file of reference://."""
+def test_urls_that_can_reach_other_files_or_run_code_are_refused(folder, url, suffix):
+    """fsspec before 2024.12 executes code in the templates of a file that reference:// names."""
     template = "{{cycler.__init__.__globals__.os.system('touch ran')}}"
     evil = json.dumps({"version": 1, "templates": {"u": template}, "refs": {"b.wav": ["{{u}}"], "b.wav.txt": ["{{u}}"]}})
     (folder / "evil.json").write_text(evil)
@@ -596,7 +596,7 @@ def test_urls_that_lead_to_more_than_they_name_are_refused(folder, url, suffix):
     assert not os.path.exists("ran")
 
 
-def test_a_row_that_is_a_folder_or_an_archive_is_searched(folder):
+def test_folders_and_archives_in_a_list_are_searched(folder):
     import zipfile
 
     with zipfile.ZipFile("z.zip", "w") as archive:
@@ -619,7 +619,7 @@ def test_audio_on_standard_input_is_one_utterance():
     assert _run(code, b"a.wav\n") == "False a.wav a.wav a None"
 
 
-def test_audio_on_standard_input_is_new_each_time():
+def test_each_job_gives_standard_input_a_new_key():
     first, second = ([each.key for each in Inputs(["-"], raw=RAW)] for _ in range(2))
     assert first != second
     again = Inputs(["-"], raw=RAW)
@@ -637,13 +637,13 @@ def test_raw_samples_on_standard_input():
 @pytest.mark.parametrize(
     "text", ["", "s16", "s16le", "s16le:", "s16le:0", "s16le:16000:0", "s16le:16000:33", "s16le:16k", "x:1"]
 )
-def test_a_raw_format_that_is_none(text):
+def test_an_invalid_raw_format_raises(text):
     with pytest.raises(ValueError, match="raw format"):
         audio.raw_format.RawFormat.parse(text)
 
 
 @pytest.mark.parametrize("name", ["m.json", "m.jsonl", "one-line.json", "named.json"])
-def test_memory_does_not_grow_with_rows_of_json(tmp_path, name):
+def test_memory_is_bounded_for_json(tmp_path, name):
     row = json.dumps({"audio": "some/folder/with/a/name.wav", "text": "what is said in it"})
     text = {
         "m.json": "[\n" + ",\n".join([row] * 4000) + "\n]",
@@ -671,8 +671,8 @@ def test_a_list_by_url(folder):
     assert rows == [("memory://lists/x/a.wav", "one"), ("/b.wav", "two")]
 
 
-def test_lines_are_given_as_they_come():
-    """A list that is written while it is read is not waited for."""
+def test_lines_are_yielded_as_they_arrive():
+    """A list that is still being written is not read ahead."""
     code = "for each in Inputs(['-']): print(each.id, flush=True)"
     command = [sys.executable, "-c", f"from hubert_fast.transcribe import Inputs\n{code}"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
@@ -684,12 +684,12 @@ def test_lines_are_given_as_they_come():
         process.stdin.close()
 
 
-def test_lines_of_a_text():
+def test_peeking_and_numbering_of_lines():
     lines = Text(iter(["a\r\n", "\n", "long ", "line\n", "last"]))
     assert lines.peek(2) == ["a", "long "] and list(lines) == [(1, "a"), (3, "long line"), (4, "last")]
 
 
-def test_a_list_that_cannot_be_had_says_what_the_server_answered(monkeypatch):
+def test_the_error_for_a_refused_list_has_the_http_status(monkeypatch):
     import fsspec
 
     class Refused(Exception):
@@ -721,7 +721,7 @@ def test_a_named_pipe_can_hold_a_list(folder):
         assert [each.audio for each in Inputs(["list.txt"])] == ["a.wav", "b.wav"]
 
 
-def test_a_stream_of_bytes_is_a_list():
+def test_a_list_from_a_stream_of_bytes():
     from hubert_fast.transcribe.manifests import read
 
     assert [entry.audio for entry in read("-", file=io.BytesIO(b"\xef\xbb\xbfa.wav\nb.wav"))] == ["a.wav", "b.wav"]

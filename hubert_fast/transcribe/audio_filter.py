@@ -1,4 +1,4 @@
-"""Select the audio among the files of a folder, a pattern or an archive, and summarise the rest."""
+"""Select the audio among the files of a folder, a pattern or an archive, and count the rest by kind."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class FolderFile(NamedTuple):
 
 @dataclass
 class FolderWalk:
-    """A walk through a folder: first all that really lies in it, in alphabetical order, then the targets of links to folders.
+    """A walk through a folder: first everything below it, in alphabetical order, then the targets of links to folders.
 
     Every file therefore gets its path without links, if it has one below the folder, and links to folders that were visited
     before, such as a parent, are not followed.
@@ -122,7 +122,7 @@ class FolderWalk:
                 return
         if mode and not stat.S_ISREG(mode):
             if suffix in AUDIO_SUFFIXES:
-                reason = f"this is {_kind(mode)}, not a regular file: to read it, name it as an input of its own"
+                reason = f"this is {_kind(mode)}, not a regular file: to read it, pass it as a separate input"
                 yield FolderFile(entry.path, error=f"{entry.path}: {reason}")
             return
         if not self.filter.accepts(entry.path):

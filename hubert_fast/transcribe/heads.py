@@ -15,7 +15,7 @@ from ..tokenizer import CTCTokenizer
 
 logger = logging.getLogger(__name__)
 
-ADVICE = "fine-tune it, or name a fine-tuned checkpoint such as facebook/hubert-large-ls960-ft"
+ADVICE = "fine-tune it, or use a fine-tuned checkpoint such as facebook/hubert-large-ls960-ft"
 
 
 def read_processor(name_or_path: str | Path, config: HubertConfig, hub_options: dict[str, Any]) -> HubertProcessor:

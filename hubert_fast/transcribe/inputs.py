@@ -183,7 +183,7 @@ class Inputs(Iterable[Utterance]):
         rejected = walk.filter.describe_rejected()
         reason = "no audio files in this folder"
         if rejected is not None:
-            reason += f", only {rejected}; if one of them is a list of audio files, name it instead"
+            reason += f", only {rejected}; if one of them is a list of audio files, pass that file instead"
         yield Utterance(source, source, error=f"{source}: {reason}")
 
     def _from_pattern(self, source: str) -> Iterator[Utterance]:
@@ -198,7 +198,7 @@ class Inputs(Iterable[Utterance]):
                     yield from self._from_folder(path, walk, exclude)
             elif is_special(path):
                 count += 1
-                reason = "this is not a regular file: to read it, name it as an input of its own"
+                reason = "this is not a regular file: to read it, pass it as a separate input"
                 yield Utterance(path, path, error=f"{path}: {reason}")
             elif takes_all and not is_system_file(os.path.basename(path)):
                 count += 1
@@ -266,7 +266,7 @@ class Inputs(Iterable[Utterance]):
     def _from_entry(self, entry: manifests.Entry, path: ResolvedPath, source: str) -> Iterator[Utterance]:
         is_folder = is_bare(entry) and os.path.isdir(path.audio)
         if is_folder and os.path.realpath(path.audio) == os.sep:
-            error = f"{source}, line {entry.line} is the root of the file system: name a folder below it"
+            error = f"{source}, line {entry.line} is the root of the file system: use a folder below it"
             yield Utterance(f"{source}:{entry.line}", source, error=error)
         elif is_folder or (is_bare(entry) and is_archive(path.audio)):
             yield from self._from_files(path.audio)

@@ -1,6 +1,6 @@
-"""Lists that refer to files beside them: Kaldi's ``wav.scp``, fairseq's ``.tsv``, LibriSpeech's ``.trans.txt``; FFmpeg's lists.
+"""Lists of toolkits and corpora: Kaldi's ``wav.scp``, fairseq's ``.tsv``, LibriSpeech's ``.trans.txt`` and FFmpeg's.
 
-Rows are read as they are needed. Only Kaldi's recordings, if there are ``segments``, and lines of files beside the list that
+All but the last refer to files beside them. Rows are read as they are needed. Only Kaldi's recordings, if there are ``segments``, and lines of files beside the list that
 come out of order are kept in memory.
 """
 

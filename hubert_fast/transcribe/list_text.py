@@ -29,7 +29,7 @@ NOT_A_LIST = frozenset((*BINARY_KINDS.split(), "git-lfs", "html", "xml", "zeros"
 
 
 class ManifestError(Exception):
-    """A list cannot be read; the message says which and why."""
+    """A list cannot be read; the message says which one and why."""
 
 
 class Text:
@@ -151,7 +151,7 @@ def decode_text(file: BinaryIO, source: str) -> Text:
     if encoding != "utf-8-sig":
         return Text(_pieces(io.TextIOWrapper(file, encoding, "replace", newline="")))
     if _is_binary(head):
-        advice = "describe raw samples with --stdin-format" if source == STANDARD_INPUT else "name a text file"
+        advice = "describe raw samples with --stdin-format" if source == STANDARD_INPUT else "pass a text file"
         raise ManifestError(f"{source}: expected a list as text, but the data are binary: {advice}")
     if b"\0" in head.split(b"\n", 1)[0]:
         return Text(_items(file), separated_by_nul=True)

@@ -37,7 +37,7 @@ class ResolvedPath(NamedTuple):
 
 
 class PathResolver:
-    """Resolve the paths in a list.
+    """A resolver for the paths in a list.
 
     Args:
         folder: the folder of the list, a path or URL; ``""`` to use only the working folder.

@@ -64,7 +64,7 @@ def _matches_below(folder: str, parts: list[str], searched: set[tuple[str, int]]
 
 
 def _folders(folder: str, n_parts: int, searched: set[tuple[str, int]]) -> Iterator[str]:
-    """Yield a folder and all below it, each once: first those that really lie in it, then those reached through links."""
+    """Yield a folder and all folders below it, each once: first those reached without links, then the targets of links."""
     links = deque([folder])
     while links:
         folder = links.popleft()
