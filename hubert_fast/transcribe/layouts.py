@@ -1,7 +1,7 @@
 """Lists of toolkits and corpora: Kaldi's ``wav.scp``, fairseq's ``.tsv``, LibriSpeech's ``.trans.txt`` and FFmpeg's.
 
-All but the last refer to files beside them. Rows are read as they are needed. Only Kaldi's recordings, if there are ``segments``, and lines of files beside the list that
-come out of order are kept in memory.
+All but the last refer to files beside them. Rows are read as they are needed: only Kaldi's recordings, if there are
+``segments``, and lines of other files that come out of order are kept in memory.
 """
 
 from __future__ import annotations
