@@ -1,10 +1,10 @@
-"""csrc/ctc_collapse.cpp in Python: the same two names, arguments and results. ``hubert_fast.ctc`` explains them."""
+"""csrc/ctc_collapse.cpp in Python: the same names, arguments and results. ``hubert_fast.ctc`` explains them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import reduce
-from itertools import groupby, islice
+from itertools import groupby
 from operator import add
 from typing import Any
 
@@ -45,19 +45,6 @@ def decode(
         probs = None if log_probs is None else log_probs[begin : begin + length].astype(np.float64)
         found.utterance(utterance, ids[begin : begin + length].tolist(), probs, blank, group)
     return found.result()
-
-
-def rows(kind: type, counts: np.ndarray, *columns: list | np.ndarray) -> list[list]:
-    """Do what the C++ function of this name does: lists of rows of a named tuple, ``counts[i]`` in the i-th."""
-    if len(kind._fields) != len(columns):
-        raise ValueError(f"rows need a column for each of their {len(kind._fields)} fields, but got {len(columns)}")
-    columns = [column if isinstance(column, list) else column.tolist() for column in columns]
-    total = int(counts.sum())
-    for column in columns:
-        if len(column) != total:
-            raise ValueError(f"a column must be a list or an array of {total} entries, but has {len(column)}")
-    made = map(kind._make, zip(*columns))
-    return [list(islice(made, count)) for count in counts.tolist()]
 
 
 class _Found:
