@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import hubert_fast
+import hubert_fast.ops
 
 PACKAGE = Path(hubert_fast.__file__).parent
 REFERENCE = PACKAGE.parent / "docs" / "api.md"
@@ -24,3 +25,5 @@ def test_type_checkers_see_what_loads_on_first_use():
 def test_each_public_name_is_in_the_reference():
     listed = re.findall(r"^::: hubert_fast\.(\w+)$", REFERENCE.read_text(encoding="utf-8"), re.MULTILINE)
     assert sorted(listed) == sorted(hubert_fast.__all__)
+    ops = re.findall(r"^::: hubert_fast\.ops\.(\w+)$", REFERENCE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(ops) == sorted(name for name in hubert_fast.ops.__all__ if not name.endswith("_eager"))

@@ -14,7 +14,7 @@ from hubert_fast import audio, demo
 ROOT = Path(hubert_fast.__file__).parent.parent
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
-PROSE = [*PAGES, *(ROOT / name for name in ("CHANGELOG.md", "RELEASING.md"))]
+PROSE = [*PAGES, *(ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "RELEASING.md"))]
 pytestmark = pytest.mark.skipif(not README.exists(), reason="the package under test is not a checkout")
 names = pytest.mark.parametrize("page", PROSE, ids=lambda page: page.stem)
 
