@@ -13,6 +13,7 @@ from typing import NamedTuple
 from ..audio import AUDIO_SUFFIXES
 from .audio_filter import OTHER_SUFFIXES, AudioFilter, is_system_file, is_system_folder, kind_of
 from .layouts import librispeech_references
+from .patterns import is_folder
 
 
 class FolderFile(NamedTuple):
@@ -74,7 +75,7 @@ class FolderWalk:
             return
         references: dict[str, str] | None = None
         for entry in entries:
-            if _is_dir(entry):
+            if is_folder(entry):
                 if not is_system_folder(entry.name):
                     (links if entry.is_symlink() else subfolders).append(entry.path)
                 continue
@@ -87,8 +88,7 @@ class FolderWalk:
 
     def _visit(self, folder: str) -> bool:
         """Mark a folder as visited; return whether it was not before."""
-        status = os.stat(folder)
-        identity = (status.st_dev, status.st_ino)
+        identity = _identity(folder)
         if identity in self.visited:
             self.came_back = True
             return False
@@ -139,10 +139,9 @@ class FolderWalk:
         if os.path.commonpath((inside, folder)) == inside:
             return not any(map(is_system_folder, os.path.relpath(folder, inside).split(os.sep)))
         try:
-            status = os.stat(folder)
+            return _identity(folder) in self.visited
         except OSError:
             return False
-        return (status.st_dev, status.st_ino) in self.visited
 
 
 def link_error(path: str, error: OSError) -> str:
@@ -154,11 +153,9 @@ def link_error(path: str, error: OSError) -> str:
     return f"the target of this link cannot be opened: {error.strerror or error}"
 
 
-def _is_dir(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
+def _identity(path: str) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
 
 
 def _kind(mode: int) -> str:

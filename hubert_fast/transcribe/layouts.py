@@ -15,7 +15,7 @@ from ..audio import is_url
 from .list_text import COMPRESSION_SUFFIXES, ManifestError, Text, decode_text, open_bytes, repair_encoding
 from .parts import InvalidRow, part_of
 from .paths import COMMON_SUFFIXES, join, parent_folder
-from .rows import Entry, is_valid_name
+from .rows import Entry, is_valid_name, path_entry
 
 KALDI_ARCHIVE = re.compile(r"\.ark:\d+(?:\[[\d:,]*\])?$")
 LIBRISPEECH_SUFFIXES = (".flac", *COMMON_SUFFIXES)  # the original format first, then those it may have been converted to
@@ -184,10 +184,7 @@ def _fairseq_rows(rows: Iterator[tuple[int, str]], source: str, note: Note) -> I
         reference = text if reference_number == number - 1 else None
         if reference and is_spelled:
             reference = " ".join(reference.replace(" ", "").replace("|", " ").split())
-        if not is_valid_name(path):
-            yield Entry(number, error=f"line {number} is not a valid file name: {path[:200]!r}")
-            continue
-        yield Entry(number, path, reference=_reference(reference))
+        yield path_entry(number, path)._replace(reference=_reference(reference))
 
 
 def ffmpeg(text: Text) -> Iterator[Entry]:
@@ -198,8 +195,7 @@ def ffmpeg(text: Text) -> Iterator[Entry]:
         if keyword == "file":
             yield from () if pending is None else (pending,)
             path = value[1:-1].replace("'\\''", "'") if value[:1] == value[-1:] == "'" else value
-            error = None if is_valid_name(path) else f"line {number} is not a valid file name: {path[:200]!r}"
-            pending = Entry(number, path, error=error)
+            pending = path_entry(number, path)
         elif pending is not None and keyword in ("inpoint", "outpoint"):
             pending = _trim(pending, keyword, value)
     yield from () if pending is None else (pending,)

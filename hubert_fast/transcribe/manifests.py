@@ -19,7 +19,7 @@ from .list_text import COMPRESSION_SUFFIXES, STANDARD_INPUT, Text, decode_text, 
 from .list_text import ManifestError as ManifestError
 from .remote import reason_of
 from .rows import Entry as Entry
-from .rows import is_row, is_valid_name, parse_row
+from .rows import is_row, parse_row, path_entry
 
 JSON_SUFFIXES, LIST_SUFFIXES = (".jsonl", ".json", ".ndjson"), (".txt", ".lst", ".list")
 PLAYLIST_SUFFIXES, KALDI_SUFFIX, LIBRISPEECH_SUFFIX = (".m3u", ".m3u8"), ".scp", ".trans.txt"
@@ -78,7 +78,7 @@ def _entries(text: Text, source: str, note: Callable[[str], None]) -> Iterator[E
     (first,) = text.peek(1) or [""]
     is_list = suffix not in (*JSON_SUFFIXES, *tables.DELIMITERS)
     if text.separated_by_nul:
-        yield from (_path_entry(number, line)._replace(is_line=False) for number, line in text)
+        yield from (path_entry(number, line) for number, line in text)
     elif _uncompressed_name(source).endswith(LIBRISPEECH_SUFFIX):
         yield from layouts.librispeech(text, source)
     elif suffix == KALDI_SUFFIX:
@@ -118,13 +118,7 @@ def _line_entries(text: Text) -> Iterator[Entry]:
             (row,) = json_rows.rows_of(Text(iter([line])), is_row)
             yield Entry(number, error=row.error) if row.error is not None else parse_row(number, row.value)
         else:
-            yield _path_entry(number, line)
-
-
-def _path_entry(number: int, path: str) -> Entry:
-    if is_valid_name(path):
-        return Entry(number, path, is_line=True)
-    return Entry(number, error=f"line {number} is not a valid file name: {path[:200]!r}")
+            yield path_entry(number, line)._replace(is_line=True)
 
 
 def _playlist_entries(text: Text, source: str) -> Iterator[Entry]:
@@ -134,4 +128,4 @@ def _playlist_entries(text: Text, source: str) -> Iterator[Entry]:
         )
     for number, line in text:
         if not line.startswith("#"):
-            yield _path_entry(number, line)
+            yield path_entry(number, line)._replace(is_line=True)

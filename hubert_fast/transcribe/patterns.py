@@ -77,7 +77,7 @@ def _folders(folder: str, n_parts: int, searched: set[tuple[str, int]]) -> Itera
             yield folder
             try:
                 with os.scandir(folder or ".") as scanned:
-                    entries = [entry for entry in scanned if not entry.name.startswith(".") and _is_dir(entry)]
+                    entries = [entry for entry in scanned if not entry.name.startswith(".") and is_folder(entry)]
             except OSError:
                 continue
             for entry in entries:
@@ -90,7 +90,8 @@ def _folders(folder: str, n_parts: int, searched: set[tuple[str, int]]) -> Itera
                     folders.append((path, os.path.join(real, entry.name)))
 
 
-def _is_dir(entry: os.DirEntry[str]) -> bool:
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a folder, or a link to one that can be followed."""
     try:
         return entry.is_dir()
     except OSError:  # a cycle of links

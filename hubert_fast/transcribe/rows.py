@@ -205,6 +205,13 @@ def is_valid_name(text: str) -> bool:
         return False
 
 
+def path_entry(line: int, path: str) -> Entry:
+    """Return the entry for a path that stands on a line by itself."""
+    if is_valid_name(path):
+        return Entry(line, path)
+    return Entry(line, error=f"line {line} is not a valid file name: {path[:200]!r}")
+
+
 def _lhotse_entry(line: int, fields: Mapping[str, Any]) -> Entry:
     """Parse a Lhotse cut or recording."""
     if "tracks" in fields and not fields.get("recording"):
