@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,9 +44,15 @@ def filled(text: str, results: Path) -> str:
     def block(match: re.Match) -> str:
         if match[2] not in BLOCKS:
             raise ValueError(f"unknown block {match[2]!r}, expected one of {', '.join(BLOCKS)}")
-        return f"{match[1]}{BLOCKS[match[2]](results)}{match[4]}"
+        return f"{match[1]}{wrapped(BLOCKS[match[2]](results))}{match[4]}"
 
     return BLOCK.sub(block, text)
+
+
+def wrapped(text: str) -> str:
+    """Break paragraphs into lines of at most 128 characters; tables stay as they are."""
+    lines = (line if line.startswith("|") else textwrap.fill(line, 128, break_on_hyphens=False) for line in text.splitlines())
+    return "".join(f"{line}\n" for line in lines)
 
 
 def main(arguments: list[str] | None = None) -> int:
