@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # hubert_fast, where it is not installed
 
-from hubert_fast import cli, demo
+from hubert_fast import cli, console, demo
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -66,9 +66,9 @@ def main(arguments: list[str] | None = None) -> int:
     for case in cases(options.tiny):
         command = ["bench", "--device", "cpu", *shlex.split(case), "--csv", str(options.csv)]
         print("hubert-fast", *command, flush=True)
-        if cli.main(command) == cli.EXIT_CANNOT_RUN:
-            return cli.EXIT_CANNOT_RUN
-    return cli.EXIT_OK
+        if cli.main(command) == console.EXIT_CANNOT_RUN:
+            return console.EXIT_CANNOT_RUN
+    return console.EXIT_OK
 
 
 if __name__ == "__main__":

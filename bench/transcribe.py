@@ -30,10 +30,11 @@ from hubert_fast import audio, demo
 from hubert_fast.benchmark.providers import their_pipeline
 from hubert_fast.benchmark.rows import append, origin, percentiles
 from hubert_fast.transcribe import Inputs, Options, Transcriber
+from hubert_fast.transcribe.formats import JSON_LINES
 from hubert_fast.transcribe.job import Job, Paths, Summary, open_journal
-from hubert_fast.transcribe.outputs import Rows
 from hubert_fast.transcribe.progress import Progress
 from hubert_fast.transcribe.scoring import score
+from hubert_fast.transcribe.sinks import Rows
 
 RESULTS = Path(__file__).resolve().parent / "results"
 OURS, MODEL_ALONE = "hubert_fast, files to text", "hubert_fast, model alone"
@@ -66,7 +67,7 @@ def files_to_text(transcriber: Transcriber, listed: Path, out: Path) -> dict[str
     summary = Summary(str(out), "demo", "cpu", "")
     paths = Paths(out)
     journal = open_journal(paths, {}, overwrite=True)
-    output = Rows(out, "jsonl", journal)
+    output = Rows(out, JSON_LINES, journal)
     job = Job(Inputs([listed]), output, summary, Progress(quiet=True, failures_told=0), journal=journal)
     job.run(transcriber.run(job.utterances(), Options()))
     output.close()

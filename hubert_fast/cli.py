@@ -1,4 +1,4 @@
-"""The command ``hubert-fast``: text and tables on standard output, everything else on standard error."""
+"""The command line ``hubert-fast``: text and tables go to standard output, everything else to standard error."""
 
 from __future__ import annotations
 
@@ -11,84 +11,87 @@ import warnings
 from collections.abc import Sequence
 
 from . import __version__
-
-EXIT_OK, EXIT_SOME_FAILED, EXIT_CANNOT_RUN = 0, 1, 2
-EXIT_READER_GONE = 128 + signal.SIGPIPE
-
-
-class CannotRunError(Exception):
-    """The command cannot do anything of what was asked; the message is the one line to show."""
+from .console import EXIT_CANNOT_RUN, EXIT_READER_GONE, CannotRunError
+from .transcribe import formats, normalizers  # neither imports torch
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="hubert-fast", description="HuBERT speech encoders: transcription, conversion, diagnosis."
+        prog="hubert-fast", description="Transcribe speech with HuBERT models; convert, check and benchmark them."
     )
     parser.add_argument("--version", action="version", version=f"hubert_fast {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     transcribe = commands.add_parser(
         "transcribe",
-        help="audio files to text",
-        description="Write what is said in audio files (WAV, FLAC, OGG, MP3, ...; any sampling rate). Text goes to standard "
-        "output: one line per file, after its name and a tab (the name is left out for a single file). With -o it goes to a "
-        "file or a folder: run the same command again to transcribe what is missing or has changed. A file that "
+        help="transcribe audio files",
+        description="Transcribe audio files (WAV, FLAC, OGG, MP3, ...; any sampling rate). Without -o, each file's text goes "
+        "to standard output on one line, after its name and a tab (the name is left out for a single file). With -o, texts go "
+        "to a file or folder; run the same command again to transcribe whatever is still missing or has changed. A file that "
         "cannot be transcribed is reported on standard error and in OUT.errors.jsonl, and does not stop the others.",
-        epilog="Exit status: 0 all transcribed, 1 some or all not, 2 cannot run (on), 130 interrupted, 143 terminated, "
-        "141 the reader left.",
+        epilog="Exit status: 0 if all inputs were transcribed, 1 if some or all were not, 2 if the command could not run or "
+        "go on, 130 if interrupted, 143 if terminated, 141 if the reader of standard output closed it.",
     )
     _add_transcribe_options(transcribe)
     transcribe.set_defaults(command="transcribe")
 
     convert = commands.add_parser(
         "convert",
-        help="fairseq and s3prl checkpoints to the Hugging Face format",
-        description="Turn a fairseq HuBERT (pre-trained or CTC-fine-tuned; base, large, xlarge) or an s3prl DistilHuBERT "
-        "into a folder that from_pretrained and --model read. Needs neither library, and runs no code from the file.",
-        epilog="Exit status: 0 converted, 2 not.",
+        help="convert fairseq and s3prl checkpoints to the Hugging Face format",
+        description="Convert a fairseq HuBERT (pre-trained or CTC-fine-tuned; base, large, xlarge) or an s3prl DistilHuBERT "
+        "to a folder that from_pretrained and --model can read. Needs neither library and runs no code from the file.",
+        epilog="Exit status: 0 if converted, 2 if not.",
     )
-    convert.add_argument("checkpoint", metavar="CHECKPOINT.pt", help="the file that fairseq or s3prl wrote")
-    convert.add_argument("folder", metavar="OUT_DIR", help="a new or empty folder for config.json, model.safetensors, ...")
+    convert.add_argument("checkpoint", metavar="CHECKPOINT.pt", help="checkpoint file written by fairseq or s3prl")
     convert.add_argument(
-        "--dict", dest="dictionary", metavar="dict.ltr.txt", help="a fine-tuned model's symbols, when the checkpoint lacks them"
+        "folder", metavar="OUT_DIR", help="new or empty folder, which gets config.json, model.safetensors and so on"
+    )
+    convert.add_argument(
+        "--dict",
+        dest="dictionary",
+        metavar="dict.ltr.txt",
+        help="the symbols of a fine-tuned model, for a checkpoint that lacks them",
     )
     convert.add_argument(
         "--keep-final-proj",
         action="store_true",
-        help="also keep the pre-training's head: final_proj and, where they are there, label_embs_concat and target_glu",
+        help="also keep the head used in pre-training: final_proj and, if present, label_embs_concat and target_glu",
     )
     convert.set_defaults(command="convert")
 
     check = commands.add_parser(
         "check",
-        help="whether the kernels answer rightly on this GPU",
-        description="Hold every kernel to its definition in float64 on this GPU with the installed torch and triton, at the "
-        "shapes of published models; compare small models, packed and padded, with plain PyTorch; and see whether the same "
-        "inputs give the same bits. Without this command a shorter check runs once, before kernels are used the first time. "
-        "The verdict is kept below ~/.cache/hubert_fast; kernels that fail are not used.",
-        epilog="Exit status: 0 all passed, 1 some did not, 2 cannot run.",
+        help="check that the kernels compute correct results on this GPU",
+        description="Compare every kernel with its definition in float64, on this GPU with the installed torch and triton, at "
+        "the shapes of published models; compare small models, packed and padded, with plain PyTorch; and check that the same "
+        "inputs give the same bits. A shorter check runs by itself, once, before kernels are first used. Results are kept "
+        "under ~/.cache/hubert_fast, and kernels that fail are not used.",
+        epilog="Exit status: 0 if all checks passed, 1 if some did not, 2 if the command could not run.",
     )
-    check.add_argument("--device", default="cuda", help="cuda or cuda:N (default: cuda)")
+    check.add_argument("--device", default="cuda", help="device to check: cuda or cuda:N (default: cuda)")
     check.add_argument(
-        "--dtype", default="all", metavar="A,B", help="float32, bfloat16, float16, some of them or all (default: all)"
+        "--dtype",
+        default="all",
+        metavar="A,B",
+        help="dtypes to check: all, or some of float32, bfloat16 and float16, separated by commas (default: all)",
     )
     check.add_argument("--short", action="store_true", help="run only the shorter check, which takes seconds")
     check.set_defaults(command="check")
 
-    info = commands.add_parser("info", help="versions, devices, and which backends can run here")
+    info = commands.add_parser("info", help="show versions, devices, and which backends can run here")
     info.set_defaults(command="info")
 
     bench = commands.add_parser(
         "bench",
-        help="speed beside transformers', on this machine",
-        description="Time this package and transformers in turn, in one process, on the same audio. Answers are compared with "
-        "float32 before anything is timed; what cannot run, or answers otherwise, is a row with its reason.",
-        epilog="Exit status: 0 all were timed, 1 some were not, 2 cannot run.",
+        help="compare speed with transformers on this machine",
+        description="Time this package and transformers alternately, in one process, on the same audio. Before timing, results "
+        "are compared with float32; a provider that cannot run, or gives different results, gets a row with the reason.",
+        epilog="Exit status: 0 if all providers were timed, 1 if some were not, 2 if the command could not run.",
     )
     _add_bench_options(bench)
     bench.set_defaults(command="bench")
 
-    demo = commands.add_parser("demo", help="transcribe the bundled recordings and count the errors")
+    demo = commands.add_parser("demo", help="transcribe the bundled recordings and count the word errors")
     _add_device_options(demo)
     demo.set_defaults(command="run_demo")
     return parser
@@ -100,75 +103,74 @@ def _add_transcribe_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="INPUT",
         help="audio files, folders to search for them, 'patterns/**/*.wav', lists (.json, .jsonl, .csv, .tsv, .txt with a "
-        "path on each line, .m3u, Kaldi's wav.scp, LibriSpeech's .trans.txt; compressed too), .zip and .tar archives, - for "
-        "audio or a list on standard input; local or URLs that fsspec knows",
+        "path on each line, .m3u, Kaldi's wav.scp, LibriSpeech's .trans.txt; also compressed), .zip and .tar archives, or - "
+        "for audio or a list on standard input; local paths or URLs that fsspec supports",
     )
-    parser.add_argument("--model", metavar="ID_OR_DIR", help="Hugging Face hub name or folder (default: the demo model)")
+    parser.add_argument(
+        "--model", metavar="ID_OR_DIR", help="Hugging Face hub name or local folder of the model (default: the demo model)"
+    )
     _add_device_options(parser)
 
     output = parser.add_argument_group("output")
     output.add_argument(
-        "-o", "--output", metavar="OUT.jsonl", help="write to this file or, for srt, vtt and textgrid, a file for each input "
-        "to this folder"
+        "-o", "--output", metavar="OUT.jsonl",
+        help="file to write; for formats with a file for each input "
+        f"({formats.names_with_file_each()}), the folder for them (default: standard output)",
     )  # fmt: skip
     output.add_argument(
-        "--format", choices=["jsonl", "txt", "tsv", "csv", "json", "ctm", "srt", "vtt", "textgrid"],
-        help="format of the output (default: the one that the output's name ends in; jsonl for a name without an ending; txt "
-        "on standard output)",
+        "--format", choices=list(formats.FORMATS),
+        help="output format: "
+        + ", ".join(f"{name} ({format.description})" for name, format in formats.FORMATS.items())
+        + f" (default: the suffix of OUT, or {formats.DEFAULT} if it has none; {formats.DEFAULT_ON_STANDARD_OUTPUT} on "
+        "standard output)",
     )  # fmt: skip
     output.add_argument(
-        "--normalizer", choices=["none", "basic", "english"], default="basic",
-        help="how texts are made alike before word errors are counted, where manifests have the text: none, basic (case, "
-        "punctuation and symbols do not count), english (Whisper's EnglishTextNormalizer, needs transformers) (default: basic)",
+        "--normalizer", choices=normalizers.NORMALIZERS, default=normalizers.DEFAULT,
+        help="how texts are normalized before word errors are counted, for inputs with a reference text: none, basic (ignores "
+        "case, punctuation and symbols) or english (Whisper's EnglishTextNormalizer, needs transformers) "
+        f"(default: {normalizers.DEFAULT})",
     )  # fmt: skip
     output.add_argument(
-        "--ordered",
+        "--ordered", action="store_true", help="write results in the order of the inputs (default: in the order they finish)"
+    )
+    output.add_argument(
+        "--overwrite",
         action="store_true",
-        help="write rows in the order of the inputs (default: in the order in which they are done)",
+        help="replace OUT if it exists (default: transcribe only the inputs that it lacks)",
     )
-    output.add_argument(
-        "--overwrite", action="store_true", help="if OUT exists, begin anew (default: transcribe what is missing in it)"
-    )
-    output.add_argument("--retry-failed", action="store_true", help="try inputs again that failed in an earlier run")
-    output.add_argument("--quiet", action="store_true", help="keep progress, notes and summary off standard error")
+    output.add_argument("--retry-failed", action="store_true", help="retry inputs that failed in earlier runs")
+    output.add_argument("--quiet", action="store_true", help="print no progress, notes or summary to standard error")
 
     audio = parser.add_argument_group("audio")
     audio.add_argument(
-        "--channels",
-        choices=["mix", "each"],
-        default="mix",
-        help="mix: average the channels; each: transcribe every channel by itself (default: mix)",
-    )
+        "--channels", choices=["mix", "each"], default="mix",
+        help="mix: average the channels of a file; each: transcribe every channel separately (default: mix)",
+    )  # fmt: skip
     audio.add_argument(
-        "--chunk-seconds",
-        type=float,
-        default=40.0,
-        metavar="S",
-        help="longest audio in one piece, in seconds; longer audio is cut into chunks (default: 40)",
-    )
+        "--chunk-seconds", type=float, default=40.0, metavar="S",
+        help="cut audio longer than this many seconds into overlapping chunks of this length (default: 40)",
+    )  # fmt: skip
     audio.add_argument(
-        "--overlap-seconds",
-        type=float,
-        default=4.0,
-        metavar="S",
+        "--overlap-seconds", type=float, default=4.0, metavar="S",
         help="seconds of audio that consecutive chunks share (default: 4)",
-    )
+    )  # fmt: skip
     audio.add_argument(
         "--keep-truncated",
         action="store_true",
-        help="transcribe the part that is there of files that are cut off (default: such files fail)",
+        help="transcribe files that are cut off as far as they go (default: such files fail)",
     )
     audio.add_argument(
         "--stdin-format",
         metavar="FORMAT",
-        help="read standard input (-) as samples without a header: ENCODING:RATE or ENCODING:RATE:CHANNELS, as s16le:16000; "
-        "encodings are s8, u8, s16le, s24le, s32le, f32le, f64le, the same with be, mulaw and alaw (default: what its first "
-        "bytes say)",
+        help="read standard input (-) as raw samples without a header: ENCODING:RATE or ENCODING:RATE:CHANNELS, such as "
+        "s16le:16000; encodings are s8, u8, s16le, s24le, s32le, f32le, f64le, their big-endian variants (s16be and so on), "
+        "mulaw and alaw (default: detect the format from the first bytes)",
     )
     audio.add_argument(
         "--allow-pipes",
         action="store_true",
-        help="run the shell commands that Kaldi's wav.scp and Lhotse's lists name in place of files (default: such rows fail)",
+        help="run the shell commands that Kaldi's wav.scp and Lhotse's lists may contain instead of file names (default: such "
+        "rows fail)",
     )
 
     work = parser.add_argument_group("work")
@@ -176,81 +178,104 @@ def _add_transcribe_options(parser: argparse.ArgumentParser) -> None:
         "--batch-seconds",
         type=float,
         metavar="S",
-        help="seconds of audio in a batch (default: 64 on a CPU, 16 for each GiB of a GPU)",
+        help="seconds of audio in a batch (default: 64 on a CPU; on a GPU 16 for each GiB of its memory, at most 1280)",
     )
     work.add_argument(
         "--workers", type=int, metavar="N", help="threads that decode audio (default: one for each core, at most 16)"
     )
     work.add_argument(
-        "--engine",
-        choices=["local", "ray"],
-        default="local",
-        help="what does the work: local is this process, ray is a Ray cluster (default: local)",
-    )
+        "--engine", choices=["local", "ray"], default="local",
+        help="where the model runs: local (in this process) or ray (on a Ray cluster) (default: local)",
+    )  # fmt: skip
     work.add_argument(
-        "--ray-address",
-        metavar="ADDRESS",
-        help="address of the Ray cluster (default: the one that runs here, or a new local one)",
-    )
+        "--ray-address", metavar="ADDRESS",
+        help="address of the Ray cluster, with --engine ray (default: the one on this machine, or a new local one)",
+    )  # fmt: skip
     work.add_argument(
-        "--ray-actors",
-        type=int,
-        metavar="N",
-        help="actors of the Ray cluster that transcribe (default: one for each GPU, or for each four cores)",
+        "--ray-actors", type=int, metavar="N",
+        help="number of Ray actors, each with its own model, with --engine ray (default: one for each GPU of the cluster, or "
+        "for every four cores if it has none)",
+    )  # fmt: skip
+    work.add_argument(
+        "--shard", metavar="I/N", help="transcribe only the I-th of N parts of the inputs, and write to OUT.I-of-N.jsonl"
     )
-    work.add_argument("--shard", metavar="I/N", help="transcribe only the I-th of N parts of the inputs, into OUT.I-of-N.jsonl")
 
 
 def _add_bench_options(parser: argparse.ArgumentParser) -> None:
     model = parser.add_mutually_exclusive_group()
-    model.add_argument("--model", metavar="ID_OR_DIR", help="a HuBERT-CTC checkpoint, hub name or folder")
+    model.add_argument(
+        "--model", metavar="ID_OR_DIR", help="HuBERT-CTC checkpoint to time: Hugging Face hub name or local folder"
+    )
     model.add_argument(
         "--config", default="base", choices=["base", "large", "xlarge", "tiny", "tiny-large"],
-        help="or random weights in such a size (default: base; tiny ones are for tests)",
+        help="size of a model with random weights, timed if there is no --model; the tiny sizes are for tests (default: base)",
     )  # fmt: skip
     _add_device_options(parser)
     parser.add_argument(
         "--providers", default="ours,hf-sdpa,hf-sdpa-sorted", metavar="A,B,...",
-        help="ours, ours-graphs, ours-no-graphs, ours-padded, accelerate, hf-sdpa, hf-eager, hf-flash, hf-compile, "
-        "hf-compile-graphs; with -sorted behind one its utterances are sorted by length before they are put into batches, with "
-        "-single each is a batch of its own (default: ours,hf-sdpa,hf-sdpa-sorted)",
+        help="implementations to time: ours, ours-graphs, ours-no-graphs, ours-padded, accelerate, hf-sdpa, hf-eager, "
+        "hf-flash, hf-compile, hf-compile-graphs; append -sorted to a name to sort utterances by length before batching, or "
+        "-single to run each utterance as its own batch (default: ours,hf-sdpa,hf-sdpa-sorted)",
     )  # fmt: skip
     parser.add_argument(
         "--protocol", default="model", metavar="A,B,...",
-        help="model: forward only; leaderboard: waveforms to text as the Open ASR Leaderboard times it; files: files on disk "
-        "to text (default: model)",
+        help="what to time: model (the forward pass only), leaderboard (waveforms to text, as the Open ASR Leaderboard times "
+        "it), files (files on disk to text) (default: model)",
     )  # fmt: skip
     parser.add_argument(
         "--lengths", default="librispeech", metavar="L",
-        help="librispeech, fixed:10 (seconds), demo (the bundled recordings, whose text is known), or a file: seconds a line "
-        "(.txt), or a manifest or folder of audio (default: librispeech)",
+        help="lengths of the utterances: librispeech (distributed as in its test sets), fixed:10 (10 seconds each), demo (the "
+        "bundled recordings, whose text is known), a .txt file with seconds on each line, or a list or folder of audio files "
+        "(default: librispeech)",
     )  # fmt: skip
-    parser.add_argument("--audio-seconds", type=float, metavar="S", help="how much (default: 120 on a CPU, 3600 on a GPU)")
-    parser.add_argument("--batch-seconds", type=float, metavar="S", help="for model: audio in a batch (default: 20, GPU 640)")
-    parser.add_argument("--batch-utterances", type=int, metavar="N", help="for leaderboard (default: 8, GPU 64 as theirs)")
-    parser.add_argument("--rounds", type=int, default=3, help="through all of it, after one untimed (default: 3)")
-    parser.add_argument("--dollars-per-hour", type=float, metavar="D", help="of this machine: adds audio hours per dollar")
-    parser.add_argument("--csv", metavar="FILE", help="append a row for each provider")
-    parser.add_argument("--plot", metavar="FILE", help="draw times real time (.svg, .png, .pdf)")
+    parser.add_argument(
+        "--audio-seconds", type=float, metavar="S",
+        help="seconds of audio to run in each pass (default: 120 on a CPU, 3600 on a GPU)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--batch-seconds", type=float, metavar="S",
+        help="seconds of audio in a batch, for the protocol model (default: 20 on a CPU, 640 on a GPU)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--batch-utterances", type=int, metavar="N",
+        help="utterances in a batch, for the protocol leaderboard (default: 8 on a CPU; 64 on a GPU, as the leaderboard does)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--rounds", type=int, default=3, metavar="N", help="timed passes over the audio, after one warm-up pass (default: 3)"
+    )
+    parser.add_argument(
+        "--dollars-per-hour", type=float, metavar="D",
+        help="price of this machine in dollars per hour; adds a column of audio hours per dollar (default: no such column)",
+    )  # fmt: skip
+    parser.add_argument("--csv", metavar="FILE", help="append a row for each provider to this CSV file (default: write none)")
+    parser.add_argument(
+        "--plot", metavar="FILE", help="draw a bar chart of speeds to this .svg, .png or .pdf file (default: draw none)"
+    )
 
 
 def _add_device_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N, several as cuda:0,1 (default: auto)")
-    parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16 (default: auto)")
+    parser.add_argument(
+        "--device", default="auto", help="auto (CUDA if available), cpu, cuda, cuda:N or several as cuda:0,1 (default: auto)"
+    )
+    parser.add_argument(
+        "--dtype",
+        default="auto",
+        help="number format of the model: auto (whichever is fast on the device), float32, bfloat16 or float16 (default: auto)",
+    )
 
 
-def _show_warning(message: Warning | str, *where: object, **named: object) -> None:
-    """Write a warning as the command's other messages, without the line of code that gave it."""
+def _show_warning(message: Warning | str, *args: object, **kwargs: object) -> None:
+    """Print a warning like the command's other messages, without the line of code that it came from."""
     print(f"hubert-fast: {message}", file=sys.stderr)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit status."""
+    """Parse the arguments, run the command and return the exit status."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("hubert_fast.check").setLevel(logging.INFO)  # a check takes a while
+    logging.getLogger("hubert_fast.check").setLevel(logging.INFO)  # a check takes a while, so its progress is shown
     try:
-        from . import commands  # on demand: --help and --version need no torch
+        from . import commands  # on demand: it imports torch, which --help and --version do not need
 
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
@@ -259,9 +284,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"hubert-fast: {error}", file=sys.stderr)
         return EXIT_CANNOT_RUN
     except KeyboardInterrupt as stopped:
-        (number,) = stopped.args or (signal.SIGINT,)  # a handler of our own says which signal came
+        (number,) = stopped.args or (signal.SIGINT,)  # our own handler passes the signal's number
         print(f"hubert-fast: {'terminated' if number == signal.SIGTERM else 'interrupted'}", file=sys.stderr)
         return 128 + number
-    except BrokenPipeError:  # the reader of standard output, such as `head`, has gone
+    except BrokenPipeError:  # the reader of standard output, such as `head`, has exited
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_READER_GONE

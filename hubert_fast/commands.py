@@ -13,12 +13,11 @@ from pathlib import Path
 import torch
 
 from . import __version__, ctc, demo, dispatch, interrupts
-from .cli import EXIT_OK, CannotRunError
+from .console import EXIT_OK, CannotRunError, say
 from .devices import DTYPES
 from .hub import CheckpointError, listed
 from .modeling import HubertForCTC
 from .transcribe.command import load_transcriber, run_command
-from .transcribe.progress import say
 
 
 def transcribe(options: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import hubert_fast
-from hubert_fast import audio, cli, demo
+from hubert_fast import audio, cli, console, demo
 from hubert_fast.benchmark import arithmetic, measure, meters, rows
 from hubert_fast.benchmark.command import table
 from hubert_fast.benchmark.protocols import PROTOCOLS, prepare
@@ -49,7 +49,7 @@ def test_every_protocol_has_a_row_for_every_provider(tmp_path, capsys, config):
         assert bool(row["latency_p50_ms"]) == (row["protocol"] != "files")
         assert float(row["share_of_ceiling"]) > 0 and row["threads"] == str(torch.get_num_threads())
         assert row["texts_equal"] == "" and row["wer"] == ""  # of random weights
-    assert status == cli.EXIT_SOME_FAILED
+    assert status == console.EXIT_SOME_FAILED
     assert (tmp_path / "plot.svg").read_text().count("ours-padded") >= 2
 
 
@@ -65,7 +65,7 @@ def test_every_protocol_has_a_row_for_every_provider(tmp_path, capsys, config):
 )
 def test_sorting_one_batch_is_told_to_be_nothing(capsys, options, is_told):
     few = ["--config", "tiny", "--dtype", "float32", "--device", "cpu", "--lengths", "fixed:0.4", "--audio-seconds", "0.8"]
-    assert cli.main(["bench", *few, "--rounds", "1", "--providers", "hf-sdpa,hf-sdpa-sorted", *options]) == cli.EXIT_OK
+    assert cli.main(["bench", *few, "--rounds", "1", "--providers", "hf-sdpa,hf-sdpa-sorted", *options]) == console.EXIT_OK
     assert ("all utterances are in one batch, so sorting changes nothing" in capsys.readouterr().err) == is_told
 
 
@@ -84,7 +84,7 @@ def test_the_demo_model_is_as_right_as_it_is(tmp_path):
         "1",
     ]
     status, found = bench(tmp_path, *options, "--batch-utterances", "1", "--providers", "ours,hf-sdpa")
-    assert status == cli.EXIT_OK
+    assert status == console.EXIT_OK
     ours, theirs = found
     assert ours["texts_equal"] == "4 of 4" and 0 < float(ours["wer"]) < 0.06
     assert ours["model"] == "demo" and ours["utterances"] == "14"
@@ -101,7 +101,7 @@ def test_nothing_is_timed_that_answers_otherwise(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Ours, "forward", wrong)
     status, found = bench(tmp_path, "--config", "tiny", "--dtype", "float32", "--providers", "ours,hf-sdpa", *FEW)
-    assert status == cli.EXIT_SOME_FAILED
+    assert status == console.EXIT_SOME_FAILED
     assert found[0]["status"].startswith("not timed: 1.0e-03 from float32") and not found[0]["rtfx"]
     assert found[1]["status"] == "ok"
 
@@ -133,7 +133,7 @@ def test_what_fails_is_a_row_and_stops_no_other(tmp_path, monkeypatch, error, re
 def test_rows_of_other_columns_are_not_mixed(tmp_path, capsys):
     (tmp_path / "rows.csv").write_text("a,b\n1,2\n")
     status, _ = bench(tmp_path, "--config", "tiny", "--dtype", "float32", "--providers", "ours", *FEW)
-    assert status == cli.EXIT_CANNOT_RUN and "other columns" in capsys.readouterr().err
+    assert status == console.EXIT_CANNOT_RUN and "other columns" in capsys.readouterr().err
     assert (tmp_path / "rows.csv").read_text() == "a,b\n1,2\n"
 
 
@@ -154,7 +154,7 @@ def test_rows_of_other_columns_are_not_mixed(tmp_path, capsys):
 )
 def test_bad_options(capsys, options, message):
     given = ["bench", "--dtype", "float32", *options] + ([] if "--model" in options else ["--config", "tiny"])
-    assert cli.main(given) == cli.EXIT_CANNOT_RUN
+    assert cli.main(given) == console.EXIT_CANNOT_RUN
     assert message in capsys.readouterr().err
 
 
@@ -310,7 +310,7 @@ def test_without_transformers(monkeypatch, tmp_path):
     monkeypatch.setattr(subject, "find_spec", lambda name: None)
     status, found = bench(tmp_path, "--config", "tiny", "--dtype", "float32", "--providers", "ours,hf-sdpa", *FEW)
     assert found[0]["status"] == "ok" and float(found[0]["max_error"]) < 1e-5
-    assert found[1]["status"].startswith("cannot run: transformers is not installed") and status == cli.EXIT_SOME_FAILED
+    assert found[1]["status"].startswith("cannot run: transformers is not installed") and status == console.EXIT_SOME_FAILED
 
 
 def test_names_of_the_command_line_are_those_there_are():

@@ -1,11 +1,13 @@
 """The command line as a user meets it: text on standard output, everything else on standard error, exit codes."""
 
+import ast
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -258,6 +260,30 @@ def test_version_needs_no_torch():
     code = "import sys; from hubert_fast.cli import main\ntry: main(['--version'])\nfinally: print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.stdout.splitlines() == [f"hubert_fast {hubert_fast.__version__}", "False"]
+
+
+def _imported(path: Path, package: list[str]) -> set[str]:
+    """Return the names within ``hubert_fast`` that a module imports, at any depth of its code."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            home = ".".join([*package[: len(package) - node.level + 1], *filter(None, [node.module])])
+            found |= {home, *(f"{home}.{alias.name}".lstrip(".") for alias in node.names)}
+    return found
+
+
+def test_no_circle_of_imports_leads_through_the_command_line():
+    root = Path(hubert_fast.__file__).parent
+    paths = {path.relative_to(root).with_suffix("").as_posix().replace("/", "."): path for path in root.rglob("*.py")}
+    imports = {name: _imported(path, name.split(".")[:-1]) & paths.keys() for name, path in paths.items()}
+    commands = [name for name in paths if name in ("cli", "commands", "console") or name.endswith(".command")]
+    assert len(commands) == 6 and not imports["console"]
+    for name in commands:
+        reached, following = set(), {*imports[name]}
+        while following:
+            reached |= following
+            following = set().union(*(imports[each] for each in following)) - reached
+        assert name not in reached, f"{name} imports what imports it"
 
 
 def test_demo(capsys):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from hubert_fast.ctc import Word
-from hubert_fast.transcribe import Inputs, Result, Transcript, Utterance, outputs, row_file
+from hubert_fast.transcribe import Inputs, Result, Transcript, Utterance, row_file, sinks
 from hubert_fast.transcribe.inputs import Shard
 from hubert_fast.transcribe.job import Job, OutputError, Paths
 from hubert_fast.transcribe.journal import MISSING, Errors, Journal, JournalError, Row, Stamp
@@ -427,14 +427,14 @@ def test_a_disk_that_is_full_keeps_no_half_of_a_copy(folder, tmp_path, monkeypat
 
 
 def test_a_text_that_is_removed_before_it_is_synced_ends_nothing(folder, tmp_path, monkeypatch):
-    real = outputs.Files.sync
+    real = sinks.Files.sync
 
     def removed(files):
         for path in files._written:
             path.unlink() if path.name == "a.txt" else None
         return real(files)
 
-    monkeypatch.setattr(outputs.Files, "sync", removed)
+    monkeypatch.setattr(sinks.Files, "sync", removed)
     summary = _run(folder, tmp_path / "out", "txt")
     assert summary.transcribed == 5 and not (tmp_path / "out" / "a.txt").exists()
 
@@ -443,9 +443,9 @@ def test_a_text_that_is_removed_before_it_is_synced_ends_nothing(folder, tmp_pat
 @pytest.mark.parametrize("before", range(4))
 def test_a_long_name_is_not_cut_within_a_character(letter, before):
     part = "x" * before + letter * 200
-    short = outputs._short(part)
-    assert len(os.fsencode(short)) <= outputs.MOST_NAME_BYTES
-    assert part.startswith(short.rpartition("-")[0]) and len(os.fsencode(short)) > outputs.MOST_NAME_BYTES - 4
+    short = sinks._short(part)
+    assert len(os.fsencode(short)) <= sinks.MOST_NAME_BYTES
+    assert part.startswith(short.rpartition("-")[0]) and len(os.fsencode(short)) > sinks.MOST_NAME_BYTES - 4
 
 
 def test_the_journal_keeps_where_rows_are(tmp_path):

@@ -1,19 +1,22 @@
 """Transcripts as text: each format as its readers expect it."""
 
-import argparse
 import csv
 import io
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 
-from hubert_fast import cli
+from hubert_fast import demo
+from hubert_fast.cli import main
 from hubert_fast.ctc import Word
-from hubert_fast.transcribe import Result, Transcript, Utterance, formats, normalizers
-from hubert_fast.transcribe.outputs import _safe, encoded
+from hubert_fast.transcribe import Result, Transcript, Utterance, formats
+from hubert_fast.transcribe.sinks import _safe, encoded
 from hubert_fast.transcribe.textgrid import textgrid
 
+STEPS, PI = demo.RECORDINGS / "steps.wav", demo.RECORDINGS / "pi.wav"
 WORDS = (Word("HELLO", 0.5, 0.9, 0.91234), Word("WORLD", 1.0, 1.46, 0.5))
 HELLO = Transcript("HELLO WORLD", 2.00049, 0.7123456, WORDS)
 SILENCE = Transcript("", 1.0)
@@ -55,7 +58,7 @@ def test_txt_is_a_line_an_utterance():
 
 
 def test_tsv_reads_back():
-    table = formats.ROWS["tsv"].head + formats.tsv(_result(id='"a"\tb')) + formats.tsv(_result(SILENCE))
+    table = formats.FORMATS["tsv"].head + formats.tsv(_result(id='"a"\tb')) + formats.tsv(_result(SILENCE))
     rows = list(csv.DictReader(io.StringIO(table), delimiter="\t"))
     assert rows[0] == {
         "id": '"a"\tb', "audio": "a b/c.wav", "start_seconds": "0.000", "duration_seconds": "2.000", "confidence": "0.7123",
@@ -67,15 +70,17 @@ def test_tsv_reads_back():
 def test_csv_is_rfc_4180():
     text = 'SAY "HI", THEN\nGO'
     result = _result(Transcript(text, 1.0, 0.5), id='a,"b"', audio="ü.wav", offset_seconds=2.5)
-    assert formats.ROWS["csv"].head == "id,audio,start_seconds,duration_seconds,confidence,text\r\n"
+    assert formats.FORMATS["csv"].head == "id,audio,start_seconds,duration_seconds,confidence,text\r\n"
     assert formats.comma_separated(result) == '"a,""b""",ü.wav,2.500,1.000,0.5000,"SAY ""HI"", THEN\nGO"\r\n'
-    table = io.StringIO(formats.ROWS["csv"].head + formats.comma_separated(result) + formats.comma_separated(_result(SILENCE)))
+    table = io.StringIO(
+        formats.FORMATS["csv"].head + formats.comma_separated(result) + formats.comma_separated(_result(SILENCE))
+    )
     rows = list(csv.DictReader(table))
     assert [(row["id"], row["text"], row["confidence"]) for row in rows] == [('a,"b"', text, "0.5000"), ("a b/c.wav", "", "")]
 
 
 def test_json_is_an_array_of_the_objects_of_json_lines():
-    format = formats.ROWS["json"]
+    format = formats.FORMATS["json"]
     results = [_result(reference="hello"), _result(HELLO, SILENCE)]
     text = format.head + format.between.join(format.text(result) for result in results) + format.end(is_empty=False)
     assert json.loads(text) == [json.loads(line) for result in results for line in formats.jsonl(result).splitlines()]
@@ -153,12 +158,49 @@ def test_intervals_cover_all_the_time_once(words, duration, offset, expected):
     assert f"xmax = {expected[-1][1]:g} \ntiers" in text and f"size = {len(expected)} \n" in text
 
 
-def test_the_command_lists_all_formats_and_normalizers():
-    """By hand, since its help needs no torch."""
-    (commands,) = (action for action in cli._parser()._actions if action.dest == argparse.SUPPRESS or action.choices)
-    options = {action.dest: action for action in commands.choices["transcribe"]._actions}
-    assert tuple(options["format"].choices) == formats.FORMATS
-    assert tuple(options["normalizer"].choices) == normalizers.NORMALIZERS and options["normalizer"].default == "basic"
+def _lines_of(result):
+    return "".join(f"<{result.utterance.id}> {transcript.text}\n" for transcript in result.transcripts)
+
+
+def test_a_format_is_added_by_a_row_of_the_table(tmp_path, monkeypatch, capsys):
+    """Options, help, suffixes, errors and outputs all follow from it: header, separator and end of the file included."""
+    added = formats.RowFormat(
+        "Lines", "a made-up format", text=_lines_of, head="# header\n", between="--\n", tail="# end\n", is_json=True
+    )
+    monkeypatch.setitem(formats.FORMATS, "made-up", added)
+    options = ["--device", "cpu", "--dtype", "float32"]
+    row = f"<{STEPS}> MOVE FORWARD ELEVEN STEPS\n"
+    assert main(["transcribe", str(STEPS), *options, "--format", "made-up"]) == 0
+    assert capsys.readouterr().out == f"# header\n{row}# end\n"
+    out = tmp_path / "out.LINES"
+    for inputs in ([STEPS], [STEPS, PI]):  # the second run continues the first
+        assert main(["transcribe", *map(str, inputs), *options, "-o", str(out)]) == 0
+    assert out.read_text() == f"# header\n{row}--\n<{PI}> THREE POINT ONE FOUR ONE\n# end\n"
+    assert main(["transcribe", str(STEPS), "-o", str(tmp_path / "out.other")]) == 2
+    assert ".TextGrid, .Lines, or pass --format" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["transcribe", "--help"])
+    assert "made-up (a made-up format)" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_format_with_a_file_each_is_added_by_a_row_of_the_table(tmp_path, monkeypatch, capsys):
+    text = lambda transcript, offset_seconds: f"{offset_seconds} {transcript.text}"  # noqa: E731
+    monkeypatch.setitem(formats.FORMATS, "made-up", formats.FileFormat("note", "a made-up format", text=text))
+    command = ["transcribe", str(STEPS), "--device", "cpu", "--dtype", "float32"]
+    assert main([*command, "--format", "made-up"]) == 2
+    assert "made-up writes a file for each input: name a folder with -o" in capsys.readouterr().err
+    assert main([*command, "--format", "made-up", "-o", str(tmp_path / "folder")]) == 0
+    assert main([*command, "-o", str(tmp_path / "one.note")]) == 0
+    texts = [path.read_text() for path in (tmp_path / "folder" / "steps.note", tmp_path / "one.note")]
+    assert texts == ["0.0 MOVE FORWARD ELEVEN STEPS"] * 2
+    with pytest.raises(SystemExit):
+        main(["transcribe", "--help"])
+    assert "a file for each input (srt, vtt, textgrid, made-up)" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_table_of_formats_needs_no_torch():
+    code = "import sys; from hubert_fast.transcribe import formats; print('torch' in sys.modules, 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False False\n"
 
 
 def test_ctm():

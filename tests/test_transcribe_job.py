@@ -93,7 +93,7 @@ def test_a_run_that_is_killed_goes_on_and_comes_to_the_same(archive, undisturbed
     assert seen[1] > 0 and seen[-1] < FILES, f"not killed in the middle: {seen}"
     process = _start(archive, "-o", out)
     _, errors = process.communicate(timeout=120)
-    assert process.returncode == 1 and "going on with" in errors, errors
+    assert process.returncode == 1 and "continuing " in errors, errors
     assert _rows(out) == undisturbed
     failures = (tmp_path / "out.jsonl.errors.jsonl").read_text().splitlines()
     assert [json.loads(line)["id"] for line in failures] == [str(archive / "bad.wav")]
@@ -392,8 +392,8 @@ def test_formats_to_standard_output(capsysbinary):
     [
         (["-o", "DIR/x.wav"], "has the suffix of an audio file: expected one of .jsonl, .txt"),
         (["-o", "DIR"], "is a folder: name a file for jsonl"),
-        (["--format", "srt"], "srt has a file for each input: name a folder with -o"),
-        (["SECOND", "-o", "DIR/x.srt"], "srt has a file for each input: name a folder with -o, and --format srt"),
+        (["--format", "srt"], "srt writes a file for each input: name a folder with -o"),
+        (["SECOND", "-o", "DIR/x.srt"], "srt writes a file for each input: name a folder with -o, and --format srt"),
         (["-o", "DIR/x.srt", "--channels", "each"], "channels have a file each: name a folder with -o"),
         (["--shard", "3/2"], "a shard must be I/N with I from 1 to N"),
         (["--batch-seconds", "0"], "batch seconds must be above 0"),
@@ -501,7 +501,7 @@ def test_a_worker_that_reads_a_pipe_does_not_keep_the_command_alive(archive):
 KILLED = """
 import os, sys
 from hubert_fast.cli import main
-from hubert_fast.transcribe import journal, outputs
+from hubert_fast.transcribe import journal, sinks
 
 def dies(owner, name, call, after):
     real, calls = getattr(owner, name), [0]
@@ -529,9 +529,9 @@ sys.exit(main(sys.argv[1:]))
         ("journal.Journal", "begin", 1, True),
         ("journal.Journal", "commit", 3, False),  # rows are on disk, the journal does not know
         ("journal.Journal", "commit", 3, True),
-        ("outputs.RowFile", "append", 1, True),  # a row is in no more than a buffer
-        ("outputs.RowFile", "sync", 3, False),
-        ("outputs", "sync_path", 4, False),
+        ("sinks.RowFile", "append", 1, True),  # a row is in no more than a buffer
+        ("sinks.RowFile", "sync", 3, False),
+        ("sinks", "sync_path", 4, False),
     ],
     ids=lambda value: str(value),
 )

@@ -16,10 +16,11 @@ import pytest
 from hubert_fast import commands, demo
 from hubert_fast.cli import main
 from hubert_fast.transcribe import Inputs, Result, Transcript, Utterance, command
+from hubert_fast.transcribe.formats import FORMATS
 from hubert_fast.transcribe.inputs import Shard
 from hubert_fast.transcribe.journal import Journal
-from hubert_fast.transcribe.outputs import Stream
 from hubert_fast.transcribe.progress import Progress, tell
+from hubert_fast.transcribe.sinks import Stream
 from hubert_fast.transcribe.summary import Summary
 from hubert_fast.transcribe.target import Target
 
@@ -57,9 +58,9 @@ def test_the_format_of_a_name(tmp_path, name, format, expected):
         ("out.json.zst", "json", "has the suffix of a compressed file"),
         ("out.wav", None, "has the suffix of an audio file: expected one of .jsonl, .txt"),
         ("out.MP3", "txt", "has the suffix of an audio file"),
-        ("new/", None, "new/ is named as a folder is: name a file for jsonl, or a format with a file for each input: --format "
-         "srt, vtt, textgrid"),
-        ("new/", "csv", "is named as a folder is: name a file for csv"),
+        ("new/", None, "new/ names a folder: name a file for jsonl, or choose a format that writes a file for each input: "
+         "--format srt, vtt, textgrid"),
+        ("new/", "csv", "names a folder: name a file for csv"),
         ("", None, "is a folder: name a file for jsonl"),
     ],
 )  # fmt: skip
@@ -156,7 +157,7 @@ def test_a_stream_of_json_is_a_document_however_it_ends():
     for count in range(3):
         for ends in ("finish", "close"):
             file = io.BytesIO()
-            stream = Stream(file, "json", bare=False)
+            stream = Stream(file, FORMATS["json"], bare=False)
             for index in range(count):
                 stream.write(_result(f"{index}"))
             getattr(stream, ends)()
@@ -166,7 +167,7 @@ def test_a_stream_of_json_is_a_document_however_it_ends():
 
 def test_a_stream_whose_reader_left_ends_as_it_is():
     file = Full(10)
-    stream = Stream(file, "json", bare=False)
+    stream = Stream(file, FORMATS["json"], bare=False)
     with pytest.raises(BrokenPipeError):
         stream.write(_result("text"))
     stream.room = 0

@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 
-from ..cli import EXIT_OK, EXIT_SOME_FAILED, CannotRunError
+from ..console import EXIT_OK, EXIT_SOME_FAILED, CannotRunError, say
 from ..devices import resolve_device, resolve_dtype
 from ..hub import CheckpointError
-from ..transcribe.progress import say
 from . import rows
 from .arithmetic import ceiling
 from .measure import OK, Plan, measure

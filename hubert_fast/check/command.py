@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import torch
 from tqdm import tqdm
 
-from ..cli import EXIT_OK, EXIT_SOME_FAILED, CannotRunError
+from ..console import EXIT_OK, EXIT_SOME_FAILED, CannotRunError
 from ..devices import DTYPES, resolve_device
 from ..dispatch import interpreting, why_not, why_too_old
 from . import verdicts

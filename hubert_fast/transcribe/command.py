@@ -14,7 +14,7 @@ import torch
 
 from .. import demo, dispatch
 from ..audio.raw_format import RawFormat
-from ..cli import EXIT_OK, EXIT_SOME_FAILED, CannotRunError
+from ..console import EXIT_OK, EXIT_SOME_FAILED, CannotRunError, say
 from ..hub import CheckpointError, first_line
 from ..paths import is_on_kernels
 from . import formats, normalizers, ray_engine
@@ -22,7 +22,7 @@ from .inputs import Inputs, Shard
 from .job import NORMALIZER, Engine, Job, OutputError, settings_of
 from .journal import JournalError
 from .manifests import ManifestError
-from .progress import MOST_FAILURES_TOLD, Progress, say, tell
+from .progress import MOST_FAILURES_TOLD, Progress, tell
 from .ray_engine import Cluster, RayRun
 from .summary import Summary, write_summary
 from .target import Sinks, Target
@@ -164,8 +164,7 @@ def _transcribe(
 ) -> int:
     failures = None if sinks.failures is None else str(sinks.failures.path)
     most = None if failures is None else 0 if options.quiet else MOST_FAILURES_TOLD
-    has_notes = target.format in formats.ROWS and formats.ROWS[target.format].is_json
-    notes = str(target.path or "standard output") if has_notes else None
+    notes = str(target.path or "standard output") if formats.FORMATS[target.format].is_json else None
     progress = Progress(quiet=options.quiet, failures_told=most, where_failures=failures, where_notes=notes)
     job = Job(
         inputs,

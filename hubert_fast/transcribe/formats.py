@@ -1,4 +1,7 @@
-"""Transcripts as text: JSON, plain lines, tables and CTM in one file; SRT, WebVTT and Praat's TextGrid in a file for each."""
+"""Output formats: JSON, plain lines, tables and CTM in one file; SRT, WebVTT and Praat's TextGrid with a file per transcript.
+
+``FORMATS`` is the one table of them. The command line reads it for ``--help``, so this module must not import torch.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,13 @@ import json
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from ..ctc import Word
 from .textgrid import textgrid
-from .transcriber import Result, Transcript
+
+if TYPE_CHECKING:
+    from ..ctc import Word
+    from .transcriber import Result, Transcript
 
 LINE_CHARACTERS, LINES = 42, 2  # of a subtitle
 CUE_SECONDS, PAUSE_SECONDS = 7.0, 0.8
@@ -19,16 +25,19 @@ COLUMNS = ("id", "audio", "start_seconds", "duration_seconds", "confidence", "te
 
 
 def _named(result: Result) -> Iterator[tuple[str, int | None, Transcript]]:
-    """Give each transcript with its id, and its channel from 1 where channels have a transcript each."""
-    each = len(result.transcripts) > 1
+    """Yield id, channel and transcript; the channel counts from 1, and is ``None`` unless there are several transcripts."""
+    has_channels = len(result.transcripts) > 1
     for channel, transcript in enumerate(result.transcripts, 1):
-        yield (f"{result.utterance.id}#{channel}", channel, transcript) if each else (result.utterance.id, None, transcript)
+        if has_channels:
+            yield f"{result.utterance.id}#{channel}", channel, transcript
+        else:
+            yield result.utterance.id, None, transcript
 
 
 def _objects(result: Result) -> Iterator[str]:
-    """Give a JSON object for each transcript."""
+    """Yield a JSON object for each transcript."""
     for id, channel, transcript in _named(result):
-        row = {"id": id, "audio": result.utterance.audio}
+        row: dict[str, Any] = {"id": id, "audio": result.utterance.audio}
         row |= {} if channel is None else {"channel": channel}
         row |= {"offset_seconds": result.utterance.offset_seconds} if result.utterance.offset_seconds else {}
         row |= {
@@ -59,14 +68,14 @@ def jsonl(result: Result) -> str:
 
 
 def json_items(result: Result) -> str:
-    """Return items of a JSON array, each on a line of its own."""
+    """Return the items of a JSON array, each on its own line."""
     return ",".join(f"\n{row}" for row in _objects(result))
 
 
 def error_row(result: Result) -> str:
     """Return a failure as a JSON line."""
-    row = {"id": result.utterance.id, "audio": result.utterance.audio, "error": result.error} | _notes(result)
-    return json.dumps(row, ensure_ascii=False) + "\n"
+    row: dict[str, Any] = {"id": result.utterance.id, "audio": result.utterance.audio, "error": result.error}
+    return json.dumps(row | _notes(result), ensure_ascii=False) + "\n"
 
 
 def txt(result: Result) -> str:
@@ -81,7 +90,7 @@ def _table(rows: Sequence[Sequence[str]], delimiter: str, end: str) -> str:
 
 def _cells(result: Result) -> list[tuple[str, ...]]:
     """Return the values of ``COLUMNS`` for each transcript."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for id, _, transcript in _named(result):
         confidence = "" if transcript.confidence is None else f"{transcript.confidence:.4f}"
         start, duration = f"{result.utterance.offset_seconds:.3f}", f"{transcript.duration_seconds:.3f}"
@@ -94,12 +103,12 @@ def tsv(result: Result) -> str:
 
 
 def comma_separated(result: Result) -> str:
-    """Return rows as RFC 4180 has them: lines end in CR and LF, quotes are doubled within quotes."""
+    """Return rows as RFC 4180 defines them: lines end in CR LF, and quotes within quotes are doubled."""
     return _table(_cells(result), ",", "\r\n")
 
 
 def ctm(result: Result) -> str:
-    """Return NIST's time marks: recording, channel, start, duration, word, confidence. A space in a name is %20."""
+    """Return NIST's time marks: recording, channel, start, duration, word, confidence. Spaces in names become %20."""
     name = "%20".join(result.utterance.id.split())
     return "".join(
         f"{name} {channel or 1} {word.start_seconds:.2f} {word.end_seconds - word.start_seconds:.2f} {word.word} "
@@ -110,7 +119,7 @@ def ctm(result: Result) -> str:
 
 
 def _cues(words: Sequence[Word]) -> Iterator[list[Word]]:
-    """Give the words that are shown together: two lines at most, seven seconds, no longer pause within."""
+    """Yield the words to show together: at most two lines and seven seconds, without a longer pause between them."""
     cue: list[Word] = []
     for word in words:
         if cue:
@@ -154,47 +163,72 @@ def _escaped(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class RowFormat:
+class Format:
+    """An output format.
+
+    suffix: of file names, without the dot. description: shown by ``--help``.
+    is_json: rows are JSON, so they can carry notes and escape file names that are not UTF-8.
+    """
+
+    suffix: str
+    description: str
+    is_json: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowFormat(Format):
     """A format that holds all utterances in one file.
 
-    text: returns the rows of a result. head: begins the file. between: parts results. tail: ends the file, and is not there
-    while a run is at work. is_json: rows are JSON, so they carry notes, and escapes for names that are no UTF-8.
+    text: returns the rows of a result. head: begins the file, such as the header of a table. between: separates the rows of
+    consecutive results. tail: ends the file, and is absent while a run is writing.
     """
 
     text: Callable[[Result], str]
     head: str = ""
     between: str = ""
     tail: str = ""
-    is_json: bool = False
 
     def end(self, is_empty: bool) -> str:
-        """Return what ends a file, of which ``is_empty`` says that it has no rows."""
+        """Return what ends the file. is_empty: the file has no rows."""
         return self.tail.lstrip() if is_empty else self.tail
 
 
-@dataclass(frozen=True)
-class FileFormat:
+@dataclass(frozen=True, kw_only=True)
+class FileFormat(Format):
     """A format with a file for each transcript.
 
-    suffix: of file names, without the dot. text: returns the file's text for a transcript and its offset in seconds.
+    text: returns the file's content, given a transcript and its offset in the recording in seconds.
     """
 
-    suffix: str
     text: Callable[[Transcript, float], str]
 
 
-ROWS = {
-    "jsonl": RowFormat(jsonl, is_json=True),
-    "txt": RowFormat(txt),
-    "tsv": RowFormat(tsv, head=_table([COLUMNS], "\t", "\n")),
-    "csv": RowFormat(comma_separated, head=_table([COLUMNS], ",", "\r\n")),
-    "json": RowFormat(json_items, head="[", between=",", tail="\n]\n", is_json=True),
-    "ctm": RowFormat(ctm),
+JSON_LINES = RowFormat("jsonl", "a JSON object per line", text=jsonl, is_json=True)
+# To add a format, add a row: its name is what --format takes, and the rest of the package reads this table.
+FORMATS: dict[str, RowFormat | FileFormat] = {
+    "jsonl": JSON_LINES,
+    "txt": RowFormat("txt", "name, tab and text per line", text=txt),
+    "tsv": RowFormat("tsv", "tab-separated table with a header", text=tsv, head=_table([COLUMNS], "\t", "\n")),
+    "csv": RowFormat("csv", "comma-separated table with a header", text=comma_separated, head=_table([COLUMNS], ",", "\r\n")),
+    "json": RowFormat("json", "a JSON array", text=json_items, head="[", between=",", tail="\n]\n", is_json=True),
+    "ctm": RowFormat("ctm", "NIST time marks, a word per line", text=ctm),
+    "srt": FileFormat("srt", "SubRip subtitles", text=lambda transcript, offset_seconds: srt(transcript)),
+    "vtt": FileFormat("vtt", "WebVTT subtitles", text=lambda transcript, offset_seconds: vtt(transcript)),
+    "textgrid": FileFormat("TextGrid", "Praat's TextGrid", text=textgrid),
 }
-FILES = {
-    "srt": FileFormat("srt", lambda transcript, offset_seconds: srt(transcript)),
-    "vtt": FileFormat("vtt", lambda transcript, offset_seconds: vtt(transcript)),
-    "textgrid": FileFormat("TextGrid", textgrid),
-}
-FORMATS = (*ROWS, *FILES)
-SUFFIXES = {f".{name}": name for name in ROWS} | {f".{file.suffix}": name for name, file in FILES.items()}
+DEFAULT, DEFAULT_ON_STANDARD_OUTPUT = "jsonl", "txt"
+
+
+def has_file_each(name: str | None) -> bool:
+    """Return whether a format, given by name, writes a file for each transcript."""
+    return name is not None and isinstance(FORMATS[name], FileFormat)
+
+
+def names_with_file_each() -> str:
+    """Return the names of the formats that write a file for each transcript: ``"srt, vtt, ..."``."""
+    return ", ".join(filter(has_file_each, FORMATS))
+
+
+def suffixes() -> dict[str, str]:
+    """Return the format that each suffix names: ``{".jsonl": "jsonl", ...}``."""
+    return {f".{format.suffix}": name for name, format in FORMATS.items()}

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import torch
 
-from . import normalizers, outputs, scoring
+from . import normalizers, scoring, sinks
 from .formats import error_row
 from .inputs import Inputs, Shard, Utterance
 from .journal import MISSING, Errors, Journal, JournalError, Stamp
@@ -160,7 +160,7 @@ class Job:
     def __init__(
         self,
         inputs: Inputs,
-        output: outputs.Output,
+        output: sinks.Output,
         summary: Summary,
         progress: Progress,
         *,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import threading
 import time
@@ -10,18 +9,13 @@ from collections.abc import Callable
 
 from tqdm import tqdm
 
+from ..console import say
 from .inputs import Inputs
 from .summary import Summary
 from .transcriber import Result
 
 LINE_SECONDS = 30.0
 MOST_FAILURES_TOLD = MOST_NOTES_TOLD = 20
-
-
-def say(message: str) -> None:
-    """Write a line to standard error, above the progress bar when there is one. If nobody reads it, the work goes on."""
-    with contextlib.suppress(OSError), tqdm.external_write_mode(file=sys.stderr):
-        print(f"hubert-fast: {message}", file=sys.stderr)
 
 
 class Progress:

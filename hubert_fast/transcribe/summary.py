@@ -9,7 +9,7 @@ from pathlib import Path
 from .. import __version__
 from . import normalizers
 from .journal import Totals
-from .outputs import replace
+from .sinks import replace
 
 
 @dataclass

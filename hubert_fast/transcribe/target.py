@@ -1,4 +1,4 @@
-"""What ``-o`` and ``--format`` ask for, and the files that go with it."""
+"""The output that ``-o`` and ``--format`` ask for, and the files beside it."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from ..audio import AUDIO_SUFFIXES
 from . import formats
+from .formats import FileFormat, RowFormat, has_file_each, names_with_file_each
 from .inputs import Inputs, Shard
 from .job import Paths, open_journal, writing
 from .journal import Journal, JournalError
-from .outputs import Files, OneFile, Output, Rows, Stream
 from .row_file import RowFile
+from .sinks import Files, OneFile, Output, Rows, Stream
 
 COMPRESSED_SUFFIXES = frozenset(".gz .bz2 .xz .zst .lz4 .br .zip .7z .tar .tgz".split())
 
 
 class Sinks(NamedTuple):
-    """Where a job writes; journal and failures of outputs that a run can go on with."""
+    """Where a job writes. Only outputs that a later run can continue have a journal and a file of failures."""
 
     output: Output
     journal: Journal | None = None
@@ -31,10 +32,11 @@ class Sinks(NamedTuple):
 
 @dataclass(frozen=True)
 class Target:
-    """An output that is not opened yet.
+    """An output before it is opened.
 
-    path: of a file or folder; ``None`` is standard output. is_stream: written as it comes, never read back. is_single: the one
-    file of the one input. bare: the text alone. is_default: neither the name nor an option says the format.
+    path: a file or folder; ``None`` is standard output. is_stream: written as results arrive and never read back.
+    is_single: a single file for a single input. bare: the text only, without the file name. is_default: neither the name nor
+    an option determines the format.
     """
 
     path: Path | None
@@ -46,11 +48,12 @@ class Target:
 
     @classmethod
     def of(cls, output: str | None, format: str | None, inputs: Inputs, shard: Shard | None = None) -> Target:
-        """Understand the options. Raises ``ValueError`` when they do not go together, or would overwrite an input."""
-        if output in (None, "-"):
-            if format in formats.FILES:
-                raise ValueError(f"{format} has a file for each input: name a folder with -o")
-            return cls(None, format or "txt", is_stream=True, bare=format is None and inputs.is_one_file)
+        """Interpret the options. Raises ``ValueError`` if they contradict each other or would overwrite an input."""
+        if output is None or output == "-":
+            if has_file_each(format):
+                raise ValueError(f"{format} writes a file for each input: name a folder with -o")
+            bare = format is None and inputs.is_one_file
+            return cls(None, format or formats.DEFAULT_ON_STANDARD_OUTPUT, is_stream=True, bare=bare)
         named = Path(output)
         if named.name in ("", ".."):
             raise ValueError(f"{output} cannot be an output: name a file, or a folder by its own name")
@@ -61,96 +64,100 @@ class Target:
             if any(os.path.exists(source) and file.exists() and os.path.samefile(file, source) for source in inputs.sources):
                 raise ValueError(f"{file} is an input, and would be overwritten")
         if exists and not path.is_file() and not path.is_dir():  # a pipe, a device
-            if format in formats.FILES:
-                raise ValueError(f"{format} has a file for each input: {path} is no folder")
-            return cls(path, format or _format_named(named) or "jsonl", is_stream=True)
+            if has_file_each(format):
+                raise ValueError(f"{format} writes a file for each input, but {path} is not a folder")
+            return cls(path, format or _format_named(named) or formats.DEFAULT, is_stream=True)
         _check_name(named, format, is_folder=output.endswith("/") or path.is_dir())
         is_default = format is None and not named.suffix
-        format = format or _format_named(named) or "jsonl"
-        if format in formats.FILES:
+        format = format or _format_named(named) or formats.DEFAULT
+        if has_file_each(format):
             single = _format_named(named) == format and not path.is_dir() and not output.endswith("/")
             if single and not inputs.is_one_file:
-                raise ValueError(f"{format} has a file for each input: name a folder with -o, and --format {format}")
+                raise ValueError(f"{format} writes a file for each input: name a folder with -o, and --format {format}")
             if path.is_file() and not single:
-                raise ValueError(f"{path} is a file: {format} has a file for each input, so name a folder")
+                raise ValueError(f"{format} writes a file for each input, but {path} is a file: name a folder")
             return cls(path, format, is_stream=False, is_single=single)
         if path.is_dir():
             raise ValueError(f"{path} is a folder: name a file for {format}")
         if output.endswith("/"):
             raise ValueError(
-                f"{output} is named as a folder is: name a file for {format}, or a format with a file for each input: "
-                f"--format {', '.join(formats.FILES)}"
+                f"{output} names a folder: name a file for {format}, or choose a format that writes a file for each input: "
+                f"--format {names_with_file_each()}"
             )
         return cls(path, format, is_stream=False, is_default=is_default)
 
     @property
     def paths(self) -> Paths | None:
-        """The files beside an output that a run can go on with."""
-        return None if self.is_stream or self.is_single else Paths(self.path)
+        """The files beside an output that a later run can continue; ``None`` for other outputs."""
+        return None if self.path is None or self.is_stream or self.is_single else Paths(self.path)
 
     def check(self, overwrite: bool) -> None:
-        """Raise ``JournalError`` when there is something that this run may not touch: before a model is loaded."""
-        if self.is_stream:
+        """Raise ``JournalError`` if this run must not touch what exists. Cheap, so it can come before a model is loaded."""
+        if self.path is None or self.is_stream:
             return
         if not self.path.absolute().parent.is_dir():
             raise JournalError(f"{self.path} cannot be written: there is no folder {self.path.parent}")
         if overwrite or not self.path.exists():
             return
         is_empty_folder = self.path.is_dir() and not any(self.path.iterdir())
-        if not is_empty_folder and (self.is_single or not self.paths.journal.exists()):
+        if not is_empty_folder and (self.paths is None or not self.paths.journal.exists()):
             raise JournalError(f"{self.path} exists already; --overwrite replaces it")
 
     @contextlib.contextmanager
     def opened(
-        self, settings: dict[str, Any], overwrite: bool, retry_failed: bool, told: Callable[[str], None]
+        self, settings: dict[str, object], overwrite: bool, retry_failed: bool, report: Callable[[str], None]
     ) -> Iterator[Sinks]:
-        """Take hold of it. Raises ``JournalError`` when a run may not go on with what is there, ``OSError``."""
+        """Open the output. Raises ``JournalError`` if this run cannot continue what exists, ``OSError`` if opening fails."""
         self.check(overwrite)
+        format = formats.FORMATS[self.format]
         with contextlib.ExitStack() as stack:
-            if self.is_stream:
+            if self.path is None or self.is_stream:
+                assert isinstance(format, RowFormat)
                 file = sys.stdout.buffer if self.path is None else stack.enter_context(_device(self.path))
                 with writing("standard output" if self.path is None else str(self.path)):
-                    stream = Stream(file, self.format, self.bare)
+                    stream = Stream(file, format, self.bare)
                 stack.callback(stream.close)
                 yield Sinks(stream)
                 return
             if self.is_single:
-                yield Sinks(OneFile(self.path, self.format))
+                assert isinstance(format, FileFormat)
+                yield Sinks(OneFile(self.path, format))
                 return
-            paths = self.paths
+            paths = Paths(self.path)
             journal = open_journal(paths, settings, overwrite)
             stack.callback(journal.close)
             done = journal.totals()
             if done.transcribed or done.failed:
-                told(f"going on with {self.path}: {done.transcribed} transcribed and {done.failed} failed before")
+                report(f"continuing {self.path}: {done.transcribed} transcribed and {done.failed} failed in earlier runs")
             if retry_failed:
                 journal.forget_failures()
                 journal.commit({"errors": 0})
-            failures = RowFile(paths.errors, "errors", journal, formats.ROWS["jsonl"], is_optional=True)
+            failures = RowFile(paths.errors, "errors", journal, formats.JSON_LINES, is_optional=True)
             stack.callback(failures.close)
-            output = (Files if self.format in formats.FILES else Rows)(self.path, self.format, journal)
+            path = self.path
+            output = Files(path, format, journal) if isinstance(format, FileFormat) else Rows(path, format, journal)
             stack.callback(output.close)
             yield Sinks(output, journal, failures)
 
 
 @contextlib.contextmanager
-def _device(path: Path) -> Iterator[Any]:
+def _device(path: Path) -> Iterator[BinaryIO]:
     file = open(path, "wb")  # noqa: SIM115
     try:
         yield file
     finally:
-        with contextlib.suppress(OSError):  # every row was flushed, and a failure told, when it was written
+        with contextlib.suppress(OSError):  # each row was flushed as it was written, and failures were reported then
             file.close()
 
 
 def _format_named(path: Path) -> str | None:
-    """Return the format that a name ends in, whatever the case of its letters."""
-    return next((name for suffix, name in formats.SUFFIXES.items() if path.suffix.lower() == suffix.lower()), None)
+    """Return the format that a file name's suffix stands for, in upper or lower case."""
+    return next((name for suffix, name in formats.suffixes().items() if path.suffix.lower() == suffix.lower()), None)
 
 
 def _check_name(path: Path, format: str | None, is_folder: bool) -> None:
-    """Raise ``ValueError`` for a name that says something else than what the output would hold."""
-    suffix, known = path.suffix.lower(), ", ".join(formats.SUFFIXES)
+    """Raise ``ValueError`` if the name promises something other than what the output would hold."""
+    suffix, known = path.suffix.lower(), ", ".join(formats.suffixes())
     if suffix in AUDIO_SUFFIXES:
         raise ValueError(f"{path} has the suffix of an audio file: expected one of {known}")
     if is_folder or not suffix:
@@ -162,5 +169,5 @@ def _check_name(path: Path, format: str | None, is_folder: bool) -> None:
 
 
 def _of_shard(path: Path, shard: Shard) -> Path:
-    """Name the output of one shard, so that no two write one file: ``out.jsonl`` of shard 2/16 is ``out.2-of-16.jsonl``."""
+    """Return the output of one shard, so that no two shards share a file: ``out.jsonl`` becomes ``out.2-of-16.jsonl``."""
     return path.with_name(f"{path.stem}.{shard.index}-of-{shard.count}{path.suffix}")

@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-from .transcriber import Transcript
+from typing import TYPE_CHECKING
 
-UNIT = 100_000  # boundaries are whole tens of microseconds, so that the end of an interval is exactly the start of the next
-SHORTEST = 100  # units: Praat refuses an interval without a length
+if TYPE_CHECKING:
+    from .transcriber import Transcript
+
+UNITS_PER_SECOND = 100_000  # boundaries are whole multiples of 10 us, so that each interval starts exactly where the last ended
+SHORTEST = 100  # units: Praat refuses an interval of no length
 
 
 def _intervals(transcript: Transcript, offset_seconds: float) -> list[tuple[int, int, str]]:
-    """Return start, end and text of intervals that cover the time from 0 without holes and overlaps, in units."""
-    intervals, at = [], 0
+    """Return start, end and text of intervals that cover the time from 0 without gaps or overlaps, in units."""
+    intervals, position = [], 0
     for word in transcript.words:
-        start = max(round(UNIT * word.start_seconds), at)
-        end = max(round(UNIT * word.end_seconds), start + SHORTEST)
-        if 0 < start - at < SHORTEST:  # too short for an interval: the word begins where the one before ends
-            start = at
-        if start > at:
-            intervals.append((at, start, ""))
+        start = max(round(UNITS_PER_SECOND * word.start_seconds), position)
+        end = max(round(UNITS_PER_SECOND * word.end_seconds), start + SHORTEST)
+        if 0 < start - position < SHORTEST:  # a pause too short for an interval: the word begins where the previous one ends
+            start = position
+        if start > position:
+            intervals.append((position, start, ""))
         intervals.append((start, end, word.word))
-        at = end
-    until = round(UNIT * (offset_seconds + transcript.duration_seconds))
-    if until - at >= SHORTEST or not intervals:
-        intervals.append((at, max(until, at + SHORTEST), ""))
+        position = end
+    until = round(UNITS_PER_SECOND * (offset_seconds + transcript.duration_seconds))
+    if until - position >= SHORTEST or not intervals:
+        intervals.append((position, max(until, position + SHORTEST), ""))
     return intervals
 
 
 def _seconds(units: int) -> str:
-    whole, rest = divmod(units, UNIT)
+    whole, rest = divmod(units, UNITS_PER_SECOND)
     return f"{whole}.{rest:05d}".rstrip("0").rstrip(".")
 
 
@@ -36,9 +39,9 @@ def _quoted(text: str) -> str:
 
 
 def textgrid(transcript: Transcript, offset_seconds: float = 0.0) -> str:
-    """Return a TextGrid of one tier, ``words``; pauses are intervals without text.
+    """Return a TextGrid with a single tier, ``words``, whose pauses are intervals without text.
 
-    Times are those of the whole file, also where the transcript is of a part that begins at ``offset_seconds``: the tier
+    Times are relative to the whole file, even if the transcript is of a part that begins at ``offset_seconds``: the tier
     begins at 0 and ends with the part.
     """
     intervals = _intervals(transcript, offset_seconds)

@@ -1,4 +1,4 @@
-"""Where results go: one file of rows, a folder with a file each, or a stream such as standard output."""
+"""Where results go: a file of rows, a folder with a file for each utterance, or a stream such as standard output."""
 
 from __future__ import annotations
 
@@ -10,45 +10,48 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from . import formats
+from .formats import FileFormat, RowFormat
 from .inputs import Utterance
 from .journal import Journal, JournalError, Row
 from .row_file import RowFile, encoded, sync_path
 from .transcriber import Result
 
-MOST_NAME_BYTES = 200  # of a file; file systems take 255
+MOST_NAME_BYTES = 200  # of a file name; file systems allow 255
 
 
 class Output:
-    """Takes results; what :meth:`sync` returned can be relied on after a power cut. One that keeps nothing back only writes."""
+    """Receives results. Whatever was written before :meth:`sync` survives a power cut.
+
+    Subclasses that buffer nothing and leave nothing to clean up only override :meth:`write`.
+    """
 
     def prepare(self, result: Result) -> bool:
         """Return whether the journal must be committed before this result is written."""
         return False
 
     def write(self, result: Result) -> Row | None:
-        """Write a result; return where its rows are, ``None`` in files of their own and in streams."""
+        """Write a result; return where its rows are, or ``None`` if they are in a stream or in a file of their own."""
         raise NotImplementedError
 
     def drop_older(self, result: Result) -> None:
-        """Remove files that an earlier result of the utterance left and this one does not write over."""
+        """Remove the files of an earlier result of the same utterance that this result does not overwrite."""
 
     def sync(self) -> dict[str, int]:
-        """Put all on disk; return the sizes to be remembered."""
+        """Flush everything to disk; return the sizes for the journal, by role."""
         return {}
 
     def finish(self) -> None:
-        """Write what makes the output whole, after all results are committed."""
+        """Complete the output, once all results are committed."""
 
     def close(self) -> None:
-        """Close the output, as whole as it can be made when a run breaks off."""
+        """Close the output; if the run was cut short, leave it as complete as possible."""
 
 
 class Rows(Output):
     """All utterances in one file."""
 
-    def __init__(self, path: Path, format: str, journal: Journal):
-        self._format = formats.ROWS[format]
+    def __init__(self, path: Path, format: RowFormat, journal: Journal):
+        self._format = format
         self._file = RowFile(path, "output", journal, self._format)
 
     def write(self, result: Result) -> Row:
@@ -65,35 +68,35 @@ class Rows(Output):
 
 
 class Files(Output):
-    """A file for each utterance, below a folder as the inputs were below theirs: ``talks/a.wav`` is ``talks/a.srt``.
+    """A file for each utterance, in the same folder structure as the inputs: ``talks/a.wav`` becomes ``talks/a.srt``.
 
-    Where another utterance has that name it is ``talks/a.wav.srt``, or has a number. Which one has which is in the journal
-    before the second is written, so that a run that goes on gives the same names.
-    Raises ``JournalError`` when files that the journal knows are gone with their folder.
+    If another utterance already has that name, the file is ``talks/a.wav.srt``, or has a hash in its name. The journal
+    records who owns a name before the second file is written, so a resumed run chooses the same names.
+    Raises ``JournalError`` if the journal lists files but the folder is missing or empty.
     """
 
-    def __init__(self, folder: Path, format: str, journal: Journal):
-        self._folder, self._format, self._journal = folder, formats.FILES[format], journal
+    def __init__(self, folder: Path, format: FileFormat, journal: Journal):
+        self._folder, self._format, self._journal = folder, format, journal
         self._written: set[Path] = set()
         if journal.totals().transcribed and not (folder.is_dir() and any(folder.iterdir())):
             raise JournalError(
-                f"{folder} is empty or gone, but {journal.path} knows of files in it: bring them back, "
-                f"or begin anew with --overwrite"
+                f"{folder} is empty or missing, but {journal.path} lists files in it: restore them, "
+                f"or start over with --overwrite"
             )
         folder.mkdir(exist_ok=True)
 
     def _names(self, utterance: Utterance, count: int) -> Iterator[list[str]]:
-        """Give names for the files of ``count`` transcripts, the best first."""
+        """Yield lists of names for the files of ``count`` transcripts, the preferred one first."""
         name, full = _safe(utterance.name), _safe(utterance.name + os.path.splitext(utterance.audio)[1])
         for stem in (name, full, f"{full}.{utterance.key.hex()}"):
             channels = [""] if count == 1 else [f".{channel}" for channel in range(1, count + 1)]
             yield [f"{stem}{channel}.{self._format.suffix}" for channel in channels]
 
     def _own_names(self, result: Result) -> list[str]:
-        """Return the best names that no other utterance has."""
+        """Return the preferred names that no other utterance owns."""
         owners = (result.utterance.key, None)
         names = self._names(result.utterance, len(result.transcripts))
-        return next(these for these in names if all(self._journal.owner(name) in owners for name in these))
+        return next(each for each in names if all(self._journal.owner(name) in owners for name in each))
 
     def prepare(self, result: Result) -> bool:
         names, best = self._own_names(result), next(self._names(result.utterance, len(result.transcripts)))
@@ -111,29 +114,29 @@ class Files(Output):
             self._written |= {path, *path.parents[: len(Path(name).parts)]}
 
     def drop_older(self, result: Result) -> None:
-        utterance, seen = result.utterance, set(self._own_names(result) if result.transcripts else ())
-        for count in itertools.count(1):  # of channels, which the journal does not know
-            names = set(itertools.chain(*self._names(utterance, count))) - seen
+        utterance, kept = result.utterance, set(self._own_names(result) if result.transcripts else ())
+        for count in itertools.count(1):  # of channels: the journal does not say how many there were
+            names = set(itertools.chain(*self._names(utterance, count))) - kept
             own = [name for name in names if self._journal.owner(name) == utterance.key]
             for name in own:
                 (self._folder / name).unlink(missing_ok=True)
             if count > max(len(result.transcripts), 1) and not own:
                 return
-            seen |= names
+            kept |= names
 
     def sync(self) -> dict[str, int]:
         for path in self._written:
-            with contextlib.suppress(FileNotFoundError):  # a result that came later, or a person, removed it
+            with contextlib.suppress(FileNotFoundError):  # removed by a later result, or by the user
                 sync_path(path)
         self._written.clear()
         return {}
 
 
 class OneFile(Output):
-    """The file of the one utterance there is."""
+    """A single file for a single utterance."""
 
-    def __init__(self, path: Path, format: str):
-        self._path, self._format = path, formats.FILES[format]
+    def __init__(self, path: Path, format: FileFormat):
+        self._path, self._format = path, format
 
     def write(self, result: Result) -> None:
         replace(self._path, self._format.text(result.transcripts[0], result.utterance.offset_seconds))
@@ -145,16 +148,16 @@ class OneFile(Output):
 
 
 class Stream(Output):
-    """Rows to standard output, a pipe or a device, each as it comes. bare: the text alone, when there is but one."""
+    """Rows written at once to standard output, a pipe or a device. bare: write the text only, without the file name."""
 
-    def __init__(self, file: BinaryIO, format: str, bare: bool):
-        self._file, self._format, self._bare = file, formats.ROWS[format], bare
+    def __init__(self, file: BinaryIO, format: RowFormat, bare: bool):
+        self._file, self._format, self._bare = file, format, bare
         self._is_empty, self._is_finished = True, False
         self._file.write(encoded(self._format.head))
 
     def write(self, result: Result) -> None:
         text = "".join(f"{each.text}\n" for each in result.transcripts) if self._bare else self._format.text(result)
-        # names are given back as they came, where they are no UTF-8 too; JSON has escapes for that
+        # file names that are not UTF-8 go out as the bytes they came as; in JSON they are escaped
         errors = "backslashreplace" if self._format.is_json else "surrogateescape"
         between = "" if self._is_empty else self._format.between
         self._is_empty = False
@@ -162,19 +165,19 @@ class Stream(Output):
         self._file.flush()
 
     def finish(self) -> None:
-        self._is_finished = True  # whatever comes of it
+        self._is_finished = True  # even if writing fails
         self._file.write(encoded(self._format.end(self._is_empty)))
         self._file.flush()
 
     def close(self) -> None:
         if not self._is_finished:
-            with contextlib.suppress(OSError):  # what ended the run may be that nobody reads
+            with contextlib.suppress(OSError):  # perhaps the run ended because the reader left
                 self.finish()
 
 
 def replace(path: Path, text: str) -> None:
-    """Write a file that is there whole or not at all, unless the power goes before it is synced."""
-    unfinished = path.with_name(f".{path.name}.unfinished")  # of one name, so that a killed run leaves no more than one
+    """Write a file atomically: either the whole content appears or nothing, unless the power fails before it is synced."""
+    unfinished = path.with_name(f".{path.name}.unfinished")  # a fixed name, so that killed runs leave at most one behind
     try:
         unfinished.write_bytes(encoded(text))
         os.replace(unfinished, path)
@@ -184,7 +187,7 @@ def replace(path: Path, text: str) -> None:
 
 
 def _safe(name: str) -> str:
-    """A relative path that stays below its folder, of parts that file systems take."""
+    """Return a relative path that cannot leave its folder, with parts short enough for file systems."""
     parts = [part for part in name.split("/") if part not in ("", ".", "..")]
     return "/".join(_short(part) for part in parts) or "unnamed"
 
@@ -193,7 +196,7 @@ def _short(part: str) -> str:
     raw = os.fsencode(part)
     if len(raw) <= MOST_NAME_BYTES:
         return part
-    beginnings = (os.fsdecode(raw[:end]) for end in range(MOST_NAME_BYTES - 17, 0, -1))
-    # not cut within a character, which some file systems refuse
-    whole = next(beginning for beginning in beginnings if part.startswith(beginning))
-    return f"{whole}-{hashlib.blake2b(raw, digest_size=8).hexdigest()}"
+    prefixes = (os.fsdecode(raw[:end]) for end in range(MOST_NAME_BYTES - 17, 0, -1))
+    # not cut within a character: some file systems refuse such names
+    prefix = next(prefix for prefix in prefixes if part.startswith(prefix))
+    return f"{prefix}-{hashlib.blake2b(raw, digest_size=8).hexdigest()}"
