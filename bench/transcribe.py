@@ -68,7 +68,7 @@ def files_to_text(transcriber: Transcriber, listed: Path, out: Path) -> dict[str
     paths = Paths(out)
     journal = open_journal(paths, {}, overwrite=True)
     output = Rows(out, JSON_LINES, journal)
-    job = Job(Inputs([listed]), output, summary, Progress(quiet=True, failures_told=0), journal=journal)
+    job = Job(Inputs([listed]), output, summary, Progress(quiet=True, most_failures=0), journal=journal)
     job.run(transcriber.run(job.utterances(), Options()))
     output.close()
     journal.close()

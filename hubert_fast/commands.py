@@ -1,4 +1,4 @@
-"""What each ``hubert-fast`` command does. Each takes the parsed options and returns the exit status."""
+"""The ``hubert-fast`` commands: each is a function that takes the parsed options and returns the exit status."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from .transcribe.command import load_transcriber, run_command
 
 
 def transcribe(options: argparse.Namespace) -> int:
-    """``hubert-fast transcribe``: see :mod:`.transcribe.command`."""
+    """Run ``hubert-fast transcribe``: see :mod:`.transcribe.command`."""
     with interrupts.raised_in_here():
         return run_command(options)
 
 
 def run_demo(options: argparse.Namespace) -> int:
-    """``hubert-fast demo``: name, reference and text of each bundled recording, word error rate and speed."""
+    """Run ``hubert-fast demo``: print reference and text of each bundled recording, the word error rate and the speed."""
     try:
         import jiwer
     except ImportError:
         raise CannotRunError("the demo counts word errors with jiwer: pip install 'hubert_fast[demo]'") from None
     transcriber = load_transcriber(demo.MODEL, options.device, options.dtype)
     recordings = demo.recordings()
-    transcriber.transcribe_file(recordings[0].path)  # the first call pays PyTorch's own set-up
+    transcriber.transcribe_file(recordings[0].path)  # warm-up: the first call includes PyTorch's initialisation
     print("The bundled demo model: synthetic voices, closed vocabulary of 90 words.")
     print("Voices and sentences of these recordings are not in its training set.\n")
     texts, audio_seconds, start = [], 0.0, time.perf_counter()
@@ -57,12 +57,12 @@ def _speed(audio_seconds: float, wall_seconds: float) -> str:
 
 
 def convert(options: argparse.Namespace) -> int:
-    """``hubert-fast convert``: nothing is written before the whole checkpoint has been understood."""
+    """Run ``hubert-fast convert``. Nothing is written until the whole checkpoint has been read and converted."""
     from .conversion import convert as read
 
     folder = Path(options.folder)
     if folder.is_dir() and any(folder.iterdir()):
-        raise CannotRunError(f"{folder} is not empty: name a folder that is, or a new one")
+        raise CannotRunError(f"{folder} is not empty: name a new or empty folder")
     try:
         converted = read(options.checkpoint, options.dictionary, options.keep_final_proj)
         folder.mkdir(parents=True, exist_ok=True)
@@ -75,13 +75,13 @@ def convert(options: argparse.Namespace) -> int:
     except OSError as error:
         raise CannotRunError(f"{folder} cannot be written: {error.strerror or error}") from None
     if converted.left_out:
-        say(f"left out, being of use in training only: {listed(converted.left_out, 8)}")
+        say(f"left out, as only training uses them: {listed(converted.left_out, 8)}")
     if converted.kept:
         shapes = [f"{name} {list(tensor.shape)}" for name, tensor in converted.kept.items()]
-        say(f"kept beside the model's weights, which HubertModel does not use: {listed(shapes, 8)}")
+        say(f"also kept, although HubertModel does not use them: {listed(shapes, 8)}")
     model = converted.model
     if isinstance(model, HubertForCTC) and converted.tokenizer is None:
-        say("the checkpoint holds no symbols: `transcribe` needs them, so give --dict dict.ltr.txt")
+        say("the checkpoint holds no symbols, which `transcribe` needs: pass --dict dict.ltr.txt")
     config = model.config
     print(
         f"{folder}: {type(model).__name__}, {config.num_hidden_layers} layers of {config.hidden_size}, "
@@ -91,7 +91,7 @@ def convert(options: argparse.Namespace) -> int:
 
 
 def bench(options: argparse.Namespace) -> int:
-    """``hubert-fast bench``: see :mod:`.benchmark.command`."""
+    """Run ``hubert-fast bench``: see :mod:`.benchmark.command`."""
     from .benchmark.command import run
 
     with interrupts.raised_in_here():
@@ -99,7 +99,7 @@ def bench(options: argparse.Namespace) -> int:
 
 
 def check(options: argparse.Namespace) -> int:
-    """``hubert-fast check``: see :mod:`.check.command`."""
+    """Run ``hubert-fast check``: see :mod:`.check.command`."""
     from .check.command import run
 
     with interrupts.raised_in_here():
@@ -107,7 +107,7 @@ def check(options: argparse.Namespace) -> int:
 
 
 def info(options: argparse.Namespace) -> int:
-    """``hubert-fast info``: everything a bug report should start with."""
+    """Run ``hubert-fast info``: print what a bug report should start with."""
     del options
     rows = [("hubert_fast", f"{__version__} ({Path(__file__).parent})")]
     rows += [("Python", f"{platform.python_version()} on {platform.platform()}")]
@@ -120,7 +120,7 @@ def info(options: argparse.Namespace) -> int:
         rows.append((f"cuda:{index}", f"{device.name}, sm_{device.major}{device.minor}, {device.total_memory >> 30} GiB"))
         rows += _verdicts(torch.device("cuda", index))
     try:
-        rows.append(("backend asked", dispatch.asked()))
+        rows.append(("backend setting", dispatch.asked()))
     except ValueError as error:
         raise CannotRunError(str(error)) from None
     for backend in dispatch.BACKENDS:
@@ -134,13 +134,13 @@ def info(options: argparse.Namespace) -> int:
 
 
 def _verdicts(device: torch.device) -> list[tuple[str, str]]:
-    """Return what is known from checks of kernels on a device."""
+    """Return a row with the results of kernel checks on a device; none if Triton cannot run."""
     if dispatch.why_not("triton") is not None:
         return []
     from .check.verdicts import known
 
-    found = {dtype: known(device, dtype) for dtype in DTYPES}
-    return [("  kernels checked", ", ".join(f"{dtype}: {verdict or 'not yet'}" for dtype, verdict in found.items()))]
+    verdicts = {dtype: known(device, dtype) for dtype in DTYPES}
+    return [("  kernels checked", ", ".join(f"{dtype}: {verdict or 'not yet'}" for dtype, verdict in verdicts.items()))]
 
 
 def _version(name: str) -> str:

@@ -54,7 +54,9 @@ class Word(NamedTuple):
 
 @dataclass(frozen=True)
 class Transcript:
-    """What was said in one utterance.
+    """The text of one utterance, decoded from the model's outputs: what :func:`greedy_decode` returns.
+
+    The transcript of an audio file, with its duration, is :class:`hubert_fast.transcribe.Transcript`.
 
     confidence: as a :class:`Word`'s, over all tokens; NaN where there is no token, or no probability was given.
     words, tokens: ``None`` unless asked for.

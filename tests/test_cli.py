@@ -80,7 +80,7 @@ def test_json_lines(recordings, tmp_path, capsys):
     assert not (tmp_path / "out.jsonl.errors.jsonl").exists()
     before = out.read_text()
     assert main(command) == 0
-    assert "2 inputs were done already" in capsys.readouterr().err and out.read_text() == before
+    assert "2 inputs were already done" in capsys.readouterr().err and out.read_text() == before
     assert main([*command, "--overwrite"]) == 0 and out.read_text() == before
     (tmp_path / "out.jsonl.journal").unlink()
     assert main(command) == 2
@@ -228,7 +228,7 @@ def test_info(capsys):
 
 def test_info_shows_and_checks_the_backend_asked_for(capsys, monkeypatch):
     monkeypatch.setenv("HUBERT_FAST_BACKEND", "eager")
-    assert main(["info"]) == 0 and "backend asked    eager" in capsys.readouterr().out
+    assert main(["info"]) == 0 and "backend setting  eager" in capsys.readouterr().out
     monkeypatch.setenv("HUBERT_FAST_BACKEND", "cuda")
     assert main(["info"]) == 2 and "backend must be auto, eager or triton, but is 'cuda'" in capsys.readouterr().err
 

@@ -398,7 +398,7 @@ def test_the_head_of_pre_training_is_kept_where_asked(cfg, tmp_path, capsys):
     assert main(["convert", str(path), str(tmp_path / "out"), "--keep-final-proj"]) == 0
     told = capsys.readouterr().err
     width = len(state["final_proj.weight"])
-    assert "kept beside the model's weights, which HubertModel does not use: " in told and "left out" not in told
+    assert "also kept, although HubertModel does not use them: " in told and "left out" not in told
     for name in ("final_proj.weight", "final_proj.bias", "label_embs_concat", "target_glu.0.weight"):
         assert f"{name} {list(state[name].shape)}" in told
     theirs, info = WithFinalProj.from_pretrained(tmp_path / "out", output_loading_info=True)
@@ -415,7 +415,7 @@ def test_the_head_of_pre_training_is_kept_where_asked(cfg, tmp_path, capsys):
     with torch.no_grad():
         assert_close(ours(WAVEFORM).last_hidden_state, theirs.eval()(WAVEFORM).last_hidden_state, "other graph")
     assert main(["convert", str(path), str(tmp_path / "without")]) == 0
-    assert "left out, being of use in training only: final_proj.bias, final_proj.weight, label" in capsys.readouterr().err
+    assert "left out, as only training uses them: final_proj.bias, final_proj.weight, label" in capsys.readouterr().err
     assert main(["transcribe", "x.wav", "--model", str(tmp_path / "out")]) == 2
     assert "is a pre-trained encoder without a CTC head" in capsys.readouterr().err
 

@@ -18,7 +18,7 @@ from hubert_fast.transcribe import Inputs, Result, Transcript, Utterance, row_fi
 from hubert_fast.transcribe.inputs import Shard
 from hubert_fast.transcribe.job import Job, OutputError, Paths
 from hubert_fast.transcribe.journal import MISSING, Errors, Journal, JournalError, Row, Stamp
-from hubert_fast.transcribe.progress import tell
+from hubert_fast.transcribe.progress import report_summary
 from hubert_fast.transcribe.row_file import RowFile
 from hubert_fast.transcribe.summary import Summary
 from hubert_fast.transcribe.target import Target
@@ -152,8 +152,8 @@ def test_a_file_that_changed_is_done_again(folder, tmp_path, format, changes):
     summary = _run(folder, out, format)
     assert (summary.changed_this_run, summary.already_done) == (0, 7) and _state(tmp_path) == before, "nothing is done twice"
     lines = []
-    tell(summary, lines.append, None)
-    assert "7 inputs were done already" in lines
+    report_summary(summary, lines.append, None)
+    assert "7 inputs were already done" in lines
     # and again: the places of the rows are known after they moved
     _write(folder / "e.wav", "FIVE AGAIN")
     assert _run(folder, out, format).changed_this_run == 1 and _read(out, format) == good | {"e": "FIVE AGAIN"}
@@ -167,11 +167,11 @@ def _state(folder: Path) -> dict[str, bytes]:
 
 def test_changes_are_told_with_their_number():
     lines = []
-    tell(Summary("out", "none", "none", "none", changed_this_run=2), lines.append, None)
-    tell(Summary("out", "none", "none", "none", changed_this_run=1), lines.append, None)
+    report_summary(Summary("out", "none", "none", "none", changed_this_run=2), lines.append, None)
+    report_summary(Summary("out", "none", "none", "none", changed_this_run=1), lines.append, None)
     assert lines == [
-        "2 inputs have changed since the last run: done again",
-        "1 input has changed since the last run: done again",
+        "2 inputs changed since the last run: done again",
+        "1 input changed since the last run: done again",
     ]
 
 
@@ -349,7 +349,7 @@ def test_rows_that_were_altered_by_hand_are_not_cut(folder, tmp_path):
     altered = out.read_text().replace("ONE", "0NE")
     out.write_text(altered)
     _write(folder / "a.wav", "NEW")
-    with pytest.raises(JournalError, match=r"was altered since .* begin anew with --overwrite"):
+    with pytest.raises(JournalError, match=r"was modified after .* start over with --overwrite"):
         _run(folder, out)
     assert out.read_text().startswith(altered), "and nothing is lost"
 

@@ -71,7 +71,7 @@ def test_lhotse_channels(capfd):
 def test_one_channel_is_selected_from_blocks():
     blocks = [np.array([[1, 2], [3, 4]]), np.array([[5], [6]])]
     assert [block.tolist() for block in _channel(iter(blocks), 1, "a.wav")] == [[[3, 4]], [[6]]]
-    with pytest.raises(AudioError, match=r"a\.wav: the list names channel 2, counted from 0, but there are 2"):
+    with pytest.raises(AudioError, match=r"a\.wav: the list names channel 2, counted from 0, but the file has 2"):
         list(_channel(iter(blocks), 2, "a.wav"))
 
 
@@ -140,7 +140,7 @@ def test_audio_in_a_pipe_is_refused_for_ray_before_anything_runs(capfd, monkeypa
     if writer is not None:
         writer.kill()
         writer.wait()
-    reason = "audio on standard input or in a pipe cannot reach the actors of Ray: write it to a file"
+    reason = "Ray actors cannot read audio from standard input or a pipe: write it to a file"
     assert (status, lines, messages) == (2, [], [f"hubert-fast: {source}: {reason}"])
 
 

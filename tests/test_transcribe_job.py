@@ -130,7 +130,7 @@ def test_ctrl_c_finishes_the_batch_and_the_same_command_goes_on(archive, undistu
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in errors, errors
-    assert errors.splitlines()[-1] == "hubert-fast: interrupted; the same command goes on from here"
+    assert errors.splitlines()[-1] == "hubert-fast: interrupted; the same command continues from here"
     done = len(_rows(out))
     assert 10 <= done < FILES and out.read_bytes().endswith(b"\n")
     summary = json.loads((tmp_path / "out.jsonl.summary.json").read_text())
@@ -145,7 +145,7 @@ def test_sigterm_ends_as_ctrl_c_does(archive, tmp_path):
     _wait_for_lines(process, out, 10)
     process.terminate()
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 143 and "terminated; the same command goes on" in errors
+    assert process.returncode == 143 and "terminated; the same command continues" in errors
     assert len(_rows(out)) >= 10
 
 
@@ -157,7 +157,7 @@ def test_two_runs_on_one_output_refuse_each_other(archive, tmp_path):
     for more in ([], ["--overwrite"]):
         second = _start(archive, "-o", out, *more)
         _, errors = second.communicate(timeout=60)
-        assert second.returncode == 2 and "another run is at work on this output" in errors, errors
+        assert second.returncode == 2 and "another run is using this output" in errors, errors
     before = out.read_bytes()
     first.send_signal(signal.SIGCONT)
     assert first.wait(120) == 1 and out.read_bytes().startswith(before) and len(_rows(out)) == FILES
@@ -233,14 +233,14 @@ def test_more_files_in_the_folder_are_the_only_ones_done(archive, tmp_path, caps
     assert main(["transcribe", str(folder), "-o", str(out), *FLOAT32]) == 0
     shutil.copy(archive / "000.wav", folder)
     assert main(["transcribe", str(folder), "-o", str(out), *FLOAT32]) == 0
-    assert "1 inputs were done already" in capsys.readouterr().err
+    assert "1 input was already done" in capsys.readouterr().err
     assert [Path(json.loads(line)["id"]).name for line in out.read_text().splitlines()] == ["001.flac", "000.wav"]
 
 
 def test_what_is_named_twice_is_done_once(archive, tmp_path, capsys):
     out, path = tmp_path / "out.jsonl", str(archive / "000.wav")
     assert main(["transcribe", path, path, str(archive / "00*"), "-o", str(out), *FLOAT32]) == 0
-    assert len(_rows(out)) == 10 and "2 inputs were done already" in capsys.readouterr().err
+    assert len(_rows(out)) == 10 and "2 inputs were already done" in capsys.readouterr().err
     assert main(["transcribe", path, path, *FLOAT32]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 1
 
@@ -261,7 +261,7 @@ def test_failures_are_kept_until_they_are_to_be_tried_again(archive, tmp_path, c
     command = ["transcribe", str(folder), "-o", str(out), *FLOAT32]
     assert main(command) == 1
     broken[0] = False
-    assert main(command) == 1 and "--retry-failed tries them again" in capsys.readouterr().err
+    assert main(command) == 1 and "--retry-failed tries again" in capsys.readouterr().err
     assert main([*command, "--retry-failed"]) == 0
     assert len(_rows(out)) == 2 and not (tmp_path / "out.jsonl.errors.jsonl").exists()
 
@@ -279,7 +279,7 @@ def test_a_disk_that_is_full_stops_with_an_error_and_the_run_can_go_on(archive, 
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 2 and "Traceback" not in errors, errors
     told = [line for line in errors.splitlines() if "cannot be written" in line]
-    assert len(told) == 1 and "what was finished is kept, and the same command goes on from there" in told[0], errors
+    assert len(told) == 1 and "finished results are kept, and the same command continues from there" in told[0], errors
     kept = out.read_bytes()
     assert kept.endswith(b"\n") and len(kept) <= limit  # whole rows, and not none
     assert main(["transcribe", str(archive), "-o", str(out), *FLOAT32]) == 1
@@ -339,7 +339,7 @@ def test_without_jiwer_the_run_goes_on_and_says_so(tmp_path, capsys, monkeypatch
     path = demo.recordings()[0].path
     (tmp_path / "m.jsonl").write_text(json.dumps({"audio_filepath": str(path), "text": "move"}) + "\n")
     assert main(["transcribe", str(tmp_path / "m.jsonl"), *FLOAT32]) == 0
-    assert "1 transcript that has a reference was not scored because jiwer is not installed" in capsys.readouterr().err
+    assert "1 transcript with a reference was not scored because jiwer is not installed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("format", ["srt", "vtt"])
@@ -394,10 +394,10 @@ def test_formats_to_standard_output(capsysbinary):
         (["-o", "DIR"], "is a folder: name a file for jsonl"),
         (["--format", "srt"], "srt writes a file for each input: name a folder with -o"),
         (["SECOND", "-o", "DIR/x.srt"], "srt writes a file for each input: name a folder with -o, and --format srt"),
-        (["-o", "DIR/x.srt", "--channels", "each"], "channels have a file each: name a folder with -o"),
+        (["-o", "DIR/x.srt", "--channels", "each"], "every channel has its own file: name a folder with -o"),
         (["--shard", "3/2"], "a shard must be I/N with I from 1 to N"),
         (["--batch-seconds", "0"], "batch seconds must be above 0"),
-        (["--chunk-seconds", "4", "--overlap-seconds", "3"], "overlap by half at most"),
+        (["--chunk-seconds", "4", "--overlap-seconds", "3"], "overlap seconds at most half of them"),
         (["DIR/gone.jsonl"], "gone.jsonl cannot be read: No such file or directory"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -442,12 +442,12 @@ def test_many_failures_are_told_in_the_file_alone(tmp_path, capsys):
 def test_nothing_in_the_inputs(tmp_path, capsys):
     (tmp_path / "m.txt").write_text("\n")
     assert main(["transcribe", str(tmp_path / "m.txt"), *FLOAT32]) == 2
-    assert "nothing to transcribe: no utterance in" in capsys.readouterr().err
+    assert "nothing to transcribe: no utterances in" in capsys.readouterr().err
 
 
 def test_a_journal_of_something_else(tmp_path):
     (tmp_path / "x.journal").write_text("not a database, but long enough to be looked at" * 100)
-    with pytest.raises(JournalError, match="is no journal of a run"):
+    with pytest.raises(JournalError, match="is not a journal"):
         Journal(tmp_path / "x.journal")
 
 

@@ -346,7 +346,7 @@ def test_a_model_that_gives_no_numbers_is_an_error_and_no_silence(transcriber, m
 
     monkeypatch.setattr(Lane, "launch", launch)
     (result,) = transcriber.transcribe_many([demo.recordings()[0].path])
-    assert "the model gave no finite numbers" in result.error and result.transcripts == ()
+    assert "the model's outputs are not finite" in result.error and result.transcripts == ()
 
 
 def test_memory_that_is_there_again_a_second_later(transcriber, alone, monkeypatch):
@@ -382,7 +382,7 @@ def test_the_window_holds_back_new_utterances():
         time.sleep(0.01)
         assert len(fed) <= done + 21, "no more than the window is under way"
         done += len(tickets)
-        pipeline.gave(len(tickets))
+        pipeline.release(len(tickets))
     assert done == 1000
 
 
@@ -433,8 +433,8 @@ def test_large_batches_on_a_cpu_have_frames_in_round_numbers(transcriber, monkey
         (dict(channels="left"), "channels must be one of mix, each, but is 'left'"),
         (dict(batch_seconds=0), "batch seconds must be above 0"),
         (dict(batch_seconds=float("inf")), "batch seconds must be above 0"),
-        (dict(workers=0), "workers must be a whole number from 1, but is 0"),
-        (dict(chunk_seconds=3, overlap_seconds=2), "overlap by half at most"),
+        (dict(workers=0), "workers must be an integer of at least 1, but is 0"),
+        (dict(chunk_seconds=3, overlap_seconds=2), "overlap seconds at most half of them"),
     ],
 )
 def test_options_that_do_not_fit(transcriber, options, message):

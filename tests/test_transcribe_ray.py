@@ -76,7 +76,7 @@ def test_the_command_on_ray(cluster, tmp_path, capsys):
     assert rows[0] == rows[1] and [*rows[1]] == sorted(rows[1])
     assert "not audio" in json.loads((tmp_path / "ray.jsonl.errors.jsonl").read_text())["error"]
     before = out.read_bytes()
-    assert main(command) == 1 and out.read_bytes() == before and "15 inputs were done already" in capsys.readouterr().err
+    assert main(command) == 1 and out.read_bytes() == before and "15 inputs were already done" in capsys.readouterr().err
 
 
 def test_without_ray_the_command_says_what_to_install(capsys, monkeypatch):

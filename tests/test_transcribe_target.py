@@ -19,7 +19,7 @@ from hubert_fast.transcribe import Inputs, Result, Transcript, Utterance, comman
 from hubert_fast.transcribe.formats import FORMATS
 from hubert_fast.transcribe.inputs import Shard
 from hubert_fast.transcribe.journal import Journal
-from hubert_fast.transcribe.progress import Progress, tell
+from hubert_fast.transcribe.progress import Progress, report_summary
 from hubert_fast.transcribe.sinks import Stream
 from hubert_fast.transcribe.summary import Summary
 from hubert_fast.transcribe.target import Target
@@ -105,7 +105,7 @@ def test_a_shard_of_an_output_keeps_the_format_of_its_name(tmp_path):
 def test_a_name_without_an_ending_gets_json_lines_and_a_word(tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["transcribe", STEPS, "-o", str(out), *FLOAT32]) == 0
-    assert f"neither the name {out} nor --format says a format: writing JSON lines" in capsys.readouterr().err
+    assert f"neither the name {out} nor --format determines the format: writing jsonl" in capsys.readouterr().err
     assert json.loads(out.read_text())["text"] == "MOVE FORWARD ELEVEN STEPS"
 
 
@@ -244,7 +244,7 @@ def test_word_errors_of_two_normalizers_are_not_added_up(tmp_path, capsys):
     command = _with_reference(tmp_path)
     assert main(command) == 0
     assert main([*command, "--normalizer", "none"]) == 2
-    told = "were counted with the normalizer basic, not none: go on with --normalizer basic, or begin anew with --overwrite"
+    told = "were counted with the normalizer basic, not none: continue with --normalizer basic, or start over with --overwrite"
     assert told in capsys.readouterr().err
     assert main(command) == 0 and main([*command, "--normalizer", "none", "--overwrite"]) == 0
     assert main(command) == 2 and "were counted with the normalizer none, not basic" in capsys.readouterr().err
@@ -271,7 +271,7 @@ def test_a_journal_without_the_settings_of_today_goes_on(tmp_path):
 
 def test_notes_are_said_and_counted(capsys):
     def noted(count, where, quiet=False):
-        progress = Progress(quiet=quiet, failures_told=None, where_notes=where)
+        progress = Progress(quiet=quiet, most_failures=None, notes_file=where)
         for index in range(count):
             progress.done(Result(Utterance("a", "a"), (Transcript("A", 1.0),), notes=(f"{index}.wav: odd",)), 1.0)
         progress.close()
@@ -284,5 +284,5 @@ def test_notes_are_said_and_counted(capsys):
     assert len(noted(30, None)) == 30, "nothing else has them"
     assert noted(30, "out.jsonl", quiet=True) == []
     said = []
-    tell(Summary("out", "none", "none", "none", with_notes_this_run=2), said.append, None)
-    assert said == ["2 inputs have a note: their files have a fault that decoding worked around"]
+    report_summary(Summary("out", "none", "none", "none", with_notes_this_run=2), said.append, None)
+    assert said == ["2 inputs with notes: decoding worked around faults in the files"]

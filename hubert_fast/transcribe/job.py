@@ -1,4 +1,4 @@
-"""A whole run: inputs that are not done yet, through the model, into an output and its journal."""
+"""A run: pass the inputs that are not done yet through the model, and write results and the journal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,21 +24,22 @@ from .summary import Summary
 from .transcriber import Options, Result, Transcriber
 
 COMMIT_SECONDS = 1.0  # commit interval: the most work that a kill can lose
-NORMALIZER = "normalizer"  # a setting that only matters when references were scored
+NORMALIZER = "normalizer"  # the name of a setting that only matters once references have been scored
 
 
 class Engine(Protocol):
-    """What turns utterances into results: :class:`.transcriber.Run`, or a cluster."""
+    """Turns utterances into results: :class:`.transcriber.Run`, or :class:`.ray_engine.RayRun` on a cluster."""
 
-    batch_seconds: float
+    @property
+    def batch_seconds(self) -> float: ...
 
-    def results(self) -> Iterator[Result]: ...
+    def results(self) -> Generator[Result, None, None]: ...
 
     def stop(self) -> None: ...
 
 
 class Progress(Protocol):
-    """Takes each utterance's outcome."""
+    """Receives the outcome of each utterance."""
 
     def done(self, result: Result, audio_seconds: float) -> None: ...
 
@@ -47,7 +48,7 @@ class Progress(Protocol):
 
 @dataclass(frozen=True)
 class Paths:
-    """The files beside an output ``OUT``: ``OUT.journal``, ``OUT.errors.jsonl`` and ``OUT.summary.json``."""
+    """The files that belong to an output ``OUT``: ``OUT.journal``, ``OUT.errors.jsonl`` and ``OUT.summary.json``."""
 
     output: Path
 
@@ -68,20 +69,20 @@ class Paths:
 
 
 def fingerprint(transcriber: Transcriber) -> str:
-    """Tell models apart, by configuration, vocabulary and some numbers of every weight."""
+    """Return a hash that identifies a model: of its configuration, its vocabulary, and a sample of every weight."""
     digest = hashlib.blake2b(digest_size=16)
     digest.update(json.dumps(transcriber.model.config.to_dict(), sort_keys=True, default=str).encode())
     digest.update(repr(sorted(transcriber.processor.tokenizer.tokens.items())).encode("utf-8", "surrogatepass"))
     digest.update(repr(transcriber.processor.feature_extractor).encode())
     for name, weight in sorted(transcriber.model.state_dict().items()):
         flat = weight.detach().reshape(-1)
-        some = flat[:: max(len(flat) // 64, 1)][:64].to("cpu", torch.float64)
-        digest.update(f"{name}{list(weight.shape)}".encode() + some.numpy().tobytes())
+        sample = flat[:: max(len(flat) // 64, 1)][:64].to("cpu", torch.float64)
+        digest.update(f"{name}{list(weight.shape)}".encode() + sample.numpy().tobytes())
     return digest.hexdigest()
 
 
 def settings_of(transcriber: Transcriber, dtype: str, options: Options, format: str, shard: Shard | None) -> dict[str, Any]:
-    """Return what the text of an output depends on; a run with other settings may not go on with it."""
+    """Return the settings that determine the texts. Only a run with the same settings may continue an output."""
     return {
         "model": fingerprint(transcriber),
         "dtype": dtype,
@@ -95,9 +96,9 @@ def settings_of(transcriber: Transcriber, dtype: str, options: Options, format: 
 
 
 def open_journal(paths: Paths, settings: dict[str, Any], overwrite: bool) -> Journal:
-    """Take hold of an output: begin it, or go on with what an equal run has left.
+    """Open the journal of an output, either new or left by an earlier run with the same settings.
 
-    Raises :class:`JournalError` when something else is there: a file without a journal, other settings, another run at work.
+    Raises :class:`JournalError` if the output exists without a journal, has other settings, or is in use by another run.
     """
     journal = Journal(paths.journal)
     try:
@@ -115,30 +116,30 @@ def open_journal(paths: Paths, settings: dict[str, Any], overwrite: bool) -> Jou
 
 
 def _compare(output: Path, journal: Journal, before: dict[str, Any], settings: dict[str, Any]) -> None:
-    """Raise ``JournalError`` for settings with which a run may not go on. Those that an older journal lacks are noted in it."""
+    """Raise ``JournalError`` if settings differ from the journal's. Settings that an old journal lacks are added to it."""
     known = {NORMALIZER: normalizers.DEFAULT} | before
-    if not any(journal.totals().errors):  # nothing was counted yet
+    if not any(journal.totals().errors):  # nothing has been scored yet
         known.pop(NORMALIZER)
     changed = [name for name, value in settings.items() if name in known and known[name] != value]
     if changed == [NORMALIZER]:
         raise JournalError(
-            f"word errors of {output} were counted with the normalizer {known[NORMALIZER]}, not {settings[NORMALIZER]}: go on "
-            f"with --normalizer {known[NORMALIZER]}, or begin anew with --overwrite"
+            f"word errors of {output} were counted with the normalizer {known[NORMALIZER]}, not {settings[NORMALIZER]}: "
+            f"continue with --normalizer {known[NORMALIZER]}, or start over with --overwrite"
         )
     if changed:
-        told = "; ".join(f"{name} was {known[name]}, is {settings[name]}" for name in changed)
-        raise JournalError(f"{output} was begun with other settings ({told}); --overwrite begins anew")
+        differences = "; ".join(f"{name} was {known[name]}, is {settings[name]}" for name in changed)
+        raise JournalError(f"{output} was created with other settings ({differences}); --overwrite starts over")
     if before != before | settings:
         journal.keep_settings(before | settings)
 
 
 class OutputError(Exception):
-    """Something could not be written; the message says what and why."""
+    """An output could not be written; the message says which and why."""
 
 
 @contextlib.contextmanager
 def writing(name: str) -> Iterator[None]:
-    """Tell failures of writing from those of reading and computing."""
+    """Raise :class:`OutputError` for errors of writing, to tell them from errors of reading and computing."""
     try:
         yield
     except BrokenPipeError:
@@ -150,11 +151,11 @@ def writing(name: str) -> Iterator[None]:
 
 
 class Job:
-    """Runs what of the inputs is not done, once.
+    """Transcribes the inputs that are not done yet. Runs once.
 
-    output: where transcripts go. failures: where rows about failures go; without it they are only told to ``progress``.
-    journal: of what is done; without it a temporary one, so that what is named twice is done once. normalizer: of texts that
-    are compared with a reference, see :mod:`.normalizers`.
+    output: receives the transcripts. failures: receives a row for each failure; without it, only ``progress`` hears of them.
+    journal: records what is done; by default a temporary one, so that inputs named twice are still done once.
+    normalizer: applied before texts are compared with references, see :mod:`.normalizers`.
     """
 
     def __init__(
@@ -170,42 +171,42 @@ class Job:
     ):
         self.inputs, self.output, self.summary, self.progress = inputs, output, summary, progress
         self.journal, self.failures = journal or Journal(None), failures
-        self.unscored = 0  # references that nobody counted, jiwer not being there
+        self.unscored = 0  # transcripts with a reference that could not be scored because jiwer is missing
         self._name = summary.output or "standard output"
-        self._under_way: dict[bytes, Stamp | None] = {}  # what each file looked like before it was opened
+        self._running: dict[bytes, Stamp | None] = {}  # size and time of each file before it was opened, by utterance
         self._normalizer = normalizer
         self._scores = scoring.can_score()
-        self._lock = threading.Lock()  # of what is written, and the journal of it
-        self._is_new = False  # whether something was written since the last commit
+        self._lock = threading.Lock()  # guards the outputs and the journal
+        self._has_uncommitted = False
         self._error: BaseException | None = None
 
     def utterances(self) -> Iterator[Utterance]:
-        """Give the inputs that are not under way and are not done, or have changed since."""
+        """Yield the inputs that are neither running nor done, or have changed since they were done."""
         for utterance in self.inputs:
             key, stamp = utterance.key, Stamp.of(utterance.audio)
-            # in this order: what is done is in the journal first
-            if key in self._under_way or self.journal.is_current(key, stamp):
+            # in this order: a result enters the journal before it leaves _running
+            if key in self._running or self.journal.is_current(key, stamp):
                 self.progress.skip()
                 self.summary.already_done += 1
                 continue
             if utterance.error is not None and stamp != MISSING:
-                stamp = None  # what is wrong is not the file's content
-            self._under_way[key] = stamp
+                stamp = None  # the error has nothing to do with the file's content
+            self._running[key] = stamp
             yield utterance
 
     def run(self, engine: Engine) -> Summary:
-        """Write every result and keep the journal; what was committed stays when something fails.
+        """Write every result and keep the journal. Committed results survive a failure.
 
-        Raises :class:`OutputError` when something cannot be written, and what the engine raises.
+        Raises :class:`OutputError` if something cannot be written, and whatever the engine raises.
         """
         start, ended = time.monotonic(), threading.Event()
-        committer = threading.Thread(target=self._commit_now_and_then, args=(ended, engine), daemon=True)
+        committer = threading.Thread(target=self._commit_regularly, args=(ended, engine), daemon=True)
         committer.start()
         try:
             with contextlib.closing(engine.results()) as results:
                 for result in results:
                     with self._lock:
-                        self._take(result)
+                        self._add(result)
             with self._lock:
                 self._commit()
                 self._finish()
@@ -222,11 +223,11 @@ class Job:
             raise self._error
         return self.summary
 
-    def _commit_now_and_then(self, ended: threading.Event, engine: Engine) -> None:
+    def _commit_regularly(self, ended: threading.Event, engine: Engine) -> None:
         while not ended.wait(COMMIT_SECONDS):
             with self._lock:
                 try:
-                    if self._is_new and self._error is None:
+                    if self._has_uncommitted and self._error is None:
                         self._commit()
                 except BaseException as error:
                     self._error = error
@@ -234,39 +235,39 @@ class Job:
                 engine.stop()
                 return
 
-    def _take(self, result: Result) -> None:
+    def _add(self, result: Result) -> None:
         if self._error is not None:
             raise self._error
         seconds = max((transcript.duration_seconds for transcript in result.transcripts), default=0.0)
         failed = result.error is not None
         errors = Errors() if failed else self._errors_of(result)
         key = result.utterance.key
-        stamp = self._under_way[key]
+        stamp = self._running[key]
         if not failed and stamp == MISSING:
-            stamp = None  # it is no path: standard input, or a file that only other machines see
+            stamp = None  # not a local path: standard input, or a file that only other machines can see
         with writing(self._name):
             if not failed and self.output.prepare(result):
                 self._commit()
-            is_again = self.journal.retire(key)
+            was_done = self.journal.retire(key)
             row = None
             if not failed:
                 row = self.output.write(result)
             elif self.failures is not None:
                 row = self.failures.append(error_row(result))
-            if is_again:
+            if was_done:
                 self.output.drop_older(result)
             self.journal.add(key, failed, seconds, errors, stamp=stamp, row=row, notes=len(result.notes))
-        self._is_new = True
-        del self._under_way[key]
+        self._has_uncommitted = True
+        del self._running[key]
         self.summary.failed_this_run += failed
         self.summary.transcribed_this_run += not failed
-        self.summary.changed_this_run += is_again
+        self.summary.changed_this_run += was_done
         self.summary.with_notes_this_run += bool(result.notes)
         self.summary.audio_seconds_this_run += seconds
         self.progress.done(result, seconds)
 
     def _errors_of(self, result: Result) -> Errors:
-        """Count against the reference; several channels have none of their own."""
+        """Return the errors against the reference. None are counted for several channels, which have no reference each."""
         if result.utterance.reference is None or len(result.transcripts) != 1:
             return Errors()
         if not self._scores:
@@ -280,10 +281,10 @@ class Job:
             if self.failures is not None:
                 sizes |= self.failures.sync()
             self.journal.commit(sizes)
-        self._is_new = False
+        self._has_uncommitted = False
 
     def _finish(self) -> None:
-        """Make the files whole, and take out rows of files that have changed."""
+        """Complete the output files and remove outdated rows, of inputs that have changed."""
         with writing(self._name):
             self.output.finish()
             if self.failures is not None:

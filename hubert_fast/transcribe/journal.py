@@ -1,10 +1,10 @@
-"""What of a run is done, on disk: so that it can be killed at any instant and goes on where it was.
+"""A record on disk of what a run has done, so that the run can be killed at any instant and continue where it was.
 
 Rows of output are written and synced before the journal says so in one transaction, together with the size that the output
-then has. What an output holds beyond that size was on its way when the run was killed: it is cut off, and done again.
+then has. Anything in an output beyond that size was uncommitted when the run was killed: it is cut off, and done again.
 
-Of each utterance it is known what its file looked like when it was handed out, and where its rows are: when the file changes
-it is done again, and its rows go from the output, see :mod:`.row_file`.
+For each utterance the journal records size and modification time of its file, from before the file was read, and the
+position of its rows. If the file changes, the utterance is done again and its old rows are removed, see :mod:`.row_file`.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ CREATE TABLE IF NOT EXISTS done (
 CREATE TABLE IF NOT EXISTS stale (file TEXT, start INTEGER, bytes INTEGER, checksum INTEGER);
 """
 TABLES = ("meta", "sizes", "names", "done", "stale")
-# columns that journals of earlier versions lack; there they are NULL
+# columns that were added later; NULL in journals of earlier versions
 LATER_COLUMNS = ("file_bytes", "modified_ns", "row_start", "row_bytes", "row_checksum", "notes")
-ROLES = ("output", "errors")  # of files, by whether an utterance failed
+ROLES = ("output", "errors")  # the file that has the rows of an utterance: ROLES[failed]
 
 
 class JournalError(Exception):
-    """A run cannot go on from a journal; the message says why and what to do."""
+    """A run cannot use a journal; the message says why and what to do."""
 
 
 class Errors(NamedTuple):
-    """Of a transcript against its reference: how long that is, and how many edits lie between."""
+    """Length of a reference, and the edits between it and the transcript, in words and in characters."""
 
     words: int = 0
     word_errors: int = 0
@@ -53,7 +53,7 @@ class Errors(NamedTuple):
 
 
 class Totals(NamedTuple):
-    """Sums over all utterances in a journal. with_notes: utterances with one note or more."""
+    """Sums over all utterances in a journal. with_notes: utterances with at least one note."""
 
     transcribed: int
     failed: int
@@ -63,31 +63,31 @@ class Totals(NamedTuple):
 
 
 class Stamp(NamedTuple):
-    """What tells that a file has changed: its size and the time of its last change. A missing file has ``MISSING``."""
+    """Size and modification time of a file, which show whether it has changed. ``MISSING`` stands for a missing file."""
 
     bytes: int
     modified_ns: int
 
     @classmethod
     def of(cls, audio: str) -> Stamp | None:
-        """Return that of a path, or of the local archive that a URL such as ``zip://a.wav::b.zip`` leads into.
+        """Return the stamp of a path, or of the local archive behind a URL such as ``zip://a.wav::b.zip``.
 
-        ``None`` for other URLs, folders, pipes, standard input and what cannot be read.
+        Returns ``None`` for other URLs, folders, pipes, standard input and files that cannot be read.
         """
         path = audio.rpartition("::")[2] if is_url(audio) else audio
         path = path.removeprefix("file://").removeprefix("local://")
         if is_url(path) or path == "-" or path.startswith(RAW_PREFIX):
             return None
         try:
-            there = os.stat(path)
+            status = os.stat(path)
         except (FileNotFoundError, NotADirectoryError):
             return MISSING
         except (OSError, ValueError):
             return None
-        return cls(there.st_size, there.st_mtime_ns) if stat.S_ISREG(there.st_mode) else None
+        return cls(status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
 
     def is_changed(self, now: Stamp | None) -> bool:
-        """Return whether there is now another file than then; one that has gone is none."""
+        """Return whether the file differs now. A file that is missing or unknown now does not count as changed."""
         return now not in (None, MISSING, self)
 
 
@@ -95,7 +95,7 @@ MISSING = Stamp(-1, 0)
 
 
 class Row(NamedTuple):
-    """Where the rows of an utterance are: in the file with this role, from the byte ``start``, with their CRC-32."""
+    """Position of an utterance's rows: the role of the file, first byte, size in bytes, and CRC-32."""
 
     file: str
     start: int
@@ -104,37 +104,37 @@ class Row(NamedTuple):
 
 
 class Journal:
-    """A file that one run at a time may hold; a temporary one for ``None``. Safe to ask from other threads.
+    """An SQLite file that only one run at a time can open; a temporary one if ``path`` is ``None``. Thread-safe.
 
-    Raises :class:`JournalError` when another run holds it, or it is no journal.
+    Raises :class:`JournalError` if another run has it open, or if the file is not a journal.
     """
 
     def __init__(self, path: Path | None):
         self.path = path
         if path is not None:
-            open(path, "ab").close()  # SQLite's errors do not say that a folder is read-only
+            open(path, "ab").close()  # for a better error: SQLite's do not say that a folder is read-only
         self._lock = threading.Lock()
         self._connection = sqlite3.connect(path or "", timeout=0, isolation_level=None, check_same_thread=False)
         try:
-            # held until the process ends, however it ends; and no shared memory, which network file systems lack
+            # exclusive: locked until the process ends, however it ends; needs no shared memory, which network file systems lack
             self._execute("PRAGMA locking_mode=EXCLUSIVE")
             self._execute("PRAGMA journal_mode=WAL")
             self._execute("PRAGMA synchronous=FULL")
             self._execute("BEGIN IMMEDIATE")
             for statement in filter(str.strip, SCHEMA.split(";")):
                 self._execute(statement)
-            there = {column[1] for column in self._execute("PRAGMA table_info(done)")}
+            existing = {column[1] for column in self._execute("PRAGMA table_info(done)")}
             for column in LATER_COLUMNS:
-                if column not in there:
+                if column not in existing:
                     self._execute(f"ALTER TABLE done ADD COLUMN {column} INTEGER")
             self._execute("COMMIT")
             self._execute("BEGIN IMMEDIATE")
         except sqlite3.DatabaseError as error:
             self._connection.close()
             if "locked" in str(error):
-                raise JournalError(f"another run is at work on this output: it holds {path}") from None
+                raise JournalError(f"another run is using this output: it has locked {path}") from None
             if "not a database" in str(error):
-                raise JournalError(f"{path} is no journal of a run: move it away, or choose another output") from None
+                raise JournalError(f"{path} is not a journal: move it away, or choose another output") from None
             raise
 
     def _execute(self, statement: str, values: tuple = ()) -> list[tuple]:
@@ -142,26 +142,26 @@ class Journal:
             return self._connection.execute(statement, values).fetchall()
 
     def settings(self) -> dict[str, Any] | None:
-        """Return what the run was begun with; ``None`` of a new one."""
+        """Return the settings of the run, ``None`` for a new journal."""
         rows = self._execute("SELECT value FROM meta WHERE name = 'settings'")
         return json.loads(rows[0][0]) if rows else None
 
     def begin(self, settings: Mapping[str, Any]) -> None:
-        """Note the settings of a new run, forgetting what there was, durably: before its output is cut to nothing."""
+        """Delete everything and record the settings of a new run; durable, so the output can be truncated afterwards."""
         for table in TABLES:
             self._execute(f"DELETE FROM {table}")
         self._execute("INSERT INTO meta VALUES ('settings', ?)", (json.dumps(settings),))
         self.commit({})
 
     def keep_settings(self, settings: Mapping[str, Any]) -> None:
-        """Note settings that differ in what does not matter; durable after the next :meth:`commit`."""
+        """Replace the settings by compatible ones; durable after the next :meth:`commit`."""
         self._execute("INSERT OR REPLACE INTO meta VALUES ('settings', ?)", (json.dumps(settings),))
 
     def __contains__(self, key: bytes) -> bool:
         return bool(self._execute("SELECT 1 FROM done WHERE key = ?", (key,)))
 
     def is_current(self, key: bytes, now: Stamp | None) -> bool | None:
-        """Return whether an utterance is done and its file is as it was then; ``None`` when it is not done."""
+        """Return whether a finished utterance's file is unchanged; ``None`` if the utterance is not done."""
         rows = self._execute("SELECT file_bytes, modified_ns FROM done WHERE key = ?", (key,))
         if not rows:
             return None
@@ -178,17 +178,17 @@ class Journal:
         row: Row | None = None,
         notes: int = 0,
     ) -> None:
-        """Note that an utterance is done; durable after the next :meth:`commit`.
+        """Record that an utterance is done; durable after the next :meth:`commit`.
 
-        stamp: of its file, ``None`` where that cannot be known. row: where its rows are, ``None`` in files of their own.
+        stamp: of its file, ``None`` if unknown. row: position of its rows, ``None`` if it has a file of its own.
         """
-        where = (None, None, None) if row is None else (row.start, row.bytes, row.checksum)
-        values = (key, failed, audio_seconds, *errors, *(stamp or (None, None)), *where, notes)
+        position = (None, None, None) if row is None else (row.start, row.bytes, row.checksum)
+        values = (key, failed, audio_seconds, *errors, *(stamp or (None, None)), *position, notes)
         columns = ", ".join(("key", "failed", "audio_seconds", *Errors._fields, *LATER_COLUMNS))
         self._execute(f"INSERT INTO done ({columns}) VALUES ({', '.join('?' * len(values))})", values)
 
     def retire(self, key: bytes) -> bool:
-        """Forget an utterance that is to be done again; its rows become stale. Return whether it was done."""
+        """Delete an utterance that is to be done again and mark its rows as stale. Return whether it was done."""
         rows = self._execute("SELECT failed, row_start, row_bytes, row_checksum FROM done WHERE key = ?", (key,))
         for failed, start, count, checksum in rows:
             self._execute("DELETE FROM done WHERE key = ?", (key,))
@@ -197,16 +197,16 @@ class Journal:
         return bool(rows)
 
     def stale_rows(self, file: str) -> list[Row]:
-        """Return the rows that are to be taken out of a file, in their order."""
+        """Return the rows to remove from a file, in the order of their positions."""
         return [Row(*row) for row in self._execute("SELECT * FROM stale WHERE file = ? ORDER BY start", (file,))]
 
     def begin_swap(self, file: str, size: int, cuts: Sequence[tuple[int, int]]) -> None:
-        """Note, durably, that a file of ``size`` bytes takes the place of one that has the bytes of ``cuts`` as well."""
+        """Record durably that a copy of ``size`` bytes, without the byte ranges ``cuts``, is about to replace a file."""
         ends = [end for _, end in cuts]
-        gone = [0, *accumulate(end - begin for begin, end in cuts)]
+        removed = [0, *accumulate(end - begin for begin, end in cuts)]
 
         def moved(start: int) -> int:
-            return start - gone[bisect_right(ends, start)]
+            return start - removed[bisect_right(ends, start)]
 
         self._connection.create_function("moved", 1, moved)
         self._execute(
@@ -217,36 +217,36 @@ class Journal:
         self.commit({file: size})
 
     def is_swapping(self, file: str) -> bool:
-        """Return whether a file that was noted by :meth:`begin_swap` may not have taken its place yet."""
+        """Return whether a swap was begun by :meth:`begin_swap` and is not known to be complete."""
         return bool(self._execute("SELECT 1 FROM meta WHERE name = ?", (f"swap of {file}",)))
 
     def end_swap(self, file: str) -> None:
-        """Note, durably, that the file has taken its place."""
+        """Record durably that the swap is complete."""
         self._execute("DELETE FROM meta WHERE name = ?", (f"swap of {file}",))
         self.commit({})
 
     def forget_rows(self, file: str) -> None:
-        """Forget where rows are in a file that has gone."""
+        """Delete the positions of rows in a file that no longer exists."""
         self._execute("UPDATE done SET row_start = NULL, row_bytes = NULL WHERE failed = ?", (ROLES.index(file),))
         self._execute("DELETE FROM stale WHERE file = ?", (file,))
 
     def owner(self, name: str) -> bytes | None:
-        """Return the key of the utterance that a file name belongs to, whatever the case of its letters."""
+        """Return the key of the utterance that owns a file name, ``None`` if none does. Case is ignored."""
         rows = self._execute("SELECT key FROM names WHERE name = ?", (_encoded(name),))
         return rows[0][0] if rows else None
 
     def claim(self, name: str, key: bytes) -> None:
-        """Note that a file name belongs to an utterance."""
+        """Record that an utterance owns a file name."""
         self._execute("INSERT OR REPLACE INTO names VALUES (?, ?)", (_encoded(name), key))
 
     def size_of(self, file: str) -> int:
-        """Return the bytes that count of ``"output"`` or ``"errors"``: 0 of what was never committed."""
+        """Return the committed size in bytes of ``"output"`` or ``"errors"``, 0 if nothing was committed."""
         rows = self._execute("SELECT bytes FROM sizes WHERE file = ?", (file,))
         return rows[0][0] if rows else 0
 
     def commit(self, sizes: Mapping[str, int]) -> None:
-        """Make all that was added durable, together with the sizes of the output files."""
-        if not self._connection.in_transaction:  # SQLite rolled it back: what was added is gone
+        """Make all additions durable, together with the sizes of the output files."""
+        if not self._connection.in_transaction:  # SQLite rolled it back, so the additions are lost
             raise sqlite3.OperationalError("an earlier write failed")
         for file, size in sizes.items():
             self._execute("INSERT OR REPLACE INTO sizes VALUES (?, ?)", (file, size))
@@ -254,18 +254,18 @@ class Journal:
         self._execute("BEGIN IMMEDIATE")
 
     def forget_uncommitted(self) -> None:
-        """Go back to the last commit."""
+        """Roll back to the last commit."""
         if self._connection.in_transaction:
             self._execute("ROLLBACK")
         self._execute("BEGIN IMMEDIATE")
 
     def forget_failures(self) -> None:
-        """Forget the utterances that failed, so that they are tried again; their rows are to be cut off as a whole."""
+        """Delete the failed utterances, so that they are retried. The caller truncates the file of failures."""
         self._execute("DELETE FROM done WHERE failed")
         self._execute("DELETE FROM stale WHERE file = 'errors'")
 
     def totals(self) -> Totals:
-        """Return the sums over what is done."""
+        """Return the sums over all finished utterances."""
         columns = ("failed", "audio_seconds", *Errors._fields)
         sums = ", ".join(f"COALESCE(SUM({column}), 0)" for column in columns)
         query = f"SELECT COUNT(*), {sums}, COALESCE(SUM(notes > 0), 0) FROM done"

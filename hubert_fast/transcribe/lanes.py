@@ -1,4 +1,4 @@
-"""Where batches run: a lane is a thread with a model on a device, or with its share of the CPU's cores."""
+"""Lanes run batches: each is a model on a device, or on its share of the CPU's cores, driven by a thread of its own."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ MOST_CPU_LANES = 8
 CPU_BATCH_SECONDS = 64.0
 CPU_FRAMES, LEAST_FRAMES_FILLED = 64, 1024
 TRIM_BATCHES = 16
-# Of a GPU: enough frames to fill it, as far as its memory goes.
+# Batches for a GPU: enough frames to fill it, limited by its memory.
 CUDA_BATCH_SECONDS, CUDA_SECONDS_PER_GIB = 1280.0, 16.0
 RETRY_SECONDS = 1.0
 
 
 @dataclass
 class Flight:
-    """A batch that a device works on: best ids and their log-probabilities ``[N]``, and how many frames each waveform has."""
+    """A batch in progress: best ids and their log-probabilities ``[N]``, and the number of frames of each waveform."""
 
     ids: torch.Tensor
     log_probs: torch.Tensor
@@ -36,19 +36,19 @@ class Flight:
     done: torch.cuda.Event | None
 
     def land(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Wait for it; ids and log-probabilities of each waveform."""
+        """Wait for the batch; return ids and log-probabilities of each waveform."""
         if self.done is not None:
             self.done.synchronize()
         ends = np.cumsum(self.counts)
-        found = zip(np.split(self.ids.numpy(), ends), np.split(self.log_probs.numpy(), ends))
-        return list(islice(found, len(self.counts)))  # what lies behind is filler
+        results = zip(np.split(self.ids.numpy(), ends), np.split(self.log_probs.numpy(), ends))
+        return list(islice(results, len(self.counts)))  # the rest is filler
 
 
 class Lane:
-    """A model that takes a batch at a time.
+    """A model that runs one batch after another.
 
-    threads, all_threads: of PyTorch on a CPU, beside other lanes and alone. depth: batches that may be under way before the
-    first is waited for.
+    threads, all_threads: PyTorch threads to use on a CPU, while other lanes are busy and while none is. Both or neither.
+    depth: how many batches may be in progress before the first one is waited for.
     """
 
     def __init__(self, model: HubertForCTC, normalize: bool, threads: int | None = None, all_threads: int | None = None):
@@ -60,8 +60,8 @@ class Lane:
 
     @torch.inference_mode()
     def launch(self, waveforms: Sequence[np.ndarray], alone: bool = False) -> Flight:
-        """Start a batch of waveforms ``[S_i]``; on CUDA it returns before they are done. alone: nothing runs beside it."""
-        if self.threads is not None:
+        """Start a batch of waveforms ``[S_i]``; on CUDA, return before it is done. alone: no other lane is busy."""
+        if self.threads is not None and self.all_threads is not None:
             torch.set_num_threads(self.all_threads if alone else self.threads)
         counts = self.model.frame_counts(torch.tensor([len(waveform) for waveform in waveforms])).tolist()
         if self._copies is None:
@@ -88,17 +88,17 @@ class Lane:
         return Flight(ids, log_probs, counts, done)
 
     def _filler(self, lengths: list[int], frames: int) -> list[np.ndarray]:
-        """Return silence that makes a large batch a multiple of ``CPU_FRAMES``, before and after the convolutions.
+        """Return silent waveforms that round a large batch up to a multiple of ``CPU_FRAMES``, before and after convolutions.
 
-        oneDNN keeps compiled code and memory for every number of rows that it meets, a thousand of them, and the allocator
-        holes that fit none: 2.1 GB for a model of 6 million weights, where a few numbers take 0.7 GB in the same time.
+        oneDNN caches compiled code and memory for up to a thousand distinct numbers of rows, and they fragment the
+        allocator's memory: 2.1 GB for a model of 6 million weights, against 0.7 GB with a few distinct numbers, as fast.
         """
         if frames < LEAST_FRAMES_FILLED:
             return []
         hop, field = self._hop, self.model.config.receptive_field
         count = CPU_FRAMES - frames % CPU_FRAMES
         on_grid = sum(-(-length // hop) for length in lengths) + count
-        # one sample is a place on the grid without a frame
+        # a waveform of one sample takes a position on the grid but has no frame
         return [np.zeros(1, np.int16)] * (-on_grid % CPU_FRAMES) + [np.zeros(field + (count - 1) * hop, np.int16)]
 
     @property
@@ -106,7 +106,7 @@ class Lane:
         return self.model.config.inputs_to_logits_ratio
 
     def recover(self) -> None:
-        """Give back what the failed batch held."""
+        """Release the memory that a failed batch held."""
         if self.device.type == "cuda":
             empty_cache(self.device)
 
@@ -116,25 +116,26 @@ def _to_host(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def lanes_for(model: HubertForCTC, normalize: bool, devices: Sequence[torch.device]) -> list[Lane]:
-    """Make one lane for each GPU, each with a model of its own, or several on the CPU, which share the model.
+    """Create a lane with its own copy of the model for each GPU, or several lanes on the CPU that share one model.
 
-    On a CPU single-threaded lanes beside each other lose no time waiting for each other at every operation.
+    On a CPU, several lanes with few threads each are faster than one with all: threads need not wait for each other at every
+    operation.
     """
     if devices[0].type == "cpu":
         threads = torch.get_num_threads()
         count = cpu_lanes(threads)
         return [Lane(model, normalize, threads // count, threads) for _ in range(count)]
     models = [model] + [copy.deepcopy(model) for _ in devices[1:]]
-    return [Lane(its_model.to(device), normalize) for its_model, device in zip(models, devices)]
+    return [Lane(each.to(device), normalize) for each, device in zip(models, devices)]
 
 
 def cpu_lanes(threads: int) -> int:
-    """Return how many lanes share so many threads: as many as there may be that leave no more than a tenth of them idle."""
+    """Return how many lanes to share ``threads`` among: as many as allowed that leave at most a tenth of the threads idle."""
     return max(count for count in range(1, min(threads, MOST_CPU_LANES) + 1) if count * (threads // count) >= 0.9 * threads)
 
 
 def batch_seconds_for(device: torch.device) -> float:
-    """Return the audio seconds of a batch that a device is fast with."""
+    """Return the seconds of audio in a batch at which a device is fast."""
     if device.type == "cpu":
         return CPU_BATCH_SECONDS
     gibibytes = torch.cuda.get_device_properties(device).total_memory / (1 << 30)
@@ -142,12 +143,14 @@ def batch_seconds_for(device: torch.device) -> float:
 
 
 def run_smaller(launch: Callable[[list], Flight], items: list) -> tuple[list, list[tuple[list, str]]]:
-    """Run what was too much memory at once in halves, those in halves again.
+    """Run a batch that ran out of memory in halves, and those in halves again if necessary.
 
-    Returns landed ``(items, frames)`` of parts that ran, and ``(items, reason)`` of single ones that are too much alone.
+    Returns ``(items, frames)`` for each part that ran, and ``(items, reason)`` for each single item that is still too large.
     """
-    landed, failed = [], []
-    parts, retried = [items], None
+    landed: list[tuple[list, list]] = []
+    failed: list[tuple[list, str]] = []
+    parts: list[list] = [items]
+    retried: list | None = None
     while parts:
         part = parts.pop()
         try:
@@ -158,7 +161,7 @@ def run_smaller(launch: Callable[[list], Flight], items: list) -> tuple[list, li
             if len(part) > 1:
                 half = len(part) // 2
                 parts += [part[half:], part[:half]]
-            elif retried is not part:  # others may have held the memory
+            elif retried is not part:  # other processes may have held the memory
                 retried = part
                 parts.append(part)
                 time.sleep(RETRY_SECONDS)

@@ -1,8 +1,8 @@
-"""From utterances to text in overlapping stages with bounded queues between them, each stage in threads of its own.
+"""From utterances to frames in overlapping stages with bounded queues in between; each stage has its own threads.
 
     utterances -> [decode and cut: workers] -> pieces -> [pack and run: lanes] -> frames -> [stitch and decode CTC: caller]
 
-Threads are enough: libsndfile, soxr and PyTorch release the interpreter while they work.
+Threads suffice, because libsndfile, soxr and PyTorch release the interpreter lock while they work.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from .queues import WeightedQueue
 
 logger = logging.getLogger(__name__)
 
-LINGER_SECONDS = 0.25  # a batch that is not full waits so long for more: one slow file keeps nobody waiting
-JOIN_SECONDS = 10.0  # for threads to end when all is over; a worker may hang on a network file
+LINGER_SECONDS = 0.25  # how long a partial batch waits for more, so that a slow file does not hold up the others
+JOIN_SECONDS = 10.0  # how long to wait for threads at the end: a worker may hang on a network file
 
 Decode = Callable[[Utterance, Callable[[str], None]], Iterable[np.ndarray]]
 
 
 @dataclass(eq=False)
 class Ticket:
-    """An utterance on its way.
+    """An utterance in progress.
 
-    channels: of each, the frames of the pieces that came back. samples: of one channel, so far. pending: pieces under way.
-    notes: what was odd about the file and was decoded all the same.
+    channels: for each channel, the frames of the pieces that have run. samples: decoded so far, per channel. pending: pieces
+    in progress. notes: faults in the file that decoding worked around. is_cut: whether all pieces have been cut.
     """
 
     number: int
@@ -50,8 +50,8 @@ class Ticket:
     is_cut: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def is_complete_after(self, *, pending: int = 0, error: str | None = None, is_cut: bool = False) -> bool:
-        """Add ``pending`` pieces, note an error or that all are cut; return whether that made it complete."""
+    def update(self, *, pending: int = 0, error: str | None = None, is_cut: bool = False) -> bool:
+        """Add ``pending`` pieces, record an error or the end of cutting; return whether this completes the ticket."""
         with self.lock:
             before = self.is_cut and not self.pending
             self.pending += pending
@@ -62,7 +62,7 @@ class Ticket:
 
 @dataclass(frozen=True)
 class Piece:
-    """A waveform ``[S]`` to run, and where its frames belong."""
+    """A waveform ``[S]`` to run, with its channel and its first frame in the recording."""
 
     ticket: Ticket
     channel: int
@@ -71,10 +71,10 @@ class Piece:
 
 
 class Pipeline:
-    """Runs utterances through the stages once; :meth:`run` gives them back as they are complete.
+    """Passes utterances through the stages, once; :meth:`run` yields them as they are completed.
 
-    decode: gives the blocks ``[C, S]`` of an utterance, tells notes and raises ``AudioError``. batch_samples: of a batch, which
-    is halved when it is too much memory. window: utterances that may be under way.
+    decode: yields the blocks ``[C, S]`` of an utterance, passes notes to its second argument, and raises ``AudioError``.
+    batch_samples: samples in a batch; halved when memory runs out. window: how many utterances may be in progress.
     """
 
     def __init__(self, lanes: Sequence[Lane], decode: Decode, cutter: Cutter, *, workers: int, batch_samples: int, window: int):
@@ -87,16 +87,16 @@ class Pipeline:
         self._stopped = threading.Event()
         self._error: BaseException | None = None
         self._lock = threading.Lock()
-        self._left = {"decode": workers, "run": len(lanes)}
+        self._threads_left = {"decode": workers, "run": len(lanes)}
         self._busy = 0
 
     def run(self, utterances: Iterable[Utterance]) -> Iterator[list[Ticket]]:
-        """Give complete tickets, some at a time, in the order in which they are complete.
+        """Yield completed tickets, several at a time, in the order of completion.
 
-        Raises what ``utterances`` or a lane raises, after what was complete by then.
+        Raises what ``utterances`` or a lane raises, after yielding the tickets completed by then.
         """
         threads = [self._start(self._feed, utterances)]
-        threads += [self._start(self._decode_all) for _ in range(self._left["decode"])]
+        threads += [self._start(self._decode_all) for _ in range(self._threads_left["decode"])]
         threads += [self._start(self._run_all, lane) for lane in self.lanes]
         try:
             while (tickets := self._complete.take(self._complete.capacity)) is not None:
@@ -105,19 +105,19 @@ class Pipeline:
             self.stop()
             self._complete.close(drop=True)
             deadline = time.monotonic() + JOIN_SECONDS
-            for thread in threads[1:]:  # the first may wait for standard input for ever
+            for thread in threads[1:]:  # the first may wait for standard input forever
                 thread.join(max(deadline - time.monotonic(), 0))
         if self._error is not None:
             raise self._error
 
     def stop(self) -> None:
-        """Begin no more batches; what the ones under way complete is still given."""
+        """Start no more batches. Tickets that the running batches complete are still yielded."""
         self._stopped.set()
         self._waiting.close(drop=True)
         self._pieces.close(drop=True)
 
-    def gave(self, count: int) -> None:
-        """Note that ``count`` utterances are done with: as many new ones may come in."""
+    def release(self, count: int) -> None:
+        """Let ``count`` new utterances in, after as many have been handed on."""
         self._room.release(count)
 
     def _start(self, target: Callable, *arguments: object) -> threading.Thread:
@@ -137,14 +137,14 @@ class Pipeline:
             self._ended(target)
 
     def _ended(self, target: Callable) -> None:
-        """Close the queue behind a stage when its last thread ends."""
+        """Close the queue that a stage feeds when the last thread of the stage ends."""
         if target == self._feed:
             self._waiting.close()
             return
         stage = "decode" if target == self._decode_all else "run"
         with self._lock:
-            self._left[stage] -= 1
-            is_last = not self._left[stage]
+            self._threads_left[stage] -= 1
+            is_last = not self._threads_left[stage]
         if is_last:
             (self._pieces if stage == "decode" else self._complete).close()
 
@@ -170,9 +170,9 @@ class Pipeline:
                 error = str(failure)
             except MemoryError:
                 error = f"{ticket.utterance.audio}: not enough memory to decode it"
-            except Exception as failure:  # whatever a file makes a library do is this file's own
+            except Exception as failure:  # whatever a library raises about a file is an error of that file
                 error = f"{ticket.utterance.audio}: {type(failure).__name__}: {first_line(failure)}"
-        if ticket.is_complete_after(error=error, is_cut=True):
+        if ticket.update(error=error, is_cut=True):
             self._complete.put(ticket)
 
     def _cut(self, ticket: Ticket) -> None:
@@ -191,10 +191,10 @@ class Pipeline:
             ticket.channels = ticket.channels or [[] for _ in waveforms]
             for channel, samples in enumerate(waveforms):
                 if ticket.error is not None:
-                    return  # another piece of it failed
-                ticket.is_complete_after(pending=1)
+                    return  # another piece of the utterance failed
+                ticket.update(pending=1)
                 if not self._pieces.put(Piece(ticket, channel, start, samples), len(samples)):
-                    return  # stopped: it stays incomplete
+                    return  # stopped: the ticket stays incomplete
 
     def _run_all(self, lane: Lane) -> None:
         flights: deque[tuple[list[Piece], Flight]] = deque()
@@ -208,7 +208,7 @@ class Pipeline:
                 return
 
     def _launch(self, lane: Lane, pieces: list[Piece], flights: deque[tuple[list[Piece], Flight]]) -> Flight | None:
-        """Start a batch; where it is too much memory, land what is under way and then its parts."""
+        """Start a batch. If memory runs out, wait for the batches in progress, then run this one in parts."""
 
         def launch(part: list[Piece]) -> Flight:
             lane.recover()
@@ -225,7 +225,7 @@ class Pipeline:
             batch, longest = sum(len(piece.samples) for piece in pieces), max(len(piece.samples) for piece in pieces)
             with self._lock:
                 self.batch_samples = max(min(self.batch_samples, batch // 2), min(self.batch_samples, longest))
-            logger.warning("out of memory: batches are halved to %d samples", self.batch_samples)
+            logger.warning("out of memory: halving batches to %d samples", self.batch_samples)
         finally:
             with self._lock:
                 self._busy -= 1
@@ -242,8 +242,8 @@ class Pipeline:
         self._deliver(pieces, flight.land())
 
     def _deliver(self, pieces: list[Piece], frames: list, error: str | None = None) -> None:
-        for piece, found in zip(pieces, frames):
-            if found is not None:
-                piece.ticket.channels[piece.channel].append(Frames(piece.start, *found))
-            if piece.ticket.is_complete_after(pending=-1, error=error):
+        for piece, ids_and_log_probs in zip(pieces, frames):
+            if ids_and_log_probs is not None:
+                piece.ticket.channels[piece.channel].append(Frames(piece.start, *ids_and_log_probs))
+            if piece.ticket.update(pending=-1, error=error):
                 self._complete.put(piece.ticket)

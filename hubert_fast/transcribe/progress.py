@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal, a line every half minute elsewhere, and the summary at its end."""
+"""The progress of a run: a bar on a terminal, otherwise a line every half minute; and the summary at the end."""
 
 from __future__ import annotations
 
@@ -15,78 +15,79 @@ from .summary import Summary
 from .transcriber import Result
 
 LINE_SECONDS = 30.0
-MOST_FAILURES_TOLD = MOST_NOTES_TOLD = 20
+MOST_FAILURES_SHOWN = MOST_NOTES_SHOWN = 20
 
 
 class Progress:
-    """Counts what is done and shows it.
+    """Counts results and shows how far the run is.
 
-    failures_told: how many failures get a line of their own; ``None`` is all. where_failures: the file that has all failures.
-    where_notes: the file that has all notes, of which ``MOST_NOTES_TOLD`` then get a line of their own; without it all do.
+    most_failures: how many failures to print; ``None`` prints all. failures_file: the file that lists all failures.
+    notes_file: the file that has all notes; with it, only the first ``MOST_NOTES_SHOWN`` are printed.
     """
 
     def __init__(
-        self, *, quiet: bool, failures_told: int | None, where_failures: str | None = None, where_notes: str | None = None
+        self, *, quiet: bool, most_failures: int | None, failures_file: str | None = None, notes_file: str | None = None
     ):
-        self.quiet, self.failures_told, self.where_failures = quiet, failures_told, where_failures
-        self.where_notes, self.notes = where_notes, 0
+        self.quiet, self.most_failures, self.failures_file = quiet, most_failures, failures_file
+        self.notes_file, self.notes = notes_file, 0
         self.files = self.failed = self.skipped = 0
         self.audio_seconds = 0.0
         self.total: int | None = None
-        self._start = self._told = time.monotonic()
+        self._start = self._last_line = time.monotonic()
         self._bar = tqdm(unit=" files", file=sys.stderr, dynamic_ncols=True, disable=quiet or not sys.stderr.isatty())
 
     def count(self, inputs: Inputs) -> None:
-        """Find out in the background how many utterances there are, for the time that is left."""
+        """Count the utterances in the background, to estimate the time left."""
         if not self.quiet and inputs.can_repeat:
             threading.Thread(target=self._count, args=(inputs,), daemon=True).start()
 
     def _count(self, inputs: Inputs) -> None:
         try:
             self.total = sum(1 for _ in inputs)
-        except Exception:  # the run itself will come to it, and tell
+        except Exception:  # the run itself will meet and report it
             return
 
     def skip(self) -> None:
+        """Count an input that needs no transcription."""
         self.skipped += 1
 
     def done(self, result: Result, audio_seconds: float) -> None:
-        """Count a result; show where things are, now and then."""
+        """Count a result, and from time to time show how far the run is."""
         self.files += 1
         self.audio_seconds += audio_seconds
         if result.error is not None:
             self.failed += 1
-            self._tell_failure(result.error)
+            self._show_failure(result.error)
         for note in result.notes:
-            self._tell_note(note)
+            self._show_note(note)
         if not self._bar.disable:
             self._bar.total = None if self.total is None else self.total - self.skipped
             self._bar.set_postfix_str(self._state(), refresh=False)
             self._bar.update()
-        elif not self.quiet and time.monotonic() - self._told > LINE_SECONDS:
-            self._told = time.monotonic()
+        elif not self.quiet and time.monotonic() - self._last_line > LINE_SECONDS:
+            self._last_line = time.monotonic()
             total = "" if self.total is None else f" of {self.total - self.skipped}"
-            say(f"{self.files}{total} files, {self._state()}{self._left()}")
+            say(f"{self.files}{total} files, {self._state()}{self._time_left()}")
 
-    def _tell_failure(self, reason: str) -> None:
-        if self.failures_told is None or self.failed <= self.failures_told:
+    def _show_failure(self, reason: str) -> None:
+        if self.most_failures is None or self.failed <= self.most_failures:
             say(reason)
-        if self.failed == self.failures_told:
-            say(f"further failures are written only to {self.where_failures}")
+        if self.failed == self.most_failures:
+            say(f"further failures are written only to {self.failures_file}")
 
-    def _tell_note(self, note: str) -> None:
+    def _show_note(self, note: str) -> None:
         self.notes += 1
-        most = None if self.where_notes is None else MOST_NOTES_TOLD
+        most = None if self.notes_file is None else MOST_NOTES_SHOWN
         if not self.quiet and (most is None or self.notes <= most):
             say(note)
-        elif not self.quiet and self.notes == MOST_NOTES_TOLD + 1:
-            say(f"further notes are written only to {self.where_notes}")
+        elif not self.quiet and self.notes == MOST_NOTES_SHOWN + 1:
+            say(f"further notes are written only to {self.notes_file}")
 
     def _state(self) -> str:
         speed = self.audio_seconds / max(time.monotonic() - self._start, 1e-9)
         return f"{hours(self.audio_seconds)}, {speed:.0f} times real time, {self.failed} failed"
 
-    def _left(self) -> str:
+    def _time_left(self) -> str:
         if not self.total or not self.files:
             return ""
         left = (self.total - self.skipped - self.files) * (time.monotonic() - self._start) / self.files
@@ -97,39 +98,38 @@ class Progress:
 
 
 def hours(seconds: float) -> str:
-    """``"2.50 h of audio"``; seconds while they are few."""
+    """Return ``"2.50 h of audio"``, or seconds below six minutes."""
     return f"{seconds / 3600:.2f} h of audio" if seconds >= 360 else f"{seconds:.1f} s of audio"
 
 
 def duration(seconds: float) -> str:
-    """``"1:02:03"``."""
+    """Return a time such as ``"1:02:03"``."""
     return tqdm.format_interval(seconds)
 
 
-def tell(summary: Summary, say: Callable[[str], None], failures: str | None) -> None:
-    """Say what a run came to."""
+def report_summary(summary: Summary, report: Callable[[str], None], failures: str | None) -> None:
+    """Report the outcome of a run, line by line. failures: the file that lists all failures."""
     done, failed = summary.transcribed_this_run, summary.failed_this_run
     if summary.already_done:
-        say(f"{summary.already_done} inputs were done already")
+        report(f"{_inputs(summary.already_done)} {'was' if summary.already_done == 1 else 'were'} already done")
     if summary.changed_this_run:
-        say(f"{_inputs(summary.changed_this_run)} changed since the last run: done again")
+        report(f"{_inputs(summary.changed_this_run)} changed since the last run: done again")
     if summary.audio_seconds_this_run:
         wall = summary.wall_seconds_this_run
         took = f"{wall:.2f} s" if wall < 60 else duration(wall)
-        say(f"{hours(summary.audio_seconds_this_run)} in {took}, {summary.times_real_time:.0f} times real time")
-    if summary.wer is not None:
-        say(
+        report(f"{hours(summary.audio_seconds_this_run)} in {took}, {summary.times_real_time:.0f} times real time")
+    if summary.wer is not None and summary.cer is not None:
+        report(
             f"word error rate {100 * summary.wer:.2f} % of {summary.reference_words} words, "
             f"character error rate {100 * summary.cer:.2f} % (normalizer {summary.normalizer}: {summary.normalizer_does})"
         )
     if summary.with_notes_this_run:
-        its = "its file has" if summary.with_notes_this_run == 1 else "their files have"
-        say(f"{_inputs(summary.with_notes_this_run)} a note: {its} a fault that decoding worked around")
+        report(f"{_inputs(summary.with_notes_this_run)} with notes: decoding worked around faults in the files")
     if failed:
-        say(f"{failed} of {done + failed} inputs could not be transcribed" + (f": see {failures}" if failures else ""))
+        report(f"{failed} of {done + failed} inputs could not be transcribed" + (f": see {failures}" if failures else ""))
     elif summary.failed:
-        say(f"{summary.failed} inputs failed in earlier runs: see {failures}; --retry-failed tries them again")
+        report(f"{_inputs(summary.failed)} failed in earlier runs: see {failures}; --retry-failed tries again")
 
 
 def _inputs(count: int) -> str:
-    return "1 input has" if count == 1 else f"{count} inputs have"
+    return "1 input" if count == 1 else f"{count} inputs"

@@ -1,4 +1,4 @@
-"""A bounded queue that hands out as many items at once as are worth a batch."""
+"""A bounded queue that hands out items in batches of a given weight."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Item = TypeVar("Item")
 
 
 class WeightedQueue(Generic[Item]):
-    """First in, first out between threads, bounded by the weight of what it holds.
+    """A first-in, first-out queue between threads, bounded by the total weight of its items.
 
-    One item may be heavier than ``capacity``: it then goes in when nothing else is there. takers: threads that share what is
-    left at the end.
+    An item heavier than ``capacity`` is accepted when the queue is empty. takers: threads that share the remaining items once
+    the queue is closed.
     """
 
     def __init__(self, capacity: float, takers: int = 1):
@@ -25,7 +25,7 @@ class WeightedQueue(Generic[Item]):
         self._changed = threading.Condition()
 
     def put(self, item: Item, weight: float = 1) -> bool:
-        """Wait for room and put the item in. Returns False when the queue was closed meanwhile: the item is not in it."""
+        """Wait for room and append the item. Return False, without appending it, if the queue is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or not self._items or self._held + weight <= self.capacity)
             if self._closed:
@@ -36,10 +36,10 @@ class WeightedQueue(Generic[Item]):
             return True
 
     def take(self, weight: float = 1, *, wait: bool = True, linger_seconds: float = 0.0) -> list[Item] | None:
-        """Take items worth up to ``weight``, at least one; ``None`` when there will be no more.
+        """Take items of up to ``weight`` in total, but at least one; return ``None`` if no more will come.
 
-        wait: for the first one; without it, an empty list when there is too little. linger_seconds: wait so much longer for the
-        rest of the weight.
+        wait: wait for the first item; otherwise return an empty list if the queue holds less than ``weight``.
+        linger_seconds: once there is an item, wait this long for the rest of the weight.
         """
         with self._changed:
             if not wait and self._held < min(weight, self.capacity) and not self._closed:
@@ -50,19 +50,20 @@ class WeightedQueue(Generic[Item]):
             while not self._closed and self._held < enough and (left := until - time.monotonic()) > 0:
                 self._changed.wait(left)
             if not self._items:
-                return None if self._closed else []  # another thread was faster
+                return None if self._closed else []  # another thread took them
             weight = min(weight, self._share)
-            taken, total = [], 0.0
+            taken: list[Item] = []
+            total = 0.0
             while self._items and (not taken or total + self._items[0][1] <= weight):
-                item, its_weight = self._items.popleft()
+                item, item_weight = self._items.popleft()
                 taken.append(item)
-                total += its_weight
+                total += item_weight
             self._held -= total
             self._changed.notify_all()
             return taken
 
     def close(self, drop: bool = False) -> None:
-        """Let nothing more in; what is there can still be taken, unless it is to be dropped."""
+        """Accept no more items. Items in the queue can still be taken, unless ``drop`` discards them."""
         with self._changed:
             if not self._closed:
                 self._share = self._held / self.takers
@@ -74,5 +75,5 @@ class WeightedQueue(Generic[Item]):
 
     @property
     def is_drained(self) -> bool:
-        """Return whether nothing is left and nothing will come."""
+        """Whether the queue is closed and empty."""
         return self._closed and not self._items

@@ -1,8 +1,8 @@
-"""Many machines: the same run with Ray Data as its engine. Actors hold the model, blocks of the inputs are their work.
+"""Transcription on many machines, with Ray Data: actors hold the model and work on blocks of the inputs.
 
-Ray brings blocks to actors, results back, and a block to another actor when one dies with it. The process that started the run
-writes: so every result is written once, and its journal is the one journal. Audio is read by the actors: paths must mean
-the same on every machine.
+Ray sends blocks to actors and results back; if an actor dies, its block goes to another one. Only the process that started
+the run writes, so every result is written once and there is a single journal. Actors read the audio, so paths must be valid
+on every machine.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import inspect
 import logging
 import pickle
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import islice
@@ -23,22 +23,22 @@ from ..hub import first_line
 from .inputs import Utterance
 from .transcriber import Options, Result, Transcriber
 
-BLOCK_UTTERANCES = 64  # what an actor does at once, and what is done again when it dies
-WAVE_UTTERANCES = 16_384  # what Ray is told of at once: the inputs are never all in memory
-MOST_RETRIES = 3  # of a block whose actor died
+BLOCK_UTTERANCES = 64  # the unit of an actor's work, repeated if the actor dies
+WAVE_UTTERANCES = 16_384  # handed to Ray at a time, so that the inputs are never all in memory
+MOST_RETRIES = 3  # for a block whose actor died
 
 
 def why_not() -> str | None:
-    """Return why Ray cannot be used, ``None`` when it can."""
+    """Return why Ray cannot be used, ``None`` if it can."""
     return None if find_spec("ray") else "Ray is not installed: pip install 'hubert_fast[ray]'"
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Which cluster, and how much of it.
+    """Which Ray cluster to use, and how much of it.
 
-    address: as ``ray.init`` takes it; ``None`` is the cluster there is, or a local one. actors: how many; by default one for
-    each GPU, or on a CPU one for each four cores. cpus: of an actor on a CPU.
+    address: as for ``ray.init``; ``None`` uses the running cluster or starts a local one. actors: number of actors; by
+    default one for each GPU, or for every four cores if there is none. cpus: cores of an actor that runs on the CPU.
     """
 
     address: str | None = None
@@ -47,23 +47,24 @@ class Cluster:
 
 
 def connect(cluster: Cluster, device: str) -> bool:
-    """Find the cluster; return whether it was not connected before.
+    """Connect to the cluster; return False if this process was connected already.
 
-    Raises ``ValueError`` for a device that actors cannot have, ``RuntimeError`` when there is no cluster, or none with a GPU.
+    Raises ``ValueError`` for a device that actors cannot use, ``RuntimeError`` if no cluster can be reached, or none with the
+    GPU that was requested.
     """
     import ray
 
     if device not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"on Ray each actor has a GPU of its own: device must be auto, cpu or cuda, but is {device!r}")
-    begins = not ray.is_initialized()
-    if begins:
+        raise ValueError(f"on Ray each actor has its own GPU: device must be auto, cpu or cuda, but is {device!r}")
+    is_new = not ray.is_initialized()
+    if is_new:
         try:
-            ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+            ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, RuntimeError, ValueError) as error:
-            raise RuntimeError(f"no Ray cluster to be had: {first_line(error)}") from None
+            raise RuntimeError(f"cannot connect to a Ray cluster: {first_line(error)}") from None
     if device == "cuda" and not ray.cluster_resources().get("GPU"):
-        raise RuntimeError("device cuda was asked for, but no node of the Ray cluster has a GPU")
-    return begins
+        raise RuntimeError("device is cuda, but no node of the Ray cluster has a GPU")
+    return is_new
 
 
 def _retries() -> dict[str, int]:
@@ -71,7 +72,7 @@ def _retries() -> dict[str, int]:
 
 
 class Worker:
-    """An actor: a model that transcribes blocks of utterances."""
+    """An actor that holds a model and transcribes blocks of utterances."""
 
     def __init__(self, model: str, device: str, dtype: str, options: Options):
         self._transcriber = Transcriber.from_pretrained(model, device=device, dtype=dtype)
@@ -84,7 +85,7 @@ class Worker:
 
 
 class RayRun:
-    """Utterances on a cluster, once. Raises what Ray raises when a block's actors keep dying, or the cluster is gone."""
+    """Transcribes utterances on a cluster, once."""
 
     def __init__(
         self, model: str, device: str, dtype: str, utterances: Iterable[Utterance], options: Options, cluster: Cluster
@@ -92,18 +93,21 @@ class RayRun:
         self._model, self._device, self._dtype = model, device, dtype
         self._utterances, self._options, self._cluster = utterances, options, cluster
         self._stopped = False
-        self.batch_seconds = options.batch_seconds or 0.0  # each actor has its own
+        self.batch_seconds = options.batch_seconds or 0.0  # 0: each actor chooses its own
 
     def stop(self) -> None:
-        """Give no more results: :meth:`results` ends with the block it is at."""
+        """Stop: :meth:`results` ends after the current block."""
         self._stopped = True
 
-    def results(self) -> Iterator[Result]:
-        """Give each utterance's result, once."""
+    def results(self) -> Generator[Result, None, None]:
+        """Yield a result for each utterance.
+
+        Raises ``RuntimeError`` if the actors of a block keep dying, or the cluster is lost.
+        """
         import ray
 
         logging.getLogger("ray.data").setLevel(logging.WARNING)
-        began = connect(self._cluster, self._device)
+        is_new = connect(self._cluster, self._device)
         try:
             utterances = iter(self._utterances)
             while not self._stopped and (wave := list(islice(utterances, WAVE_UTTERANCES))):
@@ -111,7 +115,7 @@ class RayRun:
         except ray.exceptions.RayError as error:
             raise RuntimeError(f"Ray: {first_line(error)}") from error
         finally:
-            if began:
+            if is_new:
                 ray.shutdown()
 
     def _wave(self, wave: list[Utterance]) -> Iterator[Result]:
@@ -124,7 +128,7 @@ class RayRun:
         items = [{"utterance": pickle.dumps(utterance)} for utterance in wave]
         blocks = -(-len(items) // BLOCK_UTTERANCES)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of the limit of retries, for which nothing else is there yet
+            warnings.simplefilter("ignore", DeprecationWarning)  # about limiting retries, for which Ray has no replacement yet
             results = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
                 Worker,
                 fn_constructor_args=(self._model, self._device, self._dtype, self._options),
@@ -138,16 +142,17 @@ class RayRun:
                 return
 
     def _resources(self, blocks: int) -> dict[str, Any]:
-        """What each actor takes, and how many there are: no more than blocks."""
+        """Return the arguments that set the resources of each actor and their number, at most one for each block."""
         import ray
 
-        there = ray.cluster_resources()
-        if self._device.startswith("cuda") or (self._device == "auto" and there.get("GPU", 0) >= 1):
-            count, each = int(there.get("GPU", 0)), {"num_gpus": 1}
+        available = ray.cluster_resources()
+        arguments: dict[str, Any]
+        if self._device.startswith("cuda") or (self._device == "auto" and available.get("GPU", 0) >= 1):
+            count, arguments = int(available.get("GPU", 0)), {"num_gpus": 1}
         else:
-            cpus = self._cluster.cpus or min(4, max(int(there.get("CPU", 1)), 1))
-            count, each = int(there.get("CPU", 1)) // cpus, {"num_cpus": cpus}
+            cpus = self._cluster.cpus or min(4, max(int(available.get("CPU", 1)), 1))
+            count, arguments = int(available.get("CPU", 1)) // cpus, {"num_cpus": cpus}
         actors = min(self._cluster.actors or max(count, 1), blocks)
         if "ray_remote_args_fn" in inspect.signature(ray.data.Dataset.map_batches).parameters:  # until Ray 2.64
-            each["ray_remote_args_fn"] = _retries
-        return each | {"compute": ray.data.ActorPoolStrategy(size=actors)}
+            arguments["ray_remote_args_fn"] = _retries
+        return arguments | {"compute": ray.data.ActorPoolStrategy(size=actors)}

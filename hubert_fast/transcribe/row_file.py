@@ -1,4 +1,4 @@
-"""A file that rows are appended to, cut back to what the journal knows, and rid of rows that are out of date."""
+"""A file of rows: appended to, truncated to the size in the journal, and cleared of outdated rows."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ COPY_BYTES = 1 << 20
 
 
 def encoded(text: str) -> bytes:
-    """Return the text as UTF-8; half a character, as names may have, becomes an escape that JSON reads back."""
+    """Encode as UTF-8. Lone surrogates, as in file names that are not UTF-8, become escapes that JSON can decode."""
     return text.encode("utf-8", "backslashreplace")
 
 
 def sync_path(path: Path) -> None:
-    """Put a file, or the names in a folder, on disk."""
+    """Flush a file, or a folder's entries, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -32,10 +32,10 @@ def sync_path(path: Path) -> None:
 
 
 class RowFile:
-    """Rows appended to a file, whose size the journal knows by its ``role``.
+    """A file that rows are appended to. The journal records its size under its ``role``.
 
-    is_optional: it may be missing, and is not left there empty. Raises ``JournalError`` when the file has become shorter than
-    the journal says, ``OSError`` when it cannot be written.
+    is_optional: the file may be missing, and is removed if it ends up empty. Raises ``JournalError`` if the file is shorter
+    than the journal says, ``OSError`` if it cannot be written.
     """
 
     def __init__(self, path: Path, role: str, journal: Journal, format: RowFormat, is_optional: bool = False):
@@ -43,18 +43,18 @@ class RowFile:
         self._head = encoded(format.head)
         self._finish_swap()
         known = journal.size_of(role)
-        there = path.stat().st_size if path.exists() else 0
+        size = path.stat().st_size if path.exists() else 0
         if is_optional and known and not path.exists():
             known = 0
             journal.forget_rows(role)
             journal.commit({role: 0})
-        if there < known:
+        if size < known:
             raise JournalError(
-                f"{path} has {there} bytes, but {known} were written according to {journal.path}: "
-                f"bring it back, or begin anew with --overwrite"
+                f"{path} has {size} bytes, but according to {journal.path} it had {known}: restore it, or start over with "
+                "--overwrite"
             )
         self._file: BinaryIO = open(path, "ab")  # noqa: SIM115
-        self._file.truncate(known)  # rows that were on their way when the run was killed, and the end of the file
+        self._file.truncate(known)  # cuts off rows that were not committed before a kill, and the tail
         self._size = known
         self._is_closed = False
         if not known:
@@ -66,7 +66,7 @@ class RowFile:
         self._size += len(data)
 
     def append(self, text: str) -> Row:
-        """Write the rows of one utterance; return where they are."""
+        """Write the rows of one utterance; return their position."""
         data = encoded(text)
         if data and self._size > len(self._head):
             self._write(encoded(self._format.between))
@@ -75,38 +75,38 @@ class RowFile:
         return Row(self._role, start, len(data), zlib.crc32(data))
 
     def sync(self) -> dict[str, int]:
-        """Put all on disk; return the size under the file's role."""
+        """Flush everything to disk; return the size, by the file's role."""
         self._file.flush()
         os.fsync(self._file.fileno())
         return {self._role: os.fstat(self._file.fileno()).st_size}
 
     def finish(self) -> None:
-        """Take out the rows that are out of date, write what ends the file, and close it. All must have been committed.
+        """Remove outdated rows, write the file's tail and close it. All rows must have been committed.
 
-        Raises ``JournalError`` when such a row was altered by another program, ``OSError`` when the file cannot be written.
+        Raises ``JournalError`` if another program has changed such a row, ``OSError`` if the file cannot be written.
         """
         self._file.close()
         stale = self._journal.stale_rows(self._role)
         if stale:
-            self._take_out(stale)
-        self._end()
+            self._remove(stale)
+        self._complete()
         self._is_closed = True
 
     def close(self) -> None:
-        """Close it without what the journal does not know, which may be half a row and would be done again."""
+        """Close the file without its uncommitted rows, which may be incomplete and will be written again."""
         if self._is_closed:
             return
         self._is_closed = True
         try:
             self._file.close()
-        except OSError:  # a full disk; the failure was told when it was written
+        except OSError:  # such as a full disk, which was reported when the row was written
             pass
         finally:
-            with contextlib.suppress(sqlite3.Error):  # the journal cannot be read either: the next run cuts
-                self._end()
+            with contextlib.suppress(sqlite3.Error):  # the journal is unreadable too: the next run truncates
+                self._complete()
 
-    def _end(self) -> None:
-        """Cut the file to what the journal knows; write what makes it whole, which the next run cuts off again."""
+    def _complete(self) -> None:
+        """Truncate the file to the size in the journal and append the tail, which the next run cuts off again."""
         known = self._journal.size_of(self._role)
         os.truncate(self.path, known)
         if self._is_optional and not known:
@@ -121,43 +121,43 @@ class RowFile:
 
     @property
     def _real_path(self) -> Path:
-        return self.path.resolve()  # a link is kept, and what it names is replaced
+        return self.path.resolve()  # a symbolic link stays, and the file that it points to is replaced
 
     @property
     def _compacted(self) -> Path:
         return self._real_path.with_name(self._real_path.name + ".compacted")
 
-    def _take_out(self, stale: Sequence[Row]) -> None:
-        """Replace the file by one without these rows, in steps each of which may be the last before a kill or a power cut.
+    def _remove(self, stale: Sequence[Row]) -> None:
+        """Replace the file by a copy without these rows, so that a kill or a power cut after any step does no harm.
 
-        The new file is put on disk; the journal notes its size and that it is to take the old one's place, in one
-        transaction; it takes the place; the journal notes that it has. A run that begins in between does the rest.
+        The copy is flushed to disk; one transaction records its size and the pending swap in the journal; the copy replaces
+        the file; the journal records that the swap is complete. A run that starts after a kill takes the remaining steps.
         """
         known = self._journal.size_of(self._role)
         cuts = self._cuts(stale, known)
         try:
             size = self._write_compacted(stale, cuts, known)
-        except BaseException:  # a full disk: what is there of the copy is as long as the output may be
+        except BaseException:  # such as a full disk: a partial copy can be as large as the output
             self._compacted.unlink(missing_ok=True)
             raise
         self._journal.begin_swap(self._role, size, cuts)
         self._finish_swap()
 
     def _write_compacted(self, stale: Sequence[Row], cuts: Sequence[tuple[int, int]], known: int) -> int:
-        """Put a copy without some bytes on disk; return its size."""
+        """Write a copy without the bytes of ``cuts`` to disk; return its size."""
         with open(self._real_path, "rb") as old, open(self._compacted, "wb") as new:
             for row in stale:
                 old.seek(row.start)
                 if zlib.crc32(old.read(row.bytes)) != row.checksum:
                     raise JournalError(
-                        f"{self.path} was altered since {self._journal.path} was written: the outdated rows in it cannot be "
-                        f"taken out, so begin anew with --overwrite"
+                        f"{self.path} was modified after {self._journal.path} was written, so its outdated rows cannot be "
+                        "removed: start over with --overwrite"
                     )
-            at = 0
+            position = 0
             for begin, end in [*cuts, (known, known)]:
-                old.seek(at)
-                _copy(old, new, begin - at)
-                at = end
+                old.seek(position)
+                _copy(old, new, begin - position)
+                position = end
             size = new.tell()
             new.flush()
             os.fsync(new.fileno())
@@ -166,7 +166,7 @@ class RowFile:
         return size
 
     def _cuts(self, stale: Sequence[Row], known: int) -> list[tuple[int, int]]:
-        """Return from where to where the rows go, with what parts them from those before, or from those after at the front."""
+        """Return the byte ranges to remove: the rows with the separator before them, or after them at the front of the file."""
         cuts, front, between = [], len(self._head), len(encoded(self._format.between))
         for row in stale:
             if row.start == front:
@@ -179,7 +179,7 @@ class RowFile:
 
     def _finish_swap(self) -> None:
         if not self._journal.is_swapping(self._role):
-            self._compacted.unlink(missing_ok=True)  # of a run that died before it was whole
+            self._compacted.unlink(missing_ok=True)  # an incomplete copy, left by a run that was killed
             return
         if self._compacted.exists():
             os.replace(self._compacted, self._real_path)
@@ -191,6 +191,6 @@ def _copy(old: BinaryIO, new: BinaryIO, count: int) -> None:
     while count > 0:
         data = old.read(min(count, COPY_BYTES))
         if not data:
-            raise OSError(f"{old.name} became shorter while it was copied")
+            raise OSError(f"{old.name} shrank while it was copied")
         new.write(data)
         count -= len(data)

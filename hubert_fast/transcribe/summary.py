@@ -1,4 +1,4 @@
-"""What a run came to: counts, speed and error rates, as they are said and written."""
+"""The outcome of a run: counts, speed and error rates."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .sinks import replace
 
 @dataclass
 class Summary:
-    """What a run came to. Counts are of all runs on this output; ``_this_run`` of the last one alone.
+    """The outcome of a run. Counts cover all runs on this output; those that end in ``_this_run`` cover the last one only.
 
-    already_done: inputs that an earlier run had done, or that were named twice.
-    changed_this_run: inputs whose file had changed since they were done, so that they were done again.
-    with_notes: inputs with a note, such as one about a header that is wrong.
-    complete: whether all inputs were run through.
+    already_done: inputs that were done in an earlier run or named twice.
+    changed_this_run: inputs that were done again because their file had changed.
+    with_notes: inputs with a note, for instance about a wrong header.
+    complete: whether all inputs were processed.
     wer, cer: word and character error rate over all utterances with a reference; ``None`` without any.
-    normalizer, normalizer_does: how texts were made alike before they were compared.
+    normalizer, normalizer_does: how texts were normalized before they were compared, by name and in words.
     """
 
     output: str | None
@@ -53,7 +53,7 @@ class Summary:
     version: str = field(default=__version__)
 
     def count(self, totals: Totals, wall_seconds: float) -> None:
-        """Fill in the sums."""
+        """Fill in the totals, speed and error rates."""
         self.with_notes = totals.with_notes
         self.normalizer_does = normalizers.description(self.normalizer)
         self.transcribed, self.failed, self.audio_seconds = totals.transcribed, totals.failed, round(totals.audio_seconds, 3)
@@ -70,5 +70,5 @@ class Summary:
 
 
 def write_summary(path: Path, summary: Summary) -> None:
-    """Write it as JSON."""
+    """Write a summary as JSON."""
     replace(path, json.dumps(asdict(summary), indent=1) + "\n")

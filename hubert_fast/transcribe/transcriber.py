@@ -1,10 +1,10 @@
-"""One model and its processor, from audio to text."""
+"""Transcription with a model and its processor, from audio to text."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,16 +26,19 @@ from .lanes import Lane, batch_seconds_for, lanes_for
 from .pipeline import Pipeline, Ticket
 
 CHANNELS = ("mix", "each")
-NOT_FINITE = "the model gave no finite numbers for it: a dtype of more range may do, such as float32"
+NOT_FINITE = "the model's outputs are not finite: try a dtype with a larger range, such as float32"
 MOST_WORKERS = 16
 
 
 @dataclass(frozen=True)
 class Transcript:
-    """What is said in one recording, or in one channel of it.
+    """The text of an audio file or of one of its channels: what :class:`Transcriber` returns.
 
-    duration_seconds: of the audio. confidence: the geometric mean of the best tokens' probabilities, ``None`` without a token.
-    words: with their times, in seconds from the beginning of the file.
+    It differs from :class:`hubert_fast.ctc.Transcript`, decoded from the model's outputs alone: it has the audio's duration,
+    and times are relative to the file.
+
+    duration_seconds: of the audio. confidence: geometric mean of the best tokens' probabilities; ``None`` without a token.
+    words: with times in seconds from the beginning of the file.
     """
 
     text: str
@@ -46,9 +49,9 @@ class Transcript:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of an utterance: a transcript, or one for each channel, or the reason why there is none.
+    """The outcome for an utterance: a transcript, or one for each channel, or the ``error`` that prevented it.
 
-    notes: what was odd about the file and was decoded all the same, such as a header that is wrong; each begins with its name.
+    notes: faults in the file that decoding worked around, such as a wrong header; each note begins with the file's name.
     """
 
     utterance: Utterance
@@ -59,14 +62,14 @@ class Result:
 
 @dataclass(frozen=True)
 class Options:
-    """How utterances are run.
+    """Options of a transcription.
 
-    batch_seconds: audio in a batch; by default what the device is fast with, see ``lanes.batch_seconds_for``.
-    workers: threads that decode; by default one for each core, 16 at most.
-    chunk_seconds, overlap_seconds: longer audio is cut into pieces that share so much with the next.
-    channels: ``"mix"`` averages them, ``"each"`` transcribes each by itself.
-    ordered: give results in the order of the inputs.
-    keep_truncated: transcribe what there is of files that are cut off, instead of refusing them.
+    batch_seconds: seconds of audio in a batch; by default a size at which the device is fast, see ``lanes.batch_seconds_for``.
+    workers: threads that decode audio; by default one for each core, at most 16.
+    chunk_seconds, overlap_seconds: length of the chunks that longer audio is cut into, and what consecutive chunks share.
+    channels: ``"mix"`` averages the channels of a file, ``"each"`` transcribes them separately.
+    ordered: return results in the order of the inputs.
+    keep_truncated: transcribe files that are cut off as far as they go, instead of refusing them.
     """
 
     batch_seconds: float | None = None
@@ -84,16 +87,15 @@ class Options:
             raise ValueError(f"batch seconds must be above 0, but are {self.batch_seconds!r}")
         chunk, overlap = self.chunk_seconds, self.overlap_seconds
         if not (0 < chunk < math.inf and 0 <= 2 * overlap <= chunk):
-            raise ValueError(f"chunks must be of some seconds and overlap by half at most, but are {chunk:g} and {overlap:g}")
+            raise ValueError(
+                f"chunk seconds must be above 0, and overlap seconds at most half of them, but are {chunk:g} and {overlap:g}"
+            )
         if self.workers is not None and (not isinstance(self.workers, int) or self.workers < 1):
-            raise ValueError(f"workers must be a whole number from 1, but is {self.workers!r}")
+            raise ValueError(f"workers must be an integer of at least 1, but is {self.workers!r}")
 
 
 class Transcriber:
-    """A HuBERT-CTC model with its processor, ready to transcribe.
-
-    Utterances run packed, many at a time: none is padded, and none changes another's text.
-    """
+    """A HuBERT-CTC model with its processor. Utterances run packed: none is padded, and none affects another's text."""
 
     def __init__(self, model: HubertForCTC, processor: HubertProcessor, devices: Sequence[torch.device] | None = None):
         heads.check_tokens(model.config, processor.tokenizer)
@@ -106,25 +108,25 @@ class Transcriber:
     def from_pretrained(
         cls, name_or_path: str | Path, *, device: str = "auto", dtype: str = "auto", **hub_options: Any
     ) -> Transcriber:
-        """Load a checkpoint folder or Hugging Face hub repository that holds a fine-tuned HuBERT-CTC.
+        """Load a fine-tuned HuBERT-CTC from a checkpoint folder or a Hugging Face hub repository.
 
-        device: ``"auto"`` (CUDA when there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, several GPUs as ``"cuda:0,1"``.
-        dtype: ``"auto"`` (what the device is fast at: :func:`hubert_fast.devices.resolve_dtype`), ``"float32"``,
-            ``"bfloat16"``, ``"float16"``.
+        device: ``"auto"`` (CUDA if available), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, or several GPUs as ``"cuda:0,1"``.
+        dtype: ``"auto"`` (see :func:`hubert_fast.devices.resolve_dtype`), ``"float32"``, ``"bfloat16"`` or ``"float16"``.
 
-        Raises ``CheckpointError`` when the checkpoint cannot be read, lacks weights or has no CTC head, ``ValueError`` for a
-        device or dtype that is not there, and for a model of another kind. Where the model's outputs and the tokenizer's tokens
-        differ, a warning says so, and decoding follows the tokenizer, as in transformers.
+        Raises ``CheckpointError`` if the checkpoint cannot be read, lacks weights or has no CTC head, ``ValueError`` for an
+        unavailable device or dtype and for another kind of model. Warns if the model's outputs and the tokenizer's tokens do
+        not correspond; decoding then follows the tokenizer, as in transformers.
         """
         first, *more = device.split(",")
         devices = [resolve_device(first), *(resolve_device(f"cuda:{index.removeprefix('cuda:')}") for index in more)]
         if more and (devices[0].index is None or len(set(devices)) < len(devices)):
             raise ValueError(f"several devices must be different GPUs, such as cuda:0,1, but are {device!r}")
         number_format = resolve_dtype(dtype, devices[0])
-        # small files first: what is wrong with them shows before the weights are fetched
+        # small files first, so that errors in them show before the weights are downloaded
         config = HubertConfig.from_pretrained(name_or_path, **hub_options)
         processor = heads.read_processor(name_or_path, config, hub_options)
         model, info = load(HubertForCTC, name_or_path, config, number_format, False, hub_options)
+        assert isinstance(model, HubertForCTC)
         heads.check_complete(name_or_path, model, info)
         return cls(model.to(devices[0]), processor, devices)
 
@@ -133,9 +135,9 @@ class Transcriber:
         return self.processor.feature_extractor.sampling_rate
 
     def transcribe(self, waveform: np.ndarray) -> str:
-        """Return the text of one mono waveform, ``[S]`` at :attr:`sample_rate_hz`.
+        """Return the text of one mono waveform ``[S]``, sampled at :attr:`sample_rate_hz`.
 
-        Raises ``ValueError`` when it is not 1-D, has NaN samples, or is too short for one frame (400 samples).
+        Raises ``ValueError`` if it is not 1-D, has NaN samples, or is too short for one frame (400 samples).
         """
         needed = self.model.config.receptive_field
         if np.ndim(waveform) == 1 and len(waveform) < needed:
@@ -145,9 +147,9 @@ class Transcriber:
         return self._decode([ids], [log_probs])[0].text
 
     def transcribe_file(self, path: str | Path, **options: Any) -> Transcript:
-        """Decode, downmix, resample and transcribe one audio file. Raises ``AudioError`` saying what is wrong with it.
+        """Decode, downmix, resample and transcribe one audio file. Raises ``AudioError`` if it cannot be decoded.
 
-        options: fields of :class:`Options`, but for ``channels``.
+        options: fields of :class:`Options`, except ``channels``.
         """
         path = os.fspath(path)
         result = next(self.transcribe_many([Utterance(path, path)], **{**options, "channels": "mix"}))
@@ -156,23 +158,23 @@ class Transcriber:
         return result.transcripts[0]
 
     def transcribe_many(self, inputs: Iterable[Utterance | str | Path], **options: Any) -> Iterator[Result]:
-        """Transcribe any number of files and give a :class:`Result` for each, as they are done.
+        """Transcribe any number of files; yield a :class:`Result` for each as it is finished.
 
-        inputs: :class:`Utterance` objects, or what :class:`Inputs` takes: files, folders, patterns, manifests. Run through as
-            results are taken, so that memory does not grow with their number.
+        inputs: :class:`Utterance` objects, or anything that :class:`Inputs` accepts: files, folders, patterns, lists. They are
+            read as results are consumed, so memory does not grow with their number.
         options: fields of :class:`Options`.
 
-        A file that gives no audio is a result with an ``error``. Raises ``ValueError`` for options that do not fit, and
-        whatever stops the device from working.
+        A file that cannot be transcribed yields a result with an ``error``. Raises ``ValueError`` for invalid options, and
+        any error that makes the device fail.
         """
         return self.run(inputs, Options(**options)).results()
 
     def run(self, inputs: Iterable[Utterance | str | Path], options: Options) -> Run:
-        """Prepare to transcribe: as :meth:`transcribe_many`, with an object that can be stopped and tells its batch size."""
+        """Like :meth:`transcribe_many`, but return an object that can be stopped and knows the size of its batches."""
         return Run(self, _utterances(inputs), options)
 
     def cutter(self, options: Options) -> Cutter:
-        """Return how long audio is cut. Raises ``ValueError`` when that makes no sense for the model."""
+        """Return what cuts long audio into chunks. Raises ``ValueError`` if chunks are too short for the model."""
         config = self.model.config
         hop, field = config.inputs_to_logits_ratio, config.receptive_field
         return Cutter.of_seconds(options.chunk_seconds, options.overlap_seconds, self.sample_rate_hz, hop, field)
@@ -195,46 +197,39 @@ class Transcriber:
         )
 
     def results_of(self, tickets: Sequence[Ticket]) -> list[Result]:
-        """Decode what came back from the device; one call for all of them."""
+        """Stitch and decode completed tickets, all in one call."""
         channels = [(ticket, channel) for ticket in tickets if ticket.error is None for channel in ticket.channels]
         blank = self.processor.tokenizer.pad_token_id
         frames = [stitch(sorted(pieces, key=lambda piece: piece.start), blank) for _, pieces in channels]
         decoded = self._decode(*zip(*frames)) if frames else []
-        made: dict[int, list[Transcript]] = {ticket.number: [] for ticket in tickets}
+        transcripts: dict[int, list[Transcript]] = {ticket.number: [] for ticket in tickets}
         for (ticket, _), transcript, (_, log_probs) in zip(channels, decoded, frames):
-            made[ticket.number].append(self._transcript(ticket, transcript))
+            transcripts[ticket.number].append(self._transcript(ticket, transcript))
             if not np.isfinite(log_probs).all():
                 ticket.error = f"{ticket.utterance.audio}: {NOT_FINITE}"
+        good = {ticket.number: tuple(transcripts[ticket.number]) for ticket in tickets if ticket.error is None}
         return [
-            Result(
-                ticket.utterance,
-                tuple(made[ticket.number]) if ticket.error is None else (),
-                ticket.error,
-                tuple(dict.fromkeys(ticket.notes)),
-            )
+            Result(ticket.utterance, good.get(ticket.number, ()), ticket.error, tuple(dict.fromkeys(ticket.notes)))
             for ticket in tickets
         ]
 
-    def _transcript(self, ticket: Ticket, found: ctc.Transcript) -> Transcript:
-        words, offset = found.words or (), ticket.utterance.offset_seconds
+    def _transcript(self, ticket: Ticket, decoded: ctc.Transcript) -> Transcript:
+        words, offset = tuple(decoded.words or ()), ticket.utterance.offset_seconds
         if offset:
-            words = [
-                word._replace(start_seconds=word.start_seconds + offset, end_seconds=word.end_seconds + offset)
-                for word in words
-            ]
-        confidence = None if math.isnan(found.confidence) else found.confidence
-        return Transcript(found.text, ticket.samples / self.sample_rate_hz, confidence, tuple(words))
+            words = tuple(Word(word, start + offset, end + offset, confidence) for word, start, end, confidence in words)
+        confidence = None if math.isnan(decoded.confidence) else decoded.confidence
+        return Transcript(decoded.text, ticket.samples / self.sample_rate_hz, confidence, words)
 
 
 class Run:
-    """A :class:`Transcriber` at work on inputs, once."""
+    """A transcription of inputs by a :class:`Transcriber`. Runs once."""
 
     def __init__(self, transcriber: Transcriber, utterances: Iterable[Utterance], options: Options):
         rate_hz = transcriber.sample_rate_hz
         batch_seconds = options.batch_seconds or batch_seconds_for(transcriber.devices[0])
         workers = options.workers or min(os.cpu_count() or 1, MOST_WORKERS)
         lanes = transcriber.lanes
-        # tickets for the batches that run, those that wait, and what an ordered run holds back
+        # room for running batches, waiting batches, and the results that an ordered run holds back
         window = max(1024, 4 * len(lanes) * round(batch_seconds))
         self._transcriber, self._utterances, self._ordered = transcriber, utterances, options.ordered
 
@@ -256,53 +251,48 @@ class Run:
 
     @property
     def batch_seconds(self) -> float:
-        """Audio in a batch: what was asked for, or less after the device ran out of memory."""
+        """Seconds of audio in a batch: as requested, or less after the device ran out of memory."""
         return self._pipeline.batch_samples / self._transcriber.sample_rate_hz
 
-    def results(self) -> Iterator[Result]:
-        """Give each utterance's result, once."""
+    def results(self) -> Generator[Result, None, None]:
+        """Yield a result for each utterance."""
         threads = torch.get_num_threads()
         held: dict[int, Result] = {}
-        due = 0
+        next_number = 0
         try:
             for tickets in self._pipeline.run(self._utterances):
                 results = self._transcriber.results_of(tickets)
                 if not self._ordered:
                     yield from results
-                    self._pipeline.gave(len(results))
+                    self._pipeline.release(len(results))
                     continue
                 held.update((ticket.number, result) for ticket, result in zip(tickets, results))
-                while due in held:
-                    yield held.pop(due)
-                    due += 1
-                    self._pipeline.gave(1)
+                while next_number in held:
+                    yield held.pop(next_number)
+                    next_number += 1
+                    self._pipeline.release(1)
         finally:
-            torch.set_num_threads(threads)  # lanes on the CPU set their own
+            torch.set_num_threads(threads)  # lanes on the CPU change it
 
     def stop(self) -> None:
-        """Begin no more batches: :meth:`results` ends when what runs is done. From any thread, or a signal handler."""
+        """Start no more batches; :meth:`results` ends with the running ones. Safe in any thread and in signal handlers."""
         self._pipeline.stop()
 
 
 def _channel(blocks: Iterator[np.ndarray], channel: int, name: str) -> Iterator[np.ndarray]:
-    """Take one channel, from 0, of blocks ``[channels, S]``. Raises ``AudioError`` where there is no such channel."""
+    """Yield one channel, counted from 0, of blocks ``[C, S]``. Raises ``AudioError`` if there is no such channel."""
     for block in blocks:
         if channel >= len(block):
-            raise audio.AudioError(f"{name}: the list names channel {channel}, counted from 0, but there are {len(block)}")
+            raise audio.AudioError(f"{name}: the list names channel {channel}, counted from 0, but the file has {len(block)}")
         yield block[channel : channel + 1]
 
 
 def _utterances(inputs: Iterable[Utterance | str | Path]) -> Iterable[Utterance]:
-    if isinstance(inputs, (str, Path)):
-        return Inputs([inputs])
     if isinstance(inputs, Inputs):
         return inputs
-    return _mixed(inputs)
+    return Inputs([inputs]) if isinstance(inputs, (str, Path)) else _mixed(inputs)
 
 
 def _mixed(inputs: Iterable[Utterance | str | Path]) -> Iterator[Utterance]:
     for item in inputs:
-        if isinstance(item, Utterance):
-            yield item
-        else:
-            yield from Inputs([item])
+        yield from [item] if isinstance(item, Utterance) else Inputs([item])
