@@ -2,6 +2,7 @@
 
 import hashlib
 import http.server
+import json
 import os
 import subprocess
 import sys
@@ -95,43 +96,79 @@ def hub(tmp_path_factory):
     server.shutdown()
 
 
-def _python(code: str, home: Path, **environment) -> str:
-    """huggingface_hub reads its environment at import: hence a process of its own."""
+def _environment(home: Path, **more: str) -> dict[str, str]:
+    """huggingface_hub reads its environment at import: hence processes of their own."""
     values = {name: value for name, value in os.environ.items() if not name.startswith("HF_") and "proxy" not in name.lower()}
-    values |= {"HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1"} | environment
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=values)
-    assert run.returncode == 0, run.stderr
-    return run.stdout
+    return values | {"HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1"} | more
 
 
 LOAD = """
 from hubert_fast import HubertForCTC, HubertProcessor
-model = HubertForCTC.from_pretrained("someone/hubert")
-processor = HubertProcessor.from_pretrained("someone/hubert")
-print(sum(parameter.double().sum().item() for parameter in model.parameters()), len(processor.tokenizer.vocabulary))
+for _ in range({times}):
+    model = HubertForCTC.from_pretrained("someone/hubert")
+    processor = HubertProcessor.from_pretrained("someone/hubert")
+    print(sum(parameter.double().sum().item() for parameter in model.parameters()), len(processor.tokenizer.vocabulary))
 """
 
+
+def _loaded(times: int, home: Path, **environment: str) -> list[str]:
+    command = [sys.executable, "-c", LOAD.format(times=times)]
+    run = subprocess.run(command, capture_output=True, text=True, env=_environment(home, **environment))
+    assert run.returncode == 0, run.stderr
+    return run.stdout.splitlines()
+
+
 FAIL = """
-from hubert_fast import HubertForCTC
-try:
-    HubertForCTC.from_pretrained({name!r}, revision={revision!r})
-except OSError as error:
-    print(error)
+import json, sys, time
+time.sleep = lambda seconds: None  # huggingface_hub waits longer and longer before it asks again
+import hubert_fast
+for line in sys.stdin:
+    class_name, name, options = json.loads(line)
+    try:
+        getattr(hubert_fast, class_name).from_pretrained(name, **options)
+        print(json.dumps("no error"), flush=True)
+    except OSError as error:
+        print(json.dumps(str(error)), flush=True)
 """
+
+
+class _Failing:
+    """A process that says why loading fails."""
+
+    def __init__(self, home: Path, endpoint: str):
+        pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        environment = _environment(home, HF_ENDPOINT=endpoint)
+        self.process = subprocess.Popen([sys.executable, "-c", FAIL], env=environment, **pipes)
+
+    def error(self, name: str, class_name: str = "HubertForCTC", **options) -> str:
+        self.process.stdin.write(json.dumps([class_name, name, options]) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.stdout.close()
+        assert self.process.wait(60) == 0
+
+
+@pytest.fixture(scope="module")
+def failing(hub, tmp_path_factory):
+    process = _Failing(tmp_path_factory.mktemp("home"), hub[0])
+    yield process
+    process.close()
 
 
 def test_a_name_is_fetched_once_and_then_works_offline(hub, tmp_path):
     endpoint, handler, model = hub
     total = sum(parameter.double().sum().item() for parameter in model.parameters())
     handler.asked.clear()
-    found = _python(LOAD, tmp_path, HF_ENDPOINT=endpoint).split()
-    assert float(found[0]) == pytest.approx(total, rel=1e-12) and int(found[1]) == len(TOKENS)
-    needed = {"config.json", "model.safetensors", "preprocessor_config.json", "vocab.json"}
-    needed |= {"tokenizer_config.json", "special_tokens_map.json"}
-    assert set(handler.asked) == needed, "fetched more or less than the files that are needed"
+    found, again = _loaded(2, tmp_path, HF_ENDPOINT=endpoint)
+    assert float(found.split()[0]) == pytest.approx(total, rel=1e-12) and int(found.split()[1]) == len(TOKENS)
+    needed = ["config.json", "model.safetensors", "preprocessor_config.json", "vocab.json"]
+    needed += ["tokenizer_config.json", "special_tokens_map.json"]
+    assert sorted(handler.asked) == sorted(needed), "fetched more, less or oftener than the files that are needed"
     handler.asked.clear()
-    assert _python(LOAD, tmp_path, HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="1").split() == found
-    assert _python(LOAD, tmp_path, HF_ENDPOINT=endpoint).split() == found
+    assert _loaded(1, tmp_path, HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="1") == [found] == [again]
     assert handler.asked == []
 
 
@@ -142,47 +179,39 @@ def test_a_name_is_fetched_once_and_then_works_offline(hub, tmp_path):
         ("someone/hubert", "v9", "someone/hubert on the Hugging Face hub has no revision v9"),
     ],
 )
-def test_what_the_hub_does_not_have(hub, tmp_path, name, revision, message):
-    assert _python(FAIL.format(name=name, revision=revision), tmp_path, HF_ENDPOINT=hub[0]).strip() == message
+def test_what_the_hub_does_not_have(failing, tmp_path, name, revision, message):
+    assert failing.error(name, revision=revision, cache_dir=str(tmp_path)) == message
 
 
-def test_a_repository_without_weights(hub, tmp_path):
-    endpoint, handler, _ = hub
-    weights = handler.folder / "model.safetensors"
-    weights.rename(handler.folder / "elsewhere")
+def test_a_repository_without_weights(hub, failing, tmp_path):
+    weights = hub[1].folder / "model.safetensors"
+    weights.rename(hub[1].folder / "elsewhere")
     try:
-        found = _python(FAIL.format(name="someone/hubert", revision=None), tmp_path, HF_ENDPOINT=endpoint)
+        error = failing.error("someone/hubert", cache_dir=str(tmp_path))
     finally:
-        (handler.folder / "elsewhere").rename(weights)
-    assert "someone/hubert has no weights: none of model.safetensors" in found
-
-
-OPTIONAL = """
-from hubert_fast import HubertProcessor
-try:
-    HubertProcessor.from_pretrained("someone/hubert")
-except OSError as error:
-    print(error)
-"""
+        (hub[1].folder / "elsewhere").rename(weights)
+    assert "someone/hubert has no weights: none of model.safetensors" in error
 
 
 @pytest.mark.parametrize("kind", ["broken", "dropped"])
-@pytest.mark.parametrize("name, code", [("model.safetensors", FAIL.format(name="someone/hubert", revision=None)),
-                                        ("preprocessor_config.json", OPTIONAL)])  # fmt: skip
-def test_a_hub_in_trouble_is_an_error_and_never_a_default(hub, tmp_path, kind, name, code):
-    endpoint, handler, _ = hub
-    getattr(handler, kind).add(name)
+@pytest.mark.parametrize(
+    "name, class_name", [("model.safetensors", "HubertForCTC"), ("preprocessor_config.json", "HubertProcessor")]
+)
+def test_a_hub_in_trouble_is_an_error_and_never_a_default(hub, failing, tmp_path, kind, name, class_name):
+    getattr(hub[1], kind).add(name)
     try:
-        found = _python(code, tmp_path, HF_ENDPOINT=endpoint)
+        error = failing.error("someone/hubert", class_name, cache_dir=str(tmp_path))
     finally:
-        getattr(handler, kind).clear()
-    assert f"{name} of " in found and found.count("\n") == 1, found
+        getattr(hub[1], kind).clear()
+    assert f"{name} of " in error and "\n" not in error, error
 
 
 def test_no_network(tmp_path):
     """A port where nobody listens."""
-    found = _python(FAIL.format(name="someone/hubert", revision=None), tmp_path, HF_ENDPOINT="http://127.0.0.1:9")
-    assert "not in the Hugging Face cache, and the hub is out of reach" in found
+    process = _Failing(tmp_path, "http://127.0.0.1:9")
+    error = process.error("someone/hubert")
+    process.close()
+    assert "not in the Hugging Face cache, and the hub is out of reach" in error
 
 
 @pytest.mark.parametrize(
@@ -206,14 +235,13 @@ def test_no_network(tmp_path):
     ],
     ids=["401 gated", "403 gated", "403", "503", "404", "418", "page"],
 )
-def test_what_the_hub_answers_is_said(hub, tmp_path, status, headers, reason):
-    endpoint, handler, _ = hub
-    handler.instead = (status, headers, b"<html><body>No</body></html>")
+def test_what_the_hub_answers_is_said(hub, failing, tmp_path, status, headers, reason):
+    hub[1].instead = (status, headers, b"<html><body>No</body></html>")
     try:
-        found = _python(FAIL.format(name="someone/hubert", revision=None), tmp_path, HF_ENDPOINT=endpoint)
+        error = failing.error("someone/hubert", cache_dir=str(tmp_path))
     finally:
-        handler.instead = None
-    assert reason in found and found.count("\n") == 1 and len(found) < 330, found
+        hub[1].instead = None
+    assert reason in error and "\n" not in error and len(error) < 330, error
 
 
 def test_what_stands_behind_a_file_that_is_not_in_the_cache(monkeypatch):
