@@ -5,6 +5,8 @@ The environment is set before anything imports triton: kernels run interpreted, 
 
 import os
 import sys
+import time
+from collections.abc import Callable
 
 os.environ.setdefault("TRITON_INTERPRET", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may depend on a hub
@@ -116,6 +118,14 @@ def true_frames(x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         return x
     counts = ((mask.sum(-1) - 400) // 320 + 1).clamp(min=0)
     return x[torch.arange(x.shape[1]) < counts[:, None]]
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
+    """Wait for a state that another thread or process brings about; fail when it does not come."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not in {seconds:.0f} s"
+        time.sleep(0.002)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Runs that are killed, interrupted, refused or out of disk: nothing lost, nothing twice."""
 
 import contextlib
+import fcntl
 import importlib.util
 import json
 import os
@@ -8,14 +9,16 @@ import resource
 import shutil
 import signal
 import sqlite3
+import struct
 import subprocess
 import sys
-import time
+import termios
 from itertools import chain
 from pathlib import Path
 
 import pytest
 import soundfile
+from conftest import wait_until
 
 from hubert_fast import demo
 from hubert_fast.audio import load
@@ -71,11 +74,8 @@ def _start(*arguments, command=COMMAND, **options):
 
 
 def _wait_for_lines(process, out: Path, count: int) -> None:
-    deadline = time.monotonic() + 60
-    while process.poll() is None and time.monotonic() < deadline:
-        if out.exists() and out.read_bytes().count(b"\n") >= count:
-            return
-        time.sleep(0.005)
+    """Wait for rows, or the end of the run."""
+    wait_until(lambda: process.poll() is not None or (out.exists() and out.read_bytes().count(b"\n") >= count))
 
 
 def test_a_run_that_is_killed_goes_on_and_comes_to_the_same(archive, undisturbed, tmp_path):
@@ -492,9 +492,10 @@ def test_a_worker_that_reads_a_pipe_does_not_keep_the_command_alive(archive):
     process = _start("-", stdin=subprocess.PIPE)
     process.stdin.write(f"{archive}/000.wav\n" * 2)
     process.stdin.flush()
-    time.sleep(6)
+    # when the list has been read so far, its reader waits for more
+    wait_until(lambda: struct.unpack("i", fcntl.ioctl(process.stdin, termios.FIONREAD, bytes(4))) == (0,))
     process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 130
+    assert process.wait(60) == 130, process.stderr.read()
     process.stdin.close()
 
 

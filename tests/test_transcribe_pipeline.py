@@ -2,7 +2,6 @@
 
 import os
 import threading
-import time
 import tracemalloc
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import POST_LN
+from conftest import POST_LN, wait_until
 
 from hubert_fast import HubertConfig, HubertForCTC, HubertProcessor, audio, demo
 from hubert_fast.audio import AudioError
@@ -68,18 +67,31 @@ def test_a_group_norm_model_hears_the_same_in_a_batch(tmp_path):
 
 
 def test_ordered_results_come_in_the_order_of_the_inputs(transcriber, monkeypatch):
-    real = audio.read_blocks
+    """One file is not read before all others are, and when the results are not ordered, have been given."""
+    real, others = audio.read_blocks, [recording.path for recording in demo.recordings()[:6]]
+    read, go_on = [], threading.Event()
 
     def slow(path, *arguments, **options):
         if "long" in path:
-            time.sleep(1.0)
-        return real(path, *arguments, **options)
+            assert go_on.wait(60)
+        blocks = real(path, *arguments, **options)
+        read.append(path)
+        if is_ordered and len(read) == len(others):
+            go_on.set()
+        return blocks
 
     monkeypatch.setattr(audio, "read_blocks", slow)
-    paths = [demo.RECORDINGS / "long.flac", *(recording.path for recording in demo.recordings()[:6])]
-    ordered = [result.utterance.audio for result in transcriber.transcribe_many(paths, ordered=True, batch_seconds=5)]
-    assert ordered == list(map(str, paths))
-    as_done = [result.utterance.audio for result in transcriber.transcribe_many(paths, batch_seconds=5)]
+    paths, is_ordered = [demo.RECORDINGS / "long.flac", *others], True
+    ordered = [
+        result.utterance.audio for result in transcriber.transcribe_many(paths, ordered=True, batch_seconds=5, workers=2)
+    ]
+    assert ordered == list(map(str, paths)) and read[-1] == str(paths[0])
+    is_ordered, as_done = False, []
+    go_on.clear()
+    for result in transcriber.transcribe_many(paths, **given):
+        as_done.append(result.utterance.audio)
+        if len(as_done) == len(others):
+            go_on.set()
     assert as_done[-1] == str(paths[0]), "one slow file stalls nobody"
 
 
@@ -247,10 +259,7 @@ def test_leaving_early_ends_the_threads(transcriber):
     results = transcriber.transcribe_many([demo.RECORDINGS] * 50, batch_seconds=4)
     assert next(results).error is None
     results.close()
-    deadline = time.monotonic() + 10
-    while threading.active_count() > before and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert threading.active_count() == before
+    wait_until(lambda: threading.active_count() == before)
 
 
 def test_stopping_gives_what_was_under_way_and_ends(transcriber, alone):
@@ -268,15 +277,21 @@ def test_threads_of_torch_are_as_before(transcriber):
     assert torch.get_num_threads() == threads
 
 
+def _blocked(queue: WeightedQueue) -> int:
+    """How many threads wait for room in a queue, or for items."""
+    return len(queue._changed._waiters)
+
+
 class _StuckLane:
     """Takes batches when it is let."""
 
     depth = 0
 
     def __init__(self):
-        self.go = threading.Event()
+        self.is_launching, self.go = threading.Event(), threading.Event()
 
     def launch(self, waveforms, alone=False):
+        self.is_launching.set()
         self.go.wait()
 
         class Landed:
@@ -299,9 +314,12 @@ def test_decoding_runs_ahead_only_as_far_as_the_queues_reach():
     results = pipeline.run(inputs)
     first = threading.Thread(target=lambda: next(results))
     first.start()
-    time.sleep(1.0)
+    # the lane is stuck; then the workers are, whose pieces it does not take; then who feeds them
+    assert lane.is_launching.wait(60)
+    wait_until(lambda: _blocked(pipeline._pieces) == 2)
+    wait_until(lambda: _blocked(pipeline._waiting) == 1)
     # a batch that runs, two that wait, two in the hands of workers
-    assert len(opened) <= 5 + 2 * 5 + 2 and next(inputs).id == str(len(opened) + 2 * 2 + 1)
+    assert 1 + 2 * 5 + 2 <= len(opened) <= 5 + 2 * 5 + 2 and next(inputs).id == str(len(opened) + 2 * 2 + 1)
     lane.go.set()
     first.join()
     results.close()
@@ -379,7 +397,7 @@ def test_the_window_holds_back_new_utterances():
     pipeline = Pipeline([lane], decode, cutter, workers=2, batch_samples=16000, window=20)
     done = 0
     for tickets in pipeline.run(utterances()):
-        time.sleep(0.01)
+        wait_until(lambda: len(fed) >= min(done + 21, 1000))  # noqa: B023
         assert len(fed) <= done + 21, "no more than the window is under way"
         done += len(tickets)
         pipeline.release(len(tickets))
@@ -471,8 +489,8 @@ def test_queue_weights():
     assert queue.put(50, 50), "heavier than all, when it is alone"
     blocked = threading.Thread(target=lambda: queue.put(1, 1))
     blocked.start()
-    time.sleep(0.05)
-    assert blocked.is_alive() and queue.take(1) == [50]
+    wait_until(lambda: _blocked(queue) == 1)
+    assert queue.take(1) == [50]
     blocked.join()
     assert queue.take(8, wait=False) == [] and queue.take(1, wait=False) == [1]
     for item in range(4):

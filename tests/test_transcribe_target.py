@@ -170,9 +170,9 @@ def test_a_stream_whose_reader_left_ends_as_it_is():
     stream = Stream(file, FORMATS["json"], bare=False)
     with pytest.raises(BrokenPipeError):
         stream.write(_result("text"))
-    stream.room = 0
+    file.room = 0
     stream.close()
-    assert file.taken == b"[" or file.taken.startswith(b"[")
+    assert file.taken == b"["
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
