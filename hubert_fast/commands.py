@@ -22,8 +22,7 @@ from .transcribe.command import load_transcriber, run_command
 
 def transcribe(options: argparse.Namespace) -> int:
     """Run ``hubert-fast transcribe``: see :mod:`.transcribe.command`."""
-    with interrupts.raised_in_here():
-        return run_command(options)
+    return run_command(options)
 
 
 def run_demo(options: argparse.Namespace) -> int:
@@ -94,16 +93,14 @@ def bench(options: argparse.Namespace) -> int:
     """Run ``hubert-fast bench``: see :mod:`.benchmark.command`."""
     from .benchmark.command import run
 
-    with interrupts.raised_in_here():
-        return run(options)
+    return run(options)
 
 
 def check(options: argparse.Namespace) -> int:
     """Run ``hubert-fast check``: see :mod:`.check.command`."""
     from .check.command import run
 
-    with interrupts.raised_in_here():
-        return run(options)
+    return run(options)
 
 
 def info(options: argparse.Namespace) -> int:

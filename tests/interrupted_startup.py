@@ -2,9 +2,9 @@
 
     python interrupted_startup.py CALLS ARGUMENTS...
 
-From the first line of the entry point to the end of the process, a moment is every line of ``main`` and of interrupts.py, and
-every CALLS-th call of a Python function. At each of them a fork of the process gets SIGINT. Prints a line of JSON for each:
-where it was, the fork's exit status, and what the fork wrote.
+A moment is every line of ``main`` and of interrupts.py, and every CALLS-th call of a Python function, from the first line of
+the entry point to the end of the process; but none once the process has threads, which a fork would lack. At each of them a
+fork of the process gets SIGINT. Prints a line of JSON for each: where it was, the fork's exit status, and what it wrote.
 """
 
 import json
@@ -25,9 +25,9 @@ calls, armed = 0, False
 
 def interrupt_a_fork(frame) -> None:
     where = f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
-    if len(os.listdir("/proc/self/task")) > 1:  # the fork would lack them
-        print(f"{where}: this process has started threads", file=sys.stderr, flush=True)
-        os._exit(1)  # whoever imports might survive an exception
+    if len(os.listdir("/proc/self/task")) > 1:
+        sys.settrace(None)
+        return
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:

@@ -9,23 +9,30 @@ from pathlib import Path
 
 import pytest
 
-from hubert_fast import interrupts
+from hubert_fast import demo, interrupts
 
 PROGRAM = Path(__file__).with_name("interrupted_startup.py")
 LINE = "hubert-fast: interrupted\n"
+TINY = ["--config", "tiny", "--lengths", "fixed:0.5", "--audio-seconds", "1", "--rounds", "1"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
-@pytest.mark.parametrize("calls", [5000, pytest.param(250, marks=pytest.mark.slow)])
-def test_an_interrupt_at_any_moment_of_the_start(calls):
+@pytest.mark.parametrize(
+    ("command", "calls", "last"),
+    [
+        (["transcribe", str(demo.RECORDINGS / "steps.wav"), "--device", "cpu"], 5000, "MOVE FORWARD ELEVEN STEPS"),
+        pytest.param(["info"], 250, "C++ extension", marks=pytest.mark.slow),
+        pytest.param(["bench", "--device", "cpu", *TINY], 5000, "hf-sdpa-sorted", marks=pytest.mark.slow),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_an_interrupt_at_any_moment_of_the_start(command, calls, last):
     # one thread, since a fork has no other
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    run = subprocess.run(
-        [sys.executable, PROGRAM, str(calls), "info"], capture_output=True, text=True, env=environment, check=True
-    )
+    run = subprocess.run([sys.executable, PROGRAM, str(calls), *command], capture_output=True, text=True, env=environment)
     moments = [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]
     assert len(moments) > 100_000 / calls, "start-up calls that many functions"
-    assert "C++ extension" in run.stdout, "the command that was not interrupted"
+    assert last in run.stdout and not run.returncode, run.stderr  # of the process that was not interrupted
     wrong = [moment for moment in moments if (moment["status"], moment["said"]) != (130, LINE)]
     assert not wrong, f"{len(wrong)} of {len(moments)}: {json.dumps(wrong[:3], indent=1)}"
 

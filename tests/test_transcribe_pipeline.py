@@ -81,10 +81,9 @@ def test_ordered_results_come_in_the_order_of_the_inputs(transcriber, monkeypatc
         return blocks
 
     monkeypatch.setattr(audio, "read_blocks", slow)
-    paths, is_ordered = [demo.RECORDINGS / "long.flac", *others], True
-    ordered = [
-        result.utterance.audio for result in transcriber.transcribe_many(paths, ordered=True, batch_seconds=5, workers=2)
-    ]
+    paths, given = [demo.RECORDINGS / "long.flac", *others], dict(batch_seconds=5, workers=2)
+    is_ordered = True
+    ordered = [result.utterance.audio for result in transcriber.transcribe_many(paths, ordered=True, **given)]
     assert ordered == list(map(str, paths)) and read[-1] == str(paths[0])
     is_ordered, as_done = False, []
     go_on.clear()

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..ctc import greedy_decode
 from ..devices import is_out_of_memory
 from ..hub import first_line
+from ..interrupts import raised_in_here
 from .arithmetic import flop
 from .meters import Energy, Memory
 from .protocols import Round, prepare
@@ -87,8 +88,10 @@ def measure(subject: Subject, work: Work, names: Sequence[str], plan: Plan, told
     """Measure providers and return a row for each, in the order of ``names``, with the reason where there is no time."""
     entries = [Entry(name) for name in names]
     energy, memory = Energy(subject.device), Memory(subject.device)
-    with tempfile.TemporaryDirectory() as folder:
+    with contextlib.ExitStack() as stack:
         if plan.protocol == "files":
+            stack.enter_context(raised_in_here())
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
             try:
                 work = work.saved(Path(folder))
             except ImportError as error:  # what reads and writes audio

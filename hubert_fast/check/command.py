@@ -17,6 +17,7 @@ from tqdm import tqdm
 from ..console import EXIT_OK, EXIT_SOME_FAILED, CannotRunError
 from ..devices import DTYPES, resolve_device
 from ..dispatch import interpreting, why_not, why_too_old
+from ..interrupts import raised_in_here
 from . import verdicts
 from .models import MODELS  # of which each gives two rows
 from .process import FAIL, NOT_CHECKED, PASS, Row, checked, not_run, tasks
@@ -91,21 +92,22 @@ def _together(device: torch.device, dtypes: list[str], few: bool, shards: int) -
             rows.put(None)
 
     threads = [threading.Thread(target=read, args=(dtype, shard), daemon=True) for dtype in dtypes for shard in range(shards)]
-    for thread in threads:
-        thread.start()
-    try:
-        ended = 0
-        while ended < len(threads):
-            row = rows.get()
-            if row is None:
-                ended += 1
-            else:
-                yield row
-    finally:
-        for child in children:
-            child.kill()
+    with raised_in_here():
         for thread in threads:
-            thread.join()
+            thread.start()
+        try:
+            ended = 0
+            while ended < len(threads):
+                row = rows.get()
+                if row is None:
+                    ended += 1
+                else:
+                    yield row
+        finally:
+            for child in children:
+                child.kill()
+            for thread in threads:
+                thread.join()
 
 
 def _print_table(rows: list[Row], dtypes: list[str]) -> None:

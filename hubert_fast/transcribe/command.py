@@ -16,6 +16,7 @@ from .. import demo, dispatch
 from ..audio.raw_format import RawFormat
 from ..console import EXIT_OK, EXIT_SOME_FAILED, CannotRunError, say
 from ..hub import CheckpointError, first_line
+from ..interrupts import raised_in_here
 from ..paths import is_on_kernels
 from . import formats, normalizers, ray_engine
 from .inputs import Inputs, Shard
@@ -86,7 +87,8 @@ def run(options: argparse.Namespace) -> int:
         dtype=dtype,
         normalizer=options.normalizer,
     )
-    with _reported_failures(target), target.opened(settings, options.overwrite, options.retry_failed, report) as sinks:
+    opened = target.opened(settings, options.overwrite, options.retry_failed, report)
+    with raised_in_here(), _reported_failures(target), opened as sinks:
         return _transcribe(options, inputs, run_options, transcriber, summary, target, sinks, report)
 
 
