@@ -36,7 +36,7 @@ report: $(VENV)/installed-bench
 	@$(BIN)/python bench/report.py
 
 docs: $(VENV)/installed-docs
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 	@echo "the documentation is in site/index.html"
 
 # The C++ of csrc/ under the address and undefined-behaviour sanitizers, with its tests and a fuzz of the raw entry point.
@@ -66,9 +66,9 @@ gpu-kit:
 
 # The types are checked against what the tests install: without transformers, say, its names would be unknown.
 lint: $(VENV)/installed-test $(VENV)/installed-dev
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
+	@$(BIN)/python -m ruff check .
+	@$(BIN)/python -m ruff format --check .
+	@$(BIN)/python -m mypy
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
