@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from http import HTTPStatus
 
+from ..http_status import chain, describe_status, http_status
 from ..hub import first_line
 from .errors import AudioError
 
@@ -20,7 +20,7 @@ def as_audio_errors() -> Iterator[None]:
     except Exception as error:
         status = http_status(error)
         if status is not None:
-            raise AudioError(f"the server answered {status}") from None
+            raise AudioError(f"the server answered {describe_status(status)}") from None
         reason = _connection_error(error)
         if reason is not None:
             raise AudioError(reason) from None
@@ -31,16 +31,9 @@ def as_audio_errors() -> Iterator[None]:
         raise AudioError(f"cannot be opened: {first_line(error)}") from None
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an exception and its causes, outermost first."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
 def _connection_error(error: BaseException) -> str | None:
     """Explain a failed connection by the names of aiohttp's exception classes; ``None`` for any other error."""
-    for cause in _chain(error):
+    for cause in chain(error):
         names = {kind.__name__ for kind in type(cause).__mro__}
         if "ClientConnectorDNSError" in names or "gaierror" in names:
             return "the server's name cannot be resolved (or there is no network)"
@@ -54,14 +47,4 @@ def _connection_error(error: BaseException) -> str | None:
             return "the server did not answer in time"
         if names & {"ClientConnectorError", "ConnectionRefusedError", "ConnectionResetError"}:
             return "the server cannot be reached (connection refused or reset)"
-    return None
-
-
-def http_status(error: BaseException | None) -> str | None:
-    """Return the HTTP status behind an exception, such as ``"403 Forbidden"``; ``None`` if no server answered with one."""
-    for cause in _chain(error):
-        status = getattr(cause, "status", None) or getattr(getattr(cause, "response", None), "status_code", None)
-        if isinstance(status, int) and status >= 400:
-            is_standard = status in HTTPStatus.__members__.values()
-            return f"{status} {HTTPStatus(status).phrase}" if is_standard else str(status)
     return None

@@ -14,6 +14,8 @@ from ..audio import AudioError, is_url
 from ..audio.archives import PROTOCOLS as ARCHIVE_PROTOCOLS
 from ..audio.names import COMPRESSION, SHORT_TAR_SUFFIXES, TAR_SUFFIXES, archive_options, check_url, has_audio_suffix
 from ..first_bytes import head_of, identify
+from ..http_status import describe_status, http_status
+from ..hub import first_line
 from .audio_filter import AudioFilter, is_system_path
 from .patterns import is_pattern, matches_within, names_suffix
 from .rows import normalize_names, reference_of
@@ -60,15 +62,12 @@ def url_of_archive(source: str) -> str:
 
 def reason_of(error: Exception) -> str:
     """Return a short reason why a file could not be read: the status of an HTTP server, or the operating system's message."""
-    from ..audio.remote_errors import http_status
-
     status = http_status(error)
     if status is not None:
-        return f"the server answered {status}"
+        return f"the server answered {describe_status(status)}"
     if isinstance(error, FileNotFoundError):
         return "No such file or directory"
-    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return reason.splitlines()[0][:300]
+    return getattr(error, "strerror", None) or first_line(error)
 
 
 def list_files(source: str, filter: AudioFilter) -> Iterator[RemoteFile]:
