@@ -4,12 +4,15 @@ The demo's checkpoint and recordings stand in for a hub name and for files of th
 """
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import hubert_fast
-from hubert_fast import audio, demo
+from hubert_fast import audio, demo, ops
+from hubert_fast.transcribe import formats
 
 ROOT = Path(hubert_fast.__file__).parent.parent
 README = ROOT / "README.md"
@@ -103,3 +106,21 @@ def test_options_exist(page):
             continue
         unknown = [option for option in re.findall(r"(?<![\w-])--[a-z][\w-]+", code) if f'"{option}"' not in known + '"--help"']
         assert not unknown, f"{page.name}: {code}"
+
+
+def test_each_kernel_and_op_is_described():
+    text = (ROOT / "docs" / "kernels.md").read_text(encoding="utf-8")
+    kernels = {path.name for path in (ROOT / "kernels").glob("*.py")} - {"tuned.py"}
+    assert {name for name in kernels if f"`kernels/{name}`" not in text} == set()
+    assert {name for name in ops.__all__ if not name.endswith("_eager") and f"`{name}`" not in text} == set()
+
+
+def test_each_format_and_option_of_transcribe_is_described():
+    text = "".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("transcribing.md", "scaling.md", "index.md"))
+    table = re.search(r"\| format \|.*?\n\n", text, re.DOTALL)[0]
+    assert {name for name in formats.FORMATS if f"`{name}`" not in table} == set()
+    help_text = subprocess.run(
+        [sys.executable, "-m", "hubert_fast", "transcribe", "--help"], capture_output=True, text=True
+    ).stdout
+    options = set(re.findall(r"(?<![\w-])--[a-z][\w-]+", help_text)) - {"--help", "--output"}
+    assert {option for option in options if option not in text} == set()
