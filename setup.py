@@ -94,7 +94,12 @@ setup(
             *RAY,
         ],
         "bench": ["pytest-benchmark>=4", "matplotlib>=3.8", *CURRENT_TRANSFORMERS, *DEMO],
-        "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.27"],
+        "docs": [
+            "mkdocs>=1.6,<2",
+            "mkdocs-material>=9.5,<10",
+            "mkdocstrings[python]>=0.27",
+            'pymdown-extensions>=10.9,<11; python_version < "3.11"',  # the last mkdocstrings for Python 3.10 takes no 11
+        ],
         "dev": ["ruff>=0.9", "mypy>=1.15", "pre-commit>=4"],  # constraints.txt pins what `make lint` runs
     },
     entry_points={"console_scripts": ["hubert-fast = hubert_fast.__main__:main"]},
