@@ -6,11 +6,12 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test report docs sanitize gpu-kit lint clean
+.PHONY: help demo test test-rest report docs sanitize gpu-kit lint clean
 
 help:
 	@echo "make demo   install into $(VENV) and transcribe the bundled recordings"
-	@echo "make test   install into $(VENV) and run the tests"
+	@echo "make test   install into $(VENV) and run the tests, but not those marked bench or slow"
+	@echo "make test-rest  run the tests marked bench or slow"
 	@echo "make docs   build the documentation into site/"
 	@echo "make report  write the tables and plots of README.md and docs/ from the rows in bench/results"
 	@echo "make sanitize  run the tests of the C++ extension under sanitizers (needs g++)"
@@ -29,8 +30,13 @@ $(VENV)/installed-%: setup.py pyproject.toml constraints.txt $(wildcard csrc/*)
 demo: $(VENV)/installed-demo
 	@$(BIN)/hubert-fast demo
 
+# In two processes, each of which takes one thread (tests/conftest.py).
+TEST_PROCESSES ?= 2
 test: $(VENV)/installed-test
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist worksteal -m "not bench and not slow" $(PYTEST_ARGS)
+
+test-rest: $(VENV)/installed-test
+	@$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile -m "bench or slow" $(PYTEST_ARGS)
 
 report: $(VENV)/installed-bench
 	@$(BIN)/python bench/report.py

@@ -77,6 +77,7 @@ setup(
         "transformers": TRANSFORMERS,
         "test": [
             "pytest>=8",
+            "pytest-xdist>=3.2",  # the first with --dist worksteal
             "pytest-benchmark>=4",  # bench/ctc.py
             "matplotlib>=3.8",
             "build>=1",  # test_install builds and installs the package in every way

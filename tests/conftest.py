@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 os.environ.setdefault("TRITON_INTERPRET", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may depend on a hub
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores; two threads each would take turns at spinning
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
@@ -141,6 +143,20 @@ def speech() -> np.ndarray:
 @pytest.fixture
 def batch():
     return masked_batch((8000, 5000, 401, 6399))
+
+
+@pytest.fixture(scope="module")
+def two_threads():
+    """Let PyTorch have two threads, here and in processes that a test starts: a CPU then transcribes in two lanes."""
+    threads, variable = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
+    torch.set_num_threads(2)
+    os.environ["OMP_NUM_THREADS"] = "2"
+    yield
+    torch.set_num_threads(threads)
+    if variable is None:
+        del os.environ["OMP_NUM_THREADS"]
+    else:
+        os.environ["OMP_NUM_THREADS"] = variable
 
 
 @pytest.fixture(autouse=True)

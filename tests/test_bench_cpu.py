@@ -33,6 +33,7 @@ def program(monkeypatch):
         del sys.modules[name]
 
 
+@pytest.mark.bench
 def test_profile(program, tmp_path):
     options = ["--models", "tiny", "tiny-large", "--cases", "tiny", "--dtypes", "float32", "--out", str(tmp_path)]
     program("cpu_profile").main(options)
@@ -44,6 +45,7 @@ def test_profile(program, tmp_path):
         assert all(int(row["calls"]) > 0 for row in parts)
 
 
+@pytest.mark.bench
 def test_cpu(program, tmp_path, capsys):
     path = tmp_path / "bench.csv"
     assert program("cpu").main(["--tiny", "--csv", str(path)]) == 0
@@ -56,6 +58,7 @@ def test_cpu(program, tmp_path, capsys):
     assert len(printed) == 2  # what a reader gives to get the row
 
 
+@pytest.mark.bench
 def test_accuracy_by_layer(program, tmp_path):
     options = ["layers", "--models", "tiny", "tiny-large", "--seconds", "1", "--device", "cpu", "--out", str(tmp_path)]
     program("accuracy").main(options)
@@ -66,6 +69,7 @@ def test_accuracy_by_layer(program, tmp_path):
         assert low < float(row["relative_error"]) < high, row
 
 
+@pytest.mark.bench
 def test_accuracy_of_words(program, tmp_path):
     program("accuracy").main(["wer", "--files", "3", "--device", "cpu", "--out", str(tmp_path)])
     rows = {(row["backend"], row["dtype"]): row for row in rows_of(tmp_path / "accuracy_wer.csv")}
@@ -120,6 +124,7 @@ def test_report(program, tmp_path):
         report.main(options)
 
 
+@pytest.mark.bench
 def test_ctc():
     """Every benchmark of the suite runs once, and writes no row."""
     before = (FOLDER / "results/ctc.csv").read_bytes()
@@ -139,6 +144,7 @@ def programs():
             yield str(path.relative_to(FOLDER))
 
 
+@pytest.mark.bench
 @pytest.mark.parametrize("name", list(programs()))
 def test_programs_start_from_a_bare_checkout(name, tmp_path):
     """In any working directory, with hubert_fast's libraries but not hubert_fast: ``-S`` hides an editable installation."""

@@ -121,6 +121,7 @@ def test_batches_line_up_phones_and_letters_with_the_sound(tmp_path):
     assert torch.allclose(batch.waveforms.std(-1), torch.ones(rows), atol=1e-3)
 
 
+@pytest.mark.bench
 def test_a_run_of_seconds_trains_saves_and_continues(tmp_path, monkeypatch, capsys):
     import batches
     import train

@@ -66,6 +66,7 @@ def bench(monkeypatch):
     torch.set_num_threads(threads)  # --tiny takes one
 
 
+@pytest.mark.bench
 def test_every_stage_ends_well(finished):
     out, printed = finished
     rows = rows_of(out / "stages.csv")
@@ -79,6 +80,7 @@ def test_every_stage_ends_well(finished):
         assert {Path(name).name for name in packed.getnames()} == {path.name for path in out.iterdir()} | {"rows"}
 
 
+@pytest.mark.bench
 def test_ceilings(finished):
     rows = rows_of(finished[0] / "ceilings.csv")
     assert {row["status"] for row in rows} == {"ok"}
@@ -90,6 +92,7 @@ def test_ceilings(finished):
         assert float(row["value"]) == pytest.approx(2e-9 * m * k * n / float(row["time_ms"]), rel=1e-2)
 
 
+@pytest.mark.bench
 def test_values(finished):
     """Two processes hold every case to float64 exactly once."""
     rows = rows_of(finished[0] / "values.csv")
@@ -114,6 +117,7 @@ def test_production_blocks_are_among_the_values(bench):
     assert max(map(sum, slow)) - min(map(sum, slow)) <= 1
 
 
+@pytest.mark.bench
 def test_repeat(finished):
     rows = rows_of(finished[0] / "repeat.csv")
     assert [row["op"] for row in rows] == ["linear_gelu", "linear_add", "conv_gelu", "conv_positional", "attention"]
@@ -133,6 +137,7 @@ def test_repeat_finds_one_bit(bench, monkeypatch, tmp_path):
     assert (row["calls"], row["differ"], row["status"]) == ("2", "1", "differs")
 
 
+@pytest.mark.bench
 def test_whole(finished):
     rows = rows_of(finished[0] / "whole.csv")
     assert [row["provider"] for row in rows] == ["ours", "ours-padded", "accelerate", "hf-sdpa"]
@@ -151,6 +156,7 @@ def test_a_wrong_model_is_called_wrong(bench, monkeypatch, tmp_path):
     assert statuses[:2] == ["WRONG", "WRONG"] and statuses[2].startswith("Unavailable: ")
 
 
+@pytest.mark.bench
 def test_models(finished):
     """Rows of ``hubert-fast bench`` for every provider of every item, or the reason why not."""
     out, _ = finished
@@ -186,6 +192,7 @@ def test_shares_are_of_what_is_sustained(bench, tmp_path):
     assert gpu_run.sustained_or_burst(run, torch.float16)[0] == 7e14
 
 
+@pytest.mark.bench
 def test_ops(finished):
     """Ours and both sides of decisions are right; of the others that cannot run here, a row says why."""
     rows = rows_of(finished[0] / "ops.csv")
@@ -263,6 +270,7 @@ def test_difference_finds_what_is_worst_in_any_part(bench, monkeypatch):
     assert gpu_run.difference(found, expected) == gpu_run.difference(found[0], expected) == float("inf")
 
 
+@pytest.mark.bench
 def test_profile(finished):
     wall, *kernels = rows_of(finished[0] / "profile.csv")
     assert wall["kernel"] == "wall, without the profiler" and float(wall["total_ms"]) > 0
@@ -273,6 +281,7 @@ def test_profile(finished):
         assert float(row["us_per_audio_second"]) == pytest.approx(expected, rel=1e-3) and len(row["kernel"]) <= 120
 
 
+@pytest.mark.bench
 def test_a_stage_that_crashes_or_hangs_costs_itself_alone(bench, monkeypatch, tmp_path, capsys):
     """Four stages: one of two processes that aborts after a row, one that hangs, one that fails, one that is whole."""
     gpu, gpu_run = bench("gpu.__main__"), bench("gpu.run")
@@ -306,6 +315,7 @@ def test_a_stage_that_crashes_or_hangs_costs_itself_alone(bench, monkeypatch, tm
     assert gpu_run.LEFT_OUT == LEFT_OUT
 
 
+@pytest.mark.bench
 def test_rows_of_several_processes_stay_whole(bench, tmp_path):
     gpu_run = bench("gpu.run")
     code = (
@@ -347,6 +357,7 @@ def test_a_lost_device_ends_the_process(bench, tmp_path, error, lost):
     assert row == {"op": "attention", "status": f"{type(error).__name__}: {error}"}
 
 
+@pytest.mark.bench
 def test_no_time_at_all_from_a_bare_checkout(tmp_path):
     """Nothing is installed but the libraries: ``-S`` leaves out what links this package."""
     for name in ("hubert_fast", "kernels", "bench"):
@@ -375,6 +386,7 @@ def test_results_are_not_mixed(bench, tmp_path, capsys):
         gpu_ceilings.environment(gpu_run.Run(tmp_path, 60, True), "")
 
 
+@pytest.mark.bench
 @torch.inference_mode()
 def test_graphs_are_those_of_one_provider(captures, monkeypatch):  # noqa: F811
     """It captures where a batch is laid out, so that all that is timed is replayed; the other providers replay nothing."""
@@ -394,6 +406,7 @@ def test_graphs_are_those_of_one_provider(captures, monkeypatch):  # noqa: F811
         assert captures.count("captured") == (2 if count else 1) and captures.count("replayed") == 3 + count
 
 
+@pytest.mark.bench
 @torch.inference_mode()
 @pytest.mark.parametrize("name", ["tiny-large", "tiny"])
 def test_whole_models_under_graphs(bench, captures, monkeypatch, tmp_path, name):  # noqa: F811

@@ -273,6 +273,7 @@ launches.compile_all(found, Path(sys.argv[1]), 2)
 """
 
 
+@pytest.mark.bench
 @pytest.mark.skipif(sys.platform != "linux", reason="triton compiles on Linux")
 def test_kernels_are_those_that_a_gpu_asks_for(tmp_path):
     """Tensors without memory ask for the kernels of real ones, and what one process compiles another one elsewhere takes."""

@@ -89,6 +89,7 @@ def wheel(checkout, tmp_path_factory):
     return next(out.glob("*.whl"))
 
 
+@pytest.mark.slow
 def test_wheel(wheel, tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     assert "hubert_fast/kernels/layer_norm.py" in names and "hubert_fast/demo/model.safetensors" in names
@@ -107,6 +108,7 @@ def test_wheel(wheel, tmp_path):
     assert re.search(r"C\+\+ extension +built", _run(tmp_path / "venv/bin/hubert-fast", "info", cwd=tmp_path))
 
 
+@pytest.mark.slow
 def test_sdist(checkout, tmp_path):
     _run(sys.executable, "-m", "build", "--no-isolation", "--sdist", "--outdir", tmp_path, checkout)
     archive = next(tmp_path.glob("*.tar.gz"))
@@ -121,6 +123,7 @@ def test_sdist(checkout, tmp_path):
     assert package.is_relative_to(tmp_path / "venv") and kernel == package / "kernels" / "layer_norm.py"
 
 
+@pytest.mark.slow
 def test_without_a_compiler(checkout, tmp_path):
     """It installs, the Python fallback decodes, says so once, and `info` says why."""
     python = _environment(tmp_path / "venv")
@@ -134,6 +137,7 @@ def test_without_a_compiler(checkout, tmp_path):
     assert re.search(r"C\+\+ extension +not built", _run(tmp_path / "venv/bin/hubert-fast", "info", cwd=tmp_path))
 
 
+@pytest.mark.slow
 def test_editable(checkout, tmp_path):
     python = _environment(tmp_path / "venv")
     pip_install = (python, "-m", "pip", "install", "--no-deps", "--no-index", "--no-build-isolation")

@@ -39,6 +39,7 @@ COMMITS_OFTEN = [
 ]
 FILES = 98
 FLOAT32 = ["--device", "cpu", "--dtype", "float32"]
+pytestmark = pytest.mark.usefixtures("two_threads")
 
 
 @pytest.fixture(scope="module")
@@ -584,6 +585,7 @@ def corpus(tmp_path_factory):
     return folder
 
 
+@pytest.mark.bench
 def test_benchmarks_at_small_sizes(bench, corpus, tmp_path):
     common = ["--corpus", str(corpus), "--out", str(tmp_path), "--dtypes", "float32", "--files", "6"]
     bench.main(["speed", *common, "--rounds", "1"])
