@@ -21,6 +21,7 @@ from hubert_fast.transcribe.chunks import Cutter, stitch
 from hubert_fast.transcribe.lanes import CPU_FRAMES, Lane, cpu_lanes, is_out_of_memory
 from hubert_fast.transcribe.pipeline import Pipeline
 from hubert_fast.transcribe.queues import WeightedQueue
+
 pytestmark = pytest.mark.usefixtures("two_threads")
 
 
