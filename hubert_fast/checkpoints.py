@@ -1,4 +1,4 @@
-"""Checkpoints in Hugging Face's formats: how their keys map to ours, reading and writing."""
+"""Load and save checkpoints in Hugging Face's formats, and match their weights to those of a model."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from torch import Tensor, nn
 
 from .config import HubertConfig, as_hubert_config, field_names, refuse_unknown
 from .devices import resolve_device_map
-from .folders import SAFE_WEIGHTS, WEIGHT_FILES, what_is_there
 from .hub import CONFIG_NAME, CheckpointError, FileAbsentError, listed, read_json, resolve_file
-from .weight_files import read_weights, weight_names
+from .other_formats import SAFE_WEIGHTS, WEIGHT_FILES, folder_hint
+from .weight_files import read_weight_names, read_weights
 from .weight_names import current_spelling, fit_prefix, without_wrappers
 
 logger = logging.getLogger(__name__)
 
-# Options of transformers that choose how a model is read or computed, not what it answers.
+# Options of transformers that change how a model is loaded or computed, but not its output.
 WITHOUT_EFFECT = {"attn_implementation", "low_cpu_mem_usage", "trust_remote_code", "use_safetensors"}
 
 
 def read_state_dict(name_or_path: str | Path, **hub_options: Any) -> dict[str, Tensor]:
-    """Read all weights of a checkpoint, with today's weight-norm spelling. Pickles never import or call what they name.
+    """Read all weights of a checkpoint, with the parameters of weight norm named as in current PyTorch.
 
-    Raises :class:`CheckpointError` when there are none or they cannot be read.
+    No class or function that a pickle names is imported or called. Raises `CheckpointError` when there are no weights or they
+    cannot be read.
     """
     state: dict[str, Tensor] = {}
     for file in _weight_files(name_or_path, hub_options):
@@ -36,20 +37,21 @@ def read_state_dict(name_or_path: str | Path, **hub_options: Any) -> dict[str, T
 
 
 def has_ctc_head(name_or_path: str | Path, **hub_options: Any) -> bool:
-    """Whether a checkpoint has the weights of ``HubertForCTC``'s output layer. Of safetensors only the headers are read."""
+    """Return whether a checkpoint has an output layer for CTC. Of safetensors files only the headers are read."""
     files = _weight_files(name_or_path, hub_options)
-    return any(re.search(r"(?:^|\.)lm_head\.weight$", name) for file in files for name in weight_names(file))
+    return any(re.search(r"(?:^|\.)lm_head\.weight$", name) for file in files for name in read_weight_names(file))
 
 
 def _weight_files(name_or_path: str | Path, hub_options: dict[str, Any]) -> list[Path]:
-    """Return the files that the weights are spread over, which an index lists where there are several."""
+    """Return the files that hold the weights: one, or several that an index lists."""
     first = _first_weight_file(name_or_path, hub_options)
     if not first.name.endswith(".index.json"):
         return [first]
     weight_map = read_json(first).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map or not all(map(_is_file_name, weight_map.values())):
-        raise CheckpointError(f"{first} must have a weight_map from weights to files")
-    shards, files, absent = sorted(set(weight_map.values())), [], []
+        raise CheckpointError(f"{first} must have a weight_map from the names of weights to files")
+    shards: list[str] = sorted(set(weight_map.values()))
+    files, absent = [], []
     for shard in shards:
         try:
             files.append(resolve_file(name_or_path, shard, **hub_options))
@@ -58,7 +60,7 @@ def _weight_files(name_or_path: str | Path, hub_options: dict[str, Any]) -> list
     if absent:
         raise CheckpointError(
             f"{name_or_path} lacks {len(absent)} of the {len(shards)} files of weights that {first.name} lists: "
-            f"{listed(absent, 3)}: fetch them too"
+            f"{listed(absent, 3)}: download them too"
         )
     return files
 
@@ -73,12 +75,12 @@ def _first_weight_file(name_or_path: str | Path, hub_options: dict[str, Any]) ->
             return resolve_file(name_or_path, name, **hub_options)
         except FileAbsentError:
             continue
-    raise CheckpointError(f"{name_or_path} has no weights: none of {', '.join(WEIGHT_FILES)}{what_is_there(name_or_path)}")
+    raise CheckpointError(f"{name_or_path} has no weights: none of {', '.join(WEIGHT_FILES)}{folder_hint(name_or_path)}")
 
 
 @dataclass
 class LoadingInfo:
-    """How a checkpoint fitted a model, in transformers' terms."""
+    """How the weights of a checkpoint matched those of a model, in the terms of transformers."""
 
     missing_keys: list[str] = field(default_factory=list)
     unexpected_keys: list[str] = field(default_factory=list)
@@ -105,26 +107,26 @@ def load(
     ignore_mismatched_sizes: bool,
     hub_options: dict[str, Any],
 ) -> tuple[nn.Module, LoadingInfo]:
-    """Do what ``from_pretrained`` does, on the CPU, and leave it to the caller to judge the :class:`LoadingInfo`.
+    """Load a model for `from_pretrained`, on the CPU, and return it with a `LoadingInfo` for the caller to judge.
 
-    A warning says which prefix of a wrapper around the model was left out of the weights' names.
+    Log a warning if a wrapper had added a prefix to the names of the weights.
     """
     state = read_state_dict(name_or_path, **hub_options)
     state, prefix = without_wrappers(state, cls.base_model_prefix + ".")
     if prefix is not None:
-        logger.warning("%s: %r, which a wrapper put into the names of the weights, is left out of them", name_or_path, prefix)
+        logger.warning("%s: removed %r, which a wrapper added to the names of the weights", name_or_path, prefix)
     with torch.device("meta"):
         model = cls(config)
     state, info = _match(state, model)
     if info.mismatched_keys and not ignore_mismatched_sizes:
-        key, found, expected = info.mismatched_keys[0]
+        key, shape, expected = info.mismatched_keys[0]
         raise ValueError(
-            f"{name_or_path}: {key} has shape {list(found)}, but the configuration makes it {list(expected)} "
-            f"({len(info.mismatched_keys)} such in all): config.json is of another model or has wrong sizes; "
-            f"from_pretrained(..., ignore_mismatched_sizes=True) initialises them instead"
+            f"{name_or_path}: {key} has shape {list(shape)}, but the configuration makes it {list(expected)} "
+            f"(shapes that differ: {len(info.mismatched_keys)}): config.json belongs to another model or has wrong sizes; "
+            f"from_pretrained(..., ignore_mismatched_sizes=True) initialises these weights instead"
         )
     if info.missing_keys or info.mismatched_keys:
-        model = cls(config)  # a second time, with initial weights
+        model = cls(config)  # again, now with initial weights
         model.load_state_dict(state, strict=False)
     else:
         model.load_state_dict(state, assign=True)
@@ -204,17 +206,17 @@ class PreTrainedMixin:
 
 
 def write_checkpoint(model: nn.Module, state: dict[str, Tensor], folder: Path, max_shard_size: str | int = "5GB") -> None:
-    """Write ``config.json`` of a model, and ``state``: its own weights, and more where a caller has some to keep."""
+    """Write the configuration of a model as `config.json`, and `state`: its weights, and further ones that belong with it."""
     values = model.config.to_dict() | {
         "architectures": [type(model).__name__],
         "torch_dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
     }
-    values.pop("dtype", None)  # transformers 5's name for torch_dtype, which would win over it
+    values.pop("dtype", None)  # transformers 5's name for torch_dtype, over which it would take precedence
     HubertConfig.from_dict(values).save_pretrained(folder)
     _write_weights(state, folder, max_shard_size)
-    readable_as_others = (folder / CONFIG_NAME).stat().st_mode
+    permissions = (folder / CONFIG_NAME).stat().st_mode
     for file in folder.glob("*.safetensors"):
-        file.chmod(readable_as_others)  # safetensors makes files that only their owner reads
+        file.chmod(permissions)  # safetensors creates files that only their owner can read
 
 
 def _write_weights(state: dict[str, Tensor], folder: Path, max_shard_size: str | int) -> None:
@@ -223,10 +225,10 @@ def _write_weights(state: dict[str, Tensor], folder: Path, max_shard_size: str |
     if hasattr(huggingface_hub, "save_torch_state_dict"):
         huggingface_hub.save_torch_state_dict(state, folder, max_shard_size=max_shard_size)
         return
-    # beside transformers 4.34.1, whose tokenizers wants huggingface_hub 0.17
+    # huggingface_hub is that old with transformers 4.34.1, whose tokenizers require version 0.17
     if max_shard_size != "5GB" or sum(tensor.nbytes for tensor in state.values()) > 5e9:
-        found = huggingface_hub.__version__
-        raise RuntimeError(f"writing shards needs huggingface_hub 0.24 or newer, but {found} is installed")
+        installed = huggingface_hub.__version__
+        raise RuntimeError(f"writing shards needs huggingface_hub 0.24 or newer, but {installed} is installed")
     from safetensors.torch import save_file
 
     save_file({key: tensor.contiguous() for key, tensor in state.items()}, folder / SAFE_WEIGHTS, metadata={"format": "pt"})
@@ -256,15 +258,15 @@ def _match(state: dict[str, Tensor], model: nn.Module) -> tuple[dict[str, Tensor
 def _warn(name_or_path: str | Path, model: str, info: LoadingInfo) -> None:
     if info.missing_keys:
         logger.warning(
-            "%s lacks weights of %s, which are newly initialized and need training: %s",
+            "%s lacks these weights of %s, which are newly initialised and need training: %s",
             name_or_path,
             model,
             listed(info.missing_keys),
         )
     if info.mismatched_keys:
-        shapes = [f"{key} ({list(found)} there, {list(expected)} here)" for key, found, expected in info.mismatched_keys]
+        shapes = [f"{key} ({list(shape)} instead of {list(expected)})" for key, shape, expected in info.mismatched_keys]
         logger.warning(
-            "%s has weights of other shapes than %s, which are newly initialized and need training: %s",
+            "%s has weights whose shapes differ from those of %s; they are newly initialised and need training: %s",
             name_or_path,
             model,
             listed(shapes),

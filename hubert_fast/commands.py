@@ -117,7 +117,7 @@ def info(options: argparse.Namespace) -> int:
         rows.append((f"cuda:{index}", f"{device.name}, sm_{device.major}{device.minor}, {device.total_memory >> 30} GiB"))
         rows += _verdicts(torch.device("cuda", index))
     try:
-        rows.append(("backend setting", dispatch.asked()))
+        rows.append(("backend setting", dispatch.requested_backend()))
     except ValueError as error:
         raise CannotRunError(str(error)) from None
     for backend in dispatch.BACKENDS:

@@ -1,4 +1,4 @@
-"""HubertConfig: the numbers that define a HuBERT, in Hugging Face's ``config.json`` format."""
+"""The configuration of a HuBERT, in the format of Hugging Face's `config.json`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from .hub import CONFIG_NAME, HUB_OPTIONS, json_text, read_json, resolve_file, w
 
 @dataclass(init=False, repr=False, eq=False)
 class HubertConfig:
-    """Configuration of a HuBERT, field for field that of ``transformers.HubertConfig`` (4.34.1).
+    """The configuration of a HuBERT, with the fields of `transformers.HubertConfig` (4.34.1).
 
-    Every field is a keyword argument. Keywords that are not fields (``tokenizer_class``, ``task_specific_params``, ...)
-    become attributes and are kept through :meth:`to_dict`, so a ``config.json`` survives loading and saving.
+    The defaults are those of `facebook/hubert-base-ls960`. `num_labels`, `id2label` and `label2id` describe the classes of
+    `HubertForSequenceClassification`.
 
-    The defaults are those of ``facebook/hubert-base-ls960``. Raises ``ValueError`` naming the field when values
-    contradict each other. :attr:`num_labels`, :attr:`id2label` and :attr:`label2id` describe the classes of
-    ``HubertForSequenceClassification``.
+    Args:
+        values: Any of the fields. Other keywords (`tokenizer_class`, `task_specific_params`, ...) become attributes and are
+            part of `to_dict`, so that loading and saving a `config.json` preserves them.
+
+    Raises:
+        ValueError: A field has a value of the wrong type, or fields contradict each other. The message names the field.
     """
 
     # Transformer
@@ -70,7 +73,7 @@ class HubertConfig:
     pad_token_id: int | None = 0
     bos_token_id: int | None = 1
     eos_token_id: int | list[int] | None = 2
-    # What a forward call returns when it does not say
+    # What a forward pass returns unless its arguments say otherwise
     output_attentions: bool = False
     output_hidden_states: bool = False
     return_dict: bool = True
@@ -83,7 +86,7 @@ class HubertConfig:
         label2id = values.pop("label2id", None)
         for derived in ("model_type", "num_feat_extract_layers"):
             values.pop(derived, None)
-        if "use_return_dict" in values:  # the name some old configurations carry
+        if "use_return_dict" in values:  # the name in some old configurations
             values.setdefault("return_dict", values.pop("use_return_dict"))
         for field in fields(self):
             setattr(self, field.name, values.pop(field.name, field.default))
@@ -98,30 +101,31 @@ class HubertConfig:
 
     def _check_types(self) -> None:
         for field in fields(self):
-            value, expected = getattr(self, field.name), field.type.removesuffix(" | None")
-            if value is None and field.type.endswith(" | None"):
+            annotation = str(field.type)  # a string: annotations are not evaluated
+            value, expected = getattr(self, field.name), annotation.removesuffix(" | None")
+            if value is None and annotation.endswith(" | None"):
                 continue
             if expected == "tuple[int, ...]":
-                fits = isinstance(value, tuple) and all(type(entry) is int for entry in value)
+                is_valid = isinstance(value, tuple) and all(type(entry) is int for entry in value)
             elif expected == "float":
-                fits = type(value) in (int, float)
+                is_valid = type(value) in (int, float)
             elif expected == "int | list[int]":
-                fits = all(type(entry) is int for entry in (value if isinstance(value, list) else [value]))
+                is_valid = all(type(entry) is int for entry in (value if isinstance(value, list) else [value]))
             else:
-                fits = type(value).__name__ == expected
-            if not fits:
-                raise ValueError(f"{field.name} must be {field.type}, but is {value!r}")
+                is_valid = type(value).__name__ == expected
+            if not is_valid:
+                raise ValueError(f"{field.name} must be {annotation}, but is {value!r}")
 
     def _set_labels(self, num_labels: int | None, id2label: dict | None, label2id: dict | None) -> None:
         if id2label is None:
             count = 2 if num_labels is None else num_labels
             id2label = {index: f"LABEL_{index}" for index in range(count)}
         elif num_labels is not None and len(id2label) != num_labels:
-            raise ValueError(f"num_labels is {num_labels}, but id2label names {len(id2label)} labels")
+            raise ValueError(f"num_labels is {num_labels}, but id2label has {len(id2label)} labels")
         try:
             self.id2label = {int(index): label for index, label in id2label.items()}
         except ValueError:
-            raise ValueError(f"id2label must name labels by whole numbers, but is {id2label!r}") from None
+            raise ValueError(f"id2label must map integers to labels, but is {id2label!r}") from None
         self.label2id = {label: index for index, label in self.id2label.items()} if label2id is None else dict(label2id)
 
     def _validate(self) -> None:
@@ -131,7 +135,7 @@ class HubertConfig:
                 f"{len(self.conv_dim)}, {len(self.conv_stride)} and {len(self.conv_kernel)}"
             )
         if not self.conv_dim or min(self.conv_dim + self.conv_stride + self.conv_kernel) < 1:
-            raise ValueError("conv_dim, conv_stride and conv_kernel need at least one entry each, all of them positive")
+            raise ValueError("conv_dim, conv_stride and conv_kernel must each have at least one entry, and only positive ones")
         if self.num_hidden_layers < 0:
             raise ValueError(f"num_hidden_layers must not be negative, but is {self.num_hidden_layers}")
         for width, count in (
@@ -149,6 +153,7 @@ class HubertConfig:
 
     @property
     def num_labels(self) -> int:
+        """The number of classes."""
         return len(self.id2label)
 
     @num_labels.setter
@@ -158,23 +163,24 @@ class HubertConfig:
 
     @property
     def num_feat_extract_layers(self) -> int:
+        """The number of convolutions in the feature encoder."""
         return len(self.conv_dim)
 
     @property
     def inputs_to_logits_ratio(self) -> int:
-        """Samples between the starts of two frames: 320, i.e. 20 ms at 16 kHz, in every published HuBERT."""
+        """Samples from the start of one frame to that of the next: 320 (20 ms at 16 kHz) in every published HuBERT."""
         return math.prod(self.conv_stride)
 
     @property
     def receptive_field(self) -> int:
-        """Samples that one frame sees, and the fewest that give a frame: 400, i.e. 25 ms, in every published HuBERT."""
+        """Samples that a frame depends on, and so the shortest input: 400 (25 ms at 16 kHz) in every published HuBERT."""
         samples = 1
         for kernel, stride in zip(reversed(self.conv_kernel), reversed(self.conv_stride)):
             samples = (samples - 1) * stride + kernel
         return samples
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what :meth:`save_pretrained` writes: JSON types only, unknown keys included."""
+        """Return the contents of `config.json`: JSON types only, unknown keys included."""
         values = dict(vars(self))
         values |= {name: list(values[name]) for name in ("conv_dim", "conv_stride", "conv_kernel")}
         values |= {"id2label": {str(index): label for index, label in self.id2label.items()}, "label2id": self.label2id}
@@ -183,20 +189,34 @@ class HubertConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], **overrides: Any) -> HubertConfig:
-        """Build a configuration from a ``config.json`` dictionary; keyword arguments win over its entries."""
+        """Build a configuration from the contents of a `config.json`.
+
+        Args:
+            values: The contents.
+            overrides: Fields, which take precedence over `values`.
+
+        Raises:
+            ValueError: As from the constructor, or the configuration belongs to another type of model.
+        """
         model_type = values.get("model_type", cls.model_type)
         if model_type != cls.model_type:
-            raise ValueError(f"model_type must be 'hubert', but this configuration is of a {model_type!r} model: name a HuBERT")
+            raise ValueError(
+                f"model_type must be 'hubert', but this configuration belongs to a {model_type!r} model: name a HuBERT"
+            )
         if "num_labels" in overrides:
             values = {name: value for name, value in values.items() if name not in ("id2label", "label2id")}
         return cls(**{**values, **overrides})
 
     @classmethod
     def from_json_file(cls, path: str | Path) -> HubertConfig:
-        """Read one ``config.json``.
+        """Read a `config.json`.
 
-        Raises ``CheckpointError`` when it cannot be read or is not a JSON object, ``ValueError`` naming the file as the
-        constructor does, and for a model of another type.
+        Args:
+            path: The file.
+
+        Raises:
+            CheckpointError: The file cannot be read, or is not a JSON object.
+            ValueError: As from `from_dict`; the message names the file.
         """
         values = read_json(path)
         try:
@@ -206,10 +226,17 @@ class HubertConfig:
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, **options: Any) -> HubertConfig:
-        """Read ``config.json`` from a folder or a Hugging Face hub repository.
+        """Read `config.json` from a folder or a repository of the Hugging Face hub.
 
-        options: ``revision``, ``cache_dir``, ``token``, ``local_files_only`` of ``huggingface_hub``; fields, which win over
-            the file's.
+        Args:
+            name_or_path: The folder or repository.
+            options: `revision`, `cache_dir`, `token` and `local_files_only` of `huggingface_hub`, and fields of the
+                configuration, which take precedence over those of the file.
+
+        Raises:
+            CheckpointError: The file is missing or cannot be read.
+            TypeError: An option is unknown.
+            ValueError: As from `from_dict`.
         """
         overrides = {name: options.pop(name) for name in list(options) if name in field_names()}
         refuse_unknown(set(options) - HUB_OPTIONS)
@@ -217,19 +244,19 @@ class HubertConfig:
         return config.with_overrides(overrides) if overrides else config
 
     def with_overrides(self, values: dict[str, Any]) -> HubertConfig:
-        """Return a copy in which ``values`` win, checked as a new configuration is."""
+        """Return a copy in which `values` replace the fields of the same name, checked like a new configuration."""
         return self.from_dict(self.to_dict(), **values)
 
     def update(self, values: dict[str, Any]) -> None:
-        """Change several fields at once, checked together."""
+        """Change several fields at once, and check the result as the constructor does."""
         vars(self).update(vars(self.with_overrides(values)))
 
     def to_json_string(self) -> str:
-        """Return the text of ``config.json``."""
+        """Return the text of `config.json`."""
         return json_text(self.to_dict())
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``config.json`` into ``folder``, which is made when it does not exist."""
+        """Write `config.json` into `folder`, which is created if it does not exist."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / CONFIG_NAME, self.to_dict())
@@ -237,26 +264,26 @@ class HubertConfig:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, HubertConfig) and self.to_dict() == other.to_dict()
 
-    __hash__ = None  # it can change
+    __hash__ = None  # type: ignore[assignment]  # configurations are mutable
 
     def __repr__(self) -> str:
         return f"HubertConfig {self.to_json_string().rstrip()}"
 
 
 def field_names() -> set[str]:
-    """Return the names of all fields, those of the labels included."""
+    """Return the names of all fields, including those that describe labels."""
     return {field.name for field in fields(HubertConfig)} | {"num_labels", "id2label", "label2id"}
 
 
 def refuse_unknown(names: set[str]) -> None:
-    """Raise ``TypeError`` for keywords of a ``from_pretrained`` that are neither options nor fields, if there are any."""
+    """Raise `TypeError` if `names`, the unknown keywords of a `from_pretrained`, is not empty."""
     if names:
-        found = ", ".join(sorted(names))
-        raise TypeError(f"from_pretrained got {found}, which is neither an option nor a field of HubertConfig")
+        unknown = ", ".join(sorted(names))
+        raise TypeError(f"from_pretrained got {unknown}, which is neither an option nor a field of HubertConfig")
 
 
 def as_hubert_config(config: Any) -> HubertConfig:
-    """Return ``config`` itself, or our equal of transformers' ``HubertConfig``. Raises ``TypeError`` for anything else."""
+    """Return `config` if it is ours, or convert it from transformers' `HubertConfig`. Raises `TypeError` for other types."""
     if isinstance(config, HubertConfig):
         return config
     if getattr(config, "model_type", None) != HubertConfig.model_type or not hasattr(config, "to_dict"):

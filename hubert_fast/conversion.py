@@ -1,31 +1,33 @@
-"""fairseq's HuBERT and s3prl's DistilHuBERT checkpoints to Hugging Face folders, without either library.
+"""Convert fairseq's HuBERT and s3prl's DistilHuBERT checkpoints to Hugging Face folders, without either library.
 
-What differs is names: the tensors are taken over as they are, in float32. Sizes are read from the tensors, everything else
-from the configuration in the checkpoint: fairseq's ``cfg`` or ``args``, s3prl's ``Config``.
+Only the names of the weights differ: the tensors are copied unchanged, as float32. `fairseq_config` translates the
+configuration: fairseq's `cfg` or `args`, s3prl's `Config`.
 """
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .checkpoints import write_checkpoint
 from .config import HubertConfig
-from .converted import Converted
+from .fairseq_config import architecture, required_weight, training_options
 from .hub import CheckpointError, listed
-from .inert_pickle import entries, load_inert, plain
+from .inert_pickle import entries, plain
 from .modeling import HubertForCTC, HubertModel
 from .processing import FeatureExtractor
 from .tokenizer import CTCTokenizer
+from .weight_files import read_pickle
 from .weight_names import ANCHOR, current_spelling
 
 CTC_PREFIX = "w2v_encoder."
-# fairseq's names -> transformers', first match wins. The positional convolution is [batch norm,] convolution, ...
+# fairseq's names -> transformers'. The first match wins. BATCH_NORM_NAMES come first where pos_conv.0 is a batch norm.
 NAMES = [
     (r"w2v_encoder\.proj\.", r"lm_head."),
     (r"feature_extractor\.conv_layers\.(\d+)\.0\.", r"feature_extractor.conv_layers.\1.conv."),
@@ -43,32 +45,89 @@ BATCH_NORM_NAMES = [
     (r"encoder\.pos_conv\.0\.", r"encoder.pos_conv_embed.batch_norm."),
     (r"encoder\.pos_conv\.1\.", r"encoder.pos_conv_embed.conv."),
 ]
-# Heads that only pre-training uses, and the mask embedding, for which a model that never masks has no place.
-LEFT_OUT = r"final_proj\.|label_embs_concat$|target_glu\.|output_layer\.|task_embedding\.|masked_spec_embed$"
-PUBLISHED_HEADS = {768: 12, 1024: 16, 1280: 16}  # by width: base, large, xlarge
-PUBLISHED_CONVOLUTIONS = "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2"
+# Weights that the model may lack: heads that only pre-training uses, and the mask embedding if the model never masks.
+UNUSED = r"final_proj\.|label_embs_concat$|target_glu\.|output_layer\.|task_embedding\.|masked_spec_embed$"
+
+
+# The head of pre-training. HubertModel does not have it, neither here nor in transformers. A subclass of transformers' class
+# with a `final_proj` loads it.
+PRETRAINING_HEAD = r"final_proj\.|label_embs_concat$|target_glu\."
+
+
+@dataclass
+class Converted:
+    """A converted model, with the feature extractor and tokenizer that belong to it.
+
+    Attributes:
+        model: The model.
+        feature_extractor: Its feature extractor.
+        tokenizer: Its tokenizer, or `None` for a pre-trained model and where the vocabulary is unknown.
+        left_out: Names of the checkpoint's weights that were dropped because the model does not have them.
+        kept: Weights that the model does not have either, but that `save_pretrained` writes with the model's own.
+    """
+
+    model: HubertModel | HubertForCTC
+    feature_extractor: FeatureExtractor
+    tokenizer: CTCTokenizer | None
+    left_out: list[str]
+    kept: dict[str, Tensor] = field(default_factory=dict)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a folder that `from_pretrained` of this package and of transformers can load."""
+        if self.kept:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            write_checkpoint(self.model, self.model.state_dict() | self.kept, Path(folder))
+        else:
+            self.model.save_pretrained(folder)
+        self.feature_extractor.save_pretrained(folder)
+        if self.tokenizer is not None:
+            self.tokenizer.save_pretrained(folder)
+
+    def keep_final_proj(self, weights: dict[str, Tensor]) -> None:
+        """Move the head of pre-training, which is among `weights`, from `left_out` to `kept`.
+
+        Set `classifier_proj_size` of the configuration to its width, as a subclass of transformers' `HubertModel` with
+        `nn.Linear(hidden_size, classifier_proj_size)` expects. Raises `CheckpointError` when there is no such head.
+        """
+        kept = {key: tensor for key, tensor in weights.items() if re.match(PRETRAINING_HEAD, key)}
+        if "final_proj.weight" not in kept:
+            raise CheckpointError("there is no final_proj to keep: only a pre-trained HuBERT has one, so convert without it")
+        if kept["final_proj.weight"].dim() != 2:
+            shape = list(kept["final_proj.weight"].shape)
+            raise CheckpointError(f"the weight final_proj.weight must have 2 dimensions, but has shape {shape}")
+        self.kept = {key: tensor.float().contiguous() for key, tensor in kept.items()}
+        self.left_out = [name for name in self.left_out if not re.match(PRETRAINING_HEAD, name.removeprefix("hubert."))]
+        self.model.config.classifier_proj_size = len(kept["final_proj.weight"])
 
 
 def convert(checkpoint: str | Path, dictionary: str | Path | None = None, keep_final_proj: bool = False) -> Converted:
-    """Read a fairseq HuBERT (pre-trained or CTC-fine-tuned) or an s3prl DistilHuBERT checkpoint.
+    """Read a fairseq HuBERT (pre-trained or fine-tuned with CTC) or an s3prl DistilHuBERT checkpoint.
 
-    dictionary: fairseq's ``dict.ltr.txt`` of a fine-tuned model; needed only when the checkpoint does not hold it.
-    keep_final_proj: keep the pre-training's head (``final_proj``, ``label_embs_concat``, ``target_glu``) beside the model's
-        weights; a model that is loaded from there does not use it.
+    No class or function that the file names is imported or called.
 
-    No class or function that the file names is imported or called. Raises :class:`CheckpointError` when the file is no
-    such checkpoint, and when a weight is missing, unknown or of a shape that the others do not lead to.
+    Args:
+        checkpoint: The file.
+        dictionary: fairseq's `dict.ltr.txt` of a fine-tuned model. Needed only when the checkpoint does not contain it.
+        keep_final_proj: Keep the head of pre-training (`final_proj`, `label_embs_concat`, `target_glu`) along with the model's
+            weights. The model classes do not use it.
+
+    Returns:
+        The model, with its feature extractor and tokenizer.
+
+    Raises:
+        CheckpointError: The file is not such a checkpoint, or a weight is missing, unknown, or of a shape that contradicts the
+            others.
     """
-    content = load_inert(checkpoint)
+    content = read_pickle(checkpoint)
     content = content if isinstance(content, dict) else {}
     try:
         if "Distiller" in content:
             converted, weights = _from_s3prl(content, dictionary), {}
         elif "model" in content or "model_weight" in content:
-            converted, weights = _from_fairseq(content, dictionary), _weights(content, _key_of(content))
+            converted, weights = _from_fairseq(content, dictionary), _weights(content, _model_key(content))
         else:
             raise CheckpointError(
-                f"expected a fairseq ('model') or s3prl ('Distiller') checkpoint, but it holds {_held(content)}"
+                f"expected a fairseq ('model') or s3prl ('Distiller') checkpoint, but it holds {_describe(content)}"
             )
         if keep_final_proj:
             converted.keep_final_proj({key.removeprefix(CTC_PREFIX + "w2v_model."): tensor for key, tensor in weights.items()})
@@ -78,60 +137,61 @@ def convert(checkpoint: str | Path, dictionary: str | Path | None = None, keep_f
 
 
 def _from_fairseq(content: dict[str, Any], dictionary: str | Path | None) -> Converted:
-    weights = _weights(content, _key_of(content))
+    weights = _weights(content, _model_key(content))
     tuned = any(key.startswith(CTC_PREFIX) for key in weights)
-    cfg = entries(content.get("cfg")) or entries(content.get("args"))  # nested by part, or flat in older files
+    cfg = entries(content.get("cfg")) or entries(content.get("args"))  # older files have no parts, but one flat namespace
     outer = entries(cfg.get("model")) or cfg or entries(content.get("model_cfg"))
     task = entries(cfg.get("task")) or cfg or entries(content.get("task_cfg"))
-    inner = entries(outer.get("w2v_args"))  # the pre-training's configuration inside the fine-tuning's
+    inner = entries(outer.get("w2v_args"))  # the configuration of pre-training, inside that of fine-tuning
     inner = entries(inner.get("model")) or inner or outer
     state = {key.removeprefix(CTC_PREFIX + "w2v_model."): tensor for key, tensor in weights.items()}
-    values = _architecture(state, {key: plain(value) for key, value in inner.items()}, "conv_feature_layers")
+    values = architecture(state, {key: plain(value) for key, value in inner.items()}, "conv_feature_layers")
     options = {key: plain(value) for key, value in outer.items()}
-    values |= _training_options(options, tuned)
+    values |= training_options(options, tuned)
     tokenizer = None
     if tuned:
         tokenizer = _tokenizer(content, dictionary)
-        values |= {"vocab_size": len(_needed(weights, CTC_PREFIX + "proj.weight", 2)), "pad_token_id": 0, "bos_token_id": 1}
+        outputs = required_weight(weights, CTC_PREFIX + "proj.weight", 2)
+        values |= {"vocab_size": len(outputs), "pad_token_id": 0, "bos_token_id": 1}
         if tokenizer is not None and len(tokenizer.vocabulary) != values["vocab_size"]:
             raise CheckpointError(
-                f"the dictionary has {len(tokenizer.vocabulary)} symbols with the special ones, "
-                f"but the model {values['vocab_size']} outputs"
+                f"the dictionary has {len(tokenizer.vocabulary)} symbols, special ones included, "
+                f"but the model has {values['vocab_size']} outputs"
             )
     elif dictionary is not None:
-        raise CheckpointError("a dictionary was given, but this model is not fine-tuned: it has no outputs to name")
-    by_layer = values["feat_extract_norm"] == "layer"
-    normalize = plain(task.get("normalize", by_layer))
-    extractor = FeatureExtractor(do_normalize=bool(normalize), return_attention_mask=by_layer)
-    model, left_out = _filled(HubertForCTC if tuned else HubertModel, HubertConfig(**values), state)
+        raise CheckpointError("a dictionary was given, but this model is not fine-tuned, so it has no output layer")
+    has_layer_norms = values["feat_extract_norm"] == "layer"
+    normalize = plain(task.get("normalize", has_layer_norms))
+    extractor = FeatureExtractor(do_normalize=bool(normalize), return_attention_mask=has_layer_norms)
+    model, left_out = _build(HubertForCTC if tuned else HubertModel, HubertConfig(**values), state)
     return Converted(model, extractor, tokenizer, left_out)
 
 
 def _from_s3prl(content: dict[str, Any], dictionary: str | Path | None) -> Converted:
     if dictionary is not None:
-        raise CheckpointError("a dictionary was given, but a DistilHuBERT has no outputs to name")
+        raise CheckpointError("a dictionary was given, but a DistilHuBERT has no output layer")
     state = _weights(content, "Distiller")
     cfg = {key: plain(value) for key, value in entries(entries(content.get("Config")).get("distiller")).items()}
-    for name, served in (("attention_type", ("original",)), ("task_emb_type", ("expand-last", "self-hidden", "none"))):
-        if cfg.get(name, served[0]) not in served:
-            raise CheckpointError(f"{name} must be one of {', '.join(served)}, but is {cfg[name]!r}")
-    values = _architecture(state, cfg, "extractor_conv_feature_layers")
+    for name, supported in (("attention_type", ("original",)), ("task_emb_type", ("expand-last", "self-hidden", "none"))):
+        if cfg.get(name, supported[0]) not in supported:
+            raise CheckpointError(f"{name} must be one of {', '.join(supported)}, but is {cfg[name]!r}")
+    values = architecture(state, cfg, "extractor_conv_feature_layers")
     values |= {"feat_proj_layer_norm": False, "mask_time_prob": 0.0, "apply_spec_augment": False}
-    values |= _training_options({**cfg, "dropout_input": 0.0, "final_dropout": 0.0}, tuned=False)
-    model, left_out = _filled(HubertModel, HubertConfig(**values), state)
+    values |= training_options({**cfg, "dropout_input": 0.0, "final_dropout": 0.0}, tuned=False)
+    model, left_out = _build(HubertModel, HubertConfig(**values), state)
     return Converted(model, FeatureExtractor(do_normalize=False, return_attention_mask=True), None, left_out)
 
 
-def _key_of(content: dict[str, Any]) -> str:
+def _model_key(content: dict[str, Any]) -> str:
     return "model" if "model" in content else "model_weight"
 
 
-def _held(content: dict[str, Any]) -> str:
-    """Return what a dictionary holds that is no checkpoint of fairseq or s3prl, and what to do where that is known."""
+def _describe(content: dict[str, Any]) -> str:
+    """Describe a dictionary that is not a checkpoint of fairseq or s3prl, with what to do about it if that is known."""
     names = [str(key) for key in content]
     if any(name.endswith(ANCHOR) for name in names):
         return (
-            "weights by Hugging Face's names, which need no conversion: name the file pytorch_model.bin, in a folder with its "
+            "weights with Hugging Face's names, which need no conversion: rename it to pytorch_model.bin, in a folder with its "
             "config.json"
         )
     return listed(names) or "no dictionary"
@@ -140,123 +200,22 @@ def _held(content: dict[str, Any]) -> str:
 def _weights(content: dict[str, Any], key: str) -> dict[str, Tensor]:
     weights = content[key]
     if not isinstance(weights, dict) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
-        raise CheckpointError(f"{key!r} must hold a dictionary of tensors, and holds something else")
+        raise CheckpointError(f"{key!r} must hold a dictionary of tensors, but holds something else")
     for name, tensor in weights.items():
         if not isinstance(name, str) or not (tensor.is_floating_point() or name.endswith(".num_batches_tracked")):
             raise CheckpointError(f"{key!r} must hold floating-point weights by name, but holds {name!r}, {tensor.dtype}")
     return {name: tensor.detach() for name, tensor in weights.items()}
 
 
-def _architecture(state: dict[str, Tensor], cfg: dict[str, Any], convolutions_key: str) -> dict[str, Any]:
-    """Return what of :class:`HubertConfig` decides the answers: sizes from the tensors, the rest as configured."""
-    convolutions = _convolutions(state, str(cfg.get(convolutions_key, PUBLISHED_CONVOLUTIONS)))
-    batch_norm = "encoder.pos_conv.0.running_mean" in state
-    taps = _needed(state, f"encoder.pos_conv.{'1.weight' if batch_norm else '0.weight_v'}", 3)  # [C, C / groups, kernel]
-    width = taps.shape[0]
-    heads = cfg.get("encoder_attention_heads", PUBLISHED_HEADS.get(width))
-    if heads is None:
-        raise CheckpointError(
-            f"encoder_attention_heads is not in the checkpoint's configuration, and {width} is no usual width"
-        )
-    by_layer = "feature_extractor.conv_layers.1.2.1.weight" in state or cfg.get("extractor_mode") == "layer_norm"
-    return {
-        "hidden_size": width,
-        "num_hidden_layers": _layers(state),
-        "num_attention_heads": heads,
-        "intermediate_size": len(_needed(state, "encoder.layers.0.fc1.weight", 2)),
-        "hidden_act": cfg.get("activation_fn", "gelu"),
-        "do_stable_layer_norm": bool(cfg.get("layer_norm_first", by_layer)),
-        "feat_extract_norm": "layer" if by_layer else "group",
-        "conv_dim": tuple(channels for channels, _, _ in convolutions),
-        "conv_kernel": tuple(kernel for _, kernel, _ in convolutions),
-        "conv_stride": tuple(stride for _, _, stride in convolutions),
-        "conv_bias": "feature_extractor.conv_layers.0.0.bias" in state,
-        "num_conv_pos_embeddings": taps.shape[2],
-        "num_conv_pos_embedding_groups": width // taps.shape[1],
-        "conv_pos_batch_norm": batch_norm,
-    }
-
-
-def _convolutions(state: dict[str, Tensor], text: str) -> list[tuple[int, int, int]]:
-    """Return (channels, kernel, stride) of each convolution; the first two must be those of the tensors."""
-    convolutions = _evaluate(text)
-    for index, (channels, kernel, _) in enumerate(convolutions):
-        name = f"feature_extractor.conv_layers.{index}.0.weight"
-        shape = list(_needed(state, name, 3).shape)
-        if (shape[0], shape[2]) != (channels, kernel):
-            raise CheckpointError(f"{name} has shape {shape}, but the configured convolutions are {text}")
-    return convolutions
-
-
-def _evaluate(text: str) -> list[tuple[int, int, int]]:
-    """Compute a list such as ``[(512,10,5)] + [(512,3,2)] * 4``: lists, tuples, whole numbers, + and * and nothing else."""
-
-    def value(node: ast.AST) -> Any:
-        match node:
-            case ast.Constant(value=int(number)):
-                return number
-            case ast.Tuple(elts=parts):
-                return tuple(map(value, parts))
-            case ast.List(elts=parts):
-                return list(map(value, parts))
-            case ast.BinOp(left=left, op=ast.Add(), right=right):
-                return value(left) + value(right)
-            case ast.BinOp(left=left, op=ast.Mult(), right=ast.Constant(value=int(times))) if times < 100:
-                return value(left) * times
-        raise ValueError
-
-    try:
-        convolutions = value(ast.parse(text[:1000], mode="eval").body)
-        if convolutions and all(len(entry) == 3 and all(type(size) is int for size in entry) for entry in convolutions):
-            return convolutions
-    except (SyntaxError, TypeError, ValueError):
-        pass
-    raise CheckpointError(f"the convolutions must be a list of (channels, kernel, stride), but are {text!r}")
-
-
-def _layers(state: dict[str, Tensor]) -> int:
-    numbers = [int(found[1]) for key in state if (found := re.match(r"encoder\.layers\.(\d+)\.", key))]
-    return max(numbers, default=-1) + 1
-
-
-def _needed(state: dict[str, Tensor], key: str, dimensions: int) -> Tensor:
-    if key not in state:
-        raise CheckpointError(f"the weight {key} is missing")
-    if state[key].dim() != dimensions or 0 in state[key].shape:
-        raise CheckpointError(f"the weight {key} must have {dimensions} dimensions, but has shape {list(state[key].shape)}")
-    return state[key]
-
-
-def _training_options(options: dict[str, Any], tuned: bool) -> dict[str, Any]:
-    """Return dropouts and, of a fine-tuned model, SpecAugment; what pre-training masks says nothing about fine-tuning."""
-    names = {
-        "dropout": "hidden_dropout",
-        "attention_dropout": "attention_dropout",
-        "activation_dropout": "activation_dropout",
-        "dropout_input": "feat_proj_dropout",
-        "final_dropout": "final_dropout",
-        "layerdrop" if tuned else "encoder_layerdrop": "layerdrop",
-    }
-    if tuned:
-        names |= {
-            "apply_mask": "apply_spec_augment",
-            "mask_prob": "mask_time_prob",
-            "mask_length": "mask_time_length",
-            "mask_channel_prob": "mask_feature_prob",
-            "mask_channel_length": "mask_feature_length",
-        }
-    return {ours: options[theirs] for theirs, ours in names.items() if options.get(theirs) is not None}
-
-
 def _tokenizer(content: dict[str, Any], dictionary: str | Path | None) -> CTCTokenizer | None:
-    symbols = _symbols_of(content) if dictionary is None else _read_dictionary(dictionary)
+    symbols = _find_symbols(content) if dictionary is None else _read_dictionary(dictionary)
     if symbols is None:
         return None
-    # fairseq's CTC takes id 0, its <s>, for the blank, which Hugging Face calls <pad>
+    # in fairseq the CTC blank has id 0 and the name <s>; Hugging Face calls the blank <pad>
     return CTCTokenizer({symbol: id for id, symbol in enumerate(["<pad>", "<s>", *symbols[2:]])})
 
 
-def _symbols_of(content: dict[str, Any]) -> list[str] | None:
+def _find_symbols(content: dict[str, Any]) -> list[str] | None:
     task = entries(content.get("task_state"))
     candidates = [task.get("target_dictionary"), *entries(task.get("ft_dictionaries")).values()]
     for candidate in candidates:
@@ -267,7 +226,7 @@ def _symbols_of(content: dict[str, Any]) -> list[str] | None:
 
 
 def _read_dictionary(path: str | Path) -> list[str]:
-    """Read fairseq's text format: a symbol and a count a line, in the order of the ids, which begin after four special ones."""
+    """Read fairseq's text format: on each line a symbol and a count, in the order of the ids, starting at 4."""
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -281,7 +240,10 @@ def _read_dictionary(path: str | Path) -> list[str]:
     return symbols
 
 
-def _filled(cls: type, config: HubertConfig, state: dict[str, Tensor]) -> tuple[HubertModel | HubertForCTC, list[str]]:
+def _build(
+    cls: type[HubertModel | HubertForCTC], config: HubertConfig, state: dict[str, Tensor]
+) -> tuple[HubertModel | HubertForCTC, list[str]]:
+    """Return a model with the weights of `state`, and the names of those that it does not have."""
     with torch.device("meta"):
         model = cls(config).eval()
     expected = model.state_dict()
@@ -289,16 +251,18 @@ def _filled(cls: type, config: HubertConfig, state: dict[str, Tensor]) -> tuple[
     rules = (BATCH_NORM_NAMES if config.conv_pos_batch_norm else []) + NAMES
     renamed = {}
     for key, tensor in state.items():
-        name = _renamed(key, rules)
+        name = _rename(key, rules)
         name = name if name.startswith("lm_head.") else prefix + name
         renamed[name] = tensor.float() if tensor.is_floating_point() else tensor
     projection = prefix + "feature_projection.projection."
-    if projection + "weight" not in renamed:  # left out where it would change no width
+    if projection + "weight" not in renamed:  # fairseq has no projection between layers of equal width
         renamed |= {projection + "weight": torch.eye(config.hidden_size), projection + "bias": torch.zeros(config.hidden_size)}
     left_out = sorted(set(renamed) - set(expected))
-    strangers = [name for name in left_out if not re.match(LEFT_OUT, name.removeprefix(prefix))]
-    _refuse("has no place for", strangers)
-    _refuse("lacks", sorted(set(expected) - set(renamed)))
+    unknown = [name for name in left_out if not re.match(UNUSED, name.removeprefix(prefix))]
+    if unknown:
+        raise CheckpointError(f"this is not a HuBERT: it has unknown weights: {listed(unknown)}")
+    if missing := sorted(set(expected) - set(renamed)):
+        raise CheckpointError(f"this is not a HuBERT: it lacks weights: {listed(missing)}")
     for name, tensor in expected.items():
         if tensor.shape != renamed[name].shape:
             raise CheckpointError(f"{name} has shape {list(renamed[name].shape)}, but should have {list(tensor.shape)}")
@@ -306,13 +270,8 @@ def _filled(cls: type, config: HubertConfig, state: dict[str, Tensor]) -> tuple[
     return model, left_out
 
 
-def _renamed(key: str, rules: Iterable[tuple[str, str]]) -> str:
+def _rename(key: str, rules: Iterable[tuple[str, str]]) -> str:
     for pattern, name in rules:
         if re.match(pattern, key):
             return current_spelling(re.sub(pattern, name, key, count=1))
     return key
-
-
-def _refuse(what: str, names: list[str]) -> None:
-    if names:
-        raise CheckpointError(f"this is no HuBERT: the model {what} {listed(names)}")

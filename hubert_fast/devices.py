@@ -1,4 +1,4 @@
-"""Which device and number format to run on."""
+"""Choose a device and a dtype, copy small arrays to the device, and recognise a lack of memory."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-TORCH_DTYPES = {np.dtype(name): getattr(torch, name) for name in ("int32", "int64", "float64")}  # of tables
+TORCH_DTYPES = {np.dtype(name): getattr(torch, name) for name in ("int32", "int64", "float64")}
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 
 
 def resolve_device(name: str) -> torch.device:
-    """Turn ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"`` into a device that exists. ``ValueError`` otherwise."""
+    """Return the device for `auto`, `cpu`, `cuda` or `cuda:N`. Raises `ValueError` for other names and missing devices."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -29,15 +29,15 @@ def resolve_device(name: str) -> torch.device:
         count = torch.cuda.device_count()
         if (device.index or 0) >= count:
             reason = "none is usable" if torch.version.cuda else f"torch {torch.__version__} is built without CUDA"
-            found = f"there are {count} CUDA devices, numbered from 0" if count else f"there is no CUDA device ({reason})"
-            raise ValueError(f"device {name} was asked for, but {found}")
+            available = f"there are {count} CUDA devices, numbered from 0" if count else f"there is no CUDA device ({reason})"
+            raise ValueError(f"device {name} was requested, but {available}")
     return device
 
 
 def resolve_device_map(device_map: str | int | torch.device | dict | None) -> torch.device | None:
-    """Return the one device that transformers' ``device_map`` puts a model on, ``None`` for ``None``.
+    """Return the single device on which transformers' `device_map` puts a model, or `None` for `None`.
 
-    Raises ``ValueError`` for a map that spreads a model over several devices, and for a device that is not there.
+    Raises `ValueError` for a map that distributes a model over several devices, and for a missing device.
     """
     if isinstance(device_map, dict):
         if set(device_map) != {""}:
@@ -52,25 +52,25 @@ def resolve_device_map(device_map: str | int | torch.device | dict | None) -> to
 
 
 def upload(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Copy a small tensor of the host's to a device without waiting for what is queued there, as ``.to`` would.
+    """Copy a small host tensor to a device without waiting, as `.to` would, for the work that is queued there.
 
-    What pinned memory holds may be copied later; PyTorch does not use it again before.
+    The copy may run after this returns: PyTorch does not reuse the pinned memory before then.
     """
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def upload_together(arrays: Sequence[np.ndarray], device: torch.device) -> list[torch.Tensor]:
-    """Copy small host arrays to a device in one copy, without waiting for what is queued there; return views of one buffer.
+    """Copy small host arrays to a device in a single copy, without waiting for the work that is queued there.
 
-    Each has its array's dtype and shape, and starts at a multiple of 16 bytes, since kernels are compiled for the alignment of
-    their operands.
+    The returned tensors are views of one buffer. They start at multiples of 16 bytes, since kernels are compiled for the
+    alignment of their operands.
     """
     return views_of(upload(joined(arrays, device), device), arrays)
 
 
 def joined(arrays: Sequence[np.ndarray], device: torch.device) -> torch.Tensor:
-    """Return the bytes of small arrays in one host buffer, pinned for CUDA, so that copies to ``device`` do not wait."""
-    begins, total = _places(arrays)
+    """Return the bytes of small arrays in one host buffer, which is pinned if `device` is CUDA, so that copies do not wait."""
+    begins, total = _layout(arrays)
     host = torch.empty(total, dtype=torch.uint8, device="cpu", pin_memory=device.type == "cuda")
     raw = host.numpy()
     for begin, array in zip(begins, arrays):
@@ -79,22 +79,22 @@ def joined(arrays: Sequence[np.ndarray], device: torch.device) -> torch.Tensor:
 
 
 def views_of(flat: torch.Tensor, arrays: Sequence[np.ndarray]) -> list[torch.Tensor]:
-    """Return views of ``flat``, a copy of what :func:`joined` returned, with the shapes and dtypes of ``arrays``."""
-    begins, _ = _places(arrays)
+    """Return views of `flat`, a copy of the buffer that `joined` returned, with the shapes and dtypes of `arrays`."""
+    begins, _ = _layout(arrays)
     return [
         flat[begin : begin + array.nbytes].view(TORCH_DTYPES[array.dtype]).view(array.shape)
         for begin, array in zip(begins, arrays)
     ]
 
 
-def _places(arrays: Sequence[np.ndarray]) -> tuple[list[int], int]:
-    """Return the byte at which each array begins in a joint buffer, and the buffer's size."""
+def _layout(arrays: Sequence[np.ndarray]) -> tuple[list[int], int]:
+    """Return the offset of each array in a joint buffer, and the size of the buffer, in bytes."""
     *begins, total = accumulate((-(-array.nbytes // 16) * 16 for array in arrays), initial=0)
     return begins, total
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a smaller batch may do what raised ``error``."""
+    """Return whether `error` means a lack of memory, so that a smaller batch may succeed."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(part in str(error) for part in OUT_OF_MEMORY)
@@ -104,14 +104,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 def _malloc_trim() -> Callable[[int], int] | None:
     try:
         return ctypes.CDLL(None).malloc_trim
-    except (AttributeError, OSError, TypeError):  # another allocator than glibc's
+    except (AttributeError, OSError, TypeError):  # not glibc
         return None
 
 
 def give_back_memory() -> None:
-    """Have glibc return free memory to the system, also what lies between blocks in use.
+    """Make glibc return free memory to the system, including free blocks between blocks in use.
 
-    By itself it keeps that: results of long life among buffers of many megabytes let a process grow for hours.
+    By default it keeps those: long-lived results between buffers of many megabytes make a process grow for hours.
     """
     trim = _malloc_trim()
     if trim is not None:
@@ -119,15 +119,15 @@ def give_back_memory() -> None:
 
 
 def cpu_has(feature: str) -> bool:
-    """Whether this CPU has ``amx_tile`` or ``avx512_bf16``: matrix units for bfloat16, or products of pairs of it."""
+    """Return whether this CPU has a feature such as `amx_tile` or `avx512_bf16`, both of which multiply bfloat16."""
     return getattr(torch.cpu, f"_is_{feature}_supported", lambda: False)()
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Turn ``"auto"`` or a name into a dtype; auto is what the device is fast at.
+    """Return the dtype for a name, or the fastest one on `device` for `"auto"`.
 
-    bfloat16 on CUDA from sm_80 on and on a CPU with AMX or AVX512-BF16, which multiply it twice or more as fast as float32;
-    else float16 on CUDA and float32 on a CPU.
+    That is bfloat16 on CUDA since sm_80 and on a CPU with AMX or AVX512-BF16, which multiply it at least twice as fast as
+    float32. Otherwise it is float16 on CUDA and float32 on a CPU.
     """
     if name == "auto":
         if device.type == "cpu":

@@ -1,10 +1,11 @@
-"""Which implementation an op runs on: ``eager`` (PyTorch, the definition) or ``triton`` (our kernels).
+"""Choose the backend of an op: `eager` (plain PyTorch, the definition) or `triton` (our kernels).
 
-``auto`` takes Triton for CUDA tensors where it can run and a check of the kernels has passed on this chip with this torch and
-triton (:mod:`hubert_fast.check`), else eager. The environment variable ``HUBERT_FAST_BACKEND`` sets
-the choice; a forced backend that cannot run raises with the reason. This is the only module that reads the environment.
-The choice is between implementations of :mod:`hubert_fast.ops`, and between the two forms of the packed graph, on kernels or in
-plain PyTorch. The definition of a model (training, attentions) is plain PyTorch always.
+`auto` chooses Triton for CUDA tensors if it can run, and if `hubert_fast.check` has verified the kernels on this chip with this
+torch and triton; otherwise eager. The environment variable `HUBERT_FAST_BACKEND` overrides it. A backend that is requested but
+cannot run raises an error with the reason. This is the only module that reads the environment.
+
+The backend applies to the ops of `hubert_fast.ops` and to the packed graph, which exists on kernels and in plain PyTorch. The
+definition of a model, which trains and returns attentions, always runs in plain PyTorch.
 """
 
 from __future__ import annotations
@@ -27,28 +28,28 @@ BACKENDS = ("eager", "triton")
 BACKEND_VARIABLE = "HUBERT_FAST_BACKEND"
 CUDA_GRAPHS_VARIABLE = "HUBERT_FAST_CUDA_GRAPHS"
 CHECK_VARIABLE = "HUBERT_FAST_CHECK"
-LEAST_CAPABILITY = (8, 0)  # shared memory of 99 KB, bfloat16, asynchronous copies
-# Older ones ask for more shared memory than a chip has, spill registers, and compile some products for minutes.
-LEAST_TRITON, LEAST_TRITON_TORCH = (3, 4), "2.8"
+MIN_CAPABILITY = (8, 0)  # 99 KB of shared memory, bfloat16, asynchronous copies
+# Older versions need more shared memory than a chip has, spill registers, and take minutes to compile some products.
+MIN_TRITON, MIN_TRITON_TORCH = (3, 4), "2.8"
 
 
 def interpreting() -> bool:
-    """Whether Triton was told to interpret its kernels on the CPU (``TRITON_INTERPRET=1``), as the tests do."""
+    """Return whether Triton interprets its kernels on the CPU (`TRITON_INTERPRET=1`), as in the tests."""
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
 def _constant(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Have ``torch.compile`` take the result as it is, and not look into files and variables.
+    """Make `torch.compile` treat the result of a function as a constant, instead of tracing reads of files and variables.
 
-    As ``torch.compiler.assume_constant_result`` does, which imports the compiler, and triton with it.
+    `torch.compiler.assume_constant_result` does the same, but imports the compiler, and with it triton.
     """
-    function._dynamo_marked_constant = True
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
 
 
 @_constant
 def why_not(backend: str) -> str | None:
-    """Return why ``backend`` cannot run in this process, or ``None`` when it can."""
+    """Return why `backend` cannot run in this process, or `None` when it can."""
     if backend == "eager":
         return None
     if importlib.util.find_spec("triton") is None:
@@ -56,17 +57,17 @@ def why_not(backend: str) -> str | None:
     if (reason := _old_triton()) is not None:
         return reason
     if torch.version.hip is not None:
-        return "kernels are made for NVIDIA GPUs, and this torch is built for AMD's"
+        return "kernels need an NVIDIA GPU, but this torch is built for AMD GPUs"
     if interpreting():
         return None
     if not torch.cuda.is_available():
         return "there is no CUDA device (TRITON_INTERPRET=1 runs the kernels on the CPU, slowly, for tests)"
-    return _lacking(os.environ.get("CC"), os.environ.get("PATH"))
+    return _missing_build_tool(os.environ.get("CC"), os.environ.get("PATH"))
 
 
 @cache
 def triton_version() -> str:
-    """Return the version of the installed triton, which is not imported for it where its package says."""
+    """Return the version of the installed triton, from the metadata of its package if possible, without importing it."""
     with contextlib.suppress(metadata.PackageNotFoundError):
         return metadata.version("triton")
     return importlib.import_module("triton").__version__
@@ -74,37 +75,39 @@ def triton_version() -> str:
 
 @cache
 def _old_triton() -> str | None:
-    found = triton_version()
-    if tuple(int(part) for part in re.findall(r"\d+", found)[:2]) >= LEAST_TRITON:
+    version = triton_version()
+    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) >= MIN_TRITON:
         return None
-    least = ".".join(map(str, LEAST_TRITON))
-    return f"kernels need triton {least} or newer, which torch {LEAST_TRITON_TORCH} and newer bring, but this is triton {found}"
+    required = ".".join(map(str, MIN_TRITON))
+    return f"kernels need triton {required} or newer, as with torch {MIN_TRITON_TORCH} and newer, but this is triton {version}"
 
 
 @cache
-def _lacking(compiler: str | None, path: str | None) -> str | None:
-    """Say what triton lacks to build the few lines of C that start a kernel."""
+def _missing_build_tool(compiler: str | None, path: str | None) -> str | None:
+    """Return what is missing to build the few lines of C with which triton starts a kernel, or `None`."""
     if not any(shutil.which(name, path=path) for name in ([compiler] if compiler else ["gcc", "clang"])):
-        return f"triton needs a C compiler to start kernels, but there is no {compiler or 'gcc or clang'}"
+        return "triton needs a C compiler to start kernels, but " + (
+            f"there is no {compiler}" if compiler else "neither gcc nor clang was found"
+        )
     scheme = sysconfig.get_default_scheme()
     headers = sysconfig.get_paths(scheme="posix_prefix" if scheme == "posix_local" else scheme)["include"]
     if not os.path.exists(os.path.join(headers, "Python.h")):
-        return f"triton needs Python's headers to start kernels, but there is no Python.h in {headers}"
+        return f"triton needs the headers of Python to start kernels, but there is no Python.h in {headers}"
     return None
 
 
 def cuda_graphs_asked() -> bool | None:
-    """Return what ``HUBERT_FAST_CUDA_GRAPHS`` says: 1 for CUDA graphs of short batches, 0 for none, ``None`` when not set.
+    """Return whether `HUBERT_FAST_CUDA_GRAPHS` enables (1) or disables (0) CUDA graphs of short batches; `None` if not set.
 
-    Raises ``ValueError`` for any other value.
+    Raises `ValueError` for any other value.
     """
     return _switch(CUDA_GRAPHS_VARIABLE)
 
 
-def check_asked() -> bool:
-    """Return whether ``auto`` takes kernels only after they passed a check: unless ``HUBERT_FAST_CHECK`` is 0.
+def check_required() -> bool:
+    """Return whether `auto` requires kernels to have passed a check. `HUBERT_FAST_CHECK=0` lifts the requirement.
 
-    Raises ``ValueError`` for any value but 0 and 1.
+    Raises `ValueError` for values other than 0 and 1.
     """
     return _switch(CHECK_VARIABLE) is not False
 
@@ -117,15 +120,15 @@ def _switch(variable: str) -> bool | None:
 
 
 def cache_folder() -> Path | None:
-    """Return the folder for what this package finds out: in ``XDG_CACHE_HOME``, else ``~/.cache``; ``None`` without a home."""
+    """Return the cache folder of this package, in `XDG_CACHE_HOME` or else `~/.cache`; `None` if there is no home directory."""
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hubert_fast"
     except RuntimeError:
         return None
 
 
-def asked() -> str:
-    """Return the backend that ``HUBERT_FAST_BACKEND`` asks for, ``auto`` when it is not set. ``ValueError`` when unknown."""
+def requested_backend() -> str:
+    """Return the value of `HUBERT_FAST_BACKEND`, by default `auto`. Raises `ValueError` if there is no such backend."""
     return _checked(os.environ.get(BACKEND_VARIABLE, "auto"))
 
 
@@ -143,26 +146,32 @@ def use_triton(
     dtype: torch.dtype | None = None,
     of_waveforms: bool = False,
 ) -> bool:
-    """Decide for one call on ``tensors``. ``backend`` (``auto``, ``eager``, ``triton``) wins over the environment.
+    """Decide whether a call on `tensors` runs on kernels.
 
-    also: dtypes that this kernel takes beside floating-point ones. unless: why this caller cannot use kernels, if it cannot.
-    dtype: what the kernels compute in; that of 16 bits among the tensors unless given, or else float32.
-    of_waveforms: whether the kernel is the same whatever the model computes in.
+    Args:
+        tensors: The operands.
+        backend: `auto`, `eager` or `triton`. It takes precedence over the environment.
+        also: Dtypes that the kernel accepts in addition to floating-point ones.
+        unless: The reason why the caller cannot use kernels, if there is one.
+        dtype: The dtype in which the kernels compute. By default that of the first tensor with 16 bits, or else float32.
+        of_waveforms: The kernel processes waveforms, in the same way for every dtype of the model.
 
-    Raises ``ValueError`` for an unknown backend and ``RuntimeError`` when a forced one cannot run on these tensors.
+    Raises:
+        ValueError: There is no such backend.
+        RuntimeError: `triton` was requested, but cannot run on these tensors.
     """
-    choice = asked() if backend is None else _checked(backend)
+    choice = requested_backend() if backend is None else _checked(backend)
     if choice == "eager":
         return False
     reason = why_not("triton") or _why_not_on(tensors, also) or unless
     if choice == "triton" and reason is not None:
-        raise RuntimeError(f"backend triton was asked for, but cannot run: {reason}")
+        raise RuntimeError(f"backend triton was requested, but cannot run: {reason}")
     if choice == "triton":
         return True
-    # interpreted kernels are for tests: auto does not choose them
+    # interpreted kernels serve tests only: auto never chooses them
     if reason is not None or interpreting():
         return False
-    return _is_proven(tensors[0].device.index, None if of_waveforms else dtype or _dtype_of(tensors))
+    return _is_verified(tensors[0].device.index, None if of_waveforms else dtype or _dtype_of(tensors))
 
 
 def _dtype_of(tensors: tuple[torch.Tensor, ...]) -> torch.dtype:
@@ -173,9 +182,9 @@ def _dtype_of(tensors: tuple[torch.Tensor, ...]) -> torch.dtype:
 
 
 @_constant
-def _is_proven(device: int, dtype: torch.dtype | None) -> bool:
-    """Whether kernels have passed a check on a CUDA device, in any dtype or in this one, which runs now if it never did."""
-    if not check_asked():
+def _is_verified(device: int, dtype: torch.dtype | None) -> bool:
+    """Return whether kernels pass the check on a CUDA device in a dtype, `None` for any. The check runs now if it never has."""
+    if not check_required():
         return True
     from .check.verdicts import why_not_proven
 
@@ -183,15 +192,15 @@ def _is_proven(device: int, dtype: torch.dtype | None) -> bool:
 
 
 def why_too_old(device: torch.device) -> str | None:
-    """Return why kernels do not take a GPU of its generation; ``None`` when they do, and of what is no GPU."""
+    """Return why kernels do not support a GPU of this generation; `None` if they do, and for devices other than GPUs."""
     return _too_old(device.index) if device.type == "cuda" else None
 
 
 @_constant
 def _too_old(device: int) -> str | None:
-    found = torch.cuda.get_device_capability(device)
-    if found < LEAST_CAPABILITY:
-        return f"kernels take GPUs of capability {LEAST_CAPABILITY} and above, but cuda:{device} has {found}"
+    capability = torch.cuda.get_device_capability(device)
+    if capability < MIN_CAPABILITY:
+        return f"kernels need a GPU of compute capability {MIN_CAPABILITY} or higher, but cuda:{device} has {capability}"
     return None
 
 
@@ -200,9 +209,9 @@ def _why_not_on(tensors: tuple[torch.Tensor, ...], also: tuple[torch.dtype, ...]
         if tensor.is_cuda and not interpreting() and (reason := _too_old(tensor.device.index)) is not None:
             return reason
         if not tensor.is_cuda and not interpreting():
-            return f"a tensor is on {tensor.device}, but kernels take CUDA tensors"
+            return f"a tensor is on {tensor.device}, but kernels need CUDA tensors"
         if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16, *also):
-            return f"a tensor is {tensor.dtype}, but kernels take float32, float16 and bfloat16"
+            return f"a tensor is {tensor.dtype}, but kernels support only float32, float16 and bfloat16"
         if tensor.requires_grad and torch.is_grad_enabled():
-            return "a gradient is needed, but the kernel has no backward"
+            return "a gradient is required, but the kernel has no backward pass"
     return None

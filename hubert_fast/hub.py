@@ -1,4 +1,4 @@
-"""The files of a checkpoint: in a folder, in the Hugging Face cache or on the hub, with one clear error where they are not."""
+"""Find the files of a checkpoint in a folder, in the Hugging Face cache or on the hub, and read and write its JSON files."""
 
 from __future__ import annotations
 
@@ -10,47 +10,53 @@ from pathlib import Path
 from typing import Any
 
 from .first_bytes import HEAD_BYTES, identify
-from .folders import how_to_use, what_is_there
+from .other_formats import file_hint, folder_hint
 
 CONFIG_NAME = "config.json"
-JSON_KINDS = {"json", "text", "utf-16", "utf-32"}  # of what may be JSON with a mistake in it
-MOST_CHARACTERS = 300  # of a message that another library wrote
+JSON_KINDS = {"json", "text", "utf-16", "utf-32"}  # kinds of `first_bytes.Identity` that may be JSON with a syntax error
+MAX_CHARACTERS = 300  # of a message from another library
 HUB_OPTIONS = {"revision", "cache_dir", "token", "local_files_only"}
 
 
 class CheckpointError(OSError):
-    """A checkpoint is missing, unreadable or not what it should be; the message says which file and why."""
+    """A checkpoint is missing, unreadable or malformed. The message names the file and the reason."""
 
 
 class FileAbsentError(CheckpointError):
-    """The checkpoint is there and does not have this file; for an optional one, that is an answer."""
+    """The checkpoint exists, but does not have this file, which may be optional."""
 
 
 def resolve_file(name_or_path: str | Path, filename: str, **hub_options: Any) -> Path:
-    """Return the local path of one file of a checkpoint, downloading it when ``name_or_path`` is not a folder.
+    """Return the local path of one file of a checkpoint, downloading it when `name_or_path` is not a folder.
 
-    hub_options: ``revision``, ``cache_dir``, ``token``, ``local_files_only`` of ``huggingface_hub.hf_hub_download``.
-    Raises :class:`CheckpointError` when there is no such file, repository or network.
+    Args:
+        name_or_path: A folder, or a repository of the Hugging Face hub.
+        filename: The file in it.
+        hub_options: `revision`, `cache_dir`, `token` and `local_files_only` of `huggingface_hub.hf_hub_download`.
+
+    Raises:
+        FileAbsentError: The folder or repository has no such file.
+        CheckpointError: There is no such folder or repository, or the hub cannot be reached.
     """
     path = Path(name_or_path)
     try:
         is_folder, exists = path.is_dir(), path.exists()
-    except OSError as error:  # a name that is too long, a folder that may not be entered
-        raise CheckpointError(f"{path} cannot be looked into: {error.strerror}") from None
+    except OSError as error:  # the name is too long, or permission is denied
+        raise CheckpointError(f"{path} cannot be accessed: {error.strerror}") from None
     if is_folder:
         if not (path / filename).is_file():
-            hint = what_is_there(path) if filename == CONFIG_NAME else ""
+            hint = folder_hint(path) if filename == CONFIG_NAME else ""
             raise FileAbsentError(f"{path} has no {filename}{hint}")
         return path / filename
     if exists:
-        raise CheckpointError(f"{path} is a file; a checkpoint is a folder with {CONFIG_NAME} and weights{how_to_use(path)}")
+        raise CheckpointError(f"{path} is a file; a checkpoint is a folder with {CONFIG_NAME} and weights{file_hint(path)}")
     return _fetch(str(name_or_path), filename, hub_options)
 
 
 def _fetch(name: str, filename: str, hub_options: dict[str, Any]) -> Path:
-    """Download one file of the hub's repository ``name``, or find it in huggingface_hub's cache."""
+    """Return the path of a file of the hub's repository `name`, from huggingface_hub's cache or downloaded."""
     from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
-    from huggingface_hub import utils as errors  # where every version since 0.16 has them
+    from huggingface_hub import utils as errors  # where all versions since 0.16 have them
 
     try:
         return Path(hf_hub_download(name, filename, **hub_options))
@@ -59,39 +65,39 @@ def _fetch(name: str, filename: str, hub_options: dict[str, Any]) -> Path:
     except errors.LocalEntryNotFoundError as error:
         offline = constants.HF_HUB_OFFLINE or hub_options.get("local_files_only")
         options = {key: hub_options.get(key) for key in ("cache_dir", "revision")}
-        # where nobody may ask the hub, the cache is all there is; where it does not answer, only what it once said counts
-        known = isinstance(try_to_load_from_cache(name, CONFIG_NAME, **options), str)
-        known_absent = try_to_load_from_cache(name, filename, **options) is not None
-        if known and (offline or known_absent):
+        # offline by request, a file that is not cached counts as absent; when the hub does not answer, only if the hub said so
+        is_cached = isinstance(try_to_load_from_cache(name, CONFIG_NAME, **options), str)
+        is_known_absent = try_to_load_from_cache(name, filename, **options) is not None
+        if is_cached and (offline or is_known_absent):
             raise FileAbsentError(f"{name} in the Hugging Face cache has no {filename}") from None
-        why = "the hub is out of reach" if offline else _why_out_of_reach(error)
+        reason = "the hub is out of reach" if offline else _unreachable_reason(error)
         raise CheckpointError(
-            f"{name} is not a folder here, {filename} of it is not in the Hugging Face cache, and {why}"
+            f"{name} is not a folder, its {filename} is not in the Hugging Face cache, and {reason}"
         ) from None
     except errors.EntryNotFoundError:
         raise FileAbsentError(f"{name} on the Hugging Face hub has no {filename}") from None
     except errors.GatedRepoError:
         raise CheckpointError(
-            f"{name} on the Hugging Face hub is gated: ask for access there, then log in (`hf auth login`) or set HF_TOKEN"
+            f"{name} on the Hugging Face hub is gated: request access there, then log in (`hf auth login`) or set HF_TOKEN"
         ) from None
     except errors.RepositoryNotFoundError:
-        raise CheckpointError(f"{name} is not a folder here, and not on the Hugging Face hub (or private)") from None
+        raise CheckpointError(f"{name} is neither a folder nor on the Hugging Face hub (or it is private)") from None
     except errors.RevisionNotFoundError:
         raise CheckpointError(f"{name} on the Hugging Face hub has no revision {hub_options.get('revision')}") from None
-    except Exception as error:  # other HTTP errors, and those of the transport and the disk, which have no common class
+    except Exception as error:  # other errors of HTTP, the network and the disk have no common class
         status = _status_of(error)
-        why = first_line(error) if status is None else f"the hub answered {_described(status)}"
-        raise CheckpointError(f"{filename} of {name} could not be fetched: {why}") from None
+        reason = first_line(error) if status is None else f"the hub answered {_describe_status(status)}"
+        raise CheckpointError(f"{filename} of {name} could not be downloaded: {reason}") from None
 
 
-def _why_out_of_reach(error: BaseException) -> str:
-    """Return why the hub gave no file: its HTTP status, silence, or an answer that is not the hub's."""
+def _unreachable_reason(error: BaseException) -> str:
+    """Return why a request to the hub failed: an HTTP status, a timeout, or an answer from something other than the hub."""
     cause = error.__cause__
     status = _status_of(cause)
     if status is not None:
-        return f"the hub answered {_described(status)}"
+        return f"the hub answered {_describe_status(status)}"
     if type(cause).__name__ == "FileMetadataError":
-        return "what answered is not the hub: a proxy or a log-in page may stand between, or HF_ENDPOINT be wrong"
+        return "the answer did not come from the hub: a proxy or a log-in page may be in between, or HF_ENDPOINT may be wrong"
     if "Timeout" in type(cause).__name__:
         return "the hub is out of reach: it did not answer in time"
     return "the hub is out of reach"
@@ -102,27 +108,27 @@ def _status_of(error: BaseException | None) -> int | None:
     return status if isinstance(status, int) else None
 
 
-def _described(status: int) -> str:
-    """Return an HTTP status with its reason, and what to do about it."""
+def _describe_status(status: int) -> str:
+    """Return an HTTP status with its name, and what to do about it."""
     try:
         reason = f"{status} {HTTPStatus(status).phrase}"
     except ValueError:
         reason = f"{status}"
     if status in (401, 403):
-        return f"{reason}: log in (`hf auth login`) or set HF_TOKEN to a token that may read it"
+        return f"{reason}: log in (`hf auth login`) or set HF_TOKEN to a token with read access"
     if status == 429 or status >= 500:
         return f"{reason}: try again later"
     return reason
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
-    """Read a JSON object in UTF-8, or in what a byte order mark says. Raises :class:`CheckpointError` for anything else."""
+    """Read a file that holds a JSON object, in UTF-8, UTF-16 or UTF-32. Raises `CheckpointError` for anything else."""
     try:
         data = Path(path).read_bytes()
         values = json.loads(data)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:  # not Unicode, not JSON, or lists in lists without end
+    except (ValueError, RecursionError) as error:  # not Unicode, not JSON, or nested too deeply
         identity = identify(data[:HEAD_BYTES])
         if identity is not None and identity.kind not in JSON_KINDS:
             raise CheckpointError(f"{path} cannot be read: {identity.instead_of('JSON')}") from None
@@ -133,7 +139,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
 
 def read_optional_json(name_or_path: str | Path, filename: str, hub_options: dict[str, Any]) -> dict[str, Any]:
-    """Read a JSON object that a checkpoint need not have; empty where it has none."""
+    """Read a JSON file that a checkpoint may lack. Return an empty dictionary if it does."""
     try:
         return read_json(resolve_file(name_or_path, filename, **hub_options))
     except FileAbsentError:
@@ -141,27 +147,27 @@ def read_optional_json(name_or_path: str | Path, filename: str, hub_options: dic
 
 
 def json_text(values: dict[str, Any]) -> str:
-    """Return what :func:`write_json` writes."""
+    """Return the text that `write_json` writes."""
     return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write a JSON object as the files of a checkpoint hold it."""
+    """Write a JSON object in the layout of the files of a checkpoint."""
     path.write_text(json_text(values), encoding="utf-8")
 
 
 def first_line(error: BaseException) -> str:
-    """Return what an error says first, or its kind when it says nothing: native libraries append their stacks.
+    """Return the first line of an error's message, as native libraries append stack traces; or its class if it has no message.
 
-    At most ``MOST_CHARACTERS`` of it. A library's advice to read a pickle without its safeguards is never repeated.
+    Long lines are cut to `MAX_CHARACTERS`. Advice to load a pickle unsafely is never repeated.
     """
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     if re.search(r"weights[_ ]only|safe_globals|allowlist", text, re.IGNORECASE):
-        return "it holds objects that are no tensors"
-    return text if len(text) <= MOST_CHARACTERS else text[: MOST_CHARACTERS - 4].rstrip() + " ..."
+        return "it holds objects other than tensors"
+    return text if len(text) <= MAX_CHARACTERS else text[: MAX_CHARACTERS - 4].rstrip() + " ..."
 
 
-def listed(names: Sequence[str], most: int = 5) -> str:
-    """Return names as one line that fits a screen: the first ones, each cut where it is long, and how many more there are."""
-    first = ", ".join(name if len(name) <= 80 else name[:76] + " ..." for name in names[:most])
-    return first + (f" and {len(names) - most} more" if len(names) > most else "")
+def listed(names: Sequence[str], limit: int = 5) -> str:
+    """Join names for a message: the first `limit`, each cut to 80 characters, and the number of the others."""
+    first = ", ".join(name if len(name) <= 80 else name[:76] + " ..." for name in names[:limit])
+    return first + (f" and {len(names) - limit} more" if len(names) > limit else "")

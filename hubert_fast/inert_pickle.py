@@ -1,9 +1,8 @@
-"""Read PyTorch pickles that hold objects of other libraries, without those libraries and without running anything of theirs.
+"""Read PyTorch pickles that contain objects of other libraries, without those libraries and without running their code.
 
-fairseq's checkpoints hold configurations and dictionaries as objects of classes (omegaconf, argparse, fairseq itself),
-which ``weights_only=True`` refuses. Here tensors and plain containers are rebuilt; every other class or function that a
-pickle names becomes an :class:`Inert` object, which only keeps what it was given. Nothing that a pickle names is imported,
-called or changed.
+fairseq's checkpoints store configurations and dictionaries as objects of omegaconf, argparse and fairseq itself, which
+`weights_only=True` refuses. Here tensors and plain containers are rebuilt. Every other class or function that a pickle names
+becomes an `Inert` object, which only stores its arguments. Nothing that a pickle names is imported, called or modified.
 """
 
 from __future__ import annotations
@@ -18,30 +17,29 @@ from typing import Any
 import torch
 
 from .hub import CheckpointError, first_line
-from .weight_formats import SAFETENSORS, ZIPPED, format_of
 
 
-class _Maker:
-    """Stands for one of torch's functions in a pickle, which can call it and do nothing else to it."""
+class _CallOnly:
+    """Wrap a function of torch so that a pickle can call it but not set attributes on it."""
 
-    __slots__ = ("_make",)
+    __slots__ = ("_function",)
 
-    def __init__(self, make: Callable):
-        self._make = make
+    def __init__(self, function: Callable):
+        self._function = function
 
     def __call__(self, *arguments: Any) -> Any:
-        return self._make(*arguments)
+        return self._function(*arguments)
 
     def __setstate__(self, state: Any) -> None:
         raise pickle.UnpicklingError("the pickle sets attributes of a function")
 
 
-# What a pickle may name: the makers of tensors (storages are torch.load's own business) and plain containers.
-ALLOWED = {
+# What a pickle may name: functions that rebuild tensors, and plain containers. torch.load itself rebuilds the storages.
+ALLOWED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): collections.OrderedDict,
-    ("torch._utils", "_rebuild_tensor"): _Maker(torch._utils._rebuild_tensor),
-    ("torch._utils", "_rebuild_tensor_v2"): _Maker(torch._utils._rebuild_tensor_v2),
-    ("torch._utils", "_rebuild_parameter"): _Maker(torch._utils._rebuild_parameter),
+    ("torch._utils", "_rebuild_tensor"): _CallOnly(torch._utils._rebuild_tensor),
+    ("torch._utils", "_rebuild_tensor_v2"): _CallOnly(torch._utils._rebuild_tensor_v2),
+    ("torch._utils", "_rebuild_parameter"): _CallOnly(torch._utils._rebuild_parameter),
     ("torch", "Size"): torch.Size,
     ("builtins", "set"): set,
     ("builtins", "frozenset"): frozenset,
@@ -49,15 +47,23 @@ ALLOWED = {
 
 
 class Inert:
-    """An object that is not rebuilt: ``kind`` is its class, ``arguments`` what it was made from, ``state`` its attributes."""
+    """A placeholder for an object that is not rebuilt.
+
+    Attributes:
+        kind: The qualified name of its class.
+        arguments: The positional arguments of its constructor.
+        state: Its attributes, as the pickle stores them.
+    """
 
     kind = ""
+    arguments: tuple[Any, ...]
+    state: Any
 
     def __new__(cls, *arguments: Any, **named: Any) -> Inert:
-        made = super().__new__(cls)
-        made.arguments = arguments
-        made.state = named
-        return made
+        inert = super().__new__(cls)
+        inert.arguments = arguments
+        inert.state = named
+        return inert
 
     def __init__(self, *arguments: Any, **named: Any):
         pass
@@ -66,7 +72,7 @@ class Inert:
         self.state = state
 
     def ignore(self, *entries: Any) -> None:
-        """Take what a pickle puts into a container: of no use here."""
+        """Discard what a pickle adds to a container: nobody needs it."""
 
     __setitem__ = append = extend = add = ignore
 
@@ -84,32 +90,29 @@ def _load(file: Any, **options: Any) -> Any:
     return _Unpickler(file, **options).load()
 
 
-def load_inert(path: str | Path) -> Any:
-    """Read a file that ``torch.save`` wrote, on the CPU; objects that are no tensors or containers come out inert.
+def load_inert(path: Path, mmap: bool = False) -> Any:
+    """Read a file that `torch.save` wrote, on the CPU; objects other than tensors and containers become `Inert`.
 
-    Raises :class:`CheckpointError` when the file is missing, damaged or no PyTorch file.
+    Args:
+        path: The file.
+        mmap: Map the file into memory instead of reading it. Needs the zip format and a name that does not end in
+            `.safetensors`.
+
+    Raises:
+        CheckpointError: The file is damaged.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path} is {'a folder' if path.is_dir() else 'missing'}; expected a file that torch.save wrote")
-    layout = format_of(path)
-    if layout == SAFETENSORS:
-        raise CheckpointError(
-            f"{path} is a safetensors file; expected a file that torch.save wrote: a folder in Hugging Face's format needs no "
-            f"conversion"
-        )
     reader = SimpleNamespace(__name__="inert", Unpickler=_Unpickler, load=_load)
     try:
-        if layout == ZIPPED and path.suffix != ".safetensors":  # of a path, torch.load lets the name say what the file is
+        if mmap:
             return torch.load(path, map_location="cpu", pickle_module=reader, weights_only=False, mmap=True)
         with open(path, "rb") as file:
             return torch.load(file, map_location="cpu", pickle_module=reader, weights_only=False)
-    except Exception as error:  # torch.load has no common class for what a damaged file can lead to
+    except Exception as error:  # torch.load raises many unrelated exceptions for damaged files
         raise CheckpointError(f"{path} cannot be read: {first_line(error)}") from None
 
 
 def entries(value: Any) -> dict[str, Any]:
-    """Return the entries of a dictionary, an omegaconf ``DictConfig`` or an ``argparse.Namespace``; none for anything else."""
+    """Return the entries of a dictionary, an omegaconf `DictConfig` or an `argparse.Namespace`; of other values, none."""
     if isinstance(value, Inert):
         state = value.state[0] if isinstance(value.state, tuple) and value.state else value.state
         value = state.get("_content", state) if isinstance(state, dict) else {}
@@ -117,7 +120,7 @@ def entries(value: Any) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """Return the number, text or ``None`` that an entry holds: omegaconf wraps it in a node, enumerations in a member."""
+    """Return the number, text or `None` that omegaconf wrapped in a node, or that is the value of an enumeration's member."""
     for _ in range(4):  # a member in a node is two deep
         if not isinstance(value, Inert):
             return value

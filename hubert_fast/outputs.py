@@ -1,4 +1,4 @@
-"""What a forward call returns: read it by attribute, by key, by index or as a tuple."""
+"""The outputs of the models: dictionaries that can also be read by attribute, by index and as a tuple."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch.utils import _pytree as pytree
 
 
 class ModelOutput(dict):
-    """Base of the output classes: a dictionary whose fields are attributes too. Fields that are ``None`` have no entry.
+    """The base class of outputs: a dictionary whose entries are also attributes. Fields that are `None` have no entry.
 
-    ``output.logits``, ``output["logits"]``, ``output[0]`` and ``logits, *rest = output.to_tuple()`` all work.
+    `output.logits`, `output["logits"]`, `output[0]` and `logits, *rest = output.to_tuple()` all work.
     """
 
     fields: tuple[str, ...] = ()
@@ -21,7 +21,7 @@ class ModelOutput(dict):
     def __init_subclass__(cls) -> None:
         added = inspect.get_annotations(cls)
         cls.fields = (*cls.fields, *(name for name in added if name not in cls.fields))
-        pytree.register_pytree_node(  # torch.export, FSDP and DataParallel look for tensors in what a model returns
+        pytree.register_pytree_node(  # torch.export, FSDP and DataParallel look for tensors in the output of a model
             cls,
             lambda output: (list(output.values()), tuple(output)),
             lambda values, names: cls(zip(names, values)),
@@ -31,7 +31,7 @@ class ModelOutput(dict):
     def __init__(self, entries: dict[str, Any] | Iterable[tuple[str, Any]] = (), /, **values: Any):
         values = dict(entries, **values)
         if unknown := [name for name in values if name not in self.fields]:
-            raise TypeError(f"{type(self).__name__} has {', '.join(self.fields)}, but got {', '.join(unknown)}")
+            raise TypeError(f"{type(self).__name__} has the fields {', '.join(self.fields)}, but got {', '.join(unknown)}")
         super().__init__({name: values[name] for name in self.fields if values.get(name) is not None})
 
     def __getattr__(self, name: str) -> Any:
@@ -41,7 +41,7 @@ class ModelOutput(dict):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in self.fields:
-            raise AttributeError(f"{type(self).__name__} has {', '.join(self.fields)}, and no {name}")
+            raise AttributeError(f"{type(self).__name__} has the fields {', '.join(self.fields)}, but no {name}")
         if value is None:
             self.pop(name, None)
         else:
@@ -57,17 +57,18 @@ class ModelOutput(dict):
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.items())})"
 
     def to_tuple(self) -> tuple[Any, ...]:
-        """Return the fields that are there, in their order."""
+        """Return the fields that are not `None`, in their order."""
         return tuple(self[name] for name in self.fields if name in self)
 
 
 class BaseModelOutput(ModelOutput):
-    """Output of ``HubertModel``.
+    """The output of `HubertModel`.
 
-    last_hidden_state: ``[B, T, C]``.
-    hidden_states: ``num_hidden_layers + 1`` tensors ``[B, T, C]``, the first being the input of the first layer.
-    attentions: ``num_hidden_layers`` tensors ``[B, H, T, T]``, the softmax of every layer; ``None`` for one that LayerDrop
-        skipped.
+    Attributes:
+        last_hidden_state: `[B, T, C]`.
+        hidden_states: `num_hidden_layers + 1` tensors `[B, T, C]`: the input of the first layer, then the output of each layer.
+        attentions: `num_hidden_layers` tensors `[B, H, T, T]`: the attention weights, after the softmax, of each layer; `None`
+            in place of a layer that LayerDrop skipped.
     """
 
     last_hidden_state: torch.Tensor
@@ -76,7 +77,14 @@ class BaseModelOutput(ModelOutput):
 
 
 class CausalLMOutput(ModelOutput):
-    """Output of ``HubertForCTC``: ``loss`` (scalar, with labels), ``logits`` ``[B, T, V]`` before the softmax."""
+    """The output of `HubertForCTC`.
+
+    Attributes:
+        loss: The CTC loss, a scalar, if labels were given.
+        logits: `[B, T, V]`, before the softmax.
+        hidden_states: As in `BaseModelOutput`.
+        attentions: As in `BaseModelOutput`.
+    """
 
     loss: torch.Tensor | None
     logits: torch.Tensor
@@ -85,7 +93,14 @@ class CausalLMOutput(ModelOutput):
 
 
 class SequenceClassifierOutput(ModelOutput):
-    """Output of ``HubertForSequenceClassification``: ``loss`` (scalar, with labels), ``logits`` ``[B, num_labels]``."""
+    """The output of `HubertForSequenceClassification`.
+
+    Attributes:
+        loss: A scalar, if labels were given.
+        logits: `[B, num_labels]`, before the softmax.
+        hidden_states: As in `BaseModelOutput`.
+        attentions: As in `BaseModelOutput`.
+    """
 
     loss: torch.Tensor | None
     logits: torch.Tensor
@@ -94,11 +109,12 @@ class SequenceClassifierOutput(ModelOutput):
 
 
 class PackedModelOutput(ModelOutput):
-    """Output of ``HubertModel.forward_packed``: N frames of all utterances side by side, no padding.
+    """The output of `HubertModel.forward_packed`: the N frames of all utterances, one after the other, without padding.
 
-    last_hidden_state: ``[N, C]``.
-    hidden_states: ``num_hidden_layers + 1`` tensors ``[N, C]``, the first being the input of the first layer.
-    cu_seqlens: int32 ``[B + 1]``; utterance i has frames ``cu_seqlens[i]`` to ``cu_seqlens[i + 1]``.
+    Attributes:
+        last_hidden_state: `[N, C]`.
+        hidden_states: `num_hidden_layers + 1` tensors `[N, C]`: the input of the first layer, then the output of each layer.
+        cu_seqlens: int32 `[B + 1]`. The frames of utterance i are `cu_seqlens[i]` to `cu_seqlens[i + 1]`, exclusive.
     """
 
     last_hidden_state: torch.Tensor
@@ -106,17 +122,20 @@ class PackedModelOutput(ModelOutput):
     cu_seqlens: torch.Tensor
 
     def unpack(self, name: str | None = None) -> list[Any]:
-        """Return a list of ``[frames_i, ...]``, views of the batch, one for each utterance.
+        """Split a field into one view `[frames_i, ...]` for each utterance.
 
-        name: of a field; the first unless given. Of ``hidden_states`` each utterance has a tuple.
+        Splitting does not synchronise with the device as long as `cu_seqlens` is the tensor that the model returned. The
+        contents of any other tensor are read back.
 
-        This waits for no device as long as ``cu_seqlens`` is the tensor that the model returned; any other is read back.
+        Args:
+            name: The field; by default the first. For `hidden_states` each utterance gets a tuple of views.
 
-        Raises ``KeyError`` when this output has no such field, or one that is not of utterances.
+        Raises:
+            KeyError: This output has no such field, or the field is `cu_seqlens`.
         """
         name = self.fields[0] if name is None else name
         if name == "cu_seqlens":
-            raise KeyError("cu_seqlens is where utterances begin, and nothing that each has a part of")
+            raise KeyError("cu_seqlens cannot be unpacked: it holds the boundaries between utterances")
         value = self[name]
         sizes = list(counts_of(self))
         if isinstance(value, tuple):
@@ -125,7 +144,13 @@ class PackedModelOutput(ModelOutput):
 
 
 class PackedCausalLMOutput(PackedModelOutput):
-    """Output of ``HubertForCTC.forward_packed``: ``logits`` ``[N, V]`` before the softmax; else as ``PackedModelOutput``."""
+    """The output of `HubertForCTC.forward_packed`.
+
+    Attributes:
+        logits: `[N, V]`, before the softmax.
+        hidden_states: As in `PackedModelOutput`.
+        cu_seqlens: As in `PackedModelOutput`.
+    """
 
     fields = ()
     logits: torch.Tensor
@@ -134,9 +159,12 @@ class PackedCausalLMOutput(PackedModelOutput):
 
 
 class PackedTokenOutput(PackedModelOutput):
-    """Output of ``HubertForCTC.argmax_packed``: of each frame the best token, ``ids``, and ``log_probs``, its log-probability.
+    """The output of `HubertForCTC.argmax_packed`: the most probable token of each frame.
 
-    ids: int32 ``[N]``. log_probs: float32 ``[N]``. cu_seqlens: int32 ``[B + 1]``.
+    Attributes:
+        ids: The tokens, int32 `[N]`.
+        log_probs: Their log-probabilities, float32 `[N]`.
+        cu_seqlens: As in `PackedModelOutput`.
     """
 
     fields = ()
@@ -146,7 +174,13 @@ class PackedTokenOutput(PackedModelOutput):
 
 
 class PackedSequenceClassifierOutput(PackedModelOutput):
-    """Output of ``HubertForSequenceClassification.forward_packed``: ``logits`` ``[B, num_labels]``, one row an utterance."""
+    """The output of `HubertForSequenceClassification.forward_packed`.
+
+    Attributes:
+        logits: `[B, num_labels]`, before the softmax: one row for each utterance.
+        hidden_states: As in `PackedModelOutput`.
+        cu_seqlens: As in `PackedModelOutput`.
+    """
 
     fields = ()
     logits: torch.Tensor
@@ -154,7 +188,7 @@ class PackedSequenceClassifierOutput(PackedModelOutput):
     cu_seqlens: torch.Tensor
 
     def unpack(self, name: str | None = None) -> list[Any]:
-        """Return a list with what each utterance has: its logits ``[num_labels]``, or a tuple of its hidden states."""
+        """Split a field by utterance: by default `logits`, into `[num_labels]` each; else as in `PackedModelOutput.unpack`."""
         return list(self.logits) if name in (None, "logits") else super().unpack(name)
 
 
@@ -162,16 +196,16 @@ Packed = TypeVar("Packed", bound=PackedModelOutput)
 
 
 def keep_counts(output: Packed, counts: Sequence[int]) -> Packed:
-    """Note on the host how many frames each utterance has, as ``cu_seqlens`` of ``output`` says; return ``output``.
+    """Store the frame count of each utterance, which `cu_seqlens` of `output` implies, on the host; return `output`.
 
-    The numbers go with that tensor, not with the output: they count for as long as the output has it.
+    The counts belong to that tensor: once the output gets another `cu_seqlens`, they no longer apply.
     """
-    vars(output)["_counted"] = (output["cu_seqlens"], tuple(counts))
+    vars(output)["_host_counts"] = (output["cu_seqlens"], tuple(counts))
     return output
 
 
 def counts_of(output: PackedModelOutput) -> Sequence[int]:
-    """Return how many frames each utterance has, without waiting for the device where :func:`keep_counts` noted it."""
+    """Return the frame count of each utterance, without synchronising with the device if `keep_counts` stored them."""
     cu_seqlens = output.cu_seqlens
-    known, counts = vars(output).get("_counted", (None, ()))
-    return counts if known is not None and known is cu_seqlens else cu_seqlens.diff().tolist()
+    counted, counts = vars(output).get("_host_counts", (None, ()))
+    return counts if counted is not None and counted is cu_seqlens else cu_seqlens.diff().tolist()

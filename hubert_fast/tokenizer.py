@@ -1,6 +1,7 @@
-"""A CTC vocabulary in the file formats of transformers' Wav2Vec2CTCTokenizer: ids to text and offsets, text to ids.
+"""A CTC tokenizer in the file formats of transformers: from ids to text and offsets, and from text to ids.
 
-Letters and phones: Wav2Vec2PhonemeCTCTokenizer differs in what it writes between tokens, and in how text becomes ids.
+Tokens are letters (`Wav2Vec2CTCTokenizer`) or phones (`Wav2Vec2PhonemeCTCTokenizer`). The two differ in what separates tokens
+in text, and in how text is split into tokens.
 """
 
 from __future__ import annotations
@@ -22,26 +23,40 @@ from .tokenizer_outputs import CTCTokenizerOutput, flat, offsets
 logger = logging.getLogger(__name__)
 
 LETTERS, PHONES = "Wav2Vec2CTCTokenizer", "Wav2Vec2PhonemeCTCTokenizer"
-SAME_AS_LETTERS = {LETTERS, "Wav2Vec2Tokenizer"}  # the name that it had first
+LETTERS_NAMES = {LETTERS, "Wav2Vec2Tokenizer"}  # the latter is its former name
 VOCABULARY_NAME = "vocab.json"
 TOKENIZER_CONFIG_NAME = "tokenizer_config.json"
 SPECIAL_TOKENS_NAME = "special_tokens_map.json"
 ADDED_TOKENS_NAME = "added_tokens.json"
 
-
-MAY_BE_NONE = {"bos_token", "eos_token", "unk_token", "word_delimiter_token", "phone_delimiter_token"}
-READ_APART = {"vocabulary", "tokens", "additional_special_tokens", "tokenizer_class"}
+# fields of CTCTokenizer that may be null in the configuration, and fields that are not read from it under their own name
+NULLABLE = {"bos_token", "eos_token", "unk_token", "word_delimiter_token", "phone_delimiter_token"}
+READ_SEPARATELY = {"vocabulary", "tokens", "additional_special_tokens", "tokenizer_class"}
 
 
 @dataclass
 class CTCTokenizer:
-    """A CTC vocabulary: token ids to text.
+    """A CTC vocabulary, which converts between token ids and text.
 
-    vocabulary: token to id. The word delimiter is written as ``replace_word_delimiter_char``.
-    tokenizer_class: ``Wav2Vec2CTCTokenizer``, or ``Wav2Vec2PhonemeCTCTokenizer``: its text has a space between phones, each of
-        which is a word, and no word delimiters, as transformers writes it.
-    phone_delimiter_token, do_phonemize, phonemizer_lang, phonemizer_backend: how transformers makes phones of text; kept and
-        saved, and not used here.
+    Args:
+        vocabulary: The id of each token.
+        pad_token: The token that is CTC's blank.
+        unk_token: The token for characters and ids that are not in the vocabulary.
+        bos_token: A special token, left out by `skip_special_tokens`.
+        eos_token: A special token, left out by `skip_special_tokens`.
+        word_delimiter_token: The token between words, if there is one.
+        replace_word_delimiter_char: The text for the word delimiter.
+        do_lower_case: Decode to lower case, and encode from upper case.
+        tokenizer_class: `Wav2Vec2CTCTokenizer`; or `Wav2Vec2PhonemeCTCTokenizer`, whose tokens are phones: as in transformers,
+            text has a space between phones, no word delimiters, and each phone counts as a word.
+        phone_delimiter_token: How transformers splits words into phones. Saved, but not used here.
+        do_phonemize: Whether transformers makes phones from words. It must be `False` to encode text here.
+        phonemizer_lang: As `phone_delimiter_token`.
+        phonemizer_backend: As `phone_delimiter_token`.
+        additional_special_tokens: Further tokens that `skip_special_tokens` leaves out.
+
+    Raises:
+        ValueError: The vocabulary lacks `pad_token`, or an id is not an integer.
     """
 
     vocabulary: dict[str, int]
@@ -60,63 +75,73 @@ class CTCTokenizer:
     additional_special_tokens: tuple[str, ...] = ()
     tokens: dict[int, str] = field(init=False, repr=False)
 
-    def __post_init__(self):
-        self._made: dict[Any, Any] = {}
+    def __post_init__(self) -> None:
+        self._cache: dict[Any, Vocabulary] = {}
+        self._cached_vocabulary: dict[str, int] | None = None  # of which _cache holds forms
         for token, id in self.vocabulary.items():
             if type(id) is not int:
-                raise ValueError(f"the vocabulary must map tokens to whole numbers, but maps {token!r} to {id!r}")
+                raise ValueError(f"the vocabulary must map tokens to integers, but maps {token!r} to {id!r}")
         self.tokens = {id: token for token, id in self.vocabulary.items()}
         if self.pad_token not in self.vocabulary:
             raise ValueError(f"the vocabulary lacks the pad token {self.pad_token!r}, which is CTC's blank")
 
     @property
     def pad_token_id(self) -> int:
-        """The blank."""
+        """The id of CTC's blank."""
         return self.vocabulary[self.pad_token]
 
     @property
     def is_of_phones(self) -> bool:
-        """Whether tokens are phones, with spaces between them in text."""
+        """Whether tokens are phones, which text separates by spaces."""
         return self.tokenizer_class == PHONES
 
     @property
     def special_ids(self) -> set[int]:
-        """Ids of tokens that are no text. The word delimiter is text, whatever else it is."""
+        """The ids that `skip_special_tokens` leaves out. The word delimiter is not one of them, even if it is special."""
         names = {self.pad_token, self.unk_token, self.bos_token, self.eos_token, *self.additional_special_tokens}
         return {self.vocabulary[name] for name in names - {self.word_delimiter_token} if name in self.vocabulary}
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, **hub_options: Any) -> CTCTokenizer:
-        """Read ``vocab.json`` and, where there are any, the tokenizer configuration, special and added tokens."""
+        """Load a tokenizer from `vocab.json` and, if they exist, the files with its configuration, special and added tokens.
+
+        Args:
+            name_or_path: A folder, or a repository of the Hugging Face hub.
+            hub_options: `revision`, `cache_dir`, `token` and `local_files_only` of `huggingface_hub`.
+
+        Raises:
+            CheckpointError: There is no `vocab.json`, or a file cannot be read.
+        """
         vocabulary = read_json(resolve_file(name_or_path, VOCABULARY_NAME, **hub_options))
         special = read_optional_json(name_or_path, SPECIAL_TOKENS_NAME, hub_options)
         config = special | read_optional_json(name_or_path, TOKENIZER_CONFIG_NAME, hub_options)
-        if any(isinstance(entry, dict) for entry in vocabulary.values()):  # MMS: one vocabulary per language
+        if any(isinstance(entry, dict) for entry in vocabulary.values()):  # MMS has a vocabulary for each language
             language = config.get("target_lang")
             if language not in vocabulary:
                 raise CheckpointError(
                     f"{VOCABULARY_NAME} of {name_or_path} has a vocabulary per language ({listed(list(vocabulary))}), "
-                    f"and target_lang in {TOKENIZER_CONFIG_NAME} is {language!r}"
+                    f"but target_lang in {TOKENIZER_CONFIG_NAME} is {language!r}: set it to one of them"
                 )
             vocabulary = vocabulary[language]
         added = {entry["content"]: int(id) for id, entry in config.get("added_tokens_decoder", {}).items()}
         added |= read_optional_json(name_or_path, ADDED_TOKENS_NAME, hub_options)
-        named = config.get("tokenizer_class")
-        named = named or read_optional_json(name_or_path, CONFIG_NAME, hub_options).get("tokenizer_class")
-        options: dict[str, Any] = {"tokenizer_class": _class_of(name_or_path, named)}
+        class_name = config.get("tokenizer_class")
+        class_name = class_name or read_optional_json(name_or_path, CONFIG_NAME, hub_options).get("tokenizer_class")
+        options: dict[str, Any] = {"tokenizer_class": _supported_class(name_or_path, class_name)}
         if options["tokenizer_class"] == PHONES:
-            options["word_delimiter_token"] = None  # unless the file names one
+            options["word_delimiter_token"] = None  # the default for phones
         for name in cls.__dataclass_fields__:
             value = config.get(name)
-            if name in MAY_BE_NONE and name in config and value is None:
-                options[name] = None  # there is none, which is not the same as the default
-            if name not in READ_APART and value is not None:
-                options[name] = _content(value)
+            if name in NULLABLE and name in config and value is None:
+                options[name] = None  # overrides the default
+            if name not in READ_SEPARATELY and value is not None:
+                options[name] = _token_text(value)
         more = config.get("additional_special_tokens") or config.get("extra_special_tokens") or []
-        options["additional_special_tokens"] = tuple(map(_content, more.values() if isinstance(more, dict) else more))
+        options["additional_special_tokens"] = tuple(map(_token_text, more.values() if isinstance(more, dict) else more))
         return cls({**vocabulary, **added}, **options)
 
     def save_pretrained(self, folder: str | Path) -> None:
+        """Write `vocab.json`, `tokenizer_config.json` and `special_tokens_map.json` into an existing folder."""
         special = {name: getattr(self, name) for name in ("bos_token", "eos_token", "unk_token", "pad_token")}
         config = special | {
             "word_delimiter_token": self.word_delimiter_token,
@@ -134,24 +159,22 @@ class CTCTokenizer:
         write_json(Path(folder, SPECIAL_TOKENS_NAME), special)
 
     def vocabulary_of(self, skip_special_tokens: bool) -> Vocabulary:
-        """Return the vocabulary for :mod:`hubert_fast.ctc`; made anew when the tokenizer was changed."""
-        special = frozenset(self.special_ids) if skip_special_tokens else frozenset()
-        key = (
-            special,
-            self.word_delimiter_token,
-            self.replace_word_delimiter_char,
-            self.do_lower_case and not self.is_of_phones,
-        )
-        key += (self.unk_token, self.is_of_phones)
-        if self._made.get("of") != self.vocabulary:
-            self._made = {"of": dict(self.vocabulary)}
-        if key not in self._made:
+        """Return the vocabulary in the form that `hubert_fast.ctc` takes. It is cached until the tokenizer changes."""
+        special: frozenset[int] = frozenset(self.special_ids) if skip_special_tokens else frozenset()
+        lower_case = self.do_lower_case and not self.is_of_phones
+        delimiter, delimiter_text = self.word_delimiter_token, self.replace_word_delimiter_char
+        key = special, delimiter, delimiter_text, lower_case, self.unk_token, self.is_of_phones
+        if self._cached_vocabulary != self.vocabulary:
+            self._cache, self._cached_vocabulary = {}, dict(self.vocabulary)
+        vocabulary = self._cache.get(key)
+        if vocabulary is None:
             tokens, unknown = Vocabulary.of(self.vocabulary).tokens, self.vocabulary.get(self.unk_token)
-            if unknown is None and self.unk_token is not None:  # the vocabulary has none, and text has it nevertheless
+            if unknown is None and self.unk_token is not None:  # transformers writes it even if the vocabulary lacks it
                 tokens, unknown = (*tokens, self.unk_token), len(tokens)
                 special = special | {unknown} if skip_special_tokens else special
-            self._made[key] = Vocabulary(tokens, special, *key[1:4], unknown, self.is_of_phones)
-        return self._made[key]
+            vocabulary = Vocabulary(tokens, special, delimiter, delimiter_text, lower_case, unknown, self.is_of_phones)
+            self._cache[key] = vocabulary
+        return vocabulary
 
     def decode(
         self,
@@ -162,7 +185,7 @@ class CTCTokenizer:
         output_char_offsets: bool = False,
         output_word_offsets: bool = False,
     ) -> str | CTCTokenizerOutput:
-        """Turn the best id of each frame, ``[T]``, into text. See :meth:`batch_decode`."""
+        """Turn the most probable id of each frame, `[T]`, into text. See `batch_decode` for the arguments."""
         frame_ids = frame_ids if isinstance(frame_ids, (torch.Tensor, np.ndarray)) else list(frame_ids)
         decoded = self.batch_decode(
             [frame_ids],
@@ -184,14 +207,23 @@ class CTCTokenizer:
         output_char_offsets: bool = False,
         output_word_offsets: bool = False,
     ) -> list[str] | CTCTokenizerOutput:
-        """Turn the best ids of a batch, ``[B, T]`` or sequences of any lengths, into texts.
+        """Turn the most probable ids of a batch into texts.
 
-        skip_special_tokens: leave out padding, unknown, beginning and end tokens; a letter said twice stays twice.
-        group_tokens: merge runs, as CTC does; ``False`` for ids that are merged already.
-        output_char_offsets, output_word_offsets: return a :class:`CTCTokenizerOutput` with them.
+        As in transformers, an id that is not in the vocabulary becomes `unk_token`: the output layer may have more rows than
+        there are tokens.
 
-        An id that is not in the vocabulary is ``unk_token``, as in transformers: an output layer may have more rows than there
-        are tokens. Raises ``ValueError`` naming it when ``unk_token`` is ``None``.
+        Args:
+            frame_ids: The id of each frame: `[B, T]`, or a sequence of sequences of any lengths.
+            skip_special_tokens: Leave out special tokens. Unlike in transformers, doubled letters are preserved.
+            group_tokens: Merge runs of one id, as CTC does; `False` for ids that are already merged.
+            output_char_offsets: Return a `CTCTokenizerOutput` with the frames of each character.
+            output_word_offsets: Return a `CTCTokenizerOutput` with the frames of each word.
+
+        Returns:
+            A list of texts, or a `CTCTokenizerOutput` if offsets are requested.
+
+        Raises:
+            ValueError: An id is not in the vocabulary, and `unk_token` is `None`.
         """
         ids, lengths = flat(frame_ids)
         raw = decode_raw(
@@ -216,25 +248,32 @@ class CTCTokenizer:
         return output
 
     def __call__(self, text: str | Sequence[str]) -> dict[str, list]:
-        """Turn text into ``input_ids``, the labels of training: a list of ids, or one for each text.
+        """Turn text into token ids, the labels of training.
 
-        Tokens of several letters are found first, the longest first, and take the spaces around them; every other character
-        is a token. Spaces are the word delimiter; what is not in the vocabulary is ``unk_token``. Phones must have spaces
-        between them.
+        Tokens of several letters are matched first, longest first, together with the spaces around them. Every other character
+        is a token: a space becomes the word delimiter, and a character that is not in the vocabulary `unk_token`. Phones must
+        be separated by spaces.
 
-        Raises ``ValueError`` when there is neither, or when phones would have to be made of words (``do_phonemize``).
+        Args:
+            text: A text, or a sequence of texts.
+
+        Returns:
+            `input_ids`: a list of ids, or one such list for each text.
+
+        Raises:
+            ValueError: Neither a character nor `unk_token` is in the vocabulary, or `do_phonemize` is set.
         """
         if isinstance(text, str):
             return {"input_ids": self._encode(text)}
-        return {"input_ids": [self._encode(one) for one in text]}
+        return {"input_ids": [self._encode(entry) for entry in text]}
 
     def _encode(self, text: str) -> list[int]:
         if self.is_of_phones:
-            return self._ids_of(self._phones_in(text))
-        long = sorted((token for token in self.vocabulary if len(token) > 1), key=len, reverse=True)
-        parts = re.split(rf"\s*({'|'.join(map(re.escape, long))})\s*", text) if long else [text]
+            return self._ids_of(self._split_phones(text))
+        multi_letter = sorted((token for token in self.vocabulary if len(token) > 1), key=len, reverse=True)
+        parts = re.split(rf"\s*({'|'.join(map(re.escape, multi_letter))})\s*", text) if multi_letter else [text]
         tokens: list[str] = []
-        for index, part in enumerate(parts):  # text and long tokens in turn
+        for index, part in enumerate(parts):  # re.split alternates text and tokens of several letters
             if index % 2:
                 tokens.append(part)
             else:
@@ -242,24 +281,34 @@ class CTCTokenizer:
                 tokens += part if self.word_delimiter_token is None else part.replace(" ", self.word_delimiter_token)
         return self._ids_of(tokens)
 
-    def _phones_in(self, text: str) -> list[str]:
-        """Return the phones of a text that has spaces between them."""
+    def _split_phones(self, text: str) -> list[str]:
+        """Split a text of phones that are separated by spaces."""
         if self.do_phonemize:
             raise ValueError(
-                "do_phonemize is True, which makes phones of words with the package phonemizer, and that is not done here: set "
-                "do_phonemize to False and give phones with spaces between them"
+                "do_phonemize is True, but turning words into phones (as transformers does with the package phonemizer) is not "
+                "supported: set do_phonemize to False and give phones with spaces between them"
             )
         return [phone for phone in text.strip().split(" ") if phone.strip()]
 
     def _ids_of(self, tokens: list[str]) -> list[int]:
         unknown = self.vocabulary.get(self.unk_token)
-        ids = [self.vocabulary.get(token, unknown) for token in tokens]
-        if None in ids:
-            raise ValueError(f"{tokens[ids.index(None)]!r} is not in the vocabulary, and neither is {self.unk_token!r} for it")
+        ids = []
+        for token in tokens:
+            id = self.vocabulary.get(token, unknown)
+            if id is None:
+                raise ValueError(f"{token!r} is not in the vocabulary, and neither is the unknown token {self.unk_token!r}")
+            ids.append(id)
         return ids
 
     def pad(self, labels: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        """Pad label sequences, ``{"input_ids": ids}`` each, to ``input_ids`` and ``attention_mask``, int64 ``[B, L]``."""
+        """Pad label sequences to a batch.
+
+        Args:
+            labels: A sequence of `{"input_ids": ids}`, or one such dictionary with a list of label sequences.
+
+        Returns:
+            `input_ids` and `attention_mask`, int64 `[B, L]`.
+        """
         rows = labels["input_ids"] if isinstance(labels, Mapping) else [row["input_ids"] for row in labels]
         lengths = torch.tensor([len(row) for row in rows])
         padded = torch.full((len(rows), int(max(lengths, default=0))), self.pad_token_id)
@@ -268,13 +317,13 @@ class CTCTokenizer:
         return {"input_ids": padded, "attention_mask": (torch.arange(padded.shape[1]) < lengths[:, None]).long()}
 
 
-def _class_of(name_or_path: str | Path, name: str | None) -> str:
-    """Return the tokenizer class that is served here for the one that a checkpoint names."""
+def _supported_class(name_or_path: str | Path, name: str | None) -> str:
+    """Return `PHONES` or `LETTERS` for the tokenizer class that a checkpoint names."""
     if name == PHONES:
         return PHONES
-    if name is not None and name not in SAME_AS_LETTERS:
+    if name is not None and name not in LETTERS_NAMES:
         logger.warning(
-            "%s: tokenizer_class is %s, which is not known here: text is written as %s does, which may be wrong",
+            "%s: tokenizer_class is %s, which is unknown: decoding as %s, which may be wrong",
             name_or_path,
             str(name)[:80],
             LETTERS,
@@ -282,6 +331,6 @@ def _class_of(name_or_path: str | Path, name: str | None) -> str:
     return LETTERS
 
 
-def _content(token: str | dict[str, Any]) -> str:
-    """Return the text of a token that a file may describe at length."""
+def _token_text(token: str | dict[str, Any]) -> str:
+    """Return the text of a token, which a file may store as a dictionary with further properties."""
     return token["content"] if isinstance(token, dict) else token

@@ -1,4 +1,4 @@
-"""What a tokenizer decodes, and what it gives back: ids in one array, offsets of characters and words."""
+"""The input and output of decoding with a tokenizer: ids in one flat array, offsets of characters and words."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from .outputs import ModelOutput
 
 
 class CTCTokenizerOutput(ModelOutput):
-    """What decoding gives when offsets are asked for; of a batch, a list of each.
+    """The output of decoding with offsets. After `batch_decode`, each field is a list with one entry per utterance.
 
-    char_offsets, word_offsets: dictionaries with ``char`` or ``word``, ``start_offset`` and ``end_offset`` (exclusive), in
-        frames.
+    Attributes:
+        text: The text.
+        char_offsets: For each character a dictionary of `char`, `start_offset` and `end_offset` (exclusive), in frames.
+        word_offsets: For each word a dictionary of `word`, `start_offset` and `end_offset` (exclusive), in frames.
     """
 
     text: str | list[str]
@@ -23,23 +25,23 @@ class CTCTokenizerOutput(ModelOutput):
 
 
 def flat(frame_ids: torch.Tensor | np.ndarray | Sequence[Iterable[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """Return all ids in one array, ``[N]``, and how many each sequence has, int64 ``[B]``."""
+    """Return all ids in one array, int64 `[N]`, and the length of each sequence, int64 `[B]`."""
     if isinstance(frame_ids, torch.Tensor):
         frame_ids = frame_ids.detach().cpu().numpy()
     if isinstance(frame_ids, np.ndarray):
         if frame_ids.ndim != 2 or not (np.issubdtype(frame_ids.dtype, np.integer) or frame_ids.size == 0):
-            raise ValueError(f"frame ids must be whole numbers [B, T], but are {frame_ids.dtype} {list(frame_ids.shape)}")
+            raise ValueError(f"frame ids must be integers [B, T], but are {frame_ids.dtype} {list(frame_ids.shape)}")
         return frame_ids.astype(np.int64, copy=False).reshape(-1), np.full(len(frame_ids), frame_ids.shape[1], np.int64)
     rows = [np.asarray(row.cpu() if isinstance(row, torch.Tensor) else row) for row in frame_ids]
     for row in rows:
         if row.ndim != 1 or not (np.issubdtype(row.dtype, np.integer) or row.size == 0):
-            raise ValueError(f"frame ids must be sequences of whole numbers, but one is {row.dtype} {list(row.shape)}")
+            raise ValueError(f"frame ids must be sequences of integers, but one is {row.dtype} {list(row.shape)}")
     lengths = np.array([len(row) for row in rows], np.int64)
     return np.concatenate([np.zeros(0, np.int64), *(row.astype(np.int64) for row in rows)]), lengths
 
 
 def offsets(name: str, texts: list[str], begins: np.ndarray, ends: np.ndarray, counts: np.ndarray) -> list[list[dict]]:
-    """Return for each sequence its dictionaries of ``name``, ``start_offset`` and ``end_offset``; ``counts`` says how many."""
+    """Return a list of dictionaries of `name`, `start_offset` and `end_offset` for each sequence, as many as `counts` says."""
     rows = (
         {name: text, "start_offset": begin, "end_offset": end}
         for text, begin, end in zip(texts, begins.tolist(), ends.tolist())

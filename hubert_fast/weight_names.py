@@ -1,4 +1,4 @@
-"""Names of weights: spellings of weight norm, and prefixes that wrappers of a model put before them."""
+"""Normalise the names of weights: the spellings of weight norm, and the prefixes that wrappers of a model add."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-# Weight norm as PyTorch spelled it before 2.0 -> as it does now.
+# How PyTorch names the parameters of weight norm: before 2.0 -> since then.
 WEIGHT_NORM_KEYS = {
     ".weight_g": ".parametrizations.weight.original0",
     ".weight_v": ".parametrizations.weight.original1",
 }
-# What torch.compile, FSDP and checkpoint_wrapper insert wherever they wrap a module.
+# torch.compile, FSDP and checkpoint_wrapper insert these wherever they wrap a module.
 INSERTED = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\.")
-ANCHOR = "feature_extractor.conv_layers.0.conv.weight"  # ends the name of this weight in every HuBERT
+ANCHOR = "feature_extractor.conv_layers.0.conv.weight"  # end of the name of this weight in every HuBERT
 
 
 def current_spelling(key: str) -> str:
-    """Return a weight's key with weight norm spelled as PyTorch does now."""
+    """Return a weight's key with the parameters of weight norm named as in current PyTorch."""
     for old, new in WEIGHT_NORM_KEYS.items():
         if key.endswith(old):
             return key.removesuffix(old) + new
@@ -26,29 +26,37 @@ def current_spelling(key: str) -> str:
 
 
 def without_wrappers(state: dict[str, Tensor], base_prefix: str) -> tuple[dict[str, Tensor], str | None]:
-    """Return weights without what DataParallel, torch.compile, FSDP or a module around the model put before their names.
+    """Remove from the names of weights what DataParallel, torch.compile, FSDP or an enclosing module added.
 
-    base_prefix: such as ``"hubert."``, which belongs to the name. Also returns what was left out, ``None`` if nothing was.
-    Weights of several models side by side stay as they are: which one is meant is not known.
+    The weights of several models in one file are left unchanged, as it is not known which model is wanted.
+
+    Args:
+        state: The weights.
+        base_prefix: The prefix of the encoder in a model with a head, such as `"hubert."`. It is kept.
+
+    Returns:
+        The weights, and the part that was removed from their names, `None` if there was none.
     """
     plain = {INSERTED.sub("", key): tensor for key, tensor in state.items()}
-    left_out = None
-    if len(plain) < len(state):  # two names became one
+    removed = None
+    if len(plain) < len(state):  # two names became equal
         return state, None
     if plain.keys() != state.keys():
-        left_out = next(found[0] for key in state if (found := INSERTED.search(key)))
+        removed = next(match[0] for key in state if (match := INSERTED.search(key)))
     anchors = [key.removesuffix(ANCHOR) for key in plain if key.endswith(ANCHOR)]
     if len(anchors) != 1:
-        return plain, left_out
+        return plain, removed
     outer = anchors[0].removesuffix(base_prefix)
     if not outer.endswith("."):
-        return plain, left_out
+        return plain, removed
     bare = {key.removeprefix(outer): tensor for key, tensor in plain.items()}
-    return (bare, outer if left_out is None else outer + left_out) if len(bare) == len(plain) else (plain, left_out)
+    if len(bare) < len(plain):
+        return plain, removed
+    return bare, outer if removed is None else outer + removed
 
 
 def fit_prefix(state: dict[str, Tensor], expected: Iterable[str], prefix: str) -> dict[str, Tensor]:
-    """Add or remove ``prefix`` so that a bare encoder's weights fit a model with a head, and the other way round."""
+    """Add or remove `prefix`, so that the weights of a bare encoder fit a model with a head, and vice versa."""
     expected = set(expected)
     model_has = any(key.startswith(prefix) for key in expected)
     state_has = any(key.startswith(prefix) for key in state)

@@ -78,7 +78,7 @@ def test_work_in_one_batch(protocol, batch_seconds, batch_utterances, is_one):
 def test_sorting_one_batch_is_told_to_be_nothing(capsys, providers, is_told):
     few = ["--config", "tiny", "--dtype", "float32", "--device", "cpu", "--lengths", "fixed:0.4", "--audio-seconds", "0.8"]
     assert cli.main(["bench", *few, "--rounds", "1", "--providers", providers]) == console.EXIT_OK
-    assert ("all utterances are in one batch, so sorting changes nothing" in capsys.readouterr().err) == is_told
+    assert ("all utterances fit in one batch, so sorting has no effect" in capsys.readouterr().err) == is_told
 
 
 @pytest.mark.bench
@@ -115,7 +115,7 @@ def test_nothing_is_timed_that_answers_otherwise(tmp_path, monkeypatch):
     monkeypatch.setattr(Ours, "forward", wrong)
     status, found = bench(tmp_path, "--config", "tiny", "--dtype", "float32", "--providers", "ours,hf-sdpa", *FEW)
     assert status == console.EXIT_SOME_FAILED
-    assert found[0]["status"].startswith("not timed: 1.0e-03 from float32") and not found[0]["rtfx"]
+    assert found[0]["status"].startswith("not timed: differs from float32 by 1.0e-03") and not found[0]["rtfx"]
     assert found[1]["status"] == "ok"
 
 
@@ -153,10 +153,10 @@ def test_rows_of_other_columns_are_not_mixed(tmp_path, capsys):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["--providers", "ours,theirs"], "'theirs' is none of them"),
+        (["--providers", "ours,theirs"], "'theirs' is unknown"),
         (["--providers", "ours,ours"], "each once"),
-        (["--protocol", "model,all"], "protocols are model, leaderboard, files, but got 'model,all'"),
-        (["--lengths", "fixed:x"], "expected fixed:SECONDS with 0.025 (one frame) or more, but got 'x'"),
+        (["--protocol", "model,all"], "model, leaderboard, files, with commas between, but are 'model,all'"),
+        (["--lengths", "fixed:x"], "expected fixed:SECONDS, at least 0.025 (one frame), but got 'x'"),
         (["--lengths", "nowhere.jsonl"], "a file that exists, but are 'nowhere.jsonl'"),
         (["--rounds", "0"], "--rounds must be above 0, but is 0"),
         (["--batch-seconds", "nan"], "--batch-seconds must be above 0, but is nan"),
@@ -197,7 +197,7 @@ def test_lengths_from_files(tmp_path):
         with pytest.raises(ValueError, match=r"missing\.wav|parts of files"):
             Work.of(str(manifest), 1000)
     (tmp_path / "seconds.txt").write_text("0.5\nten\n")
-    with pytest.raises(ValueError, match="seconds a line"):
+    with pytest.raises(ValueError, match="seconds on each line"):
         Work.of(str(tmp_path / "seconds.txt"), 1)
 
 

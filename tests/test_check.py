@@ -149,7 +149,7 @@ def test_several_at_once_check_once(cache, monkeypatch):
 
     def find_out():
         begun.wait()
-        found.append(verdicts._find_out(CPU, "float32"))
+        found.append(verdicts._load_or_check(CPU, "float32"))
 
     threads = [threading.Thread(target=find_out) for _ in range(4)]
     for thread in threads:
@@ -165,7 +165,7 @@ def test_several_at_once_check_once(cache, monkeypatch):
         (["pass", "pass"], "pass"),
         (["pass", "not checked: killed", "fail: NaN"], "fail: NaN (attention, large, float16)"),
         (["pass", "not checked: killed"], "not checked: killed (attention, large, float16)"),
-        ([], "not checked: nothing came back"),
+        ([], "not checked: the check returned nothing"),
     ],
 )
 def test_verdict(statuses, expected):
@@ -187,7 +187,7 @@ BEGIN = f"import os, sys, json, time, signal; print({json.dumps(json.dumps({'beg
         (BEGIN + "os.abort()", "attention", "fail: crashed: SIGABRT"),
         (BEGIN + "time.sleep(600)", "attention", "fail: took longer than 2 s"),
         (BEGIN + "os.kill(os.getpid(), signal.SIGKILL)", "attention", "not checked: the process was killed"),
-        (BEGIN + "sys.exit(3)", "attention", "not checked: nothing more, since the device was lost"),
+        (BEGIN + "sys.exit(3)", "attention", "not checked: nothing further, since the device was lost"),
         ("raise ValueError('no such GPU')", "start", "not checked: ValueError: no such GPU"),
         ("import time; time.sleep(600)", "start", "not checked: took longer than 2 s"),
         ("import os; os.abort()", "start", "not checked: crashed: SIGABRT"),
@@ -240,7 +240,7 @@ class OnCuda:
 def fake_gpu(monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(dispatch, "_lacking", lambda compiler, path: None)
+    monkeypatch.setattr(dispatch, "_missing_build_tool", lambda compiler, path: None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
 
 
@@ -282,7 +282,7 @@ def test_an_old_triton_is_a_reason(fake_gpu, monkeypatch):
     monkeypatch.setattr(dispatch, "triton_version", lambda: "3.3.1")
     dispatch._old_triton.cache_clear()
     try:
-        expected = "kernels need triton 3.4 or newer, which torch 2.8 and newer bring, but this is triton 3.3.1"
+        expected = "kernels need triton 3.4 or newer, as with torch 2.8 and newer, but this is triton 3.3.1"
         assert dispatch.why_not("triton") == expected
         monkeypatch.setattr(dispatch, "triton_version", lambda: "3.10.0+git1234")
         dispatch._old_triton.cache_clear()

@@ -108,15 +108,15 @@ OTHER_FILES = {
     "zip": (zipped(notes__txt=b"a", more__txt=b"b"), "this is a zip archive of 2 files, such as 'notes.txt', not weights"),
     "npz": (zipped(weight__npy=b"a"), "this is NumPy arrays (.npz), not weights"),
     "TorchScript": (zipped(**{"x/constants.pkl": b"a", "x/data.pkl": b"a"}), "this is a TorchScript program, not weights"),
-    "HDF5": (b"\x89HDF\r\n\x1a\n" + bytes(99), "this is an HDF5 file, not weights: it may be TensorFlow's"),
+    "HDF5": (b"\x89HDF\r\n\x1a\n" + bytes(99), "this is an HDF5 file, not weights: if it holds TensorFlow or Keras weights,"),
     "ONNX": (b"\x08\x07\x12\x07pytorch\x1a\x052.1.0", "this is an ONNX program, not weights"),
     "GGUF": (b"GGUF\x03\0\0\0" + bytes(99), "this is a GGUF file, not weights"),
     "NumPy": (b"\x93NUMPY\x01\0" + bytes(99), "this is a NumPy array, not weights: write a dictionary of tensors"),
     "pickle": (pickle.dumps([1, 2]), "this is a Python pickle, not weights: write a dictionary of tensors with torch.save("),
     "zeros": (bytes(2000), "this is a file that begins with nothing but zero bytes, not weights"),
-    "JSON": (b'{"error": "not found"}', "this is JSON text, not weights: fetch the file of weights itself"),
-    "noise": (b"\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a", "its 10 bytes begin with 01 02 03 04 05 06 07 08: fetch it again"),
-    "cut zip": (zipped(x__pkl=b"a" * 999)[:500], "it is cut off or damaged: it begins as torch.save writes"),
+    "JSON": (b'{"error": "not found"}', "this is JSON text, not weights: download the file with the weights instead"),
+    "noise": (b"\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a", "its 10 bytes begin with 01 02 03 04 05 06 07 08: download it"),
+    "cut zip": (zipped(x__pkl=b"a" * 999)[:500], "it is cut off or damaged: it begins like a file of torch.save"),
 }
 
 
@@ -201,7 +201,7 @@ def test_prefixes_of_wrappers_are_left_out_with_a_word(original, folder, caplog,
         loaded = cls.from_pretrained(folder)
     assert same_weights(loaded, model if cls is HubertForCTC else model.hubert)
     told = [record.getMessage() for record in caplog.records]
-    assert told[0] == f"{folder}: {left_out!r}, which a wrapper put into the names of the weights, is left out of them"
+    assert told[0] == f"{folder}: removed {left_out!r}, which a wrapper added to the names of the weights"
     assert len(told) == (1 if cls is HubertForCTC else 2)  # the base model has no place for the head
 
 
@@ -227,7 +227,7 @@ def test_weights_in_a_trainers_dictionary(original, folder, caplog, key):
     replace_weights(folder, "pytorch_model.bin", content)
     with caplog.at_level(logging.WARNING):
         assert same_weights(HubertForCTC.from_pretrained(folder), model)
-    expected = f"the weights are those under {key!r}; the other entries are left out: epoch, optimizer, hyper_parameters,"
+    expected = f"using the weights in its entry {key!r}; the other entries are ignored: epoch, optimizer, hyper_parameters,"
     assert expected in caplog.text
 
 
@@ -243,13 +243,13 @@ def test_weights_of_lightning(original, folder):
     [
         (lambda state: {"model": state, "ema": dict(state)}, "holds several sets of weights (model, ema)"),
         (lambda state: torch.nn.Linear(2, 2), "holds an object (torch.nn.modules.linear.Linear), such as a whole module"),
-        (lambda state: {**state, "args": argparse.Namespace()}, "holds objects, which are not made: args (argparse.Namespace)"),
+        (lambda state: {**state, "args": argparse.Namespace()}, "objects, which are not rebuilt: args (argparse.Namespace)"),
         (lambda state: {"epoch": 3, "args": {"lr": 1}}, "must hold a dictionary of tensors, but holds epoch, args"),
         (lambda state: {}, "must hold a dictionary of tensors, but holds nothing"),
         (lambda state: {"model": {"encoder.x": 1, "a": "b"}}, "must hold a dictionary of tensors, but holds model"),
         (
             lambda state: {"cfg": None, "model": {"feature_extractor.conv_layers.0.0.weight": torch.ones(1)}},
-            "has fairseq's names of weights: `hubert-fast convert ",
+            "names its weights as fairseq does: convert it with `hubert-fast convert ",
         ),
     ],
     ids=["two sets", "a module", "an object", "no weights", "nothing", "no tensors", "fairseq"],
@@ -316,12 +316,12 @@ def test_what_a_folder_without_weights_has(folder, tmp_path):
     (folder / "model.safetensors").unlink()
     (folder / "training_args.bin").write_bytes(b"x")
     for name, message in (
-        ("tf_model.h5", "; it has tf_model.h5, TensorFlow's weights: load them with transformers 4 (from_tf=True)"),
-        ("flax_model.msgpack", "; it has flax_model.msgpack, Flax's weights: "),
+        ("tf_model.h5", "; it has tf_model.h5, TensorFlow weights: load them with transformers 4 (from_tf=True)"),
+        ("flax_model.msgpack", "; it has flax_model.msgpack, Flax weights: "),
         ("hubert.pt", f"; it has hubert.pt: `hubert-fast convert {folder}/hubert.pt OUT_DIR` converts"),
         ("model.onnx", "; it has model.onnx, an ONNX program: use the checkpoint that it was exported from"),
         ("adapter_model.safetensors", "; it has adapter_model.safetensors, a PEFT adapter: merge it into its base model"),
-        ("weights.safetensors", "; it has weights.safetensors: if these are the weights, name the file model.safetensors"),
+        ("weights.safetensors", "; it has weights.safetensors: if that file holds the weights, rename it to model.safetensors"),
         (None, ""),
     ):
         if name:
@@ -335,7 +335,7 @@ def test_what_a_folder_without_weights_has(folder, tmp_path):
         (folder / f"checkpoint-{step}").mkdir()
         (folder / f"checkpoint-{step}" / "pytorch_model.bin").write_bytes(b"x")
     (folder / "config.json").unlink()
-    with pytest.raises(CheckpointError, match=r"has no config\.json; the folder .*checkpoint-1000 in it has weights"):
+    with pytest.raises(CheckpointError, match=r"has no config\.json; its subfolder .*checkpoint-1000 has weights"):
         Transcriber.from_pretrained(folder, device="cpu")
 
 
@@ -344,7 +344,7 @@ def test_a_file_where_a_folder_is_needed(folder):
     torch.save({}, path)
     for name, message in (
         (path, f"is a file; a checkpoint is a folder with config.json and weights; `hubert-fast convert {path} OUT_DIR`"),
-        (folder / "model.safetensors", f"; name the folder that it is in, {folder}"),
+        (folder / "model.safetensors", f"; name the folder that contains it, {folder}"),
     ):
         with pytest.raises(CheckpointError) as error:
             Transcriber.from_pretrained(name, device="cpu")
@@ -364,7 +364,7 @@ def test_checkpoints_that_write_no_text(original, folder, tmp_path, capsys):
         ("encoder", f"encoder is a pre-trained encoder without a CTC head: {advice}"),
         ("classifier", f"is a classifier (HubertForSequenceClassification) without a CTC head: {advice}"),
         ("no names", "has no vocab.json: a CTC head needs it to map outputs to characters"),
-        ("other", "config.json: model_type must be 'hubert', but this configuration is of a 'wav2vec2' model"),
+        ("other", "config.json: model_type must be 'hubert', but this configuration belongs to a 'wav2vec2' model"),
     ):
         for vocabulary in (False, True) if name in ("encoder", "classifier") else (False,):
             if vocabulary:
@@ -471,7 +471,7 @@ def test_lists_of_weights_fit_a_screen(original, tmp_path, caplog):
 def test_what_libraries_say_is_cut_and_kept_safe():
     assert first_line(ValueError("x" * 5000)) == "x" * 296 + " ..."
     advice = "Weights only load failed. Re-running `torch.load` with `weights_only` set to `False` will likely succeed"
-    assert first_line(RuntimeError(advice)) == "it holds objects that are no tensors"
+    assert first_line(RuntimeError(advice)) == "it holds objects other than tensors"
     assert first_line(RuntimeError("\n\nCUDA error\nstack")) == "CUDA error"
 
 

@@ -151,7 +151,7 @@ def test_where_the_model_goes(saved):
     for options, message in (
         ({"device_map": {"lm_head": "cpu", "hubert": 0}}, "device_map must put the whole model on one device"),
         ({"device_map": "disk"}, "device must be auto, cpu, cuda or cuda:N, but is 'disk'"),
-        ({"device_map": 99}, "device cuda:99 was asked for, but"),
+        ({"device_map": 99}, "device cuda:99 was requested, but"),
         ({"device": "cpu", "device_map": "cpu"}, "takes device or device_map, but got both"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -194,7 +194,7 @@ def test_mismatched_shapes(saved, caplog):
     model, info = HubertForCTC.from_pretrained(folder, vocab_size=40, ignore_mismatched_sizes=True, output_loading_info=True)
     assert info["mismatched_keys"][0] == ("lm_head.bias", (32,), (40,)) and model.lm_head.out_features == 40
     assert set(info) == {"missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"}
-    assert "lm_head.bias ([32] there, [40] here)" in caplog.text
+    assert "lm_head.bias ([32] instead of [40])" in caplog.text
     assert not model.lm_head.bias.any() and model.lm_head.weight.std().item() == pytest.approx(0.02, rel=0.1)
 
 
@@ -249,7 +249,7 @@ def test_errors_name_the_file_and_the_reason(saved, tmp_path):
         ("model.safetensors.index.json", '{"metadata": {}}', "must have a weight_map"),
         ("model.safetensors.index.json", '{"weight_map": {"a": 3}}', "must have a weight_map"),
         ("config.json", '{"eos_token_id": [2, "3"]}', "eos_token_id must be"),
-        ("config.json", '{"id2label": {"x": "a"}}', "id2label must name labels by whole numbers"),
+        ("config.json", '{"id2label": {"x": "a"}}', "id2label must map integers to labels"),
         ("config.json", '{"num_hidden_layers": -1}', "num_hidden_layers must not be negative"),
     ],
 )

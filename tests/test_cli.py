@@ -121,13 +121,13 @@ def _incomplete_checkpoint(folder):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["--model", "someone/no-such-model"], "someone/no-such-model is not a folder here"),
+        (["--model", "someone/no-such-model"], "someone/no-such-model is not a folder, its config.json"),
         (["--model", "/no/such/folder"], "/no/such/folder"),
         (
             ["--model", "INCOMPLETE"],
             "is a pre-trained encoder without a CTC head: fine-tune it, or use a fine-tuned checkpoint such as",
         ),
-        (["--device", "cuda:99"], "cuda:99 was asked for, but there"),
+        (["--device", "cuda:99"], "cuda:99 was requested, but there"),
         (["--device", "toaster"], "device must be auto, cpu, cuda or cuda:N, but is 'toaster'"),
         (["--dtype", "int4"], "dtype must be auto, float32, bfloat16, float16, but is 'int4'"),
         (["--model", "x" * 300], "File name too long"),
@@ -237,7 +237,7 @@ def test_a_backend_that_cannot_run_is_told_before_any_file(capsys, monkeypatch):
     recording = str(demo.recordings()[0].path)
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     for backend, reason in (
-        ("triton", "backend triton was asked for, but cannot run: "),
+        ("triton", "backend triton was requested, but cannot run: "),
         ("metal", "backend must be auto, eager"),
     ):
         monkeypatch.setenv("HUBERT_FAST_BACKEND", backend)

@@ -293,8 +293,8 @@ BAD = {
     "another file": (lambda: {"weights": 1}, r"expected a fairseq \('model'\) or s3prl \('Distiller'\).*holds weights"),
     "a list": (lambda: [1], "holds no dictionary"),
     "no tensors": (lambda: {"model": {"a": 1}}, "'model' must hold a dictionary of tensors"),
-    "a stranger": (lambda: _broken(pretrained(BASE), project_q=torch.ones(2)), "has no place for project_q"),
-    "a lack": (lambda: _without(pretrained(BASE), "encoder.layers.1.fc2.bias"), "lacks encoder.layers.1.feed_forward.output_d"),
+    "a stranger": (lambda: _broken(pretrained(BASE), project_q=torch.ones(2)), "has unknown weights: project_q"),
+    "a lack": (lambda: _without(pretrained(BASE), "encoder.layers.1.fc2.bias"), "lacks weights: encoder.layers.1.feed_forward"),
     "no positions": (lambda: _without(pretrained(BASE), "encoder.pos_conv.0.weight_v"), r"pos_conv.0.weight_v is missing"),
     "a shape": (lambda: _broken(pretrained(BASE), mask_emb=torch.ones(5)), r"masked_spec_embed has shape \[5\].*\[24\]"),
     "code for convolutions": (lambda: pretrained(BASE) | {"cfg": dict(conv_feature_layers="exit(3)")}, "but are 'exit"),
@@ -332,7 +332,7 @@ def test_other_files_are_refused_by_name(tmp_path):
 
 @pytest.mark.parametrize(
     "text, message",
-    [("| 1\nE 2\n", "has 6 symbols with the special ones, but the model 8 outputs"), ("| 1\nE\n", "line 2 of the dictionary")],
+    [("| 1\nE 2\n", "has 6 symbols, special ones included, but .* 8 outputs"), ("| 1\nE\n", "line 2 of the dictionary")],
 )
 def test_a_dictionary_that_does_not_fit(text, message, tmp_path):
     (tmp_path / "dict.ltr.txt").write_text(text)
@@ -432,10 +432,10 @@ def test_weights_that_need_no_conversion(tmp_path):
     """A list of a hundred names would fill a screen, and says nothing about what to do."""
     model = convert(saved(pretrained(BASE), tmp_path)).model
     model.save_pretrained(tmp_path / "folder")
-    with pytest.raises(CheckpointError, match="is a safetensors file; expected a file that torch"):
+    with pytest.raises(CheckpointError, match="is a safetensors file; expected a file written by torch"):
         convert(tmp_path / "folder/model.safetensors")
     torch.save(model.state_dict(), tmp_path / "weights.pt")  # the model's weights are mapped from checkpoint.pt
-    with pytest.raises(CheckpointError, match="weights by Hugging Face's names, which need no conversion") as error:
+    with pytest.raises(CheckpointError, match="weights with Hugging Face's names, which need no conversion") as error:
         convert(tmp_path / "weights.pt")
     assert len(str(error.value)) < 400
     torch.save({f"a{index}": 1 for index in range(100)}, tmp_path / "other.pt")

@@ -175,7 +175,7 @@ def test_a_name_is_fetched_once_and_then_works_offline(hub, tmp_path):
 @pytest.mark.parametrize(
     "name, revision, message",
     [
-        ("someone/else", None, "someone/else is not a folder here, and not on the Hugging Face hub (or private)"),
+        ("someone/else", None, "someone/else is neither a folder nor on the Hugging Face hub (or it is private)"),
         ("someone/hubert", "v9", "someone/hubert on the Hugging Face hub has no revision v9"),
     ],
 )
@@ -220,18 +220,18 @@ def test_no_network(tmp_path):
         (
             401,
             {"X-Error-Code": "GatedRepo"},
-            "on the Hugging Face hub is gated: ask for access there, then log in",
+            "on the Hugging Face hub is gated: request access there, then log in",
         ),
         (
             403,
             {"X-Error-Code": "GatedRepo"},
-            "on the Hugging Face hub is gated: ask for access there, then log in",
+            "on the Hugging Face hub is gated: request access there, then log in",
         ),
-        (403, {}, "the hub answered 403 Forbidden: log in (`hf auth login`) or set HF_TOKEN to a token that may read it"),
+        (403, {}, "the hub answered 403 Forbidden: log in (`hf auth login`) or set HF_TOKEN to a token with read access"),
         (503, {}, "the hub answered 503 Service Unavailable: try again later"),
         (404, {}, "the hub answered 404 Not Found"),
         (418, {}, "the hub answered 418 I'm a Teapot"),
-        (200, {"Content-Type": "text/html"}, "what answered is not the hub: a proxy or a log-in page may stand between"),
+        (200, {"Content-Type": "text/html"}, "the answer did not come from the hub: a proxy or a log-in page"),
     ],
     ids=["401 gated", "403 gated", "403", "503", "404", "418", "page"],
 )
@@ -268,5 +268,5 @@ def test_what_stands_behind_a_file_that_is_not_in_the_cache(monkeypatch):
         monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
         with pytest.raises(CheckpointError) as error:
             resolve_file("someone/hubert", "config.json")
-        expected = "someone/hubert is not a folder here, config.json of it is not in the Hugging Face cache, and "
+        expected = "someone/hubert is not a folder, its config.json is not in the Hugging Face cache, and "
         assert str(error.value) == expected + reason

@@ -82,18 +82,18 @@ def test_what_triton_needs_to_start_kernels(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert dispatch.why_not("triton") == "triton needs a C compiler to start kernels, but there is no gcc or clang"
+    assert dispatch.why_not("triton") == "triton needs a C compiler to start kernels, but neither gcc nor clang was found"
     (tmp_path / "gcc").write_text("#!/bin/sh")
     (tmp_path / "gcc").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:")
     monkeypatch.setattr(dispatch.os.path, "exists", lambda path: "Python.h" not in str(path))
     assert dispatch.why_not("triton").startswith(
-        "triton needs Python's headers to start kernels, but there is no Python.h in /"
+        "triton needs the headers of Python to start kernels, but there is no Python.h in /"
     )
     monkeypatch.setenv("CC", "no-such-compiler")
     assert dispatch.why_not("triton") == "triton needs a C compiler to start kernels, but there is no no-such-compiler"
     monkeypatch.setattr(torch.version, "hip", "7.0")
-    assert dispatch.why_not("triton") == "kernels are made for NVIDIA GPUs, and this torch is built for AMD's"
+    assert dispatch.why_not("triton") == "kernels need an NVIDIA GPU, but this torch is built for AMD GPUs"
 
 
 def test_gpus_that_are_too_old(monkeypatch):
@@ -102,10 +102,10 @@ def test_gpus_that_are_too_old(monkeypatch):
 
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(dispatch, "_lacking", lambda compiler, path: None)
+    monkeypatch.setattr(dispatch, "_missing_build_tool", lambda compiler, path: None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     assert not dispatch.use_triton(OnCuda())
-    with pytest.raises(RuntimeError, match=r"GPUs of capability \(8, 0\) and above, but cuda:0 has \(7, 5\)"):
+    with pytest.raises(RuntimeError, match=r"GPU of compute capability \(8, 0\) or higher, but cuda:0 has \(7, 5\)"):
         dispatch.use_triton(OnCuda(), backend="triton")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     assert dispatch.use_triton(OnCuda(), backend="triton")

@@ -420,7 +420,7 @@ def test_compiles_whole_and_exports(name):
 def test_gradients_take_the_definition(name):
     positional, options = called(name)
     first = positional[0].requires_grad_()
-    with pytest.raises(RuntimeError, match="backend triton was asked for, but cannot run: a gradient is needed"):
+    with pytest.raises(RuntimeError, match="backend triton was requested, but cannot run: a gradient is required"):
         getattr(ops, name)(*positional, **options, backend="triton")
     found = getattr(ops, name)(*positional, **options)
     sum(x.double().sum() for x in ((found,) if isinstance(found, torch.Tensor) else found)).backward()

@@ -416,7 +416,7 @@ class TestPackedAudio:
             model.forward_packed(PackedAudio.from_waveforms([torch.zeros(800)], hop_samples=160))
         with torch.no_grad(), pytest.raises(KeyError, match="'attentions' is not in this output"):
             model.forward_packed(PackedAudio.from_waveforms([torch.zeros(800)])).unpack("attentions")
-        with torch.no_grad(), pytest.raises(KeyError, match="cu_seqlens is where utterances begin"):
+        with torch.no_grad(), pytest.raises(KeyError, match="cu_seqlens cannot be unpacked: it holds the boundaries"):
             model.forward_packed(PackedAudio.from_waveforms([torch.zeros(800)])).unpack("cu_seqlens")
 
 

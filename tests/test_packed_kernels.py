@@ -154,7 +154,7 @@ def test_a_change_of_any_weight_is_seen(monkeypatch):
 )
 def test_what_kernels_were_not_made_for(values, dtype, reason, monkeypatch):
     model = model_of(HubertModel, PRE_LN, **values).to(dtype)
-    with pytest.raises(RuntimeError, match=f"backend triton was asked for, but cannot run: .*{reason}"):
+    with pytest.raises(RuntimeError, match=f"backend triton was requested, but cannot run: .*{reason}"):
         on("triton", monkeypatch, model.forward_packed, packed(model))
     assert on("auto", monkeypatch, model.forward_packed, packed(model))[0].isfinite().all()
 

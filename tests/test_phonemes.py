@@ -134,7 +134,7 @@ def test_a_class_that_is_not_known_is_said(tmp_path, caplog):
         (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": name}))
         assert CTCTokenizer.from_pretrained(tmp_path).decode([5, 4, 7]) == "a ts"
         assert len(caplog.records) == told
-    assert "tokenizer_class is WhisperTokenizer, which is not known here: text is written as Wav2Vec2CTCToken" in caplog.text
+    assert "tokenizer_class is WhisperTokenizer, which is unknown: decoding as Wav2Vec2CTCToken" in caplog.text
 
 
 def test_letters_without_a_word_delimiter(tmp_path):

@@ -60,7 +60,7 @@ def test_what_comes_out_reads_and_moves_as_in_transformers(speech):
     moved = batch.to("cpu", torch.float16)
     assert moved.input_values.dtype == torch.float16 and moved.attention_mask.dtype == torch.int64
     assert torch.equal(batch.to("cpu").input_values, batch.input_values)
-    with pytest.raises(AttributeError, match="has input_values, attention_mask, and no labels"):
+    with pytest.raises(AttributeError, match="has input_values, attention_mask, but no labels"):
         _ = batch.labels
 
 
@@ -166,7 +166,7 @@ def test_text_becomes_labels_as_in_transformers(tmp_path):
         assert long(text)["input_ids"] == theirs(text).input_ids, text
     theirs = _their_tokenizer(tmp_path)
     assert ours(text=["A B", "C"]).input_ids == theirs(["A B", "C"]).input_ids
-    with pytest.raises(ValueError, match="'x' is not in the vocabulary, and neither is '<unk>'"):
+    with pytest.raises(ValueError, match="'x' is not in the vocabulary, and neither is the unknown token '<unk>'"):
         CTCTokenizer({"<pad>": 0})("x")
     with pytest.raises(ValueError, match="waveforms, text or both, but got neither"):
         ours()
@@ -259,7 +259,7 @@ def test_tokenizer_file_troubles(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text('{"target_lang": "deu"}')
     assert CTCTokenizer.from_pretrained(tmp_path).decode([1]) == "ä"
     (tmp_path / "preprocessor_config.json").write_text('{"sampling_rate": "16000"}')
-    with pytest.raises(CheckpointError, match=r"sampling_rate in preprocessor_config\.json .* must be int, is '16000'"):
+    with pytest.raises(CheckpointError, match=r"sampling_rate in preprocessor_config\.json .* must be int, but is '16000'"):
         FeatureExtractor.from_pretrained(tmp_path)
     with pytest.raises(ValueError, match="maps 'a' to '1'"):
         CTCTokenizer({"<pad>": 0, "a": "1"})

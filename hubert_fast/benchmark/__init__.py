@@ -1,1 +1,1 @@
-"""Speed of this package beside transformers', in one process, on the same audio: what ``hubert-fast bench`` runs."""
+"""The benchmark `hubert-fast bench`: this package and transformers in one process, on the same audio."""

@@ -1,4 +1,4 @@
-"""How much arithmetic a model needs for audio, and how fast a machine multiplies at best."""
+"""Count the arithmetic that a model needs, and measure how fast a machine multiplies at best."""
 
 from __future__ import annotations
 
@@ -9,16 +9,20 @@ import torch
 
 from ..config import HubertConfig
 
-# rows, inner width, columns: shapes of these models, and one that is large for its own sake
+# rows, inner width, columns: shapes that occur in these models, and a large one
 CPU_PRODUCTS = ((2048, 2048, 2048), (4096, 1024, 1024), (1024, 4096, 1024), (512, 3072, 768))
 CUDA_PRODUCTS = ((8192, 8192, 8192), (16384, 4096, 1024), (16384, 1024, 4096))
 REPEATS = 8
 
 
 def flop(config: HubertConfig, lengths: Sequence[int]) -> float:
-    """Count the floating-point operations that the utterances need, each alone: products and convolutions, two for a step.
+    """Count the floating-point operations of the matrix products and convolutions that the utterances need without padding.
 
-    config: of a CTC model. lengths: in samples. Padding, norms and activations are not counted.
+    A multiplication and an addition count as two. Norms and activations are not counted.
+
+    Args:
+        config: The configuration of a CTC model.
+        lengths: The lengths of the utterances, in samples.
     """
     total = 0.0
     for length in lengths:
@@ -36,7 +40,7 @@ def flop(config: HubertConfig, lengths: Sequence[int]) -> float:
 
 
 def ceiling(dtype: torch.dtype, device: torch.device) -> float:
-    """Return the best that products of a dtype reach on a device, in FLOP per second: what no model on it can pass."""
+    """Measure the highest rate of matrix products on a device, in FLOP per second: an upper bound for every model."""
     best = 0.0
     for rows, inner, columns in CUDA_PRODUCTS if device.type == "cuda" else CPU_PRODUCTS:
         a, b = (torch.randn(size, inner, device=device).to(dtype) for size in (rows, columns))
@@ -50,6 +54,6 @@ def ceiling(dtype: torch.dtype, device: torch.device) -> float:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until a device has done what it was given."""
+    """Wait until a device has finished all queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,4 +1,4 @@
-"""``hubert-fast bench``: from options to rows, a table and a plot."""
+"""The command `hubert-fast bench`: measure what the options ask for, and write rows, a table and a plot."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from .providers import SORTED, checked_names
 from .subject import Subject
 from .work import Work
 
-# Enough to fill the device for a few batches, which sorting by length can be worth something in, and to be done in minutes
+# Several batches that fill the device, so that sorting by length can help, and not more than minutes of work
 AUDIO_SECONDS = {"cuda": 3600.0, "cpu": 120.0}
 BATCH_SECONDS = {"cuda": 640.0, "cpu": 20.0}
-BATCH_UTTERANCES = {"cuda": 64, "cpu": 8}  # the leaderboard's is 64
+BATCH_UTTERANCES = {"cuda": 64, "cpu": 8}  # 64 as on the leaderboard
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure what is asked for; write rows, a plot and, to standard output, a table. Return the exit status."""
+    """Measure what the options ask for, write rows and a plot, and print a table. Return the exit status."""
     try:
         device = resolve_device(options.device)
         dtype = resolve_dtype(options.dtype, device)
@@ -44,37 +44,37 @@ def run(options: argparse.Namespace) -> int:
     count = len(work.waveforms)
     say(f"{count} utterance{'s' if count > 1 else ''}, {work.audio_seconds:.0f} s of audio ({work.name})")
     if device.type == "cuda" and (missing := Energy(device).missing):
-        say(f"no energy: {missing}")
-    warnings.filterwarnings("ignore", message="Dynamo detected")  # of transformers' own code
-    best = ceiling(dtype, device)
-    made: list[dict[str, Any]] = []
+        say(f"energy is not measured: {missing}")
+    warnings.filterwarnings("ignore", message="Dynamo detected")  # caused by transformers' own code
+    highest_rate = ceiling(dtype, device)
+    all_rows: list[dict[str, Any]] = []
     for protocol in protocols:
         plan = Plan(
             protocol=protocol,
             batch_seconds=options.batch_seconds or BATCH_SECONDS[device.type],
             batch_utterances=options.batch_utterances or BATCH_UTTERANCES[device.type],
             rounds=options.rounds,
-            ceiling=best,
+            ceiling=highest_rate,
             dollars_per_hour=options.dollars_per_hour,
         )
         say(f"{protocol}: {PROTOCOLS[protocol]}")
         if any(name.endswith(SORTED) for name in names) and plan.is_one_batch(work):
-            say("all utterances are in one batch, so sorting changes nothing: more --audio-seconds or smaller batches would")
-        found = measure(subject, work, names, plan, say)
+            say("all utterances fit in one batch, so sorting has no effect: use more --audio-seconds or smaller batches")
+        measured = measure(subject, work, names, plan, say)
         if options.csv is not None:
-            _append(Path(options.csv), columns, found)
-        made += found
-    print(table(made))
+            _append(Path(options.csv), columns, measured)
+        all_rows += measured
+    print(table(all_rows))
     if options.plot is not None:
-        _plot(made, columns, options.plot)
-    return EXIT_OK if all(row["status"] == OK for row in made) else EXIT_SOME_FAILED
+        _plot(all_rows, columns, options.plot)
+    return EXIT_OK if all(row["status"] == OK for row in all_rows) else EXIT_SOME_FAILED
 
 
 def _protocols(text: str) -> list[str]:
-    found = [name.strip() for name in text.split(",")]
-    if not set(found) <= set(PROTOCOLS):
-        raise ValueError(f"protocols are {', '.join(PROTOCOLS)}, but got {text!r}")
-    return found
+    names = [name.strip() for name in text.split(",")]
+    if not set(names) <= set(PROTOCOLS):
+        raise ValueError(f"protocols must be some of {', '.join(PROTOCOLS)}, with commas between, but are {text!r}")
+    return names
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -90,7 +90,7 @@ def _check(options: argparse.Namespace) -> None:
         try:
             import matplotlib  # noqa: F401
         except ImportError:
-            raise ValueError("plots are drawn by matplotlib: pip install 'hubert_fast[bench]'") from None
+            raise ValueError("plots need matplotlib, which is not installed: pip install 'hubert_fast[bench]'") from None
 
 
 def _subject(options: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> Subject:
@@ -102,18 +102,18 @@ def _subject(options: argparse.Namespace, device: torch.device, dtype: torch.dty
         raise CannotRunError(f"the model cannot be loaded: {error}") from None
 
 
-def _append(path: Path, columns: dict[str, str], found: list[dict[str, Any]]) -> None:
+def _append(path: Path, columns: dict[str, str], measured: list[dict[str, Any]]) -> None:
     try:
-        rows.append(path, columns, found)
+        rows.append(path, columns, measured)
     except (ValueError, OSError) as error:
         raise CannotRunError(str(error)) from None
 
 
-def _plot(made: list[dict[str, Any]], columns: dict[str, str], path: str) -> None:
+def _plot(measured: list[dict[str, Any]], columns: dict[str, str], path: str) -> None:
     from .plot import bars
 
     try:
-        bars([columns | row for row in made], Path(path))
+        bars([columns | row for row in measured], Path(path))
     except (ValueError, OSError) as error:
         raise CannotRunError(f"{path} cannot be drawn: {error}") from None
 
@@ -135,17 +135,17 @@ HEADER = (
 )
 
 
-def table(made: list[dict[str, Any]]) -> str:
-    """Lay rows out for people: the ratio is to the best provider of transformers in the same protocol."""
-    lines = [HEADER]
+def table(measured: list[dict[str, Any]]) -> str:
+    """Format rows as a table. The ratio is to the fastest provider of transformers in the same protocol."""
+    lines: list[tuple[str, ...]] = [HEADER]
     reasons = []
-    for row in made:
+    for row in measured:
         if row["status"] != OK:
             reasons.append(f"{row['protocol']}, {row['provider']}: {row['status']}")
             continue
         theirs = [
             other["rtfx"]
-            for other in made
+            for other in measured
             if other["status"] == OK and other["protocol"] == row["protocol"] and other["provider"].startswith("hf-")
         ]
         lines.append(
@@ -157,14 +157,15 @@ def table(made: list[dict[str, Any]]) -> str:
                 _shown(row["audio_hours_per_dollar"], "{:.0f}"), _shown(row["audio_seconds_per_joule"], "{:.1f}"),
             )
         )  # fmt: skip
-    used = [place for place in range(len(HEADER)) if len(lines) == 1 or any(line[place] for line in lines[1:])]
-    widths = {place: max(len(line[place]) for line in lines) for place in used}
+    used = [index for index in range(len(HEADER)) if len(lines) == 1 or any(line[index] for line in lines[1:])]
+    widths = {index: max(len(line[index]) for line in lines) for index in used}
     text = []
     for line in lines:
-        cells = [line[place].ljust(widths[place]) if place < 2 else line[place].rjust(widths[place]) for place in used]
+        cells = [line[index].ljust(widths[index]) if index < 2 else line[index].rjust(widths[index]) for index in used]
         text.append("  ".join(cells).rstrip())
     return "\n".join(text + reasons)
 
 
 def _shown(value: Any, form: str, scale: float = 1.0) -> str:
+    """Format a number, or return an empty text in place of a value that was not measured."""
     return form.format(value * scale) if isinstance(value, (int, float)) else ""

@@ -1,4 +1,4 @@
-"""Providers in turn on the same work: answers first, then time."""
+"""Measure providers on the same utterances, in turn: check the output of each, then time it."""
 
 from __future__ import annotations
 
@@ -24,24 +24,36 @@ from .providers import PIPELINE_BATCH, Provider, provider
 from .subject import Subject, Unavailable
 from .work import Work
 
-# Of the largest logit: so far may an answer be from float32 before it counts as another one. Sums in another order; roundings
+# How far logits may be from those of float32, as a share of the largest logit. float32 sums in another order; the others round
 # to 2^-11 and 2^-8 at every layer.
 SAME = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 CHECKED_UTTERANCES, CHECKED_SECONDS = 4, 10.0
-DEVICE_LOST = ("CUDA error", "Triton Error [CUDA]")  # as torch words it, and as Triton's launcher does
+DEVICE_LOST = ("CUDA error", "Triton Error [CUDA]")  # in the messages of torch and of Triton's launcher
 OK = "ok"
-COLUMNS = (  # of a row, behind those that say where it is from
+COLUMNS = (  # of a row, after those of `rows.device_columns`
     "model dtype protocol lengths utterances audio_seconds batch provider rounds p20_s p50_s p80_s rtfx latency_p50_ms "
     "latency_p95_ms share_of_ceiling ceiling_tflops peak_bytes audio_seconds_per_joule audio_hours_per_dollar max_error "
     "texts_equal wer status"
 )
 
-Told = Callable[[str], None]
+Report = Callable[[str], None]  # takes a line for the user
 
 
 @dataclass
 class Entry:
-    """A provider in a run, and what came of it. status: ``"ok"``, or the reason why it has no time."""
+    """A provider and its results so far.
+
+    Attributes:
+        name: Its name, as in the options.
+        provider: The provider, once it has been created and while it can run.
+        round: Runs a timed pass, once it has been prepared and while it can run.
+        status: `"ok"`, or the reason why the provider has no time.
+        max_error: The largest error of a logit, as a share of the largest logit.
+        texts_equal: How many of the checked texts are those of float32.
+        rounds: The timed passes.
+        peak_bytes: Peak memory of the warm-up pass.
+        joules: Energy of all timed passes.
+    """
 
     name: str
     provider: Provider | None = None
@@ -58,8 +70,13 @@ class Entry:
 class Plan:
     """How providers are measured.
 
-    batch_seconds: audio in a batch of the protocol *model*. batch_utterances: of the protocol *leaderboard*. rounds: how often
-    each goes through all the work, after once untimed. ceiling: of the machine in this dtype, in FLOP per second.
+    Attributes:
+        protocol: A name of `protocols.PROTOCOLS`.
+        batch_seconds: Seconds of audio in a batch of the protocol *model*.
+        batch_utterances: Utterances in a batch of the protocol *leaderboard*.
+        rounds: Timed passes over all utterances, after a warm-up pass.
+        ceiling: The highest rate of matrix products on this machine in this dtype, in FLOP per second.
+        dollars_per_hour: The price of the machine, if known.
     """
 
     protocol: str
@@ -71,21 +88,32 @@ class Plan:
 
     @property
     def batch(self) -> str:
-        """How work is divided, in words."""
+        """The size of a batch, in words."""
         return {"model": f"{self.batch_seconds:g} s", "leaderboard": f"{self.batch_utterances} utterances"}.get(
             self.protocol, ""
         )
 
     def is_one_batch(self, work: Work) -> bool:
-        """Whether a padding provider does all the work in one batch, in whichever order."""
+        """Return whether a provider that pads puts all utterances into one batch, so that their order does not matter."""
         if self.protocol == "model":
             return work.audio_seconds <= self.batch_seconds
         return len(work.waveforms) <= {"leaderboard": self.batch_utterances, "files": PIPELINE_BATCH}[self.protocol]
 
 
 @torch.inference_mode()
-def measure(subject: Subject, work: Work, names: Sequence[str], plan: Plan, told: Told) -> list[dict[str, Any]]:
-    """Measure providers and return a row for each, in the order of ``names``, with the reason where there is no time."""
+def measure(subject: Subject, work: Work, names: Sequence[str], plan: Plan, say: Report) -> list[dict[str, Any]]:
+    """Measure providers.
+
+    Args:
+        subject: The model.
+        work: The utterances.
+        names: The names of the providers.
+        plan: How they are measured.
+        say: Called with progress messages.
+
+    Returns:
+        A row for each provider, in the order of `names`. Its status is the reason if there is no time.
+    """
     entries = [Entry(name) for name in names]
     energy, memory = Energy(subject.device), Memory(subject.device)
     with contextlib.ExitStack() as stack:
@@ -94,34 +122,38 @@ def measure(subject: Subject, work: Work, names: Sequence[str], plan: Plan, told
             folder = stack.enter_context(tempfile.TemporaryDirectory())
             try:
                 work = work.saved(Path(folder))
-            except ImportError as error:  # what reads and writes audio
+            except ImportError as error:  # a library that reads or writes audio is missing
                 return [_row(Entry(name, status=f"cannot run: {error}"), subject, work, plan) for name in names]
-        checked = Checked(subject, work)
+        reference = Checked(subject, work)
         for entry in entries:
-            with _reason(entry, subject.device, told):
+            with _failures(entry, subject.device, say):
                 entry.provider = provider(entry.name, subject)
-                entry.max_error, entry.texts_equal = checked.compare(entry.provider)
-                if not entry.max_error <= SAME[subject.dtype]:
-                    entry.status = f"not timed: {entry.max_error:.1e} from float32, more than {SAME[subject.dtype]:.0e}"
-                    told(f"{entry.name}: {entry.status}")
-        checked.release()
+                entry.max_error, entry.texts_equal = reference.compare(entry.provider)
+                tolerance = SAME[subject.dtype]
+                if not entry.max_error <= tolerance:
+                    entry.status = f"not timed: differs from float32 by {entry.max_error:.1e}, more than {tolerance:.0e}"
+                    say(f"{entry.name}: {entry.status}")
+        reference.release()
         for entry in _running(entries):
-            with _reason(entry, subject.device, told):
+            with _failures(entry, subject.device, say):
+                assert entry.provider is not None
                 entry.round = prepare(plan.protocol, entry.provider, work, plan.batch_seconds, plan.batch_utterances)
                 memory.start()
-                entry.round()  # warms up: compilation, caches
+                entry.round()  # a warm-up: kernels are compiled, caches filled
                 entry.peak_bytes = memory.peak_bytes()
         for number in range(plan.rounds):
             running = _running(entries)
-            shift = number % max(len(running), 1)  # so that none is always the one after a certain other
+            shift = number % max(len(running), 1)  # so that no provider always follows the same one
             for entry in running[shift:] + running[:shift]:
-                with _reason(entry, subject.device, told):
+                with _failures(entry, subject.device, say):
+                    assert entry.round is not None
                     before = energy.joules()
                     entry.rounds.append(entry.round())
-                    if before is not None:
-                        entry.joules = (entry.joules or 0.0) + energy.joules() - before
-                    took = sum(entry.rounds[-1].seconds)
-                    told(f"round {number + 1} of {plan.rounds}: {entry.name}: {work.audio_seconds / took:.4g} times real time")
+                    after = energy.joules()
+                    if before is not None and after is not None:
+                        entry.joules = (entry.joules or 0.0) + after - before
+                    speed = work.audio_seconds / sum(entry.rounds[-1].seconds)
+                    say(f"round {number + 1} of {plan.rounds}: {entry.name}: {speed:.4g} times real time")
     return [_row(entry, subject, work, plan) for entry in entries]
 
 
@@ -130,69 +162,70 @@ def _running(entries: list[Entry]) -> list[Entry]:
 
 
 def is_device_lost(error: BaseException) -> bool:
-    """Return whether CUDA refuses all further work of this process after ``error``. It does not after a lack of memory."""
+    """Return whether CUDA refuses all further work of this process after `error`, as it does not after a lack of memory."""
     return not is_out_of_memory(error) and any(words in str(error) for words in DEVICE_LOST)
 
 
 @contextlib.contextmanager
-def _reason(entry: Entry, device: torch.device, told: Told) -> Iterator[None]:
-    """Make the reason for a failure the status of an entry, which then runs no more."""
+def _failures(entry: Entry, device: torch.device, say: Report) -> Iterator[None]:
+    """Turn an exception into the status of an entry, which then does not run again."""
     try:
         yield
     except Unavailable as error:
         entry.status = f"cannot run: {error}"
-    except Exception as error:  # theirs and ours: whatever it is, the others go on
+    except Exception as error:  # of any library: the other providers go on
         if is_device_lost(error):
             raise
-        what = "out of memory" if is_out_of_memory(error) else f"{type(error).__name__}: {first_line(error)}"
-        entry.status = f"failed: {what}"[:200]
+        reason = "out of memory" if is_out_of_memory(error) else f"{type(error).__name__}: {first_line(error)}"
+        entry.status = f"failed: {reason}"[:200]
     else:
         return
     entry.provider = entry.round = None
-    told(f"{entry.name}: {entry.status}")
+    say(f"{entry.name}: {entry.status}")
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
 class Checked:
-    """A few utterances and what float32 says of them: alone, and in one padded batch, whose padding a group norm sees."""
+    """The output of float32 for a few utterances: one at a time, and in a padded batch, whose padding affects a group norm."""
 
     def __init__(self, subject: Subject, work: Work):
         self.subject = subject
-        most = round(16000 * CHECKED_SECONDS)
-        self.waveforms = [waveform[:most] for waveform in work.waveforms[:CHECKED_UTTERANCES]]
+        max_samples = round(16000 * CHECKED_SECONDS)
+        self.waveforms = [waveform[:max_samples] for waveform in work.waveforms[:CHECKED_UTTERANCES]]
         exact = subject.exact
-        own = {"output_attentions": True} if isinstance(exact, type(subject.ours)) else {}  # which takes our definition
+        # our own class then runs its definition, not the fast graph
+        options = {"output_attentions": True} if isinstance(exact, type(subject.ours)) else {}
         tokenizer = subject.processor.tokenizer
 
         def logits(waveforms: list[np.ndarray]) -> Tensor:
             batch = subject.processor(waveforms, sampling_rate=16000).to(subject.device)
-            found = exact(batch["input_values"], attention_mask=batch.get("attention_mask"), **own).logits
+            output = exact(batch["input_values"], attention_mask=batch.get("attention_mask"), **options).logits
             counts = subject.ours.frame_counts(torch.tensor([len(waveform) for waveform in waveforms]))
-            return found[torch.arange(found.shape[1]) < counts[:, None]].double().cpu()
+            return output[torch.arange(output.shape[1]) < counts[:, None]].double().cpu()
 
         parts = [logits([waveform]) for waveform in self.waveforms]
         self.alone, self.padded = torch.cat(parts), logits(self.waveforms)
-        self.texts = [  # random weights have no text: all tokens are nearly as likely
+        self.texts = [  # not with random weights, which make all tokens nearly equally likely
             greedy_decode(part.float()[None], None, tokenizer, blank_id=tokenizer.pad_token_id)[0].text
             for part in (parts if subject.folder is not None else ())
         ]
 
     def compare(self, provider: Provider) -> tuple[float, int]:
-        """Return the largest error as a share of the largest logit, and how many texts are float32's.
+        """Return the largest error as a share of the largest logit, and how many texts equal those of float32.
 
-        Texts of random weights are not compared.
+        With random weights texts are not compared.
         """
         ready = provider.forward(self.waveforms)
-        found = ready.frames(ready.run()).double().cpu()
+        output = ready.frames(ready.run()).double().cpu()
         expected = self.padded if provider.pads else self.alone
-        error = (found - expected).abs().max() / expected.abs().max()
+        error = (output - expected).abs().max() / expected.abs().max()
         texts = provider.text(self.waveforms) if self.texts else []
-        equal = sum(one.strip() == other.strip() for one, other in zip(texts, self.texts))
-        return float(error) if error == error else float("inf"), equal
+        equal = sum(text.strip() == reference.strip() for text, reference in zip(texts, self.texts))
+        return float("inf") if error.isnan() else float(error), equal
 
     def release(self) -> None:
-        """Give the copy in float32 back."""
+        """Free the copy of the model in float32."""
         self.subject.__dict__.pop("exact", None)
 
 
@@ -210,15 +243,15 @@ def _row(entry: Entry, subject: Subject, work: Work, plan: Plan) -> dict[str, An
             row["texts_equal"] = f"{entry.texts_equal} of {checked}"
     if entry.status != OK:
         return row
-    p20, p50, p80 = np.percentile([sum(one.seconds) for one in entry.rounds], [20, 50, 80])
-    latencies = 1e3 * np.percentile([second for one in entry.rounds for second in one.seconds], [50, 95])
+    p20, p50, p80 = np.percentile([sum(round_.seconds) for round_ in entry.rounds], [20, 50, 80])
+    latencies = 1e3 * np.percentile([second for round_ in entry.rounds for second in round_.seconds], [50, 95])
     rtfx = work.audio_seconds / p50
     needed = flop(subject.config, [len(waveform) for waveform in work.waveforms])
     row |= {
         "p20_s": p20, "p50_s": p50, "p80_s": p80, "rtfx": rtfx, "share_of_ceiling": needed / p50 / plan.ceiling,
         "ceiling_tflops": plan.ceiling / 1e12, "peak_bytes": "" if entry.peak_bytes is None else entry.peak_bytes,
     }  # fmt: skip
-    if plan.protocol != "files":  # where all files are one call
+    if plan.protocol != "files":  # a single call processes all files
         row |= {"latency_p50_ms": latencies[0], "latency_p95_ms": latencies[1]}
     if entry.joules:
         row["audio_seconds_per_joule"] = work.audio_seconds * len(entry.rounds) / entry.joules
@@ -231,7 +264,8 @@ def _row(entry: Entry, subject: Subject, work: Work, plan: Plan) -> dict[str, An
 
 
 def _word_error_rate(references: Sequence[str], texts: Sequence[str]) -> float | str:
-    from ..transcribe.scoring import can_score, score  # on demand: what reads audio may be missing where models are timed
+    # imported late: libraries that read audio may be missing where only models are timed
+    from ..transcribe.scoring import can_score, score
 
     if not can_score():
         return ""

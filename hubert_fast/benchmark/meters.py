@@ -1,4 +1,4 @@
-"""What a run costs besides time: memory above what was held, and energy."""
+"""Measure the peak memory and the energy of a run."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ RESET_PEAK = "5"  # proc(5)
 
 
 class Memory:
-    """Peak memory above what is held when :meth:`start` is called: of the allocator on CUDA, of the process on Linux."""
+    """Measure how far memory rises above its level at `start`: of CUDA's allocator, or of the process on Linux."""
 
     def __init__(self, device: torch.device):
         self.device = device
         self._before: int | None = None
 
     def start(self) -> None:
+        """Begin a measurement."""
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
@@ -34,11 +35,11 @@ class Memory:
         try:
             CLEAR.write_text(RESET_PEAK)
             self._before = _status_bytes("VmRSS")
-        except OSError:  # a sandbox without it
+        except OSError:  # a sandbox may not have the file
             self._before = None
 
     def peak_bytes(self) -> int | None:
-        """Bytes at the peak since :meth:`start`, less those held then; ``None`` where nothing tells."""
+        """Return the bytes at the peak since `start`, minus those at `start`; `None` if they cannot be measured."""
         if self._before is None:
             return None
         if self.device.type == "cuda":
@@ -51,30 +52,31 @@ def _status_bytes(field: str) -> int:
 
 
 class Energy:
-    """A GPU's own count of joules, by NVML (``pip install nvidia-ml-py``)."""
+    """Read a GPU's energy counter by NVML (`pip install nvidia-ml-py`). `missing` says why there is none."""
 
     def __init__(self, device: torch.device):
-        self._nvml, self._handle = None, None
+        self._nvml: Any = None
+        self._handle: Any = None
         self.missing: str | None = None
         if device.type != "cuda":
-            self.missing = "energy is counted on NVIDIA GPUs alone"
+            self.missing = "energy is measured only on NVIDIA GPUs"
             return
         try:
             import pynvml
 
             pynvml.nvmlInit()
-            # NVML numbers the machine's GPUs; CUDA may see some of them in another order
+            # NVML numbers all GPUs of the machine; CUDA may see only some of them, in another order
             identity: Any = torch.cuda.get_device_properties(device).uuid
             self._handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{identity}")
             pynvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)
             self._nvml = pynvml
         except ImportError:
             self.missing = "pynvml is not installed (pip install nvidia-ml-py)"
-        except Exception as error:  # no driver, an old GPU
+        except Exception as error:  # no driver, or an old GPU
             self.missing = f"NVML: {error}"
 
     def joules(self) -> float | None:
-        """Joules since the driver was loaded, ``None`` where nothing tells."""
+        """Return the joules since the driver was loaded; `None` if there is no counter."""
         if self._nvml is None:
             return None
         return self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle) / 1e3

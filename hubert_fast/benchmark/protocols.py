@@ -1,25 +1,33 @@
-"""What is timed of a provider: the model alone, what the Open ASR Leaderboard times, or all from files to text."""
+"""The protocols: time the model alone, what the Open ASR Leaderboard times, or everything from files to text."""
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from .arithmetic import synchronize
 from .providers import Provider
 from .work import Work, batches
 
+Result = TypeVar("Result")
+
 PROTOCOLS = {
-    "model": "forward only: batches lie on the device, packed or padded, normalised; logits stay there",
-    "leaderboard": "waveforms in memory to text: processor, copy to the device, forward, arg-max, text, batch by batch",
-    "files": "files on disk to text: the transcriber, or transformers' pipeline with batch_size=8",
+    "model": "forward only, on batches that are on the device, normalised, packed or padded; logits stay there",
+    "leaderboard": "from waveforms in memory to text, batch by batch: processor, copy to the device, forward, argmax, text",
+    "files": "from files on disk to text: the transcriber, or transformers' pipeline with batch_size=8",
 }
 
 
 class Round(NamedTuple):
-    """One time through all the work. seconds: of each batch. texts: in the order of the work; none of the protocol *model*."""
+    """One pass over all utterances.
+
+    Attributes:
+        seconds: The time of each batch.
+        texts: The text of each utterance; `None` for the protocol *model*.
+    """
 
     seconds: list[float]
     texts: list[str] | None
@@ -28,7 +36,7 @@ class Round(NamedTuple):
 def prepare(
     protocol: str, provider: Provider, work: Work, batch_seconds: float, batch_utterances: int | None
 ) -> Callable[[], Round]:
-    """Return what does a provider's work once, timed. Batches of the protocol *model* are laid out here, once."""
+    """Return a function that runs a timed pass. Batches of the protocol *model* are moved to the device here, once."""
     if protocol == "files":
         return lambda: _files(provider, work)
     order = list(range(len(work.waveforms)))
@@ -37,25 +45,25 @@ def prepare(
     lengths = [len(work.waveforms[index]) for index in order]
     samples = 16000 * batch_seconds if protocol == "model" else math.inf
     limit = 1 if provider.is_single else batch_utterances if protocol == "leaderboard" else None
-    planned = [[order[place] for place in batch] for batch in batches(lengths, samples=samples, utterances=limit)]
+    planned = [[order[position] for position in batch] for batch in batches(lengths, samples=samples, utterances=limit)]
     if protocol == "model":
         ready = [provider.forward([work.waveforms[index] for index in batch]).run for batch in planned]
         return lambda: Round([_timed(provider, run)[0] for run in ready], None)
 
-    def round_() -> Round:
+    def transcribe() -> Round:
         seconds, texts = [], [""] * len(order)
         for batch in planned:
             waveforms = [work.waveforms[index] for index in batch]
-            took, found = _timed(provider, lambda waveforms=waveforms: provider.text(waveforms))
-            seconds.append(took)
-            for index, text in zip(batch, found):
+            elapsed, batch_texts = _timed(provider, functools.partial(provider.text, waveforms))
+            seconds.append(elapsed)
+            for index, text in zip(batch, batch_texts):
                 texts[index] = text
         return Round(seconds, texts)
 
-    return round_
+    return transcribe
 
 
-def _timed(provider: Provider, call: Callable) -> tuple[float, object]:
+def _timed(provider: Provider, call: Callable[[], Result]) -> tuple[float, Result]:
     synchronize(provider.subject.device)
     start = time.perf_counter()
     result = call()
@@ -64,6 +72,7 @@ def _timed(provider: Provider, call: Callable) -> tuple[float, object]:
 
 
 def _files(provider: Provider, work: Work) -> Round:
+    assert work.paths is not None
     start = time.perf_counter()
     texts = provider.files(work.paths)
     return Round([time.perf_counter() - start], texts)

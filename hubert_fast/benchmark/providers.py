@@ -1,4 +1,4 @@
-"""Implementations that are measured beside each other. Each does the three protocols' work in its own best way."""
+"""The implementations to compare. Each runs the three protocols in the way that is fastest for it."""
 
 from __future__ import annotations
 
@@ -17,26 +17,32 @@ from .. import accelerate
 from ..ctc import greedy_decode
 from ..cuda_graphs import GraphCache
 from ..packed_audio import PackedAudio
-from .subject import Subject, Unavailable
+from .subject import Subject, Unavailable, their_pipeline
 
-SORTED, SINGLE = "-sorted", "-single"  # behind a name: how utterances are put into batches
+SORTED, SINGLE = "-sorted", "-single"  # suffixes of a name: how utterances are batched
 PIPELINE_BATCH = 8
-GRAPHS = 64  # that ours-graphs keeps
+GRAPHS = 64  # how many CUDA graphs ours-graphs keeps
 
 
 class Forward(NamedTuple):
-    """A batch on the device, ready: ``run`` is what is timed, ``frames`` makes ``[N, V]`` of its result, without padding."""
+    """A batch on the device.
+
+    Attributes:
+        run: The function to time. It returns logits.
+        frames: Turns the result of `run` into `[N, V]`, without padding.
+    """
 
     run: Callable[[], Tensor]
     frames: Callable[[Tensor], Tensor]
 
 
 class Provider:
-    """An implementation, with the model in place.
+    """An implementation with a model.
 
-    is_sorted: whether utterances are sorted by length before they are put into batches.
-    is_single: whether each utterance is a batch of its own, so that nothing is padded.
-    pads: whether utterances of a batch see each other's padding, as a group norm does.
+    Attributes:
+        is_sorted: Utterances are sorted by length before they are batched.
+        is_single: Each utterance is a batch of its own, so that nothing is padded.
+        pads: Padding affects the output, as with a group norm.
     """
 
     is_sorted = is_single = False
@@ -46,25 +52,25 @@ class Provider:
         self.subject = subject
 
     def forward(self, waveforms: Sequence[np.ndarray]) -> Forward:
-        """Lay a batch out on the device, normalised: protocol *model*."""
+        """Move a batch to the device, normalised: protocol *model*."""
         raise NotImplementedError
 
     def text(self, waveforms: Sequence[np.ndarray]) -> list[str]:
-        """Go from waveforms in the host's memory to text: protocol *leaderboard*."""
+        """Turn waveforms in host memory into text: protocol *leaderboard*."""
         raise NotImplementedError
 
     def files(self, paths: Sequence[str]) -> list[str]:
-        """Go from files on disk to text: protocol *files*."""
+        """Turn files on disk into text: protocol *files*."""
         raise NotImplementedError
 
 
 class Ours(Provider):
-    """Packed: no padding, the best token picked on the device, CTC decoded in C++."""
+    """Our packed graph: no padding, argmax on the device, CTC decoded in C++."""
 
     pads = False
 
     def _packed(self, waveforms: Sequence[np.ndarray]) -> PackedAudio:
-        """Pack a batch and begin its copy to the device; on CUDA neither the copy nor what is queued is waited for."""
+        """Pack a batch and copy it to the device, on CUDA asynchronously."""
         device, hop = self.subject.device, self.subject.config.inputs_to_logits_ratio
         pin_memory = device.type == "cuda"
         packed = PackedAudio.from_waveforms(
@@ -80,24 +86,26 @@ class Ours(Provider):
     def text(self, waveforms: Sequence[np.ndarray]) -> list[str]:
         out = self.subject.ours.argmax_packed(self._packed(waveforms))
         tokenizer = self.subject.processor.tokenizer
-        found = greedy_decode(out.ids, out.cu_seqlens, tokenizer, blank_id=tokenizer.pad_token_id)
-        return [transcript.text for transcript in found]
+        transcripts = greedy_decode(out.ids, out.cu_seqlens, tokenizer, blank_id=tokenizer.pad_token_id)
+        return [transcript.text for transcript in transcripts]
 
     def files(self, paths: Sequence[str]) -> list[str]:
         from ..transcribe import Transcriber
 
         transcriber = Transcriber(self.subject.ours, self.subject.processor)
         texts = {
-            found.utterance.id: found.transcripts[0].text if found.error is None else ""
-            for found in transcriber.transcribe_many(paths)
+            result.utterance.id: result.transcripts[0].text if result.error is None else ""
+            for result in transcriber.transcribe_many(paths)
         }
         return [texts[path] for path in paths]
 
 
 class OursGraphs(Ours):
-    """Ours with CUDA graphs captured before anything is timed, or without any.
+    """Our packed graph with CUDA graphs, which are captured before anything is timed.
 
-    It has a cache of its own, so that other providers of the subject keep theirs. limit: of that cache.
+    Args:
+        subject: The model. Its own cache of graphs, which other providers use, is not touched.
+        limit: How many graphs are kept; 0 runs without graphs.
     """
 
     def __init__(self, subject: Subject, limit: int = GRAPHS):
@@ -108,14 +116,14 @@ class OursGraphs(Ours):
     @contextmanager
     def _graphs(self) -> Iterator[None]:
         path = self.subject.ours.hubert.fast_path
-        path.cuda_graphs, kept = self._cache, path.cuda_graphs
+        path.cuda_graphs, original = self._cache, path.cuda_graphs
         try:
             yield
         finally:
-            path.cuda_graphs = kept
+            path.cuda_graphs = original
 
     def forward(self, waveforms: Sequence[np.ndarray]) -> Forward:
-        """Lay a batch out and have its graph captured, if it is short, so that ``run`` copies it in, replays and copies out."""
+        """Move a batch to the device and capture its graph if it is short, so that `run` only copies and replays."""
         ready = super().forward(waveforms)
 
         def run() -> Tensor:
@@ -136,13 +144,13 @@ class OursGraphs(Ours):
 
 
 def _check_graphs(subject: Subject) -> None:
-    """Raise ``Unavailable`` where there are no CUDA graphs."""
+    """Raise `Unavailable` if the device does not support CUDA graphs."""
     if subject.device.type != "cuda":
         raise Unavailable(f"CUDA graphs need a CUDA device, but the device is {subject.device}")
 
 
 class Padded(Provider):
-    """A model of transformers' interface on padded rows."""
+    """A model with the interface of transformers, on padded rows."""
 
     def __init__(self, subject: Subject, model: Any):
         super().__init__(subject)
@@ -155,7 +163,7 @@ class Padded(Provider):
             rows = [(row - row.mean()) / (row.var(correction=0) + 1e-7).sqrt() for row in rows]
         lengths = torch.tensor([len(row) for row in rows], device=device)
         values = pad_sequence(rows, batch_first=True).to(dtype)
-        # as a processor gives it: where no row is padded none is needed
+        # without padding no mask is needed
         mask = (
             None if lengths.min() == lengths.max() else (torch.arange(values.shape[1], device=device) < lengths[:, None]).long()
         )
@@ -167,7 +175,7 @@ class Padded(Provider):
         return Forward(lambda: self.model(values, attention_mask=mask).logits, frames)
 
     def text(self, waveforms: Sequence[np.ndarray]) -> list[str]:
-        # the region that huggingface/open_asr_leaderboard times for CTC models, transformers/run_eval.py
+        # what huggingface/open_asr_leaderboard times for CTC models in transformers/run_eval.py
         processor = self.subject.their_processor
         inputs = processor(
             list(waveforms),
@@ -183,7 +191,7 @@ class Padded(Provider):
     @cached_property
     def _pipeline(self) -> Any:
         if self.model is self.subject.ours:
-            raise Unavailable("transformers' pipeline takes models of its own: accelerate is the one to compare")
+            raise Unavailable("transformers' pipeline supports only its own models: compare accelerate instead")
         return their_pipeline(self.model, self.subject.their_processor)
 
     def files(self, paths: Sequence[str]) -> list[str]:
@@ -197,38 +205,6 @@ class Padded(Provider):
         return texts
 
 
-def their_pipeline(model: Any, processor: Any) -> Callable[[Sequence[str], int], list[str]]:
-    """Make transformers' ASR pipeline of a model and a processor of theirs: from paths and a batch size to texts.
-
-    Files are decoded as ours are, in its worker.
-    """
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    pipeline = transformers.pipeline(
-        "automatic-speech-recognition",
-        model=model,
-        tokenizer=processor.tokenizer,
-        feature_extractor=processor.feature_extractor,
-        dtype=model.dtype,
-        device=model.device,
-    )
-    return lambda paths, batch: [row["text"] for row in pipeline(_Files(paths), batch_size=batch, num_workers=1)]
-
-
-class _Files(torch.utils.data.Dataset):
-    def __init__(self, paths: Sequence[str]):
-        self.paths = paths
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        from .. import audio
-
-        return {"raw": audio.load(self.paths[index]), "sampling_rate": 16000}
-
-
 def _ours_padded(subject: Subject) -> Provider:
     return Padded(subject, subject.ours)
 
@@ -238,7 +214,7 @@ def _accelerated(subject: Subject) -> Provider:
 
 
 def _compiled(subject: Subject) -> Provider:
-    torch.compiler.reset()  # what it compiled of models before counts against its limit for this one
+    torch.compiler.reset()  # graphs of earlier models count against the limit of recompilations
     return Padded(subject, torch.compile(subject.theirs("sdpa"), dynamic=True))
 
 
@@ -249,11 +225,11 @@ def _compiled_graphs(subject: Subject) -> Provider:
 
 
 PROVIDERS: dict[str, tuple[Callable[[Subject], Provider], str]] = {
-    "ours": (Ours, "forward_packed; the transcriber for files; short batches under CUDA graphs, as anybody gets them"),
-    "ours-graphs": (OursGraphs, f"ours, graphs of short batches captured before they are timed, {GRAPHS} of them kept"),
+    "ours": (Ours, "forward_packed, and the transcriber for files; CUDA graphs of short batches as by default"),
+    "ours-graphs": (OursGraphs, f"ours, with graphs of short batches captured before the timing; {GRAPHS} are kept"),
     "ours-no-graphs": (lambda subject: OursGraphs(subject, 0), "ours without CUDA graphs"),
-    "ours-padded": (_ours_padded, "one changed import: forward on padded rows"),
-    "accelerate": (_accelerated, "hubert_fast.accelerate(transformers' model), on padded rows"),
+    "ours-padded": (_ours_padded, "our forward on padded rows, as after changing one import"),
+    "accelerate": (_accelerated, "hubert_fast.accelerate on transformers' model, on padded rows"),
     "hf-sdpa": (lambda subject: Padded(subject, subject.theirs("sdpa")), "transformers, scaled_dot_product_attention"),
     "hf-eager": (lambda subject: Padded(subject, subject.theirs("eager")), "transformers, eager attention"),
     "hf-flash": (lambda subject: Padded(subject, subject.theirs("flash_attention_2")), "transformers, flash_attention_2"),
@@ -264,41 +240,34 @@ DEFAULT_PROVIDERS = "ours,hf-sdpa,hf-sdpa-sorted"
 
 
 def provider(name: str, subject: Subject) -> Provider:
-    """Make a provider: a name of ``PROVIDERS``, with ``-sorted`` behind it to sort utterances by length before batching, or
-    ``-single`` for one at a time.
+    """Create a provider.
 
-    Raises ``Unavailable`` when it cannot run here.
+    Args:
+        name: A name of `PROVIDERS`. With the suffix `-sorted` utterances are sorted by length before batching, with `-single`
+            each is a batch of its own.
+        subject: The model.
+
+    Raises:
+        Unavailable: The provider cannot run here.
     """
-    make, _ = PROVIDERS[_bare(name)]
-    made = make(subject)
-    made.is_sorted, made.is_single = name.endswith(SORTED), name.endswith(SINGLE)
-    return made
+    create, _ = PROVIDERS[_without_suffix(name)]
+    created = create(subject)
+    created.is_sorted, created.is_single = name.endswith(SORTED), name.endswith(SINGLE)
+    return created
 
 
-def _bare(name: str) -> str:
+def _without_suffix(name: str) -> str:
     return name.removesuffix(SINGLE if name.endswith(SINGLE) else SORTED)
 
 
 def checked_names(names: str) -> list[str]:
-    """Split ``"ours,hf-sdpa"``. Raises ``ValueError`` naming the one that there is not."""
-    found = [name.strip() for name in names.split(",") if name.strip()]
-    unknown = [name for name in found if _bare(name) not in PROVIDERS]
-    if unknown or not found or len(set(found)) < len(found):
-        what = f"{unknown[0]!r} is none of them" if unknown else f"got {names!r}"
+    """Split a list such as `"ours,hf-sdpa"`. Raises `ValueError` if a name is unknown or occurs twice, or if there is none."""
+    split = [name.strip() for name in names.split(",") if name.strip()]
+    unknown = [name for name in split if _without_suffix(name) not in PROVIDERS]
+    if unknown or not split or len(set(split)) < len(split):
+        problem = f"{unknown[0]!r} is unknown" if unknown else f"got {names!r}"
         raise ValueError(
-            f"providers are {', '.join(PROVIDERS)}, each once, {SORTED} behind one sorts by length, {SINGLE} takes one at a "
-            f"time; {what}"
+            f"providers are {', '.join(PROVIDERS)}, each once, optionally with the suffix {SORTED} (sorted by length) or "
+            f"{SINGLE} (one utterance at a time); {problem}"
         )
-    return found
-
-
-__all__ = [
-    "DEFAULT_PROVIDERS",
-    "PROVIDERS",
-    "Forward",
-    "Provider",
-    "Unavailable",
-    "checked_names",
-    "provider",
-    "their_pipeline",
-]
+    return split

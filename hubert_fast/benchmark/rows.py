@@ -1,4 +1,4 @@
-"""Rows of results: what machine, versions and commit they are from, and the files they are appended to."""
+"""Read and write rows of results, with the machine, versions and commit that produced them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def processor() -> str:
-    """Name the CPU."""
+    """Return the name of the CPU."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
 
 
 def first_line_of(*command: str) -> str:
-    """Return the first line that a program prints, nothing where there is no such program or it fails."""
+    """Return the first line that a program prints. It is empty if the program does not exist or fails."""
     try:
         return subprocess.run(command, capture_output=True, text=True).stdout.partition("\n")[0].strip()
     except OSError:
@@ -33,7 +33,7 @@ def first_line_of(*command: str) -> str:
 
 
 def version(package: str) -> str:
-    """Return the version of a package, nothing when it is not installed."""
+    """Return the version of a package, or an empty text if it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -41,8 +41,8 @@ def version(package: str) -> str:
 
 
 def origin(**versions: str) -> dict[str, str]:
-    """Return the columns that say where rows come from; ``versions`` of libraries go between commit and device."""
-    # of a checkout alone: an installed package may lie in somebody else's
+    """Return the columns that say where rows come from. `versions` of libraries go between the commit and the device."""
+    # an installed package may lie inside the repository of another project
     is_checkout = (ROOT / "setup.py").exists() and (ROOT / "csrc").exists()
     return {
         "utc": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -55,7 +55,7 @@ def origin(**versions: str) -> dict[str, str]:
 
 
 def device_columns(device: torch.device) -> dict[str, str]:
-    """Return :func:`origin` of a run on ``device``, with the versions of torch, triton, transformers and the driver."""
+    """Return `origin` for a run on `device`, with the versions of torch, triton, transformers and the driver."""
     versions = {"torch": torch.__version__, "triton": version("triton"), "transformers": version("transformers")}
     columns = origin(**versions) | {"threads": str(torch.get_num_threads()), "driver": ""}
     if device.type == "cuda":
@@ -65,24 +65,30 @@ def device_columns(device: torch.device) -> dict[str, str]:
 
 
 def append(path: Path, columns: dict[str, str], rows: list[dict]) -> None:
-    """Append ``rows``, each behind ``columns``, to a CSV file, with a header when it is new.
+    """Append rows to a CSV file, and write a header first if the file is new.
 
-    Raises ``ValueError`` when the file has other columns.
+    Args:
+        path: The file. Its folder is created if it does not exist.
+        columns: The first columns, which are equal in all rows.
+        rows: The other columns of each row.
+
+    Raises:
+        ValueError: The file has other columns.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     header = [*columns, *rows[0]]
-    there = read_header(path)
-    if there not in (None, header):
+    existing = read_header(path)
+    if existing not in (None, header):
         raise ValueError(f"{path} has other columns than these rows: name another file")
     with open(path, "a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, header)
-        if there is None:
+        if existing is None:
             writer.writeheader()
         writer.writerows({name: written(value) for name, value in {**columns, **row}.items()} for row in rows)
 
 
 def read_header(path: Path) -> list[str] | None:
-    """Return the columns of a CSV file, ``None`` when it is not there or empty."""
+    """Return the columns of a CSV file; `None` if it does not exist or is empty."""
     if not path.exists():
         return None
     with open(path, newline="", encoding="utf-8") as file:
@@ -90,7 +96,7 @@ def read_header(path: Path) -> list[str] | None:
 
 
 def read(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a CSV file; none when there is no such file."""
+    """Return the rows of a CSV file. The list is empty if the file does not exist."""
     if not path.exists():
         return []
     with open(path, newline="", encoding="utf-8") as file:
@@ -98,11 +104,11 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def written(value: Any) -> Any:
-    """Round numbers to four digits."""
+    """Format floating-point numbers with four significant digits."""
     return f"{value:.4g}" if isinstance(value, float) else value
 
 
 def percentiles(seconds: list[float]) -> tuple[float, float, float]:
-    """Return the 20th, 50th and 80th."""
+    """Return the 20th, 50th and 80th percentile."""
     p20, p50, p80 = np.percentile(seconds, [20, 50, 80])
     return float(p20), float(p50), float(p80)

@@ -1,7 +1,8 @@
-"""The model under test: one set of weights, in our class and in transformers'."""
+"""The model under test: one set of weights, in our classes and in those of transformers."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,7 +23,7 @@ TINY = dict(
     hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=96, conv_dim=(32,) * 7,
     num_conv_pos_embedding_groups=2,
 )  # fmt: skip
-CONFIGS = {  # sizes of the published models; tiny ones are for tests
+CONFIGS = {  # sizes of the published models, and tiny ones for tests
     "base": {},
     "large": LARGE,
     "xlarge": LARGE | dict(hidden_size=1280, num_hidden_layers=48, intermediate_size=5120),
@@ -31,7 +32,8 @@ CONFIGS = {  # sizes of the published models; tiny ones are for tests
 }
 
 
-# Of an attention that transformers could not provide: asked again, transformers 5.20 says nothing, and fails when it runs.
+# Why transformers lacks an attention implementation. When it is requested again, transformers 5.20 raises no error until it
+# runs.
 _missing: dict[str, str] = {}
 
 
@@ -40,9 +42,14 @@ class Unavailable(Exception):
 
 
 class Subject:
-    """A CTC model on a device, in a dtype. Every form of it shares the weights' memory.
+    """A CTC model on a device, in a dtype. All forms of it share the memory of the weights.
 
-    name: as it was asked for. folder: of a checkpoint, ``None`` for random weights.
+    Args:
+        name: The name for rows.
+        ours: The model.
+        processor: Its processor.
+        folder: The name or folder of its checkpoint; `None` if its weights are random.
+        dtype: The dtype to which the model is converted.
     """
 
     def __init__(self, name: str, ours: HubertForCTC, processor: HubertProcessor, folder: str | None, dtype: torch.dtype):
@@ -53,7 +60,14 @@ class Subject:
 
     @classmethod
     def random(cls, name: str, device: torch.device, dtype: torch.dtype, **changes: Any) -> Subject:
-        """Make a model of a published size with random weights (seed 0), and the demo's vocabulary. changes: of its config."""
+        """Create a model of a published size with random weights (seed 0) and the vocabulary of the demo.
+
+        Args:
+            name: A key of `CONFIGS`.
+            device: The device.
+            dtype: The dtype.
+            changes: Fields of the configuration.
+        """
         torch.manual_seed(0)
         with torch.device(device):
             ours = HubertForCTC(HubertConfig(**CONFIGS[name] | changes))
@@ -61,7 +75,7 @@ class Subject:
 
     @classmethod
     def pretrained(cls, name: str, device: torch.device, dtype: torch.dtype) -> Subject:
-        """Load a checkpoint: a folder or a hub name. Raises ``CheckpointError``."""
+        """Load a checkpoint from a folder or from the hub. Raises `CheckpointError` if that fails."""
         processor = HubertProcessor.from_pretrained(name)
         ours = HubertForCTC.from_pretrained(name)
         return cls(Path(name).name if Path(name).is_dir() else name, ours.to(device), processor, name, dtype)
@@ -83,7 +97,11 @@ class Subject:
         return self.processor.feature_extractor.do_normalize
 
     def theirs(self, attention: str) -> Any:
-        """Return transformers' model on these weights. Raises ``Unavailable`` without transformers, or such an attention."""
+        """Return transformers' model with these weights.
+
+        Raises:
+            Unavailable: transformers is not installed, or cannot provide this attention here.
+        """
         return self._theirs(self.ours, attention)
 
     def _theirs(self, ours: HubertForCTC, attention: str) -> Any:
@@ -99,7 +117,7 @@ class Subject:
         try:
             with torch.device("meta"):
                 model = transformers.HubertForCTC(config)
-        except (ImportError, ValueError) as error:  # no flash_attn, or no GPU for it
+        except (ImportError, ValueError) as error:  # flash_attn or a GPU for it is missing
             _missing[attention] = str(error).strip().splitlines()[0].rpartition("error: ")[2]
             raise Unavailable(_missing[attention]) from None
         model.load_state_dict(ours.state_dict(), assign=True)
@@ -109,19 +127,52 @@ class Subject:
 
     @cached_property
     def their_processor(self) -> Any:
-        """transformers' processor, of the checkpoint or the demo."""
+        """transformers' processor for the checkpoint, or else for the demo."""
         import transformers
 
         return transformers.Wav2Vec2Processor.from_pretrained(self.folder or demo.MODEL)
 
     @cached_property
     def exact(self) -> Any:
-        """The model in float32 that answers are held against: transformers' where it is installed, else our definition."""
-        copied = HubertForCTC(self.config) if self.dtype != torch.float32 else self.ours
-        if copied is not self.ours:
-            copied = copied.to(self.device).float().eval()
-            copied.load_state_dict(self.ours.state_dict())
+        """The model in float32, as the reference: transformers' if it is installed, else our definition."""
+        ours = self.ours
+        if self.dtype != torch.float32:
+            ours = HubertForCTC(self.config).to(self.device).float().eval()
+            ours.load_state_dict(self.ours.state_dict())
         try:
-            return self._theirs(copied, "eager")
+            return self._theirs(ours, "eager")
         except Unavailable:
-            return copied
+            return ours
+
+
+def their_pipeline(model: Any, processor: Any) -> Callable[[Sequence[str], int], list[str]]:
+    """Return a function from paths and a batch size to texts: transformers' ASR pipeline on a model and processor of theirs.
+
+    The pipeline's worker decodes files with our reader.
+    """
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    pipeline = transformers.pipeline(
+        "automatic-speech-recognition",
+        model=model,
+        tokenizer=processor.tokenizer,
+        feature_extractor=processor.feature_extractor,
+        dtype=model.dtype,
+        device=model.device,
+    )
+    transcribe: Callable[..., Iterable[dict[str, Any]]] = pipeline  # its annotations do not mention data sets
+    return lambda paths, batch: [row["text"] for row in transcribe(_Files(paths), batch_size=batch, num_workers=1)]
+
+
+class _Files(torch.utils.data.Dataset):
+    def __init__(self, paths: Sequence[str]):
+        self.paths = paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        from .. import audio
+
+        return {"raw": audio.load(self.paths[index]), "sampling_rate": 16000}

@@ -1,4 +1,4 @@
-"""What is run: utterances of given lengths, of the bundled recordings or of a manifest's files."""
+"""The utterances to time: of given lengths, from the bundled recordings, or from the files of a manifest."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import demo
 
-# what reads audio is imported on demand: it may be missing where models alone are timed
+# modules that read audio are imported late: their libraries may be missing where only models are timed
 
 SAMPLE_RATE_HZ = 16000
 # LibriSpeech's test sets: log-normal
@@ -22,8 +22,11 @@ MEDIAN_SECONDS, SIGMA, SHORTEST_SECONDS, LONGEST_SECONDS = 5.9, 0.66, 1.3, 35.0
 class Work:
     """Utterances to time.
 
-    name: how they were asked for. waveforms: float32 ``[S_i]`` at 16 kHz, as recorded. references: what is said in each, if
-    known. paths: their files, if they came from some.
+    Attributes:
+        name: The name for rows.
+        waveforms: float32 `[S_i]` at 16 kHz, not normalised.
+        references: The transcript of each, if known.
+        paths: The file of each, if they come from files.
     """
 
     name: str
@@ -37,18 +40,20 @@ class Work:
 
     @classmethod
     def of(cls, lengths: str, audio_seconds: float) -> Work:
-        """Understand ``--lengths``.
+        """Create the utterances that `--lengths` asks for.
 
-        lengths: ``"librispeech"`` (log-normal, median 5.9 s, sigma 0.66, 1.3 to 35 s, seed 0), ``"fixed:10"``, ``"demo"`` (the
-            bundled recordings, whole, with what is said in them), a text file with seconds a line, or a manifest or folder of
-            audio that :class:`~hubert_fast.transcribe.Inputs` knows. audio_seconds: draw until there is so much; of files,
-            stop there.
+        Args:
+            lengths: `"librispeech"` (log-normal, median 5.9 s, sigma 0.66, 1.3 to 35 s, seed 0); `"fixed:10"`; `"demo"` (the
+                bundled recordings, whole, with their transcripts); a text file with a number of seconds on each line; or a
+                manifest or folder of audio that `hubert_fast.transcribe.Inputs` can read.
+            audio_seconds: Draw lengths, or read files, until the audio is this long.
 
-        Raises ``ValueError`` for what is none of these.
+        Raises:
+            ValueError: `lengths` is none of these, or a file cannot be read.
         """
         if lengths == "demo":
-            found = demo.recordings()
-            return cls._of_files(lengths, [(str(one.path), one.reference) for one in found], math.inf)
+            files = [(str(recording.path), recording.reference) for recording in demo.recordings()]
+            return cls._of_files(lengths, files, math.inf)
         if lengths == "librispeech":
             return cls.of_seconds(lengths, until(librispeech_seconds(), audio_seconds))
         if lengths.startswith("fixed:"):
@@ -65,50 +70,51 @@ class Work:
             utterances = list(Inputs([lengths]))
         except manifests.ManifestError as error:
             raise ValueError(str(error)) from None
-        if any(one.offset_seconds for one in utterances):
-            raise ValueError(f"{lengths} names parts of files: a benchmark takes whole ones")
-        refused = next((one.error for one in utterances if one.error), None)
-        if refused:
-            raise ValueError(refused)
-        return cls._of_files(path.name, [(one.audio, one.reference) for one in utterances], audio_seconds)
+        if any(utterance.offset_seconds for utterance in utterances):
+            raise ValueError(f"{lengths} names parts of files, but a benchmark takes only whole files")
+        problem = next((utterance.error for utterance in utterances if utterance.error), None)
+        if problem:
+            raise ValueError(problem)
+        return cls._of_files(path.name, [(utterance.audio, utterance.reference) for utterance in utterances], audio_seconds)
 
     @classmethod
     def of_seconds(cls, name: str, seconds: Sequence[float]) -> Work:
-        """Cut such lengths from the bundled recordings, over and over again; noise where audio cannot be read."""
+        """Cut utterances of these lengths from the bundled recordings, repeated; from noise if audio cannot be read."""
         try:
             from .. import audio
-        except ImportError:  # random weights do not mind what they hear
+        except ImportError:  # good enough: the time does not depend on the samples
             recordings = np.random.default_rng(0).standard_normal(16000 * 60).astype(np.float32)
             name = f"{name}, noise"
         else:
             recordings = np.concatenate([audio.load(recording.path) for recording in demo.recordings()])
         waveforms, start = [], 0
-        for length in (round(SAMPLE_RATE_HZ * one) for one in seconds):
+        for length in (round(SAMPLE_RATE_HZ * entry) for entry in seconds):
             repeated = np.tile(recordings, -(-(start + length) // len(recordings)))
             waveforms.append(repeated[start : start + length].copy())
             start = (start + length) % len(recordings)
         return cls(name, tuple(waveforms))
 
     @classmethod
-    def _of_files(cls, name: str, files: list[tuple[str, str | None]], audio_seconds: float) -> Work:
+    def _of_files(cls, name: str, files: Sequence[tuple[str, str | None]], audio_seconds: float) -> Work:
         from .. import audio
 
-        waveforms, left = [], audio_seconds * SAMPLE_RATE_HZ
+        waveforms: list[np.ndarray] = []
+        remaining = audio_seconds * SAMPLE_RATE_HZ
         for path, _ in files:
             try:
                 waveforms.append(audio.load(path))
             except audio.AudioError as error:
                 raise ValueError(str(error)) from None
-            left -= len(waveforms[-1])
-            if left <= 0:
+            remaining -= len(waveforms[-1])
+            if remaining <= 0:
                 break
         taken = files[: len(waveforms)]
-        references = [reference for _, reference in taken]
-        known = tuple(references) if references and None not in references else None
-        return cls(name, tuple(waveforms), known, tuple(path for path, _ in taken))
+        references = tuple(reference for _, reference in taken if reference is not None)
+        are_known = taken and len(references) == len(taken)
+        return cls(name, tuple(waveforms), references if are_known else None, tuple(path for path, _ in taken))
 
     def saved(self, folder: Path) -> Work:
-        """Return it with files: its own, or WAV files of 16 bits in ``folder``, whose rounding its waveforms take too."""
+        """Return these utterances with files: their own, or 16-bit WAV files in `folder`, from which they are read again."""
         if self.paths is not None:
             return self
         import soundfile
@@ -124,32 +130,32 @@ class Work:
 
 
 def batches(lengths: Sequence[int], *, samples: float = math.inf, utterances: int | None = None) -> list[list[int]]:
-    """Divide utterances, in order, into batches of at most so many samples (or one utterance) and so many utterances."""
-    made: list[list[int]] = []
+    """Divide utterances, in order, into batches of at most `samples` (or one utterance) and at most `utterances`."""
+    result: list[list[int]] = []
     room = 0.0
     for index, length in enumerate(lengths):
-        if not made or length > room or len(made[-1]) == utterances:
-            made.append([])
+        if not result or length > room or len(result[-1]) == utterances:
+            result.append([])
             room = samples
-        made[-1].append(index)
+        result[-1].append(index)
         room -= length
-    return made
+    return result
 
 
 def librispeech_seconds() -> Iterator[float]:
-    """Draw lengths as in LibriSpeech's test sets, without end and always the same."""
+    """Draw lengths like those of LibriSpeech's test sets: an endless sequence, which is always the same."""
     rng = np.random.default_rng(0)
     while True:
         yield float(np.clip(rng.lognormal(np.log(MEDIAN_SECONDS), SIGMA), SHORTEST_SECONDS, LONGEST_SECONDS))
 
 
 def until(seconds: Iterator[float], total: float) -> list[float]:
-    """Take from ``seconds`` until they add up to ``total``; the last one is cut to that, if that leaves enough of it."""
+    """Take lengths until they add up to `total`. The last one is cut to fit, unless that would make it too short."""
     taken: list[float] = []
-    left = total
-    while left > 0:
-        taken.append(min(next(seconds), left) if left >= SHORTEST_SECONDS or not taken else next(seconds))
-        left -= taken[-1]
+    remaining = total
+    while remaining > 0:
+        taken.append(min(next(seconds), remaining) if remaining >= SHORTEST_SECONDS or not taken else next(seconds))
+        remaining -= taken[-1]
     return taken
 
 
@@ -159,15 +165,15 @@ def _seconds(text: str, expected: str) -> float:
     except ValueError:
         seconds = math.nan
     if not 0.025 <= seconds < math.inf:
-        raise ValueError(f"expected {expected} with 0.025 (one frame) or more, but got {text!r}")
+        raise ValueError(f"expected {expected}, at least 0.025 (one frame), but got {text!r}")
     return seconds
 
 
 def _listed_seconds(path: Path) -> list[float] | None:
-    """Return the numbers in a file of one a line; ``None`` when its first line is not one."""
+    """Return the numbers in a file that has one on each line; `None` if its first line is not a number."""
     lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     try:
         float(lines[0])
     except (ValueError, IndexError):
         return None
-    return [_seconds(line, f"seconds a line in {path}") for line in lines]
+    return [_seconds(line, f"seconds on each line of {path}") for line in lines]

@@ -1,5 +1,5 @@
-"""Kernels hold themselves to their definitions where they run: ``hubert-fast check``, and once before ``auto`` takes them.
+"""Check kernels against their definitions on the machine at hand: by `hubert-fast check`, and once before `auto` uses them.
 
-:mod:`.cases` has every op at shapes that matter, :mod:`.values` and :mod:`.models` compare, :mod:`.process` does that in a
-process of its own, :mod:`.verdicts` keeps what came of it.
+`cases` lists every op at shapes that matter, `values` and `models` compare results, `process` does so in a separate process,
+and `verdicts` stores the outcome.
 """

@@ -1,4 +1,4 @@
-"""Every op at a shape, with its inputs: what kernels are checked on, and what ``bench/`` times.
+"""Every op at given shapes, with inputs: kernels are checked on these cases, and `bench/` times them.
 
 Axes: B utterances, N packed frames, C channels, H heads, D head dim.
 """
@@ -19,7 +19,7 @@ STREAM = torch.float32  # dtype of the residual stream
 
 
 class Size(NamedTuple):
-    """Widths of a model."""
+    """The sizes of a model's layers."""
 
     name: str
     hidden: int = 1024
@@ -38,24 +38,24 @@ SIZES = {
     "xlarge": Size("xlarge", hidden=1280, inner=5120),
 }
 ODD = Size("odd", hidden=52, heads=4, inner=77, groups=4, kernel=5, conv=24, vocabulary=31)
-# Frames of utterances. From 4,096 rows on products of 16 bits run in their largest blocks.
+# Frames of the utterances of a batch. With 4,096 rows or more, 16-bit products run in their largest blocks.
 PRODUCTION, SOME, SHORT = [1500, 0, 1, 2999], [250, 0, 1, 449], [1, 0, 7, 12]
-LITTLE_MEMORY = [1000, 0, 1, 800, 999, 900, 800]  # as many rows, with scores of 130 MB in float64
+LITTLE_MEMORY = [1000, 0, 1, 800, 999, 900, 800]  # as many rows, but attention scores take only 130 MB in float64
 HEAD_DIMS, GROUP_CHANNELS = (32, 48, 64, 80, 96, 128), (48, 64, 80)
 
 
 class Where(NamedTuple):
-    """Dtype and device of inputs."""
+    """The dtype and device of inputs."""
 
     dtype: torch.dtype
     device: torch.device
 
     def normal(self, *shape: int, scale: float = 1.0, dtype: torch.dtype | None = None) -> Tensor:
-        """Draw normal numbers."""
+        """Draw normally distributed numbers."""
         return torch.randn(shape, device=self.device).mul_(scale).to(dtype or self.dtype)
 
     def indices(self, values: list[int]) -> Tensor:
-        """Put whole numbers there, int32."""
+        """Return integers as an int32 tensor on the device."""
         return torch.tensor(values, dtype=torch.int32, device=self.device)
 
 
@@ -63,8 +63,14 @@ class Where(NamedTuple):
 class OpCase:
     """An op at a shape.
 
-    make: draws the arguments. flop: floating-point operations of one call. options: keyword arguments.
-    settle: turns results, and the arguments in float64, into what is compared with the definition.
+    Attributes:
+        op: The name of its public function.
+        shape: The shape, in words.
+        dtype: The dtype of the inputs.
+        make: Draws the arguments.
+        flop: Floating-point operations of one call.
+        options: Keyword arguments.
+        settle: Maps a result, and the arguments in float64, to what is compared with the definition.
     """
 
     op: str
@@ -85,17 +91,17 @@ class OpCase:
 
 
 def frame_mask(lengths: list[int], device: torch.device) -> Tensor:
-    """Return which frames of padded rows are true, ``[B, T]``."""
+    """Return which frames of padded rows are not padding, bool `[B, T]`."""
     return torch.arange(max(lengths), device=device) < torch.tensor(lengths, device=device)[:, None]
 
 
 def bounds(lengths: list[int], at: Where) -> Tensor:
-    """Return ``cu_seqlens``, ``[B + 1]``."""
+    """Return `cu_seqlens`, `[B + 1]`."""
     return at.indices([sum(lengths[:index]) for index in range(len(lengths) + 1)])
 
 
 def sample_spans(lengths: list[int]) -> tuple[list[int], list[int], int]:
-    """Return where utterances of so many frames start and how many samples they have, packed; and all samples."""
+    """Return the first sample and the sample count of each packed utterance of `lengths` frames, and the total count."""
     samples = [320 * length + 80 if length else 7 for length in lengths]
     starts = [0]
     for count in samples:
@@ -176,26 +182,26 @@ def conv_positional(size: Size, lengths: list[int], at: Where) -> OpCase:
 
 
 def conv_first(size: Size, lengths: list[int], at: Where) -> OpCase:
-    """With a LayerNorm, as large models have it."""
+    """With a LayerNorm, as in large models."""
     samples, c = sample_spans(lengths)[2], size.conv
-    wide = torch.float32
+    fp32 = torch.float32
     return OpCase(
         "conv_first", f"{size.name} [{samples}] to {c}, LayerNorm", at.dtype,
-        lambda: (at.normal(samples, dtype=wide), at.normal(10, c, scale=0.3, dtype=wide), *(at.normal(c) for _ in range(3))),
+        lambda: (at.normal(samples, dtype=fp32), at.normal(10, c, scale=0.3, dtype=fp32), *(at.normal(c) for _ in range(3))),
         20.0 * c * ((samples - 10) // 5 + 1), {"dtype": at.dtype},
     )  # fmt: skip
 
 
 def conv_first_by_utterance(size: Size, lengths: list[int], at: Where) -> OpCase:
-    """With a GroupNorm folded in, as base models have it."""
+    """With a folded GroupNorm, as in base models."""
     starts, _, samples = sample_spans(lengths)
-    c, wide = size.conv, torch.float32
+    c, fp32 = size.conv, torch.float32
 
     def make() -> tuple:
-        weight, means = at.normal(len(lengths), 10, c, scale=0.3, dtype=wide), at.normal(len(lengths), 10, dtype=wide)
+        weight, means = at.normal(len(lengths), 10, c, scale=0.3, dtype=fp32), at.normal(len(lengths), 10, dtype=fp32)
         begins = torch.tensor(starts)
         utterances = torch.searchsorted(begins, torch.arange(samples // 320 + 1) * 320, right=True) - 1
-        return at.normal(samples, dtype=wide), weight, at.normal(c), None, None, means, at.indices(utterances.tolist()), 64
+        return at.normal(samples, dtype=fp32), weight, at.normal(c), None, None, means, at.indices(utterances.tolist()), 64
 
     return OpCase(
         "conv_first", f"{size.name} [{samples}] to {c}, by utterance", at.dtype, make, 20.0 * c * (samples // 5),
@@ -204,7 +210,7 @@ def conv_first_by_utterance(size: Size, lengths: list[int], at: Where) -> OpCase
 
 
 def conv_gelu(size: Size, lengths: list[int], at: Where, kernel: int = 3, norm: bool | None = None) -> OpCase:
-    """One of the four layers of kernel 3, or the two of kernel 2. norm: whether with LayerNorm, as pre-LN models have it."""
+    """A layer with kernel size 3 or 2. `norm`: with a LayerNorm; by default if the model is pre-LN."""
     norm = size.pre_norm if norm is None else norm
     n, c = sum(lengths) * (8 if kernel == 3 else 2), size.conv
     frames = (n - kernel) // 2 + 1
@@ -223,7 +229,7 @@ def ctc_argmax(size: Size, lengths: list[int], at: Where) -> OpCase:
     n, c, vocabulary = sum(lengths), size.hidden, size.vocabulary
 
     def settle(out: tuple[Tensor, Tensor], x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """Judge a token by its log-probability: of near ties any will do."""
+        """Compare a token by its log-probability: among near ties any token is correct."""
         log_probs = F.linear(x, weight, bias).log_softmax(-1)
         return log_probs.gather(-1, out[0].long()[:, None])[:, 0].float(), out[1]
 
@@ -235,7 +241,7 @@ def ctc_argmax(size: Size, lengths: list[int], at: Where) -> OpCase:
 
 
 def normalize_waveforms(size: Size, lengths: list[int], at: Where, pcm: bool = False) -> OpCase:
-    """In the dtype of ``at``, or of 16-bit PCM."""
+    """In the dtype of `at`, or from 16-bit PCM."""
     starts, samples, total = sample_spans(lengths)
 
     def make() -> tuple:
@@ -259,13 +265,16 @@ BUILDERS = (
     linear_gelu, linear_add, attention, conv_gelu, conv_positional, add_layer_norm, conv_first, layer_norm, ctc_argmax,
     normalize_waveforms, window_statistics, attention_padded,
 )  # fmt: skip
-REPEATED = ("linear_gelu", "linear_add", "conv_gelu", "conv_positional", "attention")  # whose copies may race with products
+# pipelined ops, whose asynchronous copies could race with their products
+REPEATED = ("linear_gelu", "linear_add", "conv_gelu", "conv_positional", "attention")
 
 
 def every_case(at: Where, small: bool = False) -> Iterator[OpCase]:
-    """Yield shapes that are odd in every way, smaller ones of what models have, and those of production.
+    """Yield every op at odd shapes, at shapes of small batches and at those of large ones.
 
-    small: only what interpreted kernels can do in a minute.
+    Args:
+        at: The dtype and device.
+        small: Yield only what interpreted kernels can do in a minute.
     """
     for size, lengths in ((ODD, SHORT), *(() if small else ((size, SOME) for size in SIZES.values()))):
         yield from (builder(size, lengths, at) for builder in BUILDERS)
@@ -283,28 +292,30 @@ def every_case(at: Where, small: bool = False) -> Iterator[OpCase]:
         for taps in (kernel, kernel - 1):
             size = Size(f"{channels} channels", hidden=2 * channels, groups=2, kernel=taps)
             yield conv_positional(size, SHORT if small else [150, 0, 1, 37], at)
-    if not small and at.dtype.itemsize == 2:  # float32 has the same blocks for any number of rows
+    if not small and at.dtype.itemsize == 2:  # float32 runs in the same blocks for any number of rows
         for size in SIZES.values():
             yield from _production(size, PRODUCTION, at)
 
 
 def _production(size: Size, lengths: list[int], at: Where) -> Iterator[OpCase]:
-    """Yield every op at the rows of a batch of 90 s, in the blocks that such batches run in."""
-    # padded rows run in the blocks of packed ones, and their float64 scores would fill the memory
+    """Yield every op with as many rows as a batch of 90 s has, so that it runs in the same blocks."""
+    # padded rows run in the same blocks as packed ones, but their float64 scores would fill the memory
     yield from (builder(size, lengths, at) for builder in BUILDERS if builder is not attention_padded)
     yield conv_first_by_utterance(size, lengths, at)
     yield conv_gelu(size, lengths, at, 2)
 
 
 def few_cases(at: Where, small: bool = False) -> Iterator[OpCase]:
-    """Yield what takes seconds: every op in the blocks of large, and where base and xlarge run other code, that too.
+    """Yield cases that take seconds: every op in the blocks of large, and those ops for which base and xlarge run other code.
 
-    small: only what interpreted kernels can do in seconds.
+    Args:
+        at: The dtype and device.
+        small: Yield only what interpreted kernels can do in seconds.
     """
-    size, lengths, wide = ODD if small else SIZES["base"], SHORT if small else SOME, at._replace(dtype=torch.float32)
-    yield normalize_waveforms(size, lengths, wide, pcm=True)
-    if at != wide:  # waveforms are float32 whatever the model computes in
-        yield from (builder(size, lengths, wide) for builder in (normalize_waveforms, window_statistics))
+    size, lengths, fp32 = ODD if small else SIZES["base"], SHORT if small else SOME, at._replace(dtype=torch.float32)
+    yield normalize_waveforms(size, lengths, fp32, pcm=True)
+    if at != fp32:  # waveforms are float32 whatever the model computes in
+        yield from (builder(size, lengths, fp32) for builder in (normalize_waveforms, window_statistics))
     if small:
         yield from (builder(ODD, SHORT, at) for builder in BUILDERS)
         yield conv_first_by_utterance(ODD, SHORT, at)
@@ -319,6 +330,6 @@ def few_cases(at: Where, small: bool = False) -> Iterator[OpCase]:
 
 
 def repeated_cases(at: Where, small: bool = False) -> Iterator[OpCase]:
-    """Yield what must give the same bits again: ops that copy operands while they multiply others."""
+    """Yield cases that must return equal bits on every call: ops that copy operands while multiplying others."""
     size, lengths = (ODD, SHORT) if small else (SIZES["large"], LITTLE_MEMORY)
     yield from (builder(size, lengths, at) for builder in BUILDERS if builder.__name__ in REPEATED)

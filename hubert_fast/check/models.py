@@ -1,4 +1,4 @@
-"""Small models on kernels, packed and padded, against the plain graph in float32."""
+"""Compare small models on kernels, packed and padded, with the plain graph in float32."""
 
 from __future__ import annotations
 
@@ -17,29 +17,36 @@ from ..dispatch import BACKEND_VARIABLE
 from ..modeling import HubertForCTC
 from ..packed_audio import PackedAudio
 
-MODELS = ("tiny", "tiny-large")  # post-LN with a GroupNorm, as base models; pre-LN with LayerNorms, as large ones
+MODELS = ("tiny", "tiny-large")  # post-LN with a GroupNorm, like base models; pre-LN with LayerNorms, like large ones
 SAMPLES = (16_000, 399, 23_456, 400)
-FEW_SAMPLES = (1200, 399, 2000, 400)  # what interpreted kernels can do in seconds
-REASON = "two layers in float32 by other sums, or with roundings to 2^-11 and 2^-8"
+FEW_SAMPLES = (1200, 399, 2000, 400)  # seconds of work for interpreted kernels
+REASON = "two layers in float32, summed in another order, or rounded to 2^-11 or 2^-8"
 
 
 def checked_model(name: str, dtype: torch.dtype, device: torch.device, small: bool = False) -> Iterator[dict[str, Any]]:
-    """Yield the row of a packed batch, then that of the same batch padded: shape, relative_error, max_error, tolerance, status.
+    """Yield a row for a packed batch, then one for the same batch padded.
 
-    name: of :data:`MODELS`. relative_error: the largest error of a logit, as a share of the largest logit.
+    The columns are `shape`, `relative_error` (the largest error of a logit, as a share of the largest logit), `max_error`,
+    `tolerance`, `reason` and `status`.
+
+    Args:
+        name: One of `MODELS`.
+        dtype: The dtype of the model on kernels.
+        device: The device.
+        small: Use a batch that interpreted kernels can process in seconds.
     """
     torch.manual_seed(0)
     with torch.device(device):
         exact = HubertForCTC(HubertConfig(**CONFIGS[name])).eval().requires_grad_(False)
         for parameter in exact.parameters():
-            if parameter.dim() == 1:  # norms and biases, which begin as ones and zeros
+            if parameter.dim() == 1:  # norms and biases, which are initialised to ones and zeros
                 parameter.add_(torch.randn_like(parameter), alpha=0.1)
         waveforms = [torch.randn(count) for count in (FEW_SAMPLES if small else SAMPLES)]
     model = HubertForCTC(exact.config).to(device, dtype).eval().requires_grad_(False)
     model.load_state_dict(exact.state_dict())
     for layout, logits in (("packed", _packed), ("padded", _padded)):
-        found, expected = _on("triton", model, logits, waveforms), _on("eager", exact, logits, waveforms)
-        error = (found - expected).abs().max().item()
+        actual, expected = _run_on("triton", model, logits, waveforms), _run_on("eager", exact, logits, waveforms)
+        error = (actual - expected).abs().max().item()
         relative, tolerance = error / expected.abs().max().item(), SAME[dtype]
         yield {
             "shape": f"{name}, {layout}", "relative_error": relative, "max_error": error, "tolerance": tolerance,
@@ -48,14 +55,14 @@ def checked_model(name: str, dtype: torch.dtype, device: torch.device, small: bo
 
 
 @torch.inference_mode()
-def _on(backend: str, model: HubertForCTC, logits: Callable[..., Tensor], waveforms: list[Tensor]) -> Tensor:
+def _run_on(backend: str, model: HubertForCTC, logits: Callable[..., Tensor], waveforms: list[Tensor]) -> Tensor:
     with chosen(backend):
         return logits(model, waveforms).double()
 
 
 @contextmanager
 def chosen(backend: str) -> Iterator[None]:
-    """Run on a backend, whatever the environment asks for."""
+    """Use a backend, whatever the environment requests."""
     before = os.environ.get(BACKEND_VARIABLE)
     os.environ[BACKEND_VARIABLE] = backend
     try:
@@ -67,13 +74,13 @@ def chosen(backend: str) -> Iterator[None]:
 
 
 def _packed(model: HubertForCTC, waveforms: list[Tensor]) -> Tensor:
-    """Return the logits of all frames, ``[N, V]``."""
+    """Return the logits of all frames, `[N, V]`."""
     audio = PackedAudio.from_waveforms(waveforms, normalize=True).to(model.device)
     return model.forward_packed(audio).logits
 
 
 def _padded(model: HubertForCTC, waveforms: list[Tensor]) -> Tensor:
-    """Return the logits of the frames that are no padding, ``[N, V]``."""
+    """Return the logits of all frames that are not padding, `[N, V]`."""
     rows = torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True).to(model.dtype)
     lengths = torch.tensor([len(waveform) for waveform in waveforms], device=rows.device)
     mask = (torch.arange(rows.shape[1], device=rows.device) < lengths[:, None]).long()

@@ -1,6 +1,6 @@
-"""A check in a process of its own, so that a kernel that crashes or hangs costs nobody's work.
+"""Run a check in a separate process, so that a kernel that crashes or hangs does no harm.
 
-The child writes a line of JSON for what it begins and for each row; the parent reads them, and knows where a child died.
+The child writes a line of JSON when it begins a task and for each row. The parent reads them, and so knows where a child died.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import IO, Any, NamedTuple
 
 import torch
@@ -26,18 +27,18 @@ from .models import MODELS, checked_model
 from .values import differing, held_to_float64
 
 PASS, FAIL, NOT_CHECKED = "pass", "fail", "not checked"  # a status begins with one of them
-DEVICE_LOST = 3  # exit status
+DEVICE_LOST = 3  # exit status of the child
 CALLS, FEW_CALLS, INTERPRETED_CALLS = 40, 10, 1
 CODE = (
-    "import json, sys; given = json.loads(sys.argv[1]); sys.path[:] = given.pop('path'); "
-    "from hubert_fast.check.process import main; sys.exit(main(**given))"
+    "import json, sys; options = json.loads(sys.argv[1]); sys.path[:] = options.pop('path'); "
+    "from hubert_fast.check.process import main; sys.exit(main(**options))"
 )
 
-Row = dict[str, Any]  # op, shape, dtype, status, and where a value was compared relative_error and tolerance
+Row = dict[str, Any]  # op, shape, dtype and status; also relative_error and tolerance if values were compared
 
 
 class Task(NamedTuple):
-    """Something to check: an op at a shape, or a model. ``run`` returns columns of its rows."""
+    """Something to check: an op at a shape, or a model. `run` returns further columns of its rows."""
 
     op: str
     shape: str
@@ -45,37 +46,47 @@ class Task(NamedTuple):
 
 
 def tasks(device: torch.device, dtype: torch.dtype, few: bool) -> list[Task]:
-    """Return what is checked in a dtype. few: only what takes seconds. Interpreted kernels get small shapes."""
+    """Return everything to check in a dtype. Interpreted kernels get small shapes.
+
+    Args:
+        device: The device.
+        dtype: The dtype.
+        few: Return only what takes seconds.
+    """
     at, small = Where(dtype, device), interpreting()
-    found = [
-        Task(case.op, case.shape, lambda case=case: [held_to_float64(case)])
-        for case in (few_cases if few else every_case)(at, small)
-    ]
+    selected = [Task(case.op, case.shape, partial(_compare, case)) for case in (few_cases if few else every_case)(at, small)]
     calls = INTERPRETED_CALLS if small else FEW_CALLS if few else CALLS
     for case in repeated_cases(at, small):
-        shape = f"{case.shape}, {calls + 1} times"
-
-        def again(case: OpCase = case) -> list[Row]:
-            torch.manual_seed(0)
-            arguments = case.make()
-            differ = differing(lambda: case.public(*arguments), calls)
-            return [{"status": f"{FAIL}: {differ} of {calls} calls gave other bits than the first" if differ else PASS}]
-
-        found.append(Task(case.op, shape, again))
+        selected.append(Task(case.op, f"{case.shape}, {calls + 1} times", partial(_repeat, case, calls)))
     for name in MODELS:
-        found.append(Task("model", name, lambda name=name: list(checked_model(name, dtype, device, small))))
-    return found
+        selected.append(Task("model", name, partial(_compare_model, name, dtype, device, small)))
+    return selected
+
+
+def _compare(case: OpCase) -> list[Row]:
+    return [held_to_float64(case)]
+
+
+def _repeat(case: OpCase, calls: int) -> list[Row]:
+    torch.manual_seed(0)
+    arguments = case.make()
+    differ = differing(lambda: case.public(*arguments), calls)
+    return [{"status": f"{FAIL}: {differ} of {calls} calls returned other bits than the first" if differ else PASS}]
+
+
+def _compare_model(name: str, dtype: torch.dtype, device: torch.device, small: bool) -> list[Row]:
+    return list(checked_model(name, dtype, device, small))
 
 
 def main(device: str, dtype: str, few: bool, shard: int, shards: int) -> int:
-    """Check one of ``shards`` parts in this process, and write to standard output; return the exit status."""
+    """Check one of `shards` parts in this process, and write rows to standard output. Return the exit status."""
     with os.fdopen(os.dup(1), "w") as out:
-        os.dup2(2, 1)  # whatever else is printed goes to standard error
+        os.dup2(2, 1)  # all other output goes to standard error
 
         def say(line: Row) -> None:
             print(json.dumps(line), file=out, flush=True)
 
-        torch.zeros(1, device=device)  # a device that is busy or full is no kernel's fault
+        torch.zeros(1, device=device)  # fail before the first task if the device is busy or full: no kernel is to blame
         for task in tasks(torch.device(device), DTYPES[dtype], few)[shard::shards]:
             row = {"op": task.op, "shape": task.shape, "dtype": dtype}
             say({"begins": row})
@@ -88,7 +99,7 @@ def main(device: str, dtype: str, few: bool, shard: int, shards: int) -> int:
                 if is_device_lost(error):
                     return DEVICE_LOST
             if device.startswith("cuda"):
-                torch.cuda.empty_cache()  # others may need the memory
+                torch.cuda.empty_cache()  # other processes may need the memory
     return 0
 
 
@@ -100,28 +111,40 @@ def checked(
     part: tuple[int, int] = (0, 1),
     children: list[subprocess.Popen] | None = None,
 ) -> Iterator[Row]:
-    """Check in a child and yield rows as they come; where the child dies or takes too long, a row says so.
+    """Run a check in a child process and yield rows as they arrive. If the child dies or takes too long, a row says so.
 
-    part: which of how many. children: a list to put the child into, for who may have to kill it.
+    Args:
+        device: The device.
+        dtype: The dtype, by its name.
+        few: Check only what takes seconds.
+        limit_seconds: The child is killed after this time.
+        part: The index of the part to check, and the number of parts.
+        children: A list to which the child is appended, so that the caller can kill it.
     """
-    given = dict(
+    options = dict(
         path=[str(entry) for entry in sys.path], device=str(device), dtype=dtype, few=few, shard=part[0], shards=part[1]
     )
     place: Row = {}
     with tempfile.TemporaryFile("w+", errors="replace") as errors:
         try:
             child = subprocess.Popen(
-                [sys.executable, "-c", CODE, json.dumps(given)],
+                [sys.executable, "-c", CODE, json.dumps(options)],
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True,
             )  # fmt: skip
-        except (OSError, TypeError, ValueError) as error:  # an interpreter embedded in another program has no executable
+        except (OSError, TypeError, ValueError) as error:  # an embedded interpreter has no executable
             yield not_run(dtype, f"no process could be started: {first_line(error)}")
             return
         if children is not None:
             children.append(child)
         late = threading.Event()
-        timer = threading.Timer(limit_seconds, lambda: (late.set(), child.kill()))
+
+        def kill() -> None:
+            late.set()
+            child.kill()
+
+        timer = threading.Timer(limit_seconds, kill)
         timer.start()
+        assert child.stdout is not None
         try:
             for line in child.stdout:
                 row = json.loads(line)
@@ -129,7 +152,7 @@ def checked(
                 if "begins" not in row:
                     yield row
             child.wait()
-        finally:  # also where the reader does not go on
+        finally:  # also if the caller stops reading
             timer.cancel()
             child.kill()
             child.wait()
@@ -140,18 +163,18 @@ def checked(
 
 
 def not_run(dtype: str, reason: str) -> Row:
-    """Return the row of a check that did not begin."""
+    """Return the row for a check that did not begin."""
     return {"op": "start", "shape": "", "dtype": dtype, "status": f"{NOT_CHECKED}: {reason}"}
 
 
 def _status(code: int, late: bool, limit_seconds: float, begun: bool, errors: IO[str]) -> str:
-    """Return the status for a child that did not end well: a failure only where a kernel may have been the cause."""
+    """Return the status for a child that failed. It is a failure of the check only if a kernel may be the cause."""
     kind = FAIL if begun else NOT_CHECKED
     if late:
         return f"{kind}: took longer than {limit_seconds:g} s"
     if code == DEVICE_LOST:
-        return f"{NOT_CHECKED}: nothing more, since the device was lost"
-    if code == -signal.SIGKILL:  # by the system, for its memory
+        return f"{NOT_CHECKED}: nothing further, since the device was lost"
+    if code == -signal.SIGKILL:  # the system does so when memory runs out
         return f"{NOT_CHECKED}: the process was killed"
     if code < 0:
         return f"{kind}: crashed: {signal.Signals(-code).name}"

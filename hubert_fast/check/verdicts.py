@@ -1,8 +1,8 @@
-"""What a check found about kernels on a chip, with a torch and a triton: kept in the user's cache folder.
+"""Store the outcome of checks for each combination of chip, torch, triton and kernels, in the user's cache folder.
 
-The first time ``auto`` would take kernels on a combination and in a dtype, the short check runs, a few seconds, in a process of
-its own. A combination that fails, or that could not be checked, takes plain PyTorch, with one warning. Only what is certain is
-kept, in a file for each combination and dtype; with other sources of the kernels it counts no more.
+The first time `auto` would use kernels on a combination in a dtype, the short check runs, for a few seconds, in a separate
+process. If it fails or cannot run, plain PyTorch takes the place of the kernels, and a warning says so once. Only definite
+outcomes are stored, in a file for each combination and dtype. Changed sources of the kernels are another combination.
 """
 
 from __future__ import annotations
@@ -28,79 +28,81 @@ from .process import FAIL, NOT_CHECKED, PASS, Row, checked
 
 logger = logging.getLogger(__name__)
 
-LIMIT_SECONDS = 300.0  # for what takes a few, with room for slow compilers
+LIMIT_SECONDS = 300.0  # the check takes a few seconds, but compilers may be slow
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _known: dict[tuple[torch.device, torch.dtype], str | None] = {}
 _lock = threading.Lock()
 
 
 def why_not_proven(device: torch.device, dtype: torch.dtype | None) -> str | None:
-    """Return why kernels may not be trusted on a device in a dtype, ``None`` when a check has passed; check if need be.
+    """Return why kernels must not be used on a device in a dtype, or `None` if a check has passed. Run the check if needed.
 
-    dtype: ``None`` for kernels of waveforms, which a check in any dtype holds to float64.
+    The first time that there is a reason, it is also issued as a `RuntimeWarning`.
 
-    Warns once, with ``RuntimeWarning``, where they may not.
+    Args:
+        device: The device.
+        dtype: The dtype; `None` for kernels that process waveforms, which are part of the check in every dtype.
     """
     if dtype is None:
-        passed = (other for other in NAMES if _known.get((device, other), "not known") is None)
+        passed = (other for other in NAMES if _known.get((device, other), "unknown") is None)
         return why_not_proven(device, next(passed, torch.bfloat16))
     key = device, dtype
     if key not in _known:
-        with _lock:  # lanes are threads
+        with _lock:  # several threads may use the device
             if key not in _known:
-                reason = _find_out(device, NAMES[dtype])
-                _known[key] = reason  # before the warning, which a filter may raise
+                reason = _load_or_check(device, NAMES[dtype])
+                _known[key] = reason  # before the warning, which a filter may turn into an exception
                 if reason is not None:
                     warnings.warn(_warning(device, reason), RuntimeWarning, stacklevel=2)
     return _known[key]
 
 
-def _find_out(device: torch.device, dtype: str) -> str | None:
+def _load_or_check(device: torch.device, dtype: str) -> str | None:
     file = _file(device, dtype)
-    with _alone(file):
-        kept = _read(file)
-        if kept is None:
+    with _locked(file):
+        outcome = _read(file)
+        if outcome is None:
             logger.info("checking the kernels on %s in %s: once for this chip, torch and triton, some seconds", device, dtype)
-            kept = verdict(checked(device, dtype, few=True, limit_seconds=LIMIT_SECONDS))
-            _keep(file, device, dtype, kept)
-    return None if kept == PASS else kept
+            outcome = verdict(checked(device, dtype, few=True, limit_seconds=LIMIT_SECONDS))
+            _store(file, device, dtype, outcome)
+    return None if outcome == PASS else outcome
 
 
 def verdict(rows: Iterable[Row]) -> str:
-    """Return ``"pass"``, or what the first failing row says, or else the first that could not be checked."""
+    """Return `"pass"`, or a description of the first row that failed or, if none did, of the first that was not checked."""
     rows = list(rows)
     for kind in (FAIL, NOT_CHECKED):
         for row in rows:
             if row["status"].startswith(kind):
                 return described(row)
-    return PASS if rows else f"{NOT_CHECKED}: nothing came back"
+    return PASS if rows else f"{NOT_CHECKED}: the check returned nothing"
 
 
 def described(row: Row) -> str:
-    """Return what a row says, in one line that names the op."""
-    where = ", ".join(filter(None, (row["op"], row["shape"], row["dtype"])))
-    error, more = row.get("relative_error"), ""
+    """Return the status of a row in one line, with the op."""
+    subject = ", ".join(filter(None, (row["op"], row["shape"], row["dtype"])))
+    error, detail = row.get("relative_error"), ""
     if error is not None and row["status"] == FAIL:
-        more = f": relative error {error:.1e}, but {row['tolerance']:g} is allowed"
-    return f"{row['status']}{more} ({where})"
+        detail = f": relative error {error:.1e}, but {row['tolerance']:g} is allowed"
+    return f"{row['status']}{detail} ({subject})"
 
 
 def keep(device: torch.device, dtype: str, rows: Iterable[Row]) -> None:
-    """Keep what a check of a device in a dtype found, instead of what was known before."""
-    _keep(_file(device, dtype), device, dtype, verdict(rows))
+    """Store the outcome of a check, in place of an earlier one."""
+    _store(_file(device, dtype), device, dtype, verdict(rows))
 
 
 def known(device: torch.device, dtype: str) -> str | None:
-    """Return ``"pass"`` or the failure that is kept for a device in a dtype; ``None`` when it was never checked."""
+    """Return the stored outcome for a device in a dtype: `"pass"` or the failure; `None` if it was never checked."""
     return _read(_file(device, dtype))
 
 
-def _keep(file: Path | None, device: torch.device, dtype: str, found: str) -> None:
-    if file is None or found.startswith(NOT_CHECKED):
+def _store(file: Path | None, device: torch.device, dtype: str, outcome: str) -> None:
+    if file is None or outcome.startswith(NOT_CHECKED):
         return
-    text = json.dumps({**combination(device), "dtype": dtype, "verdict": found}, indent=1)
+    text = json.dumps({**combination(device), "dtype": dtype, "verdict": outcome}, indent=1)
     part = file.with_name(f"{file.name}.{os.getpid()}.part")
-    with contextlib.suppress(OSError):  # a cache that cannot be written is none
+    with contextlib.suppress(OSError):  # without a writable cache the check runs in every process
         file.parent.mkdir(parents=True, exist_ok=True)
         part.write_text(text, encoding="utf-8")
         part.replace(file)
@@ -108,14 +110,14 @@ def _keep(file: Path | None, device: torch.device, dtype: str, found: str) -> No
 
 def _read(file: Path | None) -> str | None:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))["verdict"] if file is not None else None
+        outcome = json.loads(file.read_text(encoding="utf-8"))["verdict"] if file is not None else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return found if isinstance(found, str) else None
+    return outcome if isinstance(outcome, str) else None
 
 
 def combination(device: torch.device) -> dict[str, Any]:
-    """Return what the answers of kernels depend on: the chip, versions, and the kernels themselves."""
+    """Return everything that determines the results of kernels: the chip, versions, and a hash of the kernels."""
     chip = "interpreter"
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
@@ -128,10 +130,10 @@ def _sources() -> str:
     """Return a hash of the sources of all kernels."""
     from ..kernels import tuning
 
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for file in sorted(Path(tuning.__file__).parent.glob("*.py")):
-        found.update(file.name.encode() + file.read_bytes())
-    return found.hexdigest()[:12]
+        digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def _file(device: torch.device, dtype: str) -> Path | None:
@@ -141,10 +143,10 @@ def _file(device: torch.device, dtype: str) -> Path | None:
 
 
 @contextlib.contextmanager
-def _alone(file: Path | None) -> Iterator[None]:
-    """Have one process of a machine check, while the others wait for what it finds."""
+def _locked(file: Path | None) -> Iterator[None]:
+    """Let only one process of a machine check at a time, while the others wait for its outcome."""
     with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError, ImportError):  # without locks each checks for itself
+        with contextlib.suppress(OSError, ImportError):  # without locks, each process runs its own check
             import fcntl
 
             if file is not None:
@@ -156,9 +158,9 @@ def _alone(file: Path | None) -> Iterator[None]:
 
 def _warning(device: torch.device, reason: str) -> str:
     chip, torch_version, triton, _ = combination(device).values()
-    found = "could not be checked" if reason.startswith(NOT_CHECKED) else "failed their check"
+    problem = "could not be checked" if reason.startswith(NOT_CHECKED) else "failed their check"
     return (
-        f"kernels {found} on {chip} with torch {torch_version} and triton {triton}, and plain PyTorch takes their place, "
-        f"slower: {reason}. See all with `hubert-fast check`; {CHECK_VARIABLE}=0 or {BACKEND_VARIABLE}=triton takes kernels "
-        "all the same."
+        f"kernels {problem} on {chip} with torch {torch_version} and triton {triton}, so plain PyTorch runs instead, slower: "
+        f"{reason}. Run `hubert-fast check` for details; set {CHECK_VARIABLE}=0 or {BACKEND_VARIABLE}=triton to use kernels "
+        "regardless."
     )

@@ -1,7 +1,7 @@
 """A small HuBERT-CTC checkpoint and recordings to try it on: synthetic voices, closed vocabulary.
 
 A demonstration and a regression test, not a speech recogniser for real use: it knows ninety words (numbers, digits, short
-commands) and has only ever heard synthesised speech. ``bench/demo/README.md`` tells how it was made and what it reaches.
+commands) and has only ever heard synthesised speech. `bench/demo/README.md` tells how it was made and what it reaches.
 """
 
 from __future__ import annotations

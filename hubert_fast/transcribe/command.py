@@ -40,7 +40,7 @@ def load_transcriber(model: str | Path, device: str, dtype: str, report: Callabl
         report(f"{model} is not a local folder: looking on the Hugging Face hub and in its cache")
         hub_logging.set_verbosity_error()  # hides its retries; we report the outcome
     try:
-        dispatch.asked()  # reject an invalid backend before anything is loaded
+        dispatch.requested_backend()  # reject an invalid backend before anything is loaded
         transcriber = Transcriber.from_pretrained(model, device=device, dtype=dtype)
     except (CheckpointError, ValueError) as error:
         raise CannotRunError(str(error)) from None
