@@ -1,6 +1,6 @@
-"""Packages are listed by hand: ``kernels/`` at the top level installs as ``hubert_fast.kernels``.
+"""Build hubert_fast. Packages are listed explicitly, since `kernels/` at the top level installs as `hubert_fast.kernels`.
 
-The folder must not become a package of its own name: Hugging Face has one called ``kernels``.
+The folder must not become the top-level package `kernels`, since a package of Hugging Face has that name.
 """
 
 import re
@@ -13,7 +13,7 @@ VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "hubert_fast/__init__.py"
 
 
 def extensions() -> list[Extension]:
-    """CTC decoding in C++, where pybind11 is there; without it or a compiler, the Python fallback serves."""
+    """Return the C++ extension for CTC decoding if pybind11 is installed. Without it or a compiler, Python decodes instead."""
     try:
         import pybind11
     except ImportError:
@@ -32,7 +32,7 @@ def extensions() -> list[Extension]:
 
 
 TRANSFORMERS = ["transformers>=4.34.1"]
-CURRENT_TRANSFORMERS = ["transformers>=5"]  # what tests and benchmarks compare with
+CURRENT_TRANSFORMERS = ["transformers>=5"]  # tests and benchmarks compare with it
 DEMO = ["jiwer>=3"]
 RAY = ['ray[data]>=2.40; python_version < "3.14"']
 
@@ -66,7 +66,7 @@ setup(
         "huggingface_hub>=0.16.4",
         "soundfile>=0.12",
         "soxr>=0.4",
-        "av>=17.1",  # earlier ones crash on FLV
+        "av>=17.1",  # earlier versions crash on FLV
         "tqdm>=4.60",
         "fsspec>=2023.1",
     ],
@@ -80,15 +80,15 @@ setup(
             "pytest-xdist>=3.2",  # the first with --dist worksteal
             "pytest-benchmark>=4",  # bench/ctc.py
             "matplotlib>=3.8",
-            "build>=1",  # test_install builds and installs the package in every way
+            "build>=1",  # test_install builds and installs the package
             "setuptools>=70",
             "pybind11>=2.12",
-            "wheel>=0.40",  # Python 3.11 makes virtual environments with a setuptools that still needs it
-            "kernels>=0.4",  # Hugging Face's, whose name our folder shares
+            "wheel>=0.40",  # the setuptools in virtual environments of Python 3.11 needs it
+            "kernels>=0.4",  # of Hugging Face; our folder has the same name
             'triton>=3.6; sys_platform == "linux"',
             "hypothesis>=6.100",
-            "aiohttp>=3.9",  # with which fsspec reads http
-            "accelerate>=1.1",  # what transformers' Trainer stands on
+            "aiohttp>=3.9",  # fsspec reads http with it
+            "accelerate>=1.1",  # required by transformers' Trainer
             "peft>=0.14",
             *CURRENT_TRANSFORMERS,
             *DEMO,

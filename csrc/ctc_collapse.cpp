@@ -1,9 +1,9 @@
-// Greedy CTC decoding of whole batches: best ids per frame to tokens, words and text.
+// Greedy CTC decoding of whole batches: from the most probable id of each frame to tokens, words and text.
 //
-// Graves et al. 2006, "Connectionist Temporal Classification": runs of one id merge, then blanks drop, so that a letter said
-// twice needs a blank between. hubert_fast/ctc.py documents the meaning of every number; hubert_fast/ctc_fallback.py is the
-// same in Python. Utterances are independent: each thread takes a range of them and writes buffers of its own, which are
-// joined in order, so the result does not depend on the number of threads.
+// Graves et al. 2006, "Connectionist Temporal Classification": runs of equal ids are merged, then blanks are dropped, so that
+// doubled letters need a blank between them. The Python interface, hubert_fast.ctc, documents the meaning of every number; its
+// fallback does the same in Python. Utterances are independent: each thread decodes a range of them into buffers of its own.
+// These are joined in order, so that the result does not depend on the number of threads.
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -26,10 +26,10 @@ namespace {
 
 enum Kind : uint8_t { kText = 0, kDropped = 1, kDelimiter = 2, kUnnamed = 3 };
 
-// The tokens of a vocabulary as one block of UTF-8, with what becomes of each.
+// The tokens of a vocabulary as one block of UTF-8, with the kind of each.
 struct Table {
     std::string bytes;
-    std::vector<int64_t> ends;  // of token i in bytes; it begins where the one before ends
+    std::vector<int64_t> ends;  // end of each token in bytes; it begins where the previous one ends
     std::vector<uint8_t> kinds;
 
     Table(const std::vector<std::string>& tokens, const std::vector<int>& token_kinds) {
@@ -52,7 +52,7 @@ struct Table {
     }
 };
 
-// What one thread makes of its utterances. Frames count from the utterance's first; ends are exclusive.
+// The results of one thread. Frames are counted from the first of the utterance; ends are exclusive.
 struct Decoded {
     std::vector<int32_t> token_ids, token_begins, token_ends;
     std::vector<float> token_means;
@@ -65,8 +65,8 @@ struct Decoded {
     std::string text_bytes;
     std::vector<int64_t> text_lengths;  // in bytes, per utterance
     std::vector<float> text_means;
-    std::string error;           // of the first utterance that has one
-    std::exception_ptr failure;  // anything else, such as want of memory
+    std::string error;           // of the first utterance with an error
+    std::exception_ptr failure;  // any other exception, such as a lack of memory
 };
 
 struct Options {
@@ -87,7 +87,7 @@ class Mean {
     int64_t frames_ = 0;
 };
 
-// log_probs may be null: every mean is then NaN.
+// If log_probs is null, every mean is NaN.
 template <typename Id>
 bool decode_utterance(const Id* ids, const float* log_probs, int64_t frames, int64_t utterance, const Table& table,
                       const Options& options, Decoded& out) {
@@ -161,7 +161,7 @@ void decode_range(const Id* ids, const float* log_probs, const int64_t* begins, 
                   int64_t last, const Table& table, const Options& options, Decoded& out) {
     int64_t frames = 0;
     for (int64_t utterance = first; utterance < last; ++utterance) frames += lengths[utterance];
-    out.text_bytes.reserve(frames / 2);  // mostly blanks and repetitions, tokens mostly of one byte
+    out.text_bytes.reserve(frames / 2);  // most frames are blanks and repetitions, most tokens have one byte
     if (options.words) out.word_bytes.reserve(frames / 2);
     for (int64_t utterance = first; utterance < last; ++utterance) {
         const int64_t begin = begins[utterance];
@@ -171,10 +171,10 @@ void decode_range(const Id* ids, const float* log_probs, const int64_t* begins, 
     }
 }
 
-// Ranges of utterances with about as many frames each.
+// Divide utterances into ranges with about equally many frames.
 std::vector<int64_t> split(const int64_t* lengths, int64_t utterances, int64_t threads) {
     int64_t total = 0;
-    for (int64_t i = 0; i < utterances; ++i) total += lengths[i] + 1;  // an utterance without frames costs something too
+    for (int64_t i = 0; i < utterances; ++i) total += lengths[i] + 1;  // even an utterance without frames takes time
     std::vector<int64_t> bounds{0};
     int64_t seen = 0;
     for (int64_t i = 0; i < utterances; ++i) {
@@ -224,19 +224,19 @@ py::dict decode_as(const py::array& ids, const py::object& log_probs, const int6
         const size_t ranges = bounds.size() - 1;
         parts.resize(ranges);
         std::vector<std::thread> workers;
-        workers.reserve(ranges);  // to grow could throw, with threads running
+        workers.reserve(ranges);  // growing later could throw while threads are running
         const auto run = [&](size_t range) {
             try {
                 decode_range(id_data, log_prob_data, begins, lengths, bounds[range], bounds[range + 1], table, options,
                              parts[range]);
-            } catch (...) {  // an exception may not leave a thread
+            } catch (...) {  // an exception must not leave a thread
                 parts[range].failure = std::current_exception();
             }
         };
         for (size_t range = 1; range < ranges; ++range) {
             try {
                 workers.emplace_back(run, range);
-            } catch (const std::system_error&) {  // no more threads to be had
+            } catch (const std::system_error&) {  // the system has no more threads
                 run(range);
             }
         }
@@ -274,13 +274,13 @@ std::string describe(const py::array& array) {
     return text + "]";
 }
 
-// Everything that a wrong argument could lead outside of the buffers for is checked here, whoever calls.
+// Memory safety does not depend on the caller: all arguments that could lead to accesses outside the buffers are checked.
 void check_flat(const py::array& array, const std::string& name) {
     if (array.ndim() != 1 || !(array.flags() & py::array::c_style) || !(array.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_))
         throw py::value_error(name + " must be one-dimensional, contiguous and aligned, but is " + describe(array));
 }
 
-// A Python object of the class may exist without one of ours in it: Table.__new__(Table).
+// Table.__new__(Table) creates a Python object that contains no C++ object.
 const Table& table_in(const py::object& object) {
     if (!py::isinstance<Table>(object)) throw py::type_error("table must be a Table");
     if (!reinterpret_cast<py::detail::instance*>(object.ptr())->get_value_and_holder().holder_constructed())
@@ -296,7 +296,7 @@ py::dict decode(const py::array& ids, const py::array& begins, const py::array& 
     check_flat(lengths, "lengths");
     if (!py::isinstance<py::array_t<int64_t>>(begins) || !py::isinstance<py::array_t<int64_t>>(lengths) ||
         begins.size() != lengths.size())
-        throw py::value_error("begins and lengths must be int64 and of one length, but are " + describe(begins) + " and " +
+        throw py::value_error("begins and lengths must be int64 and equally long, but are " + describe(begins) + " and " +
                               describe(lengths));
     if (!log_probs.is_none()) {
         if (!py::isinstance<py::array_t<float>>(log_probs))
@@ -304,7 +304,8 @@ py::dict decode(const py::array& ids, const py::array& begins, const py::array& 
         const auto array = py::cast<py::array>(log_probs);
         check_flat(array, "log_probs");
         if (array.size() != ids.size())
-            throw py::value_error("log_probs must be as many as ids, " + std::to_string(ids.size()) + ", but is " + describe(array));
+            throw py::value_error("log_probs must have as many entries as ids, " + std::to_string(ids.size()) + ", but is " +
+                                  describe(array));
     }
     if (blank < 0 || blank >= static_cast<int64_t>(table.kinds.size()))
         throw py::value_error("the blank must be a token id below " + std::to_string(table.kinds.size()) + ", but is " +
@@ -312,7 +313,7 @@ py::dict decode(const py::array& ids, const py::array& begins, const py::array& 
     if (threads < 1) throw py::value_error("threads must be at least 1, but is " + std::to_string(threads));
     if (ids.size() > std::numeric_limits<int32_t>::max())
         throw py::value_error("at most 2147483647 frames can be decoded at once, but got " + std::to_string(ids.size()));
-    // copies: nobody may change them between this check and their use
+    // copy them, so that they cannot change between this check and their use
     const auto* begin_data = static_cast<const int64_t*>(begins.data());
     const auto* length_data = static_cast<const int64_t*>(lengths.data());
     const std::vector<int64_t> checked_begins(begin_data, begin_data + begins.size());

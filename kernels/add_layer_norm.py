@@ -1,4 +1,4 @@
-"""What lies between two blocks of a Transformer: residual add, bias of the product before, LayerNorm; one pass over memory."""
+"""Everything between two blocks of a Transformer in one pass: residual add, the bias of the preceding product, LayerNorm."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ def launch(
     post: bool,
     in_place: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the residual stream, in the dtype of ``x``, and ``norm(x + delta + delta_bias)`` in ``dtype``.
+    """Return the residual stream, in the dtype of `x`, and `norm(x + delta + delta_bias)` in `dtype`.
 
-    x, delta: ``[..., C]``. delta_bias, weight, bias: ``[C]``. post: the stream is the norm, not the sum; if the dtypes are the
-    same too, one tensor is returned twice. in_place: the stream replaces ``x``, which must be contiguous.
+    `x` and `delta` are `[..., C]`; `delta_bias`, `weight` and `bias` are `[C]`. post: the stream is the norm, not the sum. If
+    the dtypes are equal too, one tensor is returned twice. in_place: the stream overwrites `x` if that is contiguous.
 
-    Raises ``ValueError`` when shapes, dtypes or devices do not fit or C is above 16,384.
+    Raises `ValueError` when shapes, dtypes or devices do not match, or C is above 16,384.
     """
     check_norm(x, weight, bias)
     check_shape("delta", delta, tuple(x.shape), f"x {list(x.shape)}")
@@ -78,14 +78,14 @@ def launch(
     check_dtypes(delta=delta)
     rows, added = rows_of(x), rows_of(delta)
     stream = x if in_place and x.is_contiguous() else torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    once = post and dtype == x.dtype
-    normed = stream if once else torch.empty(x.shape, dtype=dtype, device=x.device)
+    is_same = post and dtype == x.dtype
+    normed = stream if is_same else torch.empty(x.shape, dtype=dtype, device=x.device)
     if x.numel():
         blocks = tuning.layer_norm(x.shape[-1], len(rows))
         with torch.cuda.device_of(x):
             _add_layer_norm_kernel[(tuning.cdiv(len(rows), blocks["BLOCK_M"]),)](
                 rows, added, weight if delta_bias is None else delta_bias.contiguous(), weight.contiguous(), bias.contiguous(),
                 stream, normed, rows.stride(0), added.stride(0), *rows.shape, eps,
-                HAS_DELTA_BIAS=delta_bias is not None, POST=post, HAS_NORMED=not once, **blocks,
+                HAS_DELTA_BIAS=delta_bias is not None, POST=post, HAS_NORMED=not is_same, **blocks,
             )  # fmt: skip
     return stream, normed

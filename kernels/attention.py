@@ -1,8 +1,8 @@
 """Self-attention without a matrix of scores in memory: online softmax (Milakov and Gimelshein 2018, https://arxiv.org/abs/1805.02867)
 in blocks of keys (Dao 2023, https://arxiv.org/abs/2307.08691), for utterances of any lengths in one launch.
 
-A list of work, one entry for each block of queries of each utterance, the longest utterances first, is what balances them:
-the last programs to start are the shortest.
+A work list with one entry for each block of queries of each utterance balances the load: the longest utterances come first,
+so that the last programs to start are the shortest.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ def _attend(
     """Attend to one block of keys: update the accumulators, and the peak of each query's scaled scores and the
     sum of their ``exp2``.
 
-    RELOAD: read the queries again (volatile, or the compiler would keep them in registers all the same).
+    RELOAD: read the queries again (as volatile, or the compiler would keep them in registers regardless).
     """
     d = tl.arange(0, D_MAIN)
     rows = keys.to(tl.int64)
     there = keys < n_keys
-    # of blocks that are whole and a head dim that is a power of two no mask is left
+    # complete blocks with a head dim that is a power of two need no mask
     main_mask = there[:, None] & (d < D)[None, :]
     k_ptrs = k_ptr + rows[:, None] * k_stride_row + d[None, :]
     v_ptrs = v_ptr + rows[:, None] * v_stride_row + d[None, :]
@@ -53,9 +53,9 @@ def _attend(
         there = there & (tl.load(mask_ptr + keys, mask=there, other=0) != 0)
     if CHECKED or HAS_MASK:
         scores = tl.where(there[None, :], scores, float("-inf"))
-    # scaled after the maximum (scale is positive): what is left of it is a fused multiply and add
+    # scale after taking the maximum (scale is positive), so that scaling becomes part of a fused multiply-add
     new_peak = tl.maximum(peak, tl.max(scores, axis=1) * scale)
-    # all scores of a block may be -inf, and -inf minus itself is no number
+    # all scores of a block may be -inf, and -inf minus -inf is NaN
     base = tl.where(new_peak == float("-inf"), 0.0, new_peak)
     weights = tl.exp2(scores * scale - base[:, None])
     shrink = tl.exp2(peak - base)
@@ -144,7 +144,7 @@ def _attention_kernel(
             q, q_rest, q_ptr, q_offsets, asked, k_ptr, v_ptr, mask_ptr, k_stride_row, v_stride_row, keys, n_keys,
             acc, acc_rest, peak, total, scale, RELOAD, D, D_MAIN, D_REST, True, HAS_MASK, PRECISION,
         )  # fmt: skip
-    # without a single key the answer is zeros
+    # without any key the result is zero
     share = (1.0 / tl.where(total == 0.0, 1.0, total))[:, None]
     out_ptrs = out_ptr + rows[:, None] * (n_heads * D) + head * D
     tl.store(out_ptrs + d[None, :], (acc * share).to(out_ptr.dtype.element_ty), mask=main_mask)
@@ -153,10 +153,10 @@ def _attention_kernel(
 
 
 def work_of(counts: torch.Tensor, starts: torch.Tensor, n_keys: torch.Tensor, block: int, entries: int) -> torch.Tensor:
-    """List the blocks of queries, int32 ``[entries, 4]``: first row, first query, queries, keys; longest utterances first.
+    """Return the work list, int32 `[entries, 4]`: first row, first query, queries and keys; longest utterances first.
 
-    counts, starts, n_keys: of each utterance ``[B]``, on any device: nothing is read back from it. entries: how many there are
-    at most; those beyond have no queries.
+    `counts`, `starts` and `n_keys` are `[B]`, on any device; nothing is read back from it. entries: an upper bound for the
+    number of blocks; surplus entries have no queries.
     """
     counts, order = torch.sort(counts, descending=True, stable=True)
     utterance, first, inside = parts_of(counts, block, entries)
@@ -165,7 +165,7 @@ def work_of(counts: torch.Tensor, starts: torch.Tensor, n_keys: torch.Tensor, bl
 
 
 def block_of(head_dim: int, dtype: torch.dtype, device: torch.device) -> int:
-    """Return how many queries an entry of the list of work has."""
+    """Return how many queries an entry of the work list has."""
     return tuning.attention(head_dim, dtype.itemsize, tuning.capability_of(device))["BLOCK_M"]
 
 
@@ -177,11 +177,11 @@ def launch(
     mask: torch.Tensor | None = None,
     fill: bool = False,
 ) -> torch.Tensor:
-    """Attend as the list of work says: ``[N, H, D]`` three times, of any strides, to a new contiguous ``[N, H, D]``.
+    """Return the attention of `q`, `k` and `v`, `[N, H, D]` with any strides, as a contiguous `[N, H, D]`.
 
-    mask: which keys count, bool ``[N]``. fill: whether rows that the list does not name are zeros, and not left unwritten.
+    work: see `work_of`. mask: the keys to attend to, bool `[N]`. fill: zero the rows that no entry covers.
 
-    Raises ``ValueError`` when shapes, dtypes or devices do not fit, or D is above 128.
+    Raises `ValueError` when shapes, dtypes or devices do not match, or D is above 128.
     """
     if q.dim() != 3 or q.shape[2] > MAX_HEAD_DIM:
         raise ValueError(f"q must be [N, H, D] with D up to {MAX_HEAD_DIM}, but is {list(q.shape)}")

@@ -1,6 +1,6 @@
-"""The first convolution, of one input channel, with the norm that follows and GELU: from the waveform in one pass.
+"""The first convolution, with a single input channel, the norm that follows it and GELU, in one pass over the waveform.
 
-In float32 throughout, without tensor cores; :mod:`.conv_first_product` serves results of 16 bits.
+It computes in float32, without tensor cores. Results of 16 bits are left to `conv_first_product`.
 """
 
 from __future__ import annotations
@@ -79,13 +79,13 @@ def launch(
     dtype: torch.dtype,
     taps: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Convolve ``samples`` ``[S]`` and apply GELU, after LayerNorm where its weights are given: ``[T, C]`` in ``dtype``.
+    """Convolve `samples` `[S]`, apply LayerNorm if its weights are given, and GELU. Return `[T, C]` in `dtype`.
 
-    weight: float32 ``[kernel, C]``, or ``[B, kernel, C]`` with means ``[B, kernel]``, which are taken from the samples
-        first, and utterances, int32: which of the B each hop of ``frames_per_hop`` frames belongs to.
-    taps: :func:`prepared` of the same weights, where several calls share them; made here when left out.
+    weight: float32 `[kernel, C]`; or `[B, kernel, C]` with `means` `[B, kernel]`, which are subtracted from the samples first,
+        and `utterances`, int32: the index into B of each hop of `frames_per_hop` frames.
+    taps: the result of `prepared` for the same weights, if several calls share it.
 
-    Raises ``ValueError`` when shapes, dtypes or devices do not fit.
+    Raises `ValueError` when shapes, dtypes or devices do not match.
     """
     check_devices(
         samples=samples,
@@ -99,8 +99,8 @@ def launch(
     by_utterance = means is not None
     if samples.dim() != 1 or weight.dim() != 2 + by_utterance or weight.dtype != torch.float32 or stride < 1:
         raise ValueError(
-            f"samples must be [S] and weight float32 {'[B, kernel, C]' if by_utterance else '[kernel, C]'}, the stride 1 or "
-            f"more, but they are {list(samples.shape)}, {weight.dtype} {list(weight.shape)} and {stride}"
+            f"samples must be [S], weight float32 {'[B, kernel, C]' if by_utterance else '[kernel, C]'}, and the stride at "
+            f"least 1, but they are {list(samples.shape)}, {weight.dtype} {list(weight.shape)} and {stride}"
         )
     kernel, channels = weight.shape[-2:]
     check_shape("bias", bias, (channels,), f"weight {list(weight.shape)}")
@@ -110,14 +110,14 @@ def launch(
     if norm_weight is not None and norm_bias is not None:
         check_norm(out, norm_weight, norm_bias)
     if by_utterance and (utterances is None or len(utterances) * frames_per_hop < count):
-        known = None if utterances is None else len(utterances)
-        raise ValueError(f"utterances must name that of {count} frames, {frames_per_hop} a hop, but name that of {known} hops")
+        hops = 0 if utterances is None else len(utterances)
+        raise ValueError(f"utterances must cover {count} frames, {frames_per_hop} per hop, but has {hops} hops")
     if not out.numel():
         return out
     if taps is None:
         taps = prepared(weight, bias, norm_weight is not None, frames_per_hop, dtype)
     if taps is not None:
-        vectors = (None if given is None else given.contiguous() for given in (norm_weight, norm_bias, means, utterances))
+        vectors = (None if vector is None else vector.contiguous() for vector in (norm_weight, norm_bias, means, utterances))
         conv_first_product.launch(samples.contiguous(), taps, *vectors, frames_per_hop, kernel, stride, eps, out)
     else:
         utterances = weight if utterances is None else utterances.contiguous()
@@ -137,7 +137,7 @@ def launch(
 def prepared(
     weight: torch.Tensor, bias: torch.Tensor | None, has_norm: bool, frames_per_hop: int, dtype: torch.dtype
 ) -> torch.Tensor | None:
-    """Return the ``taps`` that :func:`launch` takes, or ``None`` where results in ``dtype`` need none."""
+    """Return the `taps` for `launch`, or `None` if results in `dtype` need none."""
     if not conv_first_product.takes(weight.shape[-1], frames_per_hop, weight.dim() == 3, dtype):
         return None
     return conv_first_product.taps_of(weight, bias, has_norm)

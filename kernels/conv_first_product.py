@@ -1,9 +1,9 @@
-"""The first convolution on tensor cores, for results of 16 bits: from the waveform in one pass, as :mod:`.conv_first`.
+"""The first convolution on tensor cores, for results of 16 bits, in one pass over the waveform like `conv_first`.
 
-Samples and weights are cut into two bfloat16 each, a high part and the rest, and of the four products of parts the three
-largest are summed. What is lost is 2^-16 of the sum of ``|weight| |sample|``, where rounding the operands to 16 bits, as
-convolutions of libraries do, loses 2^-8; a filter that cancels most of a signal shows both. Ten taps in three products, and
-the bias in two parts, are 32 columns. A LayerNorm's mean over channels is taken from the weights: the product is centred.
+Samples and weights are each split into two bfloat16, a high part and the rest, and the three largest of the four products of
+parts are summed. The error is 2^-16 of the sum of `|weight| |sample|`, while rounding the operands to 16 bits, as libraries do,
+loses 2^-8; filters that cancel most of a signal expose both. Ten taps in three products, and the bias in two parts, make 32
+columns. The mean over channels of a LayerNorm is subtracted from the weights, so that the product is already centred.
 """
 
 from __future__ import annotations
@@ -71,9 +71,9 @@ def _conv_first_product_kernel(
 
 
 def taps_of(weight: torch.Tensor, bias: torch.Tensor | None, centred: bool) -> torch.Tensor:
-    """Return weights as :func:`launch` takes them, bfloat16 ``[..., WIDTH, C]``: parts of the taps, then those of the bias.
+    """Return the weights for `launch`, bfloat16 `[..., WIDTH, C]`: the parts of the taps, then those of the bias.
 
-    weight: float32 ``[..., kernel, C]``. bias: ``[C]``. centred: whether a norm over channels follows.
+    weight: float32 `[..., kernel, C]`. bias: `[C]`. centred: a norm over channels follows.
     """
     kernel = weight.shape[-2]
     bias = weight.new_zeros(weight.shape[-1]) if bias is None else bias.to(weight.dtype)
@@ -88,7 +88,7 @@ def taps_of(weight: torch.Tensor, bias: torch.Tensor | None, centred: bool) -> t
 
 
 def takes(channels: int, frames_per_hop: int, by_utterance: bool, dtype: torch.dtype) -> bool:
-    """Whether this kernel serves: results of 16 bits, blocks of frames that lie in one utterance, channels for tensor cores."""
+    """Return whether this kernel applies: results of 16 bits, frames of a block in one utterance, enough channels."""
     return dtype.itemsize == 2 and channels >= 16 and not (by_utterance and frames_per_hop % tuning.CONV_FIRST_FRAMES)
 
 
@@ -105,7 +105,7 @@ def launch(
     eps: float,
     out: torch.Tensor,
 ) -> None:
-    """Fill ``out`` ``[T, C]``; taps are of :func:`taps_of`. :mod:`.conv_first` has checked the operands."""
+    """Fill `out` `[T, C]`. `taps` comes from `taps_of`; the operands must have been checked by `conv_first`."""
     count, channels = out.shape
     blocks = tuning.conv_first_product(channels, norm_weight is not None)
     grid = tuning.cdiv(count, blocks["BLOCK_T"]), tuning.cdiv(channels, blocks["BLOCK_C"])

@@ -1,9 +1,9 @@
-"""The positional convolution, grouped and 128 taps wide, as a matrix product whose left operand is never laid out in memory.
+"""The positional convolution, grouped and with 128 taps, as a matrix product whose left operand is never stored in memory.
 
-One row of the product is FRAMES neighbouring frames of one utterance: they read the same ``kernel + FRAMES - 1`` frames of
-input, so a row is that many times the group's channels, and has FRAMES times the group's channels of output. Where tap
-``j - r`` of frame r lies outside the kernel the weight counts as zero: FRAMES - 1 of some 131 steps are lost, and the frames
-are read from cache once instead of FRAMES times. Rows never straddle utterances, so frames beyond an end are masked by row.
+A row of the product stands for FRAMES neighbouring frames of an utterance, which together read `kernel + FRAMES - 1` frames of
+input: a row has that many times the group's channels as inputs, and FRAMES times the group's channels as outputs. Where tap
+`j - r` of frame r lies outside the kernel, the weight is zero: this wastes FRAMES - 1 of about 131 steps, but reads frames from
+the cache once instead of FRAMES times. No row spans two utterances, so that frames beyond an end can be masked by row.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _conv_positional_kernel(
         acc = tl.dot(x, weight, acc, input_precision=PRECISION)
     group_channel = group * CHANNELS
     if BLOCK_N >= 256:
-        # in quarters: beside 128 accumulators a thread has no registers for as many of anything else
+        # in quarters: next to 128 accumulators, a thread has no registers for that many other values
         left, right = tl.split(tl.permute(tl.reshape(acc, (BLOCK_M, 2, BLOCK_N // 2)), (0, 2, 1)))
         _finish_halves(
             left, bias_ptr, residual_ptr, out_ptr, frame, end, 0, group_channel, residual_stride_row, n_channels,
@@ -129,10 +129,10 @@ def _finish(
 
 
 def spans_of(counts: torch.Tensor, starts: torch.Tensor, frames: int, entries: int) -> torch.Tensor:
-    """List the rows of the product, int32 ``[entries, 3]``: first frame, and where its utterance begins and ends.
+    """Return the rows of the product, int32 `[entries, 3]`: first frame, and the first and last + 1 frame of its utterance.
 
-    counts, starts: of each utterance ``[B]``, on any device: nothing is read back from it. frames: of a row. entries: how many
-    rows there are at most; those beyond have no frames.
+    `counts` and `starts` are `[B]`, on any device; nothing is read back from it. frames: the frames of a row. entries: an upper
+    bound for the number of rows; surplus rows have no frames.
     """
     utterance, first, inside = parts_of(counts, frames, entries)
     start = starts[utterance]
@@ -141,7 +141,7 @@ def spans_of(counts: torch.Tensor, starts: torch.Tensor, frames: int, entries: i
 
 
 def frames_of(channels: int, kernel: int, dtype: torch.dtype, device: torch.device) -> int:
-    """Return how many frames an entry of the list of rows has, for groups of ``channels``."""
+    """Return how many frames a row of the product has, for groups of `channels`."""
     return tuning.conv_positional(channels, kernel, dtype.itemsize, tuning.capability_of(device))["FRAMES"]
 
 
@@ -155,12 +155,12 @@ def launch(
     dtype: torch.dtype | None = None,
     fill: bool = False,
 ) -> torch.Tensor:
-    """Return ``gelu(conv(x) + bias) + residual`` ``[N, C]`` for the frames of utterances that ``spans`` lists.
+    """Return `gelu(conv(x) + bias) + residual` `[N, C]` for the frames of utterances that `spans` lists.
 
-    x, residual: ``[N, C]``. weight: ``[G, kernel, C/G (in), C/G (out)]`` of x's dtype. bias: ``[C]``. dtype: of the result,
-    that of the residual or of ``x`` when left out. fill: whether frames that no span names are zeros, and not left unwritten.
+    `x` and `residual` are `[N, C]`, `weight` is `[G, kernel, C/G (in), C/G (out)]` in the dtype of `x`, `bias` is `[C]`. dtype:
+    of the result; by default that of the residual, or else of `x`. fill: zero the frames that no span covers.
 
-    Raises ``ValueError`` when shapes, dtypes or devices do not fit.
+    Raises `ValueError` when shapes, dtypes or devices do not match.
     """
     if x.dim() != 2 or weight.dim() != 4 or weight.shape[2] != weight.shape[3]:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The best token of each frame and its log-probability, from hidden states: the logits are never written."""
+"""The most probable token of each frame and its log-probability, from hidden states, without storing the logits."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def _ctc_argmax_kernel(
             logits += tl.load(bias_ptr + real).to(tl.float32)[None, :]
         logits = tl.where((tokens < VOCABULARY)[None, :], logits, float("-inf"))
         top, where = tl.max(logits, axis=1, return_indices=True)
-        best = tl.where(top > peak, where + first, best)  # of equals the first, as torch has it
+        best = tl.where(top > peak, where + first, best)  # the first of equal logits, as in torch
         new_peak = tl.maximum(peak, top)
-        # infinities minus themselves would be no number where torch has one
+        # avoid inf - inf = NaN, where torch returns a number
         base = tl.where(new_peak == float("-inf"), 0.0, new_peak)
         total = total * tl.exp(peak - base) + tl.sum(tl.exp(logits - base[:, None]), axis=1)
         peak = new_peak
@@ -53,9 +53,9 @@ def _ctc_argmax_kernel(
 
 
 def launch(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return ids, int32, and log-probabilities, float32, of the best of ``x weight^T + bias``: ``[..., C]`` to ``[...]``.
+    """Return the argmax of `x weight^T + bias`, int32 `[...]`, and its log-probability, float32 `[...]`, for `x` `[..., C]`.
 
-    weight: ``[V, C]`` of x's dtype. bias: ``[V]``. Raises ``ValueError`` when shapes, dtypes or devices do not fit.
+    weight: `[V, C]` in the dtype of `x`. bias: `[V]`. Raises `ValueError` when shapes, dtypes or devices do not match.
     """
     check_devices(x=x, weight=weight, bias=bias)
     check_dtypes(x=x)
@@ -63,7 +63,7 @@ def launch(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> 
     check_shape("x", x, (*x.shape[:-1], n_in), f"weight {list(weight.shape)}")
     check_shape("bias", bias, (vocabulary,), f"weight {list(weight.shape)}")
     if weight.dtype != x.dtype or not vocabulary:
-        raise ValueError(f"weight must be {x.dtype} as x is and have a token, but is {weight.dtype} {list(weight.shape)}")
+        raise ValueError(f"weight must be {x.dtype}, like x, and not empty, but is {weight.dtype} {list(weight.shape)}")
     rows = rows_of(x)
     ids = torch.empty(x.shape[:-1], dtype=torch.int32, device=x.device)
     log_probs = torch.empty(x.shape[:-1], dtype=torch.float32, device=x.device)

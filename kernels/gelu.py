@@ -10,12 +10,12 @@ from ..dispatch import interpreting
 
 
 def form_of(dtype: torch.dtype) -> str:
-    """Return how a kernel whose results have ``dtype`` computes GELU: ``"erf"`` or ``"tanh"``.
+    """Return how kernels compute GELU for results in `dtype`: `"erf"` or `"tanh"`.
 
-    erf is 37 instructions a value and tanh 8, of which one is the hardware's ``tanh.approx``. By tanh the absolute error is at
-    most 3e-5 (measured on an H200, from -9 to 9); so small results of large negative values keep no relative accuracy. Normal
-    numbers have a relative error after rounding of 1.664e-3 by either in bfloat16, in float16 of 2.10e-4 by tanh and 2.08e-4 by
-    erf. float32 keeps erf. So does the interpreter, which runs no PTX.
+    erf takes 37 instructions per value and tanh 8, one of which is the hardware's `tanh.approx`. The absolute error of tanh is
+    at most 3e-5 (measured on an H200, from -9 to 9), so that small results of large negative values have no relative accuracy.
+    For normal numbers the relative error after rounding is 1.664e-3 for both in bfloat16, and in float16 2.10e-4 for tanh and
+    2.08e-4 for erf. float32 uses erf, and so does the interpreter, which cannot run PTX.
     """
     return "tanh" if dtype.itemsize == 2 and not interpreting() else "erf"
 

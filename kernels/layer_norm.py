@@ -1,4 +1,4 @@
-"""Layer normalisation over the last axis (Ba et al. 2016, https://arxiv.org/abs/1607.06450), GELU after it on request."""
+"""Layer normalisation over the last axis (Ba et al. 2016, https://arxiv.org/abs/1607.06450), optionally followed by GELU."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ def launch(
     dtype: torch.dtype | None = None,
     apply_gelu: bool = False,
 ) -> torch.Tensor:
-    """Normalise ``x`` ``[..., C]``; ``weight`` and ``bias`` are ``[C]``. Returns a contiguous tensor of x's shape.
+    """Normalise `x` `[..., C]` with `weight` and `bias` `[C]`. Return a contiguous tensor of the same shape.
 
-    dtype: of the result, that of ``x`` when left out. apply_gelu: whether GELU follows.
+    dtype: of the result; by default that of `x`. apply_gelu: apply GELU to the result.
 
-    Raises ``ValueError`` when shapes, dtypes or devices do not fit or C is above 16,384.
+    Raises `ValueError` when shapes, dtypes or devices do not match, or C is above 16,384.
     """
     check_norm(x, weight, bias)
     rows = rows_of(x)

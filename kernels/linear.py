@@ -1,7 +1,7 @@
-"""Products with the work that follows inside: bias, GELU, a residual add.
+"""Matrix products fused with the operations that follow: bias, GELU, a residual add.
 
-Rows of the left operand may overlap in memory, so a strided convolution in channels-last form is such a product too: frame t
-of a kernel of 3 and stride 2 reads the 3 * C numbers from row 2t on.
+Rows of the left operand may overlap in memory, so that a strided convolution in channels-last form is such a product too: with
+kernel size 3 and stride 2, frame t reads the 3 * C numbers that begin at row 2t.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _linear_kernel(
     within = program % (GROUP_M * tiles_n)
     rows = (group * GROUP_M + within % group_rows) * BLOCK_M + tl.arange(0, BLOCK_M)
     columns = (within // group_rows) * BLOCK_N + tl.arange(0, BLOCK_N)
-    # what lies outside is computed from the last row or column there is, and not stored
+    # beyond the edges, the last row or column is computed again, but not stored
     real_rows = tl.minimum(rows, n_rows - 1).to(tl.int64)
     if N_OUT % BLOCK_N == 0:
         real_columns = columns
@@ -97,7 +97,7 @@ def _linear_kernel(
         PRECISION,
     )
     if BLOCK_N >= 256:
-        # the halves one after the other: beside 128 accumulators a thread has no registers for as many of anything else
+        # one half after the other: next to 128 accumulators, a thread has no registers for that many other values
         left, right = tl.split(tl.permute(tl.reshape(acc, (BLOCK_M, 2, BLOCK_N // 2)), (0, 2, 1)))
         half = (within // group_rows) * BLOCK_N + tl.arange(0, BLOCK_N // 2)
         _finish(
@@ -151,14 +151,14 @@ def _launch(
     residual: torch.Tensor | None = None,
     apply_gelu: bool = False,
 ) -> None:
-    """Fill ``out`` ``[N, C_out]`` from rows ``x`` ``[N, C_in]``, which may overlap."""
+    """Fill `out` `[N, C_out]` from the rows of `x` `[N, C_in]`, which may overlap."""
     check_devices(x=x, weight=weight, bias=bias, residual=residual)
     check_dtypes(x=x)
     (n_rows, n_in), n_out = x.shape, len(weight)
     check_shape("weight", weight, (n_out, n_in), f"rows of {n_in}")
     check_shape("bias", bias, (n_out,), f"{n_out} outputs")
     if weight.dtype != x.dtype:
-        raise ValueError(f"weight must be {x.dtype} as x is, but is {weight.dtype}")
+        raise ValueError(f"weight must be {x.dtype}, like x, but is {weight.dtype}")
     if not out.numel():
         return
     shape = n_rows, n_in, n_out, x.element_size(), tuning.capability_of(x.device)
@@ -177,9 +177,9 @@ def _launch(
 
 
 def launch_gelu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """Return ``gelu(x weight^T + bias)``, ``[..., C_in]`` to ``[..., C_out]``; ``weight`` is ``[C_out, C_in]`` of x's dtype.
+    """Return `gelu(x weight^T + bias)` `[..., C_out]` for `x` `[..., C_in]` and `weight` `[C_out, C_in]` in the dtype of `x`.
 
-    Raises ``ValueError`` when shapes, dtypes or devices do not fit.
+    Raises `ValueError` when shapes, dtypes or devices do not match.
     """
     rows = rows_of(x)
     out = x.new_empty(*x.shape[:-1], len(weight))
@@ -188,9 +188,9 @@ def launch_gelu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 
 
 def launch_add(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, residual: torch.Tensor) -> torch.Tensor:
-    """Return ``x weight^T + bias + residual`` ``[..., C_out]``, in the residual's dtype.
+    """Return `x weight^T + bias + residual` `[..., C_out]`, in the dtype of the residual.
 
-    Raises ``ValueError`` when shapes, dtypes or devices do not fit.
+    Raises `ValueError` when shapes, dtypes or devices do not match.
     """
     check_shape("residual", residual, (*x.shape[:-1], len(weight)), f"x {list(x.shape)} and {len(weight)} outputs")
     check_dtypes(residual=residual)
@@ -209,11 +209,11 @@ def launch_convolution(
     stride: int,
     eps: float,
 ) -> torch.Tensor:
-    """Convolve ``x`` ``[T_in, C_in]`` and apply GELU, after LayerNorm where its weights are given: ``[T, C_out]``.
+    """Convolve `x` `[T_in, C_in]`, apply LayerNorm if its weights are given, and GELU. Return `[T, C_out]`.
 
-    weight: ``[C_out, kernel * C_in]``, the taps outermost.
+    weight: `[C_out, kernel * C_in]`, with taps as the outer axis of its rows.
 
-    Raises ``ValueError`` when shapes, dtypes or devices do not fit.
+    Raises `ValueError` when shapes, dtypes or devices do not match.
     """
     windows = windows_of(x.contiguous(), weight, stride)
     out = x.new_empty(len(windows), len(weight))
@@ -230,12 +230,12 @@ def launch_convolution(
 
 
 def windows_of(x: torch.Tensor, weight: torch.Tensor, stride: int) -> torch.Tensor:
-    """Return what each frame of a convolution reads, ``[T, kernel * C_in]``: a view, whose rows overlap."""
+    """Return the inputs of each frame of a convolution, `[T, kernel * C_in]`, as a view with overlapping rows."""
     frames, channels = x.shape
-    kernel, beyond = divmod(weight.shape[1], max(channels, 1))
-    if beyond or kernel < 1 or stride < 1:
+    kernel, remainder = divmod(weight.shape[1], max(channels, 1))
+    if remainder or kernel < 1 or stride < 1:
         raise ValueError(
-            f"weight must be [C_out, kernel * {channels}] for x {list(x.shape)}, and the stride 1 or more, "
+            f"weight must be [C_out, kernel * {channels}] for x {list(x.shape)}, and the stride at least 1, "
             f"but they are {list(weight.shape)} and {stride}"
         )
     return x.as_strided((frames_of(frames, kernel, stride), kernel * channels), (stride * channels, 1))

@@ -1,4 +1,4 @@
-"""A product with bias, LayerNorm over all of its columns and GELU inside: a program holds whole rows."""
+"""A matrix product fused with bias, LayerNorm over all its columns and GELU: a program holds whole rows."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _linear_layer_norm_kernel(
     real_rows = tl.minimum(rows, n_rows - 1).to(tl.int64)
     left = tl.arange(0, BLOCK_HALF)
     right = left + BLOCK_HALF
-    # columns that there are not are computed from the last, left out of the statistics, and not stored
+    # beyond the edge, the last column is computed again, but neither stored nor part of the statistics
     real_left = tl.minimum(left, N_OUT - 1)
     real_right = tl.minimum(right, N_OUT - 1)
     k = tl.arange(0, BLOCK_K)
@@ -88,7 +88,7 @@ def launch(
     eps: float,
     out: torch.Tensor,
 ) -> None:
-    """Fill ``out`` ``[N, C_out]`` from rows ``x`` ``[N, C_in]``, which may overlap; :mod:`.linear` has checked them."""
+    """Fill `out` `[N, C_out]` from the rows of `x` `[N, C_in]`, which may overlap and which `linear` has checked."""
     n_rows, n_in = x.shape
     if out.numel():
         blocks = tuning.linear_layer_norm(len(weight), x.element_size(), tuning.capability_of(x.device))

@@ -1,7 +1,7 @@
-"""A persistent product with bias and GELU: one program a multiprocessor computes tile after tile, and TMA fetches its operands.
+"""A persistent matrix product with bias and GELU: one program per multiprocessor computes tile after tile, with TMA loads.
 
-While a program finishes a tile, the operands of its next one are already being fetched. It serves many rows on Hopper, where
-whole blocks cover the weight; :mod:`.linear` serves everything else.
+While a program finishes a tile, the operands of the next are already being fetched. It serves products of many rows on Hopper
+whose weight is covered by whole blocks; `linear` serves all others.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _linear_persistent_kernel(
             x = x_desc.load([row, step * BLOCK_K])
             weight = weight_desc.load([column, step * BLOCK_K])
             acc = tl.dot(x, weight.T, acc)
-        # the halves one after the other, as in linear
+        # one half after the other, as in linear
         left, right = tl.split(tl.permute(tl.reshape(acc, (BLOCK_M, 2, BLOCK_N // 2)), (0, 2, 1)))
         _finish(left, bias_ptr, out_desc, row, column, HAS_BIAS, GELU, BLOCK_N // 2)
         _finish(right, bias_ptr, out_desc, row, column + BLOCK_N // 2, HAS_BIAS, GELU, BLOCK_N // 2)
@@ -64,18 +64,18 @@ def _finish(
 
 
 def takes(*operands: torch.Tensor) -> bool:
-    """Return whether TMA can read operands ``[N, C]``: addresses and rows at multiples of 16 bytes."""
+    """Return whether TMA can read operands `[N, C]`: their addresses and row strides are multiples of 16 bytes."""
     return all(x.data_ptr() % 16 == 0 and x.stride(0) * x.element_size() % 16 == 0 for x in operands)
 
 
 def launch(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor, apply_gelu: bool) -> None:
-    """Fill ``out`` ``[N, C_out]`` from rows ``x`` ``[N, C_in]``, which may overlap; :mod:`.linear` has checked them."""
+    """Fill `out` `[N, C_out]` from the rows of `x` `[N, C_in]`, which may overlap and which `linear` has checked."""
     from triton.tools.tensor_descriptor import TensorDescriptor
 
     (n_rows, n_in), n_out = x.shape, len(weight)
     blocks = tuning.linear_persistent(n_in, n_out, x.element_size(), tuning.capability_of(x.device))
     block_m, block_n, block_k = (blocks[name] for name in ("BLOCK_M", "BLOCK_N", "BLOCK_K"))
-    # compiled in: the same for any number of rows, or each number of tiles would be a kernel of its own
+    # a compile-time constant: it must not depend on the number of rows, or each number of tiles would compile another kernel
     programs = tuning.multiprocessors_of(x.device)
     tiles = tuning.cdiv(n_rows, block_m) * (n_out // block_n)
     weight = weight.contiguous()

@@ -1,4 +1,4 @@
-"""How many frames there are, and which part of which utterance each program works on."""
+"""Count the frames of a convolution, and divide utterances into parts, one for each program."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import torch
 
 
 def frames_of(length: int, kernel: int, stride: int) -> int:
-    """Return how many frames a convolution without padding has; sizes may be symbols of ``torch.compile``."""
+    """Return the number of frames of a convolution without padding. Sizes may be symbols of `torch.compile`."""
     return torch.sym_max(0, (length - kernel) // stride + 1)
 
 
 def parts_of(counts: torch.Tensor, size: int, entries: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Cut utterances of ``counts`` frames ``[B]`` into parts of ``size``; the last of each may be smaller.
+    """Divide utterances of `counts` frames `[B]` into parts of `size`; the last part of each may be smaller.
 
-    entries: how many parts there are at most: their number is not asked for, as it may lie on a GPU. Returns, for each entry,
-    its utterance, its first frame within it, and whether there is such a part.
+    entries: an upper bound for the number of parts, which itself may be known only on a GPU. Return, for each entry, its
+    utterance, its first frame within that, and whether there is such a part.
     """
     ends = ((counts + size - 1) // size).cumsum(0)
     index = torch.arange(entries, device=counts.device)
@@ -27,9 +27,9 @@ def parts_of(counts: torch.Tensor, size: int, entries: int) -> tuple[torch.Tenso
 
 
 def parts_on_host(counts: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cut utterances of ``counts`` frames ``[B]`` as :func:`parts_of` does, on the host, which knows how many parts there are.
+    """Divide utterances of `counts` frames `[B]` like `parts_of`, on the host, where the number of parts is known.
 
-    Returns, for each part, its utterance and its first frame within it, and how many parts each utterance has ``[B]``.
+    Return, for each part, its utterance and its first frame within that; and the number of parts of each utterance, `[B]`.
     """
     parts = -(-counts // size)
     utterance = np.repeat(np.arange(len(counts)), parts)
@@ -37,6 +37,6 @@ def parts_on_host(counts: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray
 
 
 def ranges(starts: np.ndarray, counts: np.ndarray, dtype: type = np.int64) -> np.ndarray:
-    """Return ``starts[i]`` to ``starts[i] + counts[i] - 1`` for each i, end to end: ``[sum(counts)]``."""
+    """Concatenate the ranges `starts[i]` to `starts[i] + counts[i] - 1` for all i: `[sum(counts)]`."""
     before = counts.cumsum() - counts
     return np.repeat((starts - before).astype(dtype), counts) + np.arange(counts.sum(), dtype=dtype)

@@ -1,3 +1,3 @@
-"""What ``bench/tune.py --write`` measured, by (op, capability, shape...). Empty until it has run on a GPU."""
+"""Block sizes measured by `bench/tune.py --write`, by (op, capability, shape...). Empty until that has run on a GPU."""
 
 TUNED: dict[tuple, dict[str, int]] = {}

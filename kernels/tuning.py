@@ -1,11 +1,11 @@
-"""Which blocks a kernel takes, and where a library call takes its place: pure functions of shapes, bytes and the chip.
+"""Choose block sizes for kernels, and decide where a library call replaces a kernel: pure functions of shapes and the chip.
 
-``@triton.autotune`` would time candidates at the first call of every shape, on the machine that serves; here nothing is timed.
-What ``bench/tune.py`` measured is in :mod:`.tuned` and goes first; the rules below serve every other shape and chip. They come
-from counting: registers (255 a thread, 64 Ki a multiprocessor), shared memory, and bytes against operations.
+`@triton.autotune` would time candidates at the first call of every shape, on the machine in production; here nothing is timed.
+Results of `bench/tune.py`, in `tuned`, take precedence. The rules below apply to all other shapes and chips. They follow from
+counting registers (255 per thread, 64 Ki per multiprocessor), shared memory, and bytes against operations.
 
-``capability`` is (major, minor): (8, 0) A100, (8, 6) and (8, 9) consumer and L40 chips, (9, 0) H100 and H200, (10, 0) B200,
-(10, 3) B300, (12, 0) consumer Blackwell. A chip that is not in the list is taken for one with the least shared memory.
+`capability` is (major, minor): (8, 0) A100, (8, 6) and (8, 9) consumer and L40 chips, (9, 0) H100 and H200, (10, 0) B200,
+(10, 3) B300, (12, 0) consumer Blackwell. Chips that are not in the list are treated like those with the least shared memory.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def _capability(index: int) -> tuple[int, int]:
 
 
 def capability_of(device: torch.device) -> tuple[int, int]:
-    """Return the capability of a CUDA device, asked for once; interpreted kernels are cut as for the smallest chip."""
+    """Return the capability of a CUDA device. Interpreted kernels get the block sizes of the smallest chip."""
     if device.type != "cuda":
         return SMALL
     return _capability(torch.cuda.current_device() if device.index is None else device.index)
@@ -40,59 +40,59 @@ def _multiprocessors(index: int) -> int:
 
 
 def multiprocessors_of(device: torch.device) -> int:
-    """Return how many multiprocessors a CUDA device has, asked for once; 132, those of Hopper, of what is no such device."""
+    """Return the number of multiprocessors of a CUDA device; for other devices 132, as on Hopper."""
     if device.type != "cuda":
         return 132
     return _multiprocessors(torch.cuda.current_device() if device.index is None else device.index)
 
 
 def shared_bytes(capability: tuple[int, int]) -> int:
-    """Return the shared memory that one program may take."""
+    """Return the bytes of shared memory that one program can use."""
     return SHARED_BYTES.get(capability, LEAST_SHARED_BYTES)
 
 
 def is_large(capability: tuple[int, int]) -> bool:
-    """Whether a chip is of those made for data centres: shared memory for tiles of 128 x 256."""
+    """Return whether a chip is a data-centre chip, with enough shared memory for tiles of 128 x 256."""
     return capability in SHARED_BYTES
 
 
 def has_wide_tensor_cores(capability: tuple[int, int]) -> bool:
-    """Whether tensor cores read operands from shared memory (wgmma of Hopper, tcgen05 of B200 and B300)."""
+    """Return whether tensor cores read operands from shared memory (wgmma on Hopper, tcgen05 on B200 and B300)."""
     return is_large(capability) and capability >= (9, 0)
 
 
 def next_power_of_2(number: int) -> int:
-    """Return the smallest power of two that is not below ``number``."""
+    """Return the smallest power of two that is at least `number`."""
     return 1 << max(number - 1, 0).bit_length()
 
 
 def _tuned_for_rows(op: str, rows: int, key: tuple, capability: tuple[int, int]) -> Blocks | None:
-    """Return what was measured for the number of rows nearest to this one, by their ratio."""
+    """Return the measured blocks for the number of rows whose ratio to `rows` is closest to 1, if there are any."""
     measured = {entry[2]: blocks for entry, blocks in TUNED.items() if entry[:2] == (op, capability) and entry[3:] == key}
     if not measured:
         return None
-    return measured[min(measured, key=lambda other: abs(next_power_of_2(rows).bit_length() - other.bit_length()))]
+    return measured[min(measured, key=lambda count: abs(next_power_of_2(rows).bit_length() - count.bit_length()))]
 
 
 def cdiv(number: int, size: int) -> int:
-    """Return how many parts of ``size`` cover ``number``. Triton's own does more than divide."""
+    """Return `number / size`, rounded up. `triton.cdiv` has more overhead."""
     return -(-number // size)
 
 
-def stages(bytes_per_stage: int, capability: tuple[int, int], most: int) -> int:
-    """Return how many tiles of operands are kept in flight: as many as shared memory holds, 2 at least."""
-    return max(2, min(most, shared_bytes(capability) // bytes_per_stage))
+def stages(bytes_per_stage: int, capability: tuple[int, int], limit: int) -> int:
+    """Return how many tiles of operands to keep in flight: as many as fit in shared memory, from 2 to `limit`."""
+    return max(2, min(limit, shared_bytes(capability) // bytes_per_stage))
 
 
 def _tuned(op: str, key: tuple, capability: tuple[int, int]) -> Blocks | None:
     return TUNED.get((op, capability, *key))
 
 
-@lru_cache(maxsize=4096)  # every batch has other rows
+@lru_cache(maxsize=4096)  # the number of rows changes with every batch
 def layer_norm(columns: int, rows: int) -> Blocks:
-    """Blocks for rows normalised in registers, 32 values a thread: 4,096 values a program, one row at least.
+    """Return blocks for rows that are normalised in registers: 32 values per thread, 4,096 values (or one row) per program.
 
-    Rows of more than 1,024 columns have 16 values a thread, since triton 3.7 spills with 32. Few rows are spread over four
+    Rows of more than 1,024 columns get 16 values per thread, since triton 3.7 spills with 32. Few rows are spread over four
     times as many programs, so that a short utterance does not leave the chip idle.
     """
     block = next_power_of_2(columns)
@@ -103,13 +103,13 @@ def layer_norm(columns: int, rows: int) -> Blocks:
 
 @lru_cache(maxsize=4096)
 def linear(rows: int, n_in: int, n_out: int, itemsize: int, capability: tuple[int, int]) -> Blocks:
-    """Blocks of a product ``[rows, n_in] x [n_in, n_out]``.
+    """Return blocks for a product `[rows, n_in] x [n_in, n_out]`.
 
-    128 x 256 accumulators are 128 registers a thread in eight warps, half of all; chips with less shared memory take 128 x 128.
-    Few rows take fewer at once, so that there are programs for all multiprocessors.
+    128 x 256 accumulators take 128 registers per thread in eight warps, half of all registers. Chips with less shared memory
+    get 128 x 128. Few rows get smaller blocks, so that there are programs for all multiprocessors.
     """
-    if (found := _tuned_for_rows("linear", rows, (n_in, n_out, itemsize), capability)) is not None:
-        return found
+    if (tuned := _tuned_for_rows("linear", rows, (n_in, n_out, itemsize), capability)) is not None:
+        return tuned
     block_k = (64 if has_wide_tensor_cores(capability) else 32) * 2 // itemsize
     if itemsize == 4:
         block_m, block_n, warps, block_k = 64, 64, 4, 32
@@ -127,87 +127,87 @@ def linear(rows: int, n_in: int, n_out: int, itemsize: int, capability: tuple[in
 
 
 def is_persistent(rows: int, n_in: int, n_out: int, itemsize: int, capability: tuple[int, int]) -> bool:
-    """Whether a product is persistent, with its operands fetched by TMA: :mod:`.linear_persistent`.
+    """Return whether a product runs on the persistent kernel `linear_persistent`, which fetches operands by TMA.
 
-    Measured on an H200 in bf16, 60,000 x 1,024 x 4,096 with GELU: 0.767 ms against 0.844 ms (the library with its own GELU, by
-    a coarser tanh: 0.737 ms); 52,195 x 1,536 x 512, a strided convolution: 0.137 ms against 0.163 ms. No other chip has run it.
-    That was triton 3.6; the others from 3.4 to 3.9 make the same of it within 24 of 2,152 instructions and 7 of 164 registers,
-    and :mod:`hubert_fast.check` holds it to float64 before ``auto`` takes it.
+    Measured on an H200 in bf16, 60,000 x 1,024 x 4,096 with GELU: 0.767 ms, against 0.844 ms without (the library, with its own
+    GELU by a coarser tanh: 0.737 ms); 52,195 x 1,536 x 512, a strided convolution: 0.137 ms against 0.163 ms. No other chip has
+    run it. That was triton 3.6; other versions from 3.4 to 3.9 compile it to within 24 of 2,152 instructions and 7 of 164
+    registers of the same, and `hubert_fast.check` compares it with float64 before `auto` uses it.
     """
     blocks = linear_persistent(n_in, n_out, itemsize, capability)
-    covered = n_in % blocks["BLOCK_K"] == 0 and n_out % blocks["BLOCK_N"] == 0
-    return covered and rows >= 4096 and itemsize == 2 and capability == (9, 0)
+    is_covered = n_in % blocks["BLOCK_K"] == 0 and n_out % blocks["BLOCK_N"] == 0
+    return is_covered and rows >= 4096 and itemsize == 2 and capability == (9, 0)
 
 
 @cache
 def linear_persistent(n_in: int, n_out: int, itemsize: int, capability: tuple[int, int]) -> Blocks:
-    """Blocks of a persistent product: four stages of 128 x 256 x 64 fill the shared memory of Hopper."""
-    found = _tuned("linear_persistent", (n_in, n_out, itemsize), capability)
-    return found or {"BLOCK_M": 128, "BLOCK_N": 256, "BLOCK_K": 64, "GROUP_M": 8, "num_warps": 8, "num_stages": 4}
+    """Return blocks for a persistent product: four stages of 128 x 256 x 64 fill the shared memory of Hopper."""
+    tuned = _tuned("linear_persistent", (n_in, n_out, itemsize), capability)
+    return tuned or {"BLOCK_M": 128, "BLOCK_N": 256, "BLOCK_K": 64, "GROUP_M": 8, "num_warps": 8, "num_stages": 4}
 
 
 @cache
 def linear_layer_norm(n_out: int, itemsize: int, capability: tuple[int, int]) -> Blocks:
-    """Blocks of a product whose programs hold whole rows, as two halves: 64 of 512 columns are 128 registers a thread."""
+    """Return blocks for a product whose programs hold whole rows, in halves: 64 rows of 512 take 128 registers per thread."""
     half = max(next_power_of_2(n_out) // 2, 16)
     depth = stages((64 + 2 * half) * 32 * itemsize, capability, 4)
     return {"BLOCK_M": 64, "BLOCK_HALF": half, "BLOCK_K": 32, "num_warps": 8, "num_stages": depth}
 
 
 def linear_gelu_by_library(n_in: int, n_out: int, itemsize: int, capability: tuple[int, int]) -> bool:
-    """Whether the library's product and a pass for GELU beat a Triton product with GELU inside.
+    """Return whether the library's product, followed by a pass for GELU, is faster than a Triton product that includes GELU.
 
-    The pass reads and writes ``2 * itemsize`` bytes per output that takes ``2 * n_in`` operations. Measured on an H200 in bf16,
-    60,000 x 1,024 x 4,096: 0.986 ms, against 0.767 ms inside. float32 has no tensor cores in PyTorch's default, and the
-    library's product is better there.
+    The pass reads and writes `2 * itemsize` bytes for an output that takes `2 * n_in` operations. Measured on an H200 in bf16,
+    60,000 x 1,024 x 4,096: 0.986 ms with a pass, 0.767 ms without. float32 does not use tensor cores by default in PyTorch,
+    and the library's product is faster there.
     """
-    found = _tuned("linear_gelu_by_library", (n_in, n_out, itemsize), capability)
-    return itemsize == 4 if found is None else bool(found["library"])
+    tuned = _tuned("linear_gelu_by_library", (n_in, n_out, itemsize), capability)
+    return itemsize == 4 if tuned is None else bool(tuned["library"])
 
 
 def linear_add_by_library(n_in: int, n_out: int, itemsize: int, capability: tuple[int, int]) -> bool:
-    """Whether the library's product, its result added by :mod:`.add_layer_norm`, beats a Triton product with the add inside.
+    """Return whether the library's product, with the residual added by `add_layer_norm`, is faster than a fused Triton product.
 
-    Fused, ``2 * itemsize`` bytes are saved per output (written, read again); but the norm that follows has to read the sum
-    again, 4 bytes more. Measured on an H200 in bf16 with 60,000 rows and the norm: 0.819 ms against 0.936 ms for 4,096 inputs,
-    0.362 ms against 0.383 ms for 1,024.
+    The fused product saves writing and reading an output, `2 * itemsize` bytes, but then the norm has to read the sum again,
+    4 bytes. Measured on an H200 in bf16 with 60,000 rows, including the norm: 0.819 ms for the library against 0.936 ms for
+    4,096 inputs, 0.362 ms against 0.383 ms for 1,024.
     """
-    found = _tuned("linear_add_by_library", (n_in, n_out, itemsize), capability)
-    return True if found is None else bool(found["library"])
+    tuned = _tuned("linear_add_by_library", (n_in, n_out, itemsize), capability)
+    return True if tuned is None else bool(tuned["library"])
 
 
 def norm_in_convolution(n_in: int, n_out: int, itemsize: int, capability: tuple[int, int]) -> bool:
-    """Whether a strided convolution normalises in its epilogue, or a pass of its own does.
+    """Return whether a strided convolution normalises in its epilogue, instead of in a separate pass.
 
-    A program that holds whole rows of 512 has 64 of them: for each k it reads 576 values for 32,768 products, 105 bytes a
-    nanosecond and multiprocessor at full rate, where the second-level cache gives about 42 (H200). A pass of its own costs 4
-    bytes for an output of 3,072 operations. Measured on an H200 in bf16, 52,195 x 1,536 x 512: 0.195 ms with a pass of its own,
-    0.210 ms inside. So it pays where the product is small against the pass.
+    A program that holds whole rows of 512 holds 64 of them. For each k it reads 576 values for 32,768 products: at full rate
+    105 bytes per nanosecond and multiprocessor, while the L2 cache delivers about 42 (H200). A separate pass costs 4 bytes for
+    an output of 3,072 operations. Measured on an H200 in bf16, 52,195 x 1,536 x 512: 0.195 ms with a separate pass, 0.210 ms
+    in the epilogue. So fusing helps only where the product is small compared with the pass.
     """
-    found = _tuned("norm_in_convolution", (n_in, n_out, itemsize), capability)
-    return (n_in < 512 and itemsize == 2) if found is None else bool(found["fused"])
+    tuned = _tuned("norm_in_convolution", (n_in, n_out, itemsize), capability)
+    return (n_in < 512 and itemsize == 2) if tuned is None else bool(tuned["fused"])
 
 
 @cache
 def attention(head_dim: int, itemsize: int, capability: tuple[int, int]) -> Blocks:
-    """Blocks of queries and keys.
+    """Return blocks of queries and keys.
 
-    Of 16-bit operands the head dim is padded to a power of two. float32 ones cut it into a power of two and a rest (80 is
-    64 + 16), since they fill the registers. In 16 bits that was wrong: kernels that triton 3.6 made of it answered wrongly on
-    an H200, or read illegal addresses. 80 padded to 128 takes 0.831 ms where 64 + 16 took 0.808 ms.
+    With 16-bit operands the head dim is padded to a power of two. With float32 operands, which fill the registers, it is split
+    into a power of two and a rest (80 is 64 + 16). In 16 bits, triton 3.6 miscompiled such a split: on an H200 kernels returned
+    wrong results or read illegal addresses. 80 padded to 128 takes 0.831 ms, where 64 + 16 took 0.808 ms.
 
-    RELOAD: whether queries are read again for each block of keys, since float32 ones do not fit in registers with the rest.
+    RELOAD: read the queries again for each block of keys, since float32 queries do not fit in the registers with the rest.
     """
     main = max(next_power_of_2(head_dim) if itemsize == 2 else 1 << (head_dim.bit_length() - 1), 16)
     rest = 0 if head_dim <= main else max(next_power_of_2(head_dim - main), 16)
-    if (found := _tuned("attention", (head_dim, itemsize), capability)) is not None:
-        return {"D_MAIN": main, "D_REST": rest, "RELOAD": itemsize == 4, **found}
+    if (tuned := _tuned("attention", (head_dim, itemsize), capability)) is not None:
+        return {"D_MAIN": main, "D_REST": rest, "RELOAD": itemsize == 4, **tuned}
     padded, reload = main + rest, False
     if itemsize == 2 and capability == (9, 0):
-        # measured on an H200: 4 % faster than 128 queries in 8 warps at 64 channels, 12 % at 128
+        # measured on an H200: 4% faster than 128 queries in 8 warps with 64 channels, 12% with 128
         block_m, block_n, warps = 64, 64 if padded <= 64 else 32, 4
     elif itemsize == 4 and exact_attention(head_dim, capability):
-        main, rest = (main, rest) if rest else (main // 2, main // 2)  # halves, or operands alone fill the registers
+        main, rest = (main, rest) if rest else (main // 2, main // 2)  # halves, or operands alone would fill the registers
         reload, block_m, block_n, warps = True, *_exact_attention_blocks(padded, capability)
     elif itemsize == 4:
         block_m, block_n, reload = 64, 16, True
@@ -215,14 +215,14 @@ def attention(head_dim: int, itemsize: int, capability: tuple[int, int]) -> Bloc
     elif capability >= (12, 0) and head_dim == 128:
         block_m, block_n, warps = 32, 32, 4  # 128 queries spill in triton 3.7
     else:
-        # without wide tensor cores the compiler asks more registers, and some versions spill with 32 keys; on Blackwell some
-        # spill with 64 keys where channels are masked
+        # without wgmma or tcgen05 the compiler needs more registers, and some versions spill with 32 keys; on Blackwell some
+        # spill with 64 keys if channels are masked
         block_m, block_n = 128, 64 if padded <= 64 or has_wide_tensor_cores(capability) else 16
         if capability >= (10, 0) and head_dim < padded == 64:
             block_n = 32
         warps = 4 if padded <= 32 and not has_wide_tensor_cores(capability) else 8
-    most = 2 if itemsize == 4 or capability >= (10, 0) else 3
-    depth = stages(2 * block_n * padded * itemsize + block_m * padded * itemsize // 2, capability, most)
+    limit = 2 if itemsize == 4 or capability >= (10, 0) else 3
+    depth = stages(2 * block_n * padded * itemsize + block_m * padded * itemsize // 2, capability, limit)
     return {
         "D_MAIN": main, "D_REST": rest, "RELOAD": reload, "BLOCK_M": block_m, "BLOCK_N": block_n, "num_warps": warps,
         "num_stages": depth,
@@ -230,7 +230,7 @@ def attention(head_dim: int, itemsize: int, capability: tuple[int, int]) -> Bloc
 
 
 def _exact_attention_blocks(padded: int, capability: tuple[int, int]) -> tuple[int, int, int]:
-    """Return queries, keys and warps of attention in float32 proper: the largest that no triton since 3.4 spills with."""
+    """Return queries, keys and warps for attention in true float32: the largest with which no triton since 3.4 spills."""
     if padded <= 64:
         return 32, 16, 4
     if padded <= 80:
@@ -239,28 +239,28 @@ def _exact_attention_blocks(padded: int, capability: tuple[int, int]) -> tuple[i
 
 
 def exact_attention(head_dim: int, capability: tuple[int, int]) -> bool:
-    """Whether float32 attention multiplies in float32 proper, on no tensor core, because three tf32 products would spill.
+    """Return whether float32 attention multiplies in true float32, without tensor cores, since three tf32 products would spill.
 
-    They hold each operand twice, as a high and a low part: those of 64 and more take all registers, on Hopper those of 80.
+    These hold each operand twice, as a high and a low part: from a head dim of 64 on (80 on Hopper) they take all registers.
     """
     return head_dim >= (80 if has_wide_tensor_cores(capability) else 64)
 
 
 @cache
 def conv_positional(channels: int, kernel: int, itemsize: int, capability: tuple[int, int]) -> Blocks:
-    """Blocks of the positional convolution, and how many frames, FRAMES, share one row of the product.
+    """Return blocks for the positional convolution, and FRAMES, the number of frames that share one row of the product.
 
-    FRAMES fill 256 columns (128 where shared memory or float32 asks for less): a wider product re-reads the frames less often,
-    for ``(kernel + FRAMES - 1) / kernel`` of the operations.
+    FRAMES fill 256 columns, or 128 with float32 or little shared memory: a wider product reads the frames less often, but takes
+    `(kernel + FRAMES - 1) / kernel` times the operations.
     """
-    if (found := _tuned("conv_positional", (channels, kernel, itemsize), capability)) is not None:
-        return found
+    if (tuned := _tuned("conv_positional", (channels, kernel, itemsize), capability)) is not None:
+        return tuned
     big = itemsize == 2 and is_large(capability)
     block_n = max(256 if big else 128, next_power_of_2(channels))
     block_m, warps = 128 if big else 64, 8
     block_k = 64 if big and has_wide_tensor_cores(capability) else 32
-    most = 3 if capability == (9, 0) else 4  # measured on an H200: 2 % faster
-    depth = stages((block_m + block_n) * block_k * itemsize, capability, most)
+    limit = 3 if capability == (9, 0) else 4  # measured on an H200: 2% faster
+    depth = stages((block_m + block_n) * block_k * itemsize, capability, limit)
     return {
         "FRAMES": max(1, min(block_n // channels, kernel)), "BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_K": block_k,
         "num_warps": warps, "num_stages": depth,
@@ -269,25 +269,25 @@ def conv_positional(channels: int, kernel: int, itemsize: int, capability: tuple
 
 @cache
 def conv_first(channels: int, frames_per_hop: int) -> Blocks:
-    """Frames and channels at once: 16 x 512 accumulators; a block lies within one hop, and so within one utterance."""
+    """Return blocks of frames and channels: 16 x 512 accumulators. A block lies within one hop, and so within one utterance."""
     block_c = next_power_of_2(channels)
-    most = max(1, min(64, 8192 // block_c))
+    limit = max(1, min(64, 8192 // block_c))
     block_t = 1
-    while block_t < most and frames_per_hop % (2 * block_t) == 0:
+    while block_t < limit and frames_per_hop % (2 * block_t) == 0:
         block_t *= 2
     return {"BLOCK_T": block_t, "BLOCK_C": block_c, "num_warps": min(max(block_t * block_c // 1024, 1), 8)}
 
 
-CONV_FIRST_FRAMES = 64  # of a program of :mod:`.conv_first_product`, at most
+CONV_FIRST_FRAMES = 64  # at most, in a program of `conv_first_product`
 
 
 @cache
 def conv_first_product(channels: int, has_norm: bool) -> Blocks:
-    """Frames and channels at once: a norm needs all channels of a frame in one program.
+    """Return blocks of frames and channels. A norm needs all channels of a frame in one program.
 
-    64 accumulators a thread, so that several programs share a multiprocessor and one computes while another loads. Measured on
-    an H200 in bf16, 837,758 frames of 512 channels: 0.502 ms with a norm, 0.392 ms without; twice and four times as many
-    accumulators a program take 0.525 and 0.636 ms, 0.406 and 0.544 ms.
+    There are 64 accumulators per thread, so that several programs share a multiprocessor and one computes while another loads.
+    Measured on an H200 in bf16, 837,758 frames of 512 channels: 0.502 ms with a norm, 0.392 ms without; with two and four times
+    as many accumulators per program 0.525 and 0.636 ms, 0.406 and 0.544 ms.
     """
     block_c = max(next_power_of_2(channels), 16)
     if not has_norm:
@@ -298,7 +298,7 @@ def conv_first_product(channels: int, has_norm: bool) -> Blocks:
 
 @cache
 def ctc_argmax(vocabulary: int, itemsize: int, capability: tuple[int, int]) -> Blocks:
-    """Blocks of rows, tokens and inputs: a vocabulary of 32 in one block, thousands in blocks of 128."""
+    """Return blocks of rows, tokens and inputs: a vocabulary of 32 is one block, thousands are split into blocks of 128."""
     block_v = max(16, min(next_power_of_2(vocabulary), 128 if itemsize == 2 else 32))
     block_k = 64 if itemsize == 2 else 32
     depth = stages((64 + block_v) * block_k * itemsize, capability, 4)

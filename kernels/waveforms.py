@@ -1,4 +1,4 @@
-"""One pass over the samples of each utterance: to zero mean and unit variance, from int16 or float32."""
+"""Normalise the samples of each utterance, int16 or floating point, to zero mean and unit variance."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import triton.language as tl
 from .checks import DTYPES, check_devices
 from .schedule import parts_on_host
 
-CHUNK = 8192  # samples of an entry of work, held in registers: 32 a thread
+CHUNK = 8192  # samples of an entry of the work list, held in registers: 32 per thread
 WARPS = 8
 
 
@@ -69,7 +69,7 @@ def _normalize_kernel(
 
 
 def work_of(lengths: Sequence[int], starts: Sequence[int], chunk: int = CHUNK) -> torch.Tensor:
-    """List the chunks, int64 ``[chunks, 4]`` on the host: first sample, samples, first chunk of its utterance, its samples."""
+    """Return the work list, int64 `[chunks, 4]` on the host: first sample, samples; its utterance's first chunk and samples."""
     totals = np.asarray(lengths, dtype=np.int64)
     utterance, first, chunks = parts_on_host(totals, chunk)
     firsts, length = np.asarray(starts, dtype=np.int64)[utterance] + first, totals[utterance]
@@ -78,11 +78,11 @@ def work_of(lengths: Sequence[int], starts: Sequence[int], chunk: int = CHUNK) -
 
 
 def launch(samples: torch.Tensor, work: torch.Tensor, scale: float, eps: float) -> torch.Tensor:
-    """Normalise the utterances that ``work`` lists of ``samples`` ``[S]``, floats or int16, times ``scale``: float32 ``[S]``.
+    """Normalise the utterances in `work`, from `samples` `[S]` (floating point or int16) times `scale`. Return float32 `[S]`.
 
-    eps: added to the variance. What lies between them becomes zeros.
+    eps: added to the variance. Samples between utterances become zero.
 
-    Raises ``ValueError`` when shapes, dtypes or devices do not fit.
+    Raises `ValueError` when shapes, dtypes or devices do not match.
     """
     if samples.dim() != 1 or samples.dtype not in (torch.int16, *DTYPES):
         raise ValueError(f"samples must be [S], floating point or int16, but are {samples.dtype} {list(samples.shape)}")

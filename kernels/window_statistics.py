@@ -1,8 +1,8 @@
-"""Mean and covariance of the windows that the first convolution reads: what a GroupNorm after it needs to know.
+"""Mean and covariance of the windows that the first convolution reads, from which the statistics of a GroupNorm follow.
 
 With windows x_t in R^10, m = mean x_t and G = mean x_t x_t^T - m m^T, a channel of weight w has mean w.m and variance w^T G w.
-Sums are float64: speech makes G nearly singular, and high-pass filters cancel most of it. Even chips with a 64th of their rate
-for float64 spend no time on it: a window has 256 products here (55 would do), and 5,120 in the convolution.
+Sums are float64: speech makes G nearly singular, and high-pass filters cancel most of it. This is cheap even where float64 has
+a 64th of the rate: a window takes 256 products here (55 would be enough), and 5,120 in the convolution.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import triton.language as tl
 from .checks import check_devices, check_dtypes
 from .schedule import parts_on_host
 
-CHUNK = 1024  # windows of a program: 64 steps one after the other
-BLOCK = 16  # windows at once: 16 x 16 sums, for each of them
+CHUNK = 1024  # windows of a program: 64 sequential steps
+BLOCK = 16  # windows in a step, each with 16 x 16 sums
 
 
 @triton.jit
@@ -54,7 +54,7 @@ def _window_sums_kernel(
 def work_of(
     lengths: Sequence[int], starts: Sequence[int], kernel: int, stride: int, chunk: int = CHUNK
 ) -> tuple[np.ndarray, np.ndarray]:
-    """List the chunks, int64 ``[chunks, 2]`` (first sample, windows), and how many each utterance has, ``[B]``."""
+    """Return the work list, int64 `[chunks, 2]` (first sample, windows), and the number of chunks of each utterance, `[B]`."""
     windows = windows_of(lengths, kernel, stride)
     utterance, first, chunks = parts_on_host(windows, chunk)
     firsts = np.asarray(starts, dtype=np.int64)[utterance] + first * stride
@@ -62,15 +62,15 @@ def work_of(
 
 
 def windows_of(lengths: Sequence[int], kernel: int, stride: int) -> np.ndarray:
-    """Return how many windows each utterance has, int64 ``[B]``."""
+    """Return the number of windows of each utterance, int64 `[B]`."""
     return np.maximum((np.asarray(lengths, dtype=np.int64) - kernel) // stride + 1, 0)
 
 
 def launch(samples: torch.Tensor, work: torch.Tensor, kernel: int, stride: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return for each chunk of ``work`` the sum of its windows ``[chunks, kernel]`` and of their products
-    ``[chunks, kernel, kernel]``, float64.
+    """Return, for each chunk of `work`, the sum of its windows `[chunks, kernel]` and of their outer products
+    `[chunks, kernel, kernel]`, float64.
 
-    samples: ``[S]``. Raises ``ValueError`` when shapes, dtypes or devices do not fit.
+    samples: `[S]`. Raises `ValueError` when shapes, dtypes or devices do not match.
     """
     if samples.dim() != 1:
         raise ValueError(f"samples must be [S], but are {list(samples.shape)}")

@@ -431,7 +431,7 @@ def test_gradients_take_the_definition(name):
     ("name", "change", "message"),
     [
         ("linear_gelu", {1: randn(8, 15)}, r"weight must be \[8, 16\] for rows of 16, but is \[8, 15\]"),
-        ("linear_gelu", {1: randn(8, 16).half()}, "weight must be torch.float32 as x is, but is torch.float16"),
+        ("linear_gelu", {1: randn(8, 16).half()}, "weight must be torch.float32, like x, but is torch.float16"),
         ("linear_gelu", {2: randn(7)}, r"bias must be \[8\] for 8 outputs, but is \[7\]"),
         ("linear_add", {3: randn(3, 7)}, r"residual must be \[3, 8\].*but is \[3, 7\]"),
         ("conv_gelu", {1: randn(8, 25)}, r"weight must be \[C_out, kernel \* 8\].*\[8, 25\] and 2"),

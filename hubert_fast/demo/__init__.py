@@ -1,7 +1,7 @@
-"""A small HuBERT-CTC checkpoint and recordings to try it on: synthetic voices, closed vocabulary.
+"""A small HuBERT-CTC checkpoint, with recordings of synthetic voices to try it on.
 
-A demonstration and a regression test, not a speech recogniser for real use: it knows ninety words (numbers, digits, short
-commands) and has only ever heard synthesised speech. `bench/demo/README.md` tells how it was made and what it reaches.
+It serves for demonstrations and regression tests, not for real use: it knows ninety words (numbers, digits, short commands) and
+was trained on synthetic speech only. `bench/demo/README.md` describes its training and its accuracy.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ RECORDINGS = MODEL / "recordings"
 
 
 class Recording(NamedTuple):
+    """A recording: its file, the name of the voice, and the transcript."""
+
     path: Path
     voice: str
     reference: str
 
 
 def recordings() -> list[Recording]:
-    """The bundled recordings with what is said in them."""
+    """Return the bundled recordings."""
     with open(RECORDINGS / "references.csv", newline="", encoding="utf-8") as file:
         return [Recording(RECORDINGS / row["file"], row["voice"], row["reference"]) for row in csv.DictReader(file)]
