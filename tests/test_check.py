@@ -294,7 +294,7 @@ def test_an_old_triton_is_a_reason(fake_gpu, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "interpret", "message"),
     [
-        (["--device", "cpu"], "0", "kernels run on CUDA devices, but the device is cpu"),
+        (["--device", "cpu"], "0", "kernels need a CUDA device, but the device is cpu"),
         (["--device", "tpu"], "0", "device must be auto, cpu, cuda or cuda:N, but is 'tpu'"),
         (["--device", "cpu", "--dtype", "float8"], "1", "dtype must be all, or some of float32, bfloat16, float16"),
         (["--device", "cpu", "--dtype", "bfloat16"], "1", "check bfloat16 on a GPU"),

@@ -203,7 +203,7 @@ def test_a_hub_in_trouble_is_an_error_and_never_a_default(hub, failing, tmp_path
         error = failing.error("someone/hubert", class_name, cache_dir=str(tmp_path))
     finally:
         getattr(hub[1], kind).clear()
-    assert f"{name} of " in error and "\n" not in error, error
+    assert name in error and "\n" not in error, error
 
 
 def test_no_network(tmp_path):
