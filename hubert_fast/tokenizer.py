@@ -77,7 +77,7 @@ class CTCTokenizer:
 
     def __post_init__(self) -> None:
         self._cache: dict[Any, Vocabulary] = {}
-        self._cached_vocabulary: dict[str, int] | None = None  # of which _cache holds forms
+        self._cached_vocabulary: dict[str, int] | None = None  # the vocabulary that _cache was filled for
         for token, id in self.vocabulary.items():
             if type(id) is not int:
                 raise ValueError(f"the vocabulary must map tokens to integers, but maps {token!r} to {id!r}")

@@ -182,7 +182,7 @@ def conv_positional(size: Size, lengths: list[int], at: Where) -> OpCase:
 
 
 def conv_first(size: Size, lengths: list[int], at: Where) -> OpCase:
-    """With a LayerNorm, as in large models."""
+    """Convolve with a LayerNorm, as in large models."""
     samples, c = sample_spans(lengths)[2], size.conv
     fp32 = torch.float32
     return OpCase(
@@ -193,7 +193,7 @@ def conv_first(size: Size, lengths: list[int], at: Where) -> OpCase:
 
 
 def conv_first_by_utterance(size: Size, lengths: list[int], at: Where) -> OpCase:
-    """With a folded GroupNorm, as in base models."""
+    """Convolve with a folded GroupNorm, as in base models."""
     starts, _, samples = sample_spans(lengths)
     c, fp32 = size.conv, torch.float32
 
@@ -210,7 +210,7 @@ def conv_first_by_utterance(size: Size, lengths: list[int], at: Where) -> OpCase
 
 
 def conv_gelu(size: Size, lengths: list[int], at: Where, kernel: int = 3, norm: bool | None = None) -> OpCase:
-    """A layer with kernel size 3 or 2. `norm`: with a LayerNorm; by default if the model is pre-LN."""
+    """Convolve with kernel size 3 or 2. `norm`: with a LayerNorm; by default if the model is pre-LN."""
     norm = size.pre_norm if norm is None else norm
     n, c = sum(lengths) * (8 if kernel == 3 else 2), size.conv
     frames = (n - kernel) // 2 + 1
@@ -241,7 +241,7 @@ def ctc_argmax(size: Size, lengths: list[int], at: Where) -> OpCase:
 
 
 def normalize_waveforms(size: Size, lengths: list[int], at: Where, pcm: bool = False) -> OpCase:
-    """In the dtype of `at`, or from 16-bit PCM."""
+    """Normalise waveforms in the dtype of `at`, or 16-bit PCM."""
     starts, samples, total = sample_spans(lengths)
 
     def make() -> tuple:

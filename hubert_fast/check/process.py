@@ -124,7 +124,7 @@ def checked(
     options = dict(
         path=[str(entry) for entry in sys.path], device=str(device), dtype=dtype, few=few, shard=part[0], shards=part[1]
     )
-    place: Row = {}
+    task: Row = {}  # the one that the child is working on
     with tempfile.TemporaryFile("w+", errors="replace") as errors:
         try:
             child = subprocess.Popen(
@@ -148,7 +148,7 @@ def checked(
         try:
             for line in child.stdout:
                 row = json.loads(line)
-                place = row.get("begins", place)
+                task = row.get("begins", task)
                 if "begins" not in row:
                     yield row
             child.wait()
@@ -158,8 +158,8 @@ def checked(
             child.wait()
             child.stdout.close()
         if child.returncode:
-            status = _status(child.returncode, late.is_set(), limit_seconds, bool(place), errors)
-            yield {**not_run(dtype, ""), **place, "status": status}
+            status = _status(child.returncode, late.is_set(), limit_seconds, bool(task), errors)
+            yield {**not_run(dtype, ""), **task, "status": status}
 
 
 def not_run(dtype: str, reason: str) -> Row:
