@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 from .first_bytes import HEAD_BYTES, identify
+from .http_status import describe_status
 from .other_formats import file_hint, folder_hint
 
 CONFIG_NAME = "config.json"
@@ -86,7 +86,7 @@ def _fetch(name: str, filename: str, hub_options: dict[str, Any]) -> Path:
         raise CheckpointError(f"{name} on the Hugging Face hub has no revision {hub_options.get('revision')}") from None
     except Exception as error:  # other errors of HTTP, the network and the disk have no common class
         status = _status_of(error)
-        reason = first_line(error) if status is None else f"the hub answered {_describe_status(status)}"
+        reason = first_line(error) if status is None else f"the hub answered {_status_with_advice(status)}"
         raise CheckpointError(f"{filename} of {name} could not be downloaded: {reason}") from None
 
 
@@ -95,7 +95,7 @@ def _unreachable_reason(error: BaseException) -> str:
     cause = error.__cause__
     status = _status_of(cause)
     if status is not None:
-        return f"the hub answered {_describe_status(status)}"
+        return f"the hub answered {_status_with_advice(status)}"
     if type(cause).__name__ == "FileMetadataError":
         return "the answer did not come from the hub: a proxy or a log-in page may be in between, or HF_ENDPOINT may be wrong"
     if "Timeout" in type(cause).__name__:
@@ -108,12 +108,9 @@ def _status_of(error: BaseException | None) -> int | None:
     return status if isinstance(status, int) else None
 
 
-def _describe_status(status: int) -> str:
+def _status_with_advice(status: int) -> str:
     """Return an HTTP status with its name, and what to do about it."""
-    try:
-        reason = f"{status} {HTTPStatus(status).phrase}"
-    except ValueError:
-        reason = f"{status}"
+    reason = describe_status(status)
     if status in (401, 403):
         return f"{reason}: log in (`hf auth login`) or set HF_TOKEN to a token with read access"
     if status == 429 or status >= 500:
