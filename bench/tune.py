@@ -8,11 +8,9 @@ they answer as the rule's own blocks do. ``--tiny`` runs a few of them on a CPU,
 from __future__ import annotations
 
 import argparse
-import datetime
 import os
 import sys
 from collections.abc import Iterator
-from importlib import metadata
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,12 +21,13 @@ import torch
 from gpu import op_cases
 from gpu.cases import TINY, Case, Provider, rule
 from gpu.decisions import norm_in_convolution, residual_add
-from gpu.run import NAMES, ROOT, DeviceLost, Run, device_name, difference, percentiles_ms
+from gpu.run import LEFT_OUT, NAMES, ROOT, DeviceLost, Run, difference, percentiles_ms
 
-from hubert_fast.benchmark.measure import SAME, is_device_lost
-from hubert_fast.benchmark.rows import append, first_line_of
+from hubert_fast.benchmark.measure import is_device_lost
+from hubert_fast.benchmark.rows import append, device_columns
 from hubert_fast.check.cases import SIZES, Where
 from hubert_fast.check.values import tensors
+from hubert_fast.tolerances import OP_TOLERANCES
 
 FASTER = 0.98  # of the rule's time: less is noise
 SECONDS = 0.1  # for timing one candidate
@@ -133,20 +132,11 @@ class Tuner:
 
         self.run, self.csv, self.tuning = run, csv, tuning
         self.table, self.capability = tuning.TUNED, tuning.capability_of(run.device)
-        commit = first_line_of("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD")
-        utc = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-        self.columns = {
-            "utc": utc,
-            "commit": commit,
-            "torch": torch.__version__,
-            "triton": metadata.version("triton"),
-            "device": device_name(run),
-        }
+        self.columns = device_columns(run.device)
 
     def row(self, **values: Any) -> None:
         names = ("op", "key", "shape", "dtype", "candidate", "p20_ms", "p50_ms", "p80_ms", "share_of_rule", "status")
-        formatted = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in values.items()}
-        append(self.csv, self.columns, [{name: formatted.get(name, "") for name in names}])
+        append(self.csv, self.columns, [dict.fromkeys(names, "") | values])
 
     def put(self, key: tuple, entry: dict[str, int] | None) -> None:
         """Have the rules answer with an entry, or by themselves."""
@@ -166,12 +156,12 @@ class Tuner:
     ) -> tuple[Any, float]:
         """Return the answer and the median, ``inf`` where there is none, which a row says."""
         if not self.run.time_left():
-            self.row(**row, status="left out: no time")
+            self.row(**row, status=LEFT_OUT)
             return None, float("inf")
         try:
             calls = [provider.prepare(*arguments) for arguments in inputs]
             answer = provider.finish(calls[0]())
-            if expected is not None and difference(answer, expected) > SAME[case.dtype]:
+            if expected is not None and difference(answer, expected) > OP_TOLERANCES[case.dtype].value:
                 raise ValueError(f"answers {difference(answer, expected):.1e} away from the first")
             times = percentiles_ms(self.run.times_ms(calls, SECONDS))
         except Exception as error:

@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from hubert_fast import HubertConfig
+from hubert_fast.tolerances import OP_TOLERANCES, TEST_TOLERANCES
 
 
 def pytest_addoption(parser):
@@ -36,24 +37,8 @@ def pytest_configure(config):
         spec.loader.exec_module(hubert_fast._ctc)
 
 
-TOLERANCES = {
-    # the same operations in the same order: only the sums inside library calls may be ordered differently
-    "same graph": 1e-5,
-    # the same mathematics written another way, four to six layers deep
-    "other graph": 1e-5,
-    # attention by explicit softmax against a fused kernel
-    "attention": 1e-5,
-    # long sums of terms of both signs: each side is up to 8e-6 away from float64, and 4.34.1 on two threads 7e-6 away from
-    # itself on one; 8e-6 seen between the sides
-    "gradient": 2e-5,
-    # one rounding of a result of about 1 to fp16 (2^-11) and bf16 (2^-8), with room for a value up to 4
-    torch.float32: 1e-6,
-    torch.float16: 2e-3,
-    torch.bfloat16: 1.6e-2,
-    # a whole small model in half precision by two graphs, which round in different places at every layer: 2e-3 seen in
-    # float16, eight times that to be expected in bfloat16, and twice that for other draws
-    "half-precision model": 3.2e-2,
-}
+TOLERANCES = {name: tolerance.value for name, tolerance in {**OP_TOLERANCES, **TEST_TOLERANCES}.items()}
+TOLERANCES[torch.float32] = TOLERANCES["small op"]
 
 TINY = dict(
     hidden_size=48,

@@ -17,7 +17,7 @@ import torch
 from test_cuda_graphs import captures  # noqa: F401
 
 import hubert_fast
-from hubert_fast import ops
+from hubert_fast import ops, tolerances
 from hubert_fast.benchmark import providers
 from hubert_fast.benchmark.measure import is_device_lost
 from hubert_fast.benchmark.subject import Subject
@@ -258,16 +258,16 @@ def test_a_definition_without_memory_leaves_a_library_to_judge(bench, monkeypatc
     assert rows_of(tmp_path / "ops.csv")[-1]["status"].startswith("OutOfMemoryError")
 
 
-def test_difference_finds_what_is_worst_in_any_part(bench, monkeypatch):
-    gpu_run = bench("gpu.run")
-    monkeypatch.setattr(gpu_run, "PART", 4)
+def test_largest_error_is_that_of_any_part(bench, monkeypatch):
+    monkeypatch.setattr(tolerances, "PART", 4)
+    difference = bench("gpu.run").difference
     expected = torch.arange(-5.0, 5.0).view(2, 5)
     found = expected.t().contiguous().t().clone()
-    assert gpu_run.difference(found, expected) == 0
+    assert difference(found, expected) == 0
     found[1, 4] += 0.5
-    assert gpu_run.difference((found, expected), (expected, expected)) == pytest.approx(0.1)
+    assert difference((found, expected), (expected, expected)) == pytest.approx(0.1)
     found[0, 1] = torch.nan
-    assert gpu_run.difference(found, expected) == gpu_run.difference(found[0], expected) == float("inf")
+    assert difference(found, expected) == difference(found[0], expected) == float("inf")
 
 
 @pytest.mark.bench
@@ -316,8 +316,7 @@ def test_a_stage_that_crashes_or_hangs_costs_itself_alone(bench, monkeypatch, tm
 
 
 @pytest.mark.bench
-def test_rows_of_several_processes_stay_whole(bench, tmp_path):
-    gpu_run = bench("gpu.run")
+def test_rows_of_several_processes_stay_whole(tmp_path):
     code = (
         "import sys; sys.path[:0] = sys.argv[1:2]; from gpu.run import Table; from pathlib import Path\n"
         "for number in range(50): Table(Path(sys.argv[2]), 'process number status').add(process=sys.argv[3], number=number)"
@@ -325,7 +324,7 @@ def test_rows_of_several_processes_stay_whole(bench, tmp_path):
     path = tmp_path / "rows.csv"
     children = [subprocess.Popen([sys.executable, "-c", code, str(FOLDER), str(path), name]) for name in "ab"]
     assert [child.wait() for child in children] == [0, 0]
-    found = sorted((row["process"], int(row["number"])) for row in gpu_run.read(path))
+    found = sorted((row["process"], int(row["number"])) for row in rows_of(path))
     assert found == list(itertools.product("ab", range(50)))
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import datetime
-import platform
 import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
-import hubert_fast
-from gpu.run import NAMES, ROOT, Run, Table, device_name, percentiles_ms, read
-from hubert_fast.benchmark.rows import first_line_of, processor, version
+from gpu.run import NAMES, Run, Table, percentiles_ms
+from hubert_fast.benchmark.rows import device_columns, first_line_of, processor, read
 
 SUSTAINED_SECONDS, SUSTAINED_FP16_SECONDS, BURST_SECONDS = 0.7, 0.3, 0.3
 SIDE, COPIED_BYTES = 8192, 1 << 30
@@ -20,22 +18,28 @@ OURS = {"q": (60_000, 1024, 1024), "qkv": (60_000, 1024, 3072), "fc1": (60_000, 
 
 
 def environment(run: Run, commit: str) -> None:
-    """Write environment.csv, unless it is there. Raises ``ValueError`` where it is another machine's."""
+    """Write environment.csv, unless it exists.
+
+    Raises ``ValueError`` when the folder has results of another machine.
+    """
     path = run.out / "environment.csv"
-    before = {row["key"]: row["value"] for row in read(path)}.get("device", device_name(run))
-    if before != device_name(run):
-        raise ValueError(f"{run.out} has results of {before}, but this is {device_name(run)}: name another folder")
+    columns = device_columns(run.device)
+    before = {row["key"]: row["value"] for row in read(path)}.get("device", columns["device"])
+    if before != columns["device"]:
+        raise ValueError(f"{run.out} has results of {before}, but this is {columns['device']}: name another folder")
     if path.exists():
         return
     values: dict[str, Any] = {
-        "utc": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "commit": commit or first_line_of("git", "-C", str(ROOT), "describe", "--always", "--dirty"),
-        "hubert_fast": hubert_fast.__version__,
-        "python": platform.python_version(),
+        "utc": columns["utc"],
+        "commit": commit or columns["commit"],
+        "hubert_fast": columns["version"],
+        "python": columns["python"],
         "torch": torch.__version__,  # with its build, which the package's version leaves out
-        **{package: version(package) for package in ("triton", "transformers", "numpy")},
+        "triton": columns["triton"],
+        "transformers": columns["transformers"],
+        "numpy": np.__version__,
         "cuda": torch.version.cuda or "",
-        "device": device_name(run),
+        "device": columns["device"],
         "processor": processor(),
     }
     if not run.tiny:
@@ -44,7 +48,7 @@ def environment(run: Run, commit: str) -> None:
             "capability": f"{chip.major}.{chip.minor}",
             "memory_bytes": chip.total_memory,
             "multiprocessors": chip.multi_processor_count,
-            "driver": first_line_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
+            "driver": columns["driver"],
             "power_limit": first_line_of("nvidia-smi", "--query-gpu=power.limit", "--format=csv,noheader"),
         }
     table = Table(path, "key value")

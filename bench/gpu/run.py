@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import csv
-import fcntl
-import os
-import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
+from hubert_fast.benchmark.arithmetic import synchronize
 from hubert_fast.benchmark.measure import is_device_lost
-from hubert_fast.benchmark.rows import read, written
+from hubert_fast.benchmark.rows import append, percentiles, read
 from hubert_fast.benchmark.work import librispeech_seconds
 from hubert_fast.check.values import tensors
 from hubert_fast.devices import is_out_of_memory
+from hubert_fast.tolerances import largest_error
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 OP_SECONDS = 0.3  # for timing one provider
-PART = 1 << 26  # values of a result that are compared at once
 LEFT_OUT = "left out: no time"
 
 
@@ -92,12 +88,8 @@ class Table:
         return True
 
     def add(self, **row: Any) -> None:
-        with open(self.path, "a", newline="", encoding="utf-8") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed
-            writer = csv.DictWriter(file, self.columns)
-            if file.seek(0, os.SEEK_END) == 0:
-                writer.writeheader()
-            writer.writerow({key: written(value) for key, value in row.items()})
+        """Append a row; columns that it leaves out are empty."""
+        append(self.path, {}, [dict.fromkeys(self.columns, "") | row])
 
     @contextmanager
     def reasons(self, **row: Any) -> Iterator[None]:
@@ -126,34 +118,18 @@ def sustained_or_burst(run: Run, dtype: torch.dtype) -> tuple[float | None, str]
 
 
 def wall_ms(call: Callable[[], Any], device: torch.device) -> float:
-    """Return the milliseconds of one call with all that it started."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    """Return the milliseconds of one call, including the work it starts on the device."""
+    synchronize(device)
     start = time.perf_counter()
     call()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    synchronize(device)
     return 1e3 * (time.perf_counter() - start)
 
 
 def percentiles_ms(times: list[float]) -> dict[str, float]:
-    return dict(zip(("p20_ms", "p50_ms", "p80_ms"), map(float, np.percentile(times, [20, 50, 80]))))
+    return dict(zip(("p20_ms", "p50_ms", "p80_ms"), percentiles(times)))
 
 
 def difference(found: Any, expected: Any) -> float:
-    """Return the largest difference of results as a share of the largest value expected; infinite for NaN and other shapes."""
-    worst = 0.0
-    for one, other in zip(tensors(found), tensors(expected)):
-        if one.shape != other.shape:
-            return float("inf")
-        # in parts: results of gigabytes do not fit into memory a few more times in float64
-        pairs = zip(one.flatten().split(PART), other.flatten().split(PART))
-        parts = [torch.stack(((a.double() - b.double()).abs().max(), b.double().abs().max())) for a, b in pairs]
-        error, largest = torch.stack(parts).amax(0).tolist()
-        error /= max(largest, 1e-30)
-        worst = max(worst, error if error == error else float("inf"))
-    return worst
-
-
-def device_name(run: Run) -> str:
-    return platform.processor() or platform.machine() if run.tiny else torch.cuda.get_device_name(0)
+    """Return the largest error of one or more tensors, each as a share of its largest expected value."""
+    return max(map(largest_error, tensors(found), tensors(expected)))

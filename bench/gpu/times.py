@@ -11,15 +11,14 @@ from torch import Tensor
 from gpu import op_cases
 from gpu.cases import TINY, Case
 from gpu.decisions import decisions
-from gpu.run import NAMES, Run, Table, difference, percentiles_ms, read, sustained_or_burst
+from gpu.run import NAMES, Run, Table, difference, percentiles_ms, sustained_or_burst
 from hubert_fast import ops
+from hubert_fast.benchmark.rows import read
 from hubert_fast.check.cases import SIZES, Where
 from hubert_fast.check.values import poisoned, tensors
 from hubert_fast.devices import is_out_of_memory
+from hubert_fast.tolerances import OP_TOLERANCES
 
-# Of the largest value expected: float32 in another order; three roundings to 2^-11 or to 2^-8, as library calls have them
-# between product, norm and GELU. A tile that is wrong is off by about 1.
-SAME = {torch.float32: 1e-4, torch.float16: 2e-3, torch.bfloat16: 1.5e-2}
 FRAMES, SECONDS = 60_000, 0.12  # for timing one provider
 CACHED_BYTES, MOST_INPUTS = 200_000_000, 8  # inputs are cycled through, so that no cache holds the next ones
 COLUMNS = "op shape dtype provider p20_ms p50_ms p80_ms bytes flop tflops gb_per_second share ceiling max_error expected status"
@@ -86,8 +85,9 @@ def time_case(run: Run, table: Table, case: Case) -> None:
                     raw = calls[0]()
                 moved, error = size + _bytes(raw), difference(provider.finish(raw), expected)
                 del raw
-                if not error <= SAME[case.dtype]:
-                    status = f"not timed: wrong, {error:.1e} from what is expected, more than {SAME[case.dtype]:.1e}"
+                tolerance = OP_TOLERANCES[case.dtype].value
+                if not error <= tolerance:
+                    status = f"not timed: wrong, {error:.1e} from what is expected, more than {tolerance:.1e}"
                     table.add(**one, max_error=error, status=status)
                     continue
                 times = percentiles_ms(run.times_ms(calls, SECONDS))

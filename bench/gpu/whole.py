@@ -10,11 +10,12 @@ import torch
 
 from gpu.run import NAMES, Run, Table
 from hubert_fast import PackedAudio
-from hubert_fast.benchmark.measure import SAME, Checked
+from hubert_fast.benchmark.measure import Checked
 from hubert_fast.benchmark.providers import Provider, provider
 from hubert_fast.benchmark.subject import Subject
 from hubert_fast.benchmark.work import Work
 from hubert_fast.cuda_graphs import GRAPHS, GraphCache
+from hubert_fast.tolerances import MODEL_TOLERANCES, largest_error
 
 PROVIDERS = ("ours", "ours-padded", "accelerate", "hf-sdpa")
 # Under CUDA graphs, in this order: every size is captured with one length and replayed with another.
@@ -52,7 +53,7 @@ def models(tiny: bool) -> Iterator[tuple[str, torch.dtype]]:
 
 def judged(checked: Checked, made: Provider) -> dict[str, Any]:
     """Return the columns of a provider's answers."""
-    error, tolerance = checked.compare(made)[0], SAME[checked.subject.dtype]
+    error, tolerance = checked.compare(made)[0], MODEL_TOLERANCES[checked.subject.dtype].value
     return {"max_error": error, "tolerance": tolerance, "status": "ok" if error <= tolerance else "WRONG"}
 
 
@@ -64,7 +65,7 @@ def under_graphs(table: Table, row: dict[str, Any], subject: Subject, seconds: S
     """
     path, field = subject.ours.hubert.fast_path, subject.config.receptive_field
     graphs, none = GraphCache(GRAPHS), GraphCache(0)
-    kept, tolerance = path.cuda_graphs, SAME[subject.dtype]
+    kept, tolerance = path.cuda_graphs, MODEL_TOLERANCES[subject.dtype].value
 
     def logits(cache: GraphCache, waveforms: list[torch.Tensor]) -> torch.Tensor:
         path.cuda_graphs = cache
@@ -81,8 +82,7 @@ def under_graphs(table: Table, row: dict[str, Any], subject: Subject, seconds: S
                     if again:
                         logits(graphs, [torch.full_like(waveform, torch.nan) for waveform in waveforms])
                     before = graphs.replays
-                    found, expected = logits(graphs, waveforms), logits(none, waveforms)
-                    error = ((found - expected).abs().max() / expected.abs().max()).item()
+                    error = largest_error(logits(graphs, waveforms), logits(none, waveforms))
                     status = "ok" if error <= tolerance else "WRONG"
                     if again and graphs.replays == before:
                         status = "WRONG: no graph was replayed"

@@ -17,6 +17,7 @@ from ..ctc import greedy_decode
 from ..devices import is_out_of_memory
 from ..hub import first_line
 from ..interrupts import raised_in_here
+from ..tolerances import MODEL_TOLERANCES, largest_error
 from .arithmetic import flop
 from .meters import Energy, Memory
 from .protocols import Round, prepare
@@ -24,9 +25,6 @@ from .providers import PIPELINE_BATCH, Provider, provider
 from .subject import Subject, Unavailable
 from .work import Work
 
-# How far logits may be from those of float32, as a share of the largest logit. float32 sums in another order; the others round
-# to 2^-11 and 2^-8 at every layer.
-SAME = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 CHECKED_UTTERANCES, CHECKED_SECONDS = 4, 10.0
 DEVICE_LOST = ("CUDA error", "Triton Error [CUDA]")  # in the messages of torch and of Triton's launcher
 OK = "ok"
@@ -129,7 +127,7 @@ def measure(subject: Subject, work: Work, names: Sequence[str], plan: Plan, say:
             with _failures(entry, subject.device, say):
                 entry.provider = provider(entry.name, subject)
                 entry.max_error, entry.texts_equal = reference.compare(entry.provider)
-                tolerance = SAME[subject.dtype]
+                tolerance = MODEL_TOLERANCES[subject.dtype].value
                 if not entry.max_error <= tolerance:
                     entry.status = f"not timed: differs from float32 by {entry.max_error:.1e}, more than {tolerance:.0e}"
                     say(f"{entry.name}: {entry.status}")
@@ -218,11 +216,10 @@ class Checked:
         """
         ready = provider.forward(self.waveforms)
         output = ready.frames(ready.run()).double().cpu()
-        expected = self.padded if provider.pads else self.alone
-        error = (output - expected).abs().max() / expected.abs().max()
+        error = largest_error(output, self.padded if provider.pads else self.alone)
         texts = provider.text(self.waveforms) if self.texts else []
         equal = sum(text.strip() == reference.strip() for text, reference in zip(texts, self.texts))
-        return float("inf") if error.isnan() else float(error), equal
+        return error, equal
 
     def release(self) -> None:
         """Free the copy of the model in float32."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import datetime
+import os
 import platform
 import subprocess
 from importlib import metadata
@@ -65,7 +67,7 @@ def device_columns(device: torch.device) -> dict[str, str]:
 
 
 def append(path: Path, columns: dict[str, str], rows: list[dict]) -> None:
-    """Append rows to a CSV file, and write a header first if the file is new.
+    """Append rows to a CSV file, and write a header first if the file is new. Several processes may append at once.
 
     Args:
         path: The file. Its folder is created if it does not exist.
@@ -77,22 +79,20 @@ def append(path: Path, columns: dict[str, str], rows: list[dict]) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     header = [*columns, *rows[0]]
-    existing = read_header(path)
-    if existing not in (None, header):
-        raise ValueError(f"{path} has other columns than these rows: name another file")
-    with open(path, "a", newline="", encoding="utf-8") as file:
+    with open(path, "a+", newline="", encoding="utf-8") as file:
+        with contextlib.suppress(ImportError):  # not all systems have this lock
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed
+        file.seek(0)
+        existing = next(csv.reader(file), None)
+        if existing not in (None, header):
+            raise ValueError(f"{path} has other columns than these rows: name another file")
+        file.seek(0, os.SEEK_END)
         writer = csv.DictWriter(file, header)
         if existing is None:
             writer.writeheader()
         writer.writerows({name: written(value) for name, value in {**columns, **row}.items()} for row in rows)
-
-
-def read_header(path: Path) -> list[str] | None:
-    """Return the columns of a CSV file; `None` if it does not exist or is empty."""
-    if not path.exists():
-        return None
-    with open(path, newline="", encoding="utf-8") as file:
-        return next(csv.reader(file), None)
 
 
 def read(path: Path) -> list[dict[str, str]]:

@@ -10,17 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..benchmark.measure import SAME
 from ..benchmark.subject import CONFIGS
 from ..config import HubertConfig
 from ..dispatch import BACKEND_VARIABLE
 from ..modeling import HubertForCTC
 from ..packed_audio import PackedAudio
+from ..tolerances import MODEL_TOLERANCES
 
 MODELS = ("tiny", "tiny-large")  # post-LN with a GroupNorm, like base models; pre-LN with LayerNorms, like large ones
 SAMPLES = (16_000, 399, 23_456, 400)
 FEW_SAMPLES = (1200, 399, 2000, 400)  # seconds of work for interpreted kernels
-REASON = "two layers in float32, summed in another order, or rounded to 2^-11 or 2^-8"
 
 
 def checked_model(name: str, dtype: torch.dtype, device: torch.device, small: bool = False) -> Iterator[dict[str, Any]]:
@@ -47,10 +46,10 @@ def checked_model(name: str, dtype: torch.dtype, device: torch.device, small: bo
     for layout, logits in (("packed", _packed), ("padded", _padded)):
         actual, expected = _run_on("triton", model, logits, waveforms), _run_on("eager", exact, logits, waveforms)
         error = (actual - expected).abs().max().item()
-        relative, tolerance = error / expected.abs().max().item(), SAME[dtype]
+        relative, tolerance = error / expected.abs().max().item(), MODEL_TOLERANCES[dtype]
         yield {
-            "shape": f"{name}, {layout}", "relative_error": relative, "max_error": error, "tolerance": tolerance,
-            "reason": REASON, "status": "pass" if relative <= tolerance else "fail",
+            "shape": f"{name}, {layout}", "relative_error": relative, "max_error": error, "tolerance": tolerance.value,
+            "reason": tolerance.reason, "status": "pass" if relative <= tolerance.value else "fail",
         }  # fmt: skip
 
 

@@ -9,14 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..tolerances import OP_TOLERANCES
 from .cases import OpCase
-
-TOLERANCES = {  # for the relative error of a whole result by its dtype, each with the reason
-    torch.float32: (1e-5, "sums in float32; products in float32, or by three tf32 products"),
-    torch.float16: (2e-3, "one rounding to fp16 (2^-11), and another of the operands of a second product"),
-    torch.bfloat16: (1.6e-2, "one rounding to bf16 (2^-8), and another of the operands of a second product"),
-    torch.float64: (1e-9, "float64 sums of the same products"),
-}
 
 
 def held_to_float64(case: OpCase) -> dict[str, Any]:
@@ -54,7 +48,7 @@ def judged(pairs: list[tuple[Tensor, Tensor]]) -> dict[str, Any]:
     """Return the columns of the result that is worst relative to its tolerance. NaN passes only where the definition has it."""
     rows = []
     for actual, expected in pairs:
-        tolerance, reason = TOLERANCES[actual.dtype]
+        tolerance, reason = OP_TOLERANCES[actual.dtype]
         is_number = ~expected.isnan()
         error = actual.double()[is_number] - expected.double()[is_number]
         relative = (error.norm() / expected[is_number].double().norm().clamp(min=1e-30)).item()

@@ -1,0 +1,62 @@
+"""How answers are compared, and by how much they may differ: every tolerance of the package and its tests, with its reason."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+PART = 1 << 26  # values compared at once: a result of gigabytes does not fit into memory again in float64
+
+
+class Tolerance(NamedTuple):
+    """The largest error that counts as rounding, as a share of the expected value, and the reason for it."""
+
+    value: float
+    reason: str
+
+
+# The result of one op, against its definition or a library call.
+OP_TOLERANCES = {
+    torch.float64: Tolerance(1e-9, "float64 sums of the same products"),
+    torch.float32: Tolerance(1e-5, "sums in float32; products in float32, or by three tf32 products"),
+    torch.float16: Tolerance(2e-3, "one rounding to fp16 (2^-11), and another of the operands of a second product"),
+    torch.bfloat16: Tolerance(1.6e-2, "one rounding to bf16 (2^-8), and another of the operands of a second product"),
+}
+
+# The logits of a whole model, against transformers or the plain graph in float32.
+MODEL_TOLERANCES = {
+    torch.float32: Tolerance(1e-4, "float32 sums in another order"),
+    torch.float16: Tolerance(1e-2, "a rounding to fp16 (2^-11) in every layer"),
+    torch.bfloat16: Tolerance(5e-2, "a rounding to bf16 (2^-8) in every layer"),
+}
+
+# What tests compare in float32 (the last one in half precision), on models of a few layers.
+TEST_TOLERANCES = {
+    "small op": Tolerance(1e-6, "one rounding to float32 (2^-24), with room for short sums"),
+    "same graph": Tolerance(1e-5, "the same operations in the same order; only sums inside library calls may differ in theirs"),
+    "other graph": Tolerance(1e-5, "the same mathematics written another way, four to six layers deep"),
+    "attention": Tolerance(1e-5, "attention by an explicit softmax against a fused kernel"),
+    "gradient": Tolerance(
+        2e-5,
+        "long sums of terms of both signs: each side is up to 8e-6 from float64, and transformers 4.34.1 on two threads 7e-6 "
+        "from itself on one",
+    ),
+    "half-precision model": Tolerance(
+        3.2e-2,
+        "two graphs that round at different points of every layer: 2e-3 measured in float16, eight times that expected in "
+        "bfloat16, doubled for other random weights",
+    ),
+}
+
+
+def largest_error(found: Tensor, expected: Tensor) -> float:
+    """Return the largest error as a share of the largest expected value; infinite for NaN or a different shape."""
+    if found.shape != expected.shape:
+        return float("inf")
+    pairs = zip(found.flatten().split(PART), expected.flatten().split(PART))
+    parts = [torch.stack(((a.double() - b.double()).abs().max(), b.double().abs().max())) for a, b in pairs]
+    error, largest = torch.stack(parts).amax(0).tolist()
+    error /= max(largest, 1e-30)
+    return error if error == error else float("inf")
