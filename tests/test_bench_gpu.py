@@ -367,7 +367,7 @@ def test_no_time_at_all_from_a_bare_checkout(tmp_path):
     assert child.returncode == 1, child.stderr
     rows = rows_of(out / "stages.csv")
     assert [(row["stage"], row["status"]) for row in rows] == [(stage, LEFT_OUT) for stage in STAGES]
-    assert "stages: 8 rows, 8 not well" in (out / "summary.txt").read_text()
+    assert "stages: 8 rows, 8 not ok" in (out / "summary.txt").read_text()
     stage = ("-S", program / "stage.py", "repeat", "--out", out, "--tiny", "--until", "0")
     child = script(*stage, PYTHONPATH=libraries)
     assert child.returncode == 0, child.stderr
@@ -377,7 +377,7 @@ def test_no_time_at_all_from_a_bare_checkout(tmp_path):
 def test_results_are_not_mixed(bench, tmp_path, capsys):
     (tmp_path / "models.csv").write_text("stage\nheadline\n")
     assert bench("gpu.__main__").main(["--out", str(tmp_path), "--tiny", "--stage", "compile"]) == 2
-    assert "has a models.csv already: name another folder" in capsys.readouterr().err
+    assert "already has a models.csv: name another folder" in capsys.readouterr().err
     assert (tmp_path / "models.csv").read_text() == "stage\nheadline\n"
     (tmp_path / "environment.csv").write_text("key,value\ndevice,another chip\n")
     gpu_ceilings, gpu_run = bench("gpu.ceilings"), bench("gpu.run")

@@ -88,8 +88,8 @@ def test_bench_gpu_is_run_with_the_kernels(gpu_kit, kit, tmp_path, capfd, monkey
     assert sorted(path.name for path in out.iterdir()) == ["rows.tar.gz", "summary.txt"]
     printed = capfd.readouterr().out
     assert printed.endswith("kernels that were not in the kit: 1\n")  # neither the kit's nor torch.compile's
-    assert "unpacked the kernels" in printed and "anew" not in printed
-    with pytest.raises(SystemExit, match=r"out has a rows.tar.gz already: name another folder"):
+    assert "unpacked the kernels" in printed and "compiled again" not in printed
+    with pytest.raises(SystemExit, match=r"out already has a rows.tar.gz: name another folder"):
         gpu_kit.run(kit, cache, out, [])
     assert rows_of(out / "rows.tar.gz", "summary.txt") == "fast"
 
@@ -109,14 +109,14 @@ def test_kernels_are_unpacked_once_and_wholly(gpu_kit, kit, tmp_path, capfd):
     gpu_kit.unpack(kit, cache, "unpacked-2")
     assert kernel.read_text() == "{}"
     (tmp_path / "file").touch()
-    with pytest.raises(SystemExit, match=r"can only be used in .*file, but cannot be unpacked there: .*exists"):
+    with pytest.raises(SystemExit, match=r"only work in .*file, but cannot be unpacked there: .*exists"):
         gpu_kit.unpack(kit, tmp_path / "file", "unpacked-1")
 
 
 def test_another_machine_is_told_so(gpu_kit, kit, tmp_path, capfd, monkeypatch):
     (kit / "kit.json").write_text(json.dumps({"commit": "abc1234", "triton": "1.2", "stamp": "unpacked-1"}))
     assert gpu_kit.run(kit, tmp_path / "cache", tmp_path / "out", []) == 1
-    assert "not 1.2: every kernel will be compiled anew" in capfd.readouterr().out
+    assert "not 1.2: every kernel will be compiled again" in capfd.readouterr().out
     monkeypatch.setattr(gpu_kit, "find_spec", lambda name: None if name in ("torch", "triton") else name)
     with pytest.raises(SystemExit, match=r"bench/gpu needs torch and triton, but .* has no such package"):
         gpu_kit.run(kit, tmp_path / "cache", tmp_path / "other", [])
@@ -184,7 +184,7 @@ def test_the_kit_is_what_is_committed(gpu_kit, tree, tmp_path, capfd):
     with tarfile.open(kit / "triton_cache.tar.gz") as file:
         assert file.getnames() == ["USED/__grp__k.json", "USED/k.cubin", "USED/k.json"]
     printed = capfd.readouterr().out
-    assert "not committed, and not in the kit:\n M hubert_fast/model.py\n" in printed
+    assert "not committed, so the kit lacks them:\n M hubert_fast/model.py\n" in printed
     assert f"commit {about['commit']}, 1 kernels, 0.0 MB." in printed
     assert printed.splitlines()[-1] == f"bash {os.path.relpath(kit)}/run.sh $OUT --seconds 315"
     gpu_kit.unpack(kit, tmp_path / "there", about["stamp"])
@@ -307,6 +307,6 @@ def test_kernels_are_those_that_a_gpu_asks_for(tmp_path):
     assert set(models) == set(meta) | {"_conv_first_kernel"}  # of results in float32
     assert models.count("_add_layer_norm_kernel") == 3 and models.count("_attention_kernel") == 2
     assert compiled[0].startswith("cannot run here: wrong: ValueError: weight and bias must be [4] for x [4]")
-    assert compiled[-1] == f"2 kernels: 2 compiled, 0 were in {cache}"
+    assert compiled[-1] == f"2 kernels: 2 compiled, 0 already in {cache}"
     *_, last = printed(copy, "compilation")
-    assert last == f"2 kernels: 0 compiled, 2 were in {cache}"
+    assert last == f"2 kernels: 0 compiled, 2 already in {cache}"

@@ -1,6 +1,6 @@
-"""Cases of a benchmark: an op at a shape, its inputs, our kernel, and what a sceptic would call instead.
+"""Cases of a benchmark: an op at a shape, its inputs, our kernel, and the library calls that a sceptic would use instead.
 
-What a provider lays out once per model or batch (padded rows, tables of work, weights in another order) is not timed.
+What a provider prepares once per model or batch is not timed: padded rows, tables of work, weights in another order.
 Axes: B utterances, N packed frames, C channels, H heads, D head dim.
 """
 
@@ -23,28 +23,30 @@ TINY = Size("tiny", hidden=32, heads=2, inner=48, groups=2, kernel=4, conv=16, v
 
 
 class Provider(NamedTuple):
-    """An implementation. ``prepare`` takes the op's arguments and returns the call that is timed; ``finish`` brings what that
-    gave into the layout of ours."""
+    """An implementation of an op.
+
+    ``prepare`` takes the op's arguments and returns the call that is timed. ``finish`` converts its result to our layout.
+    """
 
     prepare: Callable[..., Call]
     finish: Callable[[Any], Any] = lambda out: out
 
 
 def plain(function: Callable) -> Provider:
-    """Return a provider that takes the op's arguments as they are."""
+    """Return a provider that passes the op's arguments to ``function`` unchanged."""
     return Provider(lambda *arguments: lambda: function(*arguments))
 
 
 @contextmanager
 def rule(module: str, name: str, answer: Any) -> Iterator[None]:
-    """Have a function of a module of ``kernels/`` answer so."""
-    where = import_module(f"hubert_fast.kernels.{module}")
-    kept = getattr(where, name)
-    setattr(where, name, lambda *arguments: answer)
+    """Make a function of a module of ``kernels/`` return ``answer``."""
+    kernels = import_module(f"hubert_fast.kernels.{module}")
+    original = getattr(kernels, name)
+    setattr(kernels, name, lambda *arguments: answer)
     try:
         yield
     finally:
-        setattr(where, name, kept)
+        setattr(kernels, name, original)
 
 
 def ruled(function: Callable, module: str, name: str, answer: Any) -> Callable:
@@ -59,10 +61,10 @@ def ruled(function: Callable, module: str, name: str, answer: Any) -> Callable:
 
 @dataclass
 class Case(OpCase):
-    """An op at a shape, and the providers that are timed beside our kernel.
+    """An op at a shape, with the providers to time besides our kernel.
 
-    launcher: ours without the look-ups that the packed graph does once a batch. finish: brings our result into the layout that
-    the libraries' are compared in.
+    ``launcher`` is our kernel without the preparation that the packed graph does once per batch. ``finish`` converts our result
+    to the layout in which it is compared with those of the libraries.
     """
 
     libraries: dict[str, Provider] = field(default_factory=dict)
@@ -75,8 +77,8 @@ class Case(OpCase):
         return cls(**vars(case), libraries=libraries or {}, **more)
 
     def providers(self) -> dict[str, Provider]:
-        """Return ours, which answers are compared with, then the libraries'."""
-        if not hasattr(ops, self.op):  # a decision, where all providers are ours
+        """Return all providers, ours first."""
+        if not hasattr(ops, self.op):  # a decision: all providers are ours
             return self.libraries
         return {"ours": self.launcher or Provider(plain(self.public).prepare, self.finish), **self.libraries}
 
@@ -86,16 +88,16 @@ class Case(OpCase):
 
 
 def padded(x: Tensor, lengths: list[int]) -> Tensor:
-    """``[N, ...] -> [B, T, ...]``, with zeros after each utterance."""
+    """Return packed frames ``[N, ...]`` as ``[B, T, ...]``, with zeros after each utterance."""
     return torch.nn.utils.rnn.pad_sequence(x.split(lengths), batch_first=True)
 
 
 def packed(rows: Tensor, lengths: list[int]) -> Tensor:
-    """``[B, T, ...] -> [N, ...]``."""
+    """Return padded frames ``[B, T, ...]`` as ``[N, ...]``."""
     return torch.cat([row[:length] for row, length in zip(rows, lengths)])
 
 
 def counts_and_starts(cu_seqlens: Tensor) -> tuple[Tensor, Tensor]:
-    """Return frames and first frame of each utterance, on the host."""
+    """Return the number of frames and the first frame of each utterance, on the host."""
     cu_seqlens = cu_seqlens.cpu().long()
     return cu_seqlens.diff(), cu_seqlens[:-1]

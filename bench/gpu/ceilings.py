@@ -1,4 +1,4 @@
-"""What the machine is, and what it reaches: products of each dtype, without rest and in bursts, and a copy."""
+"""Describe the machine, and measure its rates: matrix products of each dtype, sustained and in bursts, and a copy."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def environment(run: Run, commit: str) -> None:
         "commit": commit or columns["commit"],
         "hubert_fast": columns["version"],
         "python": columns["python"],
-        "torch": torch.__version__,  # with its build, which the package's version leaves out
+        "torch": torch.__version__,  # with the build, which the package's version lacks
         "triton": columns["triton"],
         "transformers": columns["transformers"],
         "numpy": np.__version__,
@@ -57,7 +57,7 @@ def environment(run: Run, commit: str) -> None:
 
 
 def ceilings(run: Run) -> None:
-    """Write ceilings.csv. The sustained products of 8192 cubed come first: shares of other stages rest on them."""
+    """Write ceilings.csv. Sustained products of side 8192 come first, because other stages report shares of their rate."""
     table = Table(run.out / "ceilings.csv", "kind name shape value unit time_ms seconds status")
     side, count = (64, 1 << 16) if run.tiny else (SIDE, COPIED_BYTES)
     bf16, fp16, fp32 = torch.bfloat16, torch.float16, torch.float32
@@ -69,7 +69,7 @@ def ceilings(run: Run) -> None:
     )
     for dtype, seconds, shapes in sustained:
         for name, shape in shapes.items():
-            row = {"kind": "sustained", "name": f"{NAMES[dtype]} {name}".strip(), "shape": _written(shape)}
+            row = {"kind": "sustained", "name": f"{NAMES[dtype]} {name}".strip(), "shape": _shape_text(shape)}
             if table.is_due(run, **row):
                 with table.reasons(**row):
                     time_ms, took = sustained_ms(run, product(run, dtype, shape), seconds)
@@ -84,7 +84,7 @@ def ceilings(run: Run) -> None:
             table.add(**row, value=2e-6 * count / time_ms, unit="GB/s", time_ms=time_ms, status="ok")
             del source, target
     for name, dtype in (("bfloat16", bf16), ("float16", fp16), ("float32", fp32), ("tf32", fp32)):
-        row = {"kind": "burst", "name": name, "shape": _written((side, side, side))}
+        row = {"kind": "burst", "name": name, "shape": _shape_text((side, side, side))}
         if table.is_due(run, **row):
             torch.set_float32_matmul_precision("high" if name == "tf32" else "highest")
             with table.reasons(**row):
@@ -94,19 +94,19 @@ def ceilings(run: Run) -> None:
 
 
 def product(run: Run, dtype: torch.dtype, shape: tuple[int, int, int]) -> Callable[[], Any]:
-    """Return a linear layer's product: ``[M, K]`` by ``[N, K]``, of normal numbers, which take the most power."""
+    """Return the product of a linear layer, ``[M, K]`` by ``[N, K]``, on normal random numbers: they draw the most power."""
     m, k, n = shape
     x, weight = (torch.randn(rows, k, device=run.device).to(dtype) for rows in (m, n))
     return lambda: torch.nn.functional.linear(x, weight)
 
 
 def burst_ms(run: Run, call: Callable[[], Any]) -> float:
-    """Return the median of calls with a rest before each."""
+    """Return the median milliseconds of calls with a rest before each."""
     return percentiles_ms(run.times_ms([call], BURST_SECONDS))["p50_ms"]
 
 
 def sustained_ms(run: Run, call: Callable[[], Any], seconds: float) -> tuple[float, float]:
-    """Call without rest for so many seconds, as a model does. Return the milliseconds of one, and the seconds of all."""
+    """Call without rests for ``seconds``, as a model does. Return the milliseconds per call and the seconds in all."""
     if run.tiny:
         call()
         start = time.perf_counter()
@@ -130,5 +130,5 @@ def sustained_ms(run: Run, call: Callable[[], Any], seconds: float) -> tuple[flo
     return time_ms / count, time_ms / 1e3
 
 
-def _written(shape: tuple[int, int, int]) -> str:
+def _shape_text(shape: tuple[int, int, int]) -> str:
     return "x".join(map(str, shape))

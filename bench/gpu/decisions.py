@@ -1,4 +1,4 @@
-"""What rules of ``kernels/tuning.py`` rest on, beside the ops themselves: two ways to the same result."""
+"""Measurements behind the rules of ``kernels/tuning.py``: pairs of ways to compute the same result."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hubert_fast.check.cases import STREAM, Size, Where, conv_gelu
 
 
 def projections(size: Size, lengths: list[int], at: Where) -> Case:
-    """Query, key and value by three products, as the packed graph has it, or by one of the weights laid together."""
+    """Query, key and value by three products, or by one product with the weights concatenated."""
     n, c = sum(lengths), size.hidden
 
     def fused(x: Tensor, *weights: Tensor) -> Call:
@@ -32,7 +32,7 @@ def projections(size: Size, lengths: list[int], at: Where) -> Case:
 
 
 def residual_add(size: Size, lengths: list[int], at: Where, n_in: int) -> Case:
-    """Product, residual add and the next norm: what ``linear_add_by_library`` decides."""
+    """Product, residual add and the next norm: the choice of ``linear_add_by_library``."""
     n, c = sum(lengths), size.hidden
 
     def by_library(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, *norm: Tensor) -> Call:
@@ -59,7 +59,7 @@ def residual_add(size: Size, lengths: list[int], at: Where, n_in: int) -> Case:
 
 
 def norm_in_convolution(size: Size, lengths: list[int], at: Where, kernel: int) -> Case:
-    """LayerNorm in the epilogue of a strided convolution, or in a pass of its own."""
+    """LayerNorm in the epilogue of a strided convolution, or in a separate pass."""
     case = conv_gelu(size, lengths, at, kernel, norm=True)
 
     ours = partial(ruled, case.public, "tuning", "norm_in_convolution")
@@ -68,7 +68,7 @@ def norm_in_convolution(size: Size, lengths: list[int], at: Where, kernel: int) 
 
 
 def first_layer(size: Size, lengths: list[int], at: Where) -> Case:
-    """The first layer of base models, GroupNorm with its statistics, on utterances of one length, so that no padding counts."""
+    """The first layer of base models, with GroupNorm and its statistics, on utterances of one length: padding plays no part."""
     batch, c, hop = len(lengths), size.conv, 320
     samples = hop * (sum(lengths) // batch)
     frames = (samples - 10) // 5 + 1
@@ -77,9 +77,9 @@ def first_layer(size: Size, lengths: list[int], at: Where) -> Case:
 
     def ours(x: Tensor, weight: Tensor, norm_weight: Tensor, norm_bias: Tensor) -> Tensor:
         means, covariances = ops.window_statistics(x, starts, [samples] * batch, 10, 5, backend="triton")
-        wide = weight.double()
-        variance = torch.einsum("kc,bkj,jc->bc", wide, covariances, wide)
-        folded = ((variance + 1e-5).rsqrt() * norm_weight.double())[:, None] * wide
+        weight64 = weight.double()
+        variance = torch.einsum("kc,bkj,jc->bc", weight64, covariances, weight64)
+        folded = ((variance + 1e-5).rsqrt() * norm_weight.double())[:, None] * weight64
         return ops.conv_first(
             x, folded.float(), norm_bias, None, None, means.float(), utterances, 64, dtype=at.dtype, backend="triton"
         )
@@ -88,7 +88,7 @@ def first_layer(size: Size, lengths: list[int], at: Where) -> Case:
         rows, taps = x.view(batch, 1, samples).to(at.dtype), weight.t()[:, None].to(at.dtype)
         return lambda: F.gelu(F.group_norm(F.conv1d(rows, taps, stride=5), c, norm_weight, norm_bias))
 
-    def finish(out: Tensor) -> Tensor:  # without the frames between two utterances
+    def finish(out: Tensor) -> Tensor:  # drop the frames that straddle two utterances
         return F.pad(out, (0, 0, 0, batch * samples // 5 - len(out))).unflatten(0, (batch, -1))[:, :frames]
 
     return Case(
@@ -104,7 +104,7 @@ def first_layer(size: Size, lengths: list[int], at: Where) -> Case:
 
 
 def decisions(size: Size, lengths: list[int], at: Where) -> list[Case]:
-    """What rules of ``kernels/tuning.py`` rest on, beside the ops themselves."""
+    """Return the cases behind the rules of ``kernels/tuning.py``."""
     return [
         projections(size, lengths, at),
         residual_add(size, lengths, at, size.hidden),

@@ -1,4 +1,4 @@
-"""Times of whole models, ours beside transformers', as ``hubert-fast bench`` measures them."""
+"""Time whole models, ours and transformers', in the way of ``hubert-fast bench``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BF16 = torch.bfloat16
 
 
 class Item(NamedTuple):
-    """Something to measure. audio_seconds, batch_seconds, batch_utterances, rounds: as the options of ``hubert-fast bench``."""
+    """A case to measure. Fields that ``hubert-fast bench`` has as options mean the same here."""
 
     model: str
     providers: str
@@ -32,7 +32,7 @@ class Item(NamedTuple):
 
     @property
     def case(self) -> str:
-        """Return what tells it from others of the same model and dtype."""
+        """Return a description that is unique among the cases of one model and dtype."""
         batch = f"{self.batch_utterances} utterances" if self.protocol == "leaderboard" else f"{self.batch_seconds:g} s"
         return f"{self.protocol}, {self.lengths}, {self.audio_seconds:g} s in batches of {batch}"
 
@@ -47,7 +47,7 @@ HEADLINE = (
 )
 COMPILED = (
     Item("large", "ours hf-compile-sorted", audio_seconds=1280.0),
-    # one utterance, so that one shape is compiled
+    # one utterance, so that only one shape is compiled
     Item("large", "ours-graphs hf-compile-graphs", lengths="fixed:5", audio_seconds=5.0, batch_seconds=5.0, rounds=20),
 )
 FEW = dict(lengths="fixed:0.05", audio_seconds=0.1, batch_seconds=0.1, batch_utterances=2, rounds=1, dtype=torch.float32)
@@ -55,16 +55,16 @@ TINY_HEADLINE = (
     Item("tiny", "ours ours-graphs hf-sdpa-sorted hf-flash", **FEW),
     Item("tiny-large", "ours accelerate hf-sdpa", "leaderboard", **FEW),
 )
-TINY_COMPILED = (Item("tiny", "ours-graphs hf-compile-graphs", **FEW),)  # without what takes a minute to compile
+TINY_COMPILED = (Item("tiny", "ours-graphs hf-compile-graphs", **FEW),)  # without the provider that takes a minute to compile
 
 
 def headline(run: Run) -> None:
-    """Add the rows of the models that matter most to models.csv."""
+    """Add rows of the most important models to models.csv."""
     _measure(run, "headline", TINY_HEADLINE if run.tiny else HEADLINE)
 
 
 def compiled(run: Run) -> None:
-    """Add the rows of transformers under ``torch.compile`` to models.csv."""
+    """Add rows of transformers under ``torch.compile`` to models.csv."""
     _measure(run, "compile", TINY_COMPILED if run.tiny else COMPILED)
 
 
@@ -77,12 +77,13 @@ def _measure(run: Run, stage: str, items: tuple[Item, ...]) -> None:
             continue
         with table.reasons(**row):
             if subject is None or (subject.name, subject.dtype) != (item.model, item.dtype):
-                subject = None  # one at a time in memory
+                subject = None  # keep only one in memory
                 gc.collect()
                 subject = Subject.random(item.model, run.device, item.dtype)
-            best, named = sustained_or_burst(run, item.dtype)
-            if best is None:
-                best, named = ceiling(item.dtype, run.device), "the best of a few products, measured in this process"
-            how = Plan(item.protocol, item.batch_seconds, item.batch_utterances, item.rounds, best)
-            for found in measure(subject, Work.of(item.lengths, item.audio_seconds), item.providers.split(), how, run.tell):
-                table.add(**row | found, ceiling=named)
+            rate, name = sustained_or_burst(run, item.dtype)
+            if rate is None:
+                rate, name = ceiling(item.dtype, run.device), "the best of a few products, measured in this process"
+            plan = Plan(item.protocol, item.batch_seconds, item.batch_utterances, item.rounds, rate)
+            work = Work.of(item.lengths, item.audio_seconds)
+            for measured in measure(subject, work, item.providers.split(), plan, run.announce):
+                table.add(**row | measured, ceiling=name)

@@ -1,4 +1,4 @@
-"""Every op as a case, with the library calls that do the same.
+"""Every op as a case, with the library calls that compute the same.
 
 Axes: B utterances, N packed frames, C channels, H heads, D head dim.
 """
@@ -19,7 +19,7 @@ from hubert_fast.check.cases import STREAM, Size, Where, frame_mask, sample_span
 
 def linear_gelu(size: Size, lengths: list[int], at: Where) -> Case:
     ours = partial(ops.linear_gelu, backend="triton")
-    by_erf = ruled(ruled(ours, "linear", "form_of", "erf"), "linear_persistent", "form_of", "erf")  # whichever kernel serves
+    by_erf = ruled(ruled(ours, "linear", "form_of", "erf"), "linear_persistent", "form_of", "erf")  # for both kernels of the op
     return Case.of(
         cases.linear_gelu(size, lengths, at),
         {
@@ -169,7 +169,7 @@ def conv_gelu(size: Size, lengths: list[int], at: Where, kernel: int = 3, norm: 
         bias, norm_weight, norm_bias = vectors
         taps = weight.unflatten(1, (kernel, c)).transpose(1, 2).contiguous()
         rows = x.t()[None]
-        if two_d:  # channels last, which cuDNN takes as it is
+        if two_d:  # channels last: cuDNN takes it without a copy
             rows, taps = rows[:, :, None], taps[:, :, None].contiguous(memory_format=torch.channels_last)
         else:
             rows = rows.contiguous()

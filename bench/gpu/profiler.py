@@ -1,4 +1,4 @@
-"""Which kernels a batch spends its time in."""
+"""Profile the kernels that a batch spends its time in."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BATCH_SECONDS, WARM_UPS, ROUNDS, MOST_KERNELS = 1280.0, 3, 5, 60
 
 
 def profile(run: Run) -> None:
-    """Write profile.csv: of one batch of each model, the wall time without the profiler, then kernels by time."""
+    """Write profile.csv: for one batch of each model, the wall time without the profiler, then its kernels, longest first."""
     table = Table(run.out / "profile.csv", "model dtype audio_seconds kernel count total_ms us_per_audio_second status")
     dtype = torch.float32 if run.tiny else torch.bfloat16
     work = Work.of("fixed:0.05", 0.05) if run.tiny else Work.of("librispeech", BATCH_SECONDS)
@@ -38,10 +38,10 @@ def profile(run: Run) -> None:
 
 
 def kernels(run: Run, call: Callable[[], Any]) -> list[tuple[str, int, float]]:
-    """Return name, launches and milliseconds of the kernels of one call, the longest first; on a CPU, of its operators."""
+    """Return name, launches and milliseconds of each kernel of one call, longest first. On a CPU, return its operators."""
     activity = ProfilerActivity.CPU if run.tiny else ProfilerActivity.CUDA
-    with torch.profiler.profile(activities=[activity]) as found:
+    with torch.profiler.profile(activities=[activity]) as profiler:
         wall_ms(call, run.device)
     clock = "self_cpu_time_total" if run.tiny else "self_device_time_total"
-    events = sorted(found.key_averages(), key=lambda event: -getattr(event, clock))[:MOST_KERNELS]
+    events = sorted(profiler.key_averages(), key=lambda event: -getattr(event, clock))[:MOST_KERNELS]
     return [(event.key[:120], event.count, getattr(event, clock) / 1e3) for event in events]

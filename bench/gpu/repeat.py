@@ -1,4 +1,4 @@
-"""The same inputs give the same bits: a race between copies and products shows as results that differ."""
+"""Check that the same inputs give the same bits: a race between copies and products shows as results that differ."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BUILDERS = tuple(getattr(op_cases, op) for op in REPEATED)
 
 
 def repeat_cases(run: Run) -> Iterator[Case]:
-    """Yield each op in the dtypes that race, if any does."""
+    """Yield the ops that multiply matrices, in the dtypes in which they could race."""
     size, lengths = (TINY, [4, 5]) if run.tiny else (SIZES["large"], run.utterance_frames(FRAMES))
     for dtype in (torch.float32,) if run.tiny else (torch.bfloat16, torch.float16):
         for build in BUILDERS:
@@ -25,7 +25,7 @@ def repeat_cases(run: Run) -> Iterator[Case]:
 
 
 def repeat(run: Run) -> None:
-    """Write repeat.csv: of each op, how many of its calls gave other bits than the first."""
+    """Write repeat.csv: for each op, the number of calls whose bits differ from those of the first."""
     table = Table(run.out / "repeat.csv", "op shape dtype calls differ status")
     calls = 2 if run.tiny else CALLS
     for case in repeat_cases(run):

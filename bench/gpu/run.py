@@ -1,4 +1,4 @@
-"""What a stage of ``bench/gpu`` and ``tune.py`` run with: a clock, a budget, and the files they write."""
+"""The clock, the time budget and the output files that the stages of ``bench/gpu`` and ``tune.py`` share."""
 
 from __future__ import annotations
 
@@ -20,16 +20,15 @@ from hubert_fast.tolerances import largest_error
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
-OP_SECONDS = 0.3  # for timing one provider
 LEFT_OUT = "left out: no time"
 
 
 class DeviceLost(Exception):
-    """After such an error CUDA serves this process no more."""
+    """An error after which CUDA refuses all further work in this process."""
 
 
 class Run:
-    """Where a program runs, until when, and which folder it writes to."""
+    """The device, the time budget and the output folder of a program."""
 
     def __init__(self, out: Path, budget_seconds: float, tiny: bool):
         self.out, self.tiny, self.budget_seconds = out, tiny, budget_seconds
@@ -38,15 +37,15 @@ class Run:
         out.mkdir(parents=True, exist_ok=True)
 
     def time_left(self) -> bool:
-        """Return whether there is time to begin something more."""
+        """Return whether there is time to start something new."""
         return time.monotonic() - self.begin < self.budget_seconds * self.share
 
-    def tell(self, what: str) -> None:
-        """Print what comes next: the last such line says where a process that had to be killed was."""
-        print(what, flush=True)
+    def announce(self, case: str) -> None:
+        """Print the case that comes next: when a process is killed, the last line shows where it was."""
+        print(case, flush=True)
 
     def times_ms(self, calls: list[Callable[[], Any]], seconds: float) -> list[float]:
-        """Milliseconds of calls, which are made in turn, so that the cache does not hold what the next one reads."""
+        """Return the milliseconds of single calls. The calls alternate, so that no cache holds the inputs of the next one."""
         if self.tiny:
             return [wall_ms(calls[0], self.device) for _ in range(2)]
         for call in calls:
@@ -56,7 +55,7 @@ class Run:
         pairs = []
         for index in range(int(min(max(seconds / max(estimate, 1e-5), 5), 50))):
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            torch.cuda._sleep(2_000_000)  # a millisecond, in which the CPU gets ahead: launching is not timed
+            torch.cuda._sleep(2_000_000)  # about a millisecond, in which the CPU gets ahead: launches are not timed
             start.record()
             calls[index % len(calls)]()
             end.record()
@@ -65,7 +64,7 @@ class Run:
         return [start.elapsed_time(end) for start, end in pairs]
 
     def utterance_frames(self, frames: int) -> list[int]:
-        """Draw lengths as in LibriSpeech that add up to so many frames of 20 ms."""
+        """Draw utterance lengths as in LibriSpeech that add up to ``frames``, of 20 ms each."""
         lengths: list[int] = []
         drawn = librispeech_seconds()
         while sum(lengths) < frames:
@@ -74,26 +73,29 @@ class Run:
 
 
 class Table:
-    """A CSV file that grows by rows, to which several processes may add at once."""
+    """A CSV file to which several processes may append rows at the same time."""
 
     def __init__(self, path: Path, columns: str):
         self.path, self.columns = path, columns.split()
 
     def is_due(self, run: Run, **row: Any) -> bool:
-        """Return whether there is time to measure a case, and say which. Where there is none, add a row that says so."""
+        """Announce a case and return whether there is time to measure it. If there is none, add a row that says so."""
         if not run.time_left():
             self.add(**row, status=LEFT_OUT)
             return False
-        run.tell(" ".join(map(str, row.values())))
+        run.announce(" ".join(map(str, row.values())))
         return True
 
     def add(self, **row: Any) -> None:
-        """Append a row; columns that it leaves out are empty."""
+        """Append a row, in which missing columns are empty."""
         append(self.path, {}, [dict.fromkeys(self.columns, "") | row])
 
     @contextmanager
     def reasons(self, **row: Any) -> Iterator[None]:
-        """Turn an error into a row. Raises ``DeviceLost`` when nothing more can run in this process."""
+        """Turn an error into a row.
+
+        Raises ``DeviceLost`` when nothing more can run in this process.
+        """
         try:
             yield
         except Exception as error:
@@ -106,9 +108,9 @@ class Table:
 
 
 def sustained_or_burst(run: Run, dtype: torch.dtype) -> tuple[float | None, str]:
-    """Return the ceiling of products of a dtype, in FLOP per second, and its name: sustained where that was measured.
+    """Return the ceiling of matrix products of a dtype, in FLOP per second, and its name.
 
-    Returns ``None`` without a name where ceilings.csv has neither.
+    That is the sustained rate if it was measured, else the rate of a burst, and ``None`` if ceilings.csv has neither.
     """
     for kind in ("sustained", "burst"):
         for row in read(run.out / "ceilings.csv"):

@@ -1,6 +1,7 @@
-"""One stage of ``bench/gpu`` in a process of its own, which bench/gpu starts.
+"""Run one stage of ``bench/gpu``, which starts this program as a process of its own.
 
-Standard output says what is being measured, standard error why the process failed. After a lost device nothing more runs here.
+Standard output names the case that is being measured; standard error says why the process failed. The process ends when CUDA
+reports that the device is lost.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 
 BENCH = Path(__file__).resolve().parent.parent
-FUNCTIONS = {  # of each stage: a module and a function of it, which take a Run
+FUNCTIONS = {  # stage -> module, function that takes a Run
     "ceilings": ("ceilings", "ceilings"),
     "values": ("values", "values"),
     "repeat": ("repeat", "repeat"),
@@ -28,15 +29,19 @@ DEVICE_LOST = 3  # exit status
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=FUNCTIONS, help="name of a stage of bench/gpu")
+    parser.add_argument("stage", choices=FUNCTIONS, help="stage to run")
     parser.add_argument("--out", type=Path, required=True, help="folder of the CSV files")
-    parser.add_argument("--until", type=float, required=True, help="monotonic clock's reading from which nothing more begins")
-    parser.add_argument("--shard", type=int, nargs=2, default=(0, 1), metavar=("I", "N"), help="run the I-th of N parts")
-    parser.add_argument("--ops", default="", help="part of the name of the ops to time")
-    parser.add_argument("--commit", default="", help="commit to write into environment.csv")
-    parser.add_argument("--tiny", action="store_true", help="run interpreted on the CPU")
+    parser.add_argument(
+        "--until", type=float, required=True, help="reading of the monotonic clock after which nothing new starts"
+    )
+    parser.add_argument(
+        "--shard", type=int, nargs=2, default=(0, 1), metavar=("I", "N"), help="run part I, from 0, of N (default: 0 1)"
+    )
+    parser.add_argument("--ops", default="", help="time only ops whose name contains this (default: all ops)")
+    parser.add_argument("--commit", default="", help="commit recorded in environment.csv (default: the commit that git names)")
+    parser.add_argument("--tiny", action="store_true", help="run tiny shapes, interpreted on the CPU")
     options = parser.parse_args()
-    os.environ["HUBERT_FAST_BACKEND"] = "triton"  # whole models too, or a row with the reason
+    os.environ["HUBERT_FAST_BACKEND"] = "triton"  # also for whole models: when kernels cannot run, a row gives the reason
     os.environ["HF_HUB_OFFLINE"] = "1"
     if options.tiny:
         os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton
@@ -46,16 +51,16 @@ def main() -> int:
     from gpu.ceilings import environment
     from gpu.run import DeviceLost, Run
 
-    torch.backends.cudnn.allow_tf32 = False  # as for products: float32 means float32
+    torch.backends.cudnn.allow_tf32 = False  # convolutions in full float32, as matrix products are
     if options.tiny:
-        torch.set_num_threads(1)  # the interpreter serves one thread
+        torch.set_num_threads(1)  # the interpreter runs on one thread
     run = Run(options.out, options.until - time.monotonic(), options.tiny)
     if options.shard[0] == 0:
         environment(run, options.commit)
     module, function = FUNCTIONS[options.stage]
-    more = {"values": options.shard, "ops": (options.ops,)}.get(options.stage, ())
+    arguments = {"values": options.shard, "ops": (options.ops,)}.get(options.stage, ())
     try:
-        getattr(import_module(f"gpu.{module}"), function)(run, *more)
+        getattr(import_module(f"gpu.{module}"), function)(run, *arguments)
     except DeviceLost as error:
         print(f"the device is lost: {error}", file=sys.stderr)
         return DEVICE_LOST

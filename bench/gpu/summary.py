@@ -1,4 +1,4 @@
-"""A short table for people, from the CSV files of ``bench/gpu``."""
+"""Summarise the CSV files of ``bench/gpu`` in a short text for people."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Row = dict[str, str]
 FILES = ("stages", "ceilings", "values", "repeat", "whole", "models", "ops", "profile")
 MACHINE = ("device", "commit", "torch", "triton", "transformers")
 GOOD = ("ok", "pass")
-MOST_BAD, MOST_KERNELS = 8, 10  # lines for each file, and for each model
+MOST_BAD, MOST_KERNELS = 8, 10  # lines per file, lines per model
 
 
 def write_summary(folder: Path) -> str:
@@ -37,15 +37,15 @@ def _good(rows: list[Row]) -> list[Row]:
 
 
 def _counts(name: str, rows: list[Row]) -> list[str]:
-    """Count rows, and show those that are not as they should be."""
+    """Count rows, and show those that failed."""
     bad = [row for row in rows if row["status"] not in GOOD]
     if not rows:
         return []
     names = ("stage", "process", "name", "op", "shape", "model", "dtype", "case", "provider")
     shown = [" ".join(row[key] for key in names if row.get(key)) for row in bad]
-    lines = [f"  {what[:110]}: {row['status'][:110]} {row.get('reason', '')[:110]}" for what, row in zip(shown, bad[:MOST_BAD])]
+    lines = [f"  {case[:110]}: {row['status'][:110]} {row.get('reason', '')[:110]}" for case, row in zip(shown, bad[:MOST_BAD])]
     more = [f"  and {len(bad) - MOST_BAD} more"] if len(bad) > MOST_BAD else []
-    return [f"{name}: {len(rows)} rows, {len(bad)} not well", *lines, *more]
+    return [f"{name}: {len(rows)} rows, {len(bad)} not ok", *lines, *more]
 
 
 def _whole(rows: list[Row]) -> list[str]:
@@ -57,7 +57,7 @@ def _whole(rows: list[Row]) -> list[str]:
 
 
 def _models(rows: list[Row]) -> list[str]:
-    """Show a line for each row: times real time, share of the ceiling, latency, error."""
+    """Show a line for each row: times real time, share of the ceiling, latency, largest error."""
     return [
         f"{row['model']} {row['dtype']} {row['case']} {row['provider']}: RTFx {row['rtfx']}, share {row['share_of_ceiling']}, "
         f"p50 {row['latency_p50_ms']} ms, error {row['max_error']}"
@@ -66,7 +66,7 @@ def _models(rows: list[Row]) -> list[str]:
 
 
 def _ops(rows: list[Row]) -> list[str]:
-    """Show a line for each case: the first provider, then the ratio of each other's time to its."""
+    """Show a line for each case: the first provider, then the time of each other one as a multiple of the first."""
     lines = []
     for (op, shape), group in groupby(rows, lambda row: (row["op"], row["shape"])):
         first, *others = group
@@ -78,7 +78,7 @@ def _ops(rows: list[Row]) -> list[str]:
 
 
 def _profile(rows: list[Row]) -> list[str]:
-    """Show the longest kernels of each model."""
+    """Show the kernels of each model that take the most time."""
     lines = []
     for model, group in groupby(rows, lambda row: row["model"]):
         lines += [

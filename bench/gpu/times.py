@@ -1,4 +1,4 @@
-"""Time of every op at the shapes of published models, beside library calls that do the same."""
+"""Time every op at the shapes of published models, with library calls that compute the same."""
 
 from __future__ import annotations
 
@@ -19,13 +19,16 @@ from hubert_fast.check.values import poisoned, tensors
 from hubert_fast.devices import is_out_of_memory
 from hubert_fast.tolerances import OP_TOLERANCES
 
-FRAMES, SECONDS = 60_000, 0.12  # for timing one provider
-CACHED_BYTES, MOST_INPUTS = 200_000_000, 8  # inputs are cycled through, so that no cache holds the next ones
+FRAMES, SECONDS = 60_000, 0.12  # frames in a batch, seconds of timing per provider
+CACHED_BYTES, MOST_INPUTS = 200_000_000, 8  # several inputs take turns, so that no cache holds the next one
 COLUMNS = "op shape dtype provider p20_ms p50_ms p80_ms bytes flop tflops gb_per_second share ceiling max_error expected status"
 
 
 def timed_cases(run: Run) -> list[Case]:
-    """Return cases, those of large first. Layers before the projection get a quarter: about a slice of the packed graph."""
+    """Return the cases, large first.
+
+    Layers before the projection get a quarter of the batch, about as much as a slice of the packed graph.
+    """
     lengths = [4, 5] if run.tiny else run.utterance_frames(FRAMES)
     some = lengths if run.tiny else lengths[: len(lengths) // 4]
     at = Where(torch.float32 if run.tiny else torch.bfloat16, run.device)
@@ -57,7 +60,7 @@ def timed_cases(run: Run) -> list[Case]:
 
 
 def time_ops(run: Run, containing: str = "") -> None:
-    """Write ops.csv. containing: a part of the name of the ops to time, of all by default."""
+    """Write ops.csv, for ops whose name contains ``containing``."""
     table = Table(run.out / "ops.csv", COLUMNS)
     for case in timed_cases(run):
         if containing in case.op:
@@ -66,7 +69,7 @@ def time_ops(run: Run, containing: str = "") -> None:
 
 
 def time_case(run: Run, table: Table, case: Case) -> None:
-    """Time the providers of a case on the same inputs, each only when its answer is right."""
+    """Time the providers of a case on the same inputs, each only if its answer is right."""
     row = {"op": case.op, "shape": case.shape, "dtype": NAMES[case.dtype]}
     if not table.is_due(run, **row):
         return
@@ -74,12 +77,12 @@ def time_case(run: Run, table: Table, case: Case) -> None:
     with table.reasons(**row):
         torch.manual_seed(0)
         inputs.append(case.make())
-        expected, named = expected_of(case, inputs[0])
+        expected, reference = expected_of(case, inputs[0])
         size = _bytes(inputs[0])
         inputs += [case.make() for _ in range(0 if run.tiny else min(MOST_INPUTS - 1, CACHED_BYTES // size))]
         for name, provider in case.providers().items():
-            one = {**row, "provider": name, "expected": named}
-            with table.reasons(**one):
+            provider_row = {**row, "provider": name, "expected": reference}
+            with table.reasons(**provider_row):
                 calls = [provider.prepare(*arguments) for arguments in inputs]
                 with poisoned():
                     raw = calls[0]()
@@ -87,19 +90,19 @@ def time_case(run: Run, table: Table, case: Case) -> None:
                 del raw
                 tolerance = OP_TOLERANCES[case.dtype].value
                 if not error <= tolerance:
-                    status = f"not timed: wrong, {error:.1e} from what is expected, more than {tolerance:.1e}"
-                    table.add(**one, max_error=error, status=status)
+                    status = f"not timed: wrong, {error:.1e} from the expected values, more than {tolerance:.1e}"
+                    table.add(**provider_row, max_error=error, status=status)
                     continue
                 times = percentiles_ms(run.times_ms(calls, SECONDS))
                 rates = rates_of(run, case, moved, times["p50_ms"])
-                table.add(**one, **times, bytes=moved, flop=case.flop, **rates, max_error=error, status="ok")
+                table.add(**provider_row, **times, bytes=moved, flop=case.flop, **rates, max_error=error, status="ok")
 
 
 def expected_of(case: Case, arguments: tuple) -> tuple[Any, str]:
-    """Return what a case's answer is held to, and what gave it.
+    """Return the expected answer of a case, and the name of its source.
 
-    It is the op's definition in float32 on the same inputs, or a library call where that does not fit into memory. A decision
-    has no definition: there it is the first provider.
+    It comes from the op's definition in float32 on the same inputs, or from a library call if that does not fit into memory. A
+    decision has no definition: its first provider gives the expected answer.
     """
     if not hasattr(ops, case.op):
         name, provider = next(iter(case.providers().items()))
@@ -125,12 +128,12 @@ def _bytes(values: Any) -> int:
 
 
 def rates_of(run: Run, case: Case, moved_bytes: int, time_ms: float) -> dict[str, Any]:
-    """Return rates, and the share of what this machine could reach, by products or by copies, whichever binds."""
+    """Return rates, and the larger of their shares of what this machine reaches in products and in copies."""
     rates = {"tflops": 1e-9 * case.flop / time_ms, "gb_per_second": 1e-6 * moved_bytes / time_ms}
-    products, named = sustained_or_burst(run, case.dtype)
+    products, name = sustained_or_burst(run, case.dtype)
     copies = [float(row["value"]) for row in read(run.out / "ceilings.csv") if (row["name"], row["status"]) == ("copy", "ok")]
     if products is None or not copies:
         return rates
     by_products, by_copies = 1e12 * rates["tflops"] / products, rates["gb_per_second"] / copies[0]
-    named = named if by_products > by_copies else f"burst copy: {copies[0]:.4g} GB/s"
-    return {**rates, "share": max(by_products, by_copies), "ceiling": named}
+    name = name if by_products > by_copies else f"burst copy: {copies[0]:.4g} GB/s"
+    return {**rates, "share": max(by_products, by_copies), "ceiling": name}

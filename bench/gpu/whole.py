@@ -1,4 +1,4 @@
-"""Whole models against transformers in float32, without times."""
+"""Compare whole models with transformers in float32, without timing them."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from hubert_fast.cuda_graphs import GRAPHS, GraphCache
 from hubert_fast.tolerances import MODEL_TOLERANCES, largest_error
 
 PROVIDERS = ("ours", "ours-padded", "accelerate", "hf-sdpa")
-# Under CUDA graphs, in this order: every size is captured with one length and replayed with another.
+# Batches under CUDA graphs, in this order: every size is captured with one length and replayed with another.
 GRAPH_SECONDS = ((3.01,), (3.05,), (5.0,), (4.97,), (12.0,), (11.9,), (3.01, 4.97, 1.7), (1.7, 3.05, 4.9), (5.0, 0.5, 4.3))
 
 
 def whole(run: Run) -> None:
-    """Write whole.csv: the largest error of each provider, as a share of the largest logit, and whether that is rounding."""
+    """Write whole.csv: the largest error of each provider as a share of the largest logit, and whether rounding explains it."""
     table = Table(run.out / "whole.csv", "model dtype provider max_error tolerance status")
     work = Work.of("fixed:0.05", 0.1) if run.tiny else Work.of("librispeech", 30.0)
     for name, dtype in models(run.tiny):
         row = {"model": name, "dtype": NAMES[dtype]}
         if not table.is_due(run, **row):
             continue
-        gc.collect()  # the model before
+        gc.collect()  # frees the previous model
         with table.reasons(**row), torch.inference_mode():
             subject = Subject.random(name, run.device, dtype)
             checked = Checked(subject, work)
-            for one in PROVIDERS:
-                with table.reasons(**row, provider=one):
-                    table.add(**row, provider=one, **judged(checked, provider(one, subject)))
+            for provider_name in PROVIDERS:
+                with table.reasons(**row, provider=provider_name):
+                    table.add(**row, provider=provider_name, **judged(checked, provider(provider_name, subject)))
             if name in ("large", "base") and dtype == torch.bfloat16:
                 under_graphs(table, row, subject, GRAPH_SECONDS)
             del subject, checked
 
 
 def models(tiny: bool) -> Iterator[tuple[str, torch.dtype]]:
-    """Yield models and dtypes, the most used first."""
+    """Yield models and dtypes, those used most first."""
     if tiny:
         yield "tiny-large", torch.float32
         return
@@ -51,21 +51,21 @@ def models(tiny: bool) -> Iterator[tuple[str, torch.dtype]]:
         yield from ((name, dtype) for name in ("large", "base", "xlarge"))
 
 
-def judged(checked: Checked, made: Provider) -> dict[str, Any]:
-    """Return the columns of a provider's answers."""
-    error, tolerance = checked.compare(made)[0], MODEL_TOLERANCES[checked.subject.dtype].value
+def judged(checked: Checked, provider: Provider) -> dict[str, Any]:
+    """Return the columns that describe a provider's answers."""
+    error, tolerance = checked.compare(provider)[0], MODEL_TOLERANCES[checked.subject.dtype].value
     return {"max_error": error, "tolerance": tolerance, "status": "ok" if error <= tolerance else "WRONG"}
 
 
 def under_graphs(table: Table, row: dict[str, Any], subject: Subject, seconds: Sequence[tuple[float, ...]]) -> None:
-    """Call ours twice with batches of utterances of such lengths, with CUDA graphs and without, and add a row for each call.
+    """Run each batch twice, with CUDA graphs and without, and add a row for each comparison.
 
-    Before the second time every graph has computed a batch of NaN, of which nothing may be left. Graphs that could not be
-    captured, or were not replayed for some batch, are a row too.
+    seconds: for each batch, the lengths of its utterances. Before its second run, every graph computes a batch of NaN, none of
+    which may remain. A batch for which no graph was captured or replayed gets a row that says so.
     """
     path, field = subject.ours.hubert.fast_path, subject.config.receptive_field
-    graphs, none = GraphCache(GRAPHS), GraphCache(0)
-    kept, tolerance = path.cuda_graphs, MODEL_TOLERANCES[subject.dtype].value
+    graphs, no_graphs = GraphCache(GRAPHS), GraphCache(0)
+    original, tolerance = path.cuda_graphs, MODEL_TOLERANCES[subject.dtype].value
 
     def logits(cache: GraphCache, waveforms: list[torch.Tensor]) -> torch.Tensor:
         path.cuda_graphs = cache
@@ -76,16 +76,16 @@ def under_graphs(table: Table, row: dict[str, Any], subject: Subject, seconds: S
         for again in (False, True):
             for batch in seconds:
                 waveforms = [torch.randn(max(round(16000 * length), field)) for length in batch]
-                named = {**row, "provider": f"ours, CUDA graphs, {' + '.join(f'{length:g}' for length in batch)} s"}
-                named["provider"] += ", after NaN" if again else ""
-                with table.reasons(**named):
+                run_row = {**row, "provider": f"ours, CUDA graphs, {' + '.join(f'{length:g}' for length in batch)} s"}
+                run_row["provider"] += ", after NaN" if again else ""
+                with table.reasons(**run_row):
                     if again:
                         logits(graphs, [torch.full_like(waveform, torch.nan) for waveform in waveforms])
                     before = graphs.replays
-                    error = largest_error(logits(graphs, waveforms), logits(none, waveforms))
+                    error = largest_error(logits(graphs, waveforms), logits(no_graphs, waveforms))
                     status = "ok" if error <= tolerance else "WRONG"
                     if again and graphs.replays == before:
                         status = "WRONG: no graph was replayed"
-                    table.add(**named, max_error=error, tolerance=tolerance, status=status)
+                    table.add(**run_row, max_error=error, tolerance=tolerance, status=status)
     finally:
-        path.cuda_graphs = kept
+        path.cuda_graphs = original
