@@ -3,7 +3,7 @@
     python bench/audio_mutations.py --count 10000 --out bench/results/audio_mutations.csv
 
 A recording is encoded in ten formats; bytes are cut off, flipped, inserted, deleted, repeated and overwritten. A child process
-decodes, so that a crash or hang only costs that child, and is counted. Writes one row per format. ``decoder_lost`` counts the
+decodes, so that a crash or hang only costs that child, and is counted. Writes one row per format. `decoder_lost` counts the
 files that made FFmpeg's own process crash or hang, for which the decoder gives an ordinary error.
 """
 
@@ -34,7 +34,7 @@ SIZES = (b"\0" * 4, b"\xff" * 4, b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f", b"\0\
 
 
 def encoded(samples: np.ndarray, format: str) -> bytes:
-    """Encode mono float32 ``[S]`` at 16 kHz (Opus: 48 kHz) with libsndfile or, for formats it lacks, with FFmpeg."""
+    """Encode mono float32 `[S]` at 16 kHz (Opus: 48 kHz) with libsndfile or, for formats it lacks, with FFmpeg."""
     import av
     import soundfile
 
@@ -62,7 +62,7 @@ def encoded(samples: np.ndarray, format: str) -> bytes:
 
 
 def mutated(data: bytes, seed: int) -> bytes:
-    """Return ``data`` with one to four kinds of damage, which the seed determines."""
+    """Return `data` with one to four kinds of damage, which the seed determines."""
     rng = np.random.default_rng(seed)
     out = bytearray(data)
     for _ in range(rng.integers(1, 5)):
@@ -94,9 +94,9 @@ def mutated(data: bytes, seed: int) -> bytes:
 
 
 def _decode(folder: str) -> None:
-    """Decode the mutation requested by each line of standard input, a JSON list ``[format, seed]``, and print the result.
+    """Decode the mutation requested by each line of standard input, a JSON list `[format, seed]`, and print the result.
 
-    Half of them are decoded with ``keep_truncated``, so that files refused for their headers are decoded too.
+    Half of them are decoded with `keep_truncated`, so that files refused for their headers are decoded too.
     """
     from hubert_fast import audio
 
@@ -128,7 +128,7 @@ class Child:
         self._process: subprocess.Popen | None = None
 
     def ask(self, format: str, seed: int) -> dict:
-        """Return the result for a mutation. Its ``kind`` is ``"crash"`` or ``"hang"`` if the child did not answer."""
+        """Return the result for a mutation. Its `kind` is `"crash"` or `"hang"` if the child did not answer."""
         if self._process is None:
             self._process = subprocess.Popen(
                 [sys.executable, __file__, "--decode", self._folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -159,7 +159,7 @@ class Child:
 
 
 def run(count: int, first_seed: int, say=print) -> list[dict]:
-    """Try ``count`` mutations spread over ``FORMATS``, and return a row per format."""
+    """Try `count` mutations spread over `FORMATS`, and return a row per format."""
     from hubert_fast import audio, demo
 
     samples = audio.load(demo.RECORDINGS / "steps.wav")

@@ -1,10 +1,10 @@
-"""Compile every kernel for real chips on a machine without one, and say what each takes.
+"""Compile every kernel for real chips on a machine without one, and report the resources that each uses.
 
     python bench/compile_kernels.py [--arch 80 90 100] [--dtype bf16 ...] [--op attention ...] [--csv bench/results/compile.csv]
 
-The launchers run as they do in production, on tensors without memory, under a driver that compiles and launches nothing: blocks
-and specialisations are those of a GPU. What ``cuobjdump`` tells of the result becomes a row: registers, stack (what spilled),
-shared memory, and the instructions of tensor cores.
+The launchers run as in production, but on tensors without memory and under a driver that compiles and launches nothing, so
+blocks and specialisations are those of a GPU. Each row holds what `cuobjdump` reports: registers, stack (bytes spilled),
+shared memory and the number of tensor-core instructions.
 """
 
 from __future__ import annotations
@@ -47,20 +47,20 @@ from hubert_fast.benchmark.rows import append
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 ARCHS = (80, 86, 90, 100, 120)
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-# of one program, in bytes: CUDA C++ Programming Guide, technical specifications by compute capability
+# largest shared memory of one program, in bytes: CUDA C++ Programming Guide, technical specifications by compute capability
 MOST_SHARED = {80: 163 << 10, 86: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}
-# wgmma of Hopper, tcgen05 of Blackwell, mma of all since Ampere
+# wgmma on Hopper, tcgen05 on Blackwell, mma on every chip since Ampere
 TENSOR_CORES = re.compile(r"\b(HGMMA|UTC[A-Z]*MMA|HMMA)\b")
 INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,5}\*/\s", re.MULTILINE)
-PRODUCTS = (  # kernels that must use them
+PRODUCTS = (  # kernels that must use tensor cores
     *("attention", "conv_positional", "conv_first_product", "linear", "linear_persistent", "linear_layer_norm", "ctc_argmax"),
 )
-SMALL_PRODUCTS = ("conv_first_product",)  # whose blocks are too small for the widest tensor cores
+SMALL_PRODUCTS = ("conv_first_product",)  # kernels whose blocks are too small for wgmma and tcgen05
 FRAMES, SAMPLES = 15_000, 4_800_000  # five minutes in a batch
 
 
 class CompilingDriver:
-    """What triton asks of a driver, answered for a chip that is not there."""
+    """A driver that describes a chip which this machine does not have."""
 
     def __init__(self, arch: int):
         self.target = GPUTarget("cuda", arch, 32)
@@ -80,7 +80,7 @@ def empty(*shape: int, dtype: torch.dtype) -> torch.Tensor:
 
 
 def cases(dtype: torch.dtype) -> Iterator[tuple[str, str, Callable[[], Any]]]:
-    """Yield op, shape in words, and the launch, for the shapes of base, large and xlarge."""
+    """Yield the op, a description of the shape, and the launch, for the shapes of base, large and xlarge."""
 
     def half(*shape: int) -> torch.Tensor:
         return empty(*shape, dtype=dtype)
@@ -167,7 +167,7 @@ def cases(dtype: torch.dtype) -> Iterator[tuple[str, str, Callable[[], Any]]]:
             f"1024 x {vocabulary}",
             lambda v=vocabulary: ctc_argmax.launch(half(FRAMES, 1024), half(v, 1024), vector(v)),
         )
-    if dtype == torch.bfloat16:  # the same for all: listed once
+    if dtype == torch.bfloat16:  # kernels that do not depend on the dtype: listed once
         for kind in (torch.int16, torch.float32):
             yield (
                 "normalize_waveforms",
@@ -192,13 +192,13 @@ def first(
     utterances: torch.Tensor | None = None,
     frames_per_hop: int = 1,
 ) -> torch.Tensor:
-    """Launch the first convolution on a waveform of float32."""
+    """Launch the first convolution on a float32 waveform."""
     samples = empty(SAMPLES, dtype=torch.float32)
     return conv_first.launch(samples, weight, bias, norm, norm, means, utterances, frames_per_hop, 5, 1e-5, dtype)
 
 
 def compiled(arch: int, launch: Callable[[], Any]) -> list[tuple[Any, dict[str, Any]]]:
-    """Run a launcher for a chip; return each kernel that it would have launched, compiled, and its constants."""
+    """Run a launcher for a chip. Return each kernel that it would have launched, compiled, with its constants."""
     kernels = []
 
     def run(function: JITFunction, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> None:
@@ -217,7 +217,7 @@ def compiled(arch: int, launch: Callable[[], Any]) -> list[tuple[Any, dict[str, 
 
 
 def measure(cubin: bytes) -> dict[str, Any]:
-    """Ask ``cuobjdump`` for registers, stack, the instructions of tensor cores, and how many instructions there are."""
+    """Return what `cuobjdump` reports: registers, stack, tensor-core instructions and the number of instructions."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
@@ -226,18 +226,18 @@ def measure(cubin: bytes) -> dict[str, Any]:
             for option in ("-res-usage", "-sass")
         )
     registers, stack = (int(re.search(rf"{field}:(\d+)", usage).group(1)) for field in ("REG", "STACK"))
-    found = TENSOR_CORES.findall(sass)
+    tensor_cores = TENSOR_CORES.findall(sass)
     return {
         "registers": registers,
         "stack_bytes": stack,
-        "tensor_cores": "HGMMA" if "HGMMA" in found else found[0] if found else "",
-        "tensor_core_instructions": len(found),
+        "tensor_cores": "HGMMA" if "HGMMA" in tensor_cores else tensor_cores[0] if tensor_cores else "",
+        "tensor_core_instructions": len(tensor_cores),
         "instructions": len(INSTRUCTION.findall(sass)),
     }
 
 
 def rows(archs: list[int], dtypes: list[str], ops: list[str], short: bool) -> Iterator[dict[str, Any]]:
-    """Yield a row for each kernel of each case; ``short``: of the last case of each op, which asks the most."""
+    """Yield a row for each kernel of each case. With `short`, only the last case of each op runs, the most demanding one."""
     for arch in archs:
         for name in dtypes:
             chosen = [case for case in cases(DTYPES[name]) if not ops or case[0].partition(",")[0] in ops]
@@ -262,38 +262,39 @@ def rows(archs: list[int], dtypes: list[str], ops: list[str], short: bool) -> It
 
 
 def faults(row: dict[str, Any]) -> list[str]:
-    """Say what is wrong with a row: a spill, too much shared memory, a product without tensor cores."""
-    arch, found = int(row["arch"][3:]), []
+    """Return the faults of a row: a spill, too much shared memory, a matrix product without tensor cores."""
+    arch, faults = int(row["arch"][3:]), []
     if int(row["stack_bytes"]):
-        found.append(f"{row['stack_bytes']} bytes spill")
+        faults.append(f"{row['stack_bytes']} bytes spill")
     if int(row["shared_bytes"]) > MOST_SHARED[arch]:
-        found.append(f"{row['shared_bytes']} bytes of shared memory, of {MOST_SHARED[arch]}")
+        faults.append(f"{row['shared_bytes']} bytes of shared memory, of {MOST_SHARED[arch]}")
     if row["kernel"] in PRODUCTS:
-        widest = row["dtype"] != "fp32" and row["kernel"] not in SMALL_PRODUCTS
-        wanted = {90: "HGMMA", 100: "UTC"}.get(arch, "HMMA") if widest else "MMA"
-        if wanted not in row["tensor_cores"] and row["precision"] != "ieee":
-            found.append(f"tensor cores: {row['tensor_cores'] or 'none'}, where {wanted} was expected")
-    return found
+        newest = row["dtype"] != "fp32" and row["kernel"] not in SMALL_PRODUCTS
+        expected = {90: "HGMMA", 100: "UTC"}.get(arch, "HMMA") if newest else "MMA"
+        if expected not in row["tensor_cores"] and row["precision"] != "ieee":
+            faults.append(f"tensor cores: {row['tensor_cores'] or 'none'}, where {expected} was expected")
+    return faults
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--arch", type=int, nargs="+", default=list(ARCHS), choices=ARCHS)
-    parser.add_argument("--dtype", nargs="+", default=list(DTYPES), choices=list(DTYPES))
-    parser.add_argument("--op", nargs="+", default=[], help="only these")
-    parser.add_argument("--short", action="store_true", help="one case of each op")
-    parser.add_argument("--csv", type=Path, help="append the rows to this file; nothing is written without")
+    parser.add_argument("--arch", type=int, nargs="+", default=list(ARCHS), choices=ARCHS,
+                        help="compute capabilities to compile for (default: all)")  # fmt: skip
+    parser.add_argument("--dtype", nargs="+", default=list(DTYPES), choices=list(DTYPES), help="dtypes (default: all)")
+    parser.add_argument("--op", nargs="+", default=[], help="ops to compile (default: all)")
+    parser.add_argument("--short", action="store_true", help="compile only one case of each op")
+    parser.add_argument("--csv", type=Path, help="append the rows to this file (default: write no file)")
     options = parser.parse_args()
-    made = []
+    compiled_rows = []
     for row in rows(options.arch, options.dtype, options.op, options.short):
-        made.append(row)
+        compiled_rows.append(row)
         wrong = "; ".join(faults(row))
         print(f"{row['arch']:6} {row['dtype']} {row['op']:30} {row['shape']:22} {row['registers']:4} registers "
               f"{row['shared_bytes']:7} shared {row['tensor_cores']:8} {wrong}", flush=True)  # fmt: skip
     if options.csv is not None:
-        append(options.csv, {"triton": triton.__version__}, made)
-    bad = sum(bool(faults(row)) for row in made)
-    print(f"{len(made)} kernels, {bad} with a fault")
+        append(options.csv, {"triton": triton.__version__}, compiled_rows)
+    bad = sum(bool(faults(row)) for row in compiled_rows)
+    print(f"{len(compiled_rows)} kernels, {bad} with a fault")
     return 1 if bad else 0
 
 

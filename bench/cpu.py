@@ -1,6 +1,6 @@
-"""The rows of results/bench.csv, ``hubert-fast bench`` on a CPU: ``python bench/cpu.py``, two hours on two cores.
+"""Write the rows of results/bench.csv with `hubert-fast bench` on a CPU: `python bench/cpu.py`, two hours on two cores.
 
-Each case is a command that anyone can give: it is printed before it runs.
+Each case is an ordinary command, printed before it runs so that anyone can repeat it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ EVERY_PROTOCOL = "--protocol model,leaderboard,files"
 
 
 def cases(tiny: bool) -> list[str]:
-    """The options of each call."""
+    """Return the options of each call."""
     if tiny:
         few = "--audio-seconds 0.6 --batch-seconds 0.3 --rounds 1"
         return [
@@ -31,37 +31,39 @@ def cases(tiny: bool) -> list[str]:
             f"--config tiny-large --dtype bfloat16 --lengths fixed:0.2 {few} --providers ours,hf-sdpa,hf-flash",
         ]
     dtypes, sizes = ("bfloat16", "float32"), ("base", "large")
-    made = []
+    calls = []
     for size in sizes:
         for dtype in dtypes:
-            # as many seconds as there is patience for: the peer needs most of the time
+            # 40 s of audio keep the run short: transformers needs most of the time
             model = f"--config {size} --dtype {dtype}"
-            how = f"{model} --audio-seconds 40 --batch-seconds 20 --rounds {3 if size == 'base' else 2}"
-            made.append(f"{how} --providers {ALL}")
-            made.append(f"{how} --lengths fixed:10 --providers {SOME}")
-            made.append(f"{how} --lengths fixed:5 --batch-seconds 5 --providers {SOME}")
-            # three batches of eight, so that sorting by length is worth something, and one that leaves nothing to sort
+            options = f"{model} --audio-seconds 40 --batch-seconds 20 --rounds {3 if size == 'base' else 2}"
+            calls.append(f"{options} --providers {ALL}")
+            calls.append(f"{options} --lengths fixed:10 --providers {SOME}")
+            calls.append(f"{options} --lengths fixed:5 --batch-seconds 5 --providers {SOME}")
+            # three batches of eight, in which sorting by length pays, then utterances of one length, in which it cannot
             rounds = f"--rounds {2 if size == 'base' else 1}"
-            made.append(f"{model} --protocol leaderboard,files --audio-seconds 120 {rounds} --providers {TEXTS}")
-            made.append(
+            calls.append(f"{model} --protocol leaderboard,files --audio-seconds 120 {rounds} --providers {TEXTS}")
+            calls.append(
                 f"{model} --protocol leaderboard --lengths fixed:6 --audio-seconds 48 --rounds 2 --providers {SOME},accelerate"
             )
     base = "--config base --dtype bfloat16 --rounds 2"
     for batch_seconds in (5, 20, 50):
-        made.append(f"{base} --audio-seconds 40 --batch-seconds {batch_seconds} --providers ours,hf-sdpa,hf-sdpa-sorted")
+        calls.append(f"{base} --audio-seconds 40 --batch-seconds {batch_seconds} --providers ours,hf-sdpa,hf-sdpa-sorted")
     for seconds in (15, 60, 240):
-        made.append(
+        calls.append(
             f"{base} --lengths fixed:{seconds} --audio-seconds {seconds} --batch-seconds {seconds} --providers ours,hf-sdpa"
         )
     for dtype in dtypes:
-        made.append(f"--model {demo.MODEL} --dtype {dtype} {EVERY_PROTOCOL} --lengths demo --providers {SOME},accelerate")
-    return made
+        calls.append(f"--model {demo.MODEL} --dtype {dtype} {EVERY_PROTOCOL} --lengths demo --providers {SOME},accelerate")
+    return calls
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--csv", type=Path, default=RESULTS / "bench.csv")
-    parser.add_argument("--tiny", action="store_true", help="at tiny shapes: a test of this program")
+    parser.add_argument(
+        "--csv", type=Path, default=RESULTS / "bench.csv", help="file for the rows (default: results/bench.csv)"
+    )
+    parser.add_argument("--tiny", action="store_true", help="test this program with tiny models")
     options = parser.parse_args(arguments)
     for case in cases(options.tiny):
         command = ["bench", "--device", "cpu", *shlex.split(case), "--csv", str(options.csv)]

@@ -1,4 +1,4 @@
-"""Profile the packed graph on a CPU: ``python bench/cpu_profile.py``. Rows go to results/packed_profile.csv.
+"""Profile the packed graph on a CPU: `python bench/cpu_profile.py`. Rows go to results/packed_profile.csv.
 
 For each kind of operation: its time, its share of the whole, and how near matrix products come to the machine's best.
 """

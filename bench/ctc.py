@@ -1,9 +1,9 @@
-"""Time greedy CTC decoding, from ids to text with word times: ``pytest bench/ctc.py``.
+"""Time greedy CTC decoding, from ids to text with word times: `pytest bench/ctc.py`.
 
-A pytest-benchmark suite that appends its rows to results/ctc.csv. With ``--benchmark-disable`` everything runs once and nothing
+A pytest-benchmark suite that appends its rows to results/ctc.csv. With `--benchmark-disable` everything runs once and nothing
 is written. The batch is 64 utterances of 1,500 frames over 32 tokens, with letter frequencies, word lengths and a share of
 blanks as in speech. Providers: ours (C++ on one and two threads, and the Python fallback), transformers'
-``batch_decode(output_word_offsets=True)``, and, where it is installed, flashlight's lexicon-free decoder with a beam of one
+`batch_decode(output_word_offsets=True)`, and, where it is installed, flashlight's lexicon-free decoder with a beam of one
 (tokens only: no text, no word times). Answers are compared before anything is timed. The ratio to transformers comes from
 rounds of its own, in which the two alternate.
 """
@@ -32,7 +32,7 @@ UTTERANCES, FRAMES, DELIMITER = 64, 1500, 4
 
 
 def frame_ids() -> np.ndarray:
-    """Draw best ids as a recogniser gives them, int64 ``[B, T]``: tokens of one or two frames, then up to three blanks."""
+    """Draw best ids as a recogniser gives them, int64 `[B, T]`: tokens of one or two frames, then up to three blanks."""
     rng = np.random.default_rng(0)
     ids = np.zeros((UTTERANCES, FRAMES), np.int64)
     for row in ids:
@@ -79,7 +79,7 @@ def tokenizer(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def measures(request):
-    """Whether to measure, which ``--benchmark-disable`` turns off."""
+    """Whether to measure, which `--benchmark-disable` turns off."""
     return not request.config.getoption("benchmark_disable")
 
 
@@ -130,12 +130,13 @@ def in_turn(calls: list, rounds: int) -> list[list[float]]:
 
 def test_the_answers_are_the_same(tokenizer):
     expected = tokenizer.batch_decode(IDS, output_word_offsets=True)
-    for found in (ours(1), ours(2), ours(1, "python")):
-        assert [one.text for one in found] == expected["text"]
-        for one, offsets in zip(found, expected["word_offsets"]):
-            assert [word.word for word in one.words] == [entry["word"] for entry in offsets]
-            assert [round(word.start_seconds / 0.02) for word in one.words] == [entry["start_offset"] for entry in offsets]
-            assert [round(word.end_seconds / 0.02) for word in one.words] == [entry["end_offset"] for entry in offsets]
+    for transcripts in (ours(1), ours(2), ours(1, "python")):
+        assert [transcript.text for transcript in transcripts] == expected["text"]
+        for transcript, offsets in zip(transcripts, expected["word_offsets"]):
+            words = transcript.words
+            assert [word.word for word in words] == [entry["word"] for entry in offsets]
+            assert [round(word.start_seconds / 0.02) for word in words] == [entry["start_offset"] for entry in offsets]
+            assert [round(word.end_seconds / 0.02) for word in words] == [entry["end_offset"] for entry in offsets]
 
 
 PROVIDERS = {

@@ -1,10 +1,11 @@
-"""The transcription of many files, measured: ``python bench/transcribe.py SECTION --corpus build/corpus``.
+"""Measure the transcription of many files: `python bench/transcribe.py SECTION --corpus build/corpus`.
 
-Rows go to results/transcribe_*.csv. ``transcribe_corpus.py`` makes the corpus.
+Rows go to results/transcribe_*.csv. `transcribe_corpus.py` makes the corpus.
 
-speed   files on disk to text in a file: ours, our model alone on the same audio, transformers' pipeline; texts are compared.
-memory  peak memory of the command on few and on many short files, and on three hours in one file.
-seams   long recordings in pieces, against the same in one piece, and against what is said.
+speed   files on disk to text in a file: this package, its model alone on the same audio, and transformers' pipeline, with a
+        comparison of their texts
+memory  peak memory of the command on few short files, on many, and on one file of three hours
+seams   word errors of long recordings in chunks, against the same recordings in one piece and against the reference
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def write_manifest(rows: list[dict], path: Path) -> Path:
 
 
 def files_to_text(transcriber: Transcriber, listed: Path, out: Path) -> dict[str, str]:
-    """Run the job that the command runs, journal and all; the texts by file."""
+    """Run the job of `hubert-fast transcribe`, with its journal, and return the text of each file."""
     summary = Summary(str(out), "demo", "cpu", "")
     paths = Paths(out)
     journal = open_journal(paths, {}, overwrite=True)
@@ -77,16 +78,16 @@ def files_to_text(transcriber: Transcriber, listed: Path, out: Path) -> dict[str
 
 
 def model_alone(transcriber: Transcriber, waveforms: list[np.ndarray], batch_samples: int) -> None:
-    """Run packed batches of waveforms that are in memory, each lane its share; no text is made."""
+    """Run packed batches of waveforms from memory, shared among the lanes, without making text."""
     batches: list[list[np.ndarray]] = [[]]
     for waveform in waveforms:
         if batches[-1] and sum(map(len, batches[-1])) + len(waveform) > batch_samples:
             batches.append([])
         batches[-1].append(waveform)
-    left = iter(batches)
+    remaining = iter(batches)
 
     def run(lane: object) -> None:
-        for batch in left:
+        for batch in remaining:
             lane.launch(batch).land()
 
     threads = [threading.Thread(target=run, args=(lane,)) for lane in transcriber.lanes]
@@ -97,7 +98,7 @@ def model_alone(transcriber: Transcriber, waveforms: list[np.ndarray], batch_sam
 
 
 class NoModel:
-    """A lane that hears a word in every second, at once: what is left is everything else."""
+    """A lane that takes no time and returns a word for every second: it shows the cost of everything but the model."""
 
     depth = 0
 
@@ -106,7 +107,7 @@ class NoModel:
         return self
 
     def land(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        # 4 is between words, 5 to 9 are letters, 1 to 3 are never written
+        # id 4 separates words, 5 to 9 are letters, 1 to 3 are special tokens, which are dropped
         return [(np.where(ids < 10, ids, 0), np.full(len(ids), -0.1, np.float32)) for ids in self.frames]
 
 
@@ -117,7 +118,7 @@ def without_model() -> Transcriber:
 
 
 def their_texts(dtype: torch.dtype) -> Callable[[list[str], int], dict[str, str]]:
-    """transformers' pipeline on the demo checkpoint: the texts by file."""
+    """Return a function that runs transformers' pipeline on the demo checkpoint and gives the text of each file."""
     import transformers
 
     transformers.logging.set_verbosity_error()
@@ -131,7 +132,7 @@ def speed(rows: list[dict], dtype: str, rounds: int, their_rounds: int) -> list[
     paths = [row["audio_filepath"] for row in rows]
     waveforms = [next(iter(blocks)) for blocks in ([audio.load(path)] for path in paths)]
     audio_seconds = sum(map(len, waveforms)) / 16000
-    theirs, bare = their_texts(getattr(torch, dtype)), without_model()
+    theirs, no_model = their_texts(getattr(torch, dtype)), without_model()
     by_length = [path for _, path in sorted(zip(map(len, waveforms), paths))]
     texts: dict[str, dict[str, str]] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -139,12 +140,12 @@ def speed(rows: list[dict], dtype: str, rounds: int, their_rounds: int) -> list[
         calls: dict[str, Callable[[], dict | None]] = {
             MODEL_ALONE: lambda: model_alone(transcriber, waveforms, 64 * 16000),
             OURS: lambda: files_to_text(transcriber, listed, out),
-            WITHOUT_MODEL: lambda: files_to_text(bare, listed, out) and None,
+            WITHOUT_MODEL: lambda: files_to_text(no_model, listed, out) and None,
             THEIRS: lambda: theirs(paths, 8),
             THEIRS_SORTED: lambda: theirs(by_length, 8),
             THEIRS_SINGLE: lambda: theirs(paths, 1),
         }
-        files_to_text(transcriber, write_manifest(rows[:20], Path(folder, "few.jsonl")), out)  # warms up
+        files_to_text(transcriber, write_manifest(rows[:20], Path(folder, "few.jsonl")), out)  # warm-up
         theirs(paths[:16], 8)
         model_alone(transcriber, waveforms[:100], 64 * 16000)
         seconds: dict[str, list[float]] = {name: [] for name in calls}
@@ -153,29 +154,29 @@ def speed(rows: list[dict], dtype: str, rounds: int, their_rounds: int) -> list[
                 if name not in (OURS, MODEL_ALONE, WITHOUT_MODEL) and number >= their_rounds:
                     continue
                 start = time.perf_counter()
-                found = call()
+                answer = call()
                 seconds[name].append(time.perf_counter() - start)
-                texts[name] = found or texts.get(name, {})
+                texts[name] = answer or texts.get(name, {})
                 print(f"{dtype}: {name}: {audio_seconds / seconds[name][-1]:.0f} times real time", flush=True)
-    made = []
+    measured = []
     for name, times in seconds.items():
         p20, p50, p80 = percentiles(times)
-        other = [path for path, text in texts[name].items() if text != texts[THEIRS_SINGLE][path]]
+        different = [path for path, text in texts[name].items() if text != texts[THEIRS_SINGLE][path]]
         errors = [score(row["text"], texts[name][row["audio_filepath"]]) for row in rows if texts[name]]
         words = sum(error.words for error in errors)
-        made.append(
+        measured.append(
             {
                 "dtype": dtype, "provider": name, "files": len(rows), "audio_seconds": f"{audio_seconds:.0f}",
                 "rounds": len(times), "p20_s": f"{p20:.2f}", "p50_s": f"{p50:.2f}", "p80_s": f"{p80:.2f}",
                 "rtfx": f"{audio_seconds / p50:.1f}",
                 "share_of_model_alone": f"{percentiles(seconds[MODEL_ALONE])[1] / p50:.3f}",
                 "times_pipeline": f"{percentiles(seconds[THEIRS])[1] / p50:.2f}",
-                "other_text_than_one_by_one": len(other) if texts[name] else "",
+                "other_text_than_one_by_one": len(different) if texts[name] else "",
                 "wer": f"{sum(error.word_errors for error in errors) / words:.4f}" if errors else "",
             }
         )  # fmt: skip
-        print(made[-1])
-    return made
+        print(measured[-1])
+    return measured
 
 
 def command(*arguments: object) -> list[str]:
@@ -183,7 +184,7 @@ def command(*arguments: object) -> list[str]:
 
 
 def peak_megabytes(*arguments: object) -> tuple[float, float]:
-    """Run the command; its peak of resident memory and the seconds it took."""
+    """Run the command. Return its peak resident memory and its duration in seconds."""
     start = time.perf_counter()
     process = subprocess.Popen(command(*arguments))
     _, status, usage = os.wait4(process.pid, 0)
@@ -194,12 +195,12 @@ def peak_megabytes(*arguments: object) -> tuple[float, float]:
 
 def memory(rows: list[dict], dtype: str, counts: list[int], hours: float) -> list[dict]:
     short = sorted(rows, key=lambda row: row["duration"])[: max(len(rows) // 4, 1)]
-    made = []
+    measured = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         cases: list[tuple[str, Path, float]] = []
         for count in counts:
-            # each a name of its own, as a file is
+            # ids make every entry unique, as file names would
             repeated = [short[index % len(short)] | {"id": str(index)} for index in range(count)]
             listed = write_manifest(repeated, folder / f"{count}.jsonl")
             cases.append((f"{count} short files", listed, sum(row["duration"] for row in repeated)))
@@ -207,86 +208,90 @@ def memory(rows: list[dict], dtype: str, counts: list[int], hours: float) -> lis
         cases.append((f"one file of {hours:g} h", folder / "long.flac", long))
         for case, source, audio_seconds in cases:
             peak, took = peak_megabytes(source, "-o", folder / "out.jsonl", "--overwrite", "--dtype", dtype)
-            made.append(
+            measured.append(
                 {
                     "dtype": dtype, "case": case, "audio_seconds": f"{audio_seconds:.0f}",
                     "peak_megabytes": f"{peak:.0f}", "seconds": f"{took:.1f}",
                 }
             )  # fmt: skip
-            print(made[-1], flush=True)
-    return made
+            print(measured[-1], flush=True)
+    return measured
 
 
-BETWEEN = " / "  # what is said in two files
+BETWEEN = " / "  # separates the texts of two files
 
 
 def long_recording(rows: list[dict], seconds: float, path: Path) -> tuple[str, float]:
-    """Join files of the corpus, over again if need be, to one FLAC; what is said in it, and its seconds."""
-    said, written = [], 0
+    """Join files of the corpus into one FLAC, repeating them if necessary. Return its text and its length in seconds."""
+    texts, written = [], 0
     with soundfile.SoundFile(path, "w", 16000, 1, "PCM_16") as out:
         while written < seconds * 16000:
             for row in rows:
                 samples = audio.load(row["audio_filepath"])
                 out.write(samples)
-                said.append(row["text"])
+                texts.append(row["text"])
                 written += len(samples)
                 if written >= seconds * 16000:
                     break
-    return BETWEEN.join(said), written / 16000
+    return BETWEEN.join(texts), written / 16000
 
 
 def seams(rows: list[dict], dtype: str, minutes: float, pieces: list[tuple[float, float]]) -> list[dict]:
     transcriber = Transcriber.from_pretrained(demo.MODEL, device="cpu", dtype=dtype)
-    made = []
+    measured = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "long.flac")
-        said, seconds = long_recording(rows, 60 * minutes, path)
-        parts = [row["audio_filepath"] for row in rows][: said.count(BETWEEN) + 1]
-        said = said.replace(BETWEEN, " ")
+        reference, seconds = long_recording(rows, 60 * minutes, path)
+        parts = [row["audio_filepath"] for row in rows][: reference.count(BETWEEN) + 1]
+        reference = reference.replace(BETWEEN, " ")
         whole = transcriber.transcribe_file(path, chunk_seconds=seconds + 1, overlap_seconds=0).text
-        alone = " ".join(found.transcripts[0].text for found in transcriber.transcribe_many(parts, ordered=True))
+        alone = " ".join(result.transcripts[0].text for result in transcriber.transcribe_many(parts, ordered=True))
         for chunk, overlap in pieces:
             text = transcriber.transcribe_file(path, chunk_seconds=chunk, overlap_seconds=overlap).text
-            against_whole, against_alone, against_said = (score(other, text) for other in (whole, alone, said))
-            whole_against_said, alone_against_said = score(said, whole), score(said, alone)
-            made.append(
+            against_whole, against_alone, errors = (score(expected, text) for expected in (whole, alone, reference))
+            errors_of_whole, errors_of_alone = score(reference, whole), score(reference, alone)
+            measured.append(
                 {
                     "dtype": dtype, "audio_seconds": f"{seconds:.0f}", "chunk_seconds": chunk, "overlap_seconds": overlap,
                     "seams": int((seconds - chunk) // (chunk - overlap)) + 1, "words": against_whole.words,
                     "word_errors_against_whole": against_whole.word_errors,
                     "wer_against_whole": f"{against_whole.word_errors / against_whole.words:.5f}",
-                    "wer": f"{against_said.word_errors / against_said.words:.4f}",
-                    "wer_of_whole": f"{whole_against_said.word_errors / whole_against_said.words:.4f}",
-                    "wer_of_files_alone": f"{alone_against_said.word_errors / alone_against_said.words:.4f}",
+                    "wer": f"{errors.word_errors / errors.words:.4f}",
+                    "wer_of_whole": f"{errors_of_whole.word_errors / errors_of_whole.words:.4f}",
+                    "wer_of_files_alone": f"{errors_of_alone.word_errors / errors_of_alone.words:.4f}",
                     "wer_against_files_alone": f"{against_alone.word_errors / against_alone.words:.4f}",
                 }
             )  # fmt: skip
-            print(made[-1], flush=True)
-    return made
+            print(measured[-1], flush=True)
+    return measured
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("section", choices=["speed", "memory", "seams"])
-    parser.add_argument("--corpus", type=Path, required=True, help="folder that transcribe_corpus.py made")
-    parser.add_argument("--files", type=int, help="only the first of the corpus")
-    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--their-rounds", type=int, default=1)
-    parser.add_argument("--counts", nargs="+", type=int, default=[500, 20000], help="of short files, for memory")
-    parser.add_argument("--hours", type=float, default=3.0, help="of the long file, for memory")
-    parser.add_argument("--minutes", type=float, default=20.0, help="of the long recording, for seams")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the CSV files")
+    parser.add_argument("section", choices=["speed", "memory", "seams"], help="what to measure: see above")
+    parser.add_argument("--corpus", type=Path, required=True, help="folder from transcribe_corpus.py")
+    parser.add_argument("--files", type=int, help="number of files to use, from the first (default: all)")
+    parser.add_argument(
+        "--dtypes", nargs="+", default=["float32", "bfloat16"], help="dtypes of the model (default: float32 bfloat16)"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="timed passes of this package (default: 3)")
+    parser.add_argument("--their-rounds", type=int, default=1, help="timed passes of transformers (default: 1)")
+    parser.add_argument(
+        "--counts", nargs="+", type=int, default=[500, 20000], help="numbers of short files for memory (default: 500 20000)"
+    )
+    parser.add_argument("--hours", type=float, default=3.0, help="length of the long file for memory (default: 3)")
+    parser.add_argument("--minutes", type=float, default=20.0, help="length of the long recording for seams (default: 20)")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the CSV files (default: bench/results)")
     options = parser.parse_args(arguments)
     rows = manifest(options.corpus, options.files)
     for dtype in options.dtypes:
         if options.section == "speed":
-            made = speed(rows, dtype, options.rounds, options.their_rounds)
+            measured = speed(rows, dtype, options.rounds, options.their_rounds)
         elif options.section == "memory":
-            made = memory(rows, dtype, options.counts, options.hours)
+            measured = memory(rows, dtype, options.counts, options.hours)
         else:
-            made = seams(rows, dtype, options.minutes, [(40.0, 4.0), (40.0, 0.0), (20.0, 4.0), (10.0, 2.0), (10.0, 0.0)])
-        append(options.out / f"transcribe_{options.section}.csv", columns(), made)
+            measured = seams(rows, dtype, options.minutes, [(40.0, 4.0), (40.0, 0.0), (20.0, 4.0), (10.0, 2.0), (10.0, 0.0)])
+        append(options.out / f"transcribe_{options.section}.csv", columns(), measured)
 
 
 if __name__ == "__main__":

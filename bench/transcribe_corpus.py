@@ -1,7 +1,8 @@
-"""Make files to transcribe: ``python bench/transcribe_corpus.py --out build/corpus --files 2000``. Needs espeak-ng and flite.
+"""Make files to transcribe: `python bench/transcribe_corpus.py --out build/corpus --files 2000`. Needs espeak-ng and flite.
 
-The demo model's language in its training voices, at the lengths of LibriSpeech's test sets (log-normal, median 5.9 s, sigma
-0.66, 1.3 to 35 s), in the formats that archives have. ``manifest.jsonl`` names each with its duration and what is said.
+The files hold the demo model's language in its training voices. Their lengths are those of LibriSpeech's test sets (log-normal,
+median 5.9 s, sigma 0.66, 1.3 to 35 s), their formats those common in archives. `manifest.jsonl` lists each file with its
+duration and text.
 """
 
 from __future__ import annotations
@@ -39,13 +40,13 @@ FORMATS = (
 
 
 def make(number: int, folder: Path) -> dict:
-    """Write one file; return its line of the manifest."""
+    """Write one file and return its line of the manifest."""
     rng = random.Random(number)
-    wanted = min(max(rng.lognormvariate(np.log(MEDIAN_SECONDS), SIGMA), SHORTEST_SECONDS), LONGEST_SECONDS)
+    wanted_seconds = min(max(rng.lognormvariate(np.log(MEDIAN_SECONDS), SIGMA), SHORTEST_SECONDS), LONGEST_SECONDS)
     voice = training_voice(rng, accents=False)
     pause = np.zeros(int(0.4 * SAMPLE_RATE_HZ), np.float32)
     said, parts, seconds = [], [pause], 0.8
-    while not said or seconds < wanted - 1.5:
+    while not said or seconds < wanted_seconds - 1.5:
         said.append(sentence(rng))
         speech, _ = speak(said[-1], voice)
         parts += [0.6 * speech / max(np.abs(speech).max(), 1e-3), pause]
@@ -62,9 +63,9 @@ def make(number: int, folder: Path) -> dict:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--files", type=int, default=2000)
-    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--files", type=int, default=2000, help="number of files (default: 2000)")
+    parser.add_argument("--processes", type=int, default=2, help="number of processes (default: 2)")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     with (

@@ -1,8 +1,8 @@
-"""Time candidate blocks of kernels on a GPU, and the choices between library and Triton: ``python bench/tune.py --write``.
+"""Time candidate blocks of kernels on a GPU, and the choices between library and Triton: `python bench/tune.py --write`.
 
-What is at least 2 % faster than the rules of ``kernels/tuning.py`` goes into ``kernels/tuned.py`` with ``--write``; every
-measurement becomes a row of ``results/tune.csv``. Candidates run through the launchers of production, and are timed only when
-they answer as the rule's own blocks do. ``--tiny`` runs a few of them on a CPU, interpreted, as a test.
+With `--write`, candidates that are at least 2 % faster than the rules of `kernels/tuning.py` go into `kernels/tuned.py`.
+Every measurement becomes a row of `results/tune.csv`. Candidates run through the launchers of production, and are timed only
+if they give the same answer as the rule's own blocks. `--tiny` runs a few of them on a CPU, interpreted, as a test.
 """
 
 from __future__ import annotations
@@ -29,15 +29,18 @@ from hubert_fast.check.cases import SIZES, Where
 from hubert_fast.check.values import tensors
 from hubert_fast.tolerances import OP_TOLERANCES
 
-FASTER = 0.98  # of the rule's time: less is noise
-SECONDS = 0.1  # for timing one candidate
-BLOCKS_SHARE = 0.85  # of the time, for blocks; the rest is for choices, which rest on them
+FASTER = 0.98  # share of the rule's time below which a candidate wins: smaller gains are noise
+SECONDS = 0.1  # timing of one candidate
+BLOCKS_SHARE = 0.85  # share of the time for blocks; the rest is for choices, which depend on the blocks
 OPS = ("linear", "attention", "conv_positional", "decisions")
-HEADER = '"""What ``bench/tune.py --write`` measured, by (op, capability, shape...). Empty until it has run on a GPU."""\n\n'
+HEADER = (
+    '"""Block sizes measured by `bench/tune.py --write`, by (op, capability, shape...). '
+    'Empty until that has run on a GPU."""\n\n'
+)
 
 
 class Target(NamedTuple):
-    """An entry of the table: its key, without the capability, and the case that shows what it is worth."""
+    """An entry of the table: its key, without the capability, and the case that it is timed on."""
 
     op: str
     key: tuple[int, ...]
@@ -46,7 +49,7 @@ class Target(NamedTuple):
 
 
 def linear_blocks(n_out: int) -> list[dict[str, int]]:
-    """128 x 256 and 256 x 128 accumulators fill half of the registers of eight warps."""
+    """Return candidates. An accumulator of 128 x 256 or 256 x 128 fills half of the registers of eight warps."""
     names = ("BLOCK_M", "BLOCK_N", "BLOCK_K", "num_warps", "num_stages")
     shapes = (
         (128, 256, 64, 8, 3), (128, 256, 64, 8, 4), (128, 256, 32, 8, 4), (256, 128, 64, 8, 3), (256, 128, 64, 8, 4),
@@ -72,7 +75,7 @@ def conv_positional_blocks(channels: int, kernel: int) -> list[dict[str, int]]:
 
 
 def block_targets(run: Run, at: Where) -> Iterator[Target]:
-    """What blocks are tuned for: five minutes of audio at once, then one utterance."""
+    """Yield the entries to tune: for five minutes of audio in a batch, then for one utterance."""
     from hubert_fast.kernels import tuning
 
     itemsize = at.dtype.itemsize
@@ -94,14 +97,14 @@ def block_targets(run: Run, at: Where) -> Iterator[Target]:
         channels = size.hidden // size.groups
         candidates = conv_positional_blocks(channels, size.kernel)
         yield Target("conv_positional", (channels, size.kernel, itemsize), op_cases.conv_positional(size, many, at), candidates)
-    for size, lengths in product(sizes, (many, one)):  # last, as the rule leaves these products to the library
+    for size, lengths in product(sizes, (many, one)):  # last, because the rule leaves these products to the library
         for n_in in (size.inner, size.hidden):
             case = op_cases.linear_add(size._replace(inner=n_in), lengths, at)
             yield linear(case, sum(lengths), n_in, size.hidden)
 
 
 class Decision(NamedTuple):
-    """A choice between the two first providers of a case: what an entry says for each."""
+    """A choice between the first two providers of a case, with the table entry for each."""
 
     rule: str
     key: tuple[int, ...]
@@ -110,7 +113,7 @@ class Decision(NamedTuple):
 
 
 def decisions(run: Run, at: Where) -> Iterator[Decision]:
-    """What is chosen at five minutes of audio is chosen for all lengths."""
+    """Yield the choices. The choice for five minutes of audio holds for all lengths."""
     itemsize, by_library = at.dtype.itemsize, ({"library": 0}, {"library": 1})
     sizes, lengths = ([TINY], [4, 5]) if run.tiny else (list(SIZES.values()), run.utterance_frames(15_000))
     for size in sizes:
@@ -125,7 +128,7 @@ def decisions(run: Run, at: Where) -> Iterator[Decision]:
 
 
 class Tuner:
-    """Measures, keeps what won in the table of this process, and writes a row for everything."""
+    """Measures candidates, keeps the winners in the table of this process, and writes a row for each measurement."""
 
     def __init__(self, run: Run, csv: Path):
         from hubert_fast.kernels import tuning
@@ -139,7 +142,7 @@ class Tuner:
         append(self.csv, self.columns, [dict.fromkeys(names, "") | values])
 
     def put(self, key: tuple, entry: dict[str, int] | None) -> None:
-        """Have the rules answer with an entry, or by themselves."""
+        """Make the rules return `entry`, or their own choice if it is `None`."""
         self.table.pop(key, None)
         if entry is not None:
             self.table[key] = dict(entry)
@@ -154,7 +157,10 @@ class Tuner:
     def measure(
         self, case: Case, provider: Provider, inputs: list[tuple], expected: Any, rule_ms: float | None, **row: Any
     ) -> tuple[Any, float]:
-        """Return the answer and the median, ``inf`` where there is none, which a row says."""
+        """Return the answer and the median milliseconds, and write a row.
+
+        If nothing could be measured, return `None` and `inf`; the row gives the reason.
+        """
         if not self.run.time_left():
             self.row(**row, status=LEFT_OUT)
             return None, float("inf")
@@ -162,7 +168,7 @@ class Tuner:
             calls = [provider.prepare(*arguments) for arguments in inputs]
             answer = provider.finish(calls[0]())
             if expected is not None and difference(answer, expected) > OP_TOLERANCES[case.dtype].value:
-                raise ValueError(f"answers {difference(answer, expected):.1e} away from the first")
+                raise ValueError(f"the answer is {difference(answer, expected):.1e} away from the first one")
             times = percentiles_ms(self.run.times_ms(calls, SECONDS))
         except Exception as error:
             reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"[:200]
@@ -174,14 +180,14 @@ class Tuner:
         return answer, times["p50_ms"]
 
     def tune(self, target: Target) -> None:
-        """Try each candidate in place of the rule's blocks; keep the best if it is worth it."""
+        """Try each candidate in place of the rule's blocks, and keep the best if it is fast enough."""
         key, case = (target.op, self.capability, *target.key), target.case
         kept = self.table.get(key)
         row = {"op": target.op, "key": target.key, "shape": case.shape, "dtype": NAMES[case.dtype]}
         inputs, provider = self.inputs(case), case.providers()["ours"]
         self.put(key, None)
         expected, rule_ms = self.measure(case, provider, inputs, None, None, **row, candidate="rule")
-        if expected is None:  # nothing to hold candidates to
+        if expected is None:  # nothing to compare candidates with
             self.put(key, kept)
             return
         best, best_ms = None, FASTER * rule_ms
@@ -196,7 +202,7 @@ class Tuner:
         print(f"{target.op} {target.key}: {best or 'the rule'}, {best_ms if best else rule_ms:.3f} ms", flush=True)
 
     def decide(self, decision: Decision) -> None:
-        """Time both ways; an entry is made where the one that the rule leaves is the faster."""
+        """Time both choices, and add an entry if the one that the rule rejects is faster."""
         key, case = (decision.rule, self.capability, *decision.key), decision.case
         kept = self.table.get(key)
         self.put(key, None)
@@ -205,11 +211,11 @@ class Tuner:
         inputs, expected, times = self.inputs(case), None, {}
         for (name, provider), entry in zip(list(case.providers().items())[:2], decision.entries):
             row = {"op": decision.rule, "key": decision.key, "shape": case.shape, "dtype": NAMES[case.dtype]}
-            found = self.measure(case, provider, inputs, expected, None, **row, candidate=name)
-            answer, times[next(iter(entry.values()))] = found
+            measured = self.measure(case, provider, inputs, expected, None, **row, candidate=name)
+            answer, times[next(iter(entry.values()))] = measured
             expected = answer if expected is None else expected
         (name,) = decision.entries[0]
-        if float("inf") in times.values():  # one way could not be measured
+        if float("inf") in times.values():  # one choice could not be measured
             self.put(key, kept)
         elif times[1 - by_rule] < FASTER * times[by_rule]:
             self.put(key, {name: 1 - by_rule})
@@ -217,46 +223,51 @@ class Tuner:
 
 
 def source_of(table: dict[tuple, dict[str, int]]) -> str:
-    """Return ``kernels/tuned.py`` with these entries."""
+    """Return the source of `kernels/tuned.py` with the entries of `table`."""
     if not table:
         return HEADER + "TUNED: dict[tuple, dict[str, int]] = {}\n"
     lines = [HEADER + "TUNED: dict[tuple, dict[str, int]] = {"]
     for key in sorted(table):
         written, entry = (str(value).replace("'", '"') for value in (key, table[key]))
-        one = f"    {written}: {entry},"
-        lines += [one] if len(one) <= 128 else [f"    {written}: {{", f"        {entry[1:-1]},", "    },"]
+        line = f"    {written}: {entry},"
+        lines += [line] if len(line) <= 128 else [f"    {written}: {{", f"        {entry[1:-1]},", "    },"]
     return "\n".join(lines) + "\n}  # fmt: skip\n"
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="put what won into the table")
-    parser.add_argument("--table", type=Path, default=ROOT / "kernels/tuned.py", help="the file that --write replaces")
-    parser.add_argument("--csv", type=Path, default=Path(__file__).parent / "results/tune.csv")
-    parser.add_argument("--op", nargs="+", default=OPS, choices=OPS)
-    parser.add_argument("--budget-seconds", type=float, default=540, help="when to begin nothing more")
-    parser.add_argument("--tiny", action="store_true", help="a few candidates, interpreted on the CPU: a test of this program")
+    parser.add_argument("--write", action="store_true", help="write the winners into the table")
+    parser.add_argument(
+        "--table", type=Path, default=ROOT / "kernels/tuned.py", help="file that --write replaces (default: kernels/tuned.py)"
+    )
+    parser.add_argument("--csv", type=Path, default=Path(__file__).parent / "results/tune.csv",
+                        help="file for the measurements (default: bench/results/tune.csv)")  # fmt: skip
+    parser.add_argument("--op", nargs="+", default=OPS, choices=OPS, help="what to tune (default: everything)")
+    parser.add_argument(
+        "--budget-seconds", type=float, default=540, help="seconds after which nothing new starts (default: 540)"
+    )
+    parser.add_argument("--tiny", action="store_true", help="test this program with a few candidates, interpreted on the CPU")
     options = parser.parse_args(arguments)
     if options.tiny:
         os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton
     elif not torch.cuda.is_available():
-        print("there is no CUDA device: --tiny runs a test of this program on the CPU", file=sys.stderr)
+        print("there is no CUDA device: use --tiny to test this program on the CPU", file=sys.stderr)
         return 2
     run = Run(options.csv.parent, options.budget_seconds, options.tiny)
     tuner = Tuner(run, options.csv)
-    at = Where(torch.float16 if options.tiny else torch.bfloat16, run.device)  # the interpreter's bf16 products are wrong
+    at = Where(torch.float16 if options.tiny else torch.bfloat16, run.device)  # the interpreter computes bf16 products wrongly
     try:
         run.share = BLOCKS_SHARE
         for target in block_targets(run, at):
             if target.op not in options.op:
                 continue
-            with rule("tuning", "is_persistent", False):  # whose blocks are others
+            with rule("tuning", "is_persistent", False):  # the persistent kernel has other blocks
                 tuner.tune(target._replace(candidates=target.candidates[-2:]) if options.tiny else target)
         run.share = 1.0
         for decision in decisions(run, at) if "decisions" in options.op else ():
             tuner.decide(decision)
     except DeviceLost as error:
-        print(f"the device is lost to this process: {error}")
+        print(f"the device is lost: {error}")
     if options.write:
         options.table.write_text(source_of(tuner.table), encoding="utf-8")
         print(f"{options.table}: {len(tuner.table)} entries")

@@ -1,7 +1,7 @@
-"""Accents that no synthesiser has: some vowels and consonants of a speaker consistently become their neighbours.
+"""Random accents: some vowels and consonants of a speaker consistently become similar ones.
 
-espeak-ng's English accents are few. A recogniser that has heard only these fails on the next; one that has heard many that were
-made up at random has learnt to allow for it.
+espeak-ng has few English accents, and a recogniser trained on only these fails on a new one. Training on many random accents
+teaches it to tolerate them.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ NEIGHBOURS = {
     "tS": ["S"],
 }
 VOWEL_SHARE, CONSONANT_SHARE = 0.25, 0.12
-# Longest first, so that "aI2" is not read as "aI". Marks of stress and what is not listed pass through.
+# Longest first, so that "aI2" is not read as "aI". Stress marks and unlisted phones stay as they are.
 _KNOWN = sorted({*NEIGHBOURS, "I#", "a#", "aI2", "@2", "@", "t#", "t2", "VR", "IR", "e@", "N", "S", "Z"}, key=len, reverse=True)
 _VOWELS = frozenset("aeiouAEIOUV03@")
 
 
 class Accent:
-    """A fixed choice of replacements, drawn from ``seed``."""
+    """A fixed choice of replacements, drawn from `seed`."""
 
     def __init__(self, seed: int):
         rng = random.Random(seed)
@@ -61,7 +61,7 @@ class Accent:
                 self.replacements[phone] = rng.choice(neighbours)
 
     def apply(self, phonemes: str) -> str:
-        """Replace in a string of mnemonics."""
+        """Replace phones in a string of mnemonics."""
         result, position = [], 0
         while position < len(phonemes):
             phone = next((known for known in _KNOWN if phonemes.startswith(known, position)), phonemes[position])

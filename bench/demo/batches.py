@@ -1,4 +1,4 @@
-"""Training rows: utterances strung together on rows of fixed length, then spoiled as rooms and microphones do."""
+"""Training batches: utterances joined into rows of fixed length, then distorted as rooms and microphones would."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import torch
 SAMPLE_RATE_HZ = 16000
 FRAME_SAMPLES = 320
 RECEPTIVE_SAMPLES = 400
-NO_PHONE = -100  # frames whose phone is not known: cross entropy ignores them
+NO_PHONE = -100  # frames with an unknown phone, which cross entropy ignores
 
-# (rows, seconds): few fixed shapes, because every new one costs PyTorch's CPU kernels a set-up.
+# (rows, seconds): a few fixed shapes, because PyTorch's CPU kernels need set-up time for every new one
 SHAPES = ((64, 2.4), (32, 4.8), (16, 9.6))
 
 
@@ -27,7 +27,7 @@ class Batch:
 
 
 class Corpus:
-    """What ``corpus.py`` wrote into one or more folders, as memory-mapped audio and arrays of token and phone ids."""
+    """The output of `corpus.py` in one or more folders, as memory-mapped audio and arrays of token and phone ids."""
 
     def __init__(self, folders: list[Path], vocabulary: dict[str, int]):
         phone_ids: dict[str, int] = {}
@@ -48,7 +48,7 @@ class Corpus:
 
 
 class Batches:
-    """An endless source of :class:`Batch`, drawn with replacement."""
+    """An endless source of batches, drawn with replacement."""
 
     def __init__(self, corpus: Corpus, word_delimiter_id: int, seed: int):
         self.corpus = corpus
@@ -67,20 +67,20 @@ class Batches:
             labels += text
             lengths.append(len(text))
         return Batch(
-            spoil(torch.from_numpy(waveforms), self.rng),
+            distort(torch.from_numpy(waveforms), self.rng),
             torch.tensor(labels),
             torch.tensor(lengths),
             torch.from_numpy(phones),
         )
 
     def _fill(self, waveform: np.ndarray, phones: np.ndarray) -> list[int]:
-        """Write utterances onto one row until the next does not fit; return its token ids."""
+        """Fill one row with utterances until the next does not fit, and return their token ids."""
         rng, text = self.rng, []
         position = int(rng.integers(0, SAMPLE_RATE_HZ // 3))
         for _ in range(50):
             samples, labels, starts, names = self.corpus.utterances[rng.integers(len(self.corpus.utterances))]
             count = len(samples)
-            factor = rng.uniform(0.82, 1.22)  # played faster or slower, so formants move as from speaker to speaker
+            factor = rng.uniform(0.82, 1.22)  # changes speed and formants, as different speakers do
             length = int(count / factor)
             if position + length > len(waveform):
                 if text:
@@ -100,8 +100,8 @@ class Batches:
         return text
 
 
-def spoil(waveforms: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Filter, add reverberation and noise to ``[B, S]`` at random, row by row, then normalise each row."""
+def distort(waveforms: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Apply random filters, reverberation and noise to each row of `[B, S]`, then normalise the row."""
     rows, samples = waveforms.shape
     size = samples + SAMPLE_RATE_HZ // 2  # room for the reverberation's tail: no wrap-around
     generator = torch.Generator().manual_seed(int(rng.integers(2**31)))

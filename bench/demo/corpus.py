@@ -1,8 +1,8 @@
-"""Make a part of the demo recogniser's training corpus: ``python bench/demo/corpus.py --out build/demo --hours 40``.
+"""Make a part of the demo recogniser's training corpus: `python bench/demo/corpus.py --out build/demo --hours 40`.
 
-With ``--accents``, every utterance is espeak-ng's in an accent of its own. Writes ``audio.i16`` (all utterances end to end,
-int16, 16 kHz) and ``utterances.jsonl`` (text, voice, first sample, sample count, phones with their start times). Sentences
-of the evaluation sets (``evaluation.py``) never enter it.
+With `--accents`, espeak-ng speaks every utterance in a different random accent. The program writes `audio.i16` (all
+utterances end to end, int16, 16 kHz) and `utterances.jsonl` (text, voice, first sample, sample count, phones with their start
+times). Sentences of the evaluation sets (`evaluation.py`) never enter the corpus.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def training_voice(rng: random.Random, accents: bool) -> Voice:
 
 
 def make_block(seed: int, accents: bool) -> list[tuple[dict, np.ndarray]]:
-    """Speak ``BLOCK_UTTERANCES`` sentences, one in eight joined from two or three with a comma's pause between."""
+    """Speak `BLOCK_UTTERANCES` utterances. One in eight joins two or three sentences, with a short pause between them."""
     rng = random.Random(seed)
     held_out = held_out_sentences()
     block = []
@@ -56,11 +56,11 @@ def make_block(seed: int, accents: bool) -> list[tuple[dict, np.ndarray]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--hours", type=float, default=30)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--accents", action="store_true", help="give every utterance an accent of its own")
-    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--hours", type=float, default=30, help="hours of audio (default: 30)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
+    parser.add_argument("--accents", action="store_true", help="give every utterance a different random accent")
+    parser.add_argument("--processes", type=int, default=2, help="number of processes (default: 2)")
     arguments = parser.parse_args()
     make = functools.partial(make_block, accents=arguments.accents)
     arguments.out.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""The demo recogniser's evaluation sets, all of sentences that the training corpus is kept free of.
+"""Evaluate the demo recogniser: `python bench/demo/evaluation.py --model hubert_fast/demo --csv bench/results/demo_wer.csv`.
 
-``python bench/demo/evaluation.py --model hubert_fast/demo --csv bench/results/demo_wer.csv`` prints and records the word
-error rate, greedy, in float32, of each set.
+The program prints and records the greedy word error rate of each evaluation set in float32. The training corpus has none of the
+sentences of these sets.
 """
 
 from __future__ import annotations
@@ -51,24 +51,24 @@ BUNDLED = (
 
 @functools.cache
 def held_out_sentences() -> frozenset[str]:
-    """All sentences of the evaluation sets and the bundled recordings."""
+    """Return all sentences of the evaluation sets and of the bundled recordings."""
     return frozenset(BUNDLED) | frozenset(_evaluation_sentences())
 
 
 @functools.cache
 def _evaluation_sentences() -> tuple[str, ...]:
-    """Distinct sentences of two words or more: single words cannot be kept out of a closed vocabulary."""
+    """Draw distinct sentences of at least two words: training cannot avoid single words of a closed vocabulary."""
     rng = random.Random(SEED)
-    found: dict[str, None] = {}
-    while len(found) < SENTENCES:
+    sentences: dict[str, None] = {}
+    while len(sentences) < SENTENCES:
         text = sentence(rng)
         if " " in text and text not in BUNDLED:
-            found[text] = None
-    return tuple(found)
+            sentences[text] = None
+    return tuple(sentences)
 
 
 def evaluation_sets() -> dict[str, list[tuple[str, Voice]]]:
-    """Per set name, ``(sentence, voice)`` pairs; rates and pitches vary as little as a listener would."""
+    """Return `(sentence, voice)` pairs by name of the set. Rates and pitches vary less than in training."""
     texts = _evaluation_sentences()
     rng = random.Random(SEED + 1)
 
@@ -99,21 +99,21 @@ def main() -> None:
     from hubert_fast.transcribe import Transcriber
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--csv", type=Path, help="append the figures to this file")
-    parser.add_argument("--errors", type=int, default=0, help="print this many wrong sentences of each set")
+    parser.add_argument("--model", required=True, help="folder of the model")
+    parser.add_argument("--csv", type=Path, help="CSV file to append the results to (default: none)")
+    parser.add_argument("--errors", type=int, default=0, help="number of wrong sentences to print per set (default: 0)")
     arguments = parser.parse_args()
     transcriber = Transcriber.from_pretrained(arguments.model, device="cpu", dtype="float32")
 
-    heard = {
+    results = {
         name: [(text, voice.name, transcriber.transcribe(speak(text, voice)[0]).lower()) for text, voice in pairs]
         for name, pairs in evaluation_sets().items()
     }
-    heard["bundled recordings"] = [
+    results["bundled recordings"] = [
         (recording.reference, recording.voice, transcriber.transcribe_file(recording.path).text.lower())
         for recording in demo.recordings()
     ]
-    described = {
+    columns = {
         "utc": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "version": __version__,
         "commit": subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip(),
@@ -122,11 +122,11 @@ def main() -> None:
         "dtype": "float32",
     }
     rows = []
-    for name, triples in heard.items():
+    for name, triples in results.items():
         references, hypotheses = [text for text, _, _ in triples], [text for _, _, text in triples]
         word_error, letter_error = jiwer.wer(references, hypotheses), jiwer.cer(references, hypotheses)
         rows.append(
-            described | {"set": name, "sentences": len(triples), "wer": round(word_error, 4), "cer": round(letter_error, 4)}
+            columns | {"set": name, "sentences": len(triples), "wer": round(word_error, 4), "cer": round(letter_error, 4)}
         )
         print(f"{name:40s} {len(triples):4d} sentences   WER {100 * word_error:6.2f} %   CER {100 * letter_error:6.2f} %")
         wrong = [triple for triple in triples if triple[0] != triple[2]]
@@ -134,10 +134,10 @@ def main() -> None:
             print(f"    {voice}: {reference} | {hypothesis}")
     if arguments.csv:
         arguments.csv.parent.mkdir(parents=True, exist_ok=True)
-        fresh = not arguments.csv.exists()
+        is_new = not arguments.csv.exists()
         with open(arguments.csv, "a", newline="") as file:
             writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
-            if fresh:
+            if is_new:
                 writer.writeheader()
             writer.writerows(rows)
 

@@ -1,7 +1,7 @@
-"""Make the bundled recordings: ``python bench/demo/recordings.py --out hubert_fast/demo/recordings``.
+"""Make the bundled recordings: `python bench/demo/recordings.py --out hubert_fast/demo/recordings`.
 
-Sentences and voices are ones the training corpus never has; files differ in format, sampling rate, channels and width.
-The list was fixed before any of it was transcribed. ``references.csv`` says what is said.
+The training corpus has none of these sentences and voices. The files differ in format, sampling rate, channels and sample
+format. The list was fixed before any file was transcribed. `references.csv` holds the text of each file.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import soxr
 from evaluation import BUNDLED
 from voices import SAMPLE_RATE_HZ, Voice, speak
 
-PAUSE = "; "  # how a synthesiser is told to pause between the sentences of a long recording
+PAUSE = "; "  # makes a synthesiser pause between the sentences of a long recording
 
-# name, voice, sampling rate, channels, width, sentences of BUNDLED
+# name, voice, sampling rate, channels, subtype, indices of BUNDLED
 RECORDINGS = (
     ("steps.wav", "espeak:en-gb-x-gbcwmd+f4", 16000, 1, "PCM_16", (0,)),
     ("radio.flac", "espeak:en-us+m7", 44100, 2, "PCM_16", (1,)),
@@ -39,20 +39,20 @@ RECORDINGS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     rows = []
-    for name, voice, sample_rate_hz, channels, width, indices in RECORDINGS:
+    for name, voice, sample_rate_hz, channels, subtype, indices in RECORDINGS:
         speech, _ = speak(PAUSE.join(BUNDLED[index] for index in indices), Voice(voice))
         silence = np.zeros(int(0.4 * SAMPLE_RATE_HZ), np.float32)
         speech = np.concatenate([silence, 0.6 * speech / np.abs(speech).max(), silence])
         speech = soxr.resample(speech, SAMPLE_RATE_HZ, sample_rate_hz)
-        # each channel hears the speaker at a level of its own, over a little noise of its own
+        # each channel has its own level and its own faint noise
         levels = np.linspace(1.0, 0.7, channels)
         samples = speech[:, None] * levels + 0.001 * rng.standard_normal((len(speech), channels))
-        soundfile.write(arguments.out / name, samples.astype(np.float32), sample_rate_hz, subtype=width)
+        soundfile.write(arguments.out / name, samples.astype(np.float32), sample_rate_hz, subtype=subtype)
         reference = " ".join(BUNDLED[index] for index in indices)
         rows.append({"file": name, "voice": voice, "reference": reference})
         print(f"{name:18s} {len(speech) / sample_rate_hz:5.1f} s  {reference}")

@@ -50,7 +50,7 @@ def digits(rng: random.Random, least: int = 1, most: int = 8) -> str:
 
 
 def sentence(rng: random.Random) -> str:
-    """Draw one sentence: lower-case words of :data:`VOCABULARY`, separated by single spaces."""
+    """Draw one sentence: lower-case words of VOCABULARY, separated by single spaces."""
     pick = rng.choice
     templates = (
         lambda: digits(rng),

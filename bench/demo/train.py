@@ -1,9 +1,9 @@
-"""Train the demo recogniser: ``python bench/demo/train.py --corpus build/demo --out build/model --minutes 80``.
+"""Train the demo recogniser: `python bench/demo/train.py --corpus build/demo --out build/model --minutes 80`.
 
-One loss from the start: CTC on the letters, plus, with a weight that falls to zero, cross entropy on the phone that the
-synthesiser says it spoke in each frame, read from the second layer. The phones are HuBERT's recipe (predict a unit per
-frame) with units that need no clustering; without them CTC alone stays at all blanks. Everything is a function of
-the share of ``--minutes`` that has passed, so the run ends when it should on any machine.
+The loss is CTC on the letters plus a cross entropy whose weight falls to zero: from the second layer, the model predicts the
+phone that the synthesiser reports for each frame. This is HuBERT's recipe (predict a unit for every frame) with units that need
+no clustering; without it, CTC alone predicts only blanks. The schedule depends only on the share of `--minutes` that has
+passed, so a run takes equally long on any machine.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from hubert_fast.processing import HubertProcessor
 TOKENS = "<pad> <s> </s> <unk> | E T A O N I H S R D L U M W C F G Y P B V K ' X J Q Z".split()
 PEAK_LEARNING_RATE = 7e-4
 WARM_UP = 0.02  # share of the run
-FREEZE_ENCODER = 0.5  # from this share on the convolutions rest, and a step costs less than half
+FREEZE_ENCODER = 0.5  # from this share on the convolutions are frozen, which more than halves the cost of a step
 PHONE_LAYER = 2
 
 CONFIG = HubertConfig(
@@ -71,7 +71,7 @@ def phone_weight(share: float) -> float:
 
 
 def shape_weights(share: float) -> tuple[float, ...]:
-    """Short rows first."""
+    """Return the weights of SHAPES, short rows first."""
     return (1.0, 0.0, 0.0) if share < 0.05 else (1.0, 0.3, 0.0) if share < 0.12 else (1.0, 1.0, 0.4)
 
 
@@ -95,10 +95,10 @@ def losses(model: HubertForCTC, phone_head: nn.Linear, batch: Batch, low_precisi
 
 
 def check_low_precision(model: HubertForCTC, phone_head: nn.Linear, batch: Batch) -> None:
-    """Refuse to train when bfloat16 gradients do not point where float32 ones do."""
+    """Raise `RuntimeError` if bfloat16 gradients do not point in the direction of float32 ones."""
     parameter = model.hubert.encoder.pos_conv_embed.conv.parametrizations.weight.original1
     gradients = []
-    model.eval()  # without SpecAugment's draws both see the same
+    model.eval()  # without SpecAugment, so that both see the same input
     for low_precision in (False, True):
         loss = sum(losses(model, phone_head, batch, low_precision))
         gradients.append(torch.autograd.grad(loss, parameter)[0].flatten())
@@ -111,11 +111,11 @@ def check_low_precision(model: HubertForCTC, phone_head: nn.Linear, batch: Batch
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", type=Path, nargs="+", required=True, help="one or more folders that corpus.py wrote")
-    parser.add_argument("--start", type=Path, help="begin with the weights of this checkpoint")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=80)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--corpus", type=Path, nargs="+", required=True, help="one or more folders from corpus.py")
+    parser.add_argument("--start", type=Path, help="checkpoint whose weights to start from (default: random weights)")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write the model to")
+    parser.add_argument("--minutes", type=float, default=80, help="length of the run (default: 80)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
     arguments = parser.parse_args()
 
     torch.manual_seed(arguments.seed)

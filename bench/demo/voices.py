@@ -1,6 +1,6 @@
-"""Speech from two free synthesisers, with the time of every phone: espeak-ng in process, flite as a command.
+"""Speech from two free synthesisers, with the time of every phone: espeak-ng in this process, flite as a command.
 
-Both come with Debian (``apt-get install espeak-ng flite``). ``speak`` returns 16 kHz float32 in [-1, 1] and the phones.
+Both come with Debian (`apt-get install espeak-ng flite`). `speak` returns 16 kHz float32 in [-1, 1] and the phones.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ESPEAK_VARIANTS = (
 ).split()
 FLITE_VOICES = ["kal", "awb", "slt"]
 
-# Never in training: an accent, six variants, and flite's fourth speaker.
+# Voices that training never uses: an accent, six variants, and flite's fourth speaker
 UNSEEN_ESPEAK_ACCENT = "en-gb-x-gbcwmd"
 UNSEEN_ESPEAK_VARIANTS = "m7 f4 Alicia Hugo benjamin quincy".split()
 UNSEEN_FLITE_VOICE = "rms"
@@ -40,9 +40,9 @@ class Phone(NamedTuple):
 
 
 class Voice(NamedTuple):
-    """``espeak:ACCENT+VARIANT``, ``flite:SPEAKER`` or ``festival:SPEAKER``; 1.0 leaves rate and pitch as they are.
+    """A voice named `espeak:ACCENT+VARIANT`, `flite:SPEAKER` or `festival:SPEAKER`.
 
-    ``accent_seed`` gives an espeak-ng voice an accent of its own: see ``accents.py``.
+    `rate` and `pitch` are factors. `accent_seed` gives an espeak-ng voice a random accent: see `accents.py`.
     """
 
     name: str
@@ -60,7 +60,7 @@ def speak(text: str, voice: Voice) -> tuple[np.ndarray, list[Phone]]:
 
 
 class _Event(ctypes.Structure):
-    """``espeak_EVENT`` of espeak-ng's speak_lib.h."""
+    """`espeak_EVENT` of espeak-ng's speak_lib.h."""
 
     _fields_ = [
         ("type", ctypes.c_int),
@@ -81,13 +81,13 @@ _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 
 
 class _Espeak:
-    """One espeak-ng in this process; a phrase takes about a millisecond."""
+    """The espeak-ng library, loaded into this process. A phrase takes about a millisecond."""
 
     def __init__(self):
         self.library = ctypes.CDLL("libespeak-ng.so.1")
         self.sample_rate_hz = self.library.espeak_Initialize(_SYNCHRONOUS, 500, None, _PHONEME_EVENTS)
         self.library.espeak_TextToPhonemes.restype = ctypes.c_char_p
-        self.callback = _Callback(self._receive)  # must outlive the library's use of it
+        self.callback = _Callback(self._receive)  # must stay alive while the library uses it
         self.library.espeak_SetSynthCallback(self.callback)
         self.chunks: list[np.ndarray] = []
         self.phones: list[Phone] = []
@@ -104,7 +104,7 @@ class _Espeak:
         return 0
 
     def phonemes(self, clause: str) -> str:
-        """Return espeak-ng's mnemonics for one clause in the present voice, words separated by spaces."""
+        """Return espeak-ng's mnemonics for one clause in the current voice, with spaces between words."""
         text = ctypes.create_string_buffer(clause.encode())
         position = ctypes.c_void_p(ctypes.addressof(text))
         return self.library.espeak_TextToPhonemes(ctypes.byref(position), _UTF8, 0).decode()
@@ -147,7 +147,7 @@ def _speak_flite(text: str, speaker: str, voice: Voice) -> tuple[np.ndarray, int
 
 
 def _speak_festival(text: str, speaker: str, voice: Voice) -> tuple[np.ndarray, int, list[Phone]]:
-    del voice  # evaluation only: rate and pitch as the voice comes
+    del voice  # festival is only used for evaluation, with the voice's own rate and pitch
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "speech.wav")
         command = ["text2wave", "-eval", f"(voice_{speaker})", "-o", str(path)]

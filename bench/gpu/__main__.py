@@ -1,4 +1,4 @@
-"""Measure this package on a GPU with one command: ``python bench/gpu --out DIR --seconds 315``.
+"""Measure this package on a GPU with one command: `python bench/gpu --out DIR --seconds 315`.
 
 ceilings  the machine and its versions (environment.csv), and the rates of matrix products and a copy on it (ceilings.csv)
 values    every op on kernels against its definition in float64, in many processes (values.csv)
@@ -121,7 +121,7 @@ def limit_of(stage: str, left: float, tiny: bool) -> float:
 
 
 def run_stages(options: argparse.Namespace, after: Callable[[], None]) -> bool:
-    """Run the stages in turn and call ``after`` after each. Return whether all succeeded."""
+    """Run the stages in turn and call `after` after each. Return whether all succeeded."""
     from gpu.run import LEFT_OUT, Table
 
     table, end, succeeded = Table(options.out / "stages.csv", COLUMNS), time.monotonic() + options.seconds, True

@@ -25,7 +25,7 @@ TINY = Size("tiny", hidden=32, heads=2, inner=48, groups=2, kernel=4, conv=16, v
 class Provider(NamedTuple):
     """An implementation of an op.
 
-    ``prepare`` takes the op's arguments and returns the call that is timed. ``finish`` converts its result to our layout.
+    `prepare` takes the op's arguments and returns the call that is timed. `finish` converts its result to our layout.
     """
 
     prepare: Callable[..., Call]
@@ -33,13 +33,13 @@ class Provider(NamedTuple):
 
 
 def plain(function: Callable) -> Provider:
-    """Return a provider that passes the op's arguments to ``function`` unchanged."""
+    """Return a provider that passes the op's arguments to `function` unchanged."""
     return Provider(lambda *arguments: lambda: function(*arguments))
 
 
 @contextmanager
 def rule(module: str, name: str, answer: Any) -> Iterator[None]:
-    """Make a function of a module of ``kernels/`` return ``answer``."""
+    """Make a function of a module of `kernels/` return `answer`."""
     kernels = import_module(f"hubert_fast.kernels.{module}")
     original = getattr(kernels, name)
     setattr(kernels, name, lambda *arguments: answer)
@@ -50,7 +50,7 @@ def rule(module: str, name: str, answer: Any) -> Iterator[None]:
 
 
 def ruled(function: Callable, module: str, name: str, answer: Any) -> Callable:
-    """Return a function that runs under :func:`rule`."""
+    """Return a function that runs under `rule`."""
 
     def run(*arguments: Any) -> Any:
         with rule(module, name, answer):
@@ -63,7 +63,7 @@ def ruled(function: Callable, module: str, name: str, answer: Any) -> Callable:
 class Case(OpCase):
     """An op at a shape, with the providers to time besides our kernel.
 
-    ``launcher`` is our kernel without the preparation that the packed graph does once per batch. ``finish`` converts our result
+    `launcher` is our kernel without the preparation that the packed graph does once per batch. `finish` converts our result
     to the layout in which it is compared with those of the libraries.
     """
 
@@ -83,17 +83,17 @@ class Case(OpCase):
         return {"ours": self.launcher or Provider(plain(self.public).prepare, self.finish), **self.libraries}
 
     def compiled(self) -> Provider:
-        """Return the eager definition under ``torch.compile``."""
+        """Return the eager definition under `torch.compile`."""
         return Provider(plain(torch.compile(self.definition)).prepare, self.finish)
 
 
 def padded(x: Tensor, lengths: list[int]) -> Tensor:
-    """Return packed frames ``[N, ...]`` as ``[B, T, ...]``, with zeros after each utterance."""
+    """Return packed frames `[N, ...]` as `[B, T, ...]`, with zeros after each utterance."""
     return torch.nn.utils.rnn.pad_sequence(x.split(lengths), batch_first=True)
 
 
 def packed(rows: Tensor, lengths: list[int]) -> Tensor:
-    """Return padded frames ``[B, T, ...]`` as ``[N, ...]``."""
+    """Return padded frames `[B, T, ...]` as `[N, ...]`."""
     return torch.cat([row[:length] for row, length in zip(rows, lengths)])
 
 

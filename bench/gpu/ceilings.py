@@ -20,7 +20,7 @@ OURS = {"q": (60_000, 1024, 1024), "qkv": (60_000, 1024, 3072), "fc1": (60_000, 
 def environment(run: Run, commit: str) -> None:
     """Write environment.csv, unless it exists.
 
-    Raises ``ValueError`` when the folder has results of another machine.
+    Raises `ValueError` when the folder has results of another machine.
     """
     path = run.out / "environment.csv"
     columns = device_columns(run.device)
@@ -94,7 +94,7 @@ def ceilings(run: Run) -> None:
 
 
 def product(run: Run, dtype: torch.dtype, shape: tuple[int, int, int]) -> Callable[[], Any]:
-    """Return the product of a linear layer, ``[M, K]`` by ``[N, K]``, on normal random numbers: they draw the most power."""
+    """Return the product of a linear layer, `[M, K]` by `[N, K]`, on normal random numbers: they draw the most power."""
     m, k, n = shape
     x, weight = (torch.randn(rows, k, device=run.device).to(dtype) for rows in (m, n))
     return lambda: torch.nn.functional.linear(x, weight)
@@ -106,7 +106,7 @@ def burst_ms(run: Run, call: Callable[[], Any]) -> float:
 
 
 def sustained_ms(run: Run, call: Callable[[], Any], seconds: float) -> tuple[float, float]:
-    """Call without rests for ``seconds``, as a model does. Return the milliseconds per call and the seconds in all."""
+    """Call without rests for `seconds`, as a model does. Return the milliseconds per call and the seconds in all."""
     if run.tiny:
         call()
         start = time.perf_counter()

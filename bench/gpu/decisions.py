@@ -1,4 +1,4 @@
-"""Measurements behind the rules of ``kernels/tuning.py``: pairs of ways to compute the same result."""
+"""Measurements behind the rules of `kernels/tuning.py`: pairs of ways to compute the same result."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def projections(size: Size, lengths: list[int], at: Where) -> Case:
 
 
 def residual_add(size: Size, lengths: list[int], at: Where, n_in: int) -> Case:
-    """Product, residual add and the next norm: the choice of ``linear_add_by_library``."""
+    """Product, residual add and the next norm: the choice of `linear_add_by_library`."""
     n, c = sum(lengths), size.hidden
 
     def by_library(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, *norm: Tensor) -> Call:
@@ -104,7 +104,7 @@ def first_layer(size: Size, lengths: list[int], at: Where) -> Case:
 
 
 def decisions(size: Size, lengths: list[int], at: Where) -> list[Case]:
-    """Return the cases behind the rules of ``kernels/tuning.py``."""
+    """Return the cases behind the rules of `kernels/tuning.py`."""
     return [
         projections(size, lengths, at),
         residual_add(size, lengths, at, size.hidden),

@@ -1,8 +1,8 @@
-"""Prepare one folder with everything that a bare GPU machine needs to run ``bench/gpu``: ``make gpu-kit``.
+"""Prepare one folder with everything that a bare GPU machine needs to run `bench/gpu`: `make gpu-kit`.
 
 source/              the committed tree, with the C++ extension built for Python 3.12: without it CTC takes 54 ms a batch
-triton_cache.tar.gz  the kernels that ``bench/gpu`` launches, compiled for sm_90 (H100 and H200, 132 multiprocessors)
-run.sh               unpacks the kernels and runs ``bench/gpu`` from source/
+triton_cache.tar.gz  the kernels that `bench/gpu` launches, compiled for sm_90 (H100 and H200, 132 multiprocessors)
+run.sh               unpacks the kernels and runs `bench/gpu` from source/
 kit.json             the kit's commit and triton version
 
 Kernels are compiled without a GPU: all stages launch them on tensors without memory. Triton's cache contains absolute paths, so
@@ -58,7 +58,7 @@ def snapshot(folder: Path) -> str:
 
 
 def prepare(folder: Path) -> None:
-    """Make the kit. Raises ``SystemExit`` with the reason if that fails."""
+    """Make the kit. Raises `SystemExit` with the reason if that fails."""
     shutil.rmtree(folder, ignore_errors=True)
     source, archive, about = folder / "source", folder / "triton_cache.tar.gz", folder / "kit.json"
     source.mkdir(parents=True)
@@ -95,7 +95,7 @@ def environment(source: Path, cache: Path) -> dict[str, str]:
 
 
 def unpack(kit: Path, cache: Path, stamp: str) -> None:
-    """Unpack the kernels of a kit, unless the file ``stamp`` marks them as unpacked. Raises ``SystemExit`` if that fails."""
+    """Unpack the kernels of a kit, unless the file `stamp` marks them as unpacked. Raises `SystemExit` if that fails."""
     if (cache / stamp).exists():
         return
     begin = time.monotonic()
@@ -112,8 +112,8 @@ def unpack(kit: Path, cache: Path, stamp: str) -> None:
 def run(kit: Path, cache: Path, out: Path, options: list[str]) -> int:
     """Run bench/gpu from a kit and return its exit status.
 
-    Its rows go to a temporary folder, and from there into ``out`` as one archive, which holds all rows written so far however
-    the run ends. Raises ``SystemExit`` when the run cannot start.
+    Its rows go to a temporary folder, and from there into `out` as one archive, which holds all rows written so far however
+    the run ends. Raises `SystemExit` when the run cannot start.
     """
     from gpu.__main__ import pack
 

@@ -1,4 +1,4 @@
-"""Find and compile the kernels that ``bench/gpu`` launches on an H100 or H200, on a machine without one, for ``kit.py``.
+"""Find and compile the kernels that `bench/gpu` launches on an H100 or H200, on a machine without one, for `kit.py`.
 
 The stages call ops and models on tensors without memory, and triton compiles the kernels that they would launch.
 """
@@ -111,7 +111,7 @@ def model_calls() -> Iterator[tuple[str, Callable[[], Any]]]:
 
 
 def launches_of(calls: Iterable[tuple[str, Callable[[], Any]]]) -> list[partial]:
-    """Return a call that compiles each kernel that ``calls`` would launch, once, and run nothing on a device.
+    """Return a call that compiles each kernel that `calls` would launch, once, and run nothing on a device.
 
     Calls that cannot run here are printed: their kernels will be compiled on the GPU machine.
     """

@@ -1,4 +1,4 @@
-"""Time whole models, ours and transformers', in the way of ``hubert-fast bench``."""
+"""Time whole models, ours and transformers', in the way of `hubert-fast bench`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BF16 = torch.bfloat16
 
 
 class Item(NamedTuple):
-    """A case to measure. Fields that ``hubert-fast bench`` has as options mean the same here."""
+    """A case to measure. Fields that `hubert-fast bench` has as options mean the same here."""
 
     model: str
     providers: str
@@ -64,7 +64,7 @@ def headline(run: Run) -> None:
 
 
 def compiled(run: Run) -> None:
-    """Add rows of transformers under ``torch.compile`` to models.csv."""
+    """Add rows of transformers under `torch.compile` to models.csv."""
     _measure(run, "compile", TINY_COMPILED if run.tiny else COMPILED)
 
 

@@ -1,4 +1,4 @@
-"""The clock, the time budget and the output files that the stages of ``bench/gpu`` and ``tune.py`` share."""
+"""The clock, the time budget and the output files that the stages of `bench/gpu` and `tune.py` share."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Run:
         return [start.elapsed_time(end) for start, end in pairs]
 
     def utterance_frames(self, frames: int) -> list[int]:
-        """Draw utterance lengths as in LibriSpeech that add up to ``frames``, of 20 ms each."""
+        """Draw utterance lengths as in LibriSpeech that add up to `frames`, of 20 ms each."""
         lengths: list[int] = []
         drawn = librispeech_seconds()
         while sum(lengths) < frames:
@@ -94,7 +94,7 @@ class Table:
     def reasons(self, **row: Any) -> Iterator[None]:
         """Turn an error into a row.
 
-        Raises ``DeviceLost`` when nothing more can run in this process.
+        Raises `DeviceLost` when nothing more can run in this process.
         """
         try:
             yield
@@ -110,7 +110,7 @@ class Table:
 def sustained_or_burst(run: Run, dtype: torch.dtype) -> tuple[float | None, str]:
     """Return the ceiling of matrix products of a dtype, in FLOP per second, and its name.
 
-    That is the sustained rate if it was measured, else the rate of a burst, and ``None`` if ceilings.csv has neither.
+    That is the sustained rate if it was measured, else the rate of a burst, and `None` if ceilings.csv has neither.
     """
     for kind in ("sustained", "burst"):
         for row in read(run.out / "ceilings.csv"):

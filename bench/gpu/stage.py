@@ -1,4 +1,4 @@
-"""Run one stage of ``bench/gpu``, which starts this program as a process of its own.
+"""Run one stage of `bench/gpu`, which starts this program as a process of its own.
 
 Standard output names the case that is being measured; standard error says why the process failed. The process ends when CUDA
 reports that the device is lost.

@@ -60,7 +60,7 @@ def timed_cases(run: Run) -> list[Case]:
 
 
 def time_ops(run: Run, containing: str = "") -> None:
-    """Write ops.csv, for ops whose name contains ``containing``."""
+    """Write ops.csv, for ops whose name contains `containing`."""
     table = Table(run.out / "ops.csv", COLUMNS)
     for case in timed_cases(run):
         if containing in case.op:

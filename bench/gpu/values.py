@@ -1,4 +1,4 @@
-"""Compare every op on kernels with its definition in float64, as ``hubert-fast check`` does."""
+"""Compare every op on kernels with its definition in float64, as `hubert-fast check` does."""
 
 from __future__ import annotations
 
