@@ -7,7 +7,7 @@ from pathlib import Path
 from report_rows import Row, best_of_theirs, table
 
 from hubert_fast.benchmark.rows import read
-from hubert_fast.cuda_graphs import NEWEST_TORCH_RUN
+from hubert_fast.packed.cuda_graphs import NEWEST_TORCH_RUN
 
 MIXED, ONE = "librispeech", "fixed:5"
 EAGER, COMPILED = "headline", "compile"  # stages

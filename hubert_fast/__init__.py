@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # type checkers and documentation tools read these; `_HOMES` 
     from .modeling import HubertForCTC as HubertForCTC
     from .modeling import HubertForSequenceClassification as HubertForSequenceClassification
     from .modeling import HubertModel as HubertModel
-    from .packed_audio import PackedAudio as PackedAudio
+    from .packed.audio import PackedAudio as PackedAudio
     from .processing import HubertProcessor as HubertProcessor
 
 # Public name -> module. Loaded on first use, so that `hubert-fast --version` need not wait for torch.
@@ -23,7 +23,7 @@ _HOMES = {
     "HubertForSequenceClassification": "modeling",
     "HubertModel": "modeling",
     "HubertProcessor": "processing",
-    "PackedAudio": "packed_audio",
+    "PackedAudio": "packed.audio",
     "accelerate": "integrations.transformers",
     "restore": "integrations.transformers",
 }

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import logging
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .config import HubertConfig, as_hubert_config, field_names, refuse_unknown
-from .devices import resolve_device_map
+from .config import HubertConfig, field_names, refuse_unknown
 from .hub import CONFIG_NAME, CheckpointError, FileAbsentError, listed, read_json, resolve_file
 from .other_formats import SAFE_WEIGHTS, WEIGHT_FILES, folder_hint
 from .weight_files import read_weight_names, read_weights
 from .weight_names import current_spelling, fit_prefix, without_wrappers
+
+if TYPE_CHECKING:
+    from .pretrained import HubertPreTrainedModel
 
 logger = logging.getLogger(__name__)
 
@@ -100,13 +102,13 @@ def _as_dtype(dtype: str | torch.dtype | None, state: dict[str, Tensor]) -> torc
 
 
 def load(
-    cls: type[nn.Module],
+    cls: type[HubertPreTrainedModel],
     name_or_path: str | Path,
     config: HubertConfig,
     dtype: str | torch.dtype | None,
     ignore_mismatched_sizes: bool,
     hub_options: dict[str, Any],
-) -> tuple[nn.Module, LoadingInfo]:
+) -> tuple[HubertPreTrainedModel, LoadingInfo]:
     """Load a model for `from_pretrained`, on the CPU, and return it with a `LoadingInfo` for the caller to judge.
 
     Log a warning if a wrapper had added a prefix to the names of the weights.
@@ -133,79 +135,9 @@ def load(
     return model.to(_as_dtype(dtype, state)).eval(), info
 
 
-class PreTrainedMixin:
-    """``from_pretrained`` and ``save_pretrained`` for a module with ``config_class`` and ``base_model_prefix``."""
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        name_or_path: str | Path,
-        *,
-        config: HubertConfig | str | Path | None = None,
-        dtype: str | torch.dtype | None = None,
-        torch_dtype: str | torch.dtype | None = None,
-        device: str | int | torch.device | None = None,
-        device_map: str | int | torch.device | dict | None = None,
-        ignore_mismatched_sizes: bool = False,
-        output_loading_info: bool = False,
-        revision: str | None = None,
-        cache_dir: str | Path | None = None,
-        token: str | bool | None = None,
-        local_files_only: bool = False,
-        **config_overrides: Any,
-    ):
-        """Load a model, in evaluation mode, from a folder or a Hugging Face hub repository.
-
-        config: used instead of the checkpoint's ``config.json``, or where to read it; other keywords override its fields.
-        dtype: of the parameters: float32 unless given; ``"auto"`` keeps the checkpoint's. ``torch_dtype`` is its older name.
-        device: where the model goes, the CPU unless given; ``"auto"`` is CUDA when there is one. ``device_map`` is
-            transformers' word for it.
-        output_loading_info: return ``(model, info)``, a dictionary with ``missing_keys``, ``unexpected_keys``,
-            ``mismatched_keys`` (key, shape in the file, shape in the model) and ``error_msgs`` (always empty: errors raise).
-        revision, cache_dir, token, local_files_only: as in ``huggingface_hub``.
-        config_overrides: fields of :class:`HubertConfig`. ``attn_implementation``, ``low_cpu_mem_usage``,
-            ``trust_remote_code`` and ``use_safetensors`` of transformers are accepted and have no effect here.
-
-        Weights that the checkpoint lacks are initialised, and a warning names them. Raises :class:`CheckpointError` when
-        a file is missing or unreadable, ``ValueError`` when shapes differ and ``ignore_mismatched_sizes`` is not set, or for a
-        device that is not there, ``TypeError`` for a keyword that is neither an option nor a field.
-        """
-        hub_options = {
-            "revision": revision,
-            "cache_dir": cache_dir,
-            "token": token,
-            "local_files_only": local_files_only,
-        }
-        if device is not None and device_map is not None:
-            raise ValueError(f"from_pretrained takes device or device_map, but got both: {device!r} and {device_map!r}")
-        target = resolve_device_map(device if device_map is None else device_map)
-        if config is None or isinstance(config, (str, Path)):
-            config = HubertConfig.from_pretrained(name_or_path if config is None else config, **hub_options)
-        config = _with_overrides(as_hubert_config(config), config_overrides)
-        model, info = load(
-            cls, name_or_path, config, torch_dtype if dtype is None else dtype, ignore_mismatched_sizes, hub_options
-        )
-        _warn(name_or_path, cls.__name__, info)
-        model = model.to(device=target)
-        return (model, asdict(info) | {"error_msgs": []}) if output_loading_info else model
-
-    def save_pretrained(
-        self, folder: str | Path, *, max_shard_size: str | int = "5GB", safe_serialization: bool = True
-    ) -> None:
-        """Write ``config.json`` and safetensors that transformers reads, in shards when above ``max_shard_size``.
-
-        Raises ``ValueError`` for ``safe_serialization=False``: pickles are read, but not written.
-        """
-        if not safe_serialization:
-            raise ValueError("safe_serialization must be True: weights are written as safetensors, not as pickles")
-        folder = Path(folder)
-        if folder.is_file():
-            raise NotADirectoryError(f"save_pretrained needs a folder, but {folder} is a file")
-        folder.mkdir(parents=True, exist_ok=True)
-        write_checkpoint(self, self.state_dict(), folder, max_shard_size)
-
-
-def write_checkpoint(model: nn.Module, state: dict[str, Tensor], folder: Path, max_shard_size: str | int = "5GB") -> None:
+def write_checkpoint(
+    model: HubertPreTrainedModel, state: dict[str, Tensor], folder: Path, max_shard_size: str | int = "5GB"
+) -> None:
     """Write the configuration of a model as `config.json`, and `state`: its weights, and further ones that belong with it."""
     values = model.config.to_dict() | {
         "architectures": [type(model).__name__],
@@ -234,12 +166,12 @@ def _write_weights(state: dict[str, Tensor], folder: Path, max_shard_size: str |
     save_file({key: tensor.contiguous() for key, tensor in state.items()}, folder / SAFE_WEIGHTS, metadata={"format": "pt"})
 
 
-def _with_overrides(config: HubertConfig, overrides: dict[str, Any]) -> HubertConfig:
+def with_overrides(config: HubertConfig, overrides: dict[str, Any]) -> HubertConfig:
     refuse_unknown(set(overrides) - field_names() - WITHOUT_EFFECT)
     return config.with_overrides({name: value for name, value in overrides.items() if name not in WITHOUT_EFFECT})
 
 
-def _match(state: dict[str, Tensor], model: nn.Module) -> tuple[dict[str, Tensor], LoadingInfo]:
+def _match(state: dict[str, Tensor], model: HubertPreTrainedModel) -> tuple[dict[str, Tensor], LoadingInfo]:
     expected = model.state_dict()
     state = fit_prefix(state, expected, model.base_model_prefix + ".")
     info = LoadingInfo(missing_keys=sorted(set(expected) - set(state)), unexpected_keys=sorted(set(state) - set(expected)))
@@ -255,7 +187,7 @@ def _match(state: dict[str, Tensor], model: nn.Module) -> tuple[dict[str, Tensor
     return fitting, info
 
 
-def _warn(name_or_path: str | Path, model: str, info: LoadingInfo) -> None:
+def warn_of_differences(name_or_path: str | Path, model: str, info: LoadingInfo) -> None:
     if info.missing_keys:
         logger.warning(
             "%s lacks these weights of %s, which are newly initialised and need training: %s",

@@ -1,4 +1,4 @@
-"""The parts of HuBERT: feature encoder, projection, positional convolution, attention, feed-forward, encoder.
+"""The parts of HuBERT: feature encoder, projection, positional convolution, attention, feed-forward block, encoder.
 
 Parameter names are those of ``transformers.models.hubert``.
 Axes: B batch, S samples, T frames, C channels, H heads, D head dim.
@@ -6,10 +6,11 @@ Axes: B batch, S samples, T frames, C channels, H heads, D head dim.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,8 +25,8 @@ def _gelu_tanh(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh")
 
 
-ACTIVATIONS = {  # by transformers' names
-    "gelu": F.gelu,  # the exact one, with erf
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {  # by transformers' names
+    "gelu": F.gelu,  # exact, with erf
     "gelu_10": lambda x: F.gelu(x).clip(-10, 10),
     "gelu_accurate": _gelu_tanh,
     "gelu_fast": _gelu_tanh,
@@ -47,38 +48,43 @@ ACTIVATIONS = {  # by transformers' names
 
 
 def activation(name: str) -> Callable[[Tensor], Tensor]:
-    """Return the function that a configuration names. Raises ``ValueError`` when there is none of that name."""
+    """Return the activation function that a configuration names. Raises ``ValueError`` for an unknown name."""
     if name not in ACTIVATIONS:
-        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, but the configuration says {name!r}")
+        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, but the configuration has {name!r}")
     return ACTIVATIONS[name]
 
 
 class CheckpointedLayer(nn.Module):
-    """A layer whose inner activations gradient checkpointing forgets and computes again in the backward pass.
+    """A layer that supports gradient checkpointing: its activations can be recomputed in the backward pass.
 
-    ``checkpointing`` holds the keyword arguments of ``torch.utils.checkpoint.checkpoint``, or ``None`` to keep activations.
+    Attributes:
+        checkpointing: keyword arguments for ``torch.utils.checkpoint.checkpoint``, or ``None`` to keep activations.
     """
 
     def __init__(self, config: HubertConfig):
         super().__init__()
-        asked = getattr(config, "gradient_checkpointing", False)  # as configurations of 2021 ask for it
-        self.checkpointing: dict[str, Any] | None = {"use_reentrant": False} if asked else None
+        enabled = getattr(config, "gradient_checkpointing", False)  # a field of configurations from 2021
+        self.checkpointing: dict[str, Any] | None = {"use_reentrant": False} if enabled else None
 
-    def __call__(self, *inputs: Any, **named: Any) -> Any:
+    def __call__(self, *inputs: Any, **kwargs: Any) -> Any:
         if self.checkpointing is None or not (self.training and torch.is_grad_enabled()):
-            return super().__call__(*inputs, **named)
-        run = partial(super().__call__, **named)
+            return super().__call__(*inputs, **kwargs)
+        run = partial(super().__call__, **kwargs)
         differentiable = any(isinstance(entry, Tensor) and entry.requires_grad for entry in inputs)
         if self.checkpointing["use_reentrant"] and not differentiable:
-            return run(*inputs)  # the first layer of all: a reentrant checkpoint would give its parameters no gradient
+            return run(*inputs)  # the first layer: a reentrant checkpoint would give its parameters no gradient
         return checkpoint(run, *inputs, **self.checkpointing)
 
 
 class ConvLayer(CheckpointedLayer):
-    """One strided convolution of the feature encoder, ``[B, C_in, T_in] -> [B, C_out, T_out]``, no padding.
+    """One strided convolution of the feature encoder, ``[B, C_in, T_in] -> [B, C_out, T_out]``, without padding.
 
-    ``norm`` is ``"group"`` (one group per channel, statistics over time), ``"layer"`` (over channels) or ``None``.
+    Args:
+        norm: ``"group"`` (one group per channel, statistics over time), ``"layer"`` (over channels) or ``None``.
     """
+
+    conv: nn.Conv1d
+    layer_norm: Any  # nn.GroupNorm, nn.LayerNorm or absent, as norm says
 
     def __init__(self, config: HubertConfig, index: int, norm: str | None):
         super().__init__(config)
@@ -102,7 +108,7 @@ class ConvLayer(CheckpointedLayer):
         if self.norm == "group":
             x = self.layer_norm(x)
         elif self.norm == "layer":
-            # contiguous: the activation and its gradient run several times faster than on strided memory
+            # contiguous, since the activation and its gradient run several times faster there than on strided memory
             x = self.layer_norm(x.transpose(1, 2)).transpose(1, 2).contiguous()
         return self.activation(x)
 
@@ -110,11 +116,17 @@ class ConvLayer(CheckpointedLayer):
 class FeatureEncoder(nn.Module):
     """Seven convolutions from the waveform ``[B, S]`` to one feature vector per 20 ms, ``[B, C_conv, T]``."""
 
+    conv_layers: Sequence[ConvLayer]
+
     def __init__(self, config: HubertConfig):
         super().__init__()
         layers = len(config.conv_dim)
-        norms = ["layer"] * layers if config.feat_extract_norm == "layer" else ["group"] + [None] * (layers - 1)
-        self.conv_layers = nn.ModuleList(ConvLayer(config, index, norm) for index, norm in enumerate(norms))
+        norms: list[str | None] = (
+            ["layer"] * layers if config.feat_extract_norm == "layer" else ["group"] + [None] * (layers - 1)
+        )
+        self.conv_layers = nn.ModuleList(  # type: ignore[assignment]
+            ConvLayer(config, index, norm) for index, norm in enumerate(norms)
+        )
 
     def forward(self, input_values: Tensor) -> Tensor:
         x = input_values[:, None]
@@ -124,7 +136,10 @@ class FeatureEncoder(nn.Module):
 
 
 class FeatureProjection(nn.Module):
-    """``[B, T, C_conv] -> [B, T, C]``."""
+    """LayerNorm and linear projection of features, ``[B, T, C_conv] -> [B, T, C]``."""
+
+    layer_norm: nn.LayerNorm
+    projection: nn.Linear
 
     def __init__(self, config: HubertConfig):
         super().__init__()
@@ -140,11 +155,14 @@ class FeatureProjection(nn.Module):
 
 
 class PositionalConvEmbedding(nn.Module):
-    """Relative positions by a wide grouped convolution over time, ``[B, T, C] -> [B, T, C]``.
+    """Relative positional embedding by a grouped convolution over time with a large kernel, ``[B, T, C] -> [B, T, C]``.
 
     The weight is normalised over (out, in) for each tap (``dim=2``), or the input is batch-normalised instead.
-    An even kernel yields one frame too many; the last is dropped.
+    An even kernel yields one frame too many; the last one is dropped.
     """
+
+    conv: nn.Conv1d
+    batch_norm: nn.BatchNorm1d
 
     def __init__(self, config: HubertConfig):
         super().__init__()
@@ -172,7 +190,12 @@ class PositionalConvEmbedding(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention, ``[B, T, C] -> [B, T, C]`` and, when asked for, the probabilities ``[B, H, T, T]``."""
+    """Multi-head self-attention, ``[B, T, C] -> [B, T, C]``, which can also return the probabilities ``[B, H, T, T]``."""
+
+    k_proj: nn.Linear
+    v_proj: nn.Linear
+    q_proj: nn.Linear
+    out_proj: nn.Linear
 
     def __init__(self, config: HubertConfig):
         super().__init__()
@@ -204,6 +227,9 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     """Two linear layers with an activation between, ``[..., C] -> [..., C]``."""
 
+    intermediate_dense: nn.Linear
+    output_dense: nn.Linear
+
     def __init__(self, config: HubertConfig):
         super().__init__()
         self.intermediate_dense = nn.Linear(config.hidden_size, config.intermediate_size)
@@ -218,10 +244,15 @@ class FeedForward(nn.Module):
 
 
 class AttentionAdapter(nn.Module):
-    """Bottleneck added to each pre-LN layer when ``adapter_attn_dim`` is set (Pratap et al. 2023, MMS)."""
+    """Bottleneck after each pre-LN layer when ``adapter_attn_dim`` is set (Pratap et al. 2023, MMS)."""
+
+    norm: nn.LayerNorm
+    linear_1: nn.Linear
+    linear_2: nn.Linear
 
     def __init__(self, config: HubertConfig):
         super().__init__()
+        assert config.adapter_attn_dim is not None  # else there are no adapters
         self.norm = nn.LayerNorm(config.hidden_size)
         self.linear_1 = nn.Linear(config.hidden_size, config.adapter_attn_dim)
         self.linear_2 = nn.Linear(config.adapter_attn_dim, config.hidden_size)
@@ -232,6 +263,12 @@ class AttentionAdapter(nn.Module):
 
 class EncoderLayer(CheckpointedLayer):
     """One Transformer layer, ``[B, T, C] -> [B, T, C]``, normalising before its blocks or after their residual adds."""
+
+    attention: Attention
+    layer_norm: nn.LayerNorm
+    feed_forward: FeedForward
+    final_layer_norm: nn.LayerNorm
+    adapter_layer: AttentionAdapter
 
     def __init__(self, config: HubertConfig):
         super().__init__(config)
@@ -261,29 +298,35 @@ class EncoderLayer(CheckpointedLayer):
 class Encoder(nn.Module):
     """Positional convolution and Transformer layers over projected frames ``[B, T, C]``.
 
-    ``final_norm_in_hidden_states``: whether the last hidden state of a pre-LN encoder is taken after its final norm, as
-    transformers 4.34.1 does, or before it, as transformers 5 does.
+    Attributes:
+        final_norm_in_hidden_states: whether the last hidden state of a pre-LN encoder is taken after its final norm, as in
+            transformers 4.34.1, or before it, as in transformers 5.
     """
 
     final_norm_in_hidden_states = True
+    pos_conv_embed: PositionalConvEmbedding
+    layer_norm: nn.LayerNorm
+    layers: Sequence[EncoderLayer]
 
     def __init__(self, config: HubertConfig):
         super().__init__()
         self.normalize_before = config.do_stable_layer_norm
-        self.config = config  # whose layerdrop may change
+        self.config = config  # not only its layerdrop, which may change later
         self.pos_conv_embed = PositionalConvEmbedding(config)
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout)
-        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(  # type: ignore[assignment]
+            EncoderLayer(config) for _ in range(config.num_hidden_layers)
+        )
 
     def forward(
         self, x: Tensor, frame_mask: Tensor | None, output_attentions: bool, output_hidden_states: bool
     ) -> BaseModelOutput:
-        """``frame_mask`` is bool ``[B, T]``, True where a frame is real; frames of padding enter as zeros."""
+        """Encode frames. `frame_mask` is bool ``[B, T]``, False for padding; frames of padding are set to zero first."""
         key_mask = None
         if frame_mask is not None:
             x = x.masked_fill(~frame_mask[..., None], 0)
-            # A row without a single real frame may attend anywhere: what it yields is padding, but must be finite.
+            # A row of padding alone may attend anywhere: its result is meaningless, but must be finite.
             key_mask = (frame_mask | ~frame_mask.any(-1, keepdim=True))[:, None, None, :]
         x = x + self.pos_conv_embed(x)
         if not self.normalize_before:
@@ -307,3 +350,31 @@ class Encoder(nn.Module):
             hidden_states=tuple(hidden_states) if output_hidden_states else None,
             attentions=tuple(attentions) if output_attentions else None,
         )
+
+
+def sample_spec_augment_mask(shape: tuple[int, int], probability: float, length: int, min_masks: int) -> Tensor:
+    """Draw a bool mask in which about `probability` of each row lies in spans of `length`.
+
+    SpecAugment (Park et al. 2019, https://arxiv.org/abs/1904.08779) in wav2vec 2.0's variant. Draws from NumPy's global
+    generator in the same order as transformers, so equal seeds give equal masks: one number that rounds the span count up or
+    down at random, then the starts of each row, which may overlap.
+
+    Args:
+        shape: rows and positions.
+        min_masks: the smallest number of spans in a row.
+
+    Raises:
+        ValueError: a span is longer than a row.
+    """
+    size = shape[1]
+    if not 1 <= length <= size:
+        raise ValueError(f"the mask length must be between 1 and the number of positions, {size}, but is {length}")
+    spans = max(int(probability * size / length + np.random.rand(1).item()), min_masks)
+    spans = min(spans, size // length)
+    mask = torch.zeros(shape, dtype=torch.bool)
+    if spans == 0:  # do not call the generator, which even an empty choice would advance
+        return mask
+    for row in mask.numpy():
+        for start in np.random.choice(np.arange(size - length + 1), spans, replace=False):
+            row[start : start + length] = True
+    return mask

@@ -1,39 +1,195 @@
-"""HuBERT, the definition: what the model *is*, in plain PyTorch.
-
-Hsu et al. 2021, "HuBERT: Self-Supervised Speech Representation Learning by Masked Prediction of Hidden Units"
-(https://arxiv.org/abs/2106.07447), with the parameter names and the arithmetic of ``transformers.models.hubert``.
+"""HuBERT, the definition: what the model computes, in plain PyTorch.
 
     waveform [B, S] -> FeatureEncoder [B, C_conv, T] -> FeatureProjection [B, T, C] -> Encoder [B, T, C] -> head
 
-Two architectures share these modules. ``do_stable_layer_norm=False`` with ``feat_extract_norm="group"`` (base) normalises
-after each residual add; ``do_stable_layer_norm=True`` with ``feat_extract_norm="layer"`` (large, xlarge) before each
-block and once at the end. Axes: B batch, S samples, T frames, C channels, H heads, D head dim, V vocabulary.
+The three parts are in layers.py. `HubertModel.forward` composes them; for inference it lets the packed graph compute the same,
+several times as fast (`hubert_fast.packed`). Parameter names and arithmetic are those of ``transformers.models.hubert``.
+
+Two architectures share these modules. With ``do_stable_layer_norm=False`` and ``feat_extract_norm="group"`` (base) the encoder
+normalises after each residual add; with ``do_stable_layer_norm=True`` and ``feat_extract_norm="layer"`` (large, xlarge) before
+each block and once at the end.
+
+Source: Hsu et al. 2021, "HuBERT: Self-Supervised Speech Representation Learning by Masked Prediction of Hidden Units"
+(https://arxiv.org/abs/2106.07447). Axes: B batch, S samples, T frames, N packed frames, C channels, V vocabulary.
 """
 
 from __future__ import annotations
+
+import logging
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import HubertConfig
-from .hubert_model import HubertModel
-from .initialization import initialize
+from .input_checks import check_class_labels, check_ctc_labels, check_inputs, check_packed, check_time_indices
+from .layers import Encoder, FeatureEncoder, FeatureProjection, sample_spec_augment_mask
 from .ops import ctc_argmax
 from .outputs import (
+    BaseModelOutput,
     CausalLMOutput,
     PackedCausalLMOutput,
+    PackedModelOutput,
     PackedSequenceClassifierOutput,
     PackedTokenOutput,
     SequenceClassifierOutput,
     counts_of,
     keep_counts,
 )
-from .packed_audio import PackedAudio
-from .pretrained import HubertPreTrainedModel
-from .untouched import has_hook
+from .packed import FastPath, Grid, PackedAudio, has_hook, run_packed, run_padded
+from .pretrained import HubertPreTrainedModel, initialize
 
 __all__ = ["HubertForCTC", "HubertForSequenceClassification", "HubertModel"]
+
+logger = logging.getLogger("hubert_fast.packed")
+
+
+class HubertModel(HubertPreTrainedModel):
+    """The encoder without a head: from waveforms to one vector per 20 ms."""
+
+    feature_extractor: FeatureEncoder
+    feature_projection: FeatureProjection
+    masked_spec_embed: nn.Parameter
+    encoder: Encoder
+    fast_path: FastPath
+
+    def __init__(self, config: HubertConfig):
+        super().__init__(config)
+        config = self.config
+        self.feature_extractor = FeatureEncoder(config)
+        self.feature_projection = FeatureProjection(config)
+        if config.mask_time_prob > 0 or config.mask_feature_prob > 0:
+            self.masked_spec_embed = nn.Parameter(torch.empty(config.hidden_size))
+        self.encoder = Encoder(config)
+        self.fast_path = FastPath()
+        initialize(self, config)
+
+    def forward(
+        self,
+        input_values: Tensor,
+        attention_mask: Tensor | None = None,
+        mask_time_indices: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> BaseModelOutput | tuple:
+        """Encode waveforms.
+
+        For inference the packed graph computes the result, and frames of padding are zeros; `explain_path` says when it does
+        not. Then the definition below does, and its output for padding is meaningless.
+
+        Args:
+            input_values: float ``[B, S]`` at 16 kHz, normalised as the checkpoint's preprocessor says.
+            attention_mask: ``[B, S]``, 1 for samples and 0 for the padding after them. A row with fewer samples than the
+                receptive field (400) has no frames and never affects its neighbours; nor does a row with NaN, which yields NaN.
+            mask_time_indices: bool ``[B, T]``, frames to replace by the mask embedding. In training they are sampled by
+                default.
+            output_attentions: return the attention probabilities of each layer, ``[B, H, T, T]``.
+            output_hidden_states: return the input of the first layer and the output of each, ``[B, T, C]``.
+            return_dict: return an output object and not a tuple.
+
+        Raises:
+            ValueError: the shapes do not fit, or the waveform is too short for a single frame.
+        """
+        check_inputs(self, input_values, attention_mask)
+        config = self.config
+        output_attentions = config.output_attentions if output_attentions is None else output_attentions
+        output_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        if self.why_not_packed(input_values, mask_time_indices, output_attentions) is None:
+            last, states = run_padded(self, input_values, attention_mask, output_hidden_states)
+            return self._returned(BaseModelOutput(last_hidden_state=last, hidden_states=states), return_dict)
+        features = self.feature_extractor(input_values).transpose(1, 2)
+        frame_mask = None if attention_mask is None else self.frame_mask(attention_mask, features.shape[1])
+        x = self.feature_projection(features)
+        x = self._spec_augment(x, mask_time_indices)
+        output = self.encoder(x, frame_mask, output_attentions, output_hidden_states)
+        return self._returned(output, return_dict)
+
+    def forward_packed(self, audio: PackedAudio, output_hidden_states: bool | None = None) -> PackedModelOutput:
+        """Encode utterances of any lengths without padding. Each utterance gets the result it would get alone.
+
+        Where the packed graph cannot be used (see `explain_path`), the definition encodes the utterances one by one.
+
+        Args:
+            audio: on any device. It is moved to the model's; from pinned memory, without waiting for work queued there. An
+                utterance shorter than the receptive field (400 samples) has no frames.
+            output_hidden_states: return the input of the first layer and the output of each, ``[N, C]``.
+
+        Returns:
+            The last hidden state ``[N, C]``, and ``cu_seqlens``, int32 ``[B + 1]``, the boundaries between utterances.
+
+        Raises:
+            TypeError: `audio` is not a `PackedAudio`.
+            ValueError: `audio` is packed with another hop than the model's.
+        """
+        check_packed(audio, self.config)
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        audio = audio.to(self.device, non_blocking=True)
+        grid = Grid.of(audio.lengths, self.config)
+        if self.why_not_packed(audio.samples, whole_call=False) is None:
+            last, states = run_packed(self, audio, grid, output_hidden_states)
+        else:
+            last, states = self._encode_one_by_one(audio, output_hidden_states)
+        output = PackedModelOutput(last_hidden_state=last, hidden_states=states, cu_seqlens=grid.cu_seqlens(last.device))
+        return keep_counts(output, grid.counts)
+
+    def _encode_one_by_one(self, audio: PackedAudio, output_hidden_states: bool) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+        empty = torch.empty(0, self.config.hidden_size, dtype=self.dtype, device=self.device)
+        lasts, states = [empty], [(empty,) * (self.config.num_hidden_layers + 1)]
+        for waveform in audio.waveforms():
+            if len(waveform) >= self.config.receptive_field:
+                output = self(waveform[None].to(self.dtype), output_hidden_states=output_hidden_states, return_dict=True)
+                lasts.append(output["last_hidden_state"][0])
+                states.append(tuple(state[0] for state in output.get("hidden_states", ())))
+        # the empty tensors only serve a batch without any frame: they must not determine the dtype of the others
+        first = 1 if len(lasts) > 1 else 0
+        last = torch.cat(lasts[first:])
+        return last, tuple(torch.cat(parts) for parts in zip(*states[first:])) if output_hidden_states else None
+
+    def why_not_packed(
+        self,
+        waveforms: Tensor,
+        mask_time_indices: Tensor | None = None,
+        output_attentions: bool = False,
+        whole_call: bool = True,
+    ) -> str | None:
+        """Return why the definition would serve a call, and log it; return ``None`` when the packed graph would.
+
+        Args:
+            whole_call: whether this is a call of the module, around which its hooks run, and not of `forward_packed`.
+        """
+        reason: str | None
+        if output_attentions:
+            reason = "attentions are asked for"
+        elif mask_time_indices is not None:
+            reason = "mask_time_indices are given"
+        else:
+            reason = self.fast_path.why_not(self, HubertModel, waveforms, whole_call)
+        if reason is not None and not torch.compiler.is_compiling():
+            logger.debug("definition: %s", reason)
+        return reason
+
+    def _spec_augment(self, x: Tensor, mask_time_indices: Tensor | None) -> Tensor:
+        """Mask spans of time, then spans of channels, in projected frames ``[B, T, C]`` (SpecAugment, Park et al. 2019)."""
+        config = self.config
+        if not config.apply_spec_augment:
+            return x
+        batch, frames, channels = x.shape
+        if mask_time_indices is not None:
+            check_time_indices(self, mask_time_indices, batch, frames)
+        elif self.training and config.mask_time_prob > 0:
+            mask_time_indices = sample_spec_augment_mask(
+                (batch, frames), config.mask_time_prob, config.mask_time_length, config.mask_time_min_masks
+            ).to(x.device)
+        if mask_time_indices is not None:
+            x = torch.where(mask_time_indices.bool()[..., None], self.masked_spec_embed.to(x.dtype), x)
+        if self.training and config.mask_feature_prob > 0:
+            mask = sample_spec_augment_mask(
+                (batch, channels), config.mask_feature_prob, config.mask_feature_length, config.mask_feature_min_masks
+            ).to(x.device)
+            x = x.masked_fill(mask[:, None], 0)
+        return x
 
 
 class HubertForCTC(HubertPreTrainedModel):
@@ -58,14 +214,19 @@ class HubertForCTC(HubertPreTrainedModel):
     ) -> CausalLMOutput | tuple:
         """Return logits ``[B, T, V]`` and, with labels, the CTC loss (Graves et al. 2006).
 
-        labels: int ``[B, L]``, negative values are padding. The blank is ``config.pad_token_id``. Without
-        an ``attention_mask`` every frame counts. Other arguments as in :meth:`HubertModel.forward`. In inference the logits of
-        padding are zeros, but 1 for a blank that is not the first token, so that the best token of padding is the blank.
+        In inference the logits of padding are zeros, except for a 1 at a blank that is not token 0, so that the best token of
+        padding is the blank.
 
-        Raises ``ValueError`` when a label is not in the vocabulary.
+        Args:
+            input_values, attention_mask, output_attentions, output_hidden_states, return_dict: as in `HubertModel.forward`.
+            labels: int ``[B, L]``; negative values are padding. The blank is ``config.pad_token_id``. Without an
+                `attention_mask` every frame counts.
+
+        Raises:
+            ValueError: a label is not in the vocabulary, or an input does not fit.
         """
         if labels is not None:
-            self._check_labels(labels, len(input_values))
+            check_ctc_labels(labels, len(input_values), self.config)
         encoded = self.hubert(
             input_values,
             attention_mask,
@@ -75,7 +236,7 @@ class HubertForCTC(HubertPreTrainedModel):
         )
         logits = self.lm_head(self.dropout(encoded["last_hidden_state"]))
         if attention_mask is not None and not (self.training or logits.requires_grad):
-            logits = self._silenced(logits, self.frame_mask(attention_mask, logits.shape[1]))
+            logits = self._blank_padding(logits, self.frame_mask(attention_mask, logits.shape[1]))
         loss = None
         if labels is not None:
             mask = torch.ones_like(input_values, dtype=torch.long) if attention_mask is None else attention_mask
@@ -83,18 +244,21 @@ class HubertForCTC(HubertPreTrainedModel):
         output = CausalLMOutput(
             loss=loss, logits=logits, hidden_states=encoded.get("hidden_states"), attentions=encoded.get("attentions")
         )
-        return self._as_asked(output, return_dict)
+        return self._returned(output, return_dict)
 
-    def _silenced(self, logits: Tensor, frame_mask: Tensor) -> Tensor:
-        """Make zeros of the logits of padding, and a one of the blank's unless it is the first: else arg-max reads letters."""
-        silence = logits.new_zeros(logits.shape[-1])
+    def _blank_padding(self, logits: Tensor, frame_mask: Tensor) -> Tensor:
+        """Zero the logits of padded frames and set the blank's to 1, so that argmax yields the blank there.
+
+        A blank that is token 0 needs no 1: among equal logits argmax takes the first.
+        """
+        padding = logits.new_zeros(logits.shape[-1])
         blank = self.config.pad_token_id
-        if blank is not None and 0 < blank < len(silence):  # of equal ones arg-max takes the first
-            silence[blank] = 1
-        return torch.where(frame_mask[..., None], logits, silence)
+        if blank is not None and 0 < blank < len(padding):
+            padding[blank] = 1
+        return torch.where(frame_mask[..., None], logits, padding)
 
     def forward_packed(self, audio: PackedAudio, output_hidden_states: bool | None = None) -> PackedCausalLMOutput:
-        """Return logits ``[N, V]`` for utterances of any lengths, none padded. See :meth:`HubertModel.forward_packed`."""
+        """Return logits ``[N, V]`` for utterances of any lengths without padding. See `HubertModel.forward_packed`."""
         encoded = self.hubert.forward_packed(audio, output_hidden_states)
         output = PackedCausalLMOutput(
             logits=self.lm_head(self.dropout(encoded.last_hidden_state)),
@@ -104,10 +268,10 @@ class HubertForCTC(HubertPreTrainedModel):
         return keep_counts(output, counts_of(encoded))
 
     def argmax_packed(self, audio: PackedAudio) -> PackedTokenOutput:
-        """Return the best token of each frame and its log-probability, int32 and float32 ``[N]``: what greedy decoding takes.
+        """Return the best token of each frame and its log-probability, the input of greedy decoding: int32 and float32 ``[N]``.
 
-        No logits are written where the output layer is a plain linear one and no gradient is recorded; the
-        ids are those of :meth:`forward_packed`, up to what rounding logits to half precision makes equal.
+        No logits are stored where the output layer is a plain linear one and no gradient is recorded. The ids are those of
+        `forward_packed`, except where rounding logits to half precision makes several equal.
         """
         encoded = self.hubert.forward_packed(audio)
         head, x = self.lm_head, encoded.last_hidden_state
@@ -122,31 +286,16 @@ class HubertForCTC(HubertPreTrainedModel):
         output = PackedTokenOutput(ids=ids.int(), log_probs=log_probs.float(), cu_seqlens=encoded.cu_seqlens)
         return keep_counts(output, counts_of(encoded))
 
-    def _check_labels(self, labels: Tensor, batch: int) -> None:
-        super()._check_labels(labels, batch)
-        if labels.dim() != 2 or len(labels) != batch or (labels.is_floating_point() and (labels != labels.floor()).any()):
-            raise ValueError(
-                f"labels must be whole numbers [batch, length], with {batch} rows here, "
-                f"but are {labels.dtype} {list(labels.shape)}"
-            )
-        if labels.numel() and labels.max() >= self.config.vocab_size:
-            raise ValueError(f"labels must be below vocab_size ({self.config.vocab_size}), but reach {int(labels.max())}")
-        blank = self.config.pad_token_id
-        if blank is None or not 0 <= blank < self.config.vocab_size:
-            raise ValueError(
-                f"pad_token_id is CTC's blank and must be an output, 0 to {self.config.vocab_size - 1}, but is {blank}"
-            )
-
     def _ctc_loss(self, logits: Tensor, frame_counts: Tensor, labels: Tensor) -> Tensor:
         is_label = labels >= 0
-        # cuDNN's CTC takes only blank 0 and short labels, so it is kept out
+        # cuDNN's CTC supports only blank 0 and short labels, so it is turned off
         with torch.backends.cudnn.flags(enabled=False):
             return F.ctc_loss(
                 logits.log_softmax(dim=-1, dtype=torch.float32).transpose(0, 1),
                 labels[is_label].long(),
                 frame_counts,
                 is_label.sum(-1),
-                blank=self.config.pad_token_id,
+                blank=self.config.pad_token_id,  # type: ignore[arg-type]  # check_ctc_labels has seen it
                 reduction=self.config.ctc_loss_reduction,
                 zero_infinity=self.config.ctc_zero_infinity,
             )
@@ -176,17 +325,20 @@ class HubertForSequenceClassification(HubertPreTrainedModel):
         return_dict: bool | None = None,
         labels: Tensor | None = None,
     ) -> SequenceClassifierOutput | tuple:
-        """Return logits ``[B, num_labels]`` and, with labels ``[B]``, the loss.
+        """Return logits ``[B, num_labels]`` and, with labels, the loss.
 
-        labels: classes, int, of which -100 is ignored, for the mean cross entropy; with ``num_labels == 1`` numbers, for the
-            mean squared error.
+        Frames are averaged; with an `attention_mask`, only those that are not padding.
 
-        Frames are averaged, only the real ones with an ``attention_mask``. Other arguments as in :meth:`HubertModel.forward`.
+        Args:
+            input_values, attention_mask, output_attentions, output_hidden_states, return_dict: as in `HubertModel.forward`.
+            labels: ``[B]``. Classes as integers, of which -100 is ignored, for the mean cross entropy; with
+                ``num_labels == 1`` numbers, for the mean squared error.
 
-        Raises ``ValueError`` when the labels do not fit the batch or the classes.
+        Raises:
+            ValueError: the labels do not fit the batch or the classes, or an input does not fit.
         """
         if labels is not None:
-            self._check_labels(labels, len(input_values))
+            check_class_labels(labels, len(input_values), self.config)
         weighted = self.config.use_weighted_layer_sum
         encoded = self.hubert(
             input_values,
@@ -210,12 +362,12 @@ class HubertForSequenceClassification(HubertPreTrainedModel):
             hidden_states=encoded.get("hidden_states"),
             attentions=encoded.get("attentions"),
         )
-        return self._as_asked(output, return_dict)
+        return self._returned(output, return_dict)
 
     def forward_packed(self, audio: PackedAudio, output_hidden_states: bool | None = None) -> PackedSequenceClassifierOutput:
-        """Return logits ``[B, num_labels]`` for utterances of any lengths, none padded. See :meth:`HubertModel.forward_packed`.
+        """Return logits ``[B, num_labels]`` for utterances of any lengths without padding. See `HubertModel.forward_packed`.
 
-        An utterance without a frame is classified as the mean of none, zeros.
+        For an utterance without frames the classifier gets zeros, as the mean of no frames.
         """
         weighted = self.config.use_weighted_layer_sum
         encoded = self.hubert.forward_packed(audio, True if weighted else output_hidden_states)
@@ -230,24 +382,10 @@ class HubertForSequenceClassification(HubertPreTrainedModel):
         )
         return keep_counts(output, counts)
 
-    def _weighted_sum(self, states: tuple[Tensor, ...]) -> Tensor:
-        """Sum the layers' states ``[..., C]`` by the softmax of the learnt weights (SUPERB)."""
+    def _weighted_sum(self, states: tuple[Tensor, ...] | None) -> Tensor:
+        """Sum the layers' states ``[..., C]``, weighted by the softmax of the learnt weights (SUPERB)."""
+        assert states is not None  # they were asked for
         return torch.tensordot(self.layer_weights.softmax(dim=0), torch.stack(states), dims=1)
-
-    def _check_labels(self, labels: Tensor, batch: int) -> None:
-        super()._check_labels(labels, batch)
-        if labels.numel() != batch:
-            raise ValueError(f"labels must be one per row of the batch of {batch}, but have shape {list(labels.shape)}")
-        classes = self.config.num_labels
-        if classes == 1:
-            return
-        if labels.is_floating_point():
-            raise ValueError(f"labels must be whole numbers to choose among {classes} classes, but are {labels.dtype}")
-        known = ((labels >= 0) & (labels < classes)) | (labels == -100)
-        if not known.all():
-            raise ValueError(
-                f"labels must be below num_labels ({classes}) and not negative, but one is {int(labels[~known][0])}"
-            )
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         if self.config.num_labels == 1:

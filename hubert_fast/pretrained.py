@@ -1,20 +1,33 @@
-"""What the three models share: configuration, frame counts, freezing, gradient checkpointing."""
+"""The base class of the three models: configuration, loading, saving, initialisation, frame counts, freezing, checkpointing."""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
-from .checkpoints import PreTrainedMixin
+from .checkpoints import load, warn_of_differences, with_overrides, write_checkpoint
 from .config import HubertConfig, as_hubert_config
+from .devices import resolve_device_map
 from .layers import CheckpointedLayer
 from .outputs import ModelOutput
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
-class HubertPreTrainedModel(PreTrainedMixin, nn.Module):
-    """Base of the three models: configuration, initialisation, and (from the mixin) loading and saving."""
+    from .modeling import HubertModel
+
+
+Output = TypeVar("Output", bound=ModelOutput)
+
+
+class HubertPreTrainedModel(nn.Module):
+    """Base class of the models, with the methods that transformers' models have."""
 
     config_class = HubertConfig
     base_model_prefix = "hubert"
@@ -25,20 +38,103 @@ class HubertPreTrainedModel(PreTrainedMixin, nn.Module):
         super().__init__()
         self.config = as_hubert_config(config)
 
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        *,
+        config: HubertConfig | str | Path | None = None,
+        dtype: str | torch.dtype | None = None,
+        torch_dtype: str | torch.dtype | None = None,
+        device: str | int | torch.device | None = None,
+        device_map: str | int | torch.device | dict | None = None,
+        ignore_mismatched_sizes: bool = False,
+        output_loading_info: bool = False,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+        **config_overrides: Any,
+    ) -> Self:
+        """Load a model, in evaluation mode, from a folder or a Hugging Face hub repository.
+
+        Weights that the checkpoint lacks are initialised, and a warning names them.
+
+        Args:
+            name_or_path: a folder, or a repository name such as ``facebook/hubert-base-ls960``.
+            config: a configuration to use instead of the checkpoint's ``config.json``, or where to read one.
+            dtype: of the parameters; float32 by default. ``"auto"`` keeps the checkpoint's. `torch_dtype` is its older name.
+            device: where the model goes; the CPU by default. ``"auto"`` is CUDA if there is a GPU. `device_map` is
+                transformers' name for it.
+            ignore_mismatched_sizes: initialise weights whose shapes differ from the configuration's, and do not raise.
+            output_loading_info: return ``(model, info)``. `info` is a dictionary with ``missing_keys``, ``unexpected_keys``,
+                ``mismatched_keys`` (key, shape in the file, shape in the model) and ``error_msgs`` (always empty: errors
+                raise).
+            revision, cache_dir, token, local_files_only: as in ``huggingface_hub``.
+            config_overrides: fields of `HubertConfig` to change. The options ``attn_implementation``, ``low_cpu_mem_usage``,
+                ``trust_remote_code`` and ``use_safetensors`` of transformers are accepted and have no effect.
+
+        Raises:
+            CheckpointError: a file is missing or unreadable.
+            ValueError: shapes differ and `ignore_mismatched_sizes` is not set, or the device does not exist.
+            TypeError: a keyword is neither an option nor a field.
+        """
+        hub_options = {
+            "revision": revision,
+            "cache_dir": cache_dir,
+            "token": token,
+            "local_files_only": local_files_only,
+        }
+        if device is not None and device_map is not None:
+            raise ValueError(f"from_pretrained takes device or device_map, but got both: {device!r} and {device_map!r}")
+        target = resolve_device_map(device if device_map is None else device_map)
+        if config is None or isinstance(config, (str, Path)):
+            config = HubertConfig.from_pretrained(name_or_path if config is None else config, **hub_options)
+        config = with_overrides(as_hubert_config(config), config_overrides)
+        model, info = load(
+            cls, name_or_path, config, torch_dtype if dtype is None else dtype, ignore_mismatched_sizes, hub_options
+        )
+        warn_of_differences(name_or_path, cls.__name__, info)
+        model = model.to(device=target)
+        if output_loading_info:
+            return model, asdict(info) | {"error_msgs": []}  # type: ignore[return-value]
+        return model  # type: ignore[return-value]
+
+    def save_pretrained(
+        self, folder: str | Path, *, max_shard_size: str | int = "5GB", safe_serialization: bool = True
+    ) -> None:
+        """Write ``config.json`` and safetensors that transformers can read.
+
+        Args:
+            max_shard_size: largest size of a file of weights; more weights are split into several files.
+            safe_serialization: must be ``True``: pickles are read, but not written.
+
+        Raises:
+            ValueError: `safe_serialization` is ``False``.
+            NotADirectoryError: `folder` is a file.
+        """
+        if not safe_serialization:
+            raise ValueError("safe_serialization must be True: weights are written as safetensors, not as pickles")
+        folder = Path(folder)
+        if folder.is_file():
+            raise NotADirectoryError(f"save_pretrained needs a folder, but {folder} is a file")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_checkpoint(self, self.state_dict(), folder, max_shard_size)
+
     @property
     def dtype(self) -> torch.dtype:
-        """That of the parameters."""
+        """The dtype of the parameters."""
         return next(self.parameters()).dtype
 
     @property
     def device(self) -> torch.device:
-        """That of the parameters."""
+        """The device of the parameters."""
         return next(self.parameters()).device
 
     @property
-    def base_model(self) -> nn.Module:
+    def base_model(self) -> HubertModel:
         """The encoder without the head."""
-        return getattr(self, self.base_model_prefix, self)
+        return getattr(self, self.base_model_prefix, self)  # type: ignore[arg-type]
 
     def explain_path(
         self,
@@ -46,10 +142,13 @@ class HubertPreTrainedModel(PreTrainedMixin, nn.Module):
         mask_time_indices: Tensor | None = None,
         output_attentions: bool | None = None,
     ) -> str:
-        """Say which graph a call like this would take, and why: ``"packed"``, or ``"definition: "`` and the reason.
+        """Return which graph would serve such a call: ``"packed"``, or ``"definition: "`` and the reason.
 
-        input_values: needed only when it requires a gradient or is on another device than the model. Other arguments of a call
-        make no difference. The logger ``hubert_fast.hubert_model`` says so at level DEBUG whenever the definition is taken.
+        The logger ``hubert_fast.packed`` reports the same for every call at level DEBUG. Other arguments of a call make no
+        difference.
+
+        Args:
+            input_values: needed only if it requires a gradient or is on another device than the model.
         """
         if output_attentions is None:
             output_attentions = self.config.output_attentions
@@ -58,7 +157,7 @@ class HubertPreTrainedModel(PreTrainedMixin, nn.Module):
         return "packed" if reason is None else f"definition: {reason}"
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
-        """Count the parameters. ``exclude_embeddings`` is transformers' and changes nothing: speech has no embedding table."""
+        """Return the number of parameters. `exclude_embeddings` has no effect, since speech models have no embedding table."""
         return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad or not only_trainable)
 
     def freeze_feature_encoder(self) -> None:
@@ -66,7 +165,7 @@ class HubertPreTrainedModel(PreTrainedMixin, nn.Module):
         self.base_model.feature_extractor.requires_grad_(False)
 
     def freeze_feature_extractor(self) -> None:
-        """Do :meth:`freeze_feature_encoder`, by the name that transformers 4 deprecated and 5 dropped."""
+        """Call `freeze_feature_encoder`: its older name, deprecated in transformers 4 and removed in 5."""
         self.freeze_feature_encoder()
 
     def freeze_base_model(self) -> None:
@@ -76,11 +175,14 @@ class HubertPreTrainedModel(PreTrainedMixin, nn.Module):
     def gradient_checkpointing_enable(
         self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, every_n_layers: int = 1, offload: bool = False
     ) -> None:
-        """Keep only the inputs of convolutions and Transformer layers in training, and compute the rest again.
+        """In training keep only the inputs of convolutions and Transformer layers, and recompute the rest in the backward pass.
 
-        gradient_checkpointing_kwargs: of ``torch.utils.checkpoint.checkpoint``; not reentrant unless they say so.
+        Args:
+            gradient_checkpointing_kwargs: for ``torch.utils.checkpoint.checkpoint``; ``use_reentrant`` is ``False`` by default.
+            every_n_layers, offload: options of transformers from 5.20 on, of which only the defaults are supported.
 
-        Raises ``ValueError`` for ``every_n_layers`` above 1 and ``offload``, which transformers' Trainer passes from 5.20 on.
+        Raises:
+            ValueError: `every_n_layers` is above 1, or `offload` is set.
         """
         if every_n_layers != 1 or offload:
             raise ValueError(f"every_n_layers must be 1 and offload False, but they are {every_n_layers} and {offload}")
@@ -96,41 +198,60 @@ class HubertPreTrainedModel(PreTrainedMixin, nn.Module):
     def activation_checkpointing_enable(
         self, activation_checkpointing_kwargs: dict[str, Any] | None = None, every_n_layers: int = 1, offload: bool = False
     ) -> None:
-        """Do :meth:`gradient_checkpointing_enable`, by the name transformers 5.23 has for it."""
+        """Call `gradient_checkpointing_enable`: its name in transformers 5.23."""
         self.gradient_checkpointing_enable(activation_checkpointing_kwargs, every_n_layers, offload)
 
     def activation_checkpointing_disable(self) -> None:
-        """Do :meth:`gradient_checkpointing_disable`, by the name transformers 5 has for it."""
+        """Call `gradient_checkpointing_disable`: its name in transformers 5.23."""
         self.gradient_checkpointing_disable()
 
     @property
     def is_gradient_checkpointing(self) -> bool:
-        """Whether :meth:`gradient_checkpointing_enable` is in force."""
+        """Whether gradient checkpointing is enabled."""
         return any(layer.checkpointing is not None for layer in self._checkpointed_layers())
 
     def _checkpointed_layers(self) -> list[CheckpointedLayer]:
         return [module for module in self.modules() if isinstance(module, CheckpointedLayer)]
 
     def frame_counts(self, sample_counts: Tensor) -> Tensor:
-        """Return how many frames that many samples give: integers of any shape; 0 below the receptive field (400)."""
+        """Return the number of frames for numbers of samples: integers of any shape, 0 below the receptive field (400)."""
         for kernel, stride in zip(self.config.conv_kernel, self.config.conv_stride):
             sample_counts = torch.div(sample_counts - kernel, stride, rounding_mode="floor") + 1
         return sample_counts.clamp(min=0)
 
     def frame_mask(self, attention_mask: Tensor, frames: int) -> Tensor:
-        """Reduce a sample mask ``[B, S]`` to a frame mask, bool ``[B, frames]``. Only the mask's row sums count."""
+        """Reduce a sample mask ``[B, S]`` to a frame mask, bool ``[B, frames]``. Only the row sums of the mask matter."""
         counts = self.frame_counts(attention_mask.sum(-1, dtype=torch.long))
         return torch.arange(frames, device=counts.device) < counts[:, None]
 
-    def _check_labels(self, labels: Tensor, batch: int) -> None:
-        """Raise ``ValueError`` for labels that no head takes; each head adds what its own must be."""
-        if not isinstance(labels, Tensor):
-            raise ValueError(f"labels must be a tensor, but are a {type(labels).__name__}")
-        if batch == 0:
-            raise ValueError("labels need at least one row of input_values, but the batch is empty")
-
-    def _as_asked(self, output: ModelOutput, return_dict: bool | None) -> ModelOutput | tuple:
+    def _returned(self, output: Output, return_dict: bool | None) -> Output | tuple:
+        """Return an output as `return_dict` says, or the configuration when it is ``None``."""
         return_dict = self.config.return_dict if return_dict is None else return_dict
         if not return_dict:
             return output.to_tuple()
-        return dict(output) if torch.jit.is_tracing() else output  # tracing takes no class of ours
+        if torch.jit.is_tracing():  # which supports only built-in classes
+            return dict(output)  # type: ignore[return-value]
+        return output
+
+
+@torch.no_grad()
+def initialize(module: nn.Module, config: HubertConfig) -> None:
+    """Initialise a module and everything below it in place, as transformers does.
+
+    Linear weights are normal with ``initializer_range``, convolution weights Kaiming-normal, biases 0, norms 1 and 0, the
+    SpecAugment mask embedding uniform in [0, 1). A weight-normed convolution has PyTorch's own initial weight: transformers
+    initialises the recomputed weight, which weight norm overwrites, so its draw has no effect.
+    """
+    for child in module.modules():
+        if isinstance(child, nn.Linear):
+            nn.init.normal_(child.weight, std=config.initializer_range)
+            nn.init.zeros_(child.bias)
+        elif isinstance(child, nn.Conv1d):
+            if is_parametrized(child):  # the assignment sets magnitude and direction
+                child.weight = nn.init.kaiming_uniform_(child.weight.clone(), a=math.sqrt(5))
+            else:
+                nn.init.kaiming_normal_(child.weight)
+            if child.bias is not None:
+                nn.init.zeros_(child.bias)
+    if hasattr(module, "masked_spec_embed"):
+        nn.init.uniform_(module.masked_spec_embed)  # type: ignore[arg-type]

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from .ctc import Vocabulary, decode_raw
+from .ctc import decode_raw
+from .ctc.vocabulary import Vocabulary
 from .hub import CONFIG_NAME, CheckpointError, listed, read_json, read_optional_json, resolve_file, write_json
 from .tokenizer_outputs import CTCTokenizerOutput, flat, offsets
 

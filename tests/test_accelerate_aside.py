@@ -155,12 +155,12 @@ CHANGES = {
     hooked: "encoder.layers.1.attention.v_proj has a hook",
     hooked_before: "encoder.layers.1 has a hook",
     forwarded: "forward of encoder.layers.1.feed_forward is replaced",
-    parametrized: "encoder.layers.1.attention.q_proj is Linear bias [48], where",
+    parametrized: "encoder.layers.1.attention.q_proj is Linear bias [48], but",
     compiled: "encoder.layers.1.attention.q_proj is OptimizedModule",
     compiled_in_place: "_compiled_call_impl of encoder.layers.1.attention.out_proj is replaced",
     quantised: "encoder.layers.1.attention.k_proj has weights of type quantised.<locals>.Quantised",
     another_activation: "encoder.layers.1.feed_forward.intermediate_act_fn is ReLU",
-    namesake: "encoder.layers.1.feed_forward is HubertFeedForward, where the configuration makes it HubertFeedForward",
+    namesake: "encoder.layers.1.feed_forward is HubertFeedForward, but the configuration defines HubertFeedForward",
     another_scaling: "scaling of encoder.layers.1.attention is 1.0, and was 0.28",
     dropout_left_on: "encoder.layers.1.feed_forward.output_dropout is in training mode",
     hooked_backwards: "encoder.layers.1 has a hook",
@@ -324,7 +324,7 @@ def test_hooks_come_and_go(batch):
     handle = nn.modules.module.register_module_forward_hook(lambda *arguments: None)
     answers(model, *batch)
     handle.remove()
-    assert forward_of(model).reason == "there are hooks on all modules"
+    assert forward_of(model).reason == "PyTorch has hooks that run on all modules"
 
 
 def test_each_reason_is_told_once(batch, caplog):

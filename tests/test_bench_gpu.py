@@ -421,7 +421,7 @@ def test_whole_models_under_graphs(bench, captures, monkeypatch, tmp_path, name)
     assert {row["status"] for row in rows} == {"ok"} and all(float(row["max_error"]) < 1e-5 for row in rows)
     assert captures == ["captured", *["replayed"] * 5]
     assert subject.ours.hubert.fast_path.cuda_graphs.replays == 0  # its own are not used
-    monkeypatch.setattr("hubert_fast.packed_kernels.graphs_can_run", lambda device: False)
+    monkeypatch.setattr("hubert_fast.packed.kernel_graph.graphs_can_run", lambda device: False)
     gpu_whole.under_graphs(table, {"model": name, "dtype": "float32"}, subject, [(0.05,)])
     statuses = [row["status"] for row in rows_of(tmp_path / "whole.csv")][len(rows) :]
     assert statuses == ["ok", "WRONG: no graph was replayed"]

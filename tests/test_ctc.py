@@ -15,8 +15,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hubert_fast import HubertForCTC, HubertProcessor, audio, ctc, ctc_fallback, demo
-from hubert_fast.ctc import Token, Vocabulary, Word, greedy_decode
+from hubert_fast import HubertForCTC, HubertProcessor, audio, ctc, demo
+from hubert_fast.ctc import Token, Vocabulary, Word, fallback, greedy_decode
 
 TOKENS = ["<pad>", "|", "A", "B", "ch", "é", "<s>", None, "漢"]
 VOCABULARY = Vocabulary(tuple(TOKENS), special_ids=frozenset({0, 6}))
@@ -201,7 +201,7 @@ def test_both_backends_agree(case):
     ids = np.array([id for row in case["rows"] for id in row], case["dtype"])
     log_probs = -np.random.default_rng(0).random(len(ids)).astype(np.float32) if case["probabilities"] else None
     results = []
-    for backend in (_ctc, ctc_fallback):
+    for backend in (_ctc, fallback):
         table = backend.Table(case["tokens"], case["kinds"])
         arguments = (ids, np.cumsum(lengths) - lengths, lengths, table, case["blank"], log_probs, case["group"], True, True)
         try:
@@ -277,9 +277,12 @@ BAD = {
     "unknown id": (([2, 99], [0, 2]), "frame 1 of utterance 0 has token id 99, which is not in the vocabulary of 9 tokens"),
     "negative id": (([2, -1], [0, 2]), "has token id -1"),
     "nameless id": (([2, 7], [0, 2]), "has token id 7"),
-    "falling": (([2] * 5, [0, 3, 2, 5]), r"must not fall, and be 0 to 5 frames, but go from 3 to 2 in \[0, 3, 2, 5\]"),
+    "falling": (
+        ([2] * 5, [0, 3, 2, 5]),
+        r"must not decrease, and lie within 0 to 5 frames, but go from 3 to 2 in \[0, 3, 2, 5\]",
+    ),
     "far away": ((np.ones(300, int), [*range(50), 30, *range(50, 300)]), "but go from 49 to 30 in 301 numbers"),
-    "beyond": (([2] * 5, [0, 6]), r"be 0 to 5 frames, but go from 6 to 5 in \[0, 6\]"),
+    "beyond": (([2] * 5, [0, 6]), r"lie within 0 to 5 frames, but go from 6 to 5 in \[0, 6\]"),
     "before": (([2] * 5, [-1, 5]), "but go from 0 to -1"),
     "empty": (([2] * 5, []), "cu_seqlens need at least one entry"),
     "nested": (([2] * 5, [[0, 5]]), "cu_seqlens must be whole numbers"),
@@ -324,7 +327,7 @@ def test_wrong_arguments_are_named(arguments, message, backend):
         (dict(log_probs=np.zeros(3)), r"log_probs must be floating point of the ids' shape, \[2\], but are float64 \[3\]"),
         (dict(log_probs=np.zeros(2, int)), "but are int64"),
         (dict(vocabulary=["a", 3]), "token 1 of the vocabulary must be text, but is 3"),
-        (dict(vocabulary=["a", "\ud800"]), "token 1 of the vocabulary is no valid Unicode"),
+        (dict(vocabulary=["a", "\ud800"]), "token 1 of the vocabulary is not valid Unicode"),
         (dict(vocabulary={"a": "0"}), "maps 'a' to '0'"),
         (dict(vocabulary={"a": -1}), "maps 'a' to -1"),
         (dict(vocabulary={"a": 0, "b": 2**31 - 1}), "ids from 0 to 999999, but maps 'b' to 2147483647"),
@@ -335,7 +338,7 @@ def test_wrong_arguments_are_named(arguments, message, backend):
 def test_wrong_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         decode([0, 0], **options)
-    with pytest.raises(ValueError, match="log_probs go with ids"):
+    with pytest.raises(ValueError, match="log_probs must be given with ids only"):
         decode(torch.zeros(2, 9), [0, 2], log_probs=np.zeros(2))
 
 

@@ -15,10 +15,11 @@ from conftest import POST_LN, PRE_LN, assert_close, masked_batch
 from test_packed import model_of
 from torch.utils import _pytree as pytree
 
-from hubert_fast import HubertModel, PackedAudio, cuda_graphs, packed_kernels
-from hubert_fast.cuda_graphs import GraphCache
+from hubert_fast import HubertModel, PackedAudio
 from hubert_fast.dispatch import BACKEND_VARIABLE, CUDA_GRAPHS_VARIABLE
-from hubert_fast.packed_tables import GRAPH_FRAMES, GRAPH_UTTERANCES, bucket_of
+from hubert_fast.packed import cuda_graphs, kernel_graph
+from hubert_fast.packed.cuda_graphs import GraphCache
+from hubert_fast.packed.tables import GRAPH_FRAMES, GRAPH_UTTERANCES, bucket_of
 
 pytest.importorskip("triton", reason="triton is not installed (it exists for Linux only)")
 CPU = torch.device("cpu")
@@ -121,7 +122,7 @@ def captures(monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_stream", Stream)
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: stream.entered())
-    monkeypatch.setattr(packed_kernels, "graphs_can_run", lambda device: True)
+    monkeypatch.setattr(kernel_graph, "graphs_can_run", lambda device: True)
     monkeypatch.setenv(BACKEND_VARIABLE, "triton")
     monkeypatch.setenv(CUDA_GRAPHS_VARIABLE, "1")  # whichever torch this is
     return log
@@ -225,7 +226,7 @@ def test_larger_batches_take_no_graph(captures, monkeypatch):
     model = model_of(HubertModel, PRE)
     for _ in range(3):
         model.forward_packed(audio_of((401,) * (GRAPH_UTTERANCES + 1)))
-    monkeypatch.setattr("hubert_fast.packed_tables.GRAPH_FRAMES", 64)
+    monkeypatch.setattr("hubert_fast.packed.tables.GRAPH_FRAMES", 64)
     for _ in range(3):
         model.forward_packed(audio_of((64 * 320 + 1,)))
         model.forward_packed(PackedAudio(torch.randn(65 * 320), (401,)))  # whose samples are more than its lengths need

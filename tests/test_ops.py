@@ -191,7 +191,7 @@ def test_conv_positional_is_that_of_the_model():
     from conftest import PRE_LN
 
     from hubert_fast import HubertConfig, HubertModel
-    from hubert_fast.packed_kernels import positional_weight
+    from hubert_fast.packed.kernel_graph import positional_weight
 
     embedding = HubertModel(HubertConfig(**PRE_LN)).eval().encoder.pos_conv_embed
     x = randn(30, 48)

@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from conftest import ARCHITECTURES, NEWER_ARCHITECTURES, POST_LN, PRE_LN, assert_close, masked_batch, perturb, true_frames
 
 from hubert_fast import HubertConfig, HubertForCTC, HubertForSequenceClassification, HubertModel, PackedAudio
-from hubert_fast.packed_attention import _attention_jagged, attention
+from hubert_fast.packed.torch_graph import _attention_jagged, attention
 
 ALL = {
     **ARCHITECTURES,
@@ -227,17 +228,17 @@ def test_where_the_packed_graph_may_not_run_utterances_go_one_by_one(cls, caplog
 
 def test_long_audio_in_slices(monkeypatch):
     """Slices of time and of blocks leave no seam."""
-    from hubert_fast import packed, packed_features, packed_positions
-    from hubert_fast.ops import waveforms
+    from hubert_fast.packed import torch_graph
 
+    window_statistics = import_module("hubert_fast.ops.window_statistics")  # the package has a function of this name
     model = model_of(HubertModel, POST_LN)
     audio = PackedAudio.from_waveforms(waveforms_of((40000, 9999, 400, 64000)))
     with torch.no_grad():
         expected = model.forward_packed(audio)[0]
-        monkeypatch.setattr(packed_features, "SLICE_BYTES_CPU", 1)
-        monkeypatch.setattr(waveforms, "WINDOWS_AT_ONCE", 77)
-        monkeypatch.setattr(packed_positions, "BLOCKS_AT_ONCE", 3)
-        monkeypatch.setattr(packed, "FEED_FORWARD_ROWS_CPU", 5)
+        monkeypatch.setattr(torch_graph, "SLICE_BYTES_CPU", 1)
+        monkeypatch.setattr(window_statistics, "WINDOWS_AT_ONCE", 77)
+        monkeypatch.setattr(torch_graph, "BLOCKS_AT_ONCE", 3)
+        monkeypatch.setattr(torch_graph, "FEED_FORWARD_ROWS_CPU", 5)
         assert_close(model.forward_packed(audio)[0], expected, "same graph")
 
 
@@ -315,7 +316,7 @@ class TestPackedAudio:
         if torch.cuda.is_available():
             pytest.skip("memory can be locked here")
         with pytest.raises(
-            RuntimeError, match=r"needs a GPU, but PyTorch finds none: .* pin_memory=torch.cuda.is_available\(\)"
+            RuntimeError, match=r"needs a GPU, but PyTorch finds none; .* pin_memory=torch.cuda.is_available\(\)"
         ):
             PackedAudio.from_waveforms([torch.zeros(400)], pin_memory=True)
         with pytest.raises(ValueError, match="waveform 0 must be 1-D"):
@@ -400,7 +401,7 @@ class TestPackedAudio:
             ([np.array(["a"])], "waveform 0 must be a 1-D array of samples"),
             ([np.zeros((2, 3))], r"waveform 0 must be 1-D, but has shape \[2, 3\]"),
             ([np.zeros(3, np.uint8)], "waveform 0 must be floating point or int16, but is torch.uint8"),
-            (torch.zeros(400), "waveforms must be a list of 1-D waveforms, but a single one came"),
+            (torch.zeros(400), "waveforms must be a list of 1-D waveforms, but got a single one"),
         ],
         ids=["2-D", "int32", "path", "texts", "2-D array", "uint8", "no list"],
     )
@@ -410,7 +411,7 @@ class TestPackedAudio:
 
     def test_what_forward_packed_refuses(self):
         model = model_of()
-        with pytest.raises(TypeError, match="takes PackedAudio, but got a Tensor: PackedAudio"):
+        with pytest.raises(TypeError, match="takes PackedAudio, but got a Tensor: create one with PackedAudio"):
             model.forward_packed(torch.zeros(1, 400))
         with pytest.raises(ValueError, match="hop_samples=320 for this model, but has 160"):
             model.forward_packed(PackedAudio.from_waveforms([torch.zeros(800)], hop_samples=160))

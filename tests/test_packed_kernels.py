@@ -87,12 +87,12 @@ def test_half_precision(values, monkeypatch):
 
 @both
 def test_int16_and_slices_of_time(values, monkeypatch):
-    from hubert_fast import packed_kernels
+    from hubert_fast.packed import kernel_graph
 
     model = model_of(HubertModel, values)
     waveforms = [(3000 * torch.randn(length)).short() for length in (6000, 401)]
     audio = PackedAudio.from_waveforms(waveforms, normalize=True)
-    monkeypatch.setattr(packed_kernels, "SLICE_BYTES_GPU", 1)
+    monkeypatch.setattr(kernel_graph, "SLICE_BYTES_GPU", 1)
     check(model, monkeypatch, audio)
 
 

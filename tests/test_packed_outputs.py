@@ -10,7 +10,7 @@ from conftest import PRE_LN
 from torch.utils import _pytree as pytree
 
 from hubert_fast import HubertConfig, HubertForCTC, HubertForSequenceClassification, HubertModel, PackedAudio
-from hubert_fast.grid import Grid
+from hubert_fast.packed import Grid
 
 LENGTHS = (1000, 0, 399, 2000, 400)
 COUNTS = [2, 0, 0, 6, 1]

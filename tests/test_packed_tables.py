@@ -9,9 +9,8 @@ from test_packed import model_of
 
 from hubert_fast import HubertModel
 from hubert_fast.devices import upload_together
-from hubert_fast.grid import Grid
-from hubert_fast.packed_features import SampleSpans
-from hubert_fast.packed_tables import (
+from hubert_fast.packed import Grid
+from hubert_fast.packed.tables import (
     GRAPH_UTTERANCES,
     Tables,
     attention_work,
@@ -20,6 +19,7 @@ from hubert_fast.packed_tables import (
     tables_on_host,
     utterances_of,
 )
+from hubert_fast.packed.torch_graph import SampleSpans
 
 pytest.importorskip("triton", reason="triton is not installed (it exists for Linux only)")
 
@@ -65,7 +65,7 @@ def test_ranges():
 def test_chunks_of_windows_and_of_samples(lengths):
     from hubert_fast.kernels import waveforms, window_statistics
 
-    from hubert_fast.ops.waveforms import WindowTables
+    from hubert_fast.ops.window_statistics import WindowTables
 
     starts = (np.cumsum([0, *lengths]) + 7).tolist()[:-1]
     chunks, rows, samples = [], [], []
@@ -82,7 +82,7 @@ def test_chunks_of_windows_and_of_samples(lengths):
     tables = WindowTables.of(starts, lengths, 10, 5, CPU)
     most = max(map(len, rows), default=0)
     assert tables.work.tolist() == entries and tables.most == most
-    assert tables.places.tolist() == [index * most + at for index, row in enumerate(rows) for at in range(len(row))]
+    assert tables.slots.tolist() == [index * most + at for index, row in enumerate(rows) for at in range(len(row))]
     assert tables.share.tolist() == [1 / windows if windows else float("inf") for windows in chunks]
 
 

@@ -12,7 +12,7 @@ from conftest import POST_LN, PRE_LN, assert_close, perturb
 from torch import nn
 
 from hubert_fast import HubertConfig, HubertForCTC, HubertModel
-from hubert_fast.packed_weights import PackedWeights, _Source
+from hubert_fast.packed.weights import PackedWeights, _Source
 
 WAVEFORM = torch.randn(1, 6000, generator=torch.Generator().manual_seed(1))
 both = pytest.mark.parametrize("values", [POST_LN, dict(PRE_LN, conv_pos_batch_norm=True)], ids=["weight norm", "batch norm"])

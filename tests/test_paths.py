@@ -234,12 +234,12 @@ def test_an_attribute_that_the_class_has_later(monkeypatch):
 
 
 def test_a_model_that_stays_is_looked_at_once(monkeypatch):
-    from hubert_fast import untouched
+    from hubert_fast.packed import untouched
 
     model, looked_at = fresh(cls=HubertModel), []
-    changed = untouched.changed
+    why_changed = untouched.why_changed
     monkeypatch.setattr(
-        untouched, "changed", lambda base, below, *rest: looked_at.append(len(below)) or changed(base, below, *rest)
+        untouched, "why_changed", lambda base, below, *rest: looked_at.append(len(below)) or why_changed(base, below, *rest)
     )
     modules = len(list(model.modules())) - 1
     assert [watched(model) for _ in range(3)] == [None] * 3 and looked_at == [modules, 0, 0]
@@ -296,7 +296,7 @@ def test_a_hook_on_the_encoder_of_a_head_and_one_that_goes():
         handle.remove()
         assert model.explain_path() == "packed"
         handle = nn.modules.module.register_module_forward_hook(lambda *arguments: None)
-        assert model.explain_path() == "definition: there are hooks on all modules"
+        assert model.explain_path() == "definition: PyTorch has hooks that run on all modules"
         handle.remove()
         assert model.explain_path() == "packed"
 
@@ -314,7 +314,7 @@ def test_hooks_on_the_encoder_of_a_head_run_in_packed_calls_too():
         forward = model.hubert.forward
         model.hubert.forward = lambda *arguments, **named: forward(*arguments, **named)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("hubert_fast.hubert_model.encode_packed", None)
+            patch.setattr("hubert_fast.modeling.run_packed", None)
             assert_close(model.forward_packed(audio).logits, plain, "other graph")
         del model.hubert.forward
         assert torch.equal(model.forward_packed(audio).logits, plain)
@@ -381,11 +381,11 @@ def test_replicas_of_data_parallel_leave_the_model_alone():
     model, waveform = fresh(cls=HubertModel), torch.randn(1, 4000)
     with torch.no_grad():
         expected = model(waveform)[0]
-        seen = model.fast_path._watch._seen
+        inspection = model.fast_path._watch._inspection
         replica = model._replicate_for_data_parallel()
         assert replica.explain_path() == "definition: the model is a replica of nn.DataParallel"
         assert_close(replica(waveform)[0], expected, "other graph")
-    assert model.fast_path._watch._seen is seen
+    assert model.fast_path._watch._inspection is inspection
 
 
 def test_derivatives_by_function_transforms():

@@ -14,7 +14,7 @@ from conftest import POST_LN, wait_until
 
 from hubert_fast import HubertConfig, HubertForCTC, HubertProcessor, audio, demo
 from hubert_fast.audio import AudioError
-from hubert_fast.packed_audio import PackedAudio
+from hubert_fast.packed.audio import PackedAudio
 from hubert_fast.transcribe import Inputs, Options, Transcriber, Utterance
 from hubert_fast.transcribe import pipeline as pipeline_module
 from hubert_fast.transcribe.chunks import Cutter, stitch

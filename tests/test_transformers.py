@@ -89,11 +89,11 @@ def test_what_transformers_saves_we_load(tmp_path):
 def test_spec_augment_draws_the_same_masks(values):
     from transformers.models.hubert.modeling_hubert import _compute_mask_indices
 
-    from hubert_fast.spec_augment import sample_mask
+    from hubert_fast.layers import sample_spec_augment_mask
 
     for seed in range(20):
         np.random.seed(seed)
-        found = [sample_mask((3, 49), **values) for _ in range(2)]
+        found = [sample_spec_augment_mask((3, 49), **values) for _ in range(2)]
         np.random.seed(seed)
         expected = [
             _compute_mask_indices((3, 49), values["probability"], values["length"], min_masks=values["min_masks"])

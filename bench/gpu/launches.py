@@ -24,10 +24,11 @@ from triton.runtime.jit import JITFunction
 from gpu import models, op_cases, profiler, repeat, times, values, whole
 from gpu.models import Item
 from gpu.run import Run
-from hubert_fast import cuda_graphs, dispatch, ops, packed_kernels, paths
+from hubert_fast import dispatch, ops
 from hubert_fast.benchmark import measure, protocols, providers
 from hubert_fast.benchmark.subject import Subject
 from hubert_fast.benchmark.work import Work
+from hubert_fast.packed import cuda_graphs, kernel_graph, run_padded, serve
 
 ARCH = 90
 
@@ -47,8 +48,8 @@ def stand_in() -> None:
         return torch.full_like(index, 64), 64 * index
 
     dispatch.interpreting = lambda: True  # accepts tensors of any device; kernels call it by another name
-    paths.DEVICES = (*paths.DEVICES, "meta")
-    packed_kernels.graphs_can_run = lambda device: True
+    serve.DEVICES = (*serve.DEVICES, "meta")
+    kernel_graph.graphs_can_run = lambda device: True
     cuda_graphs.GraphCache.run = run_graph
     torch.autocast = lambda *arguments, **options: contextlib.nullcontext()  # it does not support tensors without memory
     torch.is_autocast_enabled = lambda *arguments: False
@@ -82,7 +83,7 @@ def model_calls() -> Iterator[tuple[str, Callable[[], Any]]]:
             lengths = torch.tensor([len(waveform) for waveform in waveforms])
             rows = torch.empty(len(lengths), int(lengths.max()), dtype=self.subject.dtype, device=self.subject.device)
             mask = None if lengths.min() == lengths.max() else torch.arange(rows.shape[1]) < lengths[:, None]
-            return providers.Forward(lambda: paths.encode_padded(self.subject.ours.hubert, rows, mask, False), lambda out: out)
+            return providers.Forward(lambda: run_padded(self.subject.ours.hubert, rows, mask, False), lambda out: out)
 
         def text(self, waveforms: list[np.ndarray]) -> list[str]:
             self.forward(waveforms).run()

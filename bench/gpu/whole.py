@@ -14,7 +14,7 @@ from hubert_fast.benchmark.measure import Checked
 from hubert_fast.benchmark.providers import Provider, provider
 from hubert_fast.benchmark.subject import Subject
 from hubert_fast.benchmark.work import Work
-from hubert_fast.cuda_graphs import GRAPHS, GraphCache
+from hubert_fast.packed.cuda_graphs import GRAPHS, GraphCache
 from hubert_fast.tolerances import MODEL_TOLERANCES, largest_error
 
 PROVIDERS = ("ours", "ours-padded", "accelerate", "hf-sdpa")

@@ -15,8 +15,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from .. import accelerate
 from ..ctc import greedy_decode
-from ..cuda_graphs import GraphCache
-from ..packed_audio import PackedAudio
+from ..packed import PackedAudio
+from ..packed.cuda_graphs import GraphCache
 from .subject import Subject, Unavailable, their_pipeline
 
 SORTED, SINGLE = "-sorted", "-single"  # suffixes of a name: how utterances are batched

@@ -14,7 +14,7 @@ from ..benchmark.subject import CONFIGS
 from ..config import HubertConfig
 from ..dispatch import BACKEND_VARIABLE
 from ..modeling import HubertForCTC
-from ..packed_audio import PackedAudio
+from ..packed import PackedAudio
 from ..tolerances import MODEL_TOLERANCES
 
 MODELS = ("tiny", "tiny-large")  # post-LN with a GroupNorm, like base models; pre-LN with LayerNorms, like large ones

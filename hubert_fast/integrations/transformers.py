@@ -18,9 +18,9 @@ import torch
 from torch import nn
 
 from ..config import as_hubert_config
+from ..input_checks import check_inputs
 from ..modeling import HubertModel
-from ..paths import GRADIENT, encode_padded, unserved
-from ..untouched import Seen, Watch, attention_is_unknown, walk
+from ..packed import GRADIENT, Inspection, Watch, attention_is_unknown, run_padded, walk, why_not_now
 
 logger = logging.getLogger(__name__)
 
@@ -94,9 +94,9 @@ def _installed(base: nn.Module) -> FastForward | None:
 
 
 class _Built(NamedTuple):
-    """A graph, or why there is none, and for what was seen of the model then."""
+    """A graph for a model as it was at its last inspection, or why there is none."""
 
-    seen: Seen | None
+    inspection: Inspection | None
     graph: HubertModel | None
     why_not: str | None
 
@@ -177,8 +177,8 @@ class FastForward:
         from transformers.modeling_outputs import BaseModelOutput
 
         waveforms, mask = arguments["input_values"], arguments.get("attention_mask")
-        graph.check_inputs(waveforms, mask)
-        last, states = encode_padded(graph, waveforms, mask, arguments["output_hidden_states"])
+        check_inputs(graph, waveforms, mask)
+        last, states = run_padded(graph, waveforms, mask, arguments["output_hidden_states"])
         output = BaseModelOutput(last_hidden_state=last, hidden_states=states)
         return output if arguments["return_dict"] else output.to_tuple()
 
@@ -187,19 +187,19 @@ class FastForward:
         reason = _unserved(base, arguments)
         if reason is not None:
             return None, reason
-        seen, reason = self._watch.look(base, OURS)
+        inspection, reason = self._watch.check(base, OURS)
         if reason is not None:
             return None, reason
         built = self._built
-        if seen is not built.seen:
-            self._built = built = self._build(base, seen)  # in one assignment: other threads may be here too
+        if inspection is not built.inspection:
+            self._built = built = self._build(base, inspection)  # in one assignment, since other threads may read it
         return built.graph, built.why_not
 
-    def _build(self, base: nn.Module, seen: Seen) -> _Built:
+    def _build(self, base: nn.Module, inspection: Inspection) -> _Built:
         try:
-            return _Built(seen, _graph_on(base, self._config), None)
+            return _Built(inspection, _graph_on(base, self._config), None)
         except (AttributeError, TypeError, ValueError) as error:  # a configuration that transformers reads otherwise
-            return _Built(seen, None, f"the configuration is not served: {error}")
+            return _Built(inspection, None, f"the configuration is not served: {error}")
 
 
 def _unserved(base: nn.Module, arguments: dict[str, Any]) -> str | None:
@@ -207,7 +207,7 @@ def _unserved(base: nn.Module, arguments: dict[str, Any]) -> str | None:
     waveforms, mask = arguments["input_values"], arguments.get("attention_mask")
     if not isinstance(waveforms, torch.Tensor):
         return "input_values are no tensor"
-    reason = unserved(base, waveforms)
+    reason = why_not_now(base, waveforms)
     if reason is not None:
         return reason
     if mask is not None and getattr(mask, "shape", None) != waveforms.shape:

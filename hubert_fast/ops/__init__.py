@@ -1,18 +1,26 @@
-"""The operations that have kernels: per op its definition in plain PyTorch, its registration, its public function.
+"""The operations that have kernels. There is a file for each file of `hubert_fast.kernels`, of the same name.
 
-The definition (``..._eager``) is what the op means: tests hold the kernel to it, and it runs wherever the kernel cannot. Its
-arithmetic is float32 (float64 for float64) throughout, rounded once at the end. ``backend`` is ``auto``, ``eager`` or
-``triton``: see :mod:`hubert_fast.dispatch`. No op has a backward: where a gradient is needed ``auto`` takes the definition.
+Each file holds, in this order: the definition in plain PyTorch (``..._eager``), the registration with PyTorch, and the public
+function. The definition says what the op means: tests hold the kernel to it, and hold it to the module of `hubert_fast.layers`
+that it stands for. Its arithmetic is float32 (float64 for float64) throughout, rounded once at the end.
+
+The ops are for use on their own, also under ``torch.compile`` and ``torch.export``. The public function runs the kernel or the
+definition, as ``backend`` says: ``auto``, ``eager`` or ``triton`` (see `hubert_fast.dispatch`). The graph in
+`hubert_fast.packed.kernel_graph` launches the kernels directly, since dispatching a registered op costs it several
+microseconds. No op has a backward: where a gradient is needed, ``auto`` runs the definition.
+
 Axes: N packed frames, C channels, H heads, D head dim, V vocabulary, B utterances, S samples.
 """
 
+from .add_layer_norm import add_layer_norm, add_layer_norm_eager
 from .attention import attention, attention_eager, attention_padded, attention_padded_eager
-from .convolutions import conv_first, conv_first_eager, conv_gelu, conv_gelu_eager
-from .ctc import ctc_argmax, ctc_argmax_eager
-from .normalization import add_layer_norm, add_layer_norm_eager, layer_norm, layer_norm_eager
-from .positions import conv_positional, conv_positional_eager
-from .products import linear_add, linear_add_eager, linear_gelu, linear_gelu_eager
-from .waveforms import normalize_waveforms, normalize_waveforms_eager, window_statistics, window_statistics_eager
+from .conv_first import conv_first, conv_first_eager
+from .conv_positional import conv_positional, conv_positional_eager
+from .ctc_argmax import ctc_argmax, ctc_argmax_eager
+from .layer_norm import layer_norm, layer_norm_eager
+from .linear import conv_gelu, conv_gelu_eager, linear_add, linear_add_eager, linear_gelu, linear_gelu_eager
+from .waveforms import normalize_waveforms, normalize_waveforms_eager
+from .window_statistics import window_statistics, window_statistics_eager
 
 __all__ = [
     "add_layer_norm",

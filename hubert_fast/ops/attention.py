@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from ..dispatch import use_triton
-from .wide import check_cu_seqlens, given, widened, without_autocast
+from .precision import check_cu_seqlens, in_full_precision, present, without_autocast
 
 
 @without_autocast
 def attention_eager(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor) -> Tensor:
-    """Define :func:`attention`."""
-    heads = [x.transpose(0, 1) for x in widened(q, k, v)]  # [H, N, D]
+    """Define `attention`."""
+    heads = [x.transpose(0, 1) for x in in_full_precision(q, k, v)]  # [H, N, D]
     out = torch.zeros_like(heads[0])
     bounds = cu_seqlens.tolist()
     for begin, end in pairwise(bounds):
@@ -39,13 +39,21 @@ def _(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor) -> Tensor:
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, *, backend: str | None = None) -> Tensor:
-    """Attend within each utterance of a packed batch, scaled by ``D ** -0.5``: ``[N, H, D]`` in the dtype of ``q``.
+    """Attend within each utterance of a packed batch, scaled by ``D ** -0.5``.
 
-    q, k, v: ``[N, H, D]`` of any strides, such as views of one fused product ``[N, 3C]``; D up to 128.
-    cu_seqlens: int32 ``[B + 1]``, where utterances begin and the last one ends; they may be empty. What is of none has zeros.
-
-    Raises ``ValueError`` when the operands do not fit, ``RuntimeError`` when a forced backend cannot run.
     Source: Vaswani et al. 2017; Dao 2023.
+
+    Args:
+        q, k, v: ``[N, H, D]`` of any strides, such as views of one fused product ``[N, 3C]``; D up to 128.
+        cu_seqlens: int32 ``[B + 1]``, the boundaries between utterances, which may be empty.
+        backend: ``auto``, ``eager`` or ``triton``; see `hubert_fast.dispatch`.
+
+    Returns:
+        ``[N, H, D]`` in the dtype of `q`; zeros in rows that belong to no utterance.
+
+    Raises:
+        ValueError: the operands do not fit.
+        RuntimeError: a forced backend cannot run.
     """
     check_cu_seqlens(cu_seqlens)
     if use_triton(q, k, v, backend=backend):
@@ -55,8 +63,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, *, backend: s
 
 @without_autocast
 def attention_padded_eager(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:
-    """Define :func:`attention_padded`."""
-    query, key, value = (x.transpose(1, 2) for x in widened(q, k, v))  # [B, H, T, D]
+    """Define `attention_padded`."""
+    query, key, value = (x.transpose(1, 2) for x in in_full_precision(q, k, v))  # [B, H, T, D]
     scores = query * q.shape[-1] ** -0.5 @ key.transpose(2, 3)
     if key_mask is not None:
         scores = scores.masked_fill(~key_mask[:, None, None].bool(), -torch.inf)
@@ -75,7 +83,7 @@ def _attention_padded_triton(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor |
     counts = torch.full((batch,), frames, device=q.device)
     starts = torch.arange(batch, device=q.device) * frames
     last = counts
-    if key_mask is not None:  # beyond the last key that counts none is read
+    if key_mask is not None:  # keys after the last unmasked one are not read
         last = (key_mask.bool() * torch.arange(1, frames + 1, device=q.device)).amax(-1) if frames else counts
     work = kernel.work_of(counts, starts, last, block, batch * -(-frames // block))
     q, k, v = (x.flatten(0, 1) for x in (q, k, v))
@@ -89,15 +97,22 @@ def _(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> Tensor:
 
 
 def attention_padded(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, *, backend: str | None = None) -> Tensor:
-    """Attend within each row of a padded batch: ``[B, T, H, D]``, contiguous, in the dtype of ``q``.
+    """Attend within each row of a padded batch, scaled by ``D ** -0.5``.
 
-    q, k, v: ``[B, T, H, D]`` of any strides; D up to 128. key_mask: ``[B, T]``, true for keys that count. Every query gets an
-    answer, that of padding too; where a row has no key that counts it is zeros.
+    Args:
+        q, k, v: ``[B, T, H, D]`` of any strides; D up to 128.
+        key_mask: ``[B, T]``, true for keys to attend to. Queries of padding attend too.
+        backend: ``auto``, ``eager`` or ``triton``; see `hubert_fast.dispatch`.
 
-    Raises as :func:`attention` does.
+    Returns:
+        ``[B, T, H, D]``, contiguous, in the dtype of `q`; zeros in rows that have no key to attend to.
+
+    Raises:
+        ValueError: the operands do not fit.
+        RuntimeError: a forced backend cannot run.
     """
     if key_mask is not None and key_mask.shape != q.shape[:2]:
         raise ValueError(f"key_mask must be {list(q.shape[:2])} for q {list(q.shape)}, but is {list(key_mask.shape)}")
-    if use_triton(*given(q, k, v), backend=backend):
+    if use_triton(*present(q, k, v), backend=backend):
         return _attention_padded_triton(q, k, v, key_mask)
     return attention_padded_eager(q, k, v, key_mask)

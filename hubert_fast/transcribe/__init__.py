@@ -4,23 +4,15 @@ from importlib import import_module as _import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .inputs import Inputs
-    from .options import Options
-    from .results import Result, Transcript
-    from .transcriber import Transcriber
-    from .utterances import Shard, Utterance
+    from .inputs import Inputs, Shard, Utterance
+    from .transcriber import Options, Result, Transcriber, Transcript
+
+__all__ = ["Inputs", "Options", "Result", "Shard", "Transcriber", "Transcript", "Utterance"]
 
 # Loaded on first use, so that the command line can read the table of formats without importing torch.
-_HOMES = {
-    "Inputs": "inputs",
-    "Options": "options",
-    "Result": "results",
-    "Shard": "utterances",
-    "Transcriber": "transcriber",
-    "Transcript": "results",
-    "Utterance": "utterances",
-}
-__all__ = ["Inputs", "Options", "Result", "Shard", "Transcriber", "Transcript", "Utterance"]
+_HOMES = dict.fromkeys(("Inputs", "Shard", "Utterance"), "inputs") | dict.fromkeys(
+    ("Options", "Result", "Transcriber", "Transcript"), "transcriber"
+)
 
 
 def __getattr__(name: str) -> object:

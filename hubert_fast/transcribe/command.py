@@ -17,34 +17,23 @@ from ..audio.raw_format import RawFormat
 from ..console import EXIT_OK, EXIT_SOME_FAILED, CannotRunError, say
 from ..hub import CheckpointError, first_line
 from ..interrupts import raised_in_here
-from ..paths import is_on_kernels
+from ..packed import is_on_kernels
 from . import formats, normalizers, ray_engine
 from .inputs import Inputs, Shard
-from .job import Engine, Job, OutputError, settings_of
+from .job import NORMALIZER, Engine, Job, OutputError, settings_of
 from .journal import JournalError
 from .manifests import ManifestError
-from .options import Options
 from .progress import MOST_FAILURES_SHOWN, Progress, report_summary
 from .ray_engine import Cluster, RayRun
 from .summary import Summary, write_summary
-from .target import NORMALIZER, Sinks, Target
-from .transcriber import Transcriber
+from .target import Sinks, Target
+from .transcriber import Options, Transcriber
 
 SIGNALS: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
 
 def load_transcriber(model: str | Path, device: str, dtype: str, report: Callable[[str], None] = say) -> Transcriber:
-    """Load the model for a command.
-
-    Args:
-        model: Hub name or folder.
-        device: As for ``Transcriber.from_pretrained``.
-        dtype: As for ``Transcriber.from_pretrained``.
-        report: Called with messages for the user.
-
-    Raises:
-        CannotRunError: If the model cannot be loaded or run.
-    """
+    """Load the model for a command. Raises ``CannotRunError`` if that fails. report: receives messages for the user."""
     if not os.path.isdir(model):
         from huggingface_hub.utils import logging as hub_logging
 
@@ -120,7 +109,7 @@ def _load(options: argparse.Namespace, report: Callable[[str], None]) -> Transcr
 
 
 def run_command(options: argparse.Namespace) -> int:
-    """Run the command and turn expected errors into a one-line ``CannotRunError``."""
+    """Run the command and turn expected errors into a one-line :class:`CannotRunError`."""
     try:
         return run(options)
     except (ValueError, JournalError, ManifestError) as error:
@@ -147,7 +136,7 @@ def _run_options(options: argparse.Namespace) -> Options:
 
 @contextlib.contextmanager
 def _reported_failures(target: Target) -> Iterator[None]:
-    """Turn errors that end a run into a one-line ``CannotRunError``."""
+    """Turn errors that end a run into a one-line :class:`CannotRunError`."""
     hint = "" if target.paths is None else "; finished results are kept, and the same command continues from there"
     try:
         yield

@@ -1,4 +1,4 @@
-"""What greedy decoding is given, checked: logits or ids, packed or padded, as arrays on the host with a span per utterance."""
+"""Checks of the input of greedy decoding, and its conversion: to ids on the host, with a span of frames for each utterance."""
 
 from __future__ import annotations
 
@@ -16,18 +16,20 @@ ID_DTYPES = (np.int64, np.int32, np.int16, np.uint8)
 def best_of(
     logits_or_ids: torch.Tensor | np.ndarray, log_probs: torch.Tensor | np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the best id of each frame and, if known, its log-probability, on the host: ``[N]`` or ``[B, T]`` both."""
-    frames = _logits(logits_or_ids) if _floating_array(logits_or_ids) else logits_or_ids
+    """Return the best id of each frame and, if known, its log-probability, on the host: both ``[N]`` or ``[B, T]``."""
+    frames = logits_or_ids
+    if isinstance(frames, np.ndarray) and np.issubdtype(frames.dtype, np.floating):
+        frames = _logits(frames)
     if isinstance(frames, torch.Tensor) and frames.is_floating_point():
         if frames.dim() not in (2, 3) or frames.shape[-1] == 0:
             raise ValueError(f"logits must be [N, V] or [B, T, V], but have shape {list(frames.shape)}")
         if log_probs is not None:
-            raise ValueError("log_probs go with ids; of logits they are computed")
+            raise ValueError("log_probs must be given with ids only: those of logits are computed")
         with torch.no_grad():
             frames = frames if frames.dtype == torch.float64 else frames.float()
-            best, ids = frames.max(dim=-1)
-            log_probs = best - frames.logsumexp(dim=-1)
-            return ids.to("cpu", torch.int32).numpy(), log_probs.to("cpu", torch.float32).numpy()
+            best, best_ids = frames.max(dim=-1)
+            best_log_probs = best - frames.logsumexp(dim=-1)
+            return best_ids.to("cpu", torch.int32).numpy(), best_log_probs.to("cpu", torch.float32).numpy()
     ids = _host(frames, "ids")
     if ids.dtype not in ID_DTYPES:
         raise ValueError(f"ids must be int64, int32, int16 or uint8, but are {ids.dtype}")
@@ -42,10 +44,6 @@ def best_of(
             f"but are {log_probs.dtype} {list(log_probs.shape)}"
         )
     return ids, log_probs
-
-
-def _floating_array(values: Any) -> bool:
-    return isinstance(values, np.ndarray) and np.issubdtype(values.dtype, np.floating)
 
 
 def _logits(values: np.ndarray) -> torch.Tensor:
@@ -68,12 +66,12 @@ def _host(values: Any, name: str) -> np.ndarray:
 def spans_of(
     shape: tuple[int, ...], cu_seqlens_or_lengths: torch.Tensor | np.ndarray | Sequence[int] | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return begin and length of each utterance in the flattened frames of ``shape``: int64 ``[B]`` both."""
+    """Return begin and length of each utterance in the flattened frames of `shape`, both int64 ``[B]``."""
     packed, given = len(shape) == 1, cu_seqlens_or_lengths
     name = "cu_seqlens" if packed else "lengths"
     if given is None:
         if packed:
-            raise ValueError("packed frames need cu_seqlens, where each utterance begins and the last one ends, but got None")
+            raise ValueError("packed frames need cu_seqlens, the boundaries between utterances, but got None")
         given = np.full(shape[0], shape[1])
     try:
         if isinstance(given, (torch.Tensor, np.ndarray)):
@@ -87,11 +85,11 @@ def spans_of(
     given = given.astype(np.int64)
     if packed:
         if len(given) == 0:
-            raise ValueError("cu_seqlens need at least one entry, where the first utterance begins, but got none")
+            raise ValueError("cu_seqlens need at least one entry, the begin of the first utterance, but are empty")
         for before, after in itertools.pairwise([0, *given.tolist(), shape[0]]):
             if after < before:
                 where = f"go from {before} to {after} in {_short(given)}"
-                raise ValueError(f"cu_seqlens must not fall, and be 0 to {shape[0]} frames, but {where}")
+                raise ValueError(f"cu_seqlens must not decrease, and lie within 0 to {shape[0]} frames, but {where}")
         return given[:-1].copy(), np.diff(given)
     if len(given) != shape[0]:
         raise ValueError(f"lengths must be one per utterance, {shape[0]}, but are {len(given)}")

@@ -1,4 +1,4 @@
-"""Where the frames of a packed batch come to lie.
+"""The grid of frames on which a packed batch lies.
 
 Utterance i starts at sample ``hop * o_i`` with ``o_{i+1} = o_i + ceil(n_i / hop)``, so its frames fall on the grid of frames of
 the whole buffer at every convolution. Frames of the grid that straddle two utterances belong to none.
@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .config import HubertConfig
-from .devices import upload
-from .kernels.schedule import ranges
+from ..config import HubertConfig
+from ..devices import upload
+from ..kernels.schedule import ranges
 
 
 def starts_on_grid(lengths: Sequence[int], hop_samples: int) -> tuple[list[int], int]:
@@ -28,11 +28,12 @@ def starts_on_grid(lengths: Sequence[int], hop_samples: int) -> tuple[list[int],
 
 @dataclass(frozen=True)
 class Grid:
-    """Where the frames of a packed batch lie, and where its true frames come from: plain numbers, known before any is computed.
+    """The layout of a packed batch: plain numbers, known before any frame is computed.
 
-    starts: frame of the grid at which each utterance starts, ``[B]``.
-    counts: its true frames, ``[B]``. They are what comes out, N in all.
-    padded: the frames to which a batch norm before the positional convolution sees each utterance padded, if at all.
+    starts: the frame of the grid at which each utterance starts, ``[B]``.
+    counts: the true frames of each utterance, ``[B]``: N in all, and all that the graph returns.
+    padded: the number of frames to which each utterance is padded for a batch norm before the positional convolution; ``None``
+        for no padding.
     """
 
     starts: tuple[int, ...]
@@ -41,7 +42,7 @@ class Grid:
 
     @classmethod
     def of(cls, lengths: Sequence[int], config: HubertConfig, padded_samples: int | None = None) -> Grid:
-        """Lay out utterances of ``lengths`` samples for a model. ``padded_samples``: of rows in which they came padded."""
+        """Lay out utterances of `lengths` samples for a model. For padded rows, `padded_samples` is their length."""
         hop, field = config.inputs_to_logits_ratio, config.receptive_field
 
         def frames(samples: int) -> int:
@@ -52,7 +53,7 @@ class Grid:
 
     @cached_property
     def frames(self) -> int:
-        """N, the true frames of all utterances."""
+        """N, the number of true frames of all utterances."""
         return sum(self.counts)
 
     @cached_property
@@ -62,18 +63,18 @@ class Grid:
 
     @cached_property
     def boundaries(self) -> tuple[int, ...]:
-        """Frame at which each utterance starts among the N, and N: ``[B + 1]``."""
+        """The index of each utterance's first frame among the N packed frames, and N: ``[B + 1]``."""
         return tuple(accumulate(self.counts, initial=0))
 
     def cu_seqlens(self, device: torch.device) -> Tensor:
-        """Return :attr:`boundaries` as attention kernels take them: int32 ``[B + 1]``."""
+        """Return `boundaries` as a tensor, int32 ``[B + 1]``."""
         return upload(torch.from_numpy(np.array(self.boundaries, dtype=np.int32)), device)
 
     def true_frames(self, device: torch.device) -> Tensor | None:
-        """Return which frames of the grid are true, int64 ``[N]``; ``None`` when all up to :attr:`end` are."""
+        """Return the indices of the true frames, int64 ``[N]``; ``None`` when all frames up to `end` are true."""
         frames = self.true_frames_on_host()
         return None if frames is None else upload(torch.from_numpy(frames), device)
 
     def true_frames_on_host(self, dtype: type = np.int64) -> np.ndarray | None:
-        """Return what :meth:`true_frames` does, as an array of ``dtype``."""
+        """Return the indices of `true_frames` as an array of `dtype`, or ``None``."""
         return None if self.end == self.frames else ranges(np.array(self.starts), np.array(self.counts), dtype)

@@ -1,4 +1,4 @@
-"""What the token ids of CTC stand for, as both decoders take it."""
+"""`Vocabulary`: the text and kind of each CTC token id. A leaf that tokenizer and decoder both import."""
 
 from __future__ import annotations
 
@@ -10,23 +10,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import ctc_fallback
-
 if TYPE_CHECKING:
-    from .tokenizer import CTCTokenizer
+    from ..tokenizer import CTCTokenizer
 
-MOST_IDS = 1_000_000  # a table has a place for every id up to the largest
+MAX_IDS = 1_000_000  # a table has an entry for every id up to the largest
+TEXT, DROPPED, DELIMITER, UNNAMED = KINDS = range(4)  # of a token: those of csrc/ctc_collapse.cpp
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What token ids stand for.
+    """The tokens of a CTC model and how they are written.
 
-    tokens: by id; ``None`` where there is none.
-    special_ids: tokens that never appear in text, besides the blank.
-    word_delimiter_token: the token between words, written as ``replace_word_delimiter_char``; ``None`` where there is none.
-    unknown_id: the token that stands for every id without one; ``None`` to refuse such ids.
-    phones: the tokens are phones: text has a space between any two, each is a word, and the word delimiter is not written.
+    Attributes:
+        tokens: by id; ``None`` for an id without a token.
+        special_ids: tokens that never appear in text, besides the blank.
+        word_delimiter_token: the token between words, or ``None``. It is written as `replace_word_delimiter_char`.
+        do_lower_case: write text in lower case.
+        unknown_id: the token that replaces ids without a token; ``None`` to raise an error for such ids.
+        phones: the tokens are phones: each counts as a word, text has a space between them, and the word delimiter is not
+            written.
     """
 
     tokens: tuple[str | None, ...]
@@ -44,11 +46,11 @@ class Vocabulary:
             try:
                 (token or "").encode()
             except UnicodeEncodeError:
-                raise ValueError(f"token {id} of the vocabulary is no valid Unicode: {token!r}") from None
+                raise ValueError(f"token {id} of the vocabulary is not valid Unicode: {token!r}") from None
 
     @classmethod
     def of(cls, tokens: Vocabulary | CTCTokenizer | Sequence[str | None] | Mapping[str, int]) -> Vocabulary:
-        """Return a vocabulary as it is, a tokenizer's, or one made of a list of tokens or of a ``vocab.json`` dictionary."""
+        """Return the vocabulary of a tokenizer, of a list of tokens by id, or of a ``vocab.json`` dictionary."""
         if isinstance(tokens, Vocabulary):
             return tokens
         if hasattr(tokens, "vocabulary_of"):
@@ -56,45 +58,48 @@ class Vocabulary:
         if not isinstance(tokens, Mapping):
             return cls(tuple(tokens))
         for token, id in tokens.items():
-            if type(id) is not int or not 0 <= id < MOST_IDS:
-                raise ValueError(
-                    f"the vocabulary must map tokens to ids from 0 to {MOST_IDS - 1}, but maps {token!r} to {id!r}"
-                )
+            if type(id) is not int or not 0 <= id < MAX_IDS:
+                raise ValueError(f"the vocabulary must map tokens to ids from 0 to {MAX_IDS - 1}, but maps {token!r} to {id!r}")
         by_id: list[str | None] = [None] * (max(tokens.values(), default=-1) + 1)
         for token, id in tokens.items():
             by_id[id] = token
         return cls(tuple(by_id))
 
     def written(self) -> tuple[list[str], list[int]]:
-        """Return the text of every token, the delimiter's replaced, and its kind (``ctc_fallback.KINDS``)."""
-        space, texts, kinds = self.replace_word_delimiter_char, [], []
+        """Return the text and the kind of every token. The text of the word delimiter is its replacement."""
+        space = self.replace_word_delimiter_char
+        texts: list[str] = []
+        kinds: list[int] = []
         for id, token in enumerate(self.tokens):
             is_delimiter = token is not None and token == self.word_delimiter_token
             texts.append(space if is_delimiter else token or "")
             if token is None:
-                kinds.append(ctc_fallback.UNNAMED)
+                kinds.append(UNNAMED)
             elif id in self.special_ids or (self.phones and is_delimiter):
-                kinds.append(ctc_fallback.DROPPED)
+                kinds.append(DROPPED)
             else:
-                kinds.append(ctc_fallback.DELIMITER if texts[-1] == space else ctc_fallback.TEXT)
+                kinds.append(DELIMITER if texts[-1] == space else TEXT)
         return texts, kinds
 
     @cached_property
     def tables(self) -> dict[str, Any]:
-        """The vocabulary as each backend wants it, by the backend's name; made once."""
+        """The tables of each backend by its name, filled by `table`."""
         return {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("tables", "_has_token")}  # made anew
+        return {
+            name: value for name, value in vars(self).items() if name not in ("tables", "_has_token")
+        }  # rebuilt when needed
 
     def table(self, backend: ModuleType) -> Any:
+        """Return the table that a backend reads, built on first use."""
         if backend.__name__ not in self.tables:
             texts, kinds = self.written()
             self.tables[backend.__name__] = backend.Table([text + " " for text in texts] if self.phones else texts, kinds)
         return self.tables[backend.__name__]
 
     def named(self, ids: np.ndarray) -> np.ndarray:
-        """Return ids, of any shape, with ``unknown_id`` in the place of those without a token."""
+        """Return ids, of any shape, with those that have no token replaced by `unknown_id`."""
         if self.unknown_id is None or not ids.size:
             return ids
         has_token = self._has_token

@@ -1,4 +1,4 @@
-"""The positional convolution with all that belongs to it."""
+"""The positional convolution, with GELU and the residual add."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from torch import Tensor
 
 from ..dispatch import use_triton
 from ..kernels.checks import MAX_GROUP_CHANNELS
-from .wide import check_cu_seqlens, given, widened, without_autocast
+from .precision import check_cu_seqlens, in_full_precision, present, without_autocast
 
 
 @without_autocast
 def conv_positional_eager(
     x: Tensor, weight: Tensor, bias: Tensor, cu_seqlens: Tensor, residual: Tensor | None = None, gelu: bool = True
 ) -> Tensor:
-    """Define :func:`conv_positional`."""
+    """Define `conv_positional`."""
     groups, kernel = weight.shape[:2]
-    wide, taps, bias, added = widened(x, weight, bias, residual)
-    taps = taps.permute(0, 3, 2, 1).flatten(0, 1)  # as conv1d has it: [C, C/G, kernel]
-    out = torch.zeros_like(wide)
+    full, taps, bias, added = in_full_precision(x, weight, bias, residual)
+    taps = taps.permute(0, 3, 2, 1).flatten(0, 1)  # the layout of conv1d: [C, C/G, kernel]
+    out = torch.zeros_like(full)
     bounds = cu_seqlens.tolist()
     for begin, end in pairwise(bounds):
         if end > begin:
-            rows = F.conv1d(wide[begin:end].t()[None], taps, bias, padding=kernel // 2, groups=groups)
+            rows = F.conv1d(full[begin:end].t()[None], taps, bias, padding=kernel // 2, groups=groups)
             rows = rows[0, :, : end - begin].t()  # an even kernel yields one frame too many
             rows = F.gelu(rows) if gelu else rows
             out[begin:end] = rows if added is None else rows + added[begin:end]
@@ -60,21 +60,32 @@ def conv_positional(
     gelu: bool = True,
     backend: str | None = None,
 ) -> Tensor:
-    """Convolve each utterance of a packed batch over time, in groups, with zeros beyond its ends; then GELU and residual add.
+    """Convolve each utterance of a packed batch over time, in groups, with zeros beyond its ends; apply GELU and a residual
+    add.
 
-    x: ``[N, C]``. weight: ``[G, kernel, C/G (in), C/G (out)]`` of x's dtype, weight norm folded in. bias: ``[C]``.
-    cu_seqlens: int32 ``[B + 1]``, where utterances begin and the last one ends; they may be empty. What is of none
-    has zeros. residual: ``[N, C]``.
-    Returns ``[N, C]`` in the dtype of the residual, else of ``x``. Frame t sees frames ``t - kernel // 2`` and on, as
-    ``conv1d(padding=kernel // 2)`` without its last frame where the kernel is even.
+    Frame t depends on the frames from ``t - kernel // 2`` on, as in ``conv1d(padding=kernel // 2)``; with an even kernel the
+    last frame of that is dropped. Source: Baevski et al. 2020 (wav2vec 2.0), section 2.
 
-    Raises ``ValueError`` when the operands do not fit, ``RuntimeError`` when a forced backend cannot run.
-    Source: Baevski et al. 2020 (wav2vec 2.0), section 2.
+    Args:
+        x: ``[N, C]``.
+        weight: ``[G, kernel, C/G (in), C/G (out)]`` in the dtype of `x`, with weight norm applied.
+        bias: ``[C]``.
+        cu_seqlens: int32 ``[B + 1]``, the boundaries between utterances, which may be empty.
+        residual: ``[N, C]``, added last.
+        gelu: apply GELU.
+        backend: ``auto``, ``eager`` or ``triton``; see `hubert_fast.dispatch`.
+
+    Returns:
+        ``[N, C]`` in the dtype of `residual` if it is given, else of `x`; zeros in rows that belong to no utterance.
+
+    Raises:
+        ValueError: the operands do not fit.
+        RuntimeError: a forced backend cannot run.
     """
     check_cu_seqlens(cu_seqlens)
-    channels, wide_groups = weight.shape[-1], None
+    channels, unsupported = weight.shape[-1], None
     if channels > MAX_GROUP_CHANNELS:
-        wide_groups = f"groups have {channels} channels, but the kernel takes up to {MAX_GROUP_CHANNELS}"
-    if use_triton(*given(x, weight, bias, residual), backend=backend, unless=wide_groups):
+        unsupported = f"groups have {channels} channels, but the kernel takes up to {MAX_GROUP_CHANNELS}"
+    if use_triton(*present(x, weight, bias, residual), backend=backend, unless=unsupported):
         return _conv_positional_triton(x, weight, bias, cu_seqlens, residual, gelu)
     return conv_positional_eager(x, weight, bias, cu_seqlens, residual, gelu)

@@ -1,4 +1,4 @@
-"""csrc/ctc_collapse.cpp in Python: the same names, arguments and results. ``hubert_fast.ctc`` explains them."""
+"""The C++ extension (csrc/ctc_collapse.cpp) in Python: the same names, arguments and results."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-TEXT, DROPPED, DELIMITER, UNNAMED = KINDS = range(4)
+from .vocabulary import DELIMITER, DROPPED, KINDS, UNNAMED
 
 
 class Table:
-    """The tokens of a vocabulary with what becomes of each."""
+    """The tokens of a vocabulary, each with its kind."""
 
     def __init__(self, tokens: list[str], kinds: list[int]):
         if len(tokens) != len(kinds):
@@ -37,7 +37,7 @@ def decode(
     words: bool = False,
     threads: int = 1,
 ) -> dict[str, Any]:
-    """Do what the C++ function of this name does, on one thread whatever ``threads`` says."""
+    """Do what the C++ function of this name does, always on one thread."""
     found = _Found(table, tokens, words)
     for utterance, (begin, length) in enumerate(zip(begins.tolist(), lengths.tolist())):
         if begin < 0 or length < 0 or begin + length > len(ids):
@@ -66,9 +66,9 @@ class _Found:
         self.token_counts.append(len(kept))
         self.tokens += [(id, begin, end, total / (end - begin)) for id, begin, end, total in kept]
         before = len(self.words)
-        for is_word, parts in groupby(kept, key=lambda part: self.table.kinds[part[0]] != DELIMITER):
+        for is_word, run in groupby(kept, key=lambda part: self.table.kinds[part[0]] != DELIMITER):
             if is_word:
-                parts = list(parts)
+                parts = list(run)
                 text = "".join(self.table.tokens[id] for id, *_ in parts)
                 self.words.append((text, parts[0][1], parts[-1][2], _mean(parts)))
         self.word_counts.append(len(self.words) - before)

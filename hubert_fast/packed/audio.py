@@ -1,4 +1,4 @@
-"""Utterances of any lengths end to end in one buffer: the input of ``forward_packed``."""
+"""`PackedAudio`: utterances of any lengths, end to end in one buffer, the input of ``forward_packed``."""
 
 from __future__ import annotations
 
@@ -10,20 +10,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .devices import is_out_of_memory
+from ..devices import is_out_of_memory
+from ..ops.waveforms import INT16_SCALE, normalize_waveforms
 from .grid import starts_on_grid
-from .ops.waveforms import INT16_SCALE, normalize_waveforms
 
 HOP_SAMPLES = 320  # samples from one frame to the next in every published HuBERT: 20 ms
 
 
 @dataclass(frozen=True, eq=False)
 class PackedAudio:
-    """A batch of utterances without padding: what ``forward_packed`` takes. :meth:`from_waveforms` makes one.
+    """A batch of utterances without padding, the input of ``forward_packed``. Create one with `from_waveforms`.
 
-    samples: ``[S]``, float32 or int16, 16 kHz; the utterances, each starting at a multiple of ``hop_samples``.
-    lengths: samples of each utterance, ``[B]``.
-    normalize: whether :meth:`waveform` scales each utterance to zero mean and unit variance.
+    Attributes:
+        samples: the utterances at 16 kHz, float32 or int16 ``[S]``, each starting at a multiple of `hop_samples`.
+        lengths: number of samples of each utterance, ``[B]``.
+        normalize: whether each utterance is scaled to zero mean and unit variance before the model reads it.
+        hop_samples: samples from one frame to the next.
     """
 
     samples: Tensor
@@ -50,25 +52,28 @@ class PackedAudio:
         hop_samples: int = HOP_SAMPLES,
         pin_memory: bool = False,
     ) -> PackedAudio:
-        """Pack copies of waveforms ``[S_i]`` at 16 kHz, of any lengths, 0 included: NumPy arrays, tensors or lists of numbers.
+        """Pack copies of waveforms ``[S_i]`` at 16 kHz, of any lengths including 0.
 
-        Floating point is kept as float32. int16 is PCM: it stays int16 while all are (half the memory and half the copy to a
-        GPU) and counts as value / 32768.
+        Floating point is stored as float32. int16 is PCM and stands for value / 32768; it stays int16 while all waveforms are
+        int16, which halves the memory and the copy to a GPU.
 
-        normalize: zero mean and unit variance for each utterance, as preprocessors with ``do_normalize`` do. They do it later,
-            on the device where the model runs.
-        hop_samples: samples from one frame to the next; 320 unless the model's ``conv_stride`` says otherwise.
-        pin_memory: write the samples straight into page-locked memory, from which ``to(device, non_blocking=True)`` and
-            ``forward_packed`` copy to a GPU without waiting for it. PyTorch keeps such memory for later batches, in blocks of
-            powers of two, and fills none again before it is copied.
+        Args:
+            waveforms: NumPy arrays, tensors or lists of numbers.
+            normalize: scale each utterance to zero mean and unit variance, as preprocessors with ``do_normalize`` do. This
+                happens later, on the model's device.
+            hop_samples: samples from one frame to the next; 320 unless the model's ``conv_stride`` says otherwise.
+            pin_memory: write the samples straight into page-locked memory, from which ``to(device, non_blocking=True)`` and
+                ``forward_packed`` copy to a GPU without waiting for it. PyTorch reuses such memory for later batches, in blocks
+                of powers of two, and only after it has been copied.
 
-        Raises ``ValueError`` naming the waveform that is not 1-D or neither floating point nor int16, ``RuntimeError`` for
-        ``pin_memory`` where PyTorch has no GPU to lock memory for, as PyTorch itself does.
+        Raises:
+            ValueError: a waveform is not 1-D, or neither floating point nor int16; the message names it.
+            RuntimeError: `pin_memory` is set where PyTorch finds no GPU.
         """
         if not isinstance(hop_samples, int) or hop_samples < 1:
             raise ValueError(f"hop_samples must be a positive whole number, but is {hop_samples!r}")
         if isinstance(waveforms, (Tensor, np.ndarray)) and waveforms.ndim == 1:
-            raise ValueError("waveforms must be a list of 1-D waveforms, but a single one came: put it into a list")
+            raise ValueError("waveforms must be a list of 1-D waveforms, but got a single one: put it into a list")
         checked = [_checked(waveform, index) for index, waveform in enumerate(waveforms)]
         as_int16 = bool(checked) and all(dtype == torch.int16 for _, dtype in checked)
         lengths = tuple(len(waveform) for waveform, _ in checked)
@@ -77,14 +82,14 @@ class PackedAudio:
             samples = _pinned(total * hop_samples, torch.int16 if as_int16 else torch.float32)
             memory = samples.numpy()
         else:
-            # NumPy asks the system for huge pages, whose first touch costs a fifth of that of torch.empty's
+            # NumPy asks the system for huge pages, whose first touch costs a fifth of what torch.empty's memory costs
             memory = np.empty(total * hop_samples, dtype=np.int16 if as_int16 else np.float32)
             samples = torch.from_numpy(memory)
         for (waveform, dtype), first, end in zip(checked, starts, [*starts[1:], total]):
             begin, gap = first * hop_samples, first * hop_samples + len(waveform)
             memory[gap : end * hop_samples] = 0
             if isinstance(waveform, np.ndarray):
-                with np.errstate(over="ignore", invalid="ignore"):  # as torch does: float64 may become infinite
+                with np.errstate(over="ignore", invalid="ignore"):  # as in torch, float64 may become infinite
                     memory[begin:gap] = waveform
             else:  # a gradient may go through this copy
                 samples[begin:gap].copy_(waveform)
@@ -112,34 +117,34 @@ class PackedAudio:
     def pin_memory(self) -> PackedAudio:
         """Return this batch with its samples in page-locked memory, from which copies to a GPU can overlap with work.
 
-        This copies samples that lie elsewhere; :meth:`from_waveforms` with ``pin_memory=True`` writes them there at once.
+        This copies samples that lie elsewhere; `from_waveforms` with ``pin_memory=True`` writes them there directly.
         """
         return replace(self, samples=self.samples.pin_memory())
 
     def waveforms(self) -> list[Tensor]:
-        """Return the utterances, ``[S_i]`` each, in floating point and normalised if asked: views of one buffer.
+        """Return the utterances, ``[S_i]`` each, in floating point and normalised if `normalize` is set: views of one buffer.
 
-        That buffer is the batch's own unless int16 or normalisation call for another.
+        The buffer is the batch's own, unless int16 or normalisation needs another.
         """
         return self.split(self.waveform())
 
     def waveform(self) -> Tensor:
-        """Return all samples, ``[S]``, as the model takes them: in floating point, each utterance normalised if asked."""
+        """Return all samples as the model reads them: floating point ``[S]``, normalised if `normalize` is set."""
         if self.normalize:
             return normalize_waveforms(self.samples, self.starts, self.lengths)
         return self.samples.float().mul_(INT16_SCALE) if self.samples.dtype == torch.int16 else self.samples
 
     def split(self, samples: Tensor) -> list[Tensor]:
-        """Cut what is laid out as :attr:`samples` into utterances, ``[S_i]`` each: views."""
+        """Split a buffer that is laid out like `samples` into utterances, ``[S_i]`` each: views."""
         return [samples[start : start + length] for start, length in zip(self.starts, self.lengths)]
 
 
 def _pinned(size: int, dtype: torch.dtype) -> Tensor:
-    """Return page-locked memory for ``size`` samples, not initialised.
+    """Return page-locked memory for `size` samples, not initialised.
 
-    PyTorch's caching host allocator hands a block out again when its tensor is gone and each ``copy_(non_blocking=True)`` from
-    or to it is done: the copy notes its stream with the block, and freeing the block records an event on that stream. So no
-    batch has to be kept until it is copied, and no ring of buffers is needed.
+    PyTorch's caching host allocator reuses a block once its tensor is gone and every ``copy_(non_blocking=True)`` from or to it
+    has finished: the copy records its stream with the block, and freeing the block records an event on that stream. So a batch
+    need not be kept until it is copied, and no ring of buffers is needed.
     """
     try:
         return torch.empty(size, dtype=dtype, device="cpu", pin_memory=True)
@@ -147,12 +152,12 @@ def _pinned(size: int, dtype: torch.dtype) -> Tensor:
         if is_out_of_memory(error) or torch.cuda.is_available():
             raise
         raise RuntimeError(
-            "pin_memory=True needs a GPU, but PyTorch finds none: pass pin_memory=torch.cuda.is_available()"
+            "pin_memory=True needs a GPU, but PyTorch finds none; pass pin_memory=torch.cuda.is_available()"
         ) from error
 
 
 def _checked(waveform: Any, index: int) -> tuple[Tensor | np.ndarray, torch.dtype]:
-    """Return a waveform as a tensor, or as the array that it is (torch would have to copy some of them), and its dtype."""
+    """Return a waveform and its dtype; an array stays an array, since torch would have to copy some of them."""
     try:
         if isinstance(waveform, np.ndarray):
             dtype = torch.from_numpy(np.empty(0, dtype=waveform.dtype.newbyteorder("="))).dtype
@@ -160,7 +165,7 @@ def _checked(waveform: Any, index: int) -> tuple[Tensor | np.ndarray, torch.dtyp
             waveform = torch.as_tensor(waveform)
             dtype = waveform.dtype
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"waveform {index} must be a 1-D array of samples, but is no array of numbers: {error}") from None
+        raise ValueError(f"waveform {index} must be a 1-D array of samples, but cannot be read as numbers: {error}") from None
     if waveform.ndim != 1:
         raise ValueError(f"waveform {index} must be 1-D, but has shape {list(waveform.shape)}")
     if len(waveform) and not dtype.is_floating_point and dtype != torch.int16:

@@ -1,29 +1,34 @@
-"""Tables that the kernels of the packed graph read: where the frames of a batch lie."""
+"""Tables of one batch that the kernels read: which frames belong to which utterance, and which block computes what."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .devices import upload_together
+from ..devices import upload_together
+from ..kernels.schedule import parts_on_host
+from ..ops.window_statistics import WindowTables, max_chunks, windows_on_host
 from .grid import Grid
-from .kernels.schedule import parts_on_host
-from .ops.waveforms import WindowTables, chunks_at_most, windows_on_host
-from .packed_features import SampleSpans
+from .torch_graph import SampleSpans
 
-GRAPH_FRAMES, GRAPH_UTTERANCES = 1536, 8  # of a short batch at most: about 30 seconds
+if TYPE_CHECKING:
+    from ..modeling import HubertModel
+
+GRAPH_FRAMES, GRAPH_UTTERANCES = 1536, 8  # limits of a short batch, for which a CUDA graph is captured: about 30 seconds
 
 
 class Tables(NamedTuple):
     """Tables of one batch on its device, int32, uploaded in one copy.
 
-    utterances: that of each hop of the samples. true_frames: which frames of the grid are true, ``[N]``, or ``None`` for all.
-    work: of attention, ``[entries, 4]``. spans: of the positional convolution, ``[entries, 3]``.
-    windows: for the statistics of a GroupNorm, where there is one.
+    utterances: the utterance of each hop of the samples.
+    true_frames: indices of the grid's frames that belong to an utterance, ``[N]``; ``None`` if all do.
+    work: of attention, ``[entries, 4]``.
+    spans: of the positional convolution, ``[entries, 3]``.
+    windows: for the statistics of a GroupNorm; ``None`` without one.
     """
 
     utterances: Tensor
@@ -33,23 +38,27 @@ class Tables(NamedTuple):
     windows: WindowTables | None
 
     @classmethod
-    def of(cls, model: nn.Module, dtype: torch.dtype, grid: Grid, samples: SampleSpans, device: torch.device) -> Tables:
-        """Lay out a batch for the blocks that the kernels of ``model`` take in ``dtype``."""
+    def of(cls, model: HubertModel, dtype: torch.dtype, grid: Grid, samples: SampleSpans, device: torch.device) -> Tables:
+        """Lay out a batch for the block sizes that the kernels of `model` use in `dtype`."""
         arrays, most = tables_on_host(model, dtype, grid, samples, device)
         return cls.from_parts(upload_together(arrays, device), most)
 
     @classmethod
     def from_parts(cls, parts: Sequence[Tensor], most: int) -> Tables:
-        """Put together what :func:`tables_on_host` returned, once it lies on the device."""
+        """Assemble the arrays of `tables_on_host` after their copy to the device."""
         utterances, true_frames, work, spans, *windows = parts
-        windows = WindowTables(*windows, most) if windows else None
-        return cls(utterances, true_frames if len(true_frames) else None, work, spans, windows)
+        window_tables = None
+        if windows:
+            window_work, slots, share = windows
+            window_tables = WindowTables(window_work, slots, share, most)
+        return cls(utterances, true_frames if len(true_frames) else None, work, spans, window_tables)
 
 
 def bucket_of(hops: int, utterances: int) -> int | None:
-    """Return the frames for which the graph of a short batch is captured, ``None`` for a batch that is not short.
+    """Return the number of frames for which a short batch's CUDA graph is captured; ``None`` for a batch that is not short.
 
-    hops: length of the samples in hops; a batch has at most as many frames.
+    Args:
+        hops: length of the samples in hops; a batch has at most that many frames.
     """
     if hops > GRAPH_FRAMES or utterances > GRAPH_UTTERANCES:
         return None
@@ -58,14 +67,15 @@ def bucket_of(hops: int, utterances: int) -> int | None:
 
 
 def tables_on_host(
-    model: nn.Module, dtype: torch.dtype, grid: Grid, samples: SampleSpans, device: torch.device, bucket: int | None = None
+    model: HubertModel, dtype: torch.dtype, grid: Grid, samples: SampleSpans, device: torch.device, bucket: int | None = None
 ) -> tuple[list[np.ndarray], int]:
-    """Return the arrays of :class:`Tables` and ``most`` of :class:`WindowTables`; an empty ``true_frames`` stands for all.
+    """Return the arrays of `Tables`, and `most` of `WindowTables`; an empty `true_frames` stands for all frames.
 
-    bucket: of :func:`bucket_of`. Sizes then depend on it alone, and entries beyond those of the batch have no frames. There
-        are as many true frames as the bucket has: those beyond the batch's own repeat frame 0.
+    Args:
+        bucket: from `bucket_of`. The sizes then depend on it alone, and entries beyond those of the batch have no frames. There
+            are as many true frames as the bucket has; those beyond the batch's own repeat frame 0.
     """
-    from .kernels import attention, conv_positional
+    from ..kernels import attention, conv_positional
 
     first, conv = model.feature_extractor.conv_layers[0], model.encoder.pos_conv_embed.conv
     (kernel,), (stride,) = first.conv.kernel_size, first.conv.stride
@@ -78,18 +88,21 @@ def tables_on_host(
         true_frames = np.arange(0 if bucket is None else grid.frames, dtype=np.int32)
     end = grid.end if bucket is None else bucket
     arrays = [
-        utterances_of(grid.starts, end + -(-field // hop)),  # the windows of the last frame reach into hops after it
+        utterances_of(grid.starts, end + -(-field // hop)),  # the last frame's windows reach into the hops after it
         true_frames,
         attention_work(counts, query_block),
         positional_spans(counts, frames_per_span),
     ]
-    chunks, most = (0, None) if bucket is None else chunks_at_most(bucket * hop, stride, GRAPH_UTTERANCES)
+    if bucket is None:
+        if first.norm != "group":
+            return arrays, 0
+        windows, most = windows_on_host(*samples[1:], kernel, stride)
+        return [*arrays, *windows], most
+    chunks, most = max_chunks(bucket * hop, stride, GRAPH_UTTERANCES)
     if first.norm == "group":
         windows, most = windows_on_host(*samples[1:], kernel, stride, most)
         arrays += windows
-    if bucket is None:
-        return arrays, most or 0
-    # the frames of each utterance may begin one entry more than they fill
+    # each utterance may begin one entry more than it fills
     sizes = (
         *(len(arrays[0]), bucket, bucket // query_block + GRAPH_UTTERANCES, bucket // frames_per_span + GRAPH_UTTERANCES),
         *(chunks, chunks, GRAPH_UTTERANCES),
@@ -99,20 +112,20 @@ def tables_on_host(
 
 
 def _padded(array: np.ndarray, size: int, fill: float) -> np.ndarray:
-    """Append entries of ``fill`` up to ``size``."""
+    """Append entries of `fill` up to `size`."""
     padded = np.full((size, *array.shape[1:]), fill, dtype=array.dtype)
     padded[: len(array)] = array
     return padded
 
 
 def utterances_of(starts: tuple[int, ...], hops: int) -> np.ndarray:
-    """Return the utterance of each of ``hops`` hops, int32: the last that starts there or before."""
+    """Return the utterance of each of `hops` hops, int32: the last one that starts at or before it."""
     sizes = np.diff(np.minimum([*starts, hops], hops))
     return np.repeat(np.arange(len(starts), dtype=np.int32), sizes)
 
 
 def attention_work(counts: np.ndarray, block: int) -> np.ndarray:
-    """Return what ``kernels.attention.work_of`` does for utterances of ``counts`` frames side by side, ``[B]``."""
+    """Return what `kernels.attention.work_of` returns, for utterances of `counts` frames side by side, ``[B]``."""
     order = np.argsort(-counts, kind="stable")
     starts, counts = (counts.cumsum() - counts)[order], counts[order]
     utterance, first, _ = parts_on_host(counts, block)
@@ -122,7 +135,7 @@ def attention_work(counts: np.ndarray, block: int) -> np.ndarray:
 
 
 def positional_spans(counts: np.ndarray, frames: int) -> np.ndarray:
-    """Return what ``kernels.conv_positional.spans_of`` does for utterances of ``counts`` frames side by side, ``[B]``."""
+    """Return what `kernels.conv_positional.spans_of` returns, for utterances of `counts` frames side by side, ``[B]``."""
     utterance, first, _ = parts_on_host(counts, frames)
     ends = counts.cumsum()
     spans = np.empty((len(utterance), 3), dtype=np.int32)

@@ -1,4 +1,4 @@
-"""From hidden states to the best token of each frame."""
+"""The best token of each frame, from hidden states, without storing logits."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..dispatch import use_triton
-from .wide import given, widened, without_autocast
+from .precision import in_full_precision, present, without_autocast
 
 
 @without_autocast
 def ctc_argmax_eager(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Define :func:`ctc_argmax`."""
-    log_probs, ids = F.linear(*widened(x, weight, bias)).log_softmax(-1).max(-1)
+    """Define `ctc_argmax`."""
+    log_probs, ids = F.linear(*in_full_precision(x, weight, bias)).log_softmax(-1).max(-1)
     return ids.int(), log_probs.float()
 
 
@@ -30,14 +30,24 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
 
 
 def ctc_argmax(x: Tensor, weight: Tensor, bias: Tensor | None, *, backend: str | None = None) -> tuple[Tensor, Tensor]:
-    """Return the best token of each frame and its log-probability: int32 and float32 ``[...]``, what greedy decoding takes.
+    """Return the best token of each frame and its log-probability, the input of greedy decoding.
 
-    x: hidden states ``[..., C]``. weight, bias: of the output layer, ``[V, C]`` of x's dtype and ``[V]``. The logits are never
-    rounded to the dtype of ``x``, nor written. Of equal ones the first is best.
-
-    Raises ``ValueError`` when the operands do not fit, ``RuntimeError`` when a forced backend cannot run.
+    The kernel neither rounds the logits to the dtype of `x` nor stores them.
     Source: Graves et al. 2006, section 3.2 (best path decoding).
+
+    Args:
+        x: hidden states, ``[..., C]``.
+        weight: of the output layer, ``[V, C]`` in the dtype of `x`.
+        bias: ``[V]``.
+        backend: ``auto``, ``eager`` or ``triton``; see `hubert_fast.dispatch`.
+
+    Returns:
+        Token ids, int32 ``[...]``, the first of equally likely ones, and float32 log-probabilities ``[...]``.
+
+    Raises:
+        ValueError: the operands do not fit.
+        RuntimeError: a forced backend cannot run.
     """
-    if use_triton(*given(x, weight, bias), backend=backend):
+    if use_triton(*present(x, weight, bias), backend=backend):
         return _ctc_argmax_triton(x, weight, bias)
     return ctc_argmax_eager(x, weight, bias)

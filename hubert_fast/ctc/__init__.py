@@ -1,7 +1,7 @@
 """Greedy CTC decoding: the best token of each frame, runs merged, blanks dropped; text, times and confidence.
 
-Graves et al. 2006, "Connectionist Temporal Classification". The work is done in C++ (csrc/ctc_collapse.cpp) where that is
-built and in Python (ctc_fallback.py) elsewhere, with equal results.
+Graves et al. 2006, "Connectionist Temporal Classification". Decoding runs in C++ (csrc/ctc_collapse.cpp), or in Python
+(fallback.py) where the extension is not built, with equal results.
 Axes: B utterances, T frames, N packed frames, V vocabulary.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -20,19 +20,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from . import ctc_fallback
-from .ctc_inputs import best_of, spans_of
+from . import fallback
+from .inputs import best_of, spans_of
 from .vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from .tokenizer import CTCTokenizer
+    from ..tokenizer import CTCTokenizer
 
 BACKENDS = ("auto", "c++", "python")
-FRAMES_A_THREAD = 32_768  # below that, starting a thread costs more than it saves
+FRAMES_PER_THREAD = 32_768  # with fewer, starting a thread costs more than it saves
 
 
 class Token(NamedTuple):
-    """One token, the frames it was best in (both ends included) and the mean of its log-probability over them."""
+    """A token, its first and last frame (inclusive), and the mean of its log-probability over these frames."""
 
     id: int
     first_frame: int
@@ -41,9 +41,10 @@ class Token(NamedTuple):
 
 
 class Word(NamedTuple):
-    """One word: from the start of its first token's first frame to the end of its last token's last frame.
+    """A word, from the start of its first token's first frame to the end of its last token's last frame.
 
-    confidence: the geometric mean, over those of these frames that are its tokens', of the best token's probability.
+    Attributes:
+        confidence: the geometric mean of the tokens' probabilities over the frames of the tokens.
     """
 
     word: str
@@ -54,12 +55,12 @@ class Word(NamedTuple):
 
 @dataclass(frozen=True)
 class Transcript:
-    """The text of one utterance, decoded from the model's outputs: what :func:`greedy_decode` returns.
+    """The decoded text of one utterance. (`hubert_fast.transcribe.Transcript` is the result of a file, errors included.)
 
-    The transcript of an audio file, with its duration, is :class:`hubert_fast.transcribe.Transcript`.
-
-    confidence: as a :class:`Word`'s, over all tokens; NaN where there is no token, or no probability was given.
-    words, tokens: ``None`` unless asked for.
+    Attributes:
+        confidence: the geometric mean of the tokens' probabilities over their frames; NaN without tokens or probabilities.
+        words: with times, if requested.
+        tokens: with frames, if requested.
     """
 
     text: str
@@ -80,23 +81,29 @@ def greedy_decode(
     threads: int | None = None,
     backend: str = "auto",
 ) -> list[Transcript]:
-    """Decode a batch of utterances: one :class:`Transcript` each.
+    """Decode a batch of utterances.
 
-    logits_or_ids: logits, floating point ``[N, V]`` packed or ``[B, T, V]`` padded, on any device; or the best ids, int64,
-        int32, int16 or uint8, ``[N]`` or ``[B, T]``. Of logits on a GPU, an id and a number per frame come to the host.
-    cu_seqlens_or_lengths: of packed frames, where each utterance begins and the last one ends, ``[B + 1]``; of padded ones,
-        how many frames each has, ``[B]``, or ``None`` for all.
-    vocabulary: what the ids stand for. Of a tokenizer, special tokens are left out, and ids that it does not have are its
-        ``unk_token``; of a list of tokens, or a dictionary from tokens to ids, only the blank is, and ``|`` divides words.
-    blank_id: CTC's blank, the tokenizer's ``pad_token_id`` of a Hugging Face checkpoint.
-    frame_seconds: from one frame to the next.
-    timestamps: ``"word"`` to get words, ``"token"`` to get words and tokens.
-    log_probs: of the given ids, float, of their shape; without them (and without logits) confidences are NaN.
-    threads: at most so many; by default as many as there are cores, fewer for little work. The result is the same.
-    backend: ``"c++"``, ``"python"``, or ``"auto"``: C++ if it is built, else Python, with a warning once.
+    Args:
+        logits_or_ids: logits, floating point ``[N, V]`` packed or ``[B, T, V]`` padded, on any device; or the best ids, int64,
+            int32, int16 or uint8, ``[N]`` or ``[B, T]``. Of logits on a GPU only the best id and its probability are copied.
+        cu_seqlens_or_lengths: for packed frames the boundaries between utterances, ``[B + 1]``; for padded ones the number of
+            frames of each, ``[B]``, or ``None`` if all frames count.
+        vocabulary: of a tokenizer, special tokens are left out of the text, and ids that it lacks become its ``unk_token``. Of
+            a list of tokens, or a dictionary from tokens to ids, only the blank is left out, and ``|`` separates words.
+        blank_id: CTC's blank, which is the tokenizer's ``pad_token_id`` in Hugging Face checkpoints.
+        frame_seconds: time from one frame to the next.
+        timestamps: ``"word"`` to return words, ``"token"`` to return words and tokens.
+        log_probs: log-probabilities of the given ids, of their shape. Without them, confidences of given ids are NaN.
+        threads: the largest number of threads; by default the number of cores, or fewer for little work. Results do not depend
+            on it.
+        backend: ``"c++"``, ``"python"``, or ``"auto"``: C++ if it is built, else Python with a warning.
 
-    Raises ``ValueError`` naming the value when shapes, lengths or ids do not fit, ``RuntimeError`` when a backend that was
-    asked for is not there.
+    Returns:
+        A `Transcript` for each utterance.
+
+    Raises:
+        ValueError: shapes, lengths or ids do not fit; the message names the value.
+        RuntimeError: a requested backend is not available.
     """
     if timestamps not in (None, "word", "token"):
         raise ValueError(f"timestamps must be 'word', 'token' or None, but is {timestamps!r}")
@@ -132,21 +139,24 @@ def decode_raw(
     threads: int | None = None,
     backend: str = "auto",
 ) -> dict[str, Any]:
-    """Decode to flat arrays: what :func:`greedy_decode` and the processor make their results of.
+    """Decode to flat arrays, from which `greedy_decode` and the processor build their results.
 
-    ids, log_probs: any shape; begins, lengths: utterances as spans of the flattened frames, int64 ``[B]``.
-    group: merge runs of one id, as CTC does.
+    Args:
+        ids, log_probs: of any shape.
+        begins, lengths: of each utterance, as a span of the flattened frames, int64 ``[B]``.
+        group: merge runs of one id, as CTC does.
 
-    Returns ``texts`` (a list, no spaces at the ends) and ``text_means`` (float32), ``[B]``; if asked for, of all utterances in
-    one, ``token_ids``, ``token_begins``, ``token_ends`` (exclusive) and ``token_means`` with ``token_counts`` ``[B]``, and
-    ``words``, ``word_begins``, ``word_ends`` and ``word_means`` with ``word_counts`` ``[B]``. Frames count from the
-    utterance's first.
+    Returns:
+        ``texts`` (a list, stripped) and ``text_means`` (float32), ``[B]``. If requested, concatenated over utterances:
+        ``token_ids``, ``token_begins``, ``token_ends`` (exclusive) and ``token_means`` with ``token_counts`` ``[B]``, and
+        ``words``, ``word_begins``, ``word_ends`` and ``word_means`` with ``word_counts`` ``[B]``. Frames are numbered from the
+        utterance's first.
     """
     chosen = _backend(backend)
     if not hasattr(blank_id, "__index__") or not 0 <= blank_id < len(vocabulary.tokens):
         raise ValueError(f"blank_id must be a token id below {len(vocabulary.tokens)}, but is {blank_id!r}")
     if threads is None:
-        threads = min(os.cpu_count() or 1, 1 + int(lengths.sum()) // FRAMES_A_THREAD)
+        threads = min(os.cpu_count() or 1, 1 + int(lengths.sum()) // FRAMES_PER_THREAD)
     elif not hasattr(threads, "__index__") or threads < 1:
         raise ValueError(f"threads must be a whole number from 1, but is {threads!r}")
     by_phone = words and vocabulary.phones
@@ -165,13 +175,13 @@ def decode_raw(
     if by_phone:
         _phones_as_words(raw, vocabulary)
     raw["texts"] = [text.strip() for text in raw["texts"]]
-    if vocabulary.do_lower_case:  # here: what a letter becomes may depend on the letters after it
+    if vocabulary.do_lower_case:  # on whole texts: lower case may depend on neighbouring letters
         raw["texts"] = [text.lower() for text in raw["texts"]]
     return raw
 
 
 def _phones_as_words(raw: dict[str, Any], vocabulary: Vocabulary) -> None:
-    """Add to what a backend gave each token as a word of its own."""
+    """Add each token to a backend's result as a word of its own."""
     texts, _ = vocabulary.written()
     raw["words"] = [texts[id] for id in raw["token_ids"].tolist()]
     raw["word_counts"] = raw["token_counts"]
@@ -182,10 +192,10 @@ def _phones_as_words(raw: dict[str, Any], vocabulary: Vocabulary) -> None:
 @cache
 def why_not_built() -> str | None:
     """Return why the C++ extension cannot be used, ``None`` when it can."""
-    if find_spec(f"{__package__}._ctc") is None:
+    if find_spec("hubert_fast._ctc") is None:
         return "it was not compiled when hubert_fast was installed"
     try:
-        from . import _ctc  # noqa: F401
+        from .. import _ctc  # noqa: F401
     except ImportError as error:
         return str(error)
     return None
@@ -195,16 +205,16 @@ def _backend(name: str) -> ModuleType:
     if name not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, but is {name!r}")
     if name == "python":
-        return ctc_fallback
+        return fallback
     reason = why_not_built()
     if reason is None:
-        from . import _ctc
+        from .. import _ctc
 
         return _ctc
     if name == "c++":
         raise RuntimeError(f"the C++ extension of hubert_fast is not built: {reason}")
     _warn_once(reason)
-    return ctc_fallback
+    return fallback
 
 
 def _warn_once(reason: str) -> None:
@@ -219,12 +229,12 @@ _warned: list[str] = []
 
 def _transcripts(raw: dict[str, Any], frame_seconds: float, lower: bool, with_tokens: bool) -> list[Transcript]:
     confidences = _confidences(raw["text_means"]).tolist()
-    words = itertools.repeat(None)
+    words: Iterable[Any] = itertools.repeat(None)
     if "words" in raw:
         names = [word.lower() for word in raw["words"]] if lower else raw["words"]
         seconds = [raw[name] * float(frame_seconds) for name in ("word_begins", "word_ends")]
         words = _rows(Word, raw["word_counts"], names, *seconds, _confidences(raw["word_means"]))
-    tokens = itertools.repeat(None)
+    tokens: Iterable[Any] = itertools.repeat(None)
     if with_tokens:
         means = raw["token_means"].astype(np.float64)
         columns = (raw["token_ids"], raw["token_begins"], raw["token_ends"] - 1, means)
@@ -235,7 +245,9 @@ def _transcripts(raw: dict[str, Any], frame_seconds: float, lower: bool, with_to
 def _rows(kind: type, counts: np.ndarray, *columns: Sequence[Any] | np.ndarray) -> list[list]:
     """Turn columns into lists of named tuples, ``counts[i]`` of them in the i-th."""
     values = [column.tolist() if isinstance(column, np.ndarray) else column for column in columns]
-    rows = map(tuple.__new__, itertools.repeat(kind), zip(*values))  # faster than kind._make: no Python frame for each row
+    rows: Iterable[Any] = map(
+        tuple.__new__, itertools.repeat(kind), zip(*values)
+    )  # faster than kind._make: no Python frame for each row
     return [list(itertools.islice(rows, count)) for count in counts.tolist()]
 
 

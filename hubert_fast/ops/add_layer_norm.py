@@ -1,0 +1,96 @@
+"""Residual add and LayerNorm between two blocks of a Transformer."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..dispatch import use_triton
+from .precision import in_full_precision, present, without_autocast
+
+
+@without_autocast
+def add_layer_norm_eager(
+    x: Tensor,
+    delta: Tensor,
+    delta_bias: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float = 1e-5,
+    dtype: torch.dtype | None = None,
+    post: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Define `add_layer_norm`."""
+    full, added, added_bias, weight, bias = in_full_precision(x, delta, delta_bias, weight, bias)
+    total = full + added if added_bias is None else full + added + added_bias
+    normed = F.layer_norm(total, x.shape[-1:], weight, bias, eps)
+    return (normed if post else total).to(x.dtype), normed.to(dtype or x.dtype)
+
+
+@torch.library.custom_op("hubert_fast::add_layer_norm", mutates_args=())
+def _add_layer_norm_triton(
+    x: Tensor,
+    delta: Tensor,
+    delta_bias: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    dtype: torch.dtype,
+    post: bool,
+) -> tuple[Tensor, Tensor]:
+    from ..kernels import add_layer_norm as kernel
+
+    stream, normed = kernel.launch(x, delta, delta_bias, weight, bias, eps, dtype, post)
+    return stream, normed.clone() if normed is stream else normed  # the results of an op must not alias
+
+
+@_add_layer_norm_triton.register_fake
+def _(
+    x: Tensor,
+    delta: Tensor,
+    delta_bias: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    dtype: torch.dtype,
+    post: bool,
+) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), x.new_empty(x.shape, dtype=dtype)
+
+
+def add_layer_norm(
+    x: Tensor,
+    delta: Tensor,
+    delta_bias: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float = 1e-5,
+    *,
+    dtype: torch.dtype | None = None,
+    post: bool = False,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Add a block's output to the residual stream and normalise the sum.
+
+    Source: Ba et al. 2016; Xiong et al. 2020 for pre-LN and post-LN.
+
+    Args:
+        x: the residual stream, ``[..., C]``.
+        delta: the block's output, ``[..., C]``, of any dtype.
+        delta_bias: ``[C]``, the bias of the product that computed `delta`, if it has not been added yet.
+        weight, bias: of the norm, ``[C]``.
+        dtype: of the returned norm; that of `x` by default.
+        post: return the norm as the stream too, as in post-LN Transformers, and not the sum.
+        backend: ``auto``, ``eager`` or ``triton``; see `hubert_fast.dispatch`.
+
+    Returns:
+        The stream, in the dtype of `x`, and its norm, in `dtype`.
+
+    Raises:
+        RuntimeError: a forced backend cannot run.
+    """
+    dtype = dtype or x.dtype
+    if use_triton(*present(x, delta, delta_bias, weight, bias), backend=backend):
+        return _add_layer_norm_triton(x, delta, delta_bias, weight, bias, eps, dtype, post)
+    return add_layer_norm_eager(x, delta, delta_bias, weight, bias, eps, dtype, post)

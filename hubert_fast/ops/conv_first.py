@@ -1,0 +1,127 @@
+"""The first convolution of the feature encoder, from the waveform, with the norm and GELU that follow."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..dispatch import use_triton
+from ..kernels.schedule import frames_of
+from .precision import check_norm_pair, in_full_precision, present, without_autocast
+
+
+@without_autocast
+def conv_first_eager(
+    samples: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    norm_weight: Tensor | None = None,
+    norm_bias: Tensor | None = None,
+    means: Tensor | None = None,
+    utterances: Tensor | None = None,
+    frames_per_hop: int = 1,
+    stride: int = 5,
+    eps: float = 1e-5,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Define `conv_first`."""
+    full, taps, bias, norm_weight, norm_bias, means = in_full_precision(samples, weight, bias, norm_weight, norm_bias, means)
+    kernel = weight.shape[-2]
+    windows = full.unfold(0, kernel, stride) if len(full) >= kernel else full.new_empty(0, kernel)
+    if means is None or utterances is None:
+        out = windows @ taps
+    else:
+        of_frame = utterances[torch.arange(len(windows), device=samples.device) // frames_per_hop]
+        out = full.new_empty(len(windows), weight.shape[-1])
+        for utterance in range(len(means)):
+            chosen = of_frame == utterance
+            out[chosen] = (windows[chosen] - means[utterance]) @ taps[utterance]
+    out = out if bias is None else out + bias
+    if norm_weight is not None:
+        out = F.layer_norm(out, out.shape[-1:], norm_weight, norm_bias, eps)
+    return F.gelu(out).to(dtype or samples.dtype)
+
+
+@torch.library.custom_op("hubert_fast::conv_first", mutates_args=())
+def _conv_first_triton(
+    samples: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    means: Tensor | None,
+    utterances: Tensor | None,
+    frames_per_hop: int,
+    stride: int,
+    eps: float,
+    dtype: torch.dtype,
+) -> Tensor:
+    from ..kernels import conv_first as kernel
+
+    return kernel.launch(samples, weight, bias, norm_weight, norm_bias, means, utterances, frames_per_hop, stride, eps, dtype)
+
+
+@_conv_first_triton.register_fake
+def _(
+    samples: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    means: Tensor | None,
+    utterances: Tensor | None,
+    frames_per_hop: int,
+    stride: int,
+    eps: float,
+    dtype: torch.dtype,
+) -> Tensor:
+    return samples.new_empty(frames_of(samples.shape[0], weight.shape[-2], stride), weight.shape[-1], dtype=dtype)
+
+
+def conv_first(
+    samples: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    norm_weight: Tensor | None = None,
+    norm_bias: Tensor | None = None,
+    means: Tensor | None = None,
+    utterances: Tensor | None = None,
+    frames_per_hop: int = 1,
+    *,
+    stride: int = 5,
+    eps: float = 1e-5,
+    dtype: torch.dtype | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Convolve a waveform and apply GELU.
+
+    A GroupNorm with one group per channel can be folded in: then there is a weight for each utterance, and `means` is
+    subtracted from the windows first.
+
+    Args:
+        samples: ``[S]``.
+        weight: float32 ``[kernel, C]``; with a folded GroupNorm ``[B, kernel, C]``.
+        bias: ``[C]``.
+        norm_weight, norm_bias: of a LayerNorm before GELU, ``[C]``.
+        means: with a folded GroupNorm, the mean window of each utterance, ``[B, kernel]``.
+        utterances: with a folded GroupNorm, the utterance of each hop, int32 ``[hops]``.
+        frames_per_hop: output frames in a hop of `utterances`.
+        stride: in samples.
+        eps: of the LayerNorm.
+        dtype: of the result; that of `samples` by default.
+        backend: ``auto``, ``eager`` or ``triton``; see `hubert_fast.dispatch`.
+
+    Returns:
+        ``[T, C]``, channels last.
+
+    Raises:
+        ValueError: the operands do not fit.
+        RuntimeError: a forced backend cannot run.
+    """
+    dtype = dtype or samples.dtype
+    arguments = samples, weight, bias, norm_weight, norm_bias, means, utterances, frames_per_hop, stride, eps, dtype
+    check_norm_pair(norm_weight, norm_bias)
+    if use_triton(*present(samples, weight, bias, norm_weight, norm_bias, means), backend=backend):
+        return _conv_first_triton(*arguments)
+    return conv_first_eager(*arguments)

@@ -1,0 +1,28 @@
+"""How HuBERT runs fast: the packed graph, for inference, which computes no padding.
+
+`modeling.HubertModel` asks whether this graph may serve a call (serve.py). If so, `run_packed` or `run_padded` (run.py) runs
+it, in plain PyTorch (torch_graph.py) or on Triton kernels (kernel_graph.py). audio.py and grid.py define how a batch is laid
+out. The rest of the package imports what it needs from here.
+"""
+
+from .audio import PackedAudio
+from .grid import Grid
+from .run import run_packed, run_padded
+from .serve import GRADIENT, FastPath, is_on_kernels, why_not_now
+from .untouched import Inspection, Watch, attention_is_unknown, has_hook, walk
+
+__all__ = [
+    "FastPath",
+    "GRADIENT",
+    "Grid",
+    "Inspection",
+    "PackedAudio",
+    "Watch",
+    "attention_is_unknown",
+    "has_hook",
+    "is_on_kernels",
+    "run_packed",
+    "run_padded",
+    "walk",
+    "why_not_now",
+]

@@ -1,0 +1,415 @@
+"""The packed graph in plain PyTorch, from a flat waveform to hidden states, for inference.
+
+    waveform [S] -> features [N, C_conv] -> projection [N, C] -> positional convolution and Transformer layers [N, C]
+
+`hubert_fast.modeling` says what HuBERT is. This file computes the same from the same modules, several times as fast, because
+it computes no padding: a batch is N frames side by side. Everything is row-wise except the positional convolution and
+attention, which stay within each utterance. With weights in half precision, products are computed in half precision, while the
+residual stream, norms and softmax stay float32.
+
+The file is meant to be read from top to bottom: `encode`, the feature encoder, the positional convolution, the layers.
+Axes: B utterances, S samples, N packed frames, C channels, H heads, D head dim, K taps, G groups, L points of a transform.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import groupby
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..devices import upload
+from ..layers import ConvLayer, Encoder, EncoderLayer, FeatureProjection, PositionalConvEmbedding
+from ..ops.window_statistics import window_statistics_eager
+from .grid import Grid
+from .weights import PackedWeights, stream_dtype
+
+if TYPE_CHECKING:
+    from ..modeling import HubertModel
+
+SLICE_BYTES_CPU = 1 << 23  # output of the first convolution, the largest: it then fits into the second-level cache
+SLICE_BYTES_GPU = 9 << 26
+BLOCKS_AT_ONCE = 64  # of the positional convolution: bounds the memory that long audio takes
+# Rows of the feed-forward block computed at once on a CPU: its hidden activations then stay in cache. A GPU takes all rows.
+FEED_FORWARD_ROWS_CPU = 1024
+
+States = tuple[Tensor, tuple[Tensor, ...] | None]  # the last hidden state, and all of them if asked for
+
+
+class SampleSpans(NamedTuple):
+    """The samples over which GroupNorm takes each utterance's statistics: spans of a buffer `samples` ``[S]``, in samples."""
+
+    samples: Tensor
+    starts: list[int]
+    lengths: list[int]
+
+
+def encode(
+    model: HubertModel,
+    weights: PackedWeights,
+    waveform: Tensor,
+    grid: Grid,
+    spans: SampleSpans,
+    output_hidden_states: bool,
+) -> States:
+    """Run the encoder over a packed batch and return hidden states ``[N, C]``.
+
+    Args:
+        waveform: flat ``[S]``, laid out as `grid` says.
+        spans: the samples for the statistics of a GroupNorm; without one they are not read.
+    """
+    dtype = weights.convolutions[-1].dtype
+    out_dtype = dtype_of_states(dtype, waveform.device)
+    with torch.autocast(waveform.device.type, enabled=False):  # dtype already is autocast's
+        x = encode_features(model, weights.convolutions, waveform, grid, spans)
+        true_frames = grid.true_frames(waveform.device)
+        if true_frames is not None:
+            x = x[true_frames]
+        x = _project(model.feature_projection, x)
+        x += _positions(model.encoder.pos_conv_embed, x, grid, weights.positions)
+        run_layer = partial(_run_layer, grid.counts, dtype)
+        return transform(model.encoder, x, run_layer, _norm_to, output_hidden_states, dtype, out_dtype)
+
+
+def dtype_of_states(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """Return the dtype of hidden states: that of the products, except that CUDA autocast has norms return float32."""
+    return stream_dtype(dtype) if device.type == "cuda" and torch.is_autocast_enabled("cuda") else dtype
+
+
+def _project(projection: FeatureProjection, x: Tensor) -> Tensor:
+    """Project features ``[N, C_conv]`` to the residual stream ``[N, C]``."""
+    dtype = x.dtype
+    if hasattr(projection, "layer_norm"):
+        x = norm(x, projection.layer_norm)
+    return linear(x, projection.projection, dtype).to(stream_dtype(dtype))
+
+
+# The feature encoder, as matrix products over slices of time.
+#
+# In channels-last form, frame t of a convolution is a product of `kernel * C_in` numbers that lie side by side. Convolutions
+# are local, so a slice of frames needs only its own samples: memory does not grow with the audio, and activations stay in
+# cache.
+#
+# GroupNorm with one group per channel never sees its input. With windows x_t of the waveform, m = mean x_t and
+# G = mean x_t x_t^T - m m^T, channel c has mean w_c . m and variance w_c^T G w_c: m is subtracted from the windows, and the
+# scale goes into the convolution's weight. Sums are float64: speech makes G nearly singular, and a high-pass filter w cancels
+# most of it.
+
+
+class FirstConvolution(NamedTuple):
+    """The first convolution with a GroupNorm folded in, for each utterance: ``weight (x - mean) + bias``.
+
+    weights: ``[B, C, kernel]``. means: the mean window, ``[B, kernel]``. bias: ``[C]``.
+    """
+
+    weights: Tensor
+    means: Tensor
+    bias: Tensor
+
+
+def encode_features(model: HubertModel, matrices: Sequence[Tensor], waveform: Tensor, grid: Grid, spans: SampleSpans) -> Tensor:
+    """Compute all frames of the grid up to its end, ``[grid.end, C_conv]``, from a flat waveform ``[S]``.
+
+    Args:
+        matrices: the weights of the convolutions, from `PackedWeights`.
+    """
+    layers, config = model.feature_extractor.conv_layers, model.config
+    first, *others = layers
+    dtype, hop = matrices[-1].dtype, config.inputs_to_logits_ratio
+    (kernel,), (stride,) = first.conv.kernel_size, first.conv.stride
+    folded = None
+    if first.norm == "group":
+        folded = fold(first, matrices[0], *window_statistics_eager(*spans, kernel, stride))
+    out = waveform.new_empty(grid.end, len(matrices[-1]), dtype=dtype)
+    per_frame = hop // stride  # frames of the first convolution for each of the last
+    budget = SLICE_BYTES_GPU if waveform.is_cuda else SLICE_BYTES_CPU
+    step = max(8, budget // (per_frame * len(matrices[0]) * dtype.itemsize))
+    for begin in range(0, grid.end, step):
+        end = min(begin + step, grid.end)
+        samples = waveform[begin * hop : (end - 1) * hop + config.receptive_field].to(matrices[0].dtype)
+        windows = samples.unfold(0, kernel, stride)
+        if folded is None:
+            x = F.linear(windows, matrices[0], cast(first.conv.bias, windows.dtype))
+            x = norm(x, first.layer_norm) if first.norm == "layer" else x
+        else:
+            x = _convolve_by_utterance(windows, folded, [(start - begin) * per_frame for start in grid.starts])
+        x = activate(x, first.activation).to(dtype)
+        for layer, matrix in zip(others, matrices[1:]):
+            x = F.linear(_windows(x, layer.conv), matrix, cast(layer.conv.bias, dtype))
+            x = activate(norm(x, layer.layer_norm) if layer.norm == "layer" else x, layer.activation)
+        out[begin:end] = x
+    return out
+
+
+def _windows(x: Tensor, conv: nn.Conv1d) -> Tensor:
+    """Return the input of each output frame, ``[T_in, C] -> [T, kernel * C]``: a view unless the windows overlap."""
+    (kernel,), (stride,) = conv.kernel_size, conv.stride
+    frames, channels = (len(x) - kernel) // stride + 1, x.shape[1]
+    windows = x.as_strided((frames, kernel * channels), (stride * channels, 1))
+    return windows.contiguous() if kernel > stride else windows  # BLAS refuses rows that overlap
+
+
+def _convolve_by_utterance(windows: Tensor, first: FirstConvolution, starts: list[int]) -> Tensor:
+    """Convolve windows ``[T, kernel]``, each by the weight of the utterance it lies in; utterances begin at `starts`."""
+    out = windows.new_empty(len(windows), first.weights.shape[1])
+    ends = [*starts[1:], len(windows)]
+    for weight, mean, start, end in zip(first.weights, first.means, starts, ends):
+        start, end = max(start, 0), min(end, len(windows))
+        if start < end:
+            torch.addmm(first.bias, windows[start:end] - mean, weight.t(), out=out[start:end])
+    return out
+
+
+def fold(layer: ConvLayer, matrix: Tensor, means: Tensor, covariances: Tensor) -> FirstConvolution:
+    """Fold a GroupNorm into the convolution `matrix` ``[C, kernel]`` before it, given the statistics of its windows."""
+    weight = matrix.double()
+    variance = torch.einsum("ck,bkj,cj->bc", weight, covariances, weight).clamp(min=0)
+    scale = (variance + layer.layer_norm.eps).rsqrt() * layer.layer_norm.weight.double()
+    # the convolution's own bias is part of the mean that GroupNorm subtracts, so it has no effect
+    return FirstConvolution(
+        (scale[..., None] * weight).to(matrix.dtype), means.to(matrix.dtype), layer.layer_norm.bias.to(matrix.dtype)
+    )
+
+
+# The positional convolution, by Fourier transforms of overlapping blocks (overlap-save).
+#
+# 128 taps over groups of 48 to 80 channels are 0.5 to 1.3 GFLOP per second of audio when multiplied out. A transform of 256
+# points yields 129 frames for a thirtieth of that: one complex product ``[blocks, C/G] x [C/G, C/G]`` per group and frequency.
+
+
+def _positions(embedding: PositionalConvEmbedding, x: Tensor, grid: Grid, spectrum: Tensor) -> Tensor:
+    """Compute the positional embedding of projected frames, ``[N, C] -> [N, C]``."""
+    conv = embedding.conv
+    x, padding = normalize_positions(embedding, x)
+    return activate(convolve(x, padding, spectrum, bias_of(conv, x.dtype), conv.kernel_size[0], grid), embedding.activation)
+
+
+def bias_of(conv: nn.Conv1d, dtype: torch.dtype) -> Tensor:
+    """Return the bias of the positional convolution, which always has one, in `dtype`."""
+    assert conv.bias is not None
+    return conv.bias.to(dtype)
+
+
+def normalize_positions(embedding: PositionalConvEmbedding, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Apply the batch norm before a positional convolution, if there is one; return also what zeros become, ``[C]``."""
+    if not hasattr(embedding, "batch_norm"):
+        return x, x.new_zeros(x.shape[1])
+    batch_norm = embedding.batch_norm
+    mean, variance = batch_norm.running_mean, batch_norm.running_var
+    assert mean is not None and variance is not None  # only a batch norm that tracks no statistics has none
+    scale = (variance.to(x.dtype) + batch_norm.eps).rsqrt() * batch_norm.weight.to(x.dtype)
+    padding = batch_norm.bias.to(x.dtype) - mean.to(x.dtype) * scale
+    return torch.addcmul(padding, x, scale), padding
+
+
+class Blocks(NamedTuple):
+    """Blocks of L frames such that the middle of each has all the frames it needs.
+
+    rows: the frame at each point, int64 ``[blocks, L]``; row N stands for zeros, row N + 1 for padding.
+    kept: which of the ``blocks * (L - K + 1)`` computed frames are frames of the batch, int64 ``[N]``.
+    firsts: number of the batch's frames before each block, ``[blocks + 1]``.
+    """
+
+    rows: Tensor
+    kept: Tensor
+    firsts: list[int]
+
+
+def blocks_of(grid: Grid, kernel: int, points: int) -> Blocks:
+    """Cut every utterance into blocks of `points` frames.
+
+    Beyond an utterance lie zeros, or padding up to `grid.padded` frames if that is given.
+    """
+    hop = points - kernel + 1
+    counts = torch.tensor(grid.counts, dtype=torch.long)
+    starts = torch.tensor(grid.boundaries[:-1], dtype=torch.long)
+    per_utterance = (counts + hop - 1) // hop
+    utterance = torch.repeat_interleave(torch.arange(len(counts)), per_utterance)
+    block = torch.arange(len(utterance)) - (per_utterance.cumsum(0) - per_utterance)[utterance]
+    count, start = counts[utterance, None], starts[utterance, None]
+    frame = block[:, None] * hop - kernel // 2 + torch.arange(points)
+    beyond = torch.full_like(frame, grid.frames)
+    if grid.padded is not None:
+        beyond[(frame >= count) & (frame < grid.padded)] += 1
+    rows = torch.where((frame >= 0) & (frame < count), start + frame, beyond)
+    kept = (block[:, None] * hop + torch.arange(hop) < count).flatten().nonzero()[:, 0]
+    firsts = [0, *(count[:, 0] - block * hop).clamp(max=hop).cumsum(0).tolist()]
+    return Blocks(rows, kept, firsts)
+
+
+def convolve(x: Tensor, padding: Tensor, spectrum: Tensor, bias: Tensor, kernel: int, grid: Grid) -> Tensor:
+    """Convolve each utterance of `x` ``[N, C]`` as ``conv1d(padding=K // 2)[..., :frames]`` does, with zeros beyond its ends.
+
+    Args:
+        padding: the frame that follows an utterance up to `grid.padded` frames, ``[C]``.
+        spectrum: the weight, complex ``[L/2+1, G, C/G (in), C/G (out)]``, from `weights.spectrum_of`.
+        bias: ``[C]``.
+    """
+    channels, groups, points = x.shape[1], spectrum.shape[1], 2 * (len(spectrum) - 1)
+    hop = points - kernel + 1
+    blocks = blocks_of(grid, kernel, points)
+    x = torch.cat([x, torch.zeros_like(padding)[None], padding[None]])
+    rows, kept = upload(blocks.rows, x.device), upload(blocks.kept, x.device)
+    out = x.new_empty(len(kept), channels)
+    for first in range(0, len(rows), BLOCKS_AT_ONCE):
+        last = min(first + BLOCKS_AT_ONCE, len(rows))
+        transformed = torch.fft.rfft(x[rows[first:last]], dim=1).unflatten(2, (groups, -1))  # [blocks, L/2+1, G, C/G]
+        product = torch.matmul(transformed.permute(1, 2, 0, 3), spectrum)  # [L/2+1, G, blocks, C/G]
+        product = product.permute(2, 0, 1, 3).flatten(2)
+        frames = torch.fft.irfft(product, n=points, dim=1)[:, :hop].reshape(-1, channels)
+        begin, end = blocks.firsts[first], blocks.firsts[last]
+        torch.add(frames[kept[begin:end] - first * hop], bias, out=out[begin:end])
+    return out
+
+
+# The Transformer layers.
+
+
+class RunLayer(Protocol):
+    """Compute one Transformer layer, from the residual stream and its norm to the next ones; may work in place on the stream.
+
+    next_norm: the norm that follows the layer in a pre-LN encoder; ``None`` in a post-LN encoder, whose layers normalise
+        their own output.
+    next_dtype: the dtype of the returned norm.
+    """
+
+    def __call__(
+        self, layer: EncoderLayer, x: Tensor, normed: Tensor, next_norm: nn.LayerNorm | None, next_dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]: ...
+
+
+def transform(
+    encoder: Encoder,
+    x: Tensor,
+    run_layer: RunLayer,
+    run_norm: Callable[[Tensor, nn.LayerNorm, torch.dtype], Tensor],
+    output_hidden_states: bool,
+    dtype: torch.dtype,
+    out_dtype: torch.dtype,
+) -> States:
+    """Run the layers of both fast graphs on the residual stream ``[N, C]``, which starts as projection plus positions.
+
+    The stream goes from layer to layer together with what the next layer reads: its norm in a pre-LN encoder, the stream
+    itself, in the dtype of products, in a post-LN encoder.
+    """
+    layers, pre = encoder.layers, encoder.normalize_before
+    norms = [*(layer.layer_norm for layer in layers), encoder.layer_norm]  # pre-LN: before each layer, and after the last
+    if pre:
+        normed = run_norm(x, norms[0], dtype if len(layers) else out_dtype)
+    else:
+        x = run_norm(x, encoder.layer_norm, x.dtype)
+        normed = x.to(dtype)
+    states = [x.to(out_dtype, copy=True)] if output_hidden_states else []  # copies, since layers work in place
+    for index, layer in enumerate(layers):
+        is_last = index == len(layers) - 1
+        x, normed = run_layer(layer, x, normed, norms[index + 1] if pre else None, out_dtype if is_last else dtype)
+        if output_hidden_states:
+            states.append(x.to(out_dtype, copy=True))
+    last = normed if pre else x.to(out_dtype)
+    if output_hidden_states and (not pre or encoder.final_norm_in_hidden_states):
+        states[-1] = last
+    return last, tuple(states) if output_hidden_states else None
+
+
+def _run_layer(
+    counts: tuple[int, ...],
+    dtype: torch.dtype,
+    layer: EncoderLayer,
+    x: Tensor,
+    normed: Tensor,
+    next_norm: nn.LayerNorm | None,
+    next_dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:
+    """Run a layer in plain PyTorch, on utterances of `counts` frames. See `RunLayer` for the rest."""
+    block = layer.attention
+    q, k, v = (linear(normed, projection, dtype) for projection in (block.q_proj, block.k_proj, block.v_proj))
+    x += linear(attention(q, k, v, counts, block.num_heads), block.out_proj, dtype)
+    if next_norm is None:
+        x = norm(x, layer.layer_norm)
+    for rows in x.split(len(x) if x.is_cuda else FEED_FORWARD_ROWS_CPU) if len(x) else ():
+        rows.copy_(_feed_forward(layer, rows, dtype))
+    return x, x.to(next_dtype) if next_norm is None else _norm_to(x, next_norm, next_dtype)
+
+
+def _feed_forward(layer: EncoderLayer, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Compute what follows attention, on some rows of the residual stream ``[rows, C]``."""
+    block = layer.feed_forward
+    source = norm(x, layer.final_layer_norm) if layer.normalize_before else x
+    hidden = activate(linear(source, block.intermediate_dense, dtype), block.activation)
+    x = x.add_(linear(hidden, block.output_dense, dtype))
+    if not layer.normalize_before:
+        return norm(x, layer.final_layer_norm)
+    if hasattr(layer, "adapter_layer"):
+        adapter = layer.adapter_layer
+        x += linear(F.relu(linear(norm(x, adapter.norm), adapter.linear_1, dtype)), adapter.linear_2, dtype)
+    return x
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, counts: tuple[int, ...], num_heads: int) -> Tensor:
+    """Attend within utterances of `counts` frames, scaled by ``D ** -0.5``: ``[N, C]`` three times to ``[N, C]``.
+
+    No ``[T, T]`` matrix is stored. On CUDA one call serves all utterances. On a CPU, whose kernel gains nothing from ragged
+    batches, one call serves each run of neighbours of equal length.
+    """
+    if q.is_cuda:
+        return _attention_jagged(q, k, v, counts, num_heads)
+    out, start = [], 0
+    for frames, run in groupby(counts):
+        utterances = len(list(run))
+        end = start + utterances * frames
+        if end > start:
+            query, key, value = (
+                x[start:end].view(utterances, frames, num_heads, -1).transpose(1, 2)  # [utterances, H, frames, D]
+                for x in (q, k, v)
+            )
+            out.append(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(end - start, -1))
+        start = end
+    if not out:
+        return torch.empty_like(v)
+    return out[0] if len(out) == 1 else torch.cat(out)
+
+
+def _attention_jagged(q: Tensor, k: Tensor, v: Tensor, counts: tuple[int, ...], num_heads: int) -> Tensor:
+    counts = tuple(count for count in counts if count)
+    if not counts:
+        return torch.empty_like(v)
+    offsets = upload(torch.tensor([0, *counts]).cumsum(0), q.device)
+    query, key, value = (
+        torch.nested.nested_tensor_from_jagged(
+            x.unflatten(-1, (num_heads, -1)), offsets, min_seqlen=min(counts), max_seqlen=max(counts)
+        ).transpose(1, 2)
+        for x in (q, k, v)
+    )
+    return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).values().flatten(1)
+
+
+# Single operations, in the dtype that the graph says, and in place where that saves a pass over memory.
+
+
+def cast(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """Return a parameter in `dtype`, or ``None`` for one that the layer does not have."""
+    return None if tensor is None else tensor.to(dtype)
+
+
+def norm(x: Tensor, layer: nn.LayerNorm) -> Tensor:
+    """Apply a layer norm in the dtype of `x`."""
+    return F.layer_norm(x, layer.normalized_shape, cast(layer.weight, x.dtype), cast(layer.bias, x.dtype), layer.eps)
+
+
+def _norm_to(x: Tensor, layer: nn.LayerNorm, dtype: torch.dtype) -> Tensor:
+    """Apply a layer norm in the dtype of `x` and return the result in `dtype`."""
+    return norm(x, layer).to(dtype)
+
+
+def linear(x: Tensor, layer: nn.Linear, dtype: torch.dtype) -> Tensor:
+    """Apply a linear layer in `dtype`."""
+    return F.linear(x.to(dtype), layer.weight.to(dtype), cast(layer.bias, dtype))
+
+
+def activate(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """Apply an activation, in place where PyTorch can."""
+    return torch.ops.aten.gelu_(x) if function is F.gelu else function(x)

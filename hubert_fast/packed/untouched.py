@@ -1,0 +1,280 @@
+"""Detect whether a model still is what its class and configuration define, so that another graph may compute for it.
+
+A graph that reads only a model's weights bypasses everything else that may have been added: an adapter, a hook, a quantised or
+compiled layer, a replaced method, dropout left on. `Blueprint` describes a model as it should be. `Blueprint.compare` checks a
+model against it thoroughly, `why_changed` quickly, and a `Snapshot` tells even more quickly that nothing has changed since the
+last check. `Watch` runs the cheapest of these that is sufficient for a call.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from itertools import chain
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
+
+# Module of the hooks that transformers 5 leaves on a model after a call that returns hidden states or attentions. Harmless.
+OUTPUT_CAPTURING = "transformers.utils.output_capturing"
+# Implementations of the same attention.
+ATTENTIONS = (None, "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
+
+
+class Part(NamedTuple):
+    """A module as it should be.
+
+    shapes: of its parameters. values: its public attributes that are numbers, text or tuples. names: of all its attributes.
+    tensors: the parameters and buffers it has, since one may be set to ``None``.
+    """
+
+    cls: type
+    shapes: dict[str, tuple[int, ...]]
+    values: dict[str, Any]
+    names: frozenset[str]
+    tensors: frozenset[str]
+
+
+def _part(module: nn.Module) -> Part:
+    own = vars(module)
+    public = ((name, value) for name, value in own.items() if not name.startswith("_") and name != "training")
+    values = {name: value for name, value in public if isinstance(value, (int, float, str, tuple))}
+    shapes = {name: tuple(value.shape) for name, value in module._parameters.items() if value is not None}
+    # PyTorch gives a parametrized module a class of its own
+    cls = type(module).__bases__[0] if is_parametrized(module) else type(module)
+    return Part(cls, shapes, values, frozenset(own), frozenset(_tensors(module)))
+
+
+def _tensors(module: nn.Module) -> list[str]:
+    return [name for own in (module._parameters, module._buffers) for name, value in own.items() if value is not None]
+
+
+class Blueprint:
+    """A description of every module of a model, from a model of the same class and configuration on the meta device."""
+
+    def __init__(self, cls: type[nn.Module], config: Any):
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):  # initialising weights draws numbers
+            self.parts = {name: _part(module) for name, module in cls(copy.deepcopy(config)).named_modules()}
+
+    def compare(self, model: nn.Module) -> str | None:
+        """Return which module of `model` is missing, added, or of another class or shape: the first, or ``None``."""
+        parts = {name: _part(module) for name, module in model.named_modules()}
+        for name in sorted({*parts, *self.parts}):
+            if name not in parts or name not in self.parts:
+                return f"{name} is {'missing' if name not in parts else 'added'}"
+            if parts[name][:2] != self.parts[name][:2]:
+                return _mismatch(name, parts[name], self.parts[name])
+        return None
+
+
+def _mismatch(name: str, part: Part, expected: Part) -> str:
+    return f"{name} is {_described(part)}, but the configuration defines {_described(expected)}"
+
+
+def _described(part: Part) -> str:
+    return " ".join([part.cls.__qualname__, *(f"{name} {list(shape)}" for name, shape in part.shapes.items())])
+
+
+class Inspection(NamedTuple):
+    """A thorough check: the modules below a model, what the model and each of them should be, and why it failed, if it did."""
+
+    below: list[nn.Module]
+    parts: list[Part]
+    why_not: str | None
+
+
+class Watch:
+    """Checks at every call that a model is what its class and configuration define, as cheaply as the call allows.
+
+    When modules were added, removed or replaced, it compares the whole model with the blueprint. Otherwise it runs
+    `why_changed`. Once that has passed, it keeps a `Snapshot`: later calls only compare the modules with it, and run
+    `why_changed` again when they differ.
+    """
+
+    def __init__(self, cls: type[nn.Module], config: Any):
+        self._blueprint = Blueprint(cls, config)
+        self._inspection = Inspection([], [], None)
+        self._snapshot: Snapshot | None = None  # taken after a check that passed
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            "_blueprint": self._blueprint,
+            "_inspection": Inspection([], [], None),
+            "_snapshot": None,
+        }  # a copy watches another model
+
+    def check(self, base: nn.Module, own: set[str]) -> tuple[Inspection, str | None]:
+        """Return the last inspection of `base`, which is a new object only when modules were exchanged, and what is wrong now.
+
+        Args:
+            own: attributes of `base` that hubert_fast sets.
+        """
+        snapshot = self._snapshot
+        if snapshot is not None and snapshot.is_still(base):
+            return snapshot.inspection, why_changed(base, [], snapshot.inspection.parts[:1], own)
+        self._snapshot = None  # it would keep replaced layers in memory
+        below, inspection = walk(base), self._inspection
+        if len(below) != len(inspection.below) or any(now is not then for now, then in zip(below, inspection.below)):
+            self._inspection = inspection = self._inspect(base, below)  # in one assignment, since other threads may read it
+        if inspection.why_not is not None:
+            return inspection, inspection.why_not
+        snapshot = Snapshot(base, inspection)  # before the check that it stands for: another thread may make changes afterwards
+        why_not = why_changed(base, inspection.below, inspection.parts, own)
+        if why_not is None and snapshot.is_firm:
+            self._snapshot = snapshot
+        return inspection, why_not
+
+    def _inspect(self, base: nn.Module, below: list[nn.Module]) -> Inspection:
+        why_not = self._blueprint.compare(base)
+        if why_not is not None:
+            return Inspection(below, [], why_not)
+        names = {module: name for name, module in base.named_modules()}
+        return Inspection(below, [self._blueprint.parts[names[module]] for module in (base, *below)], None)
+
+
+class Snapshot:
+    """A copy of what `why_changed` reads of the modules below a model. Comparing it takes a third of that function's time.
+
+    It holds no reference to the model itself: the model refers to the snapshot, and a cycle would keep the weights in memory
+    until Python collects it.
+
+    Attributes:
+        is_firm: whether the values are immutable, so that equal means unchanged. A snapshot that is not firm is useless.
+    """
+
+    def __init__(self, base: nn.Module, inspection: Inspection):
+        self.inspection = inspection
+        self._entries = list(map(dict, map(vars, inspection.below)))  # before the rest: another thread may make changes
+        self._tensors = [tensors for module in inspection.below for tensors in (module._parameters, module._buffers)]
+        self._others = [
+            others
+            for module in inspection.below
+            for others in (
+                *(module._modules, module._forward_hooks, module._forward_pre_hooks),
+                *(module._backward_hooks, module._backward_pre_hooks),
+            )
+        ]
+        self._classes = list({type(module) for module in inspection.below})
+        pairs = list(zip(inspection.below, self._entries, inspection.parts[1:]))
+        self._added = {(type(module), name) for module, entries, part in pairs for name in entries.keys() - part.names}
+        holders = {type(holder) for holder in (base._modules, *self._tensors, *self._others)}
+        self.is_firm = all(issubclass(holder, dict) for holder in holders) and all(
+            type(entries.get(name)) is type(value) for _, entries, part in pairs for name, value in part.values.items()
+        )
+        self._values = self._read(base) if self.is_firm else None
+
+    def _read(self, base: nn.Module) -> tuple[list[Any], ...]:
+        return (
+            list(map(type, self.inspection.below)),
+            list(_values([base._modules, *self._others])),
+            list(map(type, _values(self._tensors))),
+            list(chain.from_iterable(filter(None, self._tensors))),  # type: ignore[arg-type]
+            [cls.forward for cls in self._classes],
+        )
+
+    def is_still(self, base: nn.Module) -> bool:
+        """Return whether the modules below `base` are unchanged; ``False`` also when this cannot be determined."""
+        try:
+            return (
+                list(map(vars, self.inspection.below)) == self._entries
+                and self._read(base) == self._values
+                and not any(hasattr(cls, name) for cls, name in self._added)
+            )
+        except Exception:  # raised by comparing values of any kind, such as tensors
+            return False
+
+
+def _values(dictionaries: list[dict[Any, Any]]) -> Iterable[Any]:
+    """Return the values of all `dictionaries`, one after another.
+
+    For speed, the loop runs in C and skips empty dictionaries, which most of them are.
+    """
+    return chain.from_iterable(map(dict.values, filter(None, dictionaries)))
+
+
+def walk(module: nn.Module) -> list[nn.Module]:
+    """Return all modules below `module`: those of ``module.modules()`` in another order, ten times as fast."""
+    below: list[nn.Module] = []
+    stack = list(module._modules.values())
+    while stack:
+        child = stack.pop()
+        if child is not None:
+            below.append(child)
+            stack.extend(child._modules.values())
+    return below
+
+
+def why_changed(base: nn.Module, below: list[nn.Module], parts: list[Part], own: set[str]) -> str | None:
+    """Return which change to `base` a graph would bypass that only reads weights; ``None`` if there is none.
+
+    Hooks on `base` itself are no such change: they run around its forward, whichever graph computes it.
+
+    Args:
+        below: all modules below `base`.
+        parts: what `base` and each of them should be.
+        own: attributes of `base` that hubert_fast sets.
+    """
+    for module, part in zip([base, *below], parts):
+        entries = vars(module)
+        if type(module) is not part.cls and not is_parametrized(module):
+            return _mismatch(_name_of(module, base), _part(module), part)
+        if module.training:
+            return f"{_name_of(module, base)} is in training mode"
+        if differing := part.tensors.symmetric_difference(_tensors(module)):
+            return f"{', '.join(sorted(differing))} of {_name_of(module, base)} is added or missing"
+        for parameter in module._parameters.values():
+            if parameter is not None and type(parameter) is not nn.Parameter:
+                return f"{_name_of(module, base)} has weights of type {type(parameter).__qualname__}"
+        if not entries.keys() <= part.names:
+            for name in entries.keys() - part.names - (own if module is base else set()):
+                if hasattr(type(module), name):
+                    return f"{name} of {_name_of(module, base)} is replaced"
+        if module is base:
+            continue
+        for name, value in part.values.items():
+            if entries.get(name) != value:
+                return f"{name} of {_name_of(module, base)} is {entries.get(name)!r}, and was {value!r}"
+        if has_hook(module):
+            return f"{_name_of(module, base)} has a hook"
+    for cls in {type(module) for module in below}:
+        if _is_patched(cls):
+            return f"the forward of {cls.__qualname__} is patched"
+    return None
+
+
+def _is_patched(cls: type) -> bool:
+    """Return whether the forward of a class was defined elsewhere and assigned to it."""
+    for ancestor in cls.__mro__:
+        forward = vars(ancestor).get("forward")
+        if forward is not None and ancestor is not nn.Module:
+            return not (
+                forward.__module__ == ancestor.__module__ and forward.__qualname__ == f"{ancestor.__qualname__}.forward"
+            )
+    return False
+
+
+def has_hook(module: nn.Module) -> bool:
+    """Return whether a module has hooks other than those that transformers leaves on it."""
+    if not (module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks):
+        return False
+    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+    hooks += [*module._backward_hooks.values(), *module._backward_pre_hooks.values()]
+    return any(getattr(hook, "__module__", None) != OUTPUT_CAPTURING for hook in hooks)
+
+
+def _name_of(module: nn.Module, base: nn.Module) -> str:
+    return next(name or "the model" for name, child in base.named_modules() if child is module)
+
+
+def attention_is_unknown(config: Any) -> bool:
+    """Return whether the configuration names an attention that is not one of transformers' own."""
+    name = getattr(config, "_attn_implementation", None)
+    if name not in ATTENTIONS:
+        return True
+    try:
+        from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS as functions
+    except ImportError:  # before 4.48, attentions were classes
+        return False
+    return name in functions and not functions[name].__module__.startswith("transformers.")
