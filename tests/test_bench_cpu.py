@@ -23,7 +23,7 @@ def rows_of(path):
 
 @pytest.fixture
 def program(monkeypatch):
-    """Import a program of bench/, and forget it afterwards."""
+    """Return a function that imports a program of bench/. The programs are unloaded after the test."""
     import importlib
 
     monkeypatch.syspath_prepend(str(FOLDER))
@@ -55,7 +55,7 @@ def test_cpu(program, tmp_path, capsys):
         ("tiny", "model"), ("tiny", "leaderboard"), ("tiny", "files"), ("tiny-large", "model"),
     }  # fmt: skip
     printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("hubert-fast bench ")]
-    assert len(printed) == 2  # what a reader gives to get the row
+    assert len(printed) == 2  # the commands that produce the rows
 
 
 @pytest.mark.bench
@@ -136,7 +136,7 @@ def test_ctc():
 
 
 def programs():
-    """Yield every program of bench/, by its path there."""
+    """Yield the path of every program in bench/."""
     for path in sorted(FOLDER.rglob("*.py")):
         if path.name == "__main__.py":
             yield str(path.parent.relative_to(FOLDER))
@@ -147,7 +147,7 @@ def programs():
 @pytest.mark.bench
 @pytest.mark.parametrize("name", list(programs()))
 def test_programs_start_from_a_bare_checkout(name, tmp_path):
-    """In any working directory, with hubert_fast's libraries but not hubert_fast: ``-S`` hides an editable installation."""
+    """Programs start in any working directory with only the libraries installed: `-S` hides an editable installation."""
     if name.startswith(("demo", "transcribe_corpus")):
         pytest.importorskip("soxr")
     clean = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}

@@ -1,4 +1,4 @@
-"""The scripts that made the demo recogniser, at a tiny size and without a synthesiser."""
+"""The programs that make the demo recogniser, at a tiny size and without a synthesiser."""
 
 import random
 import sys
@@ -37,7 +37,7 @@ def test_numbers(value, words):
     assert number(value) == words
 
 
-def test_sentences_stay_inside_the_vocabulary_and_evaluation_outside_the_corpus(monkeypatch):
+def test_sentences_use_the_vocabulary_and_the_corpus_avoids_evaluation_sentences(monkeypatch):
     import corpus
     import evaluation
     from sentences import VOCABULARY, sentence
@@ -79,7 +79,7 @@ def test_accents_are_consistent_and_repeatable():
 
 
 def _small_corpus(folder: Path) -> Path:
-    """Ten utterances: a tone an utterance, with two phones."""
+    """Write a corpus of ten utterances, each a tone with two phones."""
     import json
 
     folder.mkdir()
@@ -99,7 +99,7 @@ def _small_corpus(folder: Path) -> Path:
     return folder
 
 
-def test_batches_line_up_phones_and_letters_with_the_sound(tmp_path):
+def test_batches_align_phones_and_letters_with_the_sound(tmp_path):
     from batches import NO_PHONE, SHAPES, Batches, Corpus
     from train import TOKENS
 
@@ -113,7 +113,7 @@ def test_batches_line_up_phones_and_letters_with_the_sound(tmp_path):
     assert set(text.split("|")) == {"ONE", "TWO"} and text.startswith("ONE|TWO|ONE")
     loud = np.array([np.abs(waveform[320 * t : 320 * t + 400]).max() > 0.05 for t in range(len(phones))])
     known = phones != NO_PHONE
-    assert (loud == known).mean() > 0.97  # but for frames that straddle an edge
+    assert (loud == known).mean() > 0.97  # except for frames that straddle an edge
     batch = batches.draw((1, 0, 0))
     rows, seconds = SHAPES[0]
     assert batch.waveforms.shape == (rows, seconds * 16000) and batch.label_lengths.sum() == len(batch.labels)
@@ -122,7 +122,7 @@ def test_batches_line_up_phones_and_letters_with_the_sound(tmp_path):
 
 
 @pytest.mark.bench
-def test_a_run_of_seconds_trains_saves_and_continues(tmp_path, monkeypatch, capsys):
+def test_a_short_run_trains_saves_and_continues(tmp_path, monkeypatch, capsys):
     import batches
     import train
 

@@ -1,4 +1,4 @@
-"""The benchmark and the tuner for GPUs, at tiny sizes, interpreted: rows of every stage, none without the same answers."""
+"""The GPU benchmark and the tuner, interpreted at tiny sizes: every stage writes its rows, and only right answers are timed."""
 
 import csv
 import importlib.util
@@ -37,14 +37,14 @@ def rows_of(path):
 
 
 def script(*command, **environment):
-    """Run a program as a user does, without what the tests have set."""
+    """Run a program as a user would, without the environment that the tests have set."""
     clean = {key: value for key, value in os.environ.items() if key not in ("TRITON_INTERPRET", "HUBERT_FAST_BACKEND")}
     return subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, env=clean | environment)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """Run every stage once; return the folder of its files and what was printed."""
+    """Run every stage once. Return the folder of its files and its output."""
     out = tmp_path_factory.mktemp("finished") / "rows"
     archive = out.with_name("rows.tar.gz")
     child = script(FOLDER / "gpu", "--out", out, "--tiny", "--commit", "abc1234", "--archive", archive, OMP_NUM_THREADS="1")
@@ -54,20 +54,20 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def bench(monkeypatch):
-    """Import a program of bench/, and forget it afterwards."""
+    """Return a function that imports a module of bench/. The modules are unloaded after the test."""
     monkeypatch.syspath_prepend(str(FOLDER))
     for variable in ("TRITON_INTERPRET", "HUBERT_FAST_BACKEND"):
-        monkeypatch.setenv(variable, "1" if variable == "TRITON_INTERPRET" else "auto")  # main sets them
+        monkeypatch.setenv(variable, "1" if variable == "TRITON_INTERPRET" else "auto")  # the programs set them
     threads = torch.get_num_threads()
     yield importlib.import_module
     for name in [name for name in sys.modules if name.startswith("gpu") or name == "tune"]:
         if str(FOLDER) in str(getattr(sys.modules[name], "__file__", "")):
             sys.modules.pop(name)
-    torch.set_num_threads(threads)  # --tiny takes one
+    torch.set_num_threads(threads)  # --tiny sets one
 
 
 @pytest.mark.bench
-def test_every_stage_ends_well(finished):
+def test_every_stage_succeeds(finished):
     out, printed = finished
     rows = rows_of(out / "stages.csv")
     assert list(dict.fromkeys(row["stage"] for row in rows)) == list(STAGES)
@@ -94,7 +94,7 @@ def test_ceilings(finished):
 
 @pytest.mark.bench
 def test_values(finished):
-    """Two processes hold every case to float64 exactly once."""
+    """Two processes compare every case with float64 exactly once."""
     rows = rows_of(finished[0] / "values.csv")
     assert [row for row in rows if row["status"] != "pass"] == []
     assert {row["op"] for row in rows} == OPS
@@ -102,10 +102,10 @@ def test_values(finished):
     assert len({(row["op"], row["shape"], row["dtype"]) for row in rows}) == len(rows)
 
 
-def test_production_blocks_are_among_the_values(bench):
+def test_values_cover_production_blocks(bench):
     gpu_run, gpu_values = bench("gpu.run"), bench("gpu.values")
     run = gpu_run.Run(Path(), 60, True)
-    run.tiny = False  # cases draw their inputs when they run
+    run.tiny = False  # cases only draw their inputs when they run
     cases = list(gpu_values.value_cases(run))
     for name, dtype in itertools.product(("large", "base", "xlarge"), (torch.bfloat16, torch.float16)):
         found = {case.op for case in cases if case.shape.startswith(f"{name} [4500, ") and case.dtype == dtype}
@@ -124,9 +124,9 @@ def test_repeat(finished):
     assert {(row["calls"], row["differ"], row["status"]) for row in rows} == {("2", "0", "ok")}
 
 
-def test_repeat_finds_one_bit(bench, monkeypatch, tmp_path):
+def test_repeat_detects_one_bit(bench, monkeypatch, tmp_path):
     gpu_cases, gpu_repeat, gpu_run = (bench(f"gpu.{name}") for name in ("cases", "repeat", "run"))
-    answers = itertools.chain([0.0, 0.0], itertools.repeat(-0.0))  # equal, but of other bits
+    answers = itertools.chain([0.0, 0.0], itertools.repeat(-0.0))  # equal, but with different bits
     make = lambda *_: gpu_cases.Case(  # noqa: E731
         "layer_norm", "one", torch.float32, tuple, 1.0,
         launcher=gpu_cases.Provider(lambda: lambda: torch.tensor([next(answers), float("nan")])),
@@ -158,7 +158,7 @@ def test_a_wrong_model_is_called_wrong(bench, monkeypatch, tmp_path):
 
 @pytest.mark.bench
 def test_models(finished):
-    """Rows of ``hubert-fast bench`` for every provider of every item, or the reason why not."""
+    """Every provider of every item has a row of `hubert-fast bench`, or a row with the reason why it could not run."""
     out, _ = finished
     rows = rows_of(out / "models.csv")
     assert [(row["stage"], row["protocol"], row["provider"]) for row in rows] == [
@@ -178,7 +178,7 @@ def test_models(finished):
         assert row["ceiling"] == f"burst float32 64x64x64: {best['value']} TFLOP/s"
 
 
-def test_shares_are_of_what_is_sustained(bench, tmp_path):
+def test_shares_refer_to_sustained_rates(bench, tmp_path):
     gpu_run = bench("gpu.run")
     run, table = gpu_run.Run(tmp_path, 60, True), gpu_run.Table(tmp_path / "ceilings.csv", "kind name shape value unit status")
     assert gpu_run.sustained_or_burst(run, torch.bfloat16) == (None, "")
@@ -194,7 +194,7 @@ def test_shares_are_of_what_is_sustained(bench, tmp_path):
 
 @pytest.mark.bench
 def test_ops(finished):
-    """Ours and both sides of decisions are right; of the others that cannot run here, a row says why."""
+    """Our kernels and both sides of decisions give right answers. Rows of libraries that cannot run here give the reason."""
     rows = rows_of(finished[0] / "ops.csv")
     ours = [row for row in rows if row["provider"] == "ours" or row["op"].startswith("decision")]
     assert [row for row in ours if row["status"] != "ok"] == []
@@ -215,8 +215,8 @@ def layer_norm_case(bench):
     return gpu_cases, case
 
 
-def test_nothing_is_timed_that_answers_otherwise_or_fails(bench, tmp_path):
-    """Ours as well: it is the definition that says what is right."""
+def test_wrong_and_failing_providers_are_not_timed(bench, tmp_path):
+    """This includes our own kernel: the definition decides which answer is right."""
     gpu_run, gpu_times = bench("gpu.run"), bench("gpu.times")
     gpu_cases, case = layer_norm_case(bench)
     case.launcher = gpu_cases.plain(lambda x, weight, bias: 1.01 * case.definition(x, weight, bias))
@@ -233,7 +233,7 @@ def test_nothing_is_timed_that_answers_otherwise_or_fails(bench, tmp_path):
     assert found["broken"]["status"].startswith("RuntimeError")
 
 
-def test_a_definition_without_memory_leaves_a_library_to_judge(bench, monkeypatch, tmp_path):
+def test_a_library_replaces_a_definition_that_runs_out_of_memory(bench, monkeypatch, tmp_path):
     gpu_run, gpu_times = bench("gpu.run"), bench("gpu.times")
     gpu_cases, case = layer_norm_case(bench)
     definition = case.definition
@@ -254,11 +254,11 @@ def test_a_definition_without_memory_leaves_a_library_to_judge(bench, monkeypatc
     ]  # fmt: skip
     assert [row["status"].partition(":")[0] for row in rows] == ["ok", "ok", "not timed"]
     case.libraries = {}
-    gpu_times.time_case(gpu_run.Run(tmp_path, 60, True), table, case)  # nothing of ours judges ours
+    gpu_times.time_case(gpu_run.Run(tmp_path, 60, True), table, case)  # our own kernel never provides the expected answer
     assert rows_of(tmp_path / "ops.csv")[-1]["status"].startswith("OutOfMemoryError")
 
 
-def test_largest_error_is_that_of_any_part(bench, monkeypatch):
+def test_the_largest_error_can_be_in_any_part(bench, monkeypatch):
     monkeypatch.setattr(tolerances, "PART", 4)
     difference = bench("gpu.run").difference
     expected = torch.arange(-5.0, 5.0).view(2, 5)
@@ -282,8 +282,8 @@ def test_profile(finished):
 
 
 @pytest.mark.bench
-def test_a_stage_that_crashes_or_hangs_costs_itself_alone(bench, monkeypatch, tmp_path, capsys):
-    """Four stages: one of two processes that aborts after a row, one that hangs, one that fails, one that is whole."""
+def test_a_crash_or_hang_only_ends_its_stage(bench, monkeypatch, tmp_path, capsys):
+    """Of four stages, one has a process that aborts after a row, one hangs, one fails, and one succeeds."""
     gpu, gpu_run = bench("gpu.__main__"), bench("gpu.run")
     right, table = gpu.commands_of, tmp_path / "values.csv"
     python = [sys.executable, "-c"]
@@ -307,7 +307,7 @@ def test_a_stage_that_crashes_or_hangs_costs_itself_alone(bench, monkeypatch, tm
         ("whole", "failed", "1", "the device is lost: CUDA error, while measuring base"),
         ("ops", "ok", "0", ""),
     ]
-    assert rows_of(table) == [{"op": "conv_gelu", "status": "pass"}]  # what was written stays
+    assert rows_of(table) == [{"op": "conv_gelu", "status": "pass"}]  # rows written before the crash remain
     timed = rows_of(tmp_path / "ops.csv")
     assert {row["op"] for row in timed} == {"layer_norm", "add_layer_norm"} and {row["status"] for row in timed} == {"ok"}
     assert {row["share"] for row in timed} == {""}  # no ceilings were measured
@@ -316,7 +316,7 @@ def test_a_stage_that_crashes_or_hangs_costs_itself_alone(bench, monkeypatch, tm
 
 
 @pytest.mark.bench
-def test_rows_of_several_processes_stay_whole(tmp_path):
+def test_several_processes_append_whole_rows(tmp_path):
     code = (
         "import sys; sys.path[:0] = sys.argv[1:2]; from gpu.run import Table; from pathlib import Path\n"
         "for number in range(50): Table(Path(sys.argv[2]), 'process number status').add(process=sys.argv[3], number=number)"
@@ -357,8 +357,8 @@ def test_a_lost_device_ends_the_process(bench, tmp_path, error, lost):
 
 
 @pytest.mark.bench
-def test_no_time_at_all_from_a_bare_checkout(tmp_path):
-    """Nothing is installed but the libraries: ``-S`` leaves out what links this package."""
+def test_a_bare_checkout_with_no_time(tmp_path):
+    """Only the libraries are installed: `-S` ignores the .pth file that links this package."""
     for name in ("hubert_fast", "kernels", "bench"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "results"))
     program, out = tmp_path / "bench/gpu", tmp_path / "out"
@@ -374,7 +374,7 @@ def test_no_time_at_all_from_a_bare_checkout(tmp_path):
     assert {row["status"] for row in rows_of(out / "repeat.csv")} == {LEFT_OUT}
 
 
-def test_results_are_not_mixed(bench, tmp_path, capsys):
+def test_results_of_two_runs_are_not_mixed(bench, tmp_path, capsys):
     (tmp_path / "models.csv").write_text("stage\nheadline\n")
     assert bench("gpu.__main__").main(["--out", str(tmp_path), "--tiny", "--stage", "compile"]) == 2
     assert "already has a models.csv: name another folder" in capsys.readouterr().err
@@ -387,8 +387,8 @@ def test_results_are_not_mixed(bench, tmp_path, capsys):
 
 @pytest.mark.bench
 @torch.inference_mode()
-def test_graphs_are_those_of_one_provider(captures, monkeypatch):  # noqa: F811
-    """It captures where a batch is laid out, so that all that is timed is replayed; the other providers replay nothing."""
+def test_only_one_provider_replays_graphs(captures, monkeypatch):  # noqa: F811
+    """It captures while a batch is prepared, so that every timed call is a replay."""
     monkeypatch.setattr(providers, "_check_graphs", lambda subject: None)
     subject = Subject.random("tiny", torch.device("cpu"), torch.float32)
     waveforms = [np.random.default_rng(count).standard_normal(count).astype(np.float32) for count in (900, 401)]
@@ -400,7 +400,7 @@ def test_graphs_are_those_of_one_provider(captures, monkeypatch):  # noqa: F811
     for count in range(1, 3):
         torch.testing.assert_close(graphs(), expected)
         assert captures == ["captured", *["replayed"] * (count + 1)]
-    for count in range(3):  # of the cache that anybody has
+    for count in range(3):  # with the cache that every user has
         torch.testing.assert_close(ours(), expected)
         assert captures.count("captured") == (2 if count else 1) and captures.count("replayed") == 3 + count
 
@@ -420,7 +420,7 @@ def test_whole_models_under_graphs(bench, captures, monkeypatch, tmp_path, name)
     ]
     assert {row["status"] for row in rows} == {"ok"} and all(float(row["max_error"]) < 1e-5 for row in rows)
     assert captures == ["captured", *["replayed"] * 5]
-    assert subject.ours.hubert.fast_path.cuda_graphs.replays == 0  # its own are not used
+    assert subject.ours.hubert.fast_path.cuda_graphs.replays == 0  # its own cache is not used
     monkeypatch.setattr("hubert_fast.packed.kernel_graph.graphs_can_run", lambda device: False)
     gpu_whole.under_graphs(table, {"model": name, "dtype": "float32"}, subject, [(0.05,)])
     statuses = [row["status"] for row in rows_of(tmp_path / "whole.csv")][len(rows) :]
@@ -435,7 +435,7 @@ def test_no_gpu(bench, monkeypatch, tmp_path, capsys, program):
     assert "no CUDA device" in capsys.readouterr().err
 
 
-def test_values_fail_for_memory_that_is_not_written(bench, monkeypatch, tmp_path):
+def test_values_detect_unwritten_memory(bench, monkeypatch, tmp_path):
     gpu_run, gpu_values = bench("gpu.run"), bench("gpu.values")
     _, case = layer_norm_case(bench)
     monkeypatch.setattr(gpu_values, "value_cases", lambda run: [case])
@@ -445,7 +445,7 @@ def test_values_fail_for_memory_that_is_not_written(bench, monkeypatch, tmp_path
 
 
 def test_tune(bench, monkeypatch, tmp_path):
-    """Every measurement is made to be 3 % faster than the one before, so that the last candidate wins."""
+    """Each measurement is 3 % faster than the one before, so that the last candidate wins."""
     tune = bench("tune")
     from hubert_fast.kernels import tuning
 
@@ -465,7 +465,7 @@ def test_tune(bench, monkeypatch, tmp_path):
             rule.cache_clear()
         ours = [(key, entry) for key, entry in written.TUNED.items() if key != other]
         blocks, choices = {"linear", "attention", "conv_positional"}, {"linear_gelu_by_library", "linear_add_by_library"}
-        assert {key[0] for key, _ in ours} == blocks | choices  # the norm inside, measured last, is what the rule says too
+        assert {key[0] for key, _ in ours} == blocks | choices  # the rule, too, chooses the norm inside, which is measured last
         for (op, capability, *key), entry in ours:
             assert capability == tuning.SMALL
             found = getattr(tuning, op)(*key, capability)
@@ -476,7 +476,7 @@ def test_tune(bench, monkeypatch, tmp_path):
             rule.cache_clear()
 
 
-def test_tune_without_time_keeps_what_there_is(bench, monkeypatch, tmp_path):
+def test_tune_without_time_keeps_existing_entries(bench, monkeypatch, tmp_path):
     tune = bench("tune")
     from hubert_fast.kernels import tuning
 

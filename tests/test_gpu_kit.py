@@ -1,4 +1,4 @@
-"""The kit for a bare GPU machine: what is in it, what its run.sh does, and that its kernels are those that a GPU asks for."""
+"""The kit for a bare GPU machine: its contents, its run.sh, and that its kernels are those that a GPU needs."""
 
 import ast
 import importlib
@@ -20,7 +20,7 @@ ROOT = Path(hubert_fast.__file__).parent.parent
 FOLDER = ROOT / "bench"
 pytestmark = pytest.mark.skipif(not FOLDER.exists(), reason="bench/ is not beside the package under test")
 
-# A bench/gpu that says how it was called, and then waits or has compiled a kernel.
+# A stand-in for bench/gpu that records how it was called, and then waits or pretends to have compiled a kernel.
 GPU = """
 import json, os, signal, sys, time
 from pathlib import Path
@@ -29,9 +29,9 @@ out = Path(sys.argv[sys.argv.index("--out") + 1])
 out.mkdir()
 cache = Path(os.environ["TRITON_CACHE_DIR"])
 names = ("HF_HUB_OFFLINE", "PYTHONUNBUFFERED", "PYTHONPATH")
-told = {"arguments": sys.argv[1:], "cache": sorted(path.name for path in cache.iterdir())}
-told.update((name, os.environ[name]) for name in names)
-(out / "told.json").write_text(json.dumps(told))
+call = {"arguments": sys.argv[1:], "cache": sorted(path.name for path in cache.iterdir())}
+call.update((name, os.environ[name]) for name in names)
+(out / "call.json").write_text(json.dumps(call))
 print("measuring", flush=True)
 if "--wait" in sys.argv:
     time.sleep(60)
@@ -46,7 +46,7 @@ sys.exit(1)
 @pytest.fixture
 def gpu_kit(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}  # which its run() sets
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}  # run() changes them
     yield importlib.import_module("gpu.kit")
     for number, handler in handlers.items():
         signal.signal(number, handler)
@@ -56,7 +56,7 @@ def gpu_kit(monkeypatch):
 
 @pytest.fixture
 def kit(tmp_path):
-    """Make a kit of one kernel, whose bench/gpu is the program above."""
+    """Make a kit of one kernel, with the stand-in as its bench/gpu."""
     kit, triton = tmp_path / "kit", pytest.importorskip("triton").__version__
     (kit / "source/bench/gpu").mkdir(parents=True)
     (kit / "source/bench/gpu/__main__.py").write_text(GPU)
@@ -73,39 +73,39 @@ def rows_of(archive, name):
         return file.extractfile(f"rows/{name}").read().decode()
 
 
-def test_bench_gpu_is_run_with_the_kernels(gpu_kit, kit, tmp_path, capfd, monkeypatch):
+def test_run_passes_options_and_kernels(gpu_kit, kit, tmp_path, capfd, monkeypatch):
     monkeypatch.delenv("PYTHONPATH", raising=False)
     out, cache = tmp_path / "out", tmp_path / "cache"
-    assert gpu_kit.run(kit, cache, out, ["--seconds", "9", "--stage", "ops"]) == 1  # as bench/gpu ended
-    told = json.loads(rows_of(out / "rows.tar.gz", "told.json"))
-    assert told.pop("arguments")[2:] == [
+    assert gpu_kit.run(kit, cache, out, ["--seconds", "9", "--stage", "ops"]) == 1  # the exit status of bench/gpu
+    call = json.loads(rows_of(out / "rows.tar.gz", "call.json"))
+    assert call.pop("arguments")[2:] == [
         *("--archive", str(out / "rows.tar.gz"), "--commit", "abc1234", "--seconds", "9", "--stage", "ops")
     ]
-    assert told == {
+    assert call == {
         "cache": ["A", "unpacked-1"], "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(kit / "source"),
     }  # fmt: skip
     assert rows_of(out / "rows.tar.gz", "summary.txt") == (out / "summary.txt").read_text() == "fast"
     assert sorted(path.name for path in out.iterdir()) == ["rows.tar.gz", "summary.txt"]
     printed = capfd.readouterr().out
-    assert printed.endswith("kernels that were not in the kit: 1\n")  # neither the kit's nor torch.compile's
+    assert printed.endswith("kernels that were not in the kit: 1\n")  # without those of the kit and of torch.compile
     assert "unpacked the kernels" in printed and "compiled again" not in printed
     with pytest.raises(SystemExit, match=r"out already has a rows.tar.gz: name another folder"):
         gpu_kit.run(kit, cache, out, [])
     assert rows_of(out / "rows.tar.gz", "summary.txt") == "fast"
 
 
-def test_kernels_are_unpacked_once_and_wholly(gpu_kit, kit, tmp_path, capfd):
+def test_kernels_are_unpacked_once_and_completely(gpu_kit, kit, tmp_path, capfd):
     cache = tmp_path / "cache"
     kernel = cache / "A/__grp___old_kernel.json"
     gpu_kit.unpack(kit, cache, "unpacked-1")
     assert "unpacked" in capfd.readouterr().out and kernel.read_text() == "{}"
-    kernel.write_text("in part")
+    kernel.write_text("incomplete")
     gpu_kit.unpack(kit, cache, "unpacked-1")
-    assert kernel.read_text() == "in part" and not capfd.readouterr().out
-    gpu_kit.unpack(kit, cache, "unpacked-2")  # of another kit
+    assert kernel.read_text() == "incomplete" and not capfd.readouterr().out
+    gpu_kit.unpack(kit, cache, "unpacked-2")  # another kit
     assert kernel.read_text() == "{}"
-    (cache / "unpacked-2").unlink()  # as an interruption leaves it
-    kernel.write_text("in part")
+    (cache / "unpacked-2").unlink()  # as after an interruption
+    kernel.write_text("incomplete")
     gpu_kit.unpack(kit, cache, "unpacked-2")
     assert kernel.read_text() == "{}"
     (tmp_path / "file").touch()
@@ -113,7 +113,7 @@ def test_kernels_are_unpacked_once_and_wholly(gpu_kit, kit, tmp_path, capfd):
         gpu_kit.unpack(kit, tmp_path / "file", "unpacked-1")
 
 
-def test_another_machine_is_told_so(gpu_kit, kit, tmp_path, capfd, monkeypatch):
+def test_run_reports_missing_and_different_packages(gpu_kit, kit, tmp_path, capfd, monkeypatch):
     (kit / "kit.json").write_text(json.dumps({"commit": "abc1234", "triton": "1.2", "stamp": "unpacked-1"}))
     assert gpu_kit.run(kit, tmp_path / "cache", tmp_path / "out", []) == 1
     assert "not 1.2: every kernel will be compiled again" in capfd.readouterr().out
@@ -131,12 +131,12 @@ def test_an_interruption_keeps_the_rows(kit, tmp_path, number):
     assert "measuring\n" in iter(child.stdout.readline, "")
     child.send_signal(number)
     assert "not in the kit: 0" in child.communicate(timeout=50)[0] and child.returncode == 143
-    assert "--wait" in json.loads(rows_of(tmp_path / "out/rows.tar.gz", "told.json"))["arguments"]
+    assert "--wait" in json.loads(rows_of(tmp_path / "out/rows.tar.gz", "call.json"))["arguments"]
 
 
 @pytest.fixture
 def tree(gpu_kit, tmp_path, monkeypatch):
-    """Commit a small tree that stands for this one: its setup.py and its compilation take no time."""
+    """Commit a small tree in place of this one, whose setup.py and compilation take no time."""
     files = {
         "setup.py": "open('hubert_fast/_ctc.cpython-312.so', 'w').close(); import os; os.mkdir('build')",
         "bench/gpu/kit.py": """
@@ -168,7 +168,7 @@ def tree(gpu_kit, tmp_path, monkeypatch):
     return root
 
 
-def test_the_kit_is_what_is_committed(gpu_kit, tree, tmp_path, capfd):
+def test_the_kit_holds_the_committed_tree(gpu_kit, tree, tmp_path, capfd):
     (tree / "hubert_fast/model.py").write_text("here = 2")
     kit = tmp_path / "kit"
     gpu_kit.prepare(kit)
@@ -191,7 +191,7 @@ def test_the_kit_is_what_is_committed(gpu_kit, tree, tmp_path, capfd):
     assert (tmp_path / "there/USED/k.cubin").read_text() == "k.cubin"
 
 
-def test_a_kit_that_cannot_serve_is_none(gpu_kit, tree, tmp_path, monkeypatch):
+def test_a_kit_that_is_too_large_or_not_built_is_refused(gpu_kit, tree, tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_kit, "MOST_BYTES", 100)
     with pytest.raises(SystemExit, match=r"the kit is 0\.0 MB, more than 0\.0001: is a large file committed\?"):
         gpu_kit.prepare(tmp_path / "kit")
@@ -202,7 +202,7 @@ def test_a_kit_that_cannot_serve_is_none(gpu_kit, tree, tmp_path, monkeypatch):
 
 
 def python_of(folder, version):
-    """Make a python3 that says it is another version; return the PATH on which it comes first."""
+    """Make a python3 that reports another version. Return a PATH on which it comes first."""
     folder.mkdir()
     numbers = ", ".join(version.split("."))
     (folder / "python3").write_text(
@@ -247,11 +247,11 @@ launches.stand_in()
 
 def calls(device, *shapes):
     for build, size, lengths in shapes:
-        one = build(size, lengths, Where(torch.bfloat16, torch.device(device)))
-        yield one.op, lambda one=one: one.public(*one.make())
+        case = build(size, lengths, Where(torch.bfloat16, torch.device(device)))
+        yield case.op, lambda case=case: case.public(*case.make())
 
-def names(found):
-    return sorted(launch.args[0].__name__ for launch in found)
+def names(compilations):
+    return sorted(launch.args[0].__name__ for launch in compilations)
 
 if sys.argv[2] == "all":
     odd = Size("odd", hidden=52, heads=4, inner=77, groups=4, kernel=5, conv=24, vocabulary=31)
@@ -263,20 +263,20 @@ if sys.argv[2] == "all":
     whole.GRAPH_SECONDS = ((3.01,),)
     models.HEADLINE, models.COMPILED = models.TINY_HEADLINE, models.TINY_COMPILED
     forwards = [call for call in launches.model_calls() if call[0].startswith("tiny")]
-    print([what for what, _ in forwards])
+    print([description for description, _ in forwards])
     print(names(launches.launches_of(forwards)))
 
 shapes = [(op_cases.layer_norm, SIZES["base"], lengths) for lengths in ([300], [301], [4097])]
 wrong = "wrong", lambda: ops.layer_norm(*(torch.empty(size, device="meta") for size in (4, 5, 5)), backend="triton")
-found = launches.launches_of([*calls("meta", *shapes), wrong])
-launches.compile_all(found, Path(sys.argv[1]), 2)
+compilations = launches.launches_of([*calls("meta", *shapes), wrong])
+launches.compile_all(compilations, Path(sys.argv[1]), 2)
 """
 
 
 @pytest.mark.bench
 @pytest.mark.skipif(sys.platform != "linux", reason="triton compiles on Linux")
-def test_kernels_are_those_that_a_gpu_asks_for(tmp_path):
-    """Tensors without memory ask for the kernels of real ones, and what one process compiles another one elsewhere takes."""
+def test_kernels_are_those_that_a_gpu_needs(tmp_path):
+    """Tensors without memory need the same kernels as real ones, and a process in another folder finds the compiled kernels."""
     pytest.importorskip("triton")
     cache, copy = tmp_path / "cache", tmp_path / "elsewhere"
     cache.mkdir()
@@ -294,7 +294,7 @@ def test_kernels_are_those_that_a_gpu_asks_for(tmp_path):
         return child.stdout.splitlines()
 
     meta, both, what, models, *compiled = printed(ROOT, "all")
-    assert meta == both  # odd views begin at odd addresses, for which kernels are compiled
+    assert meta == both  # odd sizes give odd addresses, for which triton compiles other kernels
     meta, what, models = map(ast.literal_eval, (meta, what, models))
     assert [f"_{name}_kernel" for name in (
         "add_layer_norm", "attention", "attention", "conv_first_product", "conv_positional", "ctc_argmax", "layer_norm",
@@ -304,7 +304,7 @@ def test_kernels_are_those_that_a_gpu_asks_for(tmp_path):
         *("ours", "ours-padded", "accelerate"), "s", *["ours"] * 2, *["ours-graphs"] * 2, *["ours"] * 2, *["accelerate"] * 2,
         *["ours-graphs"] * 2,
     ]  # fmt: skip
-    assert set(models) == set(meta) | {"_conv_first_kernel"}  # of results in float32
+    assert set(models) == set(meta) | {"_conv_first_kernel"}  # for results in float32
     assert models.count("_add_layer_norm_kernel") == 3 and models.count("_attention_kernel") == 2
     assert compiled[0].startswith("cannot run here: wrong: ValueError: weight and bias must be [4] for x [4]")
     assert compiled[-1] == f"2 kernels: 2 compiled, 0 already in {cache}"
