@@ -23,12 +23,13 @@ def environment(run: Run, commit: str) -> None:
     Raises `ValueError` when the folder has results of another machine.
     """
     path = run.out / "environment.csv"
-    columns = device_columns(run.device)
-    before = {row["key"]: row["value"] for row in read(path)}.get("device", columns["device"])
-    if before != columns["device"]:
-        raise ValueError(f"{run.out} has results of {before}, but this is {columns['device']}: name another folder")
+    device = processor() if run.tiny else torch.cuda.get_device_name(run.device)
+    before = {row["key"]: row["value"] for row in read(path)}.get("device", device)
+    if before != device:
+        raise ValueError(f"{run.out} has results of {before}, but this is {device}: name another folder")
     if path.exists():
         return
+    columns = device_columns(run.device)
     values: dict[str, Any] = {
         "utc": columns["utc"],
         "commit": commit or columns["commit"],
@@ -39,7 +40,7 @@ def environment(run: Run, commit: str) -> None:
         "transformers": columns["transformers"],
         "numpy": np.__version__,
         "cuda": torch.version.cuda or "",
-        "device": columns["device"],
+        "device": device,
         "processor": processor(),
     }
     if not run.tiny:
