@@ -6,7 +6,7 @@ import logging
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from .pretrained import HubertPreTrainedModel
 
 logger = logging.getLogger(__name__)
+
+Model = TypeVar("Model", bound="HubertPreTrainedModel")
 
 # Options of transformers that change how a model is loaded or computed, but not its output.
 WITHOUT_EFFECT = {"attn_implementation", "low_cpu_mem_usage", "trust_remote_code", "use_safetensors"}
@@ -102,13 +104,13 @@ def _as_dtype(dtype: str | torch.dtype | None, state: dict[str, Tensor]) -> torc
 
 
 def load(
-    cls: type[HubertPreTrainedModel],
+    cls: type[Model],
     name_or_path: str | Path,
     config: HubertConfig,
     dtype: str | torch.dtype | None,
     ignore_mismatched_sizes: bool,
     hub_options: dict[str, Any],
-) -> tuple[HubertPreTrainedModel, LoadingInfo]:
+) -> tuple[Model, LoadingInfo]:
     """Load a model for `from_pretrained`, on the CPU, and return it with a `LoadingInfo` for the caller to judge.
 
     Log a warning if a wrapper had added a prefix to the names of the weights.
@@ -167,11 +169,13 @@ def _write_weights(state: dict[str, Tensor], folder: Path, max_shard_size: str |
 
 
 def with_overrides(config: HubertConfig, overrides: dict[str, Any]) -> HubertConfig:
+    """Return `config` with the fields in `overrides`. Raises `TypeError` for keywords that `from_pretrained` does not know."""
     refuse_unknown(set(overrides) - field_names() - WITHOUT_EFFECT)
     return config.with_overrides({name: value for name, value in overrides.items() if name not in WITHOUT_EFFECT})
 
 
 def _match(state: dict[str, Tensor], model: HubertPreTrainedModel) -> tuple[dict[str, Tensor], LoadingInfo]:
+    """Return the weights that fit `model`, and how all of them compare with its own."""
     expected = model.state_dict()
     state = fit_prefix(state, expected, model.base_model_prefix + ".")
     info = LoadingInfo(missing_keys=sorted(set(expected) - set(state)), unexpected_keys=sorted(set(state) - set(expected)))
@@ -188,6 +192,7 @@ def _match(state: dict[str, Tensor], model: HubertPreTrainedModel) -> tuple[dict
 
 
 def warn_of_differences(name_or_path: str | Path, model: str, info: LoadingInfo) -> None:
+    """Log a warning for each kind of difference between a checkpoint and a model, whose class is called `model`."""
     if info.missing_keys:
         logger.warning(
             "%s lacks these weights of %s, which are newly initialised and need training: %s",

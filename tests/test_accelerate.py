@@ -142,11 +142,11 @@ def test_what_it_cannot_accelerate(batch):
     wav2vec2 = transformers.Wav2Vec2Model(transformers.Wav2Vec2Config(**PRE_LN))
     for stranger in (wav2vec2, hubert_fast.HubertModel(hubert_fast.HubertConfig(**PRE_LN)), Mine(tiny), "a name", None):
         for function in (accelerate, restore):
-            with pytest.raises(TypeError, match="expected a Hubert model of transformers, but got a "):
+            with pytest.raises(TypeError, match="expected a HuBERT model of transformers, but got a "):
                 function(stranger)
     model = theirs()
     model.hubert.forward = lambda *args, **kwargs: None
-    with pytest.raises(ValueError, match="forward of this HubertModel is already replaced"):
+    with pytest.raises(ValueError, match="forward of this HubertModel has already been replaced"):
         accelerate(model)
 
 

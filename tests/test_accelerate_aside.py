@@ -57,7 +57,7 @@ def compiling_it_all(model, batch):
 
 
 STEPS_ASIDE = {
-    "output_attentions is asked for": asking_for_attentions,
+    "output_attentions is requested": asking_for_attentions,
     "mask_time_indices are given": masking,
     "the model is training": training,
     "a gradient may be needed": needing_a_gradient,
@@ -215,7 +215,7 @@ def test_an_attention_of_somebody_elses(batch, monkeypatch):
 
     monkeypatch.setitem(modeling.ALL_ATTENTION_FUNCTIONS._global_mapping, "sdpa", mine)
     answers(model, *batch)
-    assert forward_of(model).reason == "the attention 'sdpa' is not transformers' own"
+    assert forward_of(model).reason == "the attention 'sdpa' is not one of transformers' own"
 
 
 def test_states_by_index(batch):
@@ -223,14 +223,14 @@ def test_states_by_index(batch):
     if not hasattr(type(model.hubert), "_can_record_outputs"):
         pytest.skip(f"transformers {transformers.__version__} knows only all hidden states")
     answers(model, *batch, output_hidden_states=[-1])
-    assert forward_of(model).reason == "single hidden states are asked for"
+    assert forward_of(model).reason == "individual hidden states are requested"
 
 
 def test_a_mask_of_another_shape_is_theirs_to_judge(batch):
     model = accelerate(theirs())
     with torch.no_grad():
         model(batch[0][:2], attention_mask=batch[1][:2, :6000])  # only its sum counts
-    assert forward_of(model).reason == "attention_mask has not the shape of input_values"
+    assert forward_of(model).reason == "attention_mask does not have the shape of input_values"
 
 
 def test_the_configuration_of_construction_counts(batch):
@@ -247,7 +247,7 @@ def test_a_configuration_that_is_not_ours_to_serve(batch, monkeypatch):
     monkeypatch.setitem(transformers.activations.ACT2FN, "their_own", nn.Softplus)
     model = accelerate(theirs(hidden_act="their_own"))
     expected = answers(model, *batch).logits
-    assert forward_of(model).reason.startswith("the configuration is not served: activation must be one of")
+    assert forward_of(model).reason.startswith("the configuration is not supported: activation must be one of")
     assert torch.equal(answers(restore(model), *batch).logits, expected)
 
 

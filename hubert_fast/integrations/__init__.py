@@ -1,1 +1,1 @@
-"""Other libraries' objects, made fast: nothing here is imported before it is used."""
+"""Accelerate the objects of other libraries. Nothing here is imported before it is used."""
