@@ -98,7 +98,7 @@ class HubertPreTrainedModel(nn.Module):
         model = model.to(device=target)
         if output_loading_info:
             return model, asdict(info) | {"error_msgs": []}  # type: ignore[return-value]
-        return model  # type: ignore[return-value]
+        return model
 
     def save_pretrained(
         self, folder: str | Path, *, max_shard_size: str | int = "5GB", safe_serialization: bool = True
