@@ -52,6 +52,7 @@ setup(
         "hubert_fast.ctc",
         "hubert_fast.demo",
         "hubert_fast.integrations",
+        "hubert_fast.jobs",
         "hubert_fast.kernels",
         "hubert_fast.ops",
         "hubert_fast.packed",

@@ -13,8 +13,8 @@ import pytest
 import soundfile
 
 from hubert_fast import demo
+from hubert_fast.jobs.inputs import Utterance
 from hubert_fast.transcribe import Transcriber
-from hubert_fast.transcribe.inputs import Utterance
 
 ODD_FILES = Path(__file__).parent / "odd_files"
 FILES = ODD_FILES / "files"

@@ -6,7 +6,7 @@ import unicodedata
 
 import pytest
 
-from hubert_fast.transcribe.journal import Errors
+from hubert_fast.jobs.journal import Errors
 from hubert_fast.transcribe.normalizers import DESCRIPTIONS, NORMALIZERS, basic, description, normalizer
 from hubert_fast.transcribe.scoring import score
 

@@ -10,8 +10,9 @@ import pytest
 
 from hubert_fast import demo
 from hubert_fast.audio import standard_input
-from hubert_fast.transcribe import Inputs, folders
-from hubert_fast.transcribe.patterns import matches, names_suffix
+from hubert_fast.jobs import folders
+from hubert_fast.jobs.patterns import matches, names_suffix
+from hubert_fast.transcribe import Inputs
 
 RECORDING = demo.RECORDINGS / "stop.wav"
 APPLE_DOUBLE = b"\0\5\x16\7\0\2\0\0Mac OS X        "

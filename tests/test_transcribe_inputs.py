@@ -9,8 +9,8 @@ from itertools import chain
 
 import pytest
 
+from hubert_fast.jobs.manifests import ManifestError, is_manifest
 from hubert_fast.transcribe import Inputs, Shard, Utterance
-from hubert_fast.transcribe.manifests import ManifestError, is_manifest
 
 
 @pytest.fixture

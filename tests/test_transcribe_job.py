@@ -23,9 +23,9 @@ from conftest import wait_until
 from hubert_fast import demo
 from hubert_fast.audio import load
 from hubert_fast.cli import main
+from hubert_fast.jobs.journal import Errors, Journal, JournalError
 from hubert_fast.transcribe import Options, Transcriber
 from hubert_fast.transcribe.job import Paths, fingerprint, settings_of
-from hubert_fast.transcribe.journal import Errors, Journal, JournalError
 from hubert_fast.transcribe.lanes import Lane
 
 ROOT = Path(__file__).parent.parent
@@ -523,7 +523,8 @@ def test_a_worker_that_reads_a_pipe_does_not_keep_the_command_alive(archive):
 KILLED = """
 import os, sys
 from hubert_fast.cli import main
-from hubert_fast.transcribe import journal, sinks
+from hubert_fast.jobs import journal
+from hubert_fast.transcribe import sinks
 
 def dies(owner, name, call, after):
     real, calls = getattr(owner, name), [0]

@@ -11,8 +11,9 @@ import pytest
 
 from hubert_fast import audio
 from hubert_fast.audio.pipes import Command, piped
-from hubert_fast.transcribe import Inputs, layouts
-from hubert_fast.transcribe.manifests import ManifestError
+from hubert_fast.jobs import layouts
+from hubert_fast.jobs.manifests import ManifestError
+from hubert_fast.transcribe import Inputs
 
 
 @pytest.fixture

@@ -18,10 +18,11 @@ import pytest
 from hubert_fast import audio, demo
 from hubert_fast.audio import names
 from hubert_fast.audio.standard_input import StandardInput
-from hubert_fast.transcribe import Inputs, Utterance, inputs
-from hubert_fast.transcribe.list_text import Text
-from hubert_fast.transcribe.manifests import ManifestError
-from hubert_fast.transcribe.tables import split_line
+from hubert_fast.jobs import inputs
+from hubert_fast.jobs.list_text import Text
+from hubert_fast.jobs.manifests import ManifestError
+from hubert_fast.jobs.tables import split_line
+from hubert_fast.transcribe import Inputs, Utterance
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1234\n"
 RAW = audio.raw_format.RawFormat("s8", 8000)
@@ -722,6 +723,6 @@ def test_a_named_pipe_can_hold_a_list(folder):
 
 
 def test_a_list_from_a_stream_of_bytes():
-    from hubert_fast.transcribe.manifests import read
+    from hubert_fast.jobs.manifests import read
 
     assert [entry.audio for entry in read("-", file=io.BytesIO(b"\xef\xbb\xbfa.wav\nb.wav"))] == ["a.wav", "b.wav"]

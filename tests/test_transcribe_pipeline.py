@@ -14,13 +14,13 @@ from conftest import POST_LN, wait_until
 
 from hubert_fast import HubertConfig, HubertForCTC, HubertProcessor, audio, demo
 from hubert_fast.audio import AudioError
+from hubert_fast.jobs.queues import WeightedQueue
 from hubert_fast.packed.audio import PackedAudio
 from hubert_fast.transcribe import Inputs, Options, Transcriber, Utterance
 from hubert_fast.transcribe import pipeline as pipeline_module
 from hubert_fast.transcribe.chunks import Cutter, stitch
 from hubert_fast.transcribe.lanes import CPU_FRAMES, Lane, cpu_lanes, is_out_of_memory
 from hubert_fast.transcribe.pipeline import Pipeline
-from hubert_fast.transcribe.queues import WeightedQueue
 
 pytestmark = pytest.mark.usefixtures("two_threads")
 

@@ -15,10 +15,10 @@ import pytest
 
 from hubert_fast import commands, demo
 from hubert_fast.cli import main
+from hubert_fast.jobs.inputs import Shard
+from hubert_fast.jobs.journal import Journal
 from hubert_fast.transcribe import Inputs, Result, Transcript, Utterance, command
 from hubert_fast.transcribe.formats import FORMATS
-from hubert_fast.transcribe.inputs import Shard
-from hubert_fast.transcribe.journal import Journal
 from hubert_fast.transcribe.progress import Progress, report_summary
 from hubert_fast.transcribe.sinks import Stream
 from hubert_fast.transcribe.summary import Summary

@@ -64,7 +64,8 @@ class Work:
             raise ValueError(f"lengths must be librispeech, fixed:SECONDS, demo or a file that exists, but are {lengths!r}")
         if path.is_file() and path.suffix.lower() == ".txt" and (listed := _listed_seconds(path)):
             return cls.of_seconds(path.name, listed)
-        from ..transcribe import Inputs, manifests
+        from ..jobs import manifests
+        from ..jobs.inputs import Inputs
 
         try:
             utterances = list(Inputs([lengths]))

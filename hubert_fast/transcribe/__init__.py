@@ -4,21 +4,21 @@ from importlib import import_module as _import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .inputs import Inputs, Shard, Utterance
+    from ..jobs.inputs import Inputs, Shard, Utterance
     from .transcriber import Options, Result, Transcriber, Transcript
 
 __all__ = ["Inputs", "Options", "Result", "Shard", "Transcriber", "Transcript", "Utterance"]
 
 # Loaded on first use, so that the command line can read the table of formats without importing torch.
-_HOMES = dict.fromkeys(("Inputs", "Shard", "Utterance"), "inputs") | dict.fromkeys(
-    ("Options", "Result", "Transcriber", "Transcript"), "transcriber"
+_HOMES = dict.fromkeys(("Inputs", "Shard", "Utterance"), "..jobs.inputs") | dict.fromkeys(
+    ("Options", "Result", "Transcriber", "Transcript"), ".transcriber"
 )
 
 
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(_import_module(f".{_HOMES[name]}", __name__), name)
+    value = getattr(_import_module(_HOMES[name], __name__), name)
     globals()[name] = value
     return value
 

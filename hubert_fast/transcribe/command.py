@@ -17,12 +17,12 @@ from ..audio.raw_format import RawFormat
 from ..console import EXIT_OK, EXIT_SOME_FAILED, CannotRunError, say
 from ..hub import CheckpointError, first_line
 from ..interrupts import raised_in_here
+from ..jobs.inputs import Inputs, Shard
+from ..jobs.journal import JournalError
+from ..jobs.manifests import ManifestError
 from ..packed import is_on_kernels
 from . import formats, normalizers, ray_engine
-from .inputs import Inputs, Shard
 from .job import NORMALIZER, Engine, Job, OutputError, settings_of
-from .journal import JournalError
-from .manifests import ManifestError
 from .progress import MOST_FAILURES_SHOWN, Progress, report_summary
 from .ray_engine import Cluster, RayRun
 from .summary import Summary, write_summary

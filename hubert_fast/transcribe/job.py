@@ -15,10 +15,10 @@ from typing import Any, Protocol
 
 import torch
 
+from ..jobs.inputs import Inputs, Shard, Utterance
+from ..jobs.journal import MISSING, Errors, Journal, JournalError, Stamp
 from . import normalizers, scoring, sinks
 from .formats import error_row
-from .inputs import Inputs, Shard, Utterance
-from .journal import MISSING, Errors, Journal, JournalError, Stamp
 from .row_file import RowFile
 from .summary import Summary
 from .transcriber import Options, Result, Transcriber

@@ -19,10 +19,10 @@ import numpy as np
 from ..audio import AudioError
 from ..devices import is_out_of_memory
 from ..hub import first_line
+from ..jobs.inputs import Utterance
+from ..jobs.queues import WeightedQueue
 from .chunks import Cutter, Frames
-from .inputs import Utterance
 from .lanes import Flight, Lane, run_smaller
-from .queues import WeightedQueue
 
 logger = logging.getLogger(__name__)
 

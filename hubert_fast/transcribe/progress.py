@@ -10,7 +10,7 @@ from collections.abc import Callable
 from tqdm import tqdm
 
 from ..console import say
-from .inputs import Inputs
+from ..jobs.inputs import Inputs
 from .summary import Summary
 from .transcriber import Result
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..hub import first_line
-from .inputs import Utterance
+from ..jobs.inputs import Utterance
 from .transcriber import Options, Result, Transcriber
 
 BLOCK_UTTERANCES = 64  # the unit of an actor's work, repeated if the actor dies

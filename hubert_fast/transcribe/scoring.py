@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
+from ..jobs.journal import Errors
 from . import normalizers
-from .journal import Errors
 
 
 def can_score() -> bool:

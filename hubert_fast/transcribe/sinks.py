@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from ..jobs.inputs import Utterance
+from ..jobs.journal import Journal, JournalError, Row
 from .formats import FileFormat, RowFormat
-from .inputs import Utterance
-from .journal import Journal, JournalError, Row
 from .row_file import RowFile, encoded, sync_path
 from .transcriber import Result
 

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from .. import __version__
+from ..jobs.journal import Totals
 from . import normalizers
-from .journal import Totals
 from .sinks import replace
 
 

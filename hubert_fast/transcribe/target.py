@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from ..audio import AUDIO_SUFFIXES
+from ..jobs.inputs import Inputs, Shard
+from ..jobs.journal import Journal, JournalError
 from . import formats
 from .formats import FileFormat, RowFormat, has_file_each, names_with_file_each
-from .inputs import Inputs, Shard
 from .job import Paths, open_journal, writing
-from .journal import Journal, JournalError
 from .row_file import RowFile
 from .sinks import Files, OneFile, Output, Rows, Stream
 

@@ -17,11 +17,11 @@ from ..checkpoints import load
 from ..config import HubertConfig
 from ..ctc import Word
 from ..devices import resolve_device, resolve_dtype
+from ..jobs.inputs import Inputs, Utterance
 from ..modeling import HubertForCTC
 from ..processing import HubertProcessor
 from . import heads
 from .chunks import Cutter, stitch
-from .inputs import Inputs, Utterance
 from .lanes import Lane, batch_seconds_for, lanes_for
 from .pipeline import Pipeline, Ticket
 
