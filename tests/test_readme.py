@@ -3,6 +3,7 @@
 The demo's checkpoint and recordings stand in for a hub name and for files of the reader's.
 """
 
+import importlib
 import re
 import subprocess
 import sys
@@ -124,3 +125,23 @@ def test_each_format_and_option_of_transcribe_is_described():
     ).stdout
     options = set(re.findall(r"(?<![\w-])--[a-z][\w-]+", help_text)) - {"--help", "--output"}
     assert {option for option in options if option not in text} == set()
+
+
+@names
+def test_paths_exist(page):
+    """Paths below the repository's folders; a path with a word in capitals stands for many."""
+    for code in code_of(page):
+        for path in re.findall(r"(?<![\w/.])(?:bench|csrc|docs|examples|hubert_fast|kernels|tests)/[\w./-]*", code):
+            if not re.search(r"[A-Z]{3}", path):
+                assert (ROOT / path.rstrip(".")).exists(), f"{page.name}: {path}"
+
+
+@names
+def test_dotted_names_exist(page):
+    for code in code_of(page):
+        for name in re.findall(r"(?<![\w/.])hubert_fast(?:\.\w+)+(?![\w/])", code):
+            value = hubert_fast
+            for depth, part in enumerate(name.split(".")[1:], 2):
+                if not hasattr(value, part):
+                    importlib.import_module(".".join(name.split(".")[:depth]))
+                value = getattr(value, part)
