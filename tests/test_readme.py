@@ -145,3 +145,13 @@ def test_dotted_names_exist(page):
                 if not hasattr(value, part):
                     importlib.import_module(".".join(name.split(".")[:depth]))
                 value = getattr(value, part)
+
+
+def test_the_layout_is_that_of_the_package():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    (tree,) = re.findall(r"^```\n(hubert_fast/\n.*?)^```", text, re.DOTALL | re.MULTILINE)
+    named = set(re.findall(r"\b\w+\.py\b", tree))
+    assert named <= {path.name for path in (ROOT / "hubert_fast").rglob("*.py")}
+    assert named >= {path.name for path in (ROOT / "hubert_fast" / "packed").glob("*.py")} - {"__init__.py"}
+    folders = {path.name for path in (ROOT / "hubert_fast").iterdir() if (path / "__init__.py").exists()}
+    assert {folder for folder in folders if f" {folder}/" not in tree} == set()
