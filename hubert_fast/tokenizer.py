@@ -6,7 +6,6 @@ in text, and in how text is split into tokens.
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,21 +17,9 @@ import torch
 
 from .ctc import decode_raw
 from .ctc.vocabulary import Vocabulary
-from .hub import CONFIG_NAME, CheckpointError, listed, read_json, read_optional_json, resolve_file, write_json
+from .hub import write_json
+from .tokenizer_files import LETTERS, PHONES, SPECIAL_TOKENS_NAME, TOKENIZER_CONFIG_NAME, VOCABULARY_NAME, read_tokenizer
 from .tokenizer_outputs import CTCTokenizerOutput, flat, offsets
-
-logger = logging.getLogger(__name__)
-
-LETTERS, PHONES = "Wav2Vec2CTCTokenizer", "Wav2Vec2PhonemeCTCTokenizer"
-LETTERS_NAMES = {LETTERS, "Wav2Vec2Tokenizer"}  # the latter is its former name
-VOCABULARY_NAME = "vocab.json"
-TOKENIZER_CONFIG_NAME = "tokenizer_config.json"
-SPECIAL_TOKENS_NAME = "special_tokens_map.json"
-ADDED_TOKENS_NAME = "added_tokens.json"
-
-# fields of CTCTokenizer that may be null in the configuration, and fields that are not read from it under their own name
-NULLABLE = {"bos_token", "eos_token", "unk_token", "word_delimiter_token", "phone_delimiter_token"}
-READ_SEPARATELY = {"vocabulary", "tokens", "additional_special_tokens", "tokenizer_class"}
 
 
 @dataclass
@@ -113,33 +100,8 @@ class CTCTokenizer:
         Raises:
             CheckpointError: There is no `vocab.json`, or a file cannot be read.
         """
-        vocabulary = read_json(resolve_file(name_or_path, VOCABULARY_NAME, **hub_options))
-        special = read_optional_json(name_or_path, SPECIAL_TOKENS_NAME, hub_options)
-        config = special | read_optional_json(name_or_path, TOKENIZER_CONFIG_NAME, hub_options)
-        if any(isinstance(entry, dict) for entry in vocabulary.values()):  # MMS has a vocabulary for each language
-            language = config.get("target_lang")
-            if language not in vocabulary:
-                raise CheckpointError(
-                    f"{VOCABULARY_NAME} of {name_or_path} has a vocabulary per language ({listed(list(vocabulary))}), "
-                    f"but target_lang in {TOKENIZER_CONFIG_NAME} is {language!r}: set it to one of them"
-                )
-            vocabulary = vocabulary[language]
-        added = {entry["content"]: int(id) for id, entry in config.get("added_tokens_decoder", {}).items()}
-        added |= read_optional_json(name_or_path, ADDED_TOKENS_NAME, hub_options)
-        class_name = config.get("tokenizer_class")
-        class_name = class_name or read_optional_json(name_or_path, CONFIG_NAME, hub_options).get("tokenizer_class")
-        options: dict[str, Any] = {"tokenizer_class": _supported_class(name_or_path, class_name)}
-        if options["tokenizer_class"] == PHONES:
-            options["word_delimiter_token"] = None  # the default for phones
-        for name in cls.__dataclass_fields__:
-            value = config.get(name)
-            if name in NULLABLE and name in config and value is None:
-                options[name] = None  # overrides the default
-            if name not in READ_SEPARATELY and value is not None:
-                options[name] = _token_text(value)
-        more = config.get("additional_special_tokens") or config.get("extra_special_tokens") or []
-        options["additional_special_tokens"] = tuple(map(_token_text, more.values() if isinstance(more, dict) else more))
-        return cls({**vocabulary, **added}, **options)
+        vocabulary, options = read_tokenizer(name_or_path, set(cls.__dataclass_fields__), hub_options)
+        return cls(vocabulary, **options)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `vocab.json`, `tokenizer_config.json` and `special_tokens_map.json` into an existing folder."""
@@ -316,22 +278,3 @@ class CTCTokenizer:
         for out, row in zip(padded, rows):
             out[: len(row)] = torch.as_tensor(row)
         return {"input_ids": padded, "attention_mask": (torch.arange(padded.shape[1]) < lengths[:, None]).long()}
-
-
-def _supported_class(name_or_path: str | Path, name: str | None) -> str:
-    """Return `PHONES` or `LETTERS` for the tokenizer class that a checkpoint names."""
-    if name == PHONES:
-        return PHONES
-    if name is not None and name not in LETTERS_NAMES:
-        logger.warning(
-            "%s: tokenizer_class is %s, which is unknown: decoding as %s, which may be wrong",
-            name_or_path,
-            str(name)[:80],
-            LETTERS,
-        )
-    return LETTERS
-
-
-def _token_text(token: str | dict[str, Any]) -> str:
-    """Return the text of a token, which a file may store as a dictionary with further properties."""
-    return token["content"] if isinstance(token, dict) else token

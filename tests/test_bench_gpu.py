@@ -147,10 +147,10 @@ def test_whole(finished):
 
 def test_a_wrong_model_is_called_wrong(bench, monkeypatch, tmp_path):
     gpu_run, gpu_whole = bench("gpu.run"), bench("gpu.whole")
-    right = gpu_whole.Checked.compare
+    right = gpu_whole.Reference.compare
     monkeypatch.setattr(gpu_whole, "PROVIDERS", ("hf-sdpa", "hf-eager", "hf-flash"))
     errors = iter((2e-4, float("inf")))
-    monkeypatch.setattr(gpu_whole.Checked, "compare", lambda *given: (right(*given)[0] + next(errors), 0))
+    monkeypatch.setattr(gpu_whole.Reference, "compare", lambda *given: (right(*given)[0] + next(errors), 0))
     gpu_whole.whole(gpu_run.Run(tmp_path, 60, True))
     statuses = [row["status"] for row in rows_of(tmp_path / "whole.csv")]
     assert statuses[:2] == ["WRONG", "WRONG"] and statuses[2].startswith("Unavailable: ")

@@ -14,7 +14,7 @@ import torch
 
 import hubert_fast
 from hubert_fast import dispatch, ops
-from hubert_fast.check import cases, process, values, verdicts
+from hubert_fast.check import cases, process, selections, values, verdicts
 from hubert_fast.cli import main
 
 CPU = torch.device("cpu")
@@ -315,10 +315,10 @@ def test_cases_cover_every_op_in_production_blocks():
     names = {name for name in ops.__all__ if not name.endswith("_eager")}
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
         at = cases.Where(dtype, torch.device("meta"))
-        few, every = list(cases.few_cases(at)), list(cases.every_case(at))
+        few, every = list(selections.few_cases(at)), list(selections.every_case(at))
         assert {case.op for case in few} == {case.op for case in every} == names
-        rows = sum(cases.LITTLE_MEMORY)
-        assert rows == sum(cases.PRODUCTION) >= 4096
+        rows = sum(selections.LITTLE_MEMORY)
+        assert rows == sum(selections.PRODUCTION) >= 4096
         large = {case.op for case in few if case.shape.startswith(f"large [{rows}, ")}
         assert {"linear_gelu", "linear_add", "attention", "layer_norm", "add_layer_norm", "conv_positional"} <= large
         assert any(case.shape.endswith("int16") for case in few)

@@ -9,7 +9,8 @@ import torch
 from gpu import op_cases
 from gpu.cases import TINY, Case
 from gpu.run import NAMES, Run, Table
-from hubert_fast.check.cases import REPEATED, SIZES, Where
+from hubert_fast.check.cases import SIZES, Where
+from hubert_fast.check.selections import REPEATED
 from hubert_fast.check.values import differing
 
 FRAMES, CALLS = 15_000, 40

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 import torch
 
 from gpu.run import NAMES, Run, Table
-from hubert_fast.check.cases import OpCase, Where, every_case
+from hubert_fast.check.cases import OpCase, Where
+from hubert_fast.check.selections import every_case
 from hubert_fast.check.values import held_to_float64
 
 # Ops whose matrix products take longest to compile.

@@ -10,7 +10,7 @@ import torch
 
 from gpu.run import NAMES, Run, Table
 from hubert_fast import PackedAudio
-from hubert_fast.benchmark.measure import Checked
+from hubert_fast.benchmark.measure import Reference
 from hubert_fast.benchmark.providers import Provider, provider
 from hubert_fast.benchmark.subject import Subject
 from hubert_fast.benchmark.work import Work
@@ -33,13 +33,13 @@ def whole(run: Run) -> None:
         gc.collect()  # frees the previous model
         with table.reasons(**row), torch.inference_mode():
             subject = Subject.random(name, run.device, dtype)
-            checked = Checked(subject, work)
+            reference = Reference(subject, work)
             for provider_name in PROVIDERS:
                 with table.reasons(**row, provider=provider_name):
-                    table.add(**row, provider=provider_name, **judged(checked, provider(provider_name, subject)))
+                    table.add(**row, provider=provider_name, **judged(reference, provider(provider_name, subject)))
             if name in ("large", "base") and dtype == torch.bfloat16:
                 under_graphs(table, row, subject, GRAPH_SECONDS)
-            del subject, checked
+            del subject, reference
 
 
 def models(tiny: bool) -> Iterator[tuple[str, torch.dtype]]:
@@ -51,9 +51,9 @@ def models(tiny: bool) -> Iterator[tuple[str, torch.dtype]]:
         yield from ((name, dtype) for name in ("large", "base", "xlarge"))
 
 
-def judged(checked: Checked, provider: Provider) -> dict[str, Any]:
+def judged(reference: Reference, provider: Provider) -> dict[str, Any]:
     """Return the columns that describe a provider's answers."""
-    error, tolerance = checked.compare(provider)[0], MODEL_TOLERANCES[checked.subject.dtype].value
+    error, tolerance = reference.compare(provider)[0], MODEL_TOLERANCES[reference.subject.dtype].value
     return {"max_error": error, "tolerance": tolerance, "status": "ok" if error <= tolerance else "WRONG"}
 
 

@@ -122,7 +122,7 @@ def measure(subject: Subject, work: Work, names: Sequence[str], plan: Plan, say:
                 work = work.saved(Path(folder))
             except ImportError as error:  # a library that reads or writes audio is missing
                 return [_row(Entry(name, status=f"cannot run: {error}"), subject, work, plan) for name in names]
-        reference = Checked(subject, work)
+        reference = Reference(subject, work)
         for entry in entries:
             with _failures(entry, subject.device, say):
                 entry.provider = provider(entry.name, subject)
@@ -184,7 +184,7 @@ def _failures(entry: Entry, device: torch.device, say: Report) -> Iterator[None]
         torch.cuda.empty_cache()
 
 
-class Checked:
+class Reference:
     """The output of float32 for a few utterances: one at a time, and in a padded batch, whose padding affects a group norm."""
 
     def __init__(self, subject: Subject, work: Work):

@@ -22,8 +22,9 @@ from ..benchmark.measure import is_device_lost
 from ..devices import DTYPES, is_out_of_memory
 from ..dispatch import interpreting
 from ..hub import first_line
-from .cases import OpCase, Where, every_case, few_cases, repeated_cases
+from .cases import OpCase, Where
 from .models import MODELS, checked_model
+from .selections import every_case, few_cases, repeated_cases
 from .values import differing, held_to_float64
 
 PASS, FAIL, NOT_CHECKED = "pass", "fail", "not checked"  # a status begins with one of them
