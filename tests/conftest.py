@@ -20,6 +20,8 @@ import torch
 from hubert_fast import HubertConfig
 from hubert_fast.tolerances import OP_TOLERANCES, TEST_TOLERANCES
 
+pytest_plugins = ("bench_programs", "cuda_graph_stand_ins")
+
 
 def pytest_addoption(parser):
     parser.addoption("--ctc-extension", help="a build of csrc/ctc_collapse.cpp to test instead of the installed one")

@@ -1,4 +1,4 @@
-"""Encode recordings in many formats, and give their headers the faults of real files, with only libsndfile and PyAV."""
+"""Encode recordings in many formats, give their headers the faults of real files, and compare what is decoded."""
 
 import io
 import re
@@ -6,6 +6,8 @@ import re
 import av
 import numpy as np
 import soundfile
+
+from hubert_fast.audio import read_blocks
 
 BY_LIBSNDFILE = {
     "wav": ("WAV", "PCM_16"), "wav 24 bit": ("WAV", "PCM_24"), "wav float": ("WAV", "FLOAT"), "wav mu-law": ("WAV", "ULAW"),
@@ -108,3 +110,17 @@ def id3v2(picture_bytes: int) -> bytes:
 def riff(*chunks: tuple[bytes, bytes]) -> bytes:
     """Return consecutive RIFF chunks with the given names and contents."""
     return b"".join(name + len(data).to_bytes(4, "little") + data + b"\0" * (len(data) % 2) for name, data in chunks)
+
+
+def lag_seconds(samples: np.ndarray, expected: np.ndarray) -> float:
+    """Return by how much ``samples`` lag behind ``expected``, from their cross-correlation."""
+    size = 1 << (len(samples) + len(expected)).bit_length()
+    correlation = np.fft.irfft(np.fft.rfft(samples, size) * np.conj(np.fft.rfft(expected, size)), size)
+    lag = int(np.abs(correlation).argmax())
+    return (lag if lag < size // 2 else lag - size) / 16000
+
+
+def decoded_file(path, **options) -> tuple[np.ndarray, list[str]]:
+    notes: list[str] = []
+    blocks = [block[0] / (32768 if block.dtype == np.int16 else 1) for block in read_blocks(path, note=notes.append, **options)]
+    return np.concatenate(blocks), notes

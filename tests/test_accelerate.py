@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 from conftest import ARCHITECTURES, NEWER_ARCHITECTURES, PRE_LN, assert_close, true_frames
-from live import answers, forward_of, theirs
+from transformers_models import answers, forward_of, theirs
 
 import hubert_fast
 from hubert_fast import accelerate, audio, demo, restore

@@ -7,8 +7,8 @@ import pytest
 import torch
 import transformers
 from conftest import assert_close, true_frames
-from live import answers, forward_of, theirs
 from torch import nn
+from transformers_models import answers, forward_of, theirs
 
 from hubert_fast import accelerate, restore
 

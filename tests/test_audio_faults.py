@@ -7,10 +7,10 @@ times follow the samples, so the samples are compared with the WAV's: at most 0.
 
 import numpy as np
 import pytest
-from encoded_audio import BY_FFMPEG, BY_LIBSNDFILE, encode, with_size
+from encoded_audio import BY_FFMPEG, BY_LIBSNDFILE, decoded_file, encode, lag_seconds, with_size
 
 from hubert_fast import demo
-from hubert_fast.audio import AudioError, load, read_blocks
+from hubert_fast.audio import AudioError, load
 
 FAULTS = ("well-formed", "cut off", "header short", "header long", "no length", "joined", "wrong name")
 SHORT, JOINED = "note: its header", "note: this file holds 2 recordings joined"
@@ -71,30 +71,16 @@ def encoded(speech_samples):
     return get
 
 
-def _lag_seconds(samples: np.ndarray, expected: np.ndarray) -> float:
-    """Return by how much ``samples`` lag behind ``expected``, from their cross-correlation."""
-    size = 1 << (len(samples) + len(expected)).bit_length()
-    correlation = np.fft.irfft(np.fft.rfft(samples, size) * np.conj(np.fft.rfft(expected, size)), size)
-    lag = int(np.abs(correlation).argmax())
-    return (lag if lag < size // 2 else lag - size) / 16000
-
-
-def _decoded(path, **options) -> tuple[np.ndarray, list[str]]:
-    notes: list[str] = []
-    blocks = [block[0] / (32768 if block.dtype == np.int16 else 1) for block in read_blocks(path, note=notes.append, **options)]
-    return np.concatenate(blocks), notes
-
-
 def _check_samples(samples: np.ndarray, expected: np.ndarray, share: float = 1.0) -> None:
     """Compare duration and times with those of the WAV. share: roughly how much of it must be there."""
     window = 32000
     if share == 1.0:
         assert abs(len(samples) - len(expected)) / 16000 <= 0.1, f"{len(samples) / 16000:.2f} of {len(expected) / 16000:.2f} s"
-        end = _lag_seconds(samples[len(expected) - window : len(expected)], expected[-window:])
+        end = lag_seconds(samples[len(expected) - window : len(expected)], expected[-window:])
         assert abs(end) <= 0.03, f"{1000 * end:.0f} ms off at the end"
     else:
         assert 0.6 * share <= len(samples) / len(expected) <= 1.1 * share, f"{len(samples) / len(expected):.2f} of it"
-    start = _lag_seconds(samples[:window], expected[:window])
+    start = lag_seconds(samples[:window], expected[:window])
     assert abs(start) <= 0.03, f"{1000 * start:.0f} ms off at the beginning"
 
 
@@ -122,10 +108,10 @@ def test_every_second_or_an_error(format, fault, encoded, speech_samples, tmp_pa
         assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
         if format in ("m4a", "alac", "mov", "wavpack"):  # nothing is left: the index is at the end, or no block is whole
             return
-        samples, _ = _decoded(path, keep_truncated=True)
+        samples, _ = decoded_file(path, keep_truncated=True)
         _check_samples(samples, expected, SHARE if fault == "cut off" else 1.0)
         return
-    samples, notes = _decoded(path)
+    samples, notes = decoded_file(path)
     if fault == "cut off":  # a plain sequence of frames: nothing states how many there were
         _check_samples(samples, expected, SHARE)
     elif fault == "joined":
@@ -133,7 +119,7 @@ def test_every_second_or_an_error(format, fault, encoded, speech_samples, tmp_pa
         _check_samples(samples[:half], expected[:half])
         # if nothing marks the seam, the encoder's delay and padding stay in the middle
         assert abs(len(samples) - len(expected)) / 16000 <= (0.1 if "joined" in message else 0.2)
-        assert abs(_lag_seconds(samples[half:], expected[half:])) <= (0.03 if "joined" in message else 0.15)
+        assert abs(lag_seconds(samples[half:], expected[half:])) <= (0.03 if "joined" in message else 0.15)
     else:
         _check_samples(samples, expected)
     assert [note.startswith(f"{path}: ") for note in notes] == ([True] if kind == "note" else []), notes

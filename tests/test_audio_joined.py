@@ -6,8 +6,7 @@ import time
 
 import numpy as np
 import pytest
-from encoded_audio import encode, id3v2, riff
-from test_audio_faults import _decoded, _lag_seconds
+from encoded_audio import decoded_file, encode, id3v2, lag_seconds, riff
 
 from hubert_fast import demo
 from hubert_fast.audio import AudioError, load
@@ -49,7 +48,7 @@ def decode(tmp_path):
     def decoded(data: bytes, **options) -> tuple[np.ndarray, list[str]]:
         path = tmp_path / "file"
         path.write_bytes(data)
-        samples, notes = _decoded(path, **options)
+        samples, notes = decoded_file(path, **options)
         return samples, [note.removeprefix(f"{path}: ") for note in notes]
 
     return decoded
@@ -60,7 +59,7 @@ def _check(samples: np.ndarray, speech: np.ndarray, count: int, seconds: float =
     assert abs(len(samples) / 16000 - count * len(speech) / 16000) <= 0.1 * count
     for number in range(count):
         at = number * len(speech)
-        lag = _lag_seconds(samples[at : at + len(speech)], speech)
+        lag = lag_seconds(samples[at : at + len(speech)], speech)
         assert abs(lag) <= seconds, f"recording {number + 1} is {1000 * lag:.0f} ms off"
 
 
@@ -128,7 +127,7 @@ def test_a_cut_off_recording_before_another_is_an_error(first, lost, second, enc
         decode(data)
     samples, notes = decode(data, keep_truncated=True)
     assert 1.6 * len(speech) < len(samples) < 2.01 * len(speech)
-    assert abs(_lag_seconds(samples[-len(speech) :], speech)) <= 0.11
+    assert abs(lag_seconds(samples[-len(speech) :], speech)) <= 0.11
     assert JOINED in notes
 
 

@@ -6,37 +6,17 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from pathlib import Path
 
 import pytest
+from bench_programs import FOLDER, needs_programs, rows_of
 
-import hubert_fast
-
-FOLDER = Path(hubert_fast.__file__).parent.parent / "bench"
-pytestmark = pytest.mark.skipif(not FOLDER.exists(), reason="bench/ is not beside the package under test")
-
-
-def rows_of(path):
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
-
-
-@pytest.fixture
-def program(monkeypatch):
-    """Return a function that imports a program of bench/. The programs are unloaded after the test."""
-    import importlib
-
-    monkeypatch.syspath_prepend(str(FOLDER))
-    yield importlib.import_module
-    mine = ("cpu_profile", "cpu", "accuracy")
-    for name in [name for name in sys.modules if name in mine or name.startswith("report")]:
-        del sys.modules[name]
+pytestmark = needs_programs
 
 
 @pytest.mark.bench
-def test_profile(program, tmp_path):
+def test_profile(bench_program, tmp_path):
     options = ["--models", "tiny", "tiny-large", "--cases", "tiny", "--dtypes", "float32", "--out", str(tmp_path)]
-    program("cpu_profile").main(options)
+    bench_program("cpu_profile").main(options)
     rows = rows_of(tmp_path / "packed_profile.csv")
     for model in ("tiny", "tiny-large"):
         parts = [row for row in rows if row["model"] == model]
@@ -46,9 +26,9 @@ def test_profile(program, tmp_path):
 
 
 @pytest.mark.bench
-def test_cpu(program, tmp_path, capsys):
+def test_cpu(bench_program, tmp_path, capsys):
     path = tmp_path / "bench.csv"
-    assert program("cpu").main(["--tiny", "--csv", str(path)]) == 0
+    assert bench_program("cpu").main(["--tiny", "--csv", str(path)]) == 0
     rows = rows_of(path)
     assert [row["status"].partition(":")[0] for row in rows if row["status"] != "ok"] == ["cannot run"] * 2
     assert {(row["model"], row["protocol"]) for row in rows if row["rtfx"]} == {
@@ -59,9 +39,9 @@ def test_cpu(program, tmp_path, capsys):
 
 
 @pytest.mark.bench
-def test_accuracy_by_layer(program, tmp_path):
+def test_accuracy_by_layer(bench_program, tmp_path):
     options = ["layers", "--models", "tiny", "tiny-large", "--seconds", "1", "--device", "cpu", "--out", str(tmp_path)]
-    program("accuracy").main(options)
+    bench_program("accuracy").main(options)
     rows = rows_of(tmp_path / "accuracy_layers.csv")
     assert [row["after_layer"] for row in rows] == ["0", "1", "2", "logits"] * 8
     for row in rows:
@@ -70,8 +50,8 @@ def test_accuracy_by_layer(program, tmp_path):
 
 
 @pytest.mark.bench
-def test_accuracy_of_words(program, tmp_path):
-    program("accuracy").main(["wer", "--files", "3", "--device", "cpu", "--out", str(tmp_path)])
+def test_accuracy_of_words(bench_program, tmp_path):
+    bench_program("accuracy").main(["wer", "--files", "3", "--device", "cpu", "--out", str(tmp_path)])
     rows = {(row["backend"], row["dtype"]): row for row in rows_of(tmp_path / "accuracy_wer.csv")}
     for dtype in ("float32", "bfloat16", "float16"):
         row = rows["eager", dtype]
@@ -79,12 +59,12 @@ def test_accuracy_of_words(program, tmp_path):
     assert "HUBERT_FAST_BACKEND" not in os.environ
 
 
-def test_the_documentation_says_what_the_rows_say(program):
-    assert program("report").main(["--check"]) == 0, "make report"
+def test_the_documentation_says_what_the_rows_say(bench_program):
+    assert bench_program("report").main(["--check"]) == 0, "make report"
 
 
-def test_report(program, tmp_path):
-    report = program("report")
+def test_report(bench_program, tmp_path):
+    report = bench_program("report")
     results = tmp_path / "results"
     shutil.copytree(FOLDER / "results", results)
     before = {page.relative_to(report.ROOT): page.read_text(encoding="utf-8") for page in report.pages(report.ROOT)}

@@ -1,6 +1,5 @@
 """The GPU benchmark and the tuner, interpreted at tiny sizes: every stage writes its rows, and only right answers are timed."""
 
-import csv
 import importlib.util
 import itertools
 import os
@@ -14,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_cuda_graphs import captures  # noqa: F401
+from bench_programs import FOLDER, needs_programs, rows_of
 
 import hubert_fast
 from hubert_fast import ops, tolerances
@@ -24,16 +23,10 @@ from hubert_fast.benchmark.subject import Subject
 from hubert_fast.check.cases import Where
 
 ROOT = Path(hubert_fast.__file__).parent.parent
-FOLDER = ROOT / "bench"
 STAGES = ("ceilings", "values", "repeat", "whole", "headline", "ops", "profile", "compile")
 LEFT_OUT = "left out: no time"
 OPS = {name for name in ops.__all__ if not name.endswith("_eager")}
-pytestmark = pytest.mark.skipif(not FOLDER.exists(), reason="bench/ is not beside the package under test")
-
-
-def rows_of(path):
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
+pytestmark = needs_programs
 
 
 def script(*command, **environment):
@@ -53,17 +46,13 @@ def finished(tmp_path_factory):
 
 
 @pytest.fixture
-def bench(monkeypatch):
-    """Return a function that imports a module of bench/. The modules are unloaded after the test."""
-    monkeypatch.syspath_prepend(str(FOLDER))
+def bench(bench_program, monkeypatch):
+    """Import a program of bench/, and undo what its ``main`` sets."""
     for variable in ("TRITON_INTERPRET", "HUBERT_FAST_BACKEND"):
-        monkeypatch.setenv(variable, "1" if variable == "TRITON_INTERPRET" else "auto")  # the programs set them
+        monkeypatch.setenv(variable, "1" if variable == "TRITON_INTERPRET" else "auto")
     threads = torch.get_num_threads()
-    yield importlib.import_module
-    for name in [name for name in sys.modules if name.startswith("gpu") or name == "tune"]:
-        if str(FOLDER) in str(getattr(sys.modules[name], "__file__", "")):
-            sys.modules.pop(name)
-    torch.set_num_threads(threads)  # --tiny sets one
+    yield bench_program
+    torch.set_num_threads(threads)  # --tiny takes one
 
 
 @pytest.mark.bench
@@ -387,7 +376,7 @@ def test_results_of_two_runs_are_not_mixed(bench, tmp_path, capsys):
 
 @pytest.mark.bench
 @torch.inference_mode()
-def test_only_one_provider_replays_graphs(captures, monkeypatch):  # noqa: F811
+def test_only_one_provider_replays_graphs(captures, monkeypatch):
     """It captures while a batch is prepared, so that every timed call is a replay."""
     monkeypatch.setattr(providers, "_check_graphs", lambda subject: None)
     subject = Subject.random("tiny", torch.device("cpu"), torch.float32)
@@ -408,7 +397,7 @@ def test_only_one_provider_replays_graphs(captures, monkeypatch):  # noqa: F811
 @pytest.mark.bench
 @torch.inference_mode()
 @pytest.mark.parametrize("name", ["tiny-large", "tiny"])
-def test_whole_models_under_graphs(bench, captures, monkeypatch, tmp_path, name):  # noqa: F811
+def test_whole_models_under_graphs(bench, captures, monkeypatch, tmp_path, name):
     gpu_whole, gpu_run = bench("gpu.whole"), bench("gpu.run")
     subject = Subject.random(name, torch.device("cpu"), torch.float32)
     monkeypatch.setenv("HUBERT_FAST_BACKEND", "triton")

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 import hubert_fast
 from hubert_fast import ctc, demo
@@ -330,3 +331,28 @@ def test_a_reader_that_leaves_early_is_no_error_message(recordings, tmp_path):
     assert process.wait(timeout=120) == 128 + signal.SIGPIPE
     errors = process.stderr.read()
     assert "Traceback" not in errors and "BrokenPipe" not in errors, errors
+
+
+@pytest.mark.parametrize(
+    ("features", "expected"),
+    [
+        ("", torch.float32),
+        ("amx_tile", torch.bfloat16),
+        ("avx512_bf16", torch.bfloat16),
+        ("avx512 avx2 vnni", torch.float32),  # widened and narrowed one by one there
+    ],
+    ids=str,
+)
+def test_auto_on_a_cpu(monkeypatch, features, expected):
+    for feature in ("amx_tile", "avx512_bf16", "avx512", "avx2", "vnni"):
+        monkeypatch.setattr(
+            torch.cpu, f"_is_{feature}_supported", lambda feature=feature: feature in features.split(), raising=False
+        )
+    assert resolve_dtype("auto", torch.device("cpu")) == expected
+    assert resolve_dtype("float16", torch.device("cpu")) == torch.float16  # what is asked for is given
+
+
+def test_auto_on_a_cpu_of_an_older_torch(monkeypatch):
+    for name in [name for name in vars(torch.cpu) if name.startswith("_is_")]:
+        monkeypatch.delattr(torch.cpu, name)
+    assert resolve_dtype("auto", torch.device("cpu")) == torch.float32

@@ -5,7 +5,6 @@ all dtypes and shapes, is committed; here each chip compiles one case of each op
 """
 
 import csv
-import importlib
 import os
 import subprocess
 import sys
@@ -28,9 +27,8 @@ TRITONS = ("3.4.0", "3.5.1", "3.6.0", "3.7.0", "3.7.1", "3.8.0", "3.9.0")
 
 
 @pytest.fixture
-def program(monkeypatch):
-    monkeypatch.syspath_prepend(PROGRAM.parent)
-    return importlib.import_module("compile_kernels")
+def program(bench_program):
+    return bench_program("compile_kernels")
 
 
 def compile_all(tmp_path, *options):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import assert_close, true_frames
-from golden.cases import CASES, answers, fill
+from golden.cases import CASES, answers, models
 
 import hubert_fast
 
@@ -15,17 +15,6 @@ GOLDEN = Path(__file__).parent / "golden"
 
 def expected_of(path: Path) -> dict[str, torch.Tensor]:
     return {key: torch.from_numpy(value) for key, value in np.load(path).items()}
-
-
-def models(library, values: dict, dtype: torch.dtype = torch.float32):
-    return [
-        fill(getattr(library, name)(library.HubertConfig(**values))).eval().to(dtype)
-        for name in ("HubertForCTC", "HubertForSequenceClassification")
-    ]
-
-
-def test_golden_files_are_small():
-    assert sum(path.stat().st_size for path in GOLDEN.rglob("*") if path.is_file()) < 2e6
 
 
 @pytest.mark.parametrize("name", CASES)

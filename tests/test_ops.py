@@ -56,6 +56,23 @@ class filled_with_nan:
         torch.utils.deterministic.fill_uninitialized_memory = self.kept[1]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", [(1, 1), (3, 7), (2, 5, 48), (4, 193), (0, 16), (2, 768)], ids=str)
+def test_layer_norm(shape, dtype):
+    x, weight, bias = 3 * randn(*shape) + 5, randn(shape[-1], dtype=dtype), randn(shape[-1], dtype=dtype)
+    assert check("layer_norm", x.to(dtype), weight, bias).dtype == dtype
+    if len(shape) > 1:
+        check("layer_norm", x.to(dtype).transpose(-1, -2).contiguous().transpose(-1, -2), weight, bias)
+
+
+def test_layer_norm_of_rows_that_repeat_or_lie_apart():
+    weight, bias = randn(2, 33)
+    expanded, inside = (3 * randn(1, 33) + 5).expand(5, 33), torch.full((5, 64), float("nan"))
+    inside[:, :33] = expanded
+    for rows in (expanded, inside[:, :33]):
+        check("layer_norm", rows, weight, bias)
+
+
 @DTYPES
 @pytest.mark.parametrize("post", [False, True], ids=["pre", "post"])
 @pytest.mark.parametrize("shape", [(1, 1), (2, 3, 48), (17, 193), (0, 16), (3, 1024)], ids=str)

@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 from conftest import POST_LN, PRE_LN, assert_close, masked_batch, true_frames
-from test_packed import ALL, model_of
+from small_models import ALL, model_of
 
 from hubert_fast import HubertForCTC, HubertForSequenceClassification, HubertModel, PackedAudio
 from hubert_fast.ctc import greedy_decode

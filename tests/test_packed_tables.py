@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import POST_LN, PRE_LN
 from hubert_fast.kernels.schedule import parts_of, parts_on_host, ranges
-from test_packed import model_of
+from small_models import model_of
 
 from hubert_fast import HubertModel
 from hubert_fast.devices import upload_together

@@ -7,8 +7,7 @@ import pytest
 import torch
 import transformers
 from conftest import ARCHITECTURES, NEWER_ARCHITECTURES, PRE_LN, assert_close, masked_batch, perturb, true_frames
-from golden.cases import CASES, answers
-from test_golden import models
+from golden.cases import CASES, answers, models
 
 import hubert_fast
 

@@ -94,3 +94,10 @@ def answers(ctc: nn.Module, classifier: nn.Module) -> dict[str, torch.Tensor]:
                 gradients = {name.removeprefix("hubert."): parameter.grad for name, parameter in model.named_parameters()}
                 found |= {f"gradient.{head}.{name}": gradients[name] for name in DIFFERENTIATED if name in gradients}
     return {name: tensor.detach() for name, tensor in found.items()}
+
+
+def models(library, values: dict, dtype: torch.dtype = torch.float32):
+    return [
+        fill(getattr(library, name)(library.HubertConfig(**values))).eval().to(dtype)
+        for name in ("HubertForCTC", "HubertForSequenceClassification")
+    ]
