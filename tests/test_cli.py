@@ -1,4 +1,4 @@
-"""The command line as a user meets it: text on standard output, everything else on standard error, exit codes."""
+"""The command line as users see it: text on standard output, everything else on standard error, exit statuses."""
 
 import ast
 import json
@@ -25,7 +25,7 @@ from hubert_fast.transcribe.lanes import Lane
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory):
-    """A folder with two bundled recordings, one of them in a folder below; and both, with what the model hears."""
+    """A folder with two bundled recordings, one of them in a subfolder; and both recordings with the model's text."""
     folder = tmp_path_factory.mktemp("recordings")
     (folder / "sub").mkdir()
     first, second = demo.recordings()[:2]
@@ -37,7 +37,7 @@ def recordings(tmp_path_factory):
     return folder, *heard
 
 
-def test_one_file_gives_its_text_alone(recordings, capsys):
+def test_one_file_gives_only_its_text(recordings, capsys):
     _, first, _ = recordings
     assert main(["transcribe", str(first.path)]) == 0
     captured = capsys.readouterr()
@@ -51,11 +51,11 @@ def test_a_warning_is_one_line(recordings, monkeypatch, capsys):
     monkeypatch.setattr(ctc, "why_not_built", lambda: "no compiler")
     monkeypatch.setattr(ctc, "_warned", [])
     assert main(["transcribe", str(recordings[1].path)]) == 0
-    told = [line for line in capsys.readouterr().err.splitlines() if "C++" in line]
-    assert len(told) == 1 and told[0].startswith("hubert-fast: hubert_fast decodes CTC in Python, many times slower")
+    lines = [line for line in capsys.readouterr().err.splitlines() if "C++" in line]
+    assert len(lines) == 1 and lines[0].startswith("hubert-fast: hubert_fast decodes CTC in Python, many times slower")
 
 
-def test_a_folder_gives_a_line_a_file(recordings, capsys):
+def test_a_folder_gives_a_line_per_file(recordings, capsys):
     folder, first, second = recordings
     assert main(["transcribe", str(folder), "--device", "cpu", "--dtype", "float32"]) == 0
     lines = dict(line.split("\t") for line in capsys.readouterr().out.splitlines())
@@ -88,7 +88,7 @@ def test_json_lines(recordings, tmp_path, capsys):
     assert "exists already; --overwrite replaces it" in capsys.readouterr().err and out.read_text() == before
 
 
-def test_bad_files_get_a_line_each_and_the_others_their_text(recordings, tmp_path, capsys):
+def test_bad_files_get_a_line_each_and_the_others_are_transcribed(recordings, tmp_path, capsys):
     _, first, second = recordings
     (tmp_path / "empty.wav").write_bytes(b"")
     (tmp_path / "text.wav").write_text("hello")
@@ -136,7 +136,7 @@ def _incomplete_checkpoint(folder):
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
-def test_what_cannot_run_at_all_says_so_in_one_line(recordings, tmp_path, capsys, options, message):
+def test_commands_that_cannot_run_say_so_in_one_line(recordings, tmp_path, capsys, options, message):
     options = [str(_incomplete_checkpoint(tmp_path / "model")) if option == "INCOMPLETE" else option for option in options]
     assert main(["transcribe", str(recordings[1].path), *options]) == 2
     captured = capsys.readouterr()
@@ -145,7 +145,7 @@ def test_what_cannot_run_at_all_says_so_in_one_line(recordings, tmp_path, capsys
     assert len(lines) == 1 and message in lines[0], captured.err
 
 
-def test_file_names_that_are_no_utf8(recordings, tmp_path):
+def test_file_names_that_are_not_utf8(recordings, tmp_path):
     name = os.fsdecode(b"bad\xff.wav")
     os.symlink(recordings[1].path, tmp_path / name)
     os.symlink(recordings[1].path, tmp_path / "good.wav")
@@ -166,7 +166,7 @@ def test_a_device_is_written_to_and_never_replaced(recordings):
     assert main(["transcribe", str(recordings[1].path), "-o", "/dev/null", "--overwrite"]) == 0
 
 
-def test_a_run_that_comes_to_nothing_leaves_the_output_as_it_was(recordings, tmp_path, capsys):
+def test_a_run_that_fails_early_leaves_the_output_unchanged(recordings, tmp_path, capsys):
     out, bad = tmp_path / "out.jsonl", tmp_path / "bad.wav"
     assert main(["transcribe", str(recordings[1].path), "-o", str(out), "--device", "toaster"]) == 2
     assert [file.name for file in tmp_path.iterdir()] == []
@@ -190,7 +190,7 @@ def test_an_input_is_never_overwritten(recordings, tmp_path, capsys):
     assert "is an input" in capsys.readouterr().err and path.read_bytes() == recordings[1].path.read_bytes()
 
 
-def test_running_out_of_memory_on_one_file_leaves_the_others(recordings, tmp_path, capsys, monkeypatch):
+def test_running_out_of_memory_on_one_file_does_not_affect_the_others(recordings, tmp_path, capsys, monkeypatch):
     folder, first, second = recordings
     real = Lane.launch
 
@@ -227,14 +227,14 @@ def test_info(capsys):
         assert expected in out, out
 
 
-def test_info_shows_and_checks_the_backend_asked_for(capsys, monkeypatch):
+def test_info_shows_and_checks_the_backend_setting(capsys, monkeypatch):
     monkeypatch.setenv("HUBERT_FAST_BACKEND", "eager")
     assert main(["info"]) == 0 and "backend setting  eager" in capsys.readouterr().out
     monkeypatch.setenv("HUBERT_FAST_BACKEND", "cuda")
     assert main(["info"]) == 2 and "backend must be auto, eager or triton, but is 'cuda'" in capsys.readouterr().err
 
 
-def test_a_backend_that_cannot_run_is_told_before_any_file(capsys, monkeypatch):
+def test_a_backend_that_cannot_run_is_reported_before_any_file(capsys, monkeypatch):
     recording = str(demo.recordings()[0].path)
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     for backend, reason in (
@@ -301,7 +301,7 @@ def _start(*arguments, **options):
     return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
 
 
-def test_as_a_module_errors_are_one_line_too(recordings):
+def test_errors_are_one_line_with_python_dash_m_too(recordings):
     process = _start("transcribe", recordings[1].path, "--device", "toaster")
     out, errors = process.communicate(timeout=60)
     assert process.returncode == 2 and out == "" and "Traceback" not in errors
@@ -322,7 +322,7 @@ def test_ctrl_c_keeps_what_is_done_and_exits_130(recordings, tmp_path):
     assert len(lines) < 2000 and all(line.endswith(f"\t{recordings[1].reference}\n") for line in lines)
 
 
-def test_a_reader_that_leaves_early_is_no_error_message(recordings, tmp_path):
+def test_a_reader_that_leaves_early_causes_no_error_message(recordings, tmp_path):
     for index in range(200):
         os.symlink(recordings[1].path, tmp_path / f"{index:04d}.wav")
     process = _start("transcribe", tmp_path)

@@ -1,4 +1,4 @@
-"""Files that change after they were transcribed: done again, their old rows taken out, whatever kills the run in between.
+"""Files that change after they were transcribed: done again, their old rows removed, even if the run is killed in between.
 
 No model runs here: the engine reads the text out of the files.
 """
@@ -25,7 +25,7 @@ from hubert_fast.transcribe.target import Target
 
 
 class Engine:
-    """Hears what a file says; a file that says ``bad`` has an error. before: is called with each path before it is read."""
+    """Takes the text in a file as its transcript; ``bad`` is an error. ``before`` is called with each path first."""
 
     batch_seconds = 0.0
 
@@ -82,14 +82,14 @@ def folder(tmp_path):
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a file whose time differs from before, however coarse the clock."""
+    """Write a file with a later modification time than before, however coarse the clock."""
     later = (path.stat().st_mtime_ns if path.exists() else 1_700_000_000 * 10**9) + 10**9
     path.write_text(text)
     os.utime(path, ns=(later, later))
 
 
 def _read(out: Path, format: str) -> dict[str, str] | list:
-    """Return text by name, of a file that is whole."""
+    """Return text by name; the file must be complete."""
     if format == "srt":
         return {path.stem: path.read_text().split("\n")[2] for path in out.iterdir()}
     text = out.read_text()
@@ -106,7 +106,7 @@ def _read(out: Path, format: str) -> dict[str, str] | list:
         names = dict.fromkeys(row["id"] for row in rows)
         rows = [{"id": name, "text": " ".join(row["text"] for row in rows if row["id"] == name)} for name in names]
     found = {Path(row["id"]).stem: row["text"] for row in rows}
-    assert len(found) == len(rows), f"a row is there twice: {text}"
+    assert len(found) == len(rows), f"a row appears twice: {text}"
     return found
 
 
@@ -130,7 +130,7 @@ FORMATS = ["jsonl", "json", "csv", "ctm", "srt"]
         {"a": "NEW", "g": "bad", "c": "GOOD NOW"},
         {"c": "GOOD", "f": "GOOD TOO"},
         {"a": "bad", "b": "bad", "d": "bad", "e": "bad", "g": "bad"},
-        {"d": "FOUR"},  # its time alone
+        {"d": "FOUR"},  # only its time
     ],
     ids=lambda changes: "-".join(changes),
 )
@@ -154,18 +154,18 @@ def test_a_file_that_changed_is_done_again(folder, tmp_path, format, changes):
     lines = []
     report_summary(summary, lines.append, None)
     assert "7 inputs were already done" in lines
-    # and again: the places of the rows are known after they moved
+    # and again: the journal knows the positions of rows that have moved
     _write(folder / "e.wav", "FIVE AGAIN")
     assert _run(folder, out, format).changed_this_run == 1 and _read(out, format) == good | {"e": "FIVE AGAIN"}
 
 
 def _state(folder: Path) -> dict[str, bytes]:
-    """Return the contents of outputs."""
+    """Return the contents of all outputs."""
     paths = (path for path in folder.rglob("*") if path.is_file() and path.suffix not in (".journal", ".wav"))
     return {str(path): path.read_bytes() for path in paths}
 
 
-def test_changes_are_told_with_their_number():
+def test_changes_are_reported_with_their_number():
     lines = []
     report_summary(Summary("out", "none", "none", "none", changed_this_run=2), lines.append, None)
     report_summary(Summary("out", "none", "none", "none", changed_this_run=1), lines.append, None)
@@ -176,7 +176,7 @@ def test_changes_are_told_with_their_number():
 
 
 def _killed_at(call: int, run) -> bool:
-    """Run in a process of its own that dies before the ``call``-th step that writes; return whether it came to that."""
+    """Run in a process that dies before its ``call``-th write; return whether it got that far."""
     process = os.fork()
     if process:
         return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 9
@@ -210,7 +210,7 @@ def _killed_at(call: int, run) -> bool:
 
 
 @pytest.mark.parametrize("format", ["jsonl", "json", "csv", "srt"])
-def test_a_kill_at_any_step_of_it_loses_nothing(folder, tmp_path, format):
+def test_a_kill_at_any_step_loses_nothing(folder, tmp_path, format):
     out, changes = tmp_path / f"out.{format}s", {"a": "NEW", "b": "bad", "c": "GOOD", "g": "OTHER"}
     _run(folder, out, format)
     for name, text in changes.items():
@@ -234,7 +234,7 @@ def test_a_kill_at_any_step_of_it_loses_nothing(folder, tmp_path, format):
 
 
 def test_a_kill_between_two_kills(folder, tmp_path):
-    """The run that goes on after a kill is killed itself, at any step."""
+    """The run that continues after a kill is itself killed, at any step."""
     out = tmp_path / "out.json"
     _run(folder, out)
     _write(folder / "a.wav", "NEW")
@@ -260,7 +260,7 @@ def test_a_file_that_is_replaced_while_it_is_read_is_done_again(folder, tmp_path
     assert _run(folder, out).changed_this_run == 1
 
 
-def test_a_file_that_has_gone_keeps_its_row_and_one_that_came_is_tried(folder, tmp_path):
+def test_a_deleted_file_keeps_its_row_and_a_new_one_is_tried(folder, tmp_path):
     out = tmp_path / "out.jsonl"
     names = [str(folder / f"{name}.wav") for name in "abch"]
     (tmp_path / "list.txt").write_text("\n".join(names))
@@ -274,7 +274,7 @@ def test_a_file_that_has_gone_keeps_its_row_and_one_that_came_is_tried(folder, t
     assert _read(out, "jsonl") == {"a": "ONE", "b": "TWO WORDS", "h": "HERE"}
 
 
-def test_the_last_failure_that_goes_takes_the_file_of_errors_with_it(folder, tmp_path):
+def test_the_file_of_errors_is_removed_with_the_last_failure(folder, tmp_path):
     out = tmp_path / "out.jsonl"
     _run(folder, out)
     for name in "cf":
@@ -293,7 +293,7 @@ def test_an_error_file_that_was_deleted_by_hand(folder, tmp_path):
     assert _run(folder, out).failed == 2 and _failed(out) == ["a"] and "a" not in _read(out, "jsonl")
 
 
-def test_retried_failures_and_changes_go_together(folder, tmp_path):
+def test_retried_failures_together_with_changes(folder, tmp_path):
     out = tmp_path / "out.jsonl"
     _run(folder, out)
     _write(folder / "c.wav", "GOOD")
@@ -303,8 +303,8 @@ def test_retried_failures_and_changes_go_together(folder, tmp_path):
     assert set(_read(out, "jsonl")) == set("bcdeg")
 
 
-def test_only_what_this_run_names_is_done_again(folder, tmp_path):
-    """The row of another file stays, since nothing would take its place."""
+def test_only_inputs_of_this_run_are_done_again(folder, tmp_path):
+    """The row of another file stays, as nothing would replace it."""
     out = tmp_path / "out.jsonl"
     _run(folder, out)
     _write(folder / "a.wav", "NEW")
@@ -313,7 +313,7 @@ def test_only_what_this_run_names_is_done_again(folder, tmp_path):
     assert _read(out, "jsonl") == {"a": "NEW", "b": "TWO WORDS", "d": "FOUR", "e": "FIVE", "g": "SEVEN"}
 
 
-def test_shards_take_out_their_own_rows(folder, tmp_path):
+def test_shards_remove_their_own_rows(folder, tmp_path):
     out = tmp_path / "out.json"
     for _ in range(2):
         for index in (1, 2):
@@ -326,8 +326,8 @@ def test_shards_take_out_their_own_rows(folder, tmp_path):
             _write(folder / f"{name}.wav", "NEW")
 
 
-def test_channels_that_came_and_went(folder, tmp_path):
-    """Two rows are taken out as one; a file for each channel goes when there is one channel no more."""
+def test_channels_that_appear_and_disappear(folder, tmp_path):
+    """Both rows are removed at once; files of channels that no longer exist are deleted."""
     for format in ("jsonl", "srt"):
         _write(folder / "a.wav", "ONE")
         out = tmp_path / f"out.{format}s"
@@ -343,7 +343,7 @@ def test_channels_that_came_and_went(folder, tmp_path):
                 assert sorted(id for id in ids if id.startswith("a")) == names
 
 
-def test_rows_that_were_altered_by_hand_are_not_cut(folder, tmp_path):
+def test_rows_modified_by_hand_are_not_removed(folder, tmp_path):
     out = tmp_path / "out.jsonl"
     _run(folder, out)
     altered = out.read_text().replace("ONE", "0NE")
@@ -354,7 +354,7 @@ def test_rows_that_were_altered_by_hand_are_not_cut(folder, tmp_path):
     assert out.read_text().startswith(altered), "and nothing is lost"
 
 
-def test_an_output_that_is_a_link_stays_one(folder, tmp_path):
+def test_an_output_that_is_a_link_stays_a_link(folder, tmp_path):
     real, out = tmp_path / "elsewhere" / "real.jsonl", tmp_path / "out.jsonl"
     real.parent.mkdir()
     out.symlink_to(real)
@@ -365,8 +365,8 @@ def test_an_output_that_is_a_link_stays_one(folder, tmp_path):
     assert out.is_symlink() and _read(real, "jsonl")["a"] == "NEW" and real.stat().st_mode & 0o777 == 0o640
 
 
-def test_a_journal_of_an_earlier_version_goes_on(folder, tmp_path):
-    """It has neither sizes and times of files nor places of rows: what is in it counts as it is."""
+def test_a_journal_of_an_earlier_version_can_be_continued(folder, tmp_path):
+    """It lacks sizes and times of files and positions of rows: what it lists counts as unchanged."""
     out = tmp_path / "out.jsonl"
     _run(folder, out)
     with contextlib.closing(sqlite3.connect(Paths(out).journal)) as journal:
@@ -408,7 +408,7 @@ def test_the_stamp_of_an_archive_and_of_standard_input(tmp_path, monkeypatch):
     assert Stamp.of("./-") is not None
 
 
-def test_a_disk_that_is_full_keeps_no_half_of_a_copy(folder, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_no_partial_copy(folder, tmp_path, monkeypatch):
     out = tmp_path / "out.jsonl"
     _run(folder, out)
     (folder / "a.wav").write_text("ANOTHER TEXT")
@@ -426,7 +426,7 @@ def test_a_disk_that_is_full_keeps_no_half_of_a_copy(folder, tmp_path, monkeypat
     assert sorted(json.loads(line)["text"] for line in out.read_text().splitlines()).count("ANOTHER TEXT") == 1
 
 
-def test_a_text_that_is_removed_before_it_is_synced_ends_nothing(folder, tmp_path, monkeypatch):
+def test_a_file_removed_before_it_is_synced_does_no_harm(folder, tmp_path, monkeypatch):
     real = sinks.Files.sync
 
     def removed(files):
@@ -448,7 +448,7 @@ def test_a_long_name_is_not_cut_within_a_character(letter, before):
     assert part.startswith(short.rpartition("-")[0]) and len(os.fsencode(short)) > sinks.MOST_NAME_BYTES - 4
 
 
-def test_the_journal_keeps_where_rows_are(tmp_path):
+def test_the_journal_keeps_the_positions_of_rows(tmp_path):
     journal = Journal(tmp_path / "x.journal")
     journal.begin({})
     for index in range(5):
@@ -468,8 +468,8 @@ def test_the_journal_keeps_where_rows_are(tmp_path):
     journal.close()
 
 
-def test_an_utterance_of_standard_input_is_no_path(tmp_path):
-    """What cannot be looked at has no size and time, and is done once."""
+def test_an_utterance_of_standard_input_is_not_a_path(tmp_path):
+    """It has no size and time, and is done once."""
     out = tmp_path / "out.jsonl"
     path = tmp_path / "a.wav"
     path.write_text("TEXT")

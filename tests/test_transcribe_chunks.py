@@ -1,4 +1,4 @@
-"""Long recordings in pieces: every frame once, seams where nothing is lost or doubled."""
+"""Long recordings in pieces: every frame once, and seams where nothing is lost or duplicated."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def _frames(samples: int) -> int:
     samples=st.integers(1, 60_000),
     splits=st.lists(st.integers(0, 60_000), max_size=6),
 )
-def test_every_frame_comes_once_whatever_the_blocks(frames, overlap_share, samples, splits):
+def test_every_frame_appears_once_whatever_the_blocks(frames, overlap_share, samples, splits):
     cutter = Cutter(frames, int(frames * overlap_share))
     recording = np.arange(samples, dtype=np.int32)[None]
     blocks = [
@@ -41,14 +41,14 @@ def test_every_frame_comes_once_whatever_the_blocks(frames, overlap_share, sampl
     assert np.array_equal(log_probs, np.arange(total)) and np.array_equal(ids, np.arange(total) % 5)
 
 
-def test_a_recording_of_one_piece_comes_whole():
+def test_a_recording_of_one_piece_is_not_cut():
     cutter = Cutter.of_seconds(40, 4, 16000, 320, 400)
     for seconds in (0.01, 1, 39.9, 40.0):
         (piece,) = cutter.cut([np.zeros((1, int(16000 * seconds)))])
         assert piece[0] == 0 and piece[1].shape == (1, int(16000 * seconds))
 
 
-def test_no_more_than_a_piece_and_a_block_is_held():
+def test_at_most_a_piece_and_a_block_are_held():
     cutter = Cutter.of_seconds(40, 4, 16000, 320, 400)
     given, taken, most = 0, 0, 0
 
@@ -65,7 +65,7 @@ def test_no_more_than_a_piece_and_a_block_is_held():
 
 
 @pytest.mark.parametrize("chunk, overlap", [(40, 21), (40, -1), (0, 0), (-3, 0), (0.01, 0), (float("nan"), 0)])
-def test_chunks_that_are_none(chunk, overlap):
+def test_invalid_chunks(chunk, overlap):
     with pytest.raises(ValueError, match=r"chunk seconds must be at least 0\.025, and overlap seconds at most half"):
         Cutter.of_seconds(chunk, overlap, 16000, 320, 400)
 
@@ -85,22 +85,22 @@ def _pieces(left: str, right: str, shared: int) -> list[Frames]:
 @pytest.mark.parametrize(
     "left, right, shared, expected",
     [
-        ("A..B..|..C..D....", "C..D....E..F", 8, "AB CDEF"),  # they agree
+        ("A..B..|..C..D....", "C..D....E..F", 8, "AB CDEF"),  # the pieces agree
         ("A..B..|..C..D....", "C...D...E..F", 8, "AB CDEF"),  # a token a frame later
-        ("A..B..|..C..D....", "...CD...E..F", 8, "AB CDEF"),  # both about the middle, where they do not agree
+        ("A..B..|..C..D....", "...CD...E..F", 8, "AB CDEF"),  # in the middle, where the pieces disagree
         ("A.....BB........", "....BB....CC....", 10, "ABC"),  # a token in the middle, the same on both sides
-        ("A......B........", "....BB.....C....", 10, "ABC"),  # and longer on one
-        ("A.B.CCC.........", ".......DEF", 7, "ABCDEF"),  # nothing but blanks is shared
+        ("A......B........", "....BB.....C....", 10, "ABC"),  # longer on one side
+        ("A.B.CCC.........", ".......DEF", 7, "ABCDEF"),  # only blanks are shared
     ],
 )
-def test_nothing_is_lost_or_doubled_at_a_seam(left, right, shared, expected):
+def test_nothing_is_lost_or_duplicated_at_a_seam(left, right, shared, expected):
     ids, log_probs = stitch(_pieces(left, right, shared), BLANK)
     assert _text(ids) == expected and len(ids) == len(log_probs) == len(left) + len(right) - shared
 
 
 @pytest.mark.parametrize("shift", [-3, -2, -1, 0, 1, 2, 3])
 def test_a_seam_beside_a_token_that_the_pieces_place_differently(shift):
-    """Wherever a token lies in the overlap, and however the pieces differ about it, it is there once."""
+    """Wherever a token lies in the overlap, and however the pieces disagree about it, it appears once."""
     for at in range(6, 34):
         left, right = np.zeros(60, np.int32), np.zeros(60, np.int32)
         left[5], right[55] = 3, 4
@@ -132,14 +132,14 @@ def test_a_long_recording_gives_the_words_of_the_short_ones_in_order(transcriber
         assert found.duration_seconds == pytest.approx(seconds, abs=1e-3)
         edits = jiwer.process_words(alone, found.text)
         changed[chunk, overlap] = edits.insertions + edits.deletions
-        # between other voices this small model spells some words otherwise; that is not the seams'
+        # with other voices around them this small model spells some words differently: not an effect of the seams
         assert score(alone, found.text).character_errors <= 0.03 * len(alone), (chunk, overlap)
-    # words that are lost or doubled, of 472, at 6 to 24 seams
+    # words lost or duplicated, of 472, at 6 to 24 seams
     assert all(changed[chunk, 4] <= 4 for chunk in (40, 20, 12)), changed
     assert changed[12, 0] > 4, f"without an overlap there are more: {changed}"
 
 
-def test_times_are_of_the_whole_file(transcriber, tmp_path):
+def test_times_are_relative_to_the_whole_file(transcriber, tmp_path):
     import soundfile
 
     waveform = audio.load(demo.recordings()[0].path)
@@ -152,7 +152,7 @@ def test_times_are_of_the_whole_file(transcriber, tmp_path):
     words = [word for word in found if word.word in {each.word for each in alone}]
     assert [word.word for word in words] == [word.word for word in alone] * 2
     assert np.allclose([word.start_seconds for word in words], starts, atol=0.061)
-    # and of the file, not of the part of it that an utterance is
+    # even if the utterance is a part of the file
     part = Utterance("part", str(tmp_path / "long.wav"), offset_seconds=8.0, duration_seconds=len(waveform) / 16000)
     (result,) = transcriber.transcribe_many([part])
     assert result.transcripts[0].text == transcriber.transcribe_file(demo.recordings()[0].path).text

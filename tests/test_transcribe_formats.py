@@ -46,13 +46,13 @@ def test_jsonl():
     assert [(row["id"], row["channel"]) for row in rows] == [("a b/c.wav#1", 1), ("a b/c.wav#2", 2)]
 
 
-def test_names_that_are_no_utf8_come_back_from_json():
+def test_names_that_are_not_utf8_can_be_read_back_from_json():
     name = "a\udcff.wav"
     line = encoded(formats.jsonl(_result(id=name, audio=name)))
     assert json.loads(line)["id"] == name and json.loads(encoded(formats.error_row(_result(id=name))))["id"] == name
 
 
-def test_txt_is_a_line_an_utterance():
+def test_txt_has_a_line_per_utterance():
     assert formats.txt(_result(id="a\tb\nc")) == "a b c\tHELLO WORLD\n"
     assert formats.txt(_result(HELLO, SILENCE)) == "a b/c.wav#1\tHELLO WORLD\na b/c.wav#2\t\n"
 
@@ -144,15 +144,15 @@ def _intervals(text):
         ([], 1.5, 0.0, [(0, 1.5, "")]),
         ([], 0.0, 0.0, [(0, 0.001, "")]),
         ([("A", 0.0, 1.0)], 1.0, 0.0, [(0, 1, "A")]),
-        ([("A", 10.2, 10.4)], 1.0, 10.0, [(0, 10.2, ""), (10.2, 10.4, "A"), (10.4, 11, "")]),  # of a part
-        ([("A", 0.0, 0.5), ("B", 0.4, 0.7)], 1.0, 0.0, [(0, 0.5, "A"), (0.5, 0.7, "B"), (0.7, 1, "")]),  # they overlap
-        ([("A", 0.5, 0.5)], 1.0, 0.0, [(0, 0.5, ""), (0.5, 0.501, "A"), (0.501, 1, "")]),  # no time at all
+        ([("A", 10.2, 10.4)], 1.0, 10.0, [(0, 10.2, ""), (10.2, 10.4, "A"), (10.4, 11, "")]),  # a part of a file
+        ([("A", 0.0, 0.5), ("B", 0.4, 0.7)], 1.0, 0.0, [(0, 0.5, "A"), (0.5, 0.7, "B"), (0.7, 1, "")]),  # overlapping
+        ([("A", 0.5, 0.5)], 1.0, 0.0, [(0, 0.5, ""), (0.5, 0.501, "A"), (0.501, 1, "")]),  # no duration
         ([("A", 0.1, 0.5), ("B", 0.5002, 1.0)], 1.0, 0.0, [(0, 0.1, ""), (0.1, 0.5, "A"), (0.5, 1, "B")]),
         ([("A", 0.5, 1.02)], 1.0, 0.0, [(0, 0.5, ""), (0.5, 1.02, "A")]),  # longer than the audio
         ([("A", 1 / 3, 2 / 3)], 1.0, 0.0, [(0, 0.33333, ""), (0.33333, 0.66667, "A"), (0.66667, 1, "")]),
     ],
 )
-def test_intervals_cover_all_the_time_once(words, duration, offset, expected):
+def test_intervals_cover_the_whole_time_once(words, duration, offset, expected):
     text = textgrid(Transcript("", duration, 1.0, tuple(Word(*word, 1.0) for word in words)), offset)
     assert _intervals(text) == expected
     assert f"xmax = {expected[-1][1]:g} \ntiers" in text and f"size = {len(expected)} \n" in text
@@ -217,7 +217,7 @@ def test_srt_and_vtt():
     assert formats.srt(SILENCE) == "" and formats.vtt(SILENCE) == "WEBVTT\n"
 
 
-def test_subtitles_are_short_in_letters_and_seconds_and_break_at_pauses():
+def test_subtitles_are_short_in_characters_and_seconds_and_break_at_pauses():
     words = [Word("WORD" * (1 + index % 3), 0.5 * index, 0.5 * index + 0.4, 1.0) for index in range(60)]
     words += [Word("PAUSE", 40.0, 40.5, 1.0), Word("X" * 100, 40.6, 41.0, 1.0)]
     cues = [block.split("\n") for block in formats.srt(Transcript("", 50.0, 1.0, tuple(words))).strip().split("\n\n")]
@@ -240,6 +240,6 @@ def test_names_of_files_stay_below_their_folder(name, safe):
     assert _safe(name) == safe
 
 
-def test_names_that_are_too_long_are_shortened_and_stay_apart():
-    one, other = _safe("ä" * 300 + "1"), _safe("ä" * 300 + "2")
-    assert one != other and len(one.encode("utf-8", "surrogateescape")) <= 200
+def test_long_names_are_shortened_and_stay_distinct():
+    first, second = _safe("ä" * 300 + "1"), _safe("ä" * 300 + "2")
+    assert first != second and len(first.encode("utf-8", "surrogateescape")) <= 200

@@ -1,4 +1,4 @@
-"""Runs that are killed, interrupted, refused or out of disk: nothing lost, nothing twice."""
+"""Runs that are killed, interrupted, refused or out of disk space lose nothing and write nothing twice."""
 
 import contextlib
 import fcntl
@@ -30,7 +30,7 @@ from hubert_fast.transcribe.lanes import Lane
 
 ROOT = Path(__file__).parent.parent
 COMMAND = [sys.executable, "-m", "hubert_fast", "transcribe"]
-# the same, with the journal put on disk so often that on any machine it knows of rows before the run is over
+# the same, but committing so often that on any machine the journal has rows before the run ends
 COMMITS_OFTEN = [
     sys.executable,
     "-c",
@@ -65,7 +65,7 @@ pytestmark = pytest.mark.usefixtures("two_threads")
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory):
-    """A folder of ``FILES`` names of the bundled recordings, and one that is no audio."""
+    """A folder with ``FILES`` links to the bundled recordings, and a file that is not audio."""
     folder = tmp_path_factory.mktemp("archive")
     for index in range(FILES):
         recording = demo.recordings()[index % 14].path
@@ -85,7 +85,7 @@ def undisturbed(archive, tmp_path_factory):
 
 
 def _rows(out: Path) -> list[tuple]:
-    """What an output says, sorted: confidences depend on the batch in their last digits, and are left out."""
+    """Return the rows of an output, sorted, without confidences, whose last digits depend on the batch."""
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     return sorted((row["id"], row["text"], [[*word.values()][:3] for word in row["words"]]) for row in rows)
 
@@ -104,7 +104,7 @@ def _wait_for_lines(process, out: Path, count: int) -> None:
     assert process.poll() is None, process.stderr.read()
 
 
-def test_a_run_that_is_killed_goes_on_and_comes_to_the_same(archive, undisturbed, tmp_path):
+def test_a_killed_run_continues_and_gives_the_same_output(archive, undisturbed, tmp_path):
     out = tmp_path / "out.jsonl"
     seen, known = [0], 0
     while len(seen) < 4:
@@ -115,7 +115,7 @@ def test_a_run_that_is_killed_goes_on_and_comes_to_the_same(archive, undisturbed
         seen.append(out.read_bytes().count(b"\n"))
         with contextlib.closing(sqlite3.connect(Paths(out).journal)) as journal:
             known = journal.execute("SELECT count(*) FROM done").fetchone()[0]
-    assert known > 0, f"the journal knew nothing at any kill: {seen}"
+    assert known > 0, f"the journal was empty at every kill: {seen}"
     assert seen[-1] < FILES, f"not killed in the middle: {seen}"
     process = _start(archive, "-o", out)
     _, errors = process.communicate(timeout=300)
@@ -131,7 +131,7 @@ def test_a_torn_last_line_is_repaired(archive, undisturbed, tmp_path):
     out = tmp_path / "out.jsonl"
     assert main(["transcribe", *map(str, sorted(archive.glob("00*"))), "-o", str(out), *FLOAT32]) == 0
     whole = out.read_bytes()
-    with open(out, "ab") as file:  # what a kill between a write and the journal's leaves
+    with open(out, "ab") as file:  # as left by a kill between writing a row and committing it
         file.write(b'{"id": "whole row", "text": "THAT THE JOURNAL DOES NOT KNOW"}\n{"id": "torn')
     assert main(["transcribe", str(archive), "-o", str(out), *FLOAT32]) == 1
     assert out.read_bytes().startswith(whole) and _rows(out) == undisturbed
@@ -152,7 +152,7 @@ def test_an_output_that_lost_rows_is_refused(archive, tmp_path, capsys):
 @pytest.mark.parametrize(
     "number, word", [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")], ids=["SIGINT", "SIGTERM"]
 )
-def test_a_signal_finishes_the_batch_and_the_same_command_goes_on(archive, undisturbed, tmp_path, number, word):
+def test_a_signal_finishes_the_batch_and_the_same_command_continues(archive, undisturbed, tmp_path, number, word):
     out = tmp_path / "out.jsonl"
     process = _start_held(6, tmp_path / "go", archive, "-o", out, "--batch-seconds", 20)
     _wait_for_lines(process, out, 10)
@@ -185,7 +185,7 @@ def test_two_runs_on_one_output_refuse_each_other(archive, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changed, told",
+    "changed, message",
     [
         (["--chunk-seconds", "20"], "chunk seconds was 40.0, is 20.0"),
         (["--channels", "each"], "channels was mix, is each"),
@@ -196,7 +196,7 @@ def test_two_runs_on_one_output_refuse_each_other(archive, tmp_path):
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_settings_that_changed_are_refused(archive, tmp_path, capsys, changed, told):
+def test_changed_settings_are_refused(archive, tmp_path, capsys, changed, message):
     out = tmp_path / "out.jsonl"
     command = ["transcribe", str(archive / "000.wav"), "-o", str(out), *FLOAT32]
     assert main(command) == 0
@@ -204,7 +204,7 @@ def test_settings_that_changed_are_refused(archive, tmp_path, capsys, changed, t
     if "OTHER" in changed:
         changed = ["--model", str(_other_model(tmp_path / "model"))]
     assert main([*command, *changed]) == 2
-    assert told in capsys.readouterr().err and out.read_bytes() == before
+    assert message in capsys.readouterr().err and out.read_bytes() == before
     assert main([*command, *changed, "--overwrite"]) == 0
 
 
@@ -216,7 +216,7 @@ def _other_model(folder: Path) -> Path:
     return folder
 
 
-def test_a_model_is_known_by_its_weights_and_vocabulary(tmp_path):
+def test_the_fingerprint_depends_on_weights_and_vocabulary(tmp_path):
     one, same = (Transcriber.from_pretrained(demo.MODEL, device="cpu", dtype="float32") for _ in range(2))
     assert fingerprint(one) == fingerprint(same)
     same.model.hubert.encoder.layers[2].feed_forward.output_dense.weight.data[0, 0] += 1e-4
@@ -227,10 +227,10 @@ def test_a_model_is_known_by_its_weights_and_vocabulary(tmp_path):
     assert settings_of(one, "float32", Options(), "jsonl", None)["chunk seconds"] == 40.0
 
 
-def test_an_overwrite_that_is_killed_at_once_leaves_a_run_that_can_go_on(archive, tmp_path):
+def test_an_overwriting_run_killed_at_once_can_be_continued(archive, tmp_path):
     out = tmp_path / "out.jsonl"
     assert main(["transcribe", str(archive / "000.wav"), "-o", str(out), *FLOAT32]) == 0
-    # what a kill right after the journal was begun anew leaves: the old rows, of which it knows nothing
+    # as left by a kill right after the journal was emptied: old rows that it does not list
     journal = Journal(tmp_path / "out.jsonl.journal")
     settings = journal.settings()
     journal.begin(settings)
@@ -247,7 +247,7 @@ def test_a_file_beside_an_empty_journal_is_not_touched(archive, tmp_path, capsys
     assert "--overwrite replaces it" in capsys.readouterr().err and out.read_text() == "something else\n"
 
 
-def test_more_files_in_the_folder_are_the_only_ones_done(archive, tmp_path, capsys):
+def test_only_new_files_in_a_folder_are_done(archive, tmp_path, capsys):
     folder, out = tmp_path / "in", tmp_path / "out.jsonl"
     folder.mkdir()
     shutil.copy(archive / "001.flac", folder)
@@ -258,7 +258,7 @@ def test_more_files_in_the_folder_are_the_only_ones_done(archive, tmp_path, caps
     assert [Path(json.loads(line)["id"]).name for line in out.read_text().splitlines()] == ["001.flac", "000.wav"]
 
 
-def test_what_is_named_twice_is_done_once(archive, tmp_path, capsys):
+def test_inputs_named_twice_are_done_once(archive, tmp_path, capsys):
     out, path = tmp_path / "out.jsonl", str(archive / "000.wav")
     assert main(["transcribe", path, path, str(archive / "00*"), "-o", str(out), *FLOAT32]) == 0
     assert len(_rows(out)) == 10 and "2 inputs were already done" in capsys.readouterr().err
@@ -266,14 +266,14 @@ def test_what_is_named_twice_is_done_once(archive, tmp_path, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 1
 
 
-def test_failures_are_kept_until_they_are_to_be_tried_again(archive, tmp_path, capsys, monkeypatch):
+def test_failures_are_kept_until_retried(archive, tmp_path, capsys, monkeypatch):
     folder, out = tmp_path / "in", tmp_path / "out.jsonl"
     folder.mkdir()
     shutil.copy(archive / "000.wav", folder / "a.wav")
     shutil.copy(archive / "001.flac", folder)
     real, broken = Lane.launch, [True]
 
-    def launch(self, waveforms, alone=False):  # a failure that is not the file's: another run may do better
+    def launch(self, waveforms, alone=False):  # a failure not due to the file, so that another run may succeed
         if broken[0] and any(len(waveform) == len(load(folder / "a.wav")) for waveform in waveforms):
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
         return real(self, waveforms, alone)
@@ -287,10 +287,10 @@ def test_failures_are_kept_until_they_are_to_be_tried_again(archive, tmp_path, c
     assert len(_rows(out)) == 2 and not (tmp_path / "out.jsonl.errors.jsonl").exists()
 
 
-def test_a_disk_that_is_full_stops_with_an_error_and_the_run_can_go_on(archive, undisturbed, tmp_path):
-    """A limit on the size of files makes the kernel refuse writes in the middle of a row, as a full disk does."""
+def test_a_full_disk_stops_the_run_which_can_be_continued(archive, undisturbed, tmp_path):
+    """A limit on file size makes the kernel refuse writes in the middle of a row, as a full disk does."""
     out = tmp_path / "out.jsonl"
-    limit = 70_000  # the tables of the journal and two commits at least
+    limit = 70_000  # enough for the journal's tables and at least two commits
 
     def limited():
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
@@ -299,15 +299,15 @@ def test_a_disk_that_is_full_stops_with_an_error_and_the_run_can_go_on(archive, 
     process = _start(archive, "-o", out, "--batch-seconds", 20, command=COMMITS_OFTEN, preexec_fn=limited)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 2 and "Traceback" not in errors, errors
-    told = [line for line in errors.splitlines() if "cannot be written" in line]
-    assert len(told) == 1 and "finished results are kept, and the same command continues from there" in told[0], errors
+    lines = [line for line in errors.splitlines() if "cannot be written" in line]
+    assert len(lines) == 1 and "finished results are kept, and the same command continues from there" in lines[0], errors
     kept = out.read_bytes()
-    assert kept.endswith(b"\n") and len(kept) <= limit  # whole rows, and not none
+    assert kept.endswith(b"\n") and len(kept) <= limit  # complete rows
     assert main(["transcribe", str(archive), "-o", str(out), *FLOAT32]) == 1
     assert out.read_bytes().startswith(kept) and _rows(out) == undisturbed
 
 
-def test_a_full_disk_itself(archive, undisturbed, tmp_path):
+def test_a_real_full_disk(archive, undisturbed, tmp_path):
     mount = tmp_path / "small"
     mount.mkdir()
     if (
@@ -350,12 +350,12 @@ def test_references_are_scored(tmp_path, capsys):
     assert summary["wer"] == pytest.approx(jiwer.wer(references, [heard[row["audio_filepath"]] for row in rows]), abs=1e-6)
     assert summary["cer"] == pytest.approx(jiwer.cer(references, [heard[row["audio_filepath"]] for row in rows]), abs=1e-6)
     assert f"word error rate {100 * summary['wer']:.2f} %" in capsys.readouterr().err
-    # and over the runs on one output, not over the last alone
+    # and over all runs on one output, not only the last
     assert main(["transcribe", str(tmp_path / "m.jsonl"), "-o", str(out), *FLOAT32]) == 0
     assert json.loads((tmp_path / "out.jsonl.summary.json").read_text())["wer"] == summary["wer"]
 
 
-def test_without_jiwer_the_run_goes_on_and_says_so(tmp_path, capsys, monkeypatch):
+def test_without_jiwer_the_run_continues_and_says_so(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("hubert_fast.transcribe.scoring.find_spec", lambda name: None)
     path = demo.recordings()[0].path
     (tmp_path / "m.jsonl").write_text(json.dumps({"audio_filepath": str(path), "text": "move"}) + "\n")
@@ -372,7 +372,7 @@ def test_a_folder_of_subtitles(tmp_path, format):
     out = tmp_path / "subtitles"
     assert main(["transcribe", str(folder), "-o", str(out), "--format", format, *FLOAT32]) == 0
     found = {str(path.relative_to(out)): path.read_text() for path in out.rglob("*") if path.is_file()}
-    # two recordings have one name without its suffix: the second keeps it
+    # two recordings have the same name without the suffix: the second one keeps its suffix
     assert set(found) in ({f"a.{format}", f"sub/a.{format}", f"sub/a.{end}.{format}"} for end in ("wav", "flac"))
     assert "ELEVEN STEPS" in found[f"a.{format}"] and "-->" in found[f"sub/a.{format}"]
     assert sorted(path.name for path in tmp_path.iterdir()) == [
@@ -395,7 +395,7 @@ def test_one_file_of_subtitles(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", ["out.txt", "out.tsv", "out.ctm", "out.jsonl", "out"])
-def test_the_format_is_told_by_the_name(tmp_path, name):
+def test_the_name_determines_the_format(tmp_path, name):
     assert main(["transcribe", str(demo.RECORDINGS / "steps.wav"), "-o", str(tmp_path / name), *FLOAT32]) == 0
     text = (tmp_path / name).read_text()
     start = {".txt": f"{demo.RECORDINGS}/steps.wav\tMOVE", ".tsv": "id\taudio\t", ".ctm": f"{demo.RECORDINGS}/steps.wav 1 0.44"}
@@ -423,7 +423,7 @@ def test_formats_to_standard_output(capsysbinary):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_options_that_do_not_go_together(tmp_path, capsys, arguments, message):
+def test_options_that_contradict_each_other(tmp_path, capsys, arguments, message):
     second = str(demo.recordings()[1].path)
     arguments = [each.replace("DIR", str(tmp_path)).replace("SECOND", second) for each in arguments]
     assert main(["transcribe", str(demo.RECORDINGS / "steps.wav"), *arguments, *FLOAT32]) == 2
@@ -431,7 +431,7 @@ def test_options_that_do_not_go_together(tmp_path, capsys, arguments, message):
     assert message in captured.err, captured.err
 
 
-def test_shards_have_outputs_of_their_own_and_make_the_whole(archive, undisturbed, tmp_path):
+def test_shards_have_separate_outputs_that_add_up(archive, undisturbed, tmp_path):
     for index in (1, 2, 3):
         command = ["transcribe", str(archive), "-o", str(tmp_path / "out.jsonl"), "--shard", f"{index}/3", *FLOAT32]
         assert main(command) in (0, 1)
@@ -440,7 +440,7 @@ def test_shards_have_outputs_of_their_own_and_make_the_whole(archive, undisturbe
     assert sorted(chain(*map(_rows, outs))) == undisturbed
 
 
-def test_quiet_says_nothing_and_a_log_has_lines(archive, tmp_path, capsys, monkeypatch):
+def test_quiet_prints_nothing_and_a_log_has_progress_lines(archive, tmp_path, capsys, monkeypatch):
     out = str(tmp_path / "out.jsonl")
     assert main(["transcribe", str(archive), "-o", out, "--quiet", *FLOAT32]) == 1
     assert capsys.readouterr().err == ""
@@ -450,7 +450,7 @@ def test_quiet_says_nothing_and_a_log_has_lines(archive, tmp_path, capsys, monke
     assert lines and f" of {FILES + 1} files, " in lines[-1] and "times real time" in lines[-1] and "failed" in lines[-1]
 
 
-def test_many_failures_are_told_in_the_file_alone(tmp_path, capsys):
+def test_many_failures_are_listed_only_in_the_file(tmp_path, capsys):
     for index in range(30):
         (tmp_path / f"{index}.wav").write_text("no")
     assert main(["transcribe", str(tmp_path), "-o", str(tmp_path / "out.jsonl"), *FLOAT32]) == 1
@@ -460,19 +460,19 @@ def test_many_failures_are_told_in_the_file_alone(tmp_path, capsys):
     assert len((tmp_path / "out.jsonl.errors.jsonl").read_text().splitlines()) == 30
 
 
-def test_nothing_in_the_inputs(tmp_path, capsys):
+def test_empty_inputs(tmp_path, capsys):
     (tmp_path / "m.txt").write_text("\n")
     assert main(["transcribe", str(tmp_path / "m.txt"), *FLOAT32]) == 2
     assert "nothing to transcribe: no utterances in" in capsys.readouterr().err
 
 
-def test_a_journal_of_something_else(tmp_path):
+def test_a_file_that_is_not_a_journal(tmp_path):
     (tmp_path / "x.journal").write_text("not a database, but long enough to be looked at" * 100)
     with pytest.raises(JournalError, match="is not a journal"):
         Journal(tmp_path / "x.journal")
 
 
-def test_a_journal_keeps_what_was_committed_and_nothing_else(tmp_path):
+def test_a_journal_keeps_only_what_was_committed(tmp_path):
     path = tmp_path / "x.journal"
     journal = Journal(path)
     journal.begin({"a": 1})
@@ -494,8 +494,8 @@ def test_a_journal_keeps_what_was_committed_and_nothing_else(tmp_path):
     journal.close()
 
 
-def test_names_of_the_files_beside_an_output():
-    """Each of its own: talks.jsonl and talks.txt are two outputs."""
+def test_names_of_the_files_that_belong_to_an_output():
+    """talks.jsonl and talks.txt are two outputs, each with its own files."""
     for name in ("a/talks.jsonl", "a/talks", "v1.2"):
         paths = Paths(Path(name))
         found = [str(each) for each in (paths.journal, paths.errors, paths.summary)]
@@ -547,7 +547,7 @@ sys.exit(main(sys.argv[1:]))
 
 @pytest.fixture(scope="module")
 def namesakes(tmp_path_factory):
-    """A folder in which two recordings have one name, and one file is no audio."""
+    """A folder in which two recordings have the same stem, and one file is not audio."""
     folder = tmp_path_factory.mktemp("namesakes")
     for recording in demo.recordings():
         shutil.copy(recording.path, folder)
@@ -562,12 +562,12 @@ def _texts(out: Path) -> list:
 
 @pytest.fixture(scope="module")
 def whole(namesakes, tmp_path_factory):
-    """What a run gives that nothing disturbs, in each format."""
+    """The output of an undisturbed run, in each format."""
     found, folder = {}, tmp_path_factory.mktemp("whole")
     for format in ("jsonl", "srt"):
         assert main(["transcribe", str(namesakes), "--format", format, "-o", str(folder / format), *FLOAT32]) == 1
         found[format] = _texts(folder / format)
-    assert len(found["srt"]) == len(found["jsonl"]) == 15, "each once, under whichever name"
+    assert len(found["srt"]) == len(found["jsonl"]) == 15, "each once, under either name"
     return found
 
 
@@ -577,19 +577,19 @@ def whole(namesakes, tmp_path_factory):
         ("journal.Journal", "begin", 1, True, "jsonl srt"),
         ("journal.Journal", "commit", 3, False, "jsonl srt"),  # rows are on disk, the journal does not know
         ("journal.Journal", "commit", 3, True, "jsonl srt"),
-        ("sinks.RowFile", "append", 1, True, "jsonl srt"),  # a row is in no more than a buffer
+        ("sinks.RowFile", "append", 1, True, "jsonl srt"),  # a row is only in a buffer
         ("sinks.RowFile", "sync", 3, False, "jsonl srt"),
         ("sinks", "sync_path", 4, False, "srt"),
     ],
     ids=lambda value: str(value),
 )
-def test_a_run_that_dies_at_any_point_comes_to_the_same(namesakes, whole, tmp_path, owner, name, call, after, formats):
+def test_a_run_that_dies_at_any_point_gives_the_same_output(namesakes, whole, tmp_path, owner, name, call, after, formats):
     for format in formats.split():
         out = tmp_path / f"out.{format}s"
         command = ["transcribe", str(namesakes), "--format", format, "--batch-seconds", "4", *FLOAT32]
         code = KILLED.format(owner=owner, name=name, call=call, after=after)
         died = subprocess.run([sys.executable, "-c", code, *command, "-o", str(out)], capture_output=True, text=True)
-        assert died.returncode == 9, f"{format}: it came to no such call\n{died.stderr}"
+        assert died.returncode == 9, f"{format}: that call was never made\n{died.stderr}"
         assert main([*command, "-o", str(out)]) == 1
         failures = (tmp_path / f"out.{format}s.errors.jsonl").read_text().splitlines()
         assert [Path(json.loads(line)["id"]).name for line in failures] == ["bad.wav"]

@@ -1,4 +1,4 @@
-"""The stages between files and text: same answers as one by one, whatever is slow, fails or runs out of memory."""
+"""The stages between files and text: the same texts as one by one, whatever is slow, fails or runs out of memory."""
 
 import os
 import threading
@@ -32,7 +32,7 @@ def transcriber():
 
 @pytest.fixture(scope="module")
 def alone(transcriber):
-    """What the model hears in each bundled recording by itself: file to text."""
+    """The text of each bundled recording, transcribed by itself."""
     texts = {}
     for recording in demo.recordings():
         batch = transcriber.processor([audio.load(recording.path)], sampling_rate=16000)
@@ -58,8 +58,8 @@ def test_texts_are_those_of_each_file_by_itself(transcriber, alone, batch_second
         assert ends == sorted(ends) and ends[-1] <= transcript.duration_seconds
 
 
-def test_a_group_norm_model_hears_the_same_in_a_batch(tmp_path):
-    """Whose statistics see the padding of a padded batch; packed, each utterance has its own."""
+def test_a_group_norm_model_gives_the_same_texts_in_a_batch(tmp_path):
+    """In a padded batch its statistics would include the padding; in a packed one each utterance has its own."""
     torch.manual_seed(1)
     model = HubertForCTC(HubertConfig(**POST_LN)).eval()
     transcriber = Transcriber(model, HubertProcessor.from_tokens(["<pad>", "|", *(chr(65 + index) for index in range(30))]))
@@ -68,8 +68,8 @@ def test_a_group_norm_model_hears_the_same_in_a_batch(tmp_path):
     assert _texts(transcriber.transcribe_many(paths)) == each and len(set(each.values())) > 1
 
 
-def test_ordered_results_come_in_the_order_of_the_inputs(transcriber, monkeypatch):
-    """One file is not read before all others are, and when the results are not ordered, have been given."""
+def test_ordered_results_are_in_the_order_of_the_inputs(transcriber, monkeypatch):
+    """One file is read only after all others, and if the results are not ordered, after theirs have been returned."""
     real, others = audio.read_blocks, [recording.path for recording in demo.recordings()[:6]]
     read, go_on = [], threading.Event()
 
@@ -93,7 +93,7 @@ def test_ordered_results_come_in_the_order_of_the_inputs(transcriber, monkeypatc
         as_done.append(result.utterance.audio)
         if len(as_done) == len(others):
             go_on.set()
-    assert as_done[-1] == str(paths[0]), "one slow file stalls nobody"
+    assert as_done[-1] == str(paths[0]), "one slow file does not hold up the others"
 
 
 def test_each_channel_has_a_transcript(transcriber, alone, tmp_path):
@@ -109,7 +109,7 @@ def test_each_channel_has_a_transcript(transcriber, alone, tmp_path):
 
 
 def _bad_files(folder: Path) -> dict[str, str]:
-    """Every kind of file that is no good, and what is said about it."""
+    """Create a bad file of every kind; return the expected error by name."""
     (folder / "empty.wav").write_bytes(b"")
     (folder / "text.wav").write_text("not audio\n" * 100)
     (folder / "noise.mp3").write_bytes(np.random.default_rng(0).bytes(5000))
@@ -142,7 +142,7 @@ def _bad_files(folder: Path) -> dict[str, str]:
     }
 
 
-def test_every_kind_of_bad_file_has_its_reason_and_leaves_the_others(transcriber, alone, tmp_path):
+def test_each_bad_file_has_its_error_and_the_others_are_transcribed(transcriber, alone, tmp_path):
     bad = _bad_files(tmp_path)
     good = list(alone)
     mixed = [path for pair in zip(good, (str(tmp_path / name) for name in bad)) for path in pair] + good[len(bad) :]
@@ -171,7 +171,7 @@ def test_unreadable_files(transcriber, tmp_path, monkeypatch):
     assert result.error == f"{tmp_path}/secret.wav: cannot be read: Permission denied"
 
 
-def test_an_error_late_in_a_long_file_drops_the_whole_of_it(transcriber, alone, tmp_path):
+def test_an_error_late_in_a_long_file_fails_the_whole_file(transcriber, alone, tmp_path):
     samples = 0.1 * np.random.default_rng(0).standard_normal(16000 * 60)
     samples[-100] = np.inf
     soundfile.write(tmp_path / "late.wav", samples, 16000, subtype="FLOAT")
@@ -185,7 +185,7 @@ def test_an_error_late_in_a_long_file_drops_the_whole_of_it(transcriber, alone, 
     }
 
 
-def test_out_of_memory_halves_the_batch_and_goes_on(transcriber, alone, monkeypatch, caplog):
+def test_out_of_memory_halves_the_batch_and_continues(transcriber, alone, monkeypatch, caplog):
     real, sizes = Lane.launch, []
 
     def launch(self, waveforms, alone=False):
@@ -200,7 +200,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(transcriber, alone, monkeypa
     assert run.batch_seconds <= 30 and any(size > 20 for size in sizes) and "out of memory" in caplog.text
 
 
-def test_what_is_too_much_alone_fails_alone(transcriber, alone, monkeypatch):
+def test_an_utterance_too_large_by_itself_fails_alone(transcriber, alone, monkeypatch):
     real = Lane.launch
 
     def launch(self, waveforms, alone=False):
@@ -217,7 +217,7 @@ def test_what_is_too_much_alone_fails_alone(transcriber, alone, monkeypatch):
     }
 
 
-def test_out_of_memory_is_told_from_other_errors():
+def test_out_of_memory_is_distinguished_from_other_errors():
     assert is_out_of_memory(MemoryError()) and is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory."))
     assert is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"))
     assert not is_out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
@@ -242,7 +242,7 @@ def test_inputs_that_fail_end_the_run_with_their_error(transcriber, alone):
         list(transcriber.transcribe_many(utterances()))
 
 
-def test_whatever_a_library_raises_about_a_file_is_of_that_file(transcriber, alone, monkeypatch):
+def test_an_error_of_a_library_is_an_error_of_the_file(transcriber, alone, monkeypatch):
     real, (first, second, *_) = audio.read_blocks, alone
 
     def broken(path, *arguments, **options):
@@ -263,7 +263,7 @@ def test_leaving_early_ends_the_threads(transcriber):
     wait_until(lambda: threading.active_count() == before)
 
 
-def test_stopping_gives_what_was_under_way_and_ends(transcriber, alone):
+def test_stopping_returns_running_batches_and_ends(transcriber, alone):
     run = transcriber.run(Inputs([demo.RECORDINGS] * 100), Options(batch_seconds=4))
     found = []
     for result in run.results():
@@ -272,19 +272,19 @@ def test_stopping_gives_what_was_under_way_and_ends(transcriber, alone):
     assert 1 <= len(found) < 1400 and all(_texts([result]).items() <= alone.items() for result in found)
 
 
-def test_threads_of_torch_are_as_before(transcriber):
+def test_the_number_of_torch_threads_is_restored(transcriber):
     threads = torch.get_num_threads()
     list(transcriber.transcribe_many([demo.RECORDINGS]))
     assert torch.get_num_threads() == threads
 
 
 def _blocked(queue: WeightedQueue) -> int:
-    """How many threads wait for room in a queue, or for items."""
+    """Return how many threads wait for room in a queue, or for items."""
     return len(queue._changed._waiters)
 
 
 class _StuckLane:
-    """Takes batches when it is let."""
+    """A lane that takes batches only once ``go`` is set."""
 
     depth = 0
 
@@ -315,18 +315,18 @@ def test_decoding_runs_ahead_only_as_far_as_the_queues_reach():
     results = pipeline.run(inputs)
     first = threading.Thread(target=lambda: next(results))
     first.start()
-    # the lane is stuck; then the workers are, whose pieces it does not take; then who feeds them
+    # first the lane is stuck, then the workers whose pieces it does not take, then the feeder
     assert lane.is_launching.wait(60)
     wait_until(lambda: _blocked(pipeline._pieces) == 2)
     wait_until(lambda: _blocked(pipeline._waiting) == 1)
-    # a batch that runs, two that wait, two in the hands of workers
+    # a running batch, two waiting batches, and two utterances held by workers
     assert 1 + 2 * 5 + 2 <= len(opened) <= 5 + 2 * 5 + 2 and next(inputs).id == str(len(opened) + 2 * 2 + 1)
     lane.go.set()
     first.join()
     results.close()
 
 
-def test_three_hours_go_through_in_the_memory_of_a_few_pieces():
+def test_three_hours_need_the_memory_of_a_few_pieces():
     class Lane:
         depth = 0
 
@@ -350,11 +350,11 @@ def test_three_hours_go_through_in_the_memory_of_a_few_pieces():
         tracemalloc.stop()
     ids, _ = stitch(sorted(ticket.channels[0], key=lambda piece: piece.start), 0)
     assert len(ids) == (ticket.samples - 400) // 320 + 1 > 535_000
-    # the samples are 345 MB; ids and log-probabilities, which stay, 4.3
+    # the samples are 345 MB; ids and log-probabilities, which are kept, 4.3 MB
     assert peak_bytes < 25e6, f"{peak_bytes / 1e6:.1f} MB"
 
 
-def test_a_model_that_gives_no_numbers_is_an_error_and_no_silence(transcriber, monkeypatch):
+def test_outputs_that_are_not_finite_are_an_error_not_silence(transcriber, monkeypatch):
     real = Lane.launch
 
     def launch(self, waveforms, alone=False):
@@ -368,7 +368,7 @@ def test_a_model_that_gives_no_numbers_is_an_error_and_no_silence(transcriber, m
     assert "the model's outputs are not finite" in result.error and result.transcripts == ()
 
 
-def test_memory_that_is_there_again_a_second_later(transcriber, alone, monkeypatch):
+def test_memory_that_is_free_again_a_second_later(transcriber, alone, monkeypatch):
     monkeypatch.setattr("hubert_fast.transcribe.lanes.RETRY_SECONDS", 0.0)
     real, path = Lane.launch, next(iter(alone))
     failures = iter([True, True, False])
@@ -399,7 +399,7 @@ def test_the_window_holds_back_new_utterances():
     done = 0
     for tickets in pipeline.run(utterances()):
         wait_until(lambda: len(fed) >= min(done + 21, 1000))  # noqa: B023
-        assert len(fed) <= done + 21, "no more than the window is under way"
+        assert len(fed) <= done + 21, "no more than the window is in progress"
         done += len(tickets)
         pipeline.release(len(tickets))
     assert done == 1000
@@ -426,7 +426,7 @@ def test_a_batch_that_is_not_full_does_not_wait_for_a_slow_file(monkeypatch):
 
 
 def test_large_batches_on_a_cpu_have_frames_in_round_numbers(transcriber, monkeypatch):
-    """oneDNN keeps memory for every number of rows; what fills them up is not seen in the results."""
+    """oneDNN keeps memory for every distinct number of rows. The filler does not show in the results."""
     seen = []
     real = type(transcriber.model).argmax_packed
 
@@ -456,18 +456,18 @@ def test_large_batches_on_a_cpu_have_frames_in_round_numbers(transcriber, monkey
         (dict(chunk_seconds=3, overlap_seconds=2), "overlap seconds at most half of them"),
     ],
 )
-def test_options_that_do_not_fit(transcriber, options, message):
+def test_invalid_options(transcriber, options, message):
     with pytest.raises(ValueError, match=message):
         transcriber.transcribe_many([demo.RECORDINGS], **options)
 
 
 @pytest.mark.parametrize("device", ["cpu,1", "cuda:0,0", "cuda:0,x", "cuda,1"])
-def test_devices_that_are_none(device):
+def test_invalid_devices(device):
     with pytest.raises(ValueError, match=r"device|GPUs"):
         Transcriber.from_pretrained(demo.MODEL, device=device)
 
 
-def test_transcribe_file_raises_what_is_wrong(transcriber, tmp_path):
+def test_errors_of_transcribe_file_and_transcribe(transcriber, tmp_path):
     with pytest.raises(AudioError, match="no such file"):
         transcriber.transcribe_file(tmp_path / "gone.wav")
     with pytest.raises(ValueError, match="too short: 399 samples"):
@@ -486,8 +486,8 @@ def test_lanes_of_a_cpu(threads, lanes):
 def test_queue_weights():
     queue = WeightedQueue(10, takers=2)
     assert all(queue.put(item, item) for item in (4, 5))
-    assert queue.take(3) == [4] and queue.take(100) == [5], "one at least, as many as there are at most"
-    assert queue.put(50, 50), "heavier than all, when it is alone"
+    assert queue.take(3) == [4] and queue.take(100) == [5], "at least one, at most as many as there are"
+    assert queue.put(50, 50), "heavier than the capacity, but alone"
     blocked = threading.Thread(target=lambda: queue.put(1, 1))
     blocked.start()
     wait_until(lambda: _blocked(queue) == 1)
@@ -497,19 +497,19 @@ def test_queue_weights():
     for item in range(4):
         queue.put(item, 1)
     queue.close()
-    assert not queue.put(9) and queue.take(100) == [0, 1], "at the end each taker has its share"
+    assert not queue.put(9) and queue.take(100) == [0, 1], "after closing, each taker gets its share"
     assert [queue.take(100) for _ in range(2)] == [[2, 3], None] and queue.is_drained
 
 
 def test_a_lane_waits_for_its_flights_before_it_waits_for_pieces(transcriber, alone, monkeypatch):
-    """As on CUDA, where a batch is launched before the one before it has landed."""
+    """As on CUDA, where a batch is launched before the previous one has landed."""
     for lane in transcriber.lanes:
         monkeypatch.setattr(lane, "depth", 1)
     assert _texts(transcriber.transcribe_many([demo.RECORDINGS], batch_seconds=6)) == alone
 
 
 def test_on_cuda_a_batch_is_copied_once_from_where_it_was_written(transcriber, monkeypatch):
-    """A lane as on CUDA, of which there is only what it calls: streams that note what is done on them, and in which order."""
+    """A lane as on CUDA, with stand-ins for what it calls: streams that record what is done on them, in order."""
     log, blocks, streams = [], [], ["work"]
 
     class Stream:
@@ -544,7 +544,7 @@ def test_on_cuda_a_batch_is_copied_once_from_where_it_was_written(transcriber, m
 
     def argmax_packed(audio):
         log.append(f"model on {streams[-1]}")
-        assert audio.samples.data_ptr() == blocks[0].data_ptr(), "the model's memory is what the waveforms were written to"
+        assert audio.samples.data_ptr() == blocks[0].data_ptr(), "the model reads the memory that the waveforms were written to"
         return type(model).argmax_packed(model, audio)
 
     waveforms = [np.random.randn(length).astype(np.float32) for length in (8000, 400, 5001)]

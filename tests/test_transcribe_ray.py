@@ -1,4 +1,4 @@
-"""Ray Data as the engine: the same results, each written once, also when an actor dies."""
+"""Ray Data as the engine: the same results, each written once, even if an actor dies."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def cluster():
 
 
 def _actors() -> list[int]:
-    """Processes of actors at work in the cluster that this process started, whatever others run on the machine."""
+    """Return the processes of actors in the cluster that this process started, whatever else runs on the machine."""
     listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
     rows = [line.split(None, 2) for line in listed.splitlines()]
     parents = {int(pid): int(parent) for pid, parent, _ in rows}
@@ -43,7 +43,7 @@ def _actors() -> list[int]:
     return [int(pid) for pid, _, command in rows if "ray::" in command and "MapWorker" in command and is_ours(int(pid))]
 
 
-def test_an_actor_that_is_killed_loses_nothing_and_doubles_nothing(cluster, monkeypatch):
+def test_a_killed_actor_loses_and_duplicates_nothing(cluster, monkeypatch):
     monkeypatch.setattr(ray_engine, "BLOCK_UTTERANCES", 4)
     transcriber = Transcriber.from_pretrained(demo.MODEL, device="cpu", dtype="float32")
     expected = {str(path): transcriber.transcribe_file(path).text for path in (each.path for each in demo.recordings())}
@@ -55,7 +55,7 @@ def test_an_actor_that_is_killed_loses_nothing_and_doubles_nothing(cluster, monk
         found.append(result)
         if len(found) == 8:
             actors = _actors()
-            assert len(actors) == 2, f"two actors were to be at work: {actors}"
+            assert len(actors) == 2, f"expected two actors: {actors}"
             os.kill(actors[0], signal.SIGKILL)
     assert sorted(int(result.utterance.id) for result in found) == list(range(len(paths)))
     assert all(result.error is None and result.transcripts[0].text == expected[result.utterance.audio] for result in found)

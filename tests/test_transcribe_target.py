@@ -1,4 +1,4 @@
-"""Where an output goes and in which format: what its name says, what options say, and what is refused before anything runs."""
+"""Where an output goes and in which format: what names and options determine, and what is refused before anything runs."""
 
 import contextlib
 import io
@@ -71,8 +71,8 @@ def test_names_that_are_refused(tmp_path, name, format, message):
 
 
 @pytest.mark.parametrize("name", ["out.cvs", "out.xml", "out.jsonl.gz", "out.wav"])
-def test_they_are_refused_before_anything_runs(tmp_path, capsys, name):
-    """The line is the only one: no model was loaded, which would have been said."""
+def test_bad_names_are_refused_before_anything_runs(tmp_path, capsys, name):
+    """There is only one line: loading a model would have printed another."""
     assert main(["transcribe", STEPS, "-o", str(tmp_path / name)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert name in line and ".jsonl, .txt, .tsv, .csv, .json" in line and not list(tmp_path.iterdir())
@@ -102,7 +102,7 @@ def test_a_shard_of_an_output_keeps_the_format_of_its_name(tmp_path):
         Target.of(f"{tmp_path}/out.log", None, Inputs(["a", "b"]), Shard(2, 3))
 
 
-def test_a_name_without_an_ending_gets_json_lines_and_a_word(tmp_path, capsys):
+def test_a_name_without_a_suffix_gets_json_lines_and_a_message(tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["transcribe", STEPS, "-o", str(out), *FLOAT32]) == 0
     assert f"neither the name {out} nor --format determines the format: writing jsonl" in capsys.readouterr().err
@@ -113,7 +113,7 @@ def test_json_is_one_document_after_each_run(tmp_path):
     out, second = tmp_path / "out.json", str(demo.RECORDINGS / "pi.wav")
     assert main(["transcribe", "/no/such.wav", "-o", str(out), *FLOAT32]) == 1
     assert out.read_text() == "[]\n"
-    assert main(["transcribe", STEPS, "-o", str(out), *FLOAT32]) == 1, "the failure of the first run is told again"
+    assert main(["transcribe", STEPS, "-o", str(out), *FLOAT32]) == 1, "the failure of the first run still counts"
     assert [row["text"] for row in json.loads(out.read_text())] == ["MOVE FORWARD ELEVEN STEPS"]
     main(["transcribe", STEPS, second, "-o", str(out), *FLOAT32])
     assert [row["id"] for row in json.loads(out.read_text())] == [STEPS, second]
@@ -134,7 +134,7 @@ def test_csv_and_textgrid_from_end_to_end(tmp_path):
 
 
 class Full(io.RawIOBase):
-    """Takes so many bytes, then nothing."""
+    """A file that takes a limited number of bytes."""
 
     def __init__(self, room):
         self.room, self.taken = room, b""
@@ -153,7 +153,7 @@ def _result(text):
     return Result(Utterance(text, text), (Transcript(text, 1.0),))
 
 
-def test_a_stream_of_json_is_a_document_however_it_ends():
+def test_a_json_stream_is_a_complete_document_however_it_ends():
     for count in range(3):
         for ends in ("finish", "close"):
             file = io.BytesIO()
@@ -165,7 +165,7 @@ def test_a_stream_of_json_is_a_document_however_it_ends():
             assert [row["text"] for row in json.loads(file.getvalue())] == [f"{index}" for index in range(count)]
 
 
-def test_a_stream_whose_reader_left_ends_as_it_is():
+def test_a_stream_whose_reader_left():
     file = Full(10)
     stream = Stream(file, FORMATS["json"], bare=False)
     with pytest.raises(BrokenPipeError):
@@ -215,7 +215,7 @@ def test_an_output_without_a_name_is_refused(name):
 
 
 def test_a_journal_that_cannot_be_written_is_an_error_of_the_system(tmp_path):
-    """SQLite says "unable to open database file" for all of them."""
+    """SQLite would say "unable to open database file" whatever the reason."""
     with pytest.raises(FileNotFoundError) as error:
         Journal(tmp_path / "gone" / "x.journal")
     assert Path(error.value.filename) == tmp_path / "gone" / "x.journal"
@@ -227,7 +227,7 @@ def _with_reference(tmp_path, text="move forward eleven stairs"):
 
 
 @pytest.mark.parametrize("normalizer, errors, words", [("none", 4, 4), ("basic", 1, 4), ("english", 1, 4)])
-def test_the_normalizer_is_named_with_the_rate(tmp_path, capsys, normalizer, errors, words):
+def test_the_error_rate_names_the_normalizer(tmp_path, capsys, normalizer, errors, words):
     pytest.importorskip("jiwer", reason="jiwer counts the word errors")
     if normalizer == "english":
         pytest.importorskip("transformers", reason="the normaliser is transformers'")
@@ -244,19 +244,19 @@ def test_word_errors_of_two_normalizers_are_not_added_up(tmp_path, capsys):
     command = _with_reference(tmp_path)
     assert main(command) == 0
     assert main([*command, "--normalizer", "none"]) == 2
-    told = "were counted with the normalizer basic, not none: continue with --normalizer basic, or start over with --overwrite"
-    assert told in capsys.readouterr().err
+    error = "were counted with the normalizer basic, not none: continue with --normalizer basic, or start over with --overwrite"
+    assert error in capsys.readouterr().err
     assert main(command) == 0 and main([*command, "--normalizer", "none", "--overwrite"]) == 0
     assert main(command) == 2 and "were counted with the normalizer none, not basic" in capsys.readouterr().err
 
 
-def test_without_references_any_normalizer_goes_on(tmp_path):
+def test_without_references_the_normalizer_may_change(tmp_path):
     out = str(tmp_path / "out.jsonl")
     for normalizer in ("basic", "none", "basic"):
         assert main(["transcribe", STEPS, "-o", out, "--normalizer", normalizer, *FLOAT32]) == 0
 
 
-def test_a_journal_without_the_settings_of_today_goes_on(tmp_path):
+def test_a_journal_that_lacks_newer_settings_can_be_continued(tmp_path):
     command = _with_reference(tmp_path)
     assert main(command) == 0
     with contextlib.closing(sqlite3.connect(tmp_path / "out.jsonl.journal")) as journal:
@@ -264,12 +264,12 @@ def test_a_journal_without_the_settings_of_today_goes_on(tmp_path):
         del settings["normalizer"], settings["keep truncated"]
         journal.execute("UPDATE meta SET value = ? WHERE name = 'settings'", (json.dumps(settings),))
         journal.commit()
-    assert main([*command, "--normalizer", "none"]) == 2  # the one that there was is basic
+    assert main([*command, "--normalizer", "none"]) == 2  # older journals used basic
     assert main(command) == 0
-    assert main([*command, "--keep-truncated"]) == 2, "it is noted from then on"
+    assert main([*command, "--keep-truncated"]) == 2, "the setting is recorded from then on"
 
 
-def test_notes_are_said_and_counted(capsys):
+def test_notes_are_printed_and_counted(capsys):
     def noted(count, where, quiet=False):
         progress = Progress(quiet=quiet, most_failures=None, notes_file=where)
         for index in range(count):
@@ -281,8 +281,8 @@ def test_notes_are_said_and_counted(capsys):
     assert len(noted(20, "out.jsonl")) == 20
     lines = noted(30, "out.jsonl")
     assert len(lines) == 21 and lines[-1] == "hubert-fast: further notes are written only to out.jsonl"
-    assert len(noted(30, None)) == 30, "nothing else has them"
+    assert len(noted(30, None)) == 30, "no file has them"
     assert noted(30, "out.jsonl", quiet=True) == []
-    said = []
-    report_summary(Summary("out", "none", "none", "none", with_notes_this_run=2), said.append, None)
-    assert said == ["2 inputs with notes: decoding worked around faults in the files"]
+    lines = []
+    report_summary(Summary("out", "none", "none", "none", with_notes_this_run=2), lines.append, None)
+    assert lines == ["2 inputs with notes: decoding worked around faults in the files"]
