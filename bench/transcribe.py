@@ -32,10 +32,11 @@ from hubert_fast.benchmark.providers import their_pipeline
 from hubert_fast.benchmark.rows import append, origin, percentiles
 from hubert_fast.transcribe import Inputs, Options, Transcriber
 from hubert_fast.transcribe.formats import JSON_LINES
-from hubert_fast.transcribe.job import Job, Paths, Summary, open_journal
+from hubert_fast.transcribe.job import Job, Summary
 from hubert_fast.transcribe.progress import Progress
 from hubert_fast.transcribe.scoring import score
 from hubert_fast.transcribe.sinks import Rows
+from hubert_fast.transcribe.target import Paths, open_journal
 
 RESULTS = Path(__file__).resolve().parent / "results"
 OURS, MODEL_ALONE = "hubert_fast, files to text", "hubert_fast, model alone"

@@ -21,7 +21,7 @@ from .transcribe.command import load_transcriber, run_command
 
 
 def transcribe(options: argparse.Namespace) -> int:
-    """Run ``hubert-fast transcribe``: see :mod:`.transcribe.command`."""
+    """Run ``hubert-fast transcribe``: see ``transcribe.command``."""
     return run_command(options)
 
 
@@ -90,14 +90,14 @@ def convert(options: argparse.Namespace) -> int:
 
 
 def bench(options: argparse.Namespace) -> int:
-    """Run ``hubert-fast bench``: see :mod:`.benchmark.command`."""
+    """Run ``hubert-fast bench``: see ``benchmark.command``."""
     from .benchmark.command import run
 
     return run(options)
 
 
 def check(options: argparse.Namespace) -> int:
-    """Run ``hubert-fast check``: see :mod:`.check.command`."""
+    """Run ``hubert-fast check``: see ``check.command``."""
     from .check.command import run
 
     return run(options)

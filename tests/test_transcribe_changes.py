@@ -17,11 +17,11 @@ from hubert_fast.ctc import Word
 from hubert_fast.jobs.inputs import Shard
 from hubert_fast.jobs.journal import MISSING, Errors, Journal, JournalError, Row, Stamp
 from hubert_fast.transcribe import Inputs, Result, Transcript, Utterance, row_file, sinks
-from hubert_fast.transcribe.job import Job, OutputError, Paths
+from hubert_fast.transcribe.job import Job, OutputError
 from hubert_fast.transcribe.progress import report_summary
 from hubert_fast.transcribe.row_file import RowFile
 from hubert_fast.transcribe.summary import Summary
-from hubert_fast.transcribe.target import Target
+from hubert_fast.transcribe.target import Paths, Target
 
 
 class Engine:

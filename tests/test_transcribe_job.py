@@ -25,8 +25,9 @@ from hubert_fast.audio import load
 from hubert_fast.cli import main
 from hubert_fast.jobs.journal import Errors, Journal, JournalError
 from hubert_fast.transcribe import Options, Transcriber
-from hubert_fast.transcribe.job import Paths, fingerprint, settings_of
+from hubert_fast.transcribe.job import fingerprint, settings_of
 from hubert_fast.transcribe.lanes import Lane
+from hubert_fast.transcribe.target import Paths
 
 ROOT = Path(__file__).parent.parent
 COMMAND = [sys.executable, "-m", "hubert_fast", "transcribe"]

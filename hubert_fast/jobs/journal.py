@@ -4,7 +4,7 @@ Rows of output are written and synced before the journal says so in one transact
 then has. Anything in an output beyond that size was uncommitted when the run was killed: it is cut off, and done again.
 
 For each utterance the journal records size and modification time of its file, from before the file was read, and the
-position of its rows. If the file changes, the utterance is done again and its old rows are removed, see :mod:`.row_file`.
+position of its rows. If the file changes, the utterance is done again and its old rows are removed, see ``row_file``.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Errors(NamedTuple):
 
 
 class Totals(NamedTuple):
-    """Sums over all utterances in a journal. with_notes: utterances with at least one note."""
+    """Sums over all utterances in a journal; ``with_notes`` counts those with at least one note."""
 
     transcribed: int
     failed: int
@@ -106,7 +106,8 @@ class Row(NamedTuple):
 class Journal:
     """An SQLite file that only one run at a time can open; a temporary one if ``path`` is ``None``. Thread-safe.
 
-    Raises :class:`JournalError` if another run has it open, or if the file is not a journal.
+    Raises:
+        JournalError: If another run has it open, or if the file is not a journal.
     """
 
     def __init__(self, path: Path | None):
@@ -154,7 +155,7 @@ class Journal:
         self.commit({})
 
     def keep_settings(self, settings: Mapping[str, Any]) -> None:
-        """Replace the settings by compatible ones; durable after the next :meth:`commit`."""
+        """Replace the settings by compatible ones; durable after the next ``commit``."""
         self._execute("INSERT OR REPLACE INTO meta VALUES ('settings', ?)", (json.dumps(settings),))
 
     def __contains__(self, key: bytes) -> bool:
@@ -178,9 +179,10 @@ class Journal:
         row: Row | None = None,
         notes: int = 0,
     ) -> None:
-        """Record that an utterance is done; durable after the next :meth:`commit`.
+        """Record that an utterance is done; durable after the next ``commit``.
 
-        stamp: of its file, ``None`` if unknown. row: position of its rows, ``None`` if it has a file of its own.
+        ``stamp`` is that of its file, ``None`` if unknown. ``row`` is the position of its rows, ``None`` if they are in a file
+        of their own.
         """
         position = (None, None, None) if row is None else (row.start, row.bytes, row.checksum)
         values = (key, failed, audio_seconds, *errors, *(stamp or (None, None)), *position, notes)
@@ -217,7 +219,7 @@ class Journal:
         self.commit({file: size})
 
     def is_swapping(self, file: str) -> bool:
-        """Return whether a swap was begun by :meth:`begin_swap` and is not known to be complete."""
+        """Return whether a swap was begun by ``begin_swap`` and is not known to be complete."""
         return bool(self._execute("SELECT 1 FROM meta WHERE name = ?", (f"swap of {file}",)))
 
     def end_swap(self, file: str) -> None:

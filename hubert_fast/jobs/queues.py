@@ -14,8 +14,11 @@ Item = TypeVar("Item")
 class WeightedQueue(Generic[Item]):
     """A first-in, first-out queue between threads, bounded by the total weight of its items.
 
-    An item heavier than ``capacity`` is accepted when the queue is empty. takers: threads that share the remaining items once
-    the queue is closed.
+    An item heavier than ``capacity`` is accepted when the queue is empty.
+
+    Args:
+        capacity: The most that the items may weigh together.
+        takers: Number of threads that share the remaining items once the queue is closed.
     """
 
     def __init__(self, capacity: float, takers: int = 1):
@@ -38,8 +41,10 @@ class WeightedQueue(Generic[Item]):
     def take(self, weight: float = 1, *, wait: bool = True, linger_seconds: float = 0.0) -> list[Item] | None:
         """Take items of up to ``weight`` in total, but at least one; return ``None`` if no more will come.
 
-        wait: wait for the first item; otherwise return an empty list if the queue holds less than ``weight``.
-        linger_seconds: once there is an item, wait this long for the rest of the weight.
+        Args:
+            weight: The most that the items may weigh together.
+            wait: Wait for the first item; otherwise return an empty list if the queue holds less than ``weight``.
+            linger_seconds: Once there is an item, wait this long for the rest of the weight.
         """
         with self._changed:
             if not wait and self._held < min(weight, self.capacity) and not self._closed:

@@ -4,15 +4,23 @@ from importlib import import_module as _import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..jobs.inputs import Inputs, Shard, Utterance
-    from .transcriber import Options, Result, Transcriber, Transcript
-
-__all__ = ["Inputs", "Options", "Result", "Shard", "Transcriber", "Transcript", "Utterance"]
+    from ..jobs.inputs import Inputs
+    from ..jobs.utterances import Shard, Utterance
+    from .options import Options
+    from .results import Result, Transcript
+    from .transcriber import Transcriber
 
 # Loaded on first use, so that the command line can read the table of formats without importing torch.
-_HOMES = dict.fromkeys(("Inputs", "Shard", "Utterance"), "..jobs.inputs") | dict.fromkeys(
-    ("Options", "Result", "Transcriber", "Transcript"), ".transcriber"
-)
+_HOMES = {
+    "Inputs": "..jobs.inputs",
+    "Options": ".options",
+    "Result": ".results",
+    "Shard": "..jobs.utterances",
+    "Transcriber": ".transcriber",
+    "Transcript": ".results",
+    "Utterance": "..jobs.utterances",
+}
+__all__ = ["Inputs", "Options", "Result", "Shard", "Transcriber", "Transcript", "Utterance"]
 
 
 def __getattr__(name: str) -> object:

@@ -20,9 +20,12 @@ import numpy as np
 class Cutter:
     """Cuts recordings into pieces.
 
-    frames: L, the frames of a piece. overlap: V, the frames that consecutive pieces share.
-    hop, field: samples from one frame to the next, and samples that one frame covers, both at the model's
-        ``sample_rate_hz``.
+    Attributes:
+        frames: L, the frames of a piece.
+        overlap: V, the frames that consecutive pieces share.
+        hop: Samples from one frame to the next.
+        field: Samples that one frame covers.
+        sample_rate_hz: Sampling rate of the model.
     """
 
     frames: int
@@ -40,7 +43,11 @@ class Cutter:
 
     @classmethod
     def of_seconds(cls, chunk: float, overlap: float, sample_rate_hz: int, hop: int, field: int) -> Cutter:
-        """Convert seconds to frames. Raises ``ValueError`` if the overlap is more than half of the chunk."""
+        """Convert seconds to frames.
+
+        Raises:
+            ValueError: If the overlap is more than half of the chunk, or the chunk is too short for a frame.
+        """
         if not 0 <= 2 * overlap <= chunk or not chunk * sample_rate_hz >= field:
             raise ValueError(
                 f"chunk seconds must be at least {field / sample_rate_hz:g}, and overlap seconds at most half of them, but "

@@ -22,18 +22,29 @@ from ..jobs.journal import JournalError
 from ..jobs.manifests import ManifestError
 from ..packed import is_on_kernels
 from . import formats, normalizers, ray_engine
-from .job import NORMALIZER, Engine, Job, OutputError, settings_of
+from .job import Engine, Job, OutputError, settings_of
+from .options import Options
 from .progress import MOST_FAILURES_SHOWN, Progress, report_summary
 from .ray_engine import Cluster, RayRun
 from .summary import Summary, write_summary
-from .target import Sinks, Target
-from .transcriber import Options, Transcriber
+from .target import NORMALIZER, Sinks, Target
+from .transcriber import Transcriber
 
 SIGNALS: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
 
 def load_transcriber(model: str | Path, device: str, dtype: str, report: Callable[[str], None] = say) -> Transcriber:
-    """Load the model for a command. Raises ``CannotRunError`` if that fails. report: receives messages for the user."""
+    """Load the model for a command.
+
+    Args:
+        model: Hub name or folder.
+        device: As for ``Transcriber.from_pretrained``.
+        dtype: As for ``Transcriber.from_pretrained``.
+        report: Called with messages for the user.
+
+    Raises:
+        CannotRunError: If the model cannot be loaded or run.
+    """
     if not os.path.isdir(model):
         from huggingface_hub.utils import logging as hub_logging
 
@@ -109,7 +120,7 @@ def _load(options: argparse.Namespace, report: Callable[[str], None]) -> Transcr
 
 
 def run_command(options: argparse.Namespace) -> int:
-    """Run the command and turn expected errors into a one-line :class:`CannotRunError`."""
+    """Run the command and turn expected errors into a one-line ``CannotRunError``."""
     try:
         return run(options)
     except (ValueError, JournalError, ManifestError) as error:
@@ -136,7 +147,7 @@ def _run_options(options: argparse.Namespace) -> Options:
 
 @contextlib.contextmanager
 def _reported_failures(target: Target) -> Iterator[None]:
-    """Turn errors that end a run into a one-line :class:`CannotRunError`."""
+    """Turn errors that end a run into a one-line ``CannotRunError``."""
     hint = "" if target.paths is None else "; finished results are kept, and the same command continues from there"
     try:
         yield

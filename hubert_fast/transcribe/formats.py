@@ -17,7 +17,7 @@ from .textgrid import textgrid
 
 if TYPE_CHECKING:
     from ..ctc import Word
-    from .transcriber import Result, Transcript
+    from .results import Result, Transcript
 
 LINE_CHARACTERS, LINES = 42, 2  # of a subtitle
 CUE_SECONDS, PAUSE_SECONDS = 7.0, 0.8
@@ -166,8 +166,10 @@ def _escaped(text: str) -> str:
 class Format:
     """An output format.
 
-    suffix: of file names, without the dot. description: shown by ``--help``.
-    is_json: rows are JSON, so they can carry notes and escape file names that are not UTF-8.
+    Attributes:
+        suffix: Suffix of file names, without the dot.
+        description: Shown by ``--help``.
+        is_json: Whether rows are JSON, so that they can carry notes and escape file names that are not UTF-8.
     """
 
     suffix: str
@@ -179,8 +181,11 @@ class Format:
 class RowFormat(Format):
     """A format that holds all utterances in one file.
 
-    text: returns the rows of a result. head: begins the file, such as the header of a table. between: separates the rows of
-    consecutive results. tail: ends the file, and is absent while a run is writing.
+    Attributes:
+        text: Returns the rows of a result.
+        head: Begins the file, for instance with the header of a table.
+        between: Separates the rows of consecutive results.
+        tail: Ends the file; absent while a run is writing.
     """
 
     text: Callable[[Result], str]
@@ -189,7 +194,7 @@ class RowFormat(Format):
     tail: str = ""
 
     def end(self, is_empty: bool) -> str:
-        """Return what ends the file. is_empty: the file has no rows."""
+        """Return what ends the file. A tail that begins on a new line does not do so if the file has no rows."""
         return self.tail.lstrip() if is_empty else self.tail
 
 
@@ -197,7 +202,8 @@ class RowFormat(Format):
 class FileFormat(Format):
     """A format with a file for each transcript.
 
-    text: returns the file's content, given a transcript and its offset in the recording in seconds.
+    Attributes:
+        text: Returns the file's content, given a transcript and its offset in the recording in seconds.
     """
 
     text: Callable[[Transcript, float], str]

@@ -9,26 +9,25 @@ import sqlite3
 import threading
 import time
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
 from ..jobs.inputs import Inputs, Shard, Utterance
-from ..jobs.journal import MISSING, Errors, Journal, JournalError, Stamp
+from ..jobs.journal import MISSING, Errors, Journal, Stamp
 from . import normalizers, scoring, sinks
 from .formats import error_row
+from .options import Options
+from .results import Result
 from .row_file import RowFile
 from .summary import Summary
-from .transcriber import Options, Result, Transcriber
+from .transcriber import Transcriber
 
 COMMIT_SECONDS = 1.0  # commit interval: the most work that a kill can lose
-NORMALIZER = "normalizer"  # the name of a setting that only matters once references have been scored
 
 
 class Engine(Protocol):
-    """Turns utterances into results: :class:`.transcriber.Run`, or :class:`.ray_engine.RayRun` on a cluster."""
+    """Turns utterances into results: ``transcriber.Run``, or ``ray_engine.RayRun`` on a cluster."""
 
     @property
     def batch_seconds(self) -> float: ...
@@ -44,28 +43,6 @@ class Progress(Protocol):
     def done(self, result: Result, audio_seconds: float) -> None: ...
 
     def skip(self) -> None: ...
-
-
-@dataclass(frozen=True)
-class Paths:
-    """The files that belong to an output ``OUT``: ``OUT.journal``, ``OUT.errors.jsonl`` and ``OUT.summary.json``."""
-
-    output: Path
-
-    def _beside(self, suffix: str) -> Path:
-        return self.output.with_name(self.output.name + suffix)
-
-    @property
-    def journal(self) -> Path:
-        return self._beside(".journal")
-
-    @property
-    def errors(self) -> Path:
-        return self._beside(".errors.jsonl")
-
-    @property
-    def summary(self) -> Path:
-        return self._beside(".summary.json")
 
 
 def fingerprint(transcriber: Transcriber) -> str:
@@ -95,51 +72,13 @@ def settings_of(transcriber: Transcriber, dtype: str, options: Options, format: 
     }
 
 
-def open_journal(paths: Paths, settings: dict[str, Any], overwrite: bool) -> Journal:
-    """Open the journal of an output, either new or left by an earlier run with the same settings.
-
-    Raises :class:`JournalError` if the output exists without a journal, has other settings, or is in use by another run.
-    """
-    journal = Journal(paths.journal)
-    try:
-        before = journal.settings()
-        if before is None and paths.output.is_file() and paths.output.stat().st_size and not overwrite:
-            raise JournalError(f"{paths.output} exists already; --overwrite replaces it")
-        if before is None or overwrite:
-            journal.begin(settings)
-            return journal
-        _compare(paths.output, journal, before, settings)
-        return journal
-    except BaseException:
-        journal.close()
-        raise
-
-
-def _compare(output: Path, journal: Journal, before: dict[str, Any], settings: dict[str, Any]) -> None:
-    """Raise ``JournalError`` if settings differ from the journal's. Settings that an old journal lacks are added to it."""
-    known = {NORMALIZER: normalizers.DEFAULT} | before
-    if not any(journal.totals().errors):  # nothing has been scored yet
-        known.pop(NORMALIZER)
-    changed = [name for name, value in settings.items() if name in known and known[name] != value]
-    if changed == [NORMALIZER]:
-        raise JournalError(
-            f"word errors of {output} were counted with the normalizer {known[NORMALIZER]}, not {settings[NORMALIZER]}: "
-            f"continue with --normalizer {known[NORMALIZER]}, or start over with --overwrite"
-        )
-    if changed:
-        differences = "; ".join(f"{name} was {known[name]}, is {settings[name]}" for name in changed)
-        raise JournalError(f"{output} was created with other settings ({differences}); --overwrite starts over")
-    if before != before | settings:
-        journal.keep_settings(before | settings)
-
-
 class OutputError(Exception):
     """An output could not be written; the message says which and why."""
 
 
 @contextlib.contextmanager
 def writing(name: str) -> Iterator[None]:
-    """Raise :class:`OutputError` for errors of writing, to tell them from errors of reading and computing."""
+    """Raise ``OutputError`` for errors of writing, to tell them from errors of reading and computing."""
     try:
         yield
     except BrokenPipeError:
@@ -153,9 +92,14 @@ def writing(name: str) -> Iterator[None]:
 class Job:
     """Transcribes the inputs that are not done yet. Runs once.
 
-    output: receives the transcripts. failures: receives a row for each failure; without it, only ``progress`` hears of them.
-    journal: records what is done; by default a temporary one, so that inputs named twice are still done once.
-    normalizer: applied before texts are compared with references, see :mod:`.normalizers`.
+    Args:
+        inputs: What to transcribe.
+        output: Receives the transcripts.
+        summary: Receives the counts.
+        progress: Receives the outcome of each utterance.
+        journal: Records what is done; by default a temporary one, so that inputs named twice are still done once.
+        failures: Receives a row for each failure; without it, only ``progress`` hears of them.
+        normalizer: Applied before texts are compared with references, see ``normalizers``.
     """
 
     def __init__(
@@ -197,7 +141,8 @@ class Job:
     def run(self, engine: Engine) -> Summary:
         """Write every result and keep the journal. Committed results survive a failure.
 
-        Raises :class:`OutputError` if something cannot be written, and whatever the engine raises.
+        Raises:
+            OutputError: If something cannot be written. Whatever the engine raises is passed on.
         """
         start, ended = time.monotonic(), threading.Event()
         committer = threading.Thread(target=self._commit_regularly, args=(ended, engine), daemon=True)

@@ -47,20 +47,28 @@ class Flight:
 class Lane:
     """A model that runs one batch after another.
 
-    threads, all_threads: PyTorch threads to use on a CPU, while other lanes are busy and while none is. Both or neither.
-    depth: how many batches may be in progress before the first one is waited for.
+    Args:
+        model: The model, on the lane's device.
+        normalize: Whether waveforms are normalized to zero mean and unit variance.
+        threads: PyTorch threads to use on a CPU while other lanes are busy; ``None`` leaves PyTorch's setting alone.
+        all_threads: PyTorch threads to use on a CPU while no other lane is busy.
     """
 
     def __init__(self, model: HubertForCTC, normalize: bool, threads: int | None = None, all_threads: int | None = None):
         self.model, self.normalize, self.threads, self.all_threads = model, normalize, threads, all_threads
         self.device = model.device
-        self.depth = 1 if self.device.type == "cuda" else 0
+        self.depth = 1 if self.device.type == "cuda" else 0  # batches in progress before the first one is waited for
         self._batches = 0
         self._copies = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
 
     @torch.inference_mode()
     def launch(self, waveforms: Sequence[np.ndarray], alone: bool = False) -> Flight:
-        """Start a batch of waveforms ``[S_i]``; on CUDA, return before it is done. alone: no other lane is busy."""
+        """Start a batch of waveforms ``[S_i]``; on CUDA, return before it is done.
+
+        Args:
+            waveforms: The batch.
+            alone: Whether no other lane is busy.
+        """
         if self.threads is not None and self.all_threads is not None:
             torch.set_num_threads(self.all_threads if alone else self.threads)
         counts = self.model.frame_counts(torch.tensor([len(waveform) for waveform in waveforms])).tolist()

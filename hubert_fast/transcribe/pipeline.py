@@ -36,8 +36,15 @@ Decode = Callable[[Utterance, Callable[[str], None]], Iterable[np.ndarray]]
 class Ticket:
     """An utterance in progress.
 
-    channels: for each channel, the frames of the pieces that have run. samples: decoded so far, per channel. pending: pieces
-    in progress. notes: faults in the file that decoding worked around. is_cut: whether all pieces have been cut.
+    Attributes:
+        number: Position among the inputs.
+        utterance: What to transcribe.
+        channels: For each channel, the frames of the pieces that have run.
+        samples: Samples per channel decoded so far.
+        pending: Number of pieces in progress.
+        notes: Faults in the file that decoding worked around.
+        error: Why the utterance failed.
+        is_cut: Whether all pieces have been cut.
     """
 
     number: int
@@ -71,10 +78,15 @@ class Piece:
 
 
 class Pipeline:
-    """Passes utterances through the stages, once; :meth:`run` yields them as they are completed.
+    """Passes utterances through the stages, once; ``run`` yields them as they are completed.
 
-    decode: yields the blocks ``[C, S]`` of an utterance, passes notes to its second argument, and raises ``AudioError``.
-    batch_samples: samples in a batch; halved when memory runs out. window: how many utterances may be in progress.
+    Args:
+        lanes: Run the batches, each in a thread.
+        decode: Yields the blocks ``[C, S]`` of an utterance, passes notes to its second argument, and raises ``AudioError``.
+        cutter: Cuts recordings into pieces.
+        workers: Number of threads that decode.
+        batch_samples: Samples in a batch; halved when memory runs out.
+        window: How many utterances may be in progress.
     """
 
     def __init__(self, lanes: Sequence[Lane], decode: Decode, cutter: Cutter, *, workers: int, batch_samples: int, window: int):
@@ -93,7 +105,7 @@ class Pipeline:
     def run(self, utterances: Iterable[Utterance]) -> Iterator[list[Ticket]]:
         """Yield completed tickets, several at a time, in the order of completion.
 
-        Raises what ``utterances`` or a lane raises, after yielding the tickets completed by then.
+        If ``utterances`` or a lane raises, raise the same after yielding the tickets completed by then.
         """
         threads = [self._start(self._feed, utterances)]
         threads += [self._start(self._decode_all) for _ in range(self._threads_left["decode"])]

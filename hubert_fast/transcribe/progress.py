@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from ..console import say
 from ..jobs.inputs import Inputs
+from .results import Result
 from .summary import Summary
-from .transcriber import Result
 
 LINE_SECONDS = 30.0
 MOST_FAILURES_SHOWN = MOST_NOTES_SHOWN = 20
@@ -21,8 +21,11 @@ MOST_FAILURES_SHOWN = MOST_NOTES_SHOWN = 20
 class Progress:
     """Counts results and shows how far the run is.
 
-    most_failures: how many failures to print; ``None`` prints all. failures_file: the file that lists all failures.
-    notes_file: the file that has all notes; with it, only the first ``MOST_NOTES_SHOWN`` are printed.
+    Args:
+        quiet: Show no progress and no notes.
+        most_failures: How many failures to print; ``None`` prints all.
+        failures_file: The file that lists all failures.
+        notes_file: The file that has all notes; with it, only the first ``MOST_NOTES_SHOWN`` are printed.
     """
 
     def __init__(
@@ -108,7 +111,13 @@ def duration(seconds: float) -> str:
 
 
 def report_summary(summary: Summary, report: Callable[[str], None], failures: str | None) -> None:
-    """Report the outcome of a run, line by line. failures: the file that lists all failures."""
+    """Report the outcome of a run, line by line.
+
+    Args:
+        summary: The outcome.
+        report: Called with each line.
+        failures: The file that lists all failures, if any.
+    """
     done, failed = summary.transcribed_this_run, summary.failed_this_run
     if summary.already_done:
         report(f"{_inputs(summary.already_done)} {'was' if summary.already_done == 1 else 'were'} already done")

@@ -21,7 +21,9 @@ import numpy as np
 
 from ..hub import first_line
 from ..jobs.inputs import Utterance
-from .transcriber import Options, Result, Transcriber
+from .options import Options
+from .results import Result
+from .transcriber import Transcriber
 
 BLOCK_UTTERANCES = 64  # the unit of an actor's work, repeated if the actor dies
 WAVE_UTTERANCES = 16_384  # handed to Ray at a time, so that the inputs are never all in memory
@@ -37,8 +39,10 @@ def why_not() -> str | None:
 class Cluster:
     """Which Ray cluster to use, and how much of it.
 
-    address: as for ``ray.init``; ``None`` uses the running cluster or starts a local one. actors: number of actors; by
-    default one for each GPU, or for every four cores if there is none. cpus: cores of an actor that runs on the CPU.
+    Attributes:
+        address: As for ``ray.init``; ``None`` uses the running cluster or starts a local one.
+        actors: Number of actors; by default one for each GPU, or for every four cores if there is none.
+        cpus: Cores of an actor that runs on the CPU.
     """
 
     address: str | None = None
@@ -49,8 +53,9 @@ class Cluster:
 def connect(cluster: Cluster, device: str) -> bool:
     """Connect to the cluster; return False if this process was connected already.
 
-    Raises ``ValueError`` for a device that actors cannot use, ``RuntimeError`` if no cluster can be reached, or none with the
-    GPU that was requested.
+    Raises:
+        ValueError: If actors cannot use the device.
+        RuntimeError: If no cluster can be reached, or the device is cuda and the cluster has no GPU.
     """
     import ray
 
@@ -96,13 +101,14 @@ class RayRun:
         self.batch_seconds = options.batch_seconds or 0.0  # 0: each actor chooses its own
 
     def stop(self) -> None:
-        """Stop: :meth:`results` ends after the current block."""
+        """Stop: ``results`` ends after the current block."""
         self._stopped = True
 
     def results(self) -> Generator[Result, None, None]:
         """Yield a result for each utterance.
 
-        Raises ``RuntimeError`` if the actors of a block keep dying, or the cluster is lost.
+        Raises:
+            RuntimeError: If the actors of a block keep dying, or the cluster is lost.
         """
         import ray
 

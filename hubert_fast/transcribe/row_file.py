@@ -32,10 +32,18 @@ def sync_path(path: Path) -> None:
 
 
 class RowFile:
-    """A file that rows are appended to. The journal records its size under its ``role``.
+    """A file that rows are appended to. The journal records its size under its role.
 
-    is_optional: the file may be missing, and is removed if it ends up empty. Raises ``JournalError`` if the file is shorter
-    than the journal says, ``OSError`` if it cannot be written.
+    Args:
+        path: The file, created if missing.
+        role: ``"output"`` or ``"errors"``.
+        journal: Records sizes and outdated rows.
+        format: Begins and ends the file and separates rows.
+        is_optional: Whether the file may be missing; it is then removed if it ends up empty.
+
+    Raises:
+        JournalError: If the file is shorter than the journal says.
+        OSError: If the file cannot be written.
     """
 
     def __init__(self, path: Path, role: str, journal: Journal, format: RowFormat, is_optional: bool = False):
@@ -83,7 +91,9 @@ class RowFile:
     def finish(self) -> None:
         """Remove outdated rows, write the file's tail and close it. All rows must have been committed.
 
-        Raises ``JournalError`` if another program has changed such a row, ``OSError`` if the file cannot be written.
+        Raises:
+            JournalError: If another program has changed such a row.
+            OSError: If the file cannot be written.
         """
         self._file.close()
         stale = self._journal.stale_rows(self._role)

@@ -13,16 +13,16 @@ from typing import BinaryIO
 from ..jobs.inputs import Utterance
 from ..jobs.journal import Journal, JournalError, Row
 from .formats import FileFormat, RowFormat
+from .results import Result
 from .row_file import RowFile, encoded, sync_path
-from .transcriber import Result
 
 MOST_NAME_BYTES = 200  # of a file name; file systems allow 255
 
 
 class Output:
-    """Receives results. Whatever was written before :meth:`sync` survives a power cut.
+    """Receives results. Whatever was written before ``sync`` survives a power cut.
 
-    Subclasses that buffer nothing and leave nothing to clean up only override :meth:`write`.
+    Subclasses that buffer nothing and leave nothing to clean up only override ``write``.
     """
 
     def prepare(self, result: Result) -> bool:
@@ -72,7 +72,9 @@ class Files(Output):
 
     If another utterance already has that name, the file is ``talks/a.wav.srt``, or has a hash in its name. The journal
     records who owns a name before the second file is written, so a resumed run chooses the same names.
-    Raises ``JournalError`` if the journal lists files but the folder is missing or empty.
+
+    Raises:
+        JournalError: If the journal lists files but the folder is missing or empty.
     """
 
     def __init__(self, folder: Path, format: FileFormat, journal: Journal):
@@ -148,7 +150,13 @@ class OneFile(Output):
 
 
 class Stream(Output):
-    """Rows written at once to standard output, a pipe or a device. bare: write the text only, without the file name."""
+    """Rows written at once to standard output, a pipe or a device.
+
+    Args:
+        file: Receives the bytes.
+        format: The format of the rows.
+        bare: Write the text only, without the file name.
+    """
 
     def __init__(self, file: BinaryIO, format: RowFormat, bare: bool):
         self._file, self._format, self._bare = file, format, bare

@@ -8,17 +8,18 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from ..audio import AUDIO_SUFFIXES
 from ..jobs.inputs import Inputs, Shard
 from ..jobs.journal import Journal, JournalError
-from . import formats
+from . import formats, normalizers
 from .formats import FileFormat, RowFormat, has_file_each, names_with_file_each
-from .job import Paths, open_journal, writing
+from .job import writing
 from .row_file import RowFile
 from .sinks import Files, OneFile, Output, Rows, Stream
 
+NORMALIZER = "normalizer"  # the name of a setting that only matters once references have been scored
 COMPRESSED_SUFFIXES = frozenset(".gz .bz2 .xz .zst .lz4 .br .zip .7z .tar .tgz".split())
 
 
@@ -31,12 +32,38 @@ class Sinks(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Paths:
+    """The files that belong to an output ``OUT``: ``OUT.journal``, ``OUT.errors.jsonl`` and ``OUT.summary.json``."""
+
+    output: Path
+
+    def _beside(self, suffix: str) -> Path:
+        return self.output.with_name(self.output.name + suffix)
+
+    @property
+    def journal(self) -> Path:
+        return self._beside(".journal")
+
+    @property
+    def errors(self) -> Path:
+        return self._beside(".errors.jsonl")
+
+    @property
+    def summary(self) -> Path:
+        return self._beside(".summary.json")
+
+
+@dataclass(frozen=True)
 class Target:
     """An output before it is opened.
 
-    path: a file or folder; ``None`` is standard output. is_stream: written as results arrive and never read back.
-    is_single: a single file for a single input. bare: the text only, without the file name. is_default: neither the name nor
-    an option determines the format.
+    Attributes:
+        path: A file or folder; ``None`` is standard output.
+        format: Name of the format.
+        is_stream: Whether it is written as results arrive and never read back.
+        is_single: Whether it is a single file for a single input, in a format that writes a file for each.
+        bare: Whether only the text is written, without the file name.
+        is_default: Whether neither the name nor an option determines the format.
     """
 
     path: Path | None
@@ -48,7 +75,11 @@ class Target:
 
     @classmethod
     def of(cls, output: str | None, format: str | None, inputs: Inputs, shard: Shard | None = None) -> Target:
-        """Interpret the options. Raises ``ValueError`` if they contradict each other or would overwrite an input."""
+        """Interpret the options.
+
+        Raises:
+            ValueError: If they contradict each other or would overwrite an input.
+        """
         if output is None or output == "-":
             if has_file_each(format):
                 raise ValueError(f"{format} writes a file for each input: name a folder with -o")
@@ -92,7 +123,7 @@ class Target:
         return None if self.path is None or self.is_stream or self.is_single else Paths(self.path)
 
     def check(self, overwrite: bool) -> None:
-        """Raise ``JournalError`` if this run must not touch what exists. Cheap, so it can come before a model is loaded."""
+        """Raise ``JournalError`` if this run must not touch what exists. Needs no model, so it can run before one is loaded."""
         if self.path is None or self.is_stream:
             return
         if not self.path.absolute().parent.is_dir():
@@ -105,9 +136,14 @@ class Target:
 
     @contextlib.contextmanager
     def opened(
-        self, settings: dict[str, object], overwrite: bool, retry_failed: bool, report: Callable[[str], None]
+        self, settings: dict[str, Any], overwrite: bool, retry_failed: bool, report: Callable[[str], None]
     ) -> Iterator[Sinks]:
-        """Open the output. Raises ``JournalError`` if this run cannot continue what exists, ``OSError`` if opening fails."""
+        """Open the output.
+
+        Raises:
+            JournalError: If this run cannot continue what exists.
+            OSError: If the output cannot be opened.
+        """
         self.check(overwrite)
         format = formats.FORMATS[self.format]
         with contextlib.ExitStack() as stack:
@@ -138,6 +174,45 @@ class Target:
             output = Files(path, format, journal) if isinstance(format, FileFormat) else Rows(path, format, journal)
             stack.callback(output.close)
             yield Sinks(output, journal, failures)
+
+
+def open_journal(paths: Paths, settings: dict[str, Any], overwrite: bool) -> Journal:
+    """Open the journal of an output, either new or left by an earlier run with the same settings.
+
+    Raises:
+        JournalError: If the output exists without a journal, has other settings, or is in use by another run.
+    """
+    journal = Journal(paths.journal)
+    try:
+        before = journal.settings()
+        if before is None and paths.output.is_file() and paths.output.stat().st_size and not overwrite:
+            raise JournalError(f"{paths.output} exists already; --overwrite replaces it")
+        if before is None or overwrite:
+            journal.begin(settings)
+            return journal
+        _compare(paths.output, journal, before, settings)
+        return journal
+    except BaseException:
+        journal.close()
+        raise
+
+
+def _compare(output: Path, journal: Journal, before: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Raise ``JournalError`` if settings differ from the journal's. Settings that an old journal lacks are added to it."""
+    known = {NORMALIZER: normalizers.DEFAULT} | before
+    if not any(journal.totals().errors):  # nothing has been scored yet
+        known.pop(NORMALIZER)
+    changed = [name for name, value in settings.items() if name in known and known[name] != value]
+    if changed == [NORMALIZER]:
+        raise JournalError(
+            f"word errors of {output} were counted with the normalizer {known[NORMALIZER]}, not {settings[NORMALIZER]}: "
+            f"continue with --normalizer {known[NORMALIZER]}, or start over with --overwrite"
+        )
+    if changed:
+        differences = "; ".join(f"{name} was {known[name]}, is {settings[name]}" for name in changed)
+        raise JournalError(f"{output} was created with other settings ({differences}); --overwrite starts over")
+    if before != before | settings:
+        journal.keep_settings(before | settings)
 
 
 @contextlib.contextmanager

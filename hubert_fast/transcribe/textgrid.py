@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .transcriber import Transcript
+    from .results import Transcript
 
 UNITS_PER_SECOND = 100_000  # boundaries are whole multiples of 10 us, so that each interval starts exactly where the last ended
 SHORTEST = 100  # units: Praat refuses an interval of no length

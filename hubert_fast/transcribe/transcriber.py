@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,79 +22,19 @@ from ..processing import HubertProcessor
 from . import heads
 from .chunks import Cutter, stitch
 from .lanes import Lane, batch_seconds_for, lanes_for
+from .options import Options
 from .pipeline import Pipeline, Ticket
+from .results import Result, Transcript
 
-CHANNELS = ("mix", "each")
 NOT_FINITE = "the model's outputs are not finite: try a dtype with a larger range, such as float32"
 MOST_WORKERS = 16
 
 
-@dataclass(frozen=True)
-class Transcript:
-    """The text of an audio file or of one of its channels: what :class:`Transcriber` returns.
-
-    It differs from :class:`hubert_fast.ctc.Transcript`, decoded from the model's outputs alone: it has the audio's duration,
-    and times are relative to the file.
-
-    duration_seconds: of the audio. confidence: geometric mean of the best tokens' probabilities; ``None`` without a token.
-    words: with times in seconds from the beginning of the file.
-    """
-
-    text: str
-    duration_seconds: float
-    confidence: float | None = None
-    words: tuple[Word, ...] = ()
-
-
-@dataclass(frozen=True)
-class Result:
-    """The outcome for an utterance: a transcript, or one for each channel, or the ``error`` that prevented it.
-
-    notes: faults in the file that decoding worked around, such as a wrong header; each note begins with the file's name.
-    """
-
-    utterance: Utterance
-    transcripts: tuple[Transcript, ...]
-    error: str | None = None
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Options:
-    """Options of a transcription.
-
-    batch_seconds: seconds of audio in a batch; by default a size at which the device is fast, see ``lanes.batch_seconds_for``.
-    workers: threads that decode audio; by default one for each core, at most 16.
-    chunk_seconds, overlap_seconds: length of the chunks that longer audio is cut into, and what consecutive chunks share.
-    channels: ``"mix"`` averages the channels of a file, ``"each"`` transcribes them separately.
-    ordered: return results in the order of the inputs.
-    keep_truncated: transcribe files that are cut off as far as they go, instead of refusing them.
-    """
-
-    batch_seconds: float | None = None
-    workers: int | None = None
-    chunk_seconds: float = 40.0
-    overlap_seconds: float = 4.0
-    channels: str = "mix"
-    ordered: bool = False
-    keep_truncated: bool = False
-
-    def __post_init__(self) -> None:
-        if self.channels not in CHANNELS:
-            raise ValueError(f"channels must be one of {', '.join(CHANNELS)}, but is {self.channels!r}")
-        if self.batch_seconds is not None and not 0 < self.batch_seconds < math.inf:
-            raise ValueError(f"batch seconds must be above 0, but are {self.batch_seconds!r}")
-        chunk, overlap = self.chunk_seconds, self.overlap_seconds
-        if not (0 < chunk < math.inf and 0 <= 2 * overlap <= chunk):
-            raise ValueError(
-                f"chunk seconds must be above 0, and overlap seconds at most half of them, but are {chunk:g} and {overlap:g}"
-            )
-        if self.workers is not None and (not isinstance(self.workers, int) or self.workers < 1):
-            raise ValueError(f"workers must be an integer of at least 1, but is {self.workers!r}")
-
-
 class Transcriber:
-    """A HuBERT-CTC model with its processor. Utterances run packed: none is padded, and none affects another's text."""
+    """A HuBERT-CTC model with its processor, ready to transcribe.
+
+    Utterances run packed, many at a time: none is padded, and none affects another's text.
+    """
 
     def __init__(self, model: HubertForCTC, processor: HubertProcessor, devices: Sequence[torch.device] | None = None):
         heads.check_tokens(model.config, processor.tokenizer)
@@ -110,12 +49,18 @@ class Transcriber:
     ) -> Transcriber:
         """Load a fine-tuned HuBERT-CTC from a checkpoint folder or a Hugging Face hub repository.
 
-        device: ``"auto"`` (CUDA if available), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, or several GPUs as ``"cuda:0,1"``.
-        dtype: ``"auto"`` (see :func:`hubert_fast.devices.resolve_dtype`), ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        Warns if the model's outputs and the tokenizer's tokens do not correspond; decoding then follows the tokenizer, as in
+        transformers.
 
-        Raises ``CheckpointError`` if the checkpoint cannot be read, lacks weights or has no CTC head, ``ValueError`` for an
-        unavailable device or dtype and for another kind of model. Warns if the model's outputs and the tokenizer's tokens do
-        not correspond; decoding then follows the tokenizer, as in transformers.
+        Args:
+            name_or_path: Folder, or name on the hub.
+            device: ``"auto"`` (CUDA if available), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, or several GPUs as ``"cuda:0,1"``.
+            dtype: ``"auto"`` (see ``hubert_fast.devices.resolve_dtype``), ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+            hub_options: Passed on to the hub: ``revision``, ``token``, ``cache_dir`` and others.
+
+        Raises:
+            CheckpointError: If the checkpoint cannot be read, lacks weights or has no CTC head.
+            ValueError: If the device or dtype is unavailable, or the model is of another kind.
         """
         first, *more = device.split(",")
         devices = [resolve_device(first), *(resolve_device(f"cuda:{index.removeprefix('cuda:')}") for index in more)]
@@ -132,12 +77,14 @@ class Transcriber:
 
     @property
     def sample_rate_hz(self) -> int:
+        """The sampling rate that the model expects."""
         return self.processor.feature_extractor.sampling_rate
 
     def transcribe(self, waveform: np.ndarray) -> str:
-        """Return the text of one mono waveform ``[S]``, sampled at :attr:`sample_rate_hz`.
+        """Return the text of one mono waveform ``[S]``, sampled at ``sample_rate_hz``.
 
-        Raises ``ValueError`` if it is not 1-D, has NaN samples, or is too short for one frame (400 samples).
+        Raises:
+            ValueError: If the waveform is not 1-D, has NaN samples, or is too short for one frame (400 samples).
         """
         needed = self.model.config.receptive_field
         if np.ndim(waveform) == 1 and len(waveform) < needed:
@@ -147,9 +94,14 @@ class Transcriber:
         return self._decode([ids], [log_probs])[0].text
 
     def transcribe_file(self, path: str | Path, **options: Any) -> Transcript:
-        """Decode, downmix, resample and transcribe one audio file. Raises ``AudioError`` if it cannot be decoded.
+        """Decode, downmix, resample and transcribe one audio file.
 
-        options: fields of :class:`Options`, except ``channels``.
+        Args:
+            path: A file, or a URL that fsspec can open.
+            options: Fields of ``Options``, except ``channels``.
+
+        Raises:
+            AudioError: If the file cannot be decoded.
         """
         path = os.fspath(path)
         result = next(self.transcribe_many([Utterance(path, path)], **{**options, "channels": "mix"}))
@@ -158,23 +110,31 @@ class Transcriber:
         return result.transcripts[0]
 
     def transcribe_many(self, inputs: Iterable[Utterance | str | Path], **options: Any) -> Iterator[Result]:
-        """Transcribe any number of files; yield a :class:`Result` for each as it is finished.
+        """Transcribe any number of files; yield a ``Result`` for each as it is finished.
 
-        inputs: :class:`Utterance` objects, or anything that :class:`Inputs` accepts: files, folders, patterns, lists. They are
-            read as results are consumed, so memory does not grow with their number.
-        options: fields of :class:`Options`.
+        A file that cannot be transcribed yields a result with an ``error``.
 
-        A file that cannot be transcribed yields a result with an ``error``. Raises ``ValueError`` for invalid options, and
-        any error that makes the device fail.
+        Args:
+            inputs: ``Utterance`` objects, or anything that ``Inputs`` accepts: files, folders, patterns, lists. They are read
+                as results are consumed, so memory does not grow with their number.
+            options: Fields of ``Options``.
+
+        Raises:
+            ValueError: If options are invalid.
+            RuntimeError: If the device fails.
         """
         return self.run(inputs, Options(**options)).results()
 
     def run(self, inputs: Iterable[Utterance | str | Path], options: Options) -> Run:
-        """Like :meth:`transcribe_many`, but return an object that can be stopped and knows the size of its batches."""
+        """Like ``transcribe_many``, but return an object that can be stopped and knows the size of its batches."""
         return Run(self, _utterances(inputs), options)
 
     def cutter(self, options: Options) -> Cutter:
-        """Return what cuts long audio into chunks. Raises ``ValueError`` if chunks are too short for the model."""
+        """Return what cuts long audio into chunks.
+
+        Raises:
+            ValueError: If chunks are too short for the model.
+        """
         config = self.model.config
         hop, field = config.inputs_to_logits_ratio, config.receptive_field
         return Cutter.of_seconds(options.chunk_seconds, options.overlap_seconds, self.sample_rate_hz, hop, field)
@@ -222,7 +182,7 @@ class Transcriber:
 
 
 class Run:
-    """A transcription of inputs by a :class:`Transcriber`. Runs once."""
+    """A transcription of inputs by a ``Transcriber``. Runs once."""
 
     def __init__(self, transcriber: Transcriber, utterances: Iterable[Utterance], options: Options):
         rate_hz = transcriber.sample_rate_hz
@@ -275,7 +235,7 @@ class Run:
             torch.set_num_threads(threads)  # lanes on the CPU change it
 
     def stop(self) -> None:
-        """Start no more batches; :meth:`results` ends with the running ones. Safe in any thread and in signal handlers."""
+        """Start no more batches; ``results`` ends with the running ones. Safe in any thread and in signal handlers."""
         self._pipeline.stop()
 
 

@@ -1,0 +1,47 @@
+"""What transcribing gives: a result for each utterance, with its transcripts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..ctc import Word
+    from ..jobs.utterances import Utterance
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """The text of an audio file or of one of its channels: what ``Transcriber`` returns.
+
+    It differs from ``hubert_fast.ctc.Transcript``, which is decoded from the model's outputs alone: it has the duration of the
+    audio, and times are relative to the file.
+
+    Attributes:
+        text: What was said.
+        duration_seconds: Duration of the audio.
+        confidence: Geometric mean of the best tokens' probabilities; ``None`` if there are no tokens.
+        words: Words with times in seconds from the beginning of the file.
+    """
+
+    text: str
+    duration_seconds: float
+    confidence: float | None = None
+    words: tuple[Word, ...] = ()
+
+
+@dataclass(frozen=True)
+class Result:
+    """The outcome for an utterance: a transcript, or one for each channel, or the error that prevented it.
+
+    Attributes:
+        utterance: What was transcribed.
+        transcripts: One transcript, or one for each channel; empty after an error.
+        error: Why there is no transcript.
+        notes: Faults in the file that decoding worked around, such as a wrong header. Each note begins with the file's name.
+    """
+
+    utterance: Utterance
+    transcripts: tuple[Transcript, ...]
+    error: str | None = None
+    notes: tuple[str, ...] = ()
