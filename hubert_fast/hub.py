@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .first_bytes import HEAD_BYTES, identify
-from .http_status import describe_status
+from .http_status import describe_status, http_status
 from .other_formats import file_hint, folder_hint
 
 CONFIG_NAME = "config.json"
@@ -85,7 +85,7 @@ def _fetch(name: str, filename: str, hub_options: dict[str, Any]) -> Path:
     except errors.RevisionNotFoundError:
         raise CheckpointError(f"{name} on the Hugging Face hub has no revision {hub_options.get('revision')}") from None
     except Exception as error:  # other errors of HTTP, the network and the disk have no common class
-        status = _status_of(error)
+        status = http_status(error)
         reason = first_line(error) if status is None else f"the hub answered {_status_with_advice(status)}"
         raise CheckpointError(f"{filename} of {name} could not be downloaded: {reason}") from None
 
@@ -93,7 +93,7 @@ def _fetch(name: str, filename: str, hub_options: dict[str, Any]) -> Path:
 def _unreachable_reason(error: BaseException) -> str:
     """Return why a request to the hub failed: an HTTP status, a timeout, or an answer from something other than the hub."""
     cause = error.__cause__
-    status = _status_of(cause)
+    status = http_status(cause)
     if status is not None:
         return f"the hub answered {_status_with_advice(status)}"
     if type(cause).__name__ == "FileMetadataError":
@@ -101,11 +101,6 @@ def _unreachable_reason(error: BaseException) -> str:
     if "Timeout" in type(cause).__name__:
         return "the hub is out of reach: it did not answer in time"
     return "the hub is out of reach"
-
-
-def _status_of(error: BaseException | None) -> int | None:
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    return status if isinstance(status, int) else None
 
 
 def _status_with_advice(status: int) -> str:
