@@ -155,3 +155,15 @@ def test_the_layout_is_that_of_the_package():
     assert named >= {path.name for path in (ROOT / "hubert_fast" / "packed").glob("*.py")} - {"__init__.py"}
     folders = {path.name for path in (ROOT / "hubert_fast").iterdir() if (path / "__init__.py").exists()}
     assert {folder for folder in folders if f" {folder}/" not in tree} == set()
+
+
+def test_the_steps_of_contributing_name_what_is_in_the_files_they_name():
+    """Each identifier in a section of steps occurs in one of the files that the section names."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    for section in re.split(r"^## ", text, flags=re.MULTILINE):
+        if section.startswith("Add "):
+            code = re.findall(r"`([^`\n]+)`", section)
+            files = [ROOT / name for name in code if name.endswith(".py") and "NAME" not in name]
+            sources = "".join(path.read_text(encoding="utf-8") for path in files)
+            names = {name for name in code if re.fullmatch(r"[A-Za-z_]\w+", name) and "NAME" not in name}
+            assert {name for name in names if not re.search(rf"\b{name}\b", sources)} == set(), section.partition("\n")[0]
