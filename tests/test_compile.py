@@ -40,7 +40,7 @@ def compile_all(tmp_path, *options):
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("arch", ["80", "90", "100"])
+@pytest.mark.parametrize("arch", ["90", *(pytest.param(arch, marks=pytest.mark.slow) for arch in ("80", "100"))])
 def test_no_spill_no_product_without_tensor_cores_no_memory_that_is_not_there(arch, tmp_path, program):
     rows = compile_all(tmp_path, "--arch", arch, "--dtype", "bf16", "--short")
     # float32 alone takes the first convolution without tensor cores, and Hopper alone the persistent product
@@ -49,6 +49,7 @@ def test_no_spill_no_product_without_tensor_cores_no_memory_that_is_not_there(ar
     assert not [(row, faults) for row in rows if (faults := program.faults(row))]
 
 
+@pytest.mark.slow
 def test_float32_that_is_nearest_to_spilling(tmp_path, program):
     rows = compile_all(tmp_path, "--arch", "80", "--dtype", "fp32", "--short", "--op", "attention", "conv_positional")
     assert {row["precision"] for row in rows} == {"ieee", "tf32x3"}

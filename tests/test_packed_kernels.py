@@ -69,11 +69,12 @@ def test_heads(cls, values, monkeypatch):
 def test_nothing_is_read_back_from_the_device(cls, values, monkeypatch):
     model = model_of(cls, values)
     audio = packed(model, normalize=True)
-    expected = on("triton", monkeypatch, model.forward_packed, audio)
+    expected = on("eager", monkeypatch, model.forward_packed, audio)
     with monkeypatch.context() as patch:
         patch.setattr(torch.Tensor, "tolist", None)
         found = on("triton", monkeypatch, model.forward_packed, audio)
-    assert torch.equal(found[0], expected[0]) and found.cu_seqlens.tolist() == [0, 7, 7, 8, 8, 10, 12]
+    assert_close(found[0], expected[0], "other graph")
+    assert found.cu_seqlens.tolist() == [0, 7, 7, 8, 8, 10, 12]
 
 
 @both

@@ -121,11 +121,11 @@ def test_a_long_recording_gives_the_words_of_the_short_ones_in_order(transcriber
 
     from hubert_fast.transcribe.scoring import score
 
-    recordings = demo.recordings() * 4
-    waveforms = [audio.load(recording.path) for recording in recordings]
+    recordings, times = demo.recordings(), 4
+    waveforms = [audio.load(recording.path) for recording in recordings] * times
     soundfile.write(tmp_path / "long.flac", np.concatenate(waveforms), 16000)
     seconds = sum(map(len, waveforms)) / 16000
-    alone = " ".join(transcriber.transcribe_file(recording.path).text for recording in recordings)
+    alone = " ".join([transcriber.transcribe_file(recording.path).text for recording in recordings] * times)
     changed = {}
     for chunk, overlap in ((40, 4), (20, 4), (12, 4), (12, 0)):
         found = transcriber.transcribe_file(tmp_path / "long.flac", chunk_seconds=chunk, overlap_seconds=overlap)
