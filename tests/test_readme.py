@@ -163,7 +163,7 @@ def test_the_steps_of_contributing_name_what_is_in_the_files_they_name():
     for section in re.split(r"^## ", text, flags=re.MULTILINE):
         if section.startswith("Add "):
             code = re.findall(r"`([^`\n]+)`", section)
-            files = [ROOT / name for name in code if name.endswith(".py") and "NAME" not in name]
-            sources = "".join(path.read_text(encoding="utf-8") for path in files)
+            files = {name for piece in code for name in re.findall(r"[\w/]+\.py\b", piece) if "NAME" not in name}
+            sources = "".join((ROOT / name).read_text(encoding="utf-8") for name in files)
             names = {name for name in code if re.fullmatch(r"[A-Za-z_]\w+", name) and "NAME" not in name}
             assert {name for name in names if not re.search(rf"\b{name}\b", sources)} == set(), section.partition("\n")[0]
