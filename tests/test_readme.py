@@ -63,6 +63,8 @@ def test_python_snippets(page, capsys):
         printed = capsys.readouterr().out.splitlines()
         if "transcribe_many" in code:
             assert sorted(line.split(" ")[0] for line in printed) == sorted(str(each.path) for each in demo.recordings())
+        elif "argmax_packed" in code:
+            assert printed == [first, second, first]
         elif "greedy_decode" in code:
             assert [line.partition(" [Word(")[0] for line in printed] == [first, second]
         elif "batch_decode" in code:
