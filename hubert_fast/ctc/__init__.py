@@ -55,7 +55,9 @@ class Word(NamedTuple):
 
 @dataclass(frozen=True)
 class Transcript:
-    """The decoded text of one utterance. (`hubert_fast.transcribe.Transcript` is the result of a file, errors included.)
+    """The text of one utterance, decoded from the model's outputs alone.
+
+    `hubert_fast.transcribe.Transcript` is the text of an audio file, with its duration and times within the file.
 
     Attributes:
         confidence: the geometric mean of the tokens' probabilities over their frames; NaN without tokens or probabilities.
