@@ -151,7 +151,7 @@ def test_file_names_that_are_not_utf8(recordings, tmp_path):
     os.symlink(recordings[1].path, tmp_path / "good.wav")
     out = tmp_path / "out.jsonl"
     process = _start("transcribe", tmp_path, "-o", out, "--ordered")
-    assert process.wait(timeout=60) == 0, process.stderr.read()
+    assert process.wait(timeout=300) == 0, process.stderr.read()
     assert [os.path.basename(json.loads(line)["audio"]) for line in out.read_text().splitlines()] == [name, "good.wav"]
     text = subprocess.run([sys.executable, "-m", "hubert_fast", "transcribe", tmp_path], capture_output=True).stdout
     assert text.splitlines()[0].partition(b"\t")[0] == os.fsencode(tmp_path / name)
@@ -303,7 +303,7 @@ def _start(*arguments, **options):
 
 def test_errors_are_one_line_with_python_dash_m_too(recordings):
     process = _start("transcribe", recordings[1].path, "--device", "toaster")
-    out, errors = process.communicate(timeout=60)
+    out, errors = process.communicate(timeout=300)
     assert process.returncode == 2 and out == "" and "Traceback" not in errors
     assert "device must be auto, cpu, cuda or cuda:N, but is 'toaster'" in errors
 
@@ -315,7 +315,7 @@ def test_ctrl_c_keeps_what_is_done_and_exits_130(recordings, tmp_path):
     first = process.stdout.readline()
     assert first.startswith(str(tmp_path / "0000.wav"))
     process.send_signal(signal.SIGINT)
-    rest, errors = process.communicate(timeout=60)
+    rest, errors = process.communicate(timeout=300)
     assert process.returncode == 130, errors
     assert errors.splitlines()[-1] == "hubert-fast: interrupted" and "Traceback" not in errors
     lines = (first + rest).splitlines(keepends=True)
@@ -328,7 +328,7 @@ def test_a_reader_that_leaves_early_causes_no_error_message(recordings, tmp_path
     process = _start("transcribe", tmp_path)
     process.stdout.readline()
     process.stdout.close()
-    assert process.wait(timeout=120) == 128 + signal.SIGPIPE
+    assert process.wait(timeout=300) == 128 + signal.SIGPIPE
     errors = process.stderr.read()
     assert "Traceback" not in errors and "BrokenPipe" not in errors, errors
 

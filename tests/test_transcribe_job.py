@@ -298,7 +298,7 @@ def test_a_full_disk_stops_the_run_which_can_be_continued(archive, undisturbed, 
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
     process = _start(archive, "-o", out, "--batch-seconds", 20, command=COMMITS_OFTEN, preexec_fn=limited)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 2 and "Traceback" not in errors, errors
     lines = [line for line in errors.splitlines() if "cannot be written" in line]
     assert len(lines) == 1 and "finished results are kept, and the same command continues from there" in lines[0], errors
@@ -319,7 +319,7 @@ def test_a_real_full_disk(archive, undisturbed, tmp_path):
     try:
         out = mount / "out.jsonl"
         process = _start(archive, "-o", out, "--batch-seconds", 20)
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=300)
         assert process.returncode == 2 and "Traceback" not in errors, errors
         assert "cannot be written: " in errors and ("No space left on device" in errors or "disk is full" in errors), errors
         assert out.read_bytes().endswith(b"\n") or not out.read_bytes()
@@ -517,7 +517,7 @@ def test_a_worker_that_reads_a_pipe_does_not_keep_the_command_alive(archive):
     # when the list has been read so far, its reader waits for more
     wait_until(lambda: struct.unpack("i", fcntl.ioctl(process.stdin, termios.FIONREAD, bytes(4))) == (0,))
     process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130, process.stderr.read()
+    assert process.wait(300) == 130, process.stderr.read()
     process.stdin.close()
 
 
