@@ -4,6 +4,7 @@ The environment is set before anything imports triton: kernels run interpreted, 
 """
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -28,6 +29,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell; processes of tests would inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     path = config.getoption("--ctc-extension")
     if path:
         import importlib.util
