@@ -1,4 +1,4 @@
-"""Checks of what models are called with. Each raises an error that says what was expected and what came."""
+"""Check the inputs of model calls. Each error says what was expected and what came."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def check_inputs(model: HubertModel, input_values: Tensor, attention_mask: Tenso
         )
     dtype = model.feature_extractor.conv_layers[0].conv.weight.dtype
     if input_values.dtype != dtype and not torch.is_autocast_enabled(input_values.device.type):
-        raise ValueError(f"input_values must be {dtype} as the weights are, but is {input_values.dtype}")
+        raise ValueError(f"input_values must be {dtype} like the weights, but is {input_values.dtype}")
     if attention_mask is None:
         return
     if not isinstance(attention_mask, Tensor):
@@ -91,7 +91,7 @@ def check_class_labels(labels: Tensor, batch: int, config: HubertConfig) -> None
         raise ValueError(f"labels must be whole numbers to choose among {classes} classes, but are {labels.dtype}")
     known = ((labels >= 0) & (labels < classes)) | (labels == -100)
     if not known.all():
-        raise ValueError(f"labels must be below num_labels ({classes}) and not negative, but one is {int(labels[~known][0])}")
+        raise ValueError(f"labels must be 0 to {classes - 1}, or -100 to be ignored, but one is {int(labels[~known][0])}")
 
 
 def _check_labels(labels: Tensor, batch: int) -> None:

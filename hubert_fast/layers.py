@@ -252,7 +252,7 @@ class AttentionAdapter(nn.Module):
 
     def __init__(self, config: HubertConfig):
         super().__init__()
-        assert config.adapter_attn_dim is not None  # else there are no adapters
+        assert config.adapter_attn_dim is not None  # adapters exist only when it is set
         self.norm = nn.LayerNorm(config.hidden_size)
         self.linear_1 = nn.Linear(config.hidden_size, config.adapter_attn_dim)
         self.linear_2 = nn.Linear(config.adapter_attn_dim, config.hidden_size)
@@ -311,7 +311,7 @@ class Encoder(nn.Module):
     def __init__(self, config: HubertConfig):
         super().__init__()
         self.normalize_before = config.do_stable_layer_norm
-        self.config = config  # not only its layerdrop, which may change later
+        self.config = config  # the whole configuration, since its layerdrop may change later
         self.pos_conv_embed = PositionalConvEmbedding(config)
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout)

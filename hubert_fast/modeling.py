@@ -2,8 +2,8 @@
 
     waveform [B, S] -> FeatureEncoder [B, C_conv, T] -> FeatureProjection [B, T, C] -> Encoder [B, T, C] -> head
 
-The three parts are in layers.py. `HubertModel.forward` composes them; for inference it lets the packed graph compute the same,
-several times as fast (`hubert_fast.packed`). Parameter names and arithmetic are those of ``transformers.models.hubert``.
+The three parts are in layers.py. `HubertModel.forward` composes them; for inference it lets the packed graph compute the same
+result several times faster (`hubert_fast.packed`). Parameter names and arithmetic are those of ``transformers.models.hubert``.
 
 Two architectures share these modules. With ``do_stable_layer_norm=False`` and ``feat_extract_norm="group"`` (base) the encoder
 normalises after each residual add; with ``do_stable_layer_norm=True`` and ``feat_extract_norm="layer"`` (large, xlarge) before
@@ -75,8 +75,8 @@ class HubertModel(HubertPreTrainedModel):
     ) -> BaseModelOutput | tuple:
         """Encode waveforms.
 
-        For inference the packed graph computes the result, and frames of padding are zeros; `explain_path` says when it does
-        not. Then the definition below does, and its output for padding is meaningless.
+        For inference the packed graph computes the result, and padded frames are zeros. Otherwise (see `explain_path`) the
+        definition below computes it, and padded frames hold meaningless values.
 
         Args:
             input_values: float ``[B, S]`` at 16 kHz, normalised as the checkpoint's preprocessor says.
@@ -111,8 +111,8 @@ class HubertModel(HubertPreTrainedModel):
         Where the packed graph cannot be used (see `explain_path`), the definition encodes the utterances one by one.
 
         Args:
-            audio: on any device. It is moved to the model's; from pinned memory, without waiting for work queued there. An
-                utterance shorter than the receptive field (400 samples) has no frames.
+            audio: on any device. It is copied to the model's device, asynchronously from pinned memory. An utterance shorter
+                than the receptive field (400 samples) has no frames.
             output_hidden_states: return the input of the first layer and the output of each, ``[N, C]``.
 
         Returns:
@@ -157,11 +157,12 @@ class HubertModel(HubertPreTrainedModel):
         """Return why the definition would serve a call, and log it; return ``None`` when the packed graph would.
 
         Args:
-            whole_call: whether this is a call of the module, around which its hooks run, and not of `forward_packed`.
+            whole_call: ``True`` for a call of the module, around which its hooks run; ``False`` for `forward_packed`, which
+                would bypass them.
         """
         reason: str | None
         if output_attentions:
-            reason = "attentions are asked for"
+            reason = "attentions are requested"
         elif mask_time_indices is not None:
             reason = "mask_time_indices are given"
         else:
@@ -214,8 +215,8 @@ class HubertForCTC(HubertPreTrainedModel):
     ) -> CausalLMOutput | tuple:
         """Return logits ``[B, T, V]`` and, with labels, the CTC loss (Graves et al. 2006).
 
-        In inference the logits of padding are zeros, except for a 1 at a blank that is not token 0, so that the best token of
-        padding is the blank.
+        With a mask and no gradient, the logits of padded frames are zero, except the blank's, which is 1 unless the blank is
+        token 0: argmax yields the blank there.
 
         Args:
             input_values, attention_mask, output_attentions, output_hidden_states, return_dict: as in `HubertModel.forward`.
@@ -295,7 +296,7 @@ class HubertForCTC(HubertPreTrainedModel):
                 labels[is_label].long(),
                 frame_counts,
                 is_label.sum(-1),
-                blank=self.config.pad_token_id,  # type: ignore[arg-type]  # check_ctc_labels has seen it
+                blank=self.config.pad_token_id,  # type: ignore[arg-type]  # checked by check_ctc_labels
                 reduction=self.config.ctc_loss_reduction,
                 zero_infinity=self.config.ctc_zero_infinity,
             )
@@ -331,8 +332,8 @@ class HubertForSequenceClassification(HubertPreTrainedModel):
 
         Args:
             input_values, attention_mask, output_attentions, output_hidden_states, return_dict: as in `HubertModel.forward`.
-            labels: ``[B]``. Classes as integers, of which -100 is ignored, for the mean cross entropy; with
-                ``num_labels == 1`` numbers, for the mean squared error.
+            labels: ``[B]``. Class indices for the mean cross entropy (-100 is ignored), or numbers for the mean squared error
+                if ``num_labels == 1``.
 
         Raises:
             ValueError: the labels do not fit the batch or the classes, or an input does not fit.
@@ -384,7 +385,7 @@ class HubertForSequenceClassification(HubertPreTrainedModel):
 
     def _weighted_sum(self, states: tuple[Tensor, ...] | None) -> Tensor:
         """Sum the layers' states ``[..., C]``, weighted by the softmax of the learnt weights (SUPERB)."""
-        assert states is not None  # they were asked for
+        assert states is not None  # forward requested them
         return torch.tensordot(self.layer_weights.softmax(dim=0), torch.stack(states), dims=1)
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:

@@ -145,7 +145,7 @@ class HubertPreTrainedModel(nn.Module):
         """Return which graph would serve such a call: ``"packed"``, or ``"definition: "`` and the reason.
 
         The logger ``hubert_fast.packed`` reports the same for every call at level DEBUG. Other arguments of a call make no
-        difference.
+        difference. `forward_packed` also leaves a model with a forward hook to the definition, since it would bypass the hook.
 
         Args:
             input_values: needed only if it requires a gradient or is on another device than the model.
@@ -179,7 +179,7 @@ class HubertPreTrainedModel(nn.Module):
 
         Args:
             gradient_checkpointing_kwargs: for ``torch.utils.checkpoint.checkpoint``; ``use_reentrant`` is ``False`` by default.
-            every_n_layers, offload: options of transformers from 5.20 on, of which only the defaults are supported.
+            every_n_layers, offload: options of transformers from 5.20 on; only the defaults are supported.
 
         Raises:
             ValueError: `every_n_layers` is above 1, or `offload` is set.
@@ -225,11 +225,11 @@ class HubertPreTrainedModel(nn.Module):
         return torch.arange(frames, device=counts.device) < counts[:, None]
 
     def _returned(self, output: Output, return_dict: bool | None) -> Output | tuple:
-        """Return an output as `return_dict` says, or the configuration when it is ``None``."""
+        """Return `output` as it is, or as a tuple if `return_dict` is false; ``None`` means the configuration's setting."""
         return_dict = self.config.return_dict if return_dict is None else return_dict
         if not return_dict:
             return output.to_tuple()
-        if torch.jit.is_tracing():  # which supports only built-in classes
+        if torch.jit.is_tracing():  # tracing supports only built-in containers
             return dict(output)  # type: ignore[return-value]
         return output
 

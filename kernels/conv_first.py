@@ -111,7 +111,7 @@ def launch(
         check_norm(out, norm_weight, norm_bias)
     if by_utterance and (utterances is None or len(utterances) * frames_per_hop < count):
         hops = 0 if utterances is None else len(utterances)
-        raise ValueError(f"utterances must cover {count} frames, {frames_per_hop} per hop, but has {hops} hops")
+        raise ValueError(f"utterances must cover {count} frames, {frames_per_hop} per hop, but have {hops} hops")
     if not out.numel():
         return out
     if taps is None:

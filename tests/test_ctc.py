@@ -279,7 +279,7 @@ BAD = {
     "nameless id": (([2, 7], [0, 2]), "has token id 7"),
     "falling": (
         ([2] * 5, [0, 3, 2, 5]),
-        r"must not decrease, and lie within 0 to 5 frames, but go from 3 to 2 in \[0, 3, 2, 5\]",
+        r"must not decrease and must lie within 0 to 5 frames, but go from 3 to 2 in \[0, 3, 2, 5\]",
     ),
     "far away": ((np.ones(300, int), [*range(50), 30, *range(50, 300)]), "but go from 49 to 30 in 301 numbers"),
     "beyond": (([2] * 5, [0, 6]), r"lie within 0 to 5 frames, but go from 6 to 5 in \[0, 6\]"),

@@ -1,6 +1,7 @@
 """Each op's definition against the module of the model that it stands for, in float64.
 
-Kernels are held to the definitions (test_ops.py), and the definitions to the model here: so an op cannot drift from HuBERT.
+test_ops.py compares kernels with the definitions; this file compares the definitions with the model. Every option that a model
+sets has a value here that differs from the op's default.
 """
 
 import pytest
@@ -15,8 +16,8 @@ from hubert_fast.packed.weights import matrix_of
 from hubert_fast.processing import FeatureExtractor
 
 SAME = 1e-12  # the same mathematics in float64, summed in another order: 1e-15 seen
-LENGTHS = (30, 1, 0, 17)
-BOUNDARIES = torch.tensor([0, 30, 31, 31, 48])
+FIRST, LENGTHS = 2, (30, 1, 0, 13)  # of 48 packed frames, the first two and the last two belong to no utterance
+BOUNDARIES = torch.tensor([2, 32, 33, 33, 46])
 
 
 def model_of(cls=HubertModel, **overrides):
@@ -37,9 +38,10 @@ def check(found, expected):
     assert found.dtype == torch.float64 and relative_error(found, expected) < SAME
 
 
-def utterances(x):
-    """Split packed frames ``[N, C]`` into utterances, those without frames left out."""
-    return [part for part in x.split(LENGTHS) if len(part)]
+def by_utterance(module, x):
+    """Apply a module to each utterance of ``[48, C]`` on its own; zeros in the rows between utterances."""
+    parts = [module(part[None])[0] for part in x[FIRST:].split((*LENGTHS, 2))[:-1] if len(part)]
+    return F.pad(torch.cat(parts), (0, 0, FIRST, 2))
 
 
 def test_layer_norm():
@@ -51,72 +53,95 @@ def test_layer_norm():
 @pytest.mark.parametrize("post", [True, False], ids=["post-LN", "pre-LN"])
 def test_add_layer_norm(post):
     """The residual add after attention and the norm that follows it, as in `EncoderLayer.forward`."""
-    layer = model_of(do_stable_layer_norm=not post).encoder.layers[0]
-    x, attended = noise(1, 9, 48), noise(1, 9, 48)
-    layer.attention.forward = lambda *arguments: (attended, None)
+    layer = model_of(do_stable_layer_norm=not post, layer_norm_eps=1e-3).encoder.layers[0]
+    x, product, bias = noise(1, 9, 48), noise(1, 9, 48), layer.attention.out_proj.bias
+    layer.attention.forward = lambda *arguments: (product + bias, None)
     norm = layer.layer_norm if post else layer.final_layer_norm
-    stream, normed = ops.add_layer_norm_eager(x, attended, None, norm.weight, norm.bias, norm.eps, post=post)
+    stream, normed = ops.add_layer_norm_eager(x, product, bias, norm.weight, norm.bias, norm.eps, post=post)
     after_feed_forward = stream + layer.feed_forward(normed)
     check(layer.final_layer_norm(after_feed_forward) if post else after_feed_forward, layer(x, None, False)[0])
 
 
 def test_attention():
     attention = model_of().encoder.layers[0].attention
+    attention.out_proj = torch.nn.Identity()
     x = noise(48, 48)
     heads = [layer(x).unflatten(-1, (4, 12)) for layer in (attention.q_proj, attention.k_proj, attention.v_proj)]
-    found = attention.out_proj(ops.attention_eager(*heads, BOUNDARIES).flatten(1))
-    check(found, torch.cat([attention(part[None], None, False)[0][0] for part in utterances(x)]))
+    found = ops.attention_eager(*heads, BOUNDARIES).flatten(1)
+    check(found, by_utterance(lambda part: attention(part, None, False)[0], x))
 
 
 def test_attention_padded():
     attention = model_of().encoder.layers[0].attention
-    x, mask = noise(3, 20, 48), torch.arange(20) < torch.tensor([20, 13, 1])[:, None]
+    attention.out_proj = torch.nn.Identity()
+    x, mask = noise(4, 20, 48), torch.arange(20) < torch.tensor([20, 13, 1, 0])[:, None]
     heads = [layer(x).unflatten(-1, (4, 12)) for layer in (attention.q_proj, attention.k_proj, attention.v_proj)]
-    found = attention.out_proj(ops.attention_padded_eager(*heads, mask).flatten(2))
-    check(found, attention(x, mask[:, None, None], False)[0])
+    found = ops.attention_padded_eager(*heads, mask).flatten(2)
+    check(found[:3], attention(x[:3], mask[:3, None, None], False)[0])
+    assert not found[3].any()  # the model never asks for a row without keys
 
 
-def test_conv_first_with_a_layer_norm():
-    layer = model_of().feature_extractor.conv_layers[0]
-    samples = noise(999)
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+def test_conv_first_with_a_layer_norm(bias):
+    layer = model_of(conv_bias=bias, conv_stride=(4, 2, 2, 2, 2, 2, 2)).feature_extractor.conv_layers[0]
+    samples, norm = noise(999), layer.layer_norm
+    norm.eps = 1e-3
     weight = matrix_of(layer.conv, torch.float64).t()
-    norm = layer.layer_norm
-    found = ops.conv_first_eager(samples, weight, layer.conv.bias, norm.weight, norm.bias, eps=norm.eps)
-    check(found, layer(samples[None, None])[0].t())
+    arguments = samples, weight, layer.conv.bias, norm.weight, norm.bias
+    check(ops.conv_first_eager(*arguments, stride=4, eps=norm.eps), layer(samples[None, None])[0].t())
 
 
-def test_conv_first_and_window_statistics_with_a_group_norm():
+@pytest.mark.parametrize("stride", [5, 4])
+def test_conv_first_and_window_statistics_with_a_group_norm(stride):
     """The statistics of the windows, folded into the weight, are what GroupNorm computes from the convolution's output."""
-    layer = model_of(feat_extract_norm="group", conv_bias=True).feature_extractor.conv_layers[0]
-    lengths, starts, hops = [640, 320, 960], [0, 640, 960], 5
+    values = dict(feat_extract_norm="group", conv_bias=True, conv_stride=(stride, 2, 2, 2, 2, 2, 2))
+    layer = model_of(**values).feature_extractor.conv_layers[0]
+    layer.layer_norm.eps = 1e-3
+    lengths, starts = [640, 320, 960], [0, 640, 960]
     samples = noise(1920)
-    statistics = ops.window_statistics_eager(samples, starts, lengths, 10, 5)
+    statistics = ops.window_statistics_eager(samples, starts, lengths, 10, stride)
     weights, means, bias = fold(layer, matrix_of(layer.conv, torch.float64), *statistics)
-    of_hop = torch.tensor([0, 0, 1, 2, 2, 2, 2])
-    arguments = samples, weights.transpose(1, 2), bias, None, None, means, of_hop, 320 // hops
-    found = ops.conv_first_eager(*arguments)
+    utterance_of_hop = torch.tensor([0, 0, 1, 2, 2, 2, 2])  # of 320 samples
+    arguments = samples, weights.transpose(1, 2), bias, None, None, means, utterance_of_hop, 320 // stride
+    found = ops.conv_first_eager(*arguments, stride=stride)
     for start, length in zip(starts, lengths):
         expected = layer(samples[None, None, start : start + length])[0].t()
-        check(found[start // hops :][: len(expected)], expected)
+        check(found[start // stride :][: len(expected)], expected)
+
+
+def test_conv_first_needs_utterances_with_means():
+    with pytest.raises(ValueError, match="means need utterances"):
+        ops.conv_first_eager(noise(100), noise(1, 10, 8), None, None, None, noise(1, 10))
 
 
 @pytest.mark.parametrize("norm", ["layer", "group"], ids=["LayerNorm", "no norm"])
-def test_conv_gelu(norm):
-    layer = model_of(feat_extract_norm=norm).feature_extractor.conv_layers[1]
-    x = noise(33, 16)
-    norms = (layer.layer_norm.weight, layer.layer_norm.bias) if norm == "layer" else (None, None)
-    found = ops.conv_gelu_eager(x, matrix_of(layer.conv, torch.float64), layer.conv.bias, *norms)
-    check(found, layer(x.t()[None])[0].t())
+@pytest.mark.parametrize("stride", [2, 3])
+def test_conv_gelu(norm, stride):
+    values = dict(feat_extract_norm=norm, conv_stride=(5, stride, 2, 2, 2, 2, 2))
+    layer = model_of(**values).feature_extractor.conv_layers[1]
+    x, norms = noise(33, 16), (None, None)
+    if norm == "layer":
+        layer.layer_norm.eps = 1e-3
+        norms = layer.layer_norm.weight, layer.layer_norm.bias
+    arguments = x, matrix_of(layer.conv, torch.float64), layer.conv.bias, *norms
+    check(ops.conv_gelu_eager(*arguments, stride=stride, eps=1e-3), layer(x.t()[None])[0].t())
 
 
 @pytest.mark.parametrize("kernel", [16, 7], ids=["even", "odd"])
-def test_conv_positional(kernel):
-    embedding = model_of(num_conv_pos_embeddings=kernel).encoder.pos_conv_embed
-    x = noise(48, 48)
-    torch.nn.utils.parametrize.remove_parametrizations(embedding.conv, "weight")  # kernels take weight norm in float32
+@pytest.mark.parametrize("activation", ["gelu", "linear"])
+def test_conv_positional(kernel, activation):
+    values = dict(num_conv_pos_embeddings=kernel, feat_extract_activation=activation)
+    embedding = model_of(**values).encoder.pos_conv_embed
+    x, residual = noise(48, 48), noise(48, 48)
+    # positional_weight applies weight norm in float32 (test_ops.py compares that)
+    torch.nn.utils.parametrize.remove_parametrizations(embedding.conv, "weight")
     weight = positional_weight(embedding.conv, torch.float64)
-    found = ops.conv_positional_eager(x, weight, embedding.conv.bias, BOUNDARIES, residual=x)
-    check(found, x + torch.cat([embedding(part[None])[0] for part in utterances(x)]))
+    arguments = x, weight, embedding.conv.bias, BOUNDARIES
+    expected = by_utterance(embedding, x)
+    check(ops.conv_positional_eager(*arguments, gelu=activation == "gelu"), expected)
+    inside = (torch.arange(48) >= BOUNDARIES[0]) & (torch.arange(48) < BOUNDARIES[-1])
+    found = ops.conv_positional_eager(*arguments, residual=residual, gelu=activation == "gelu")
+    check(found, (expected + residual) * inside[:, None])
 
 
 def test_linear_gelu_and_linear_add():
@@ -137,10 +162,16 @@ def test_ctc_argmax():
     assert torch.equal(ids.long(), best) and relative_error(log_probs, expected) < 1e-7  # log-probabilities are float32
 
 
-def test_normalize_waveforms():
-    samples = 3 + noise(1000)
+@pytest.mark.parametrize("scale", [1, 3e-4], ids=["loud", "as quiet as the floor of the variance"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int16], ids=str)
+def test_normalize_waveforms(scale, dtype):
+    samples = 0.1 * scale * (1 + noise(1000))
+    if dtype == torch.int16:
+        samples = (samples * 32768).round()
+    samples = samples.to(dtype)
     extractor = FeatureExtractor(do_normalize=True)
-    found = ops.normalize_waveforms_eager(samples.float(), [0, 640], [500, 300])
+    found = ops.normalize_waveforms_eager(samples, [0, 640], [500, 300])
     for start, length in ((0, 500), (640, 300)):
-        expected = extractor(samples[start : start + length].float().numpy(), return_tensors="pt")["input_values"][0]
+        waveform = samples[start : start + length].float() / (32768 if dtype == torch.int16 else 1)
+        expected = extractor(waveform.numpy(), return_tensors="pt")["input_values"][0]
         assert relative_error(found[start : start + length], expected) < 1e-6  # the extractor computes in float32

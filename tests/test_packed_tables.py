@@ -131,7 +131,10 @@ def test_all_tables_are_uploaded_at_once(values, lengths):
     hops = torch.arange(grid.end + 2)
     assert tables.utterances.tolist() == (torch.searchsorted(torch.tensor(grid.starts), hops, right=True) - 1).tolist()
     assert tables.work.tolist() == attention.work_of(tensor, starts, tensor, block, len(tables.work)).tolist()
-    assert tables.spans.tolist() == conv_positional.spans_of(tensor, starts, frames, len(tables.spans)).tolist()
+    assert (
+        tables.positional_work.tolist()
+        == conv_positional.spans_of(tensor, starts, frames, len(tables.positional_work)).tolist()
+    )
     true = grid.true_frames(CPU)
     assert (tables.true_frames is None) is (true is None) is (len(lengths) == 1)
     assert true is None or tables.true_frames.tolist() == true.tolist()

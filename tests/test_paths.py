@@ -27,13 +27,13 @@ def test_explain_path(cls):
     waveform = torch.randn(1, 800)
     with torch.inference_mode():
         assert model.explain_path() == model.explain_path(waveform) == "packed"
-        assert model.explain_path(output_attentions=True) == "definition: attentions are asked for"
+        assert model.explain_path(output_attentions=True) == "definition: attentions are requested"
         assert model.explain_path(mask_time_indices=torch.zeros(1, 2)) == "definition: mask_time_indices are given"
         assert model.explain_path(torch.empty(1, 800, device="meta")).startswith("definition: the device is meta")
         model.train()
         assert model.explain_path() == "definition: the model is training"
         model.eval().config.update({"output_attentions": True})
-        assert model.explain_path() == "definition: attentions are asked for"
+        assert model.explain_path() == "definition: attentions are requested"
         model.config.update({"output_attentions": False})
     assert model.explain_path().startswith("definition: a gradient may be needed")
     model.requires_grad_(False)
@@ -361,7 +361,7 @@ def test_modes_that_watch_operations():
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.enable_grad], ids=["packed", "definition"])
 def test_another_dtype_than_the_weights(mode):
     model = fresh(cls=HubertModel)
-    with mode(), pytest.raises(ValueError, match=r"must be torch\.float32 as the weights are, but is torch\.float64"):
+    with mode(), pytest.raises(ValueError, match=r"must be torch\.float32 like the weights, but is torch\.float64"):
         model(torch.randn(1, 800, dtype=torch.float64))
 
 

@@ -157,7 +157,7 @@ def test_one_label_is_regression(labels):
         (
             HubertForSequenceClassification,
             torch.tensor([0, 4]),
-            r"below num_labels \(4\) and not negative, but one is 4",
+            r"labels must be 0 to 3, or -100 to be ignored, but one is 4",
         ),
         (HubertForSequenceClassification, torch.tensor([-1, 0]), "but one is -1"),
         (HubertForSequenceClassification, torch.tensor([0.5, 1]), "must be whole numbers to choose among 4 classes"),

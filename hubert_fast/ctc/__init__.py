@@ -87,11 +87,12 @@ def greedy_decode(
 
     Args:
         logits_or_ids: logits, floating point ``[N, V]`` packed or ``[B, T, V]`` padded, on any device; or the best ids, int64,
-            int32, int16 or uint8, ``[N]`` or ``[B, T]``. Of logits on a GPU only the best id and its probability are copied.
+            int32, int16 or uint8, ``[N]`` or ``[B, T]``. From logits on a GPU, only the best id and its probability are copied
+            to the host.
         cu_seqlens_or_lengths: for packed frames the boundaries between utterances, ``[B + 1]``; for padded ones the number of
             frames of each, ``[B]``, or ``None`` if all frames count.
-        vocabulary: of a tokenizer, special tokens are left out of the text, and ids that it lacks become its ``unk_token``. Of
-            a list of tokens, or a dictionary from tokens to ids, only the blank is left out, and ``|`` separates words.
+        vocabulary: if a tokenizer, its special tokens are left out of the text, and ids that it lacks become its ``unk_token``.
+            If a list of tokens, or a dictionary from tokens to ids, only the blank is left out, and ``|`` separates words.
         blank_id: CTC's blank, which is the tokenizer's ``pad_token_id`` in Hugging Face checkpoints.
         frame_seconds: time from one frame to the next.
         timestamps: ``"word"`` to return words, ``"token"`` to return words and tokens.

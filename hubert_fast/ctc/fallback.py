@@ -38,7 +38,7 @@ def decode(
     threads: int = 1,
 ) -> dict[str, Any]:
     """Do what the C++ function of this name does, always on one thread."""
-    found = _Found(table, tokens, words)
+    found = _Columns(table, tokens, words)
     for utterance, (begin, length) in enumerate(zip(begins.tolist(), lengths.tolist())):
         if begin < 0 or length < 0 or begin + length > len(ids):
             raise ValueError(f"utterance {utterance} is frames {begin} to {begin} + {length}, but there are {len(ids)}")
@@ -47,7 +47,7 @@ def decode(
     return found.result()
 
 
-class _Found:
+class _Columns:
     """The columns of the result, as they grow."""
 
     def __init__(self, table: Table, tokens: bool, words: bool):

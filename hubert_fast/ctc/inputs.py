@@ -66,7 +66,7 @@ def _host(values: Any, name: str) -> np.ndarray:
 def spans_of(
     shape: tuple[int, ...], cu_seqlens_or_lengths: torch.Tensor | np.ndarray | Sequence[int] | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return begin and length of each utterance in the flattened frames of `shape`, both int64 ``[B]``."""
+    """Return first frame and length of each utterance in the flattened frames of `shape`, both int64 ``[B]``."""
     packed, given = len(shape) == 1, cu_seqlens_or_lengths
     name = "cu_seqlens" if packed else "lengths"
     if given is None:
@@ -85,11 +85,11 @@ def spans_of(
     given = given.astype(np.int64)
     if packed:
         if len(given) == 0:
-            raise ValueError("cu_seqlens need at least one entry, the begin of the first utterance, but are empty")
+            raise ValueError("cu_seqlens need at least one entry, the start of the first utterance, but are empty")
         for before, after in itertools.pairwise([0, *given.tolist(), shape[0]]):
             if after < before:
                 where = f"go from {before} to {after} in {_short(given)}"
-                raise ValueError(f"cu_seqlens must not decrease, and lie within 0 to {shape[0]} frames, but {where}")
+                raise ValueError(f"cu_seqlens must not decrease and must lie within 0 to {shape[0]} frames, but {where}")
         return given[:-1].copy(), np.diff(given)
     if len(given) != shape[0]:
         raise ValueError(f"lengths must be one per utterance, {shape[0]}, but are {len(given)}")

@@ -1,4 +1,4 @@
-"""`Vocabulary`: the text and kind of each CTC token id. A leaf that tokenizer and decoder both import."""
+"""`Vocabulary`: the text and kind of each CTC token id."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""The operations that have kernels. There is a file for each file of `hubert_fast.kernels`, of the same name.
+"""The operations that have kernels, each in a file of the same name as its kernel's in kernels/ (`hubert_fast.kernels`).
 
 Each file holds, in this order: the definition in plain PyTorch (``..._eager``), the registration with PyTorch, and the public
 function. The definition says what the op means: tests hold the kernel to it, and hold it to the module of `hubert_fast.layers`
-that it stands for. Its arithmetic is float32 (float64 for float64) throughout, rounded once at the end.
+that it stands for. Its arithmetic is float32 (float64 for float64 and for statistics of windows) throughout, rounded once at
+the end.
 
 The ops are for use on their own, also under ``torch.compile`` and ``torch.export``. The public function runs the kernel or the
 definition, as ``backend`` says: ``auto``, ``eager`` or ``triton`` (see `hubert_fast.dispatch`). The graph in

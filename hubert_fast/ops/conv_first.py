@@ -29,9 +29,11 @@ def conv_first_eager(
     full, taps, bias, norm_weight, norm_bias, means = in_full_precision(samples, weight, bias, norm_weight, norm_bias, means)
     kernel = weight.shape[-2]
     windows = full.unfold(0, kernel, stride) if len(full) >= kernel else full.new_empty(0, kernel)
-    if means is None or utterances is None:
+    if means is None:
         out = windows @ taps
     else:
+        if utterances is None:
+            raise ValueError("means need utterances, the utterance of each hop, but it is None")
         of_frame = utterances[torch.arange(len(windows), device=samples.device) // frames_per_hop]
         out = full.new_empty(len(windows), weight.shape[-1])
         for utterance in range(len(means)):

@@ -60,11 +60,11 @@ def conv_positional(
     gelu: bool = True,
     backend: str | None = None,
 ) -> Tensor:
-    """Convolve each utterance of a packed batch over time, in groups, with zeros beyond its ends; apply GELU and a residual
-    add.
+    """Convolve each utterance of a packed batch over time, in groups; apply GELU and a residual add.
 
+    Zeros lie beyond the ends of an utterance.
     Frame t depends on the frames from ``t - kernel // 2`` on, as in ``conv1d(padding=kernel // 2)``; with an even kernel the
-    last frame of that is dropped. Source: Baevski et al. 2020 (wav2vec 2.0), section 2.
+    extra last frame is dropped. Source: Baevski et al. 2020 (wav2vec 2.0), section 2.
 
     Args:
         x: ``[N, C]``.

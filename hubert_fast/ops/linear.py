@@ -1,4 +1,4 @@
-"""Products with what follows them: linear layers with GELU or the residual add, and convolutions with a norm and GELU."""
+"""Matrix products fused with what follows: linear layers with GELU or the residual add, convolutions with norm and GELU."""
 
 from __future__ import annotations
 

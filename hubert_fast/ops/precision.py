@@ -1,4 +1,4 @@
-"""What definitions share: arithmetic in float32 or float64, whatever the operands and autocast say."""
+"""Run definitions in float32 or float64, whatever the operands and autocast say."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def window_statistics_eager(
 
 
 def _moments(sums: Tensor, products: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and covariance from sums over windows, given one over their number ``[B]``; NaN for no windows."""
+    """Return mean and covariance from sums over windows; `share` ``[B]`` is one over their number. NaN for no windows."""
     means = sums * share[:, None]
     return means, products * share[:, None, None] - means[:, :, None] * means[:, None, :]
 

@@ -2,7 +2,9 @@
 
 `modeling.HubertModel` asks whether this graph may serve a call (serve.py). If so, `run_packed` or `run_padded` (run.py) runs
 it, in plain PyTorch (torch_graph.py) or on Triton kernels (kernel_graph.py). audio.py and grid.py define how a batch is laid
-out. The rest of the package imports what it needs from here.
+out.
+
+The kernels are in kernels/ beside this package, which is imported as `hubert_fast.kernels`.
 """
 
 from .audio import PackedAudio

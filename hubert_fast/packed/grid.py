@@ -31,7 +31,7 @@ class Grid:
     """The layout of a packed batch: plain numbers, known before any frame is computed.
 
     starts: the frame of the grid at which each utterance starts, ``[B]``.
-    counts: the true frames of each utterance, ``[B]``: N in all, and all that the graph returns.
+    counts: the number of true frames of each utterance, ``[B]``. The graph returns their sum, N.
     padded: the number of frames to which each utterance is padded for a batch norm before the positional convolution; ``None``
         for no padding.
     """

@@ -1,6 +1,6 @@
 """The packed graph on Triton kernels: the steps of `torch_graph`, each by the kernel that fuses it.
 
-Products that gain nothing from fusing go to cuBLAS; `kernels.tuning` decides which. Nothing is kept between calls: the weights
+Products that gain nothing from fusing go to cuBLAS; `kernels.tuning` decides which. No weights are kept between calls: those
 that kernels read in another layout (convolutions as matrices, the positional weight with its norm applied) are laid out for
 every call, which moves about 50 MB for a large model. So no change of a weight can be missed, and nothing waits for the GPU.
 Axes: B utterances, S samples, N packed frames, C channels, H heads, D head dim, G groups.
@@ -46,13 +46,18 @@ if TYPE_CHECKING:
 
 
 def encode_on_kernels(
-    model: HubertModel, dtype: torch.dtype, waveform: Tensor, grid: Grid, spans: SampleSpans, output_hidden_states: bool
+    model: HubertModel,
+    dtype: torch.dtype,
+    waveform: Tensor,
+    grid: Grid,
+    statistics_spans: SampleSpans,
+    output_hidden_states: bool,
 ) -> States:
     """Run the encoder over a packed batch in `dtype` and return hidden states ``[N, C]``.
 
     Args:
         waveform: flat ``[S]``, laid out as `grid` says.
-        spans: the samples for the statistics of a GroupNorm; without one they are not read.
+        statistics_spans: the samples for the statistics of a GroupNorm; without one they are not read.
     """
     device = waveform.device
     out_dtype = dtype_of_states(dtype, device)
@@ -60,13 +65,13 @@ def encode_on_kernels(
         if not grid.frames:
             return _no_frames(model, out_dtype, device, output_hidden_states)
         # in a padded batch GroupNorm takes its statistics from the padded rows
-        has_own_samples = model.feature_extractor.conv_layers[0].norm == "group" and spans.samples is not waveform
-        samples = (waveform, spans.samples) if has_own_samples else (waveform,)
+        has_own_samples = model.feature_extractor.conv_layers[0].norm == "group" and statistics_spans.samples is not waveform
+        samples = (waveform, statistics_spans.samples) if has_own_samples else (waveform,)
         options = dtype, out_dtype, output_hidden_states
-        replayed = _replay(model, *options, grid, spans, samples)
+        replayed = _replay(model, *options, grid, statistics_spans, samples)
         if replayed is not None:
             return replayed
-        return _run(model, *options, grid, Tables.of(model, dtype, grid, spans, device), *samples)
+        return _run(model, *options, grid, Tables.of(model, dtype, grid, statistics_spans, device), *samples)
 
 
 def _replay(
@@ -75,7 +80,7 @@ def _replay(
     out_dtype: torch.dtype,
     output_hidden_states: bool,
     grid: Grid,
-    spans: SampleSpans,
+    statistics_spans: SampleSpans,
     samples: tuple[Tensor, ...],
 ) -> States | None:
     """Return what `_run` would, for a short batch, by replaying a CUDA graph; ``None`` when there is no graph for it.
@@ -90,7 +95,7 @@ def _replay(
     bucket = bucket_of(-(-max(map(len, samples)) // hop), len(grid.counts))
     if bucket is None:
         return None
-    arrays, most = tables_on_host(model, dtype, grid, spans, device, bucket)
+    arrays, most = tables_on_host(model, dtype, grid, statistics_spans, device, bucket)
     tables = joined(arrays, device)
 
     def call(tables: Tensor, *samples: Tensor) -> States:
@@ -205,7 +210,7 @@ def _features(
     per_hop = hop // stride
     taps = conv_first.prepared(weight, bias, norm_weight is not None, per_hop, dtype)
     step = max(8, SLICE_BYTES_GPU // (per_hop * len(first.conv.weight) * dtype.itemsize) // 8 * 8)
-    # then each multiprocessor gets a whole number of tiles of 128 x 256 of the 512 channels, in every convolution
+    # a multiple of this gives every multiprocessor a whole number of tiles of 128 x 256
     together = 64 * tuning.multiprocessors_of(waveform.device)
     step = step // together * together or step
     parts = []
@@ -232,14 +237,14 @@ def _add_positions(embedding: PositionalConvEmbedding, x: Tensor, grid: Grid, ta
     conv = embedding.conv
     weight = positional_weight(conv, x.dtype)
     if not hasattr(embedding, "batch_norm"):
-        return conv_positional.launch(x, weight, conv.bias, tables.spans, residual=x, dtype=stream_dtype(x.dtype))
+        return conv_positional.launch(x, weight, conv.bias, tables.positional_work, residual=x, dtype=stream_dtype(x.dtype))
     full = x.to(stream_dtype(x.dtype))
     normed, padding = normalize_positions(embedding, full)
     if grid.padded is None:
-        return conv_positional.launch(normed.to(x.dtype), weight, conv.bias, tables.spans, residual=full)
-    # the batch norm turns the zeros that pad an utterance into other numbers, which the kernel does not provide for
-    taps = spectrum_of(conv.weight.detach().to(full.dtype), conv.groups)
-    return full + activate(convolve(normed, padding, taps, bias_of(conv, full.dtype), conv.kernel_size[0], grid), F.gelu)
+        return conv_positional.launch(normed.to(x.dtype), weight, conv.bias, tables.positional_work, residual=full)
+    # the batch norm turns the zeros that pad an utterance into other numbers, which the kernel does not support
+    spectrum = spectrum_of(conv.weight.detach().to(full.dtype), conv.groups)
+    return full + activate(convolve(normed, padding, spectrum, bias_of(conv, full.dtype), conv.kernel_size[0], grid), F.gelu)
 
 
 def _run_layer(
@@ -301,15 +306,15 @@ def _linear_gelu(x: Tensor, layer: nn.Linear, dtype: torch.dtype) -> Tensor:
 
 
 def _linear_add_norm(
-    x: Tensor, block: Tensor, layer: nn.Linear, norm: nn.LayerNorm, dtype: torch.dtype, norm_dtype: torch.dtype, post: bool
+    x: Tensor, hidden: Tensor, layer: nn.Linear, norm: nn.LayerNorm, dtype: torch.dtype, norm_dtype: torch.dtype, post: bool
 ) -> tuple[Tensor, Tensor]:
-    """Add ``layer(block)`` to the residual stream, in place; return the stream and its norm."""
+    """Add ``layer(hidden)`` to the residual stream `x`; return the stream and its norm."""
     from ..kernels import add_layer_norm, tuning
     from ..kernels import linear as products
 
     shape = layer.in_features, layer.out_features, dtype.itemsize
     if not post and not tuning.linear_add_by_library(*shape, tuning.capability_of(x.device)):
-        x = products.launch_add(block, layer.weight.to(dtype), layer.bias, x)
+        x = products.launch_add(hidden, layer.weight.to(dtype), layer.bias, x)
         return x, _norm(x, norm, norm_dtype)
-    delta = F.linear(block, layer.weight.to(dtype))  # the bias is added in float32, with the rest
+    delta = F.linear(hidden, layer.weight.to(dtype))  # the bias is added in float32, with the rest
     return add_layer_norm.launch(x, delta, layer.bias, norm.weight, norm.bias, norm.eps, norm_dtype, post, in_place=True)

@@ -29,10 +29,10 @@ def run_packed(model: HubertModel, audio: PackedAudio, grid: Grid, output_hidden
     Args:
         grid: that of the audio's lengths.
     """
-    on_kernels = is_on_kernels(model, audio.samples)  # first: int16 samples may be refused
+    on_kernels = is_on_kernels(model, audio.samples)  # first, so that a forced backend that cannot run raises before any work
     waveform = audio.waveform()
-    spans = SampleSpans(waveform, [start * audio.hop_samples for start in grid.starts], list(audio.lengths))
-    return _run(model, on_kernels, waveform, grid, spans, output_hidden_states)
+    statistics_spans = SampleSpans(waveform, [start * audio.hop_samples for start in grid.starts], list(audio.lengths))
+    return _run(model, on_kernels, waveform, grid, statistics_spans, output_hidden_states)
 
 
 def run_padded(model: HubertModel, input_values: Tensor, attention_mask: Tensor | None, output_hidden_states: bool) -> States:
@@ -49,10 +49,10 @@ def run_padded(model: HubertModel, input_values: Tensor, attention_mask: Tensor 
     grid = Grid.of(lengths, model.config, padded_samples=samples)
     waveform = _flatten(input_values, lengths, grid, hop)
     if all(length == samples for length in lengths):  # nothing is padded: the statistics are those of packed audio
-        spans = SampleSpans(waveform, [start * hop for start in grid.starts], lengths)
+        statistics_spans = SampleSpans(waveform, [start * hop for start in grid.starts], lengths)
     else:
-        spans = SampleSpans(input_values.reshape(-1), [row * samples for row in range(batch)], [samples] * batch)
-    last, states = _run(model, is_on_kernels(model, waveform), waveform, grid, spans, output_hidden_states)
+        statistics_spans = SampleSpans(input_values.reshape(-1), [row * samples for row in range(batch)], [samples] * batch)
+    last, states = _run(model, is_on_kernels(model, waveform), waveform, grid, statistics_spans, output_hidden_states)
     rows = _rows_among_padded(grid, last.device)
     padded = [_pad(x, grid, rows) for x in (last, *(states or ())[:-1])]
     if states is None:
@@ -62,13 +62,20 @@ def run_padded(model: HubertModel, input_values: Tensor, attention_mask: Tensor 
 
 
 def _run(
-    model: HubertModel, on_kernels: bool, waveform: Tensor, grid: Grid, spans: SampleSpans, output_hidden_states: bool
+    model: HubertModel,
+    on_kernels: bool,
+    waveform: Tensor,
+    grid: Grid,
+    statistics_spans: SampleSpans,
+    output_hidden_states: bool,
 ) -> States:
     dtype = compute_dtype(model)
     logger.debug("packed, on kernels" if on_kernels else "packed, in plain PyTorch")
     if on_kernels:
-        return encode_on_kernels(model, dtype, waveform, grid, spans, output_hidden_states)
-    return encode(model, model.fast_path.weights.weights_of(model, dtype), waveform, grid, spans, output_hidden_states)
+        return encode_on_kernels(model, dtype, waveform, grid, statistics_spans, output_hidden_states)
+    return encode(
+        model, model.fast_path.weights.weights_of(model, dtype), waveform, grid, statistics_spans, output_hidden_states
+    )
 
 
 def _rows_among_padded(grid: Grid, device: torch.device) -> Tensor | None:

@@ -1,7 +1,8 @@
 """Decide whether the packed graph may serve a call, and on what; if it may not, say why.
 
 The packed graph reads weights and runs no module. So it leaves a call to the definition whenever a module might do more than
-compute with its weights: train, record gradients, return attentions, run hooks, or be something else than it was built to be.
+compute with its weights: train, record gradients, return attentions, run hooks, or be something other than what it was built
+    as.
 """
 
 from __future__ import annotations
@@ -39,9 +40,9 @@ class FastPath:
         limit.
     """
 
-    def __init__(self, graphs: int | None = None) -> None:
+    def __init__(self, cuda_graph_limit: int | None = None) -> None:
         self.weights = WeightCache()
-        self.cuda_graphs = GraphCache(graphs)
+        self.cuda_graphs = GraphCache(cuda_graph_limit)
         self._watch: Watch | None = None
 
     def __deepcopy__(self, memo: Any) -> FastPath:
@@ -65,7 +66,7 @@ class FastPath:
         if reason is not None:
             return reason
         if not whole_call and has_hook(model):
-            return "the model has a hook, which runs around forward alone"
+            return "the model has a hook, which forward_packed would bypass"
         if self._watch is None:
             self._watch = Watch(cls, model.config)
         return self._watch.check(model, WRAPPED if whole_call else set())[1]
@@ -86,7 +87,7 @@ def why_not_now(model: nn.Module, waveforms: Tensor) -> str | None:
     if waveforms.is_cuda and torch.cuda.is_current_stream_capturing():
         return "a CUDA graph is being captured"
     if waveforms.device.type not in DEVICES:
-        return f"the device is {waveforms.device}, and neither a CPU nor CUDA"
+        return f"the device is {waveforms.device}, but must be a CPU or a CUDA device"
     if _has_any_global_hook():
         return "PyTorch has hooks that run on all modules"
     return None
@@ -110,7 +111,7 @@ def why_not_on_kernels(model: HubertModel, dtype: torch.dtype) -> str | None:
     """Return what about a model the kernels do not support; ``None`` if they support all of it."""
     config = model.config
     if dtype not in (torch.float32, torch.float16, torch.bfloat16):
-        return f"the model computes in {dtype}, but kernels in float32, float16 and bfloat16"
+        return f"the model computes in {dtype}, but kernels only in float32, float16 and bfloat16"
     modules: dict[str, Any] = {"feat_extract_activation": model.feature_extractor.conv_layers[0]}
     if len(model.encoder.layers):
         modules["hidden_act"] = model.encoder.layers[0].feed_forward

@@ -22,36 +22,38 @@ GRAPH_FRAMES, GRAPH_UTTERANCES = 1536, 8  # limits of a short batch, for which a
 
 
 class Tables(NamedTuple):
-    """Tables of one batch on its device, int32, uploaded in one copy.
+    """Tables of one batch on its device, uploaded in one copy; int32, except those of `windows`.
 
     utterances: the utterance of each hop of the samples.
     true_frames: indices of the grid's frames that belong to an utterance, ``[N]``; ``None`` if all do.
     work: of attention, ``[entries, 4]``.
-    spans: of the positional convolution, ``[entries, 3]``.
+    positional_work: of the positional convolution, ``[entries, 3]``.
     windows: for the statistics of a GroupNorm; ``None`` without one.
     """
 
     utterances: Tensor
     true_frames: Tensor | None
     work: Tensor
-    spans: Tensor
+    positional_work: Tensor
     windows: WindowTables | None
 
     @classmethod
-    def of(cls, model: HubertModel, dtype: torch.dtype, grid: Grid, samples: SampleSpans, device: torch.device) -> Tables:
+    def of(
+        cls, model: HubertModel, dtype: torch.dtype, grid: Grid, statistics_spans: SampleSpans, device: torch.device
+    ) -> Tables:
         """Lay out a batch for the block sizes that the kernels of `model` use in `dtype`."""
-        arrays, most = tables_on_host(model, dtype, grid, samples, device)
+        arrays, most = tables_on_host(model, dtype, grid, statistics_spans, device)
         return cls.from_parts(upload_together(arrays, device), most)
 
     @classmethod
     def from_parts(cls, parts: Sequence[Tensor], most: int) -> Tables:
         """Assemble the arrays of `tables_on_host` after their copy to the device."""
-        utterances, true_frames, work, spans, *windows = parts
+        utterances, true_frames, work, positional_work, *windows = parts
         window_tables = None
         if windows:
             window_work, slots, share = windows
             window_tables = WindowTables(window_work, slots, share, most)
-        return cls(utterances, true_frames if len(true_frames) else None, work, spans, window_tables)
+        return cls(utterances, true_frames if len(true_frames) else None, work, positional_work, window_tables)
 
 
 def bucket_of(hops: int, utterances: int) -> int | None:
@@ -67,7 +69,12 @@ def bucket_of(hops: int, utterances: int) -> int | None:
 
 
 def tables_on_host(
-    model: HubertModel, dtype: torch.dtype, grid: Grid, samples: SampleSpans, device: torch.device, bucket: int | None = None
+    model: HubertModel,
+    dtype: torch.dtype,
+    grid: Grid,
+    statistics_spans: SampleSpans,
+    device: torch.device,
+    bucket: int | None = None,
 ) -> tuple[list[np.ndarray], int]:
     """Return the arrays of `Tables`, and `most` of `WindowTables`; an empty `true_frames` stands for all frames.
 
@@ -96,11 +103,11 @@ def tables_on_host(
     if bucket is None:
         if first.norm != "group":
             return arrays, 0
-        windows, most = windows_on_host(*samples[1:], kernel, stride)
+        windows, most = windows_on_host(*statistics_spans[1:], kernel, stride)
         return [*arrays, *windows], most
     chunks, most = max_chunks(bucket * hop, stride, GRAPH_UTTERANCES)
     if first.norm == "group":
-        windows, most = windows_on_host(*samples[1:], kernel, stride, most)
+        windows, most = windows_on_host(*statistics_spans[1:], kernel, stride, most)
         arrays += windows
     # each utterance may begin one entry more than it fills
     sizes = (

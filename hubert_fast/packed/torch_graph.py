@@ -2,7 +2,7 @@
 
     waveform [S] -> features [N, C_conv] -> projection [N, C] -> positional convolution and Transformer layers [N, C]
 
-`hubert_fast.modeling` says what HuBERT is. This file computes the same from the same modules, several times as fast, because
+`hubert_fast.modeling` defines HuBERT. This file computes the same results with the same modules, several times faster, because
 it computes no padding: a batch is N frames side by side. Everything is row-wise except the positional convolution and
 attention, which stay within each utterance. With weights in half precision, products are computed in half precision, while the
 residual stream, norms and softmax stay float32.
@@ -32,16 +32,16 @@ if TYPE_CHECKING:
     from ..modeling import HubertModel
 
 SLICE_BYTES_CPU = 1 << 23  # output of the first convolution, the largest: it then fits into the second-level cache
-SLICE_BYTES_GPU = 9 << 26
+SLICE_BYTES_GPU = 9 << 26  # enough frames to keep a GPU busy, and little beside its memory
 BLOCKS_AT_ONCE = 64  # of the positional convolution: bounds the memory that long audio takes
 # Rows of the feed-forward block computed at once on a CPU: its hidden activations then stay in cache. A GPU takes all rows.
 FEED_FORWARD_ROWS_CPU = 1024
 
-States = tuple[Tensor, tuple[Tensor, ...] | None]  # the last hidden state, and all of them if asked for
+States = tuple[Tensor, tuple[Tensor, ...] | None]  # the last hidden state, and all of them if requested
 
 
 class SampleSpans(NamedTuple):
-    """The samples over which GroupNorm takes each utterance's statistics: spans of a buffer `samples` ``[S]``, in samples."""
+    """Each utterance's span of the buffer `samples` ``[S]``, over which a GroupNorm takes its statistics."""
 
     samples: Tensor
     starts: list[int]
@@ -53,19 +53,19 @@ def encode(
     weights: PackedWeights,
     waveform: Tensor,
     grid: Grid,
-    spans: SampleSpans,
+    statistics_spans: SampleSpans,
     output_hidden_states: bool,
 ) -> States:
     """Run the encoder over a packed batch and return hidden states ``[N, C]``.
 
     Args:
         waveform: flat ``[S]``, laid out as `grid` says.
-        spans: the samples for the statistics of a GroupNorm; without one they are not read.
+        statistics_spans: the samples for the statistics of a GroupNorm; without one they are not read.
     """
     dtype = weights.convolutions[-1].dtype
     out_dtype = dtype_of_states(dtype, waveform.device)
     with torch.autocast(waveform.device.type, enabled=False):  # dtype already is autocast's
-        x = encode_features(model, weights.convolutions, waveform, grid, spans)
+        x = encode_features(model, weights.convolutions, waveform, grid, statistics_spans)
         true_frames = grid.true_frames(waveform.device)
         if true_frames is not None:
             x = x[true_frames]
@@ -111,7 +111,9 @@ class FirstConvolution(NamedTuple):
     bias: Tensor
 
 
-def encode_features(model: HubertModel, matrices: Sequence[Tensor], waveform: Tensor, grid: Grid, spans: SampleSpans) -> Tensor:
+def encode_features(
+    model: HubertModel, matrices: Sequence[Tensor], waveform: Tensor, grid: Grid, statistics_spans: SampleSpans
+) -> Tensor:
     """Compute all frames of the grid up to its end, ``[grid.end, C_conv]``, from a flat waveform ``[S]``.
 
     Args:
@@ -123,7 +125,7 @@ def encode_features(model: HubertModel, matrices: Sequence[Tensor], waveform: Te
     (kernel,), (stride,) = first.conv.kernel_size, first.conv.stride
     folded = None
     if first.norm == "group":
-        folded = fold(first, matrices[0], *window_statistics_eager(*spans, kernel, stride))
+        folded = fold(first, matrices[0], *window_statistics_eager(*statistics_spans, kernel, stride))
     out = waveform.new_empty(grid.end, len(matrices[-1]), dtype=dtype)
     per_frame = hop // stride  # frames of the first convolution for each of the last
     budget = SLICE_BYTES_GPU if waveform.is_cuda else SLICE_BYTES_CPU
@@ -245,7 +247,7 @@ def convolve(x: Tensor, padding: Tensor, spectrum: Tensor, bias: Tensor, kernel:
     """Convolve each utterance of `x` ``[N, C]`` as ``conv1d(padding=K // 2)[..., :frames]`` does, with zeros beyond its ends.
 
     Args:
-        padding: the frame that follows an utterance up to `grid.padded` frames, ``[C]``.
+        padding: the frame that fills an utterance up to `grid.padded` frames, ``[C]``.
         spectrum: the weight, complex ``[L/2+1, G, C/G (in), C/G (out)]``, from `weights.spectrum_of`.
         bias: ``[C]``.
     """
@@ -270,7 +272,10 @@ def convolve(x: Tensor, padding: Tensor, spectrum: Tensor, bias: Tensor, kernel:
 
 
 class RunLayer(Protocol):
-    """Compute one Transformer layer, from the residual stream and its norm to the next ones; may work in place on the stream.
+    """Compute one Transformer layer: take the residual stream and its norm, return the next stream and the next norm.
+
+    May change the stream in place. In a post-LN encoder `normed` is the stream in the dtype of products, perhaps the same
+    tensor.
 
     next_norm: the norm that follows the layer in a pre-LN encoder; ``None`` in a post-LN encoder, whose layers normalise
         their own output.

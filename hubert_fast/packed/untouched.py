@@ -1,4 +1,4 @@
-"""Detect whether a model still is what its class and configuration define, so that another graph may compute for it.
+"""Detect whether a model is still what its class and configuration define, so that another graph may compute for it.
 
 A graph that reads only a model's weights bypasses everything else that may have been added: an adapter, a hook, a quantised or
 compiled layer, a replaced method, dropout left on. `Blueprint` describes a model as it should be. `Blueprint.compare` checks a
@@ -106,7 +106,9 @@ class Watch:
         }  # a copy watches another model
 
     def check(self, base: nn.Module, own: set[str]) -> tuple[Inspection, str | None]:
-        """Return the last inspection of `base`, which is a new object only when modules were exchanged, and what is wrong now.
+        """Return the latest inspection of `base`, and why the model may not be served, or ``None``.
+
+        The inspection is the same object until modules are replaced.
 
         Args:
             own: attributes of `base` that hubert_fast sets.
@@ -207,7 +209,7 @@ def walk(module: nn.Module) -> list[nn.Module]:
 
 
 def why_changed(base: nn.Module, below: list[nn.Module], parts: list[Part], own: set[str]) -> str | None:
-    """Return which change to `base` a graph would bypass that only reads weights; ``None`` if there is none.
+    """Return a change to `base` that a graph reading only weights would miss, or ``None``.
 
     Hooks on `base` itself are no such change: they run around its forward, whichever graph computes it.
 
