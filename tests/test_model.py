@@ -154,7 +154,7 @@ def test_outputs_of_other_make():
 
     output = Scored(logits=1, score=2)
     assert output.score == 2 and output.to_tuple() == (1, 2) and output.loss is None and "Scored(logits=1" in repr(output)
-    with pytest.raises(TypeError, match="has loss, logits, hidden_states, attentions, score, but got scroe"):
+    with pytest.raises(TypeError, match="has the fields loss, logits, hidden_states, attentions, score, but got scroe"):
         Scored(scroe=1)
     with pytest.raises(AttributeError, match="no scroe"):
         output.scroe = 1

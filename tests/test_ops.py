@@ -641,3 +641,14 @@ def test_the_persistent_product_is_one_kernel_for_all_rows(monkeypatch):
         linear_persistent.launch(x, weight, bias, torch.empty(rows, 512), True)
     assert [grid for grid, _ in launches] == [(64,), (66,), (132,), (132,)]  # tiles of 128 x 256, at most one a multiprocessor
     assert all(constants == launches[0][1] for _, constants in launches) and launches[0][1]["PROGRAMS"] == 132
+
+
+@pytest.mark.parametrize("channels", [40, 512], ids=["narrow", "wide"])
+def test_eps(channels):
+    """A norm's eps reaches the kernel: here it weighs as much as the variance."""
+    vectors, eps = randn(3, channels), 0.5
+    bias, norm = vectors[0], vectors[1:]
+    check("layer_norm", 0.7 * randn(5, channels), *norm, eps=eps)
+    check("add_layer_norm", randn(5, channels), randn(5, channels), bias, *norm, eps=eps)
+    check("conv_gelu", randn(9, 24), 0.1 * randn(channels, 48), bias, *norm, eps=eps)
+    check("conv_first", randn(999), 0.2 * randn(10, channels), bias, *norm, eps=eps)

@@ -14,6 +14,7 @@ from hubert_fast.dispatch import BACKEND_VARIABLE
 pytest.importorskip("triton", reason="triton is not installed (it exists for Linux only)")
 
 ON_KERNELS = {name: values for name, values in ALL.items() if values.get("hidden_act", "gelu") == "gelu"}
+ON_KERNELS |= {"post-LN, eps 1e-3": dict(POST_LN, layer_norm_eps=1e-3), "pre-LN, eps 1e-3": dict(PRE_LN, layer_norm_eps=1e-3)}
 LETTERS = ["<pad>", *(chr(65 + index) for index in range(31))]
 LENGTHS = (2400, 0, 401, 1, 1039, 720)
 architectures = pytest.mark.parametrize("values", ON_KERNELS.values(), ids=ON_KERNELS)

@@ -88,7 +88,8 @@ def add_layer_norm(
         The stream, in the dtype of `x`, and its norm, in `dtype`.
 
     Raises:
-        RuntimeError: a forced backend cannot run.
+        ValueError: the kernel does not take operands of these shapes or dtypes.
+        RuntimeError: a forced backend cannot run, or PyTorch rejects the operands of the definition.
     """
     dtype = dtype or x.dtype
     if use_triton(*present(x, delta, delta_bias, weight, bias), backend=backend):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..dispatch import use_triton
+from ..kernels.checks import check_shape
 from .precision import check_cu_seqlens, in_full_precision, present, without_autocast
 
 
@@ -52,10 +53,12 @@ def attention(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, *, backend: s
         ``[N, H, D]`` in the dtype of `q`; zeros in rows that belong to no utterance.
 
     Raises:
-        ValueError: the operands do not fit.
-        RuntimeError: a forced backend cannot run.
+        ValueError: the kernel does not take operands of these shapes or dtypes.
+        RuntimeError: a forced backend cannot run, or PyTorch rejects the operands of the definition.
     """
     check_cu_seqlens(cu_seqlens)
+    for name, operand in (("k", k), ("v", v)):
+        check_shape(name, operand, tuple(q.shape), f"q {list(q.shape)}")
     if use_triton(q, k, v, backend=backend):
         return _attention_triton(q, k, v, cu_seqlens)
     return attention_eager(q, k, v, cu_seqlens)
@@ -108,8 +111,8 @@ def attention_padded(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = 
         ``[B, T, H, D]``, contiguous, in the dtype of `q`; zeros in rows that have no key to attend to.
 
     Raises:
-        ValueError: the operands do not fit.
-        RuntimeError: a forced backend cannot run.
+        ValueError: the kernel does not take operands of these shapes or dtypes.
+        RuntimeError: a forced backend cannot run, or PyTorch rejects the operands of the definition.
     """
     if key_mask is not None and key_mask.shape != q.shape[:2]:
         raise ValueError(f"key_mask must be {list(q.shape[:2])} for q {list(q.shape)}, but is {list(key_mask.shape)}")

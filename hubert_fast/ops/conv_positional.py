@@ -79,8 +79,8 @@ def conv_positional(
         ``[N, C]`` in the dtype of `residual` if it is given, else of `x`; zeros in rows that belong to no utterance.
 
     Raises:
-        ValueError: the operands do not fit.
-        RuntimeError: a forced backend cannot run.
+        ValueError: the kernel does not take operands of these shapes or dtypes.
+        RuntimeError: a forced backend cannot run, or PyTorch rejects the operands of the definition.
     """
     check_cu_seqlens(cu_seqlens)
     channels, unsupported = weight.shape[-1], None

@@ -45,8 +45,8 @@ def ctc_argmax(x: Tensor, weight: Tensor, bias: Tensor | None, *, backend: str |
         Token ids, int32 ``[...]``, the first of equally likely ones, and float32 log-probabilities ``[...]``.
 
     Raises:
-        ValueError: the operands do not fit.
-        RuntimeError: a forced backend cannot run.
+        ValueError: the kernel does not take operands of these shapes or dtypes.
+        RuntimeError: a forced backend cannot run, or PyTorch rejects the operands of the definition.
     """
     if use_triton(*present(x, weight, bias), backend=backend):
         return _ctc_argmax_triton(x, weight, bias)

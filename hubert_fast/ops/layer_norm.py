@@ -43,7 +43,8 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, *, ba
         ``[..., C]`` in the dtype of `x`.
 
     Raises:
-        RuntimeError: a forced backend cannot run.
+        ValueError: the kernel does not take operands of these shapes or dtypes.
+        RuntimeError: a forced backend cannot run, or PyTorch rejects the operands of the definition.
     """
     if use_triton(x, weight, bias, backend=backend):
         return _layer_norm_triton(x, weight, bias, eps)

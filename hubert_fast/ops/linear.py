@@ -42,8 +42,8 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None, *, backend: str 
         ``[..., C_out]`` in the dtype of `x`.
 
     Raises:
-        ValueError: the operands do not fit.
-        RuntimeError: a forced backend cannot run.
+        ValueError: the kernel does not take operands of these shapes or dtypes.
+        RuntimeError: a forced backend cannot run, or PyTorch rejects the operands of the definition.
     """
     if use_triton(*present(x, weight, bias), backend=backend):
         return _linear_gelu_triton(x, weight, bias)
@@ -83,8 +83,8 @@ def linear_add(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor,
         ``[..., C_out]`` in the dtype of `residual`.
 
     Raises:
-        ValueError: the operands do not fit.
-        RuntimeError: a forced backend cannot run.
+        ValueError: the kernel does not take operands of these shapes or dtypes.
+        RuntimeError: a forced backend cannot run, or PyTorch rejects the operands of the definition.
     """
     if use_triton(*present(x, weight, bias, residual), backend=backend):
         return _linear_add_triton(x, weight, bias, residual)
@@ -166,8 +166,8 @@ def conv_gelu(
         ``[T, C_out]`` in the dtype of `x`.
 
     Raises:
-        ValueError: the operands do not fit.
-        RuntimeError: a forced backend cannot run.
+        ValueError: the kernel does not take operands of these shapes or dtypes.
+        RuntimeError: a forced backend cannot run, or PyTorch rejects the operands of the definition.
     """
     check_norm_pair(norm_weight, norm_bias)
     if use_triton(*present(x, weight, bias, norm_weight, norm_bias), backend=backend):

@@ -68,8 +68,8 @@ def normalize_waveforms(
         ``[S]`` in float32, or float64 for float64; zeros between utterances.
 
     Raises:
-        ValueError: the operands do not fit.
-        RuntimeError: a forced backend cannot run.
+        ValueError: the kernel does not take operands of these shapes or dtypes.
+        RuntimeError: a forced backend cannot run, or PyTorch rejects the operands of the definition.
     """
     check_spans(samples, starts, lengths)
     if use_triton(samples, backend=backend, also=(torch.int16,), of_waveforms=True):

@@ -132,8 +132,8 @@ def window_statistics(
         Mean ``[B, kernel]`` and covariance ``[B, kernel, kernel]`` in float64; NaN for an utterance without a window.
 
     Raises:
-        ValueError: the operands do not fit.
-        RuntimeError: a forced backend cannot run.
+        ValueError: the kernel does not take operands of these shapes or dtypes.
+        RuntimeError: a forced backend cannot run, or PyTorch rejects the operands of the definition.
     """
     check_spans(samples, starts, lengths)
     if use_triton(samples, backend=backend, of_waveforms=True):
