@@ -147,5 +147,5 @@ def test_what_an_output_knows_is_no_entry_of_it():
     output = output_of(CALLS["tokens"])
     assert list(output) == ["ids", "log_probs", "cu_seqlens"] and len(output.to_tuple()) == 3
     assert "counted" not in repr(output) and dict(output) == output
-    with pytest.raises(AttributeError, match="and no counts"):
+    with pytest.raises(AttributeError, match="but no counts"):
         output.counts = COUNTS
