@@ -1,0 +1,22 @@
+"""How far a reader has to go who follows one call: the limits of reading_route.py for the definition and the plain graph."""
+
+import pytest
+from reading_route import routes, trace
+
+from hubert_fast.dispatch import BACKEND_VARIABLE
+
+LIMITS = {  # files, crossings from one file to another; before packed/ was one room, 17 and 138 for the plain graph
+    "base: forward, the definition": (6, 16),
+    "large: forward, the definition": (6, 16),
+    "base: forward, plain PyTorch": (16, 72),
+    "large: forward, plain PyTorch": (14, 62),
+}
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_a_call_crosses_few_files(name, monkeypatch):
+    monkeypatch.setenv(BACKEND_VARIABLE, "eager")
+    route = trace(name, routes()[name])
+    files, crossings = LIMITS[name]
+    assert 1 < len(route.files) <= files, f"{len(route.files)} files, more than {files}: {sorted(route.files)}"
+    assert 1 < route.crossings <= crossings, f"{route.crossings} crossings, more than {crossings}"
