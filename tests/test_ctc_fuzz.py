@@ -3,10 +3,15 @@
 ``make sanitize`` runs this where a read or write outside of a buffer ends the process.
 """
 
+import sys
+import time
+from collections import namedtuple
+
 import numpy as np
 import pytest
 
 from hubert_fast import ctc
+from hubert_fast.ctc import fallback
 
 _ctc = pytest.importorskip("hubert_fast._ctc", reason=f"not built: {ctc.why_not_built()}")
 DTYPES = [np.int64, np.int32, np.int16, np.uint8, np.float32, np.float64, bool, np.uint64, ">i8", "U1", object, complex]
@@ -85,6 +90,60 @@ def test_wrong_kinds_of_arguments():
             _ctc.decode(one, 0 * one, one, wrong, 0)
     with pytest.raises((TypeError, ValueError)):
         _ctc.decode(one, 0 * one, one, table, 2**80)
+
+
+Row = namedtuple("Row", "text number share")
+
+
+class Derived(Row):
+    """With a dictionary of its own."""
+
+
+NOT_ROWS = [tuple, list, int, time.struct_time, type(sys.float_info), Derived, type("Fields", (), {"_fields": ("a",)})]
+
+
+@pytest.mark.parametrize("kind", NOT_ROWS, ids=lambda kind: kind.__name__)
+def test_rows_of_other_types(kind):
+    with pytest.raises((ValueError, TypeError)):
+        _ctc.rows(kind, np.array([1]), ["a"], np.zeros(1, np.int32), np.zeros(1))
+
+
+def test_rows_of_random_columns():
+    rng = np.random.default_rng(1)
+    outcomes = {"answer": 0, "error": 0}
+    for _ in range(3000):
+        counts = rng.integers(0, 6, rng.integers(0, 6))
+        size = int(counts.sum())
+        sizes = size + (rng.random(3) < 0.05) * rng.integers(-2, 3, 3)
+        columns = [
+            [f"{i}" for i in range(sizes[0])],
+            _array(rng, max(sizes[1], 0), 0, 9) if rng.random() < 0.2 else np.arange(max(sizes[1], 0), dtype=np.int32),
+            np.arange(max(sizes[2], 0)) / 2,
+        ][: 3 if rng.random() < 0.95 else 2]
+        if rng.random() < 0.1:
+            counts = _array(rng, len(counts), -1, 2**40)
+        try:
+            found = _ctc.rows(Row, counts, *columns)
+        except (ValueError, TypeError):
+            outcomes["error"] += 1
+            continue
+        outcomes["answer"] += 1
+        assert found == fallback.rows(Row, counts, *columns)
+        assert all(type(one) is Row for part in found for one in part)
+    assert min(outcomes.values()) > 300, outcomes
+
+
+def test_references_are_counted():
+    """Neither one too many, which leaks, nor one too few, which frees what is in use."""
+    text, numbers = "a text of its own " * 2, np.zeros(5, np.int32)
+    before = sys.getrefcount(text), sys.getrefcount(Row), sys.getrefcount(numbers)
+    for _ in range(100):
+        found = _ctc.rows(Row, np.array([2, 3]), [text] * 5, numbers, np.ones(5))
+        assert found[1][2] == (text, 0, 1.0)
+        with pytest.raises(ValueError, match="a column must be"):
+            _ctc.rows(Row, np.array([2, 3]), [text] * 5, numbers, np.ones(4))
+    del found
+    assert (sys.getrefcount(text), sys.getrefcount(Row), sys.getrefcount(numbers)) == before
 
 
 def test_memory_is_given_back():

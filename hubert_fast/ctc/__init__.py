@@ -125,7 +125,7 @@ def greedy_decode(
         threads=threads,
         backend=backend,
     )
-    return _transcripts(raw, frame_seconds, vocabulary.do_lower_case, timestamps == "token")
+    return _transcripts(raw, frame_seconds, vocabulary.do_lower_case, timestamps == "token", _backend(backend))
 
 
 def decode_raw(
@@ -230,28 +230,21 @@ def _warn_once(reason: str) -> None:
 _warned: list[str] = []
 
 
-def _transcripts(raw: dict[str, Any], frame_seconds: float, lower: bool, with_tokens: bool) -> list[Transcript]:
+def _transcripts(
+    raw: dict[str, Any], frame_seconds: float, lower: bool, with_tokens: bool, backend: ModuleType
+) -> list[Transcript]:
     confidences = _confidences(raw["text_means"]).tolist()
     words: Iterable[Any] = itertools.repeat(None)
     if "words" in raw:
         names = [word.lower() for word in raw["words"]] if lower else raw["words"]
         seconds = [raw[name] * float(frame_seconds) for name in ("word_begins", "word_ends")]
-        words = _rows(Word, raw["word_counts"], names, *seconds, _confidences(raw["word_means"]))
+        words = backend.rows(Word, raw["word_counts"], names, *seconds, _confidences(raw["word_means"]))
     tokens: Iterable[Any] = itertools.repeat(None)
     if with_tokens:
         means = raw["token_means"].astype(np.float64)
         columns = (raw["token_ids"], raw["token_begins"], raw["token_ends"] - 1, means)
-        tokens = _rows(Token, raw["token_counts"], *columns)
+        tokens = backend.rows(Token, raw["token_counts"], *columns)
     return list(map(Transcript, raw["texts"], confidences, words, tokens))
-
-
-def _rows(kind: type, counts: np.ndarray, *columns: Sequence[Any] | np.ndarray) -> list[list]:
-    """Turn columns into lists of named tuples, ``counts[i]`` of them in the i-th."""
-    values = [column.tolist() if isinstance(column, np.ndarray) else column for column in columns]
-    rows: Iterable[Any] = map(
-        tuple.__new__, itertools.repeat(kind), zip(*values)
-    )  # faster than kind._make: no Python frame for each row
-    return [list(itertools.islice(rows, count)) for count in counts.tolist()]
 
 
 def _confidences(means: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import reduce
-from itertools import groupby
+from itertools import groupby, islice
 from operator import add
 from typing import Any
 
@@ -45,6 +45,20 @@ def decode(
         probs = None if log_probs is None else log_probs[begin : begin + length].astype(np.float64)
         found.utterance(utterance, ids[begin : begin + length].tolist(), probs, blank, group)
     return found.result()
+
+
+def rows(row_type: type, counts: np.ndarray, *columns: list | np.ndarray) -> list[list]:
+    """Turn columns into lists of rows of a named tuple, ``counts[i]`` of them in the i-th list."""
+    fields = row_type._fields  # type: ignore[attr-defined]
+    if len(fields) != len(columns):
+        raise ValueError(f"rows need a column for each of their {len(fields)} fields, but got {len(columns)}")
+    values = [column if isinstance(column, list) else column.tolist() for column in columns]
+    total = int(counts.sum())
+    for column in values:
+        if len(column) != total:
+            raise ValueError(f"a column must be a list or an array of {total} entries, but has {len(column)}")
+    result = map(row_type._make, zip(*values))  # type: ignore[attr-defined]
+    return [list(islice(result, count)) for count in counts.tolist()]
 
 
 class _Columns:
