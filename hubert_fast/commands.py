@@ -65,7 +65,7 @@ def convert(options: argparse.Namespace) -> int:
     try:
         converted = read(options.checkpoint, options.dictionary, options.keep_final_proj)
         folder.mkdir(parents=True, exist_ok=True)
-        with interrupts.raised_in_here(), tempfile.TemporaryDirectory(dir=folder) as unfinished:
+        with interrupts.keyboard_interrupts(), tempfile.TemporaryDirectory(dir=folder) as unfinished:
             converted.save_pretrained(unfinished)
             for file in Path(unfinished).iterdir():
                 file.rename(folder / file.name)

@@ -24,7 +24,7 @@ def exit_at_interrupts() -> None:
         signal.signal(signal.SIGINT, exit_at_once)
 
 
-class raised_in_here:
+class keyboard_interrupts:
     """A context in which Ctrl-C raises KeyboardInterrupt, as usual, so that unfinished work can be cleaned up."""
 
     def __enter__(self) -> None:

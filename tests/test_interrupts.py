@@ -41,7 +41,7 @@ def test_work_may_be_cleaned_up():
     code = (
         "import os, signal; from hubert_fast import interrupts; interrupts.exit_at_interrupts()\n"
         "try:\n"
-        "    with interrupts.raised_in_here():\n"
+        "    with interrupts.keyboard_interrupts():\n"
         "        os.kill(os.getpid(), signal.SIGINT)\n"
         "except KeyboardInterrupt:\n"
         "    print('cleaned up', flush=True)\n"
@@ -57,7 +57,7 @@ def test_other_handlers_stay(handler):
     before = signal.signal(signal.SIGINT, handler)
     try:
         interrupts.exit_at_interrupts()
-        with interrupts.raised_in_here():
+        with interrupts.keyboard_interrupts():
             assert signal.getsignal(signal.SIGINT) is handler
         assert signal.getsignal(signal.SIGINT) is handler
     finally:

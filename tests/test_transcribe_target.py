@@ -286,3 +286,16 @@ def test_notes_are_printed_and_counted(capsys):
     lines = []
     report_summary(Summary("out", "none", "none", "none", with_notes_this_run=2), lines.append, None)
     assert lines == ["2 inputs with notes: decoding worked around faults in the files"]
+
+
+def test_an_ignored_interrupt_stays_ignored():
+    """As in a job that a script starts with `&`, which must not stop when somebody interrupts the script."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with command._stopping(None) as received:
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+            signal.raise_signal(signal.SIGINT)
+        assert received == [] and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..ctc import greedy_decode
 from ..devices import is_out_of_memory
 from ..hub import first_line
-from ..interrupts import raised_in_here
+from ..interrupts import keyboard_interrupts
 from ..tolerances import MODEL_TOLERANCES, largest_error
 from .arithmetic import flop
 from .meters import Energy, Memory
@@ -116,7 +116,7 @@ def measure(subject: Subject, work: Work, names: Sequence[str], plan: Plan, say:
     energy, memory = Energy(subject.device), Memory(subject.device)
     with contextlib.ExitStack() as stack:
         if plan.protocol == "files":
-            stack.enter_context(raised_in_here())
+            stack.enter_context(keyboard_interrupts())
             folder = stack.enter_context(tempfile.TemporaryDirectory())
             try:
                 work = work.saved(Path(folder))

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from ..console import EXIT_OK, EXIT_SOME_FAILED, CannotRunError
 from ..devices import DTYPES, resolve_device
 from ..dispatch import interpreting, why_not, why_too_old
-from ..interrupts import raised_in_here
+from ..interrupts import keyboard_interrupts
 from . import verdicts
 from .models import MODELS
 from .process import FAIL, NOT_CHECKED, PASS, Row, checked, not_run, tasks
@@ -93,7 +93,7 @@ def _check_in_parallel(device: torch.device, dtypes: list[str], few: bool, shard
             rows.put(None)
 
     threads = [threading.Thread(target=read, args=(dtype, shard), daemon=True) for dtype in dtypes for shard in range(shards)]
-    with raised_in_here():
+    with keyboard_interrupts():
         for thread in threads:
             thread.start()
         try:

@@ -16,7 +16,7 @@ from .. import demo, dispatch
 from ..audio.raw_format import RawFormat
 from ..console import EXIT_OK, EXIT_SOME_FAILED, CannotRunError, say
 from ..hub import CheckpointError, first_line
-from ..interrupts import raised_in_here
+from ..interrupts import keyboard_interrupts
 from ..jobs.inputs import Inputs, Shard
 from ..jobs.journal import JournalError
 from ..jobs.manifests import ManifestError
@@ -99,7 +99,7 @@ def run(options: argparse.Namespace) -> int:
         normalizer=options.normalizer,
     )
     opened = target.opened(settings, options.overwrite, options.retry_failed, report)
-    with raised_in_here(), _reported_failures(target), opened as sinks:
+    with keyboard_interrupts(), _reported_failures(target), opened as sinks:
         return _transcribe(options, inputs, run_options, transcriber, summary, target, sinks, report)
 
 
@@ -238,7 +238,9 @@ def _stopping(engine: Engine) -> Iterator[list[int]]:
             raise KeyboardInterrupt(number)
         engine.stop()
 
-    before = {number: signal.signal(number, stop) for number in SIGNALS}
+    # an ignored signal stays ignored, as SIGINT is in a job that a script starts with &
+    handled = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in handled}
     try:
         yield received
     finally:
