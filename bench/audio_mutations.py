@@ -13,7 +13,6 @@ import argparse
 import csv
 import io
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -115,9 +114,18 @@ def _decode(folder: str) -> None:
                 kind = "decoder_lost"
         except Exception as error:
             kind, reason = "exception", f"{type(error).__name__}: {error}"
-        wall_seconds, peak = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
-        answer = {"kind": kind, "reason": reason, "seconds": seconds, "wall_seconds": wall_seconds, "peak_bytes": peak}
+        wall_seconds = time.perf_counter() - start
+        answer = {"kind": kind, "reason": reason, "seconds": seconds, "wall_seconds": wall_seconds, "peak_bytes": _peak_bytes()}
         print(json.dumps(answer), flush=True)
+
+
+def _peak_bytes() -> int:
+    """Return the largest memory that this process has had, in bytes.
+
+    ``getrusage`` would include the memory of the parent, which a child shares until it executes another program.
+    """
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) << 10
 
 
 class Child:
