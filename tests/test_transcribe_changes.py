@@ -230,7 +230,8 @@ def test_a_kill_at_any_step_loses_nothing(folder, tmp_path, format):
         assert _read(out, format) == good, f"killed at step {call}"
         assert _failed(out) == ["b", "f"] and (summary.transcribed, summary.failed) == (5, 2), f"killed at step {call}"
         assert not list(tmp_path.glob("*.compacted"))
-    assert call > {"srt": 20}.get(format, 25), f"only {call} steps"
+    # pathlib of Python 3.10 keeps its own references to functions of os, which are then not counted
+    assert call > {"srt": 15}.get(format, 25), f"only {call} steps"
 
 
 def test_a_kill_between_two_kills(folder, tmp_path):
