@@ -260,7 +260,7 @@ def _run_layer(
     from ..kernels import attention
 
     block = layer.attention
-    post = not layer.normalize_before
+    post = next_norm is None
     before_next = layer.final_layer_norm if next_norm is None else next_norm
     q, k, v = _joint(normed, (block.q_proj, block.k_proj, block.v_proj), dtype).unflatten(1, (3, block.num_heads, -1)).unbind(1)
     attended = attention.launch(q, k, v, tables.work).flatten(1)

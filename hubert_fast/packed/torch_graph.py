@@ -303,21 +303,21 @@ def transform(
     """
     layers, pre = encoder.layers, encoder.normalize_before
     norms = [*(layer.layer_norm for layer in layers), encoder.layer_norm]  # pre-LN: before each layer, and after the last
+    first_dtype = dtype if len(layers) else out_dtype
     if pre:
-        normed = run_norm(x, norms[0], dtype if len(layers) else out_dtype)
+        normed = run_norm(x, norms[0], first_dtype)
     else:
         x = run_norm(x, encoder.layer_norm, x.dtype)
-        normed = x.to(dtype)
+        normed = x.to(first_dtype)
     states = [x.to(out_dtype, copy=True)] if output_hidden_states else []  # copies, since layers work in place
     for index, layer in enumerate(layers):
         is_last = index == len(layers) - 1
         x, normed = run_layer(layer, x, normed, norms[index + 1] if pre else None, out_dtype if is_last else dtype)
         if output_hidden_states:
             states.append(x.to(out_dtype, copy=True))
-    last = normed if pre else x.to(out_dtype)
     if output_hidden_states and (not pre or encoder.final_norm_in_hidden_states):
-        states[-1] = last
-    return last, tuple(states) if output_hidden_states else None
+        states[-1] = normed
+    return normed, tuple(states) if output_hidden_states else None
 
 
 def _run_layer(
