@@ -38,13 +38,14 @@ COMMITS_OFTEN = [
     "import sys; from hubert_fast import cli; from hubert_fast.transcribe import job; job.COMMIT_SECONDS = 0.02; "
     "sys.exit(cli.main(['transcribe', *sys.argv[1:]]))",
 ]
-# The same, but all batches after the first LAUNCHES wait for a file GO: what a test does meanwhile is done in the middle.
+# The same, but all batches after the first LAUNCHES wait for the end of standard input, which comes with `communicate` and
+# with the end of the tests: what a test does meanwhile is done in the middle of a run.
 HELD = """
-import os, sys, threading, time
+import os, sys, threading
 from hubert_fast.cli import main
 from hubert_fast.transcribe import job, lanes
 
-launches, go, job.COMMIT_SECONDS = int(sys.argv[1]), sys.argv[2], 0.02
+launches, job.COMMIT_SECONDS = int(sys.argv[1]), 0.02
 launch, lock = lanes.Lane.launch, threading.Lock()
 
 def held(*arguments, **options):
@@ -52,12 +53,12 @@ def held(*arguments, **options):
     with lock:
         launches -= 1
         is_held = launches < 0
-    while is_held and not os.path.exists(go):
-        time.sleep(0.01)
+    if is_held:
+        os.read(0, 1)
     return launch(*arguments, **options)
 
 lanes.Lane.launch = held
-sys.exit(main(["transcribe", *sys.argv[3:]]))
+sys.exit(main(["transcribe", *sys.argv[2:]]))
 """
 FILES = 98
 FLOAT32 = ["--device", "cpu", "--dtype", "float32"]
@@ -96,8 +97,8 @@ def _start(*arguments, command=COMMAND, **options):
     return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
 
 
-def _start_held(launches: int, go: Path, *arguments):
-    return _start(*arguments, command=[sys.executable, "-c", HELD, str(launches), str(go)])
+def _start_held(launches: int, *arguments):
+    return _start(*arguments, command=[sys.executable, "-c", HELD, str(launches)], stdin=subprocess.PIPE)
 
 
 def _wait_for_lines(process, out: Path, count: int) -> None:
@@ -109,7 +110,7 @@ def test_a_killed_run_continues_and_gives_the_same_output(archive, undisturbed, 
     out = tmp_path / "out.jsonl"
     seen, known = [0], 0
     while len(seen) < 4:
-        process = _start_held(7, tmp_path / "never", archive, "-o", out, "--batch-seconds", 20)
+        process = _start_held(7, archive, "-o", out, "--batch-seconds", 20)
         _wait_for_lines(process, out, seen[-1] + 15)
         process.kill()
         process.communicate()
@@ -155,10 +156,9 @@ def test_an_output_that_lost_rows_is_refused(archive, tmp_path, capsys):
 )
 def test_a_signal_finishes_the_batch_and_the_same_command_continues(archive, undisturbed, tmp_path, number, word):
     out = tmp_path / "out.jsonl"
-    process = _start_held(6, tmp_path / "go", archive, "-o", out, "--batch-seconds", 20)
+    process = _start_held(6, archive, "-o", out, "--batch-seconds", 20)
     _wait_for_lines(process, out, 10)
     process.send_signal(number)
-    (tmp_path / "go").touch()
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 128 + number and "Traceback" not in errors, errors
     assert errors.splitlines()[-1] == f"hubert-fast: {word}; the same command continues from here"
@@ -172,14 +172,13 @@ def test_a_signal_finishes_the_batch_and_the_same_command_continues(archive, und
 
 def test_two_runs_on_one_output_refuse_each_other(archive, tmp_path):
     out, few = tmp_path / "out.jsonl", sorted(archive.glob("00*"))
-    first = _start_held(3, tmp_path / "go", *few, "-o", out, "--batch-seconds", 5)
+    first = _start_held(3, *few, "-o", out, "--batch-seconds", 5)
     _wait_for_lines(first, out, 1)
     for more in ([], ["--overwrite"]):
         second = _start(archive, "-o", out, *more)
         _, errors = second.communicate(timeout=300)
         assert second.returncode == 2 and "another run is using this output" in errors, errors
     before = out.read_bytes()
-    (tmp_path / "go").touch()
     _, errors = first.communicate(timeout=300)
     assert first.returncode == 0, errors
     assert out.read_bytes().startswith(before) and len(_rows(out)) == len(few)
