@@ -14,18 +14,66 @@ from .hub import CONFIG_NAME, HUB_OPTIONS, json_text, read_json, resolve_file, w
 class HubertConfig:
     """The configuration of a HuBERT, with the fields of `transformers.HubertConfig` (4.34.1).
 
-    The defaults are those of `facebook/hubert-base-ls960`. `num_labels`, `id2label` and `label2id` describe the classes of
-    `HubertForSequenceClassification`.
+    The defaults are those of `facebook/hubert-base-ls960`.
 
     Args:
-        values: Any of the fields. Other keywords (`tokenizer_class`, `task_specific_params`, ...) become attributes and are
-            part of `to_dict`, so that loading and saving a `config.json` preserves them.
+        values: Any of the attributes below. Other keywords (`tokenizer_class`, `task_specific_params`, ...) become attributes
+            and are part of `to_dict`, so that loading and saving a `config.json` preserves them.
+
+    Attributes:
+        vocab_size: Tokens that `HubertForCTC` scores, the blank included. Default: 32.
+        hidden_size: Channels of the Transformer. Default: 768.
+        num_hidden_layers: Layers of the Transformer. Default: 12.
+        num_attention_heads: Attention heads in a layer; a divisor of `hidden_size`. Default: 12.
+        intermediate_size: Channels between the two products of a feedforward block. Default: 3072.
+        hidden_act: Activation of the feedforward blocks. Default: "gelu".
+        layer_norm_eps: Epsilon of the layer norms after the feature encoder. Default: 1e-05.
+        do_stable_layer_norm: Whether layer norms come before each block (large, xlarge) or after it (base). Default: False.
+        adapter_attn_dim: Channels of an adapter in each layer; None means no adapters. Default: None.
+        hidden_dropout: Dropout probability of the residual branches, in training. Default: 0.1.
+        activation_dropout: Dropout probability within feedforward blocks. Default: 0.1.
+        attention_dropout: Dropout probability of attention weights. Default: 0.1.
+        feat_proj_dropout: Dropout probability after the feature projection. Default: 0.0.
+        final_dropout: Dropout probability before the CTC head. Default: 0.1.
+        layerdrop: Probability that training skips a layer. Default: 0.1.
+        feat_extract_norm: Norms of the feature encoder: "group" for a group norm after its first convolution, "layer" for
+            a layer norm after each. Default: "group".
+        feat_extract_activation: Activation of the feature encoder and the positional convolution. Default: "gelu".
+        conv_dim: Channels of each convolution of the feature encoder. Default: (512, 512, 512, 512, 512, 512, 512).
+        conv_stride: Stride of each convolution of the feature encoder. Default: (5, 2, 2, 2, 2, 2, 2).
+        conv_kernel: Kernel size of each convolution of the feature encoder. Default: (10, 3, 3, 3, 3, 2, 2).
+        conv_bias: Whether the convolutions of the feature encoder have a bias. Default: False.
+        feat_proj_layer_norm: Whether a layer norm precedes the feature projection. Default: True.
+        num_conv_pos_embeddings: Kernel size of the positional convolution, in frames. Default: 128.
+        num_conv_pos_embedding_groups: Groups of the positional convolution; a divisor of `hidden_size`. Default: 16.
+        conv_pos_batch_norm: Whether the positional convolution has a batch norm instead of weight norm. Default: False.
+        apply_spec_augment: Whether training masks frames and channels (SpecAugment), as the `mask_` fields say. Default: True.
+        mask_time_prob: Share of frames to mask, in spans; spans may overlap, and then the share is smaller. Default: 0.05.
+        mask_time_length: Frames in a span. Default: 10.
+        mask_time_min_masks: Fewest spans in an utterance. Default: 2.
+        mask_feature_prob: Share of channels to mask, likewise. Default: 0.0.
+        mask_feature_length: Channels in a span. Default: 10.
+        mask_feature_min_masks: Fewest spans of channels in an utterance. Default: 0.
+        ctc_loss_reduction: Reduction of the CTC loss over a batch: "sum", "mean" or "none". Default: "sum".
+        ctc_zero_infinity: Whether infinite CTC losses, of labels too long for their audio, count as zero. Default: False.
+        use_weighted_layer_sum: Whether the classifier averages all hidden states or reads the last one. Default: False.
+        classifier_proj_size: Channels of the classifier's projection. Default: 256.
+        problem_type: Unused, kept for other programs: the loss of the classifier is always cross entropy. Default: None.
+        initializer_range: Standard deviation of the weights of new linear layers. Default: 0.02.
+        pad_token_id: Token of padding, which is also the CTC blank. Default: 0.
+        bos_token_id: Token that begins a text; models don't use it. Default: 1.
+        eos_token_id: Token or tokens that end a text; models don't use them. Default: 2.
+        output_attentions: Whether models return attention weights, unless the call says otherwise. Default: False.
+        output_hidden_states: Whether models return all hidden states, unless the call says otherwise. Default: False.
+        return_dict: Whether models return an object with named fields or a tuple. Default: True.
+        id2label: Names of the classes of `HubertForSequenceClassification` by index; `num_labels=N` names N classes
+            "LABEL_0" and so on. There are 2 by default.
+        label2id: Indices of the classes by name.
 
     Raises:
         ValueError: A field has a value of the wrong type, or fields contradict each other. The message names the field.
     """
 
-    # Transformer
     vocab_size: int = 32
     hidden_size: int = 768
     num_hidden_layers: int = 12
@@ -35,14 +83,12 @@ class HubertConfig:
     layer_norm_eps: float = 1e-5
     do_stable_layer_norm: bool = False
     adapter_attn_dim: int | None = None
-    # Dropout
     hidden_dropout: float = 0.1
     activation_dropout: float = 0.1
     attention_dropout: float = 0.1
     feat_proj_dropout: float = 0.0
     final_dropout: float = 0.1
     layerdrop: float = 0.1
-    # Feature encoder: waveform to frames
     feat_extract_norm: str = "group"
     feat_extract_activation: str = "gelu"
     conv_dim: tuple[int, ...] = (512, 512, 512, 512, 512, 512, 512)
@@ -50,11 +96,9 @@ class HubertConfig:
     conv_kernel: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
     conv_bias: bool = False
     feat_proj_layer_norm: bool = True
-    # Positional convolution
     num_conv_pos_embeddings: int = 128
     num_conv_pos_embedding_groups: int = 16
     conv_pos_batch_norm: bool = False
-    # SpecAugment
     apply_spec_augment: bool = True
     mask_time_prob: float = 0.05
     mask_time_length: int = 10
@@ -62,18 +106,15 @@ class HubertConfig:
     mask_feature_prob: float = 0.0
     mask_feature_length: int = 10
     mask_feature_min_masks: int = 0
-    # Heads
     ctc_loss_reduction: str = "sum"
     ctc_zero_infinity: bool = False
     use_weighted_layer_sum: bool = False
     classifier_proj_size: int = 256
     problem_type: str | None = None
-    # Tokens and initialisation
     initializer_range: float = 0.02
     pad_token_id: int | None = 0
     bos_token_id: int | None = 1
     eos_token_id: int | list[int] | None = 2
-    # What a forward pass returns unless its arguments say otherwise
     output_attentions: bool = False
     output_hidden_states: bool = False
     return_dict: bool = True

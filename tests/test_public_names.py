@@ -1,7 +1,9 @@
 """The public names of the package: those that load on first use, those that type checkers see, those in the API reference."""
 
 import ast
+import inspect
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -27,3 +29,12 @@ def test_each_public_name_is_in_the_reference():
     assert sorted(listed) == sorted(hubert_fast.__all__)
     ops = re.findall(r"^::: hubert_fast\.ops\.(\w+)$", REFERENCE.read_text(encoding="utf-8"), re.MULTILINE)
     assert sorted(ops) == sorted(name for name in hubert_fast.ops.__all__ if not name.endswith("_eager"))
+
+
+def test_each_field_of_the_configuration_is_documented_with_its_default():
+    attributes = inspect.getdoc(hubert_fast.HubertConfig).partition("Attributes:\n")[2].partition("\n\nRaises:")[0]
+    entries = re.findall(r"^    (\w+): (.+?)\.$(?=\n    \w|\Z)", attributes, flags=re.MULTILINE | re.DOTALL)
+    defaults = {name: ast.literal_eval(text.partition("Default: ")[2]) for name, text in entries[:-2]}
+    assert defaults == {field.name: field.default for field in fields(hubert_fast.HubertConfig)}
+    assert [*defaults] == [field.name for field in fields(hubert_fast.HubertConfig)]
+    assert [name for name, _ in entries[-2:]] == ["id2label", "label2id"]
