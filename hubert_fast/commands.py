@@ -43,7 +43,7 @@ def run_demo(options: argparse.Namespace) -> int:
         texts.append(transcript.text.lower())
         mark = "" if texts[-1] == recording.reference else "   <- differs"
         print(f"{recording.path.name}  ({recording.voice}, {transcript.duration_seconds:.1f} s)")
-        print(f"  said:  {recording.reference}\n  heard: {texts[-1]}{mark}")
+        print(f"  said:  {recording.reference}\n  heard: {texts[-1]}{mark}", flush=True)
     wall_seconds = time.perf_counter() - start
     error = jiwer.wer([recording.reference for recording in recordings], texts)
     print(f"\nword error rate {100 * error:.1f} % over {len(recordings)} recordings")
