@@ -2,25 +2,25 @@
 
 A file passes through four stages, in this order:
 
-1. Opening (``opening``). Whatever the path names (a file, a URL, a file in an archive, a command, standard input) becomes a
-   ``sources.Source``: bytes with a known size, readable at any offset.
-2. Planning (``planning``). Decoders stop where a header says, and headers are often wrong: recorders die, pipes cannot be
-   rewound, files are joined or cut. So, before anything is decoded, ``probing`` recognises the format by its first bytes, and
+1. Opening (`opening`). Whatever the path names (a file, a URL, a file in an archive, a command, standard input) becomes a
+   `sources.Source`: bytes with a known size, readable at any offset.
+2. Planning (`planning`). Decoders stop where a header says, and headers are often wrong: recorders die, pipes cannot be
+   rewound, files are joined or cut. So, before anything is decoded, `probing` recognises the format by its first bytes, and
    the format's own module finds out how long the file really is:
 
-   - ``wav_family``: WAV, W64, AIFF, AU, CAF, SPHERE
-   - ``flac``, ``ogg``, and for MP3 ``mpeg`` and ``mpeg_frames``
-   - ``container_ends``: MP4, Matroska, ASF, AVI, 8SVX, VOC
-   - ``packets``: AAC, AC-3, AMR, FLV, MPEG-TS, TTA, WavPack
+   - `wav_family`: WAV, W64, AIFF, AU, CAF, SPHERE
+   - `flac`, `ogg`, and for MP3 `mpeg` and `mpeg_frames`
+   - `container_ends`: MP4, Matroska, ASF, AVI, 8SVX, VOC
+   - `packets`: AAC, AC-3, AMR, FLV, MPEG-TS, TTA, WavPack
 
-   ``wav_family_plans``, ``stream_plans`` and ``planning`` turn that into a ``plan.Plan``: which decoder reads which bytes, how
-   many seconds to expect, and what is missing. ``joined`` recognises what follows a recording in the same file.
-3. Reading (``reading``). The parts of the plan are decoded in order, and their seconds are compared with those expected.
-   libsndfile decodes in this process (``with_soundfile``), FFmpeg in a child process (``decoder_process`` talks to
-   ``decoder_child``, which runs ``with_pyav``).
-4. Mixing (``mixing``). Channels are averaged or kept apart, resampled, and checked for NaN.
+   `wav_family_plans`, `stream_plans` and `planning` turn that into a `plan.Plan`: which decoder reads which bytes, how
+   many seconds to expect, and what is missing. `joined` recognises what follows a recording in the same file.
+3. Reading (`reading`). The parts of the plan are decoded in order, and their seconds are compared with those expected.
+   libsndfile decodes in this process (`with_soundfile`), FFmpeg in a child process (`decoder_process` talks to
+   `decoder_child`, which runs `with_pyav`).
+4. Mixing (`mixing`). Channels are averaged or kept apart, resampled, and checked for NaN.
 
-Nothing is cut short silently: missing audio raises ``AudioError``, and every repair is reported as a note.
+Nothing is cut short silently: missing audio raises `AudioError`, and every repair is reported as a note.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from .standard_input import NAME as STANDARD_INPUT
 
 
 def load(path: str | Path, sample_rate_hz: int = 16000) -> np.ndarray:
-    """Decode a file into mono float32 samples ``[S]`` in [-1, 1] at ``sample_rate_hz``.
+    """Decode a file into mono float32 samples `[S]` in [-1, 1] at `sample_rate_hz`.
 
     Reads every format that libsndfile or FFmpeg reads (WAV, FLAC, OGG, MP3, M4A, WebM, the audio of videos, ...). The format is
     recognised by the bytes, not by the name. Channels are averaged; soxr resamples.
@@ -76,14 +76,14 @@ def read_blocks(
     keep_truncated: bool = False,
     note: Callable[[str], None] | None = None,
 ) -> Iterator[np.ndarray]:
-    """Decode a file, or a part of it, into blocks ``[1, S_i]`` of the channels' mean, or ``[channels, S_i]`` of each channel.
+    """Decode a file, or a part of it, into blocks `[1, S_i]` of the channels' mean, or `[channels, S_i]` of each channel.
 
     Samples are float32 in [-1, 1], or int16 if that loses nothing: a 16-bit file at this rate with nothing to average. Only one
     block at a time is held in memory, whatever a header claims. Where the mean of two channels cancels, the louder channel is
     taken instead.
 
     Args:
-        path: As for ``load``, or ``-`` for standard input, or a ``pipes.Command``.
+        path: As for `load`, or `-` for standard input, or a `pipes.Command`.
         sample_rate_hz: Sampling rate of the blocks, 16,000 Hz by default.
         offset_seconds: Where the part begins.
         duration_seconds: How long the part is; by default it extends to the end.
@@ -92,7 +92,7 @@ def read_blocks(
         note: Called with one line, beginning with the path, for each fault that decoding worked around.
 
     Raises:
-        AudioError: As ``load`` does, perhaps after some blocks, and if the file ends before the part begins.
+        AudioError: As `load` does, perhaps after some blocks, and if the file ends before the part begins.
     """
     raw = _raw_format(path)
     with _named(path), opened(path if raw is None else STANDARD_INPUT) as source:
@@ -107,7 +107,7 @@ def read_blocks(
 
 
 def _raw_format(path: str | Path) -> RawFormat | None:
-    """Parse a path such as ``raw:s16le:16000:1:-``, which names headerless samples on standard input; ``None`` for others."""
+    """Parse a path such as `raw:s16le:16000:1:-`, which names headerless samples on standard input; `None` for others."""
     name = os.fspath(path)
     is_raw = isinstance(name, str) and name.startswith(RAW_PREFIX) and name.endswith(f":{STANDARD_INPUT}")
     return RawFormat.parse(name[len(RAW_PREFIX) : -2]) if is_raw else None
@@ -115,7 +115,7 @@ def _raw_format(path: str | Path) -> RawFormat | None:
 
 @contextlib.contextmanager
 def _named(path: str | Path) -> Iterator[None]:
-    """Turn any error into an ``AudioError`` that begins with the path."""
+    """Turn any error into an `AudioError` that begins with the path."""
     try:
         yield
     except AudioError as error:

@@ -16,7 +16,7 @@ _thread_local = threading.local()  # an open archive has one file position, so t
 
 
 def is_archived(url: str) -> bool:
-    """Return whether a URL names a file in an archive: ``zip://a.wav::https://host/b.zip``."""
+    """Return whether a URL names a file in an archive: `zip://a.wav::https://host/b.zip`."""
     return url.partition("://")[0] in PROTOCOLS and "::" in url
 
 

@@ -22,7 +22,7 @@ ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 
 
 def why_incomplete(container: str, read: Read, size: int) -> str | None:
-    """Describe how a file is shorter than it says; ``None`` if it is complete or states no size."""
+    """Describe how a file is shorter than it says; `None` if it is complete or states no size."""
     find_end = _ENDS.get(container)
     end = None if find_end is None else find_end(read, size)
     if end is None or end <= size:
@@ -31,7 +31,7 @@ def why_incomplete(container: str, read: Read, size: int) -> str | None:
 
 
 def why_not_decodable(read: Read, size: int) -> str | None:
-    """Say which top-level boxes an MP4 lacks for decoding; ``None`` if it has them all."""
+    """Say which top-level boxes an MP4 lacks for decoding; `None` if it has them all."""
     names = {name for name, _, _ in _mp4_boxes(read, size)}
     if b"moof" in names and b"moov" not in names:
         return "a media segment of a stream without its initialisation segment: join them, as in `cat init.mp4 segment.m4s`"
@@ -56,7 +56,7 @@ def is_encrypted(read: Read, size: int) -> bool:
 def find_recordings(container: str, read: Read, find: Callable[[bytes, int], int], size: int) -> list[tuple[int, int]]:
     """Return the start and end of every recording joined in a file; a single one for most files.
 
-    find: as ``sources.Source.find``. The last recording may end before the file does.
+    find: as `sources.Source.find`. The last recording may end before the file does.
     """
     begins = [0]
     end: int | None = None
@@ -133,7 +133,7 @@ def _mp4_end(read: Read, size: int) -> int | None:
 
 
 def _vint(data: bytes) -> tuple[int, int] | None:
-    """Parse an EBML size: return its value and its own length in bytes; ``None`` if it is unknown or cut off."""
+    """Parse an EBML size: return its value and its own length in bytes; `None` if it is unknown or cut off."""
     if not data or not data[0]:
         return None
     length = 9 - data[0].bit_length()

@@ -1,4 +1,4 @@
-"""The code that runs in a decoder process. The protocol is described in ``decoder_process``."""
+"""The code that runs in a decoder process. The protocol is described in `decoder_process`."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _exit_with(parent: int) -> None:
 
 
 def _address_space_bytes() -> int | None:
-    """Return the size of this process's address space, ``None`` without ``/proc``."""
+    """Return the size of this process's address space, `None` without `/proc`."""
     try:
         with open("/proc/self/statm", encoding="ascii") as file:
             return int(file.read().split()[0]) * resource.getpagesize()

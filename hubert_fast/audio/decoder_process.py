@@ -1,9 +1,9 @@
 """Run FFmpeg in child processes, so that a file that makes it crash, hang or use up memory only costs one process.
 
 FFmpeg reads dozens of formats, and files come from anywhere: two of 150,000 damaged ones made FFmpeg or PyAV crash; none made
-libsndfile crash (``bench/audio_mutations.py``). Child processes also keep PyAV's work per frame away from this process's GIL.
+libsndfile crash (`bench/audio_mutations.py`). Child processes also keep PyAV's work per frame away from this process's GIL.
 They start with the first file that needs FFmpeg, and each serves one file after the other. libsndfile runs in this process: it
-only decodes what ``planning`` has judged well-formed.
+only decodes what `planning` has judged well-formed.
 
 The protocol:
 
@@ -43,7 +43,7 @@ _COMMAND = "import sys; sys.path[:] = sys.argv[3:]; from hubert_fast.audio.decod
 class Decoding:
     """Decodes one part of a file in a child process.
 
-    Has the attributes tracks, track, seconds, lost_seconds, filled_seconds and jumps of ``with_pyav.Decoder``, set after the
+    Has the attributes tracks, track, seconds, lost_seconds, filled_seconds and jumps of `with_pyav.Decoder`, set after the
     last block, and skipped_seconds, set with the first block: the time skipped by seeking.
     """
 
@@ -54,9 +54,9 @@ class Decoding:
         self.lost_seconds = self.filled_seconds = self.skipped_seconds = 0.0
 
     def blocks(self, skip_seconds: float, until_seconds: float | None = None) -> Iterator[Decoded]:
-        """Yield blocks from ``skip_seconds`` on, or from the beginning for formats that cannot seek.
+        """Yield blocks from `skip_seconds` on, or from the beginning for formats that cannot seek.
 
-        until_seconds: time after which decoding may stop. Raises ``AudioError`` for what cannot be decoded, and if the
+        until_seconds: time after which decoding may stop. Raises `AudioError` for what cannot be decoded, and if the
         child crashes, hangs or runs out of memory.
         """
         source, part = self._source, self._part
@@ -91,13 +91,13 @@ class Decoding:
 
 
 def _path_of(source: LocalFile) -> str:
-    """Return a path to the open file itself where the system has ``/proc``, otherwise the path that was opened."""
+    """Return a path to the open file itself where the system has `/proc`, otherwise the path that was opened."""
     opened = f"/proc/{os.getpid()}/fd/{source.descriptor}"
     return opened if os.path.exists(opened) or source.path is None else os.path.abspath(os.fsdecode(source.path))
 
 
 class _Child:
-    """A decoder process. Raises ``AudioError`` if it cannot start, which is not the fault of a file."""
+    """A decoder process. Raises `AudioError` if it cannot start, which is not the fault of a file."""
 
     def __init__(self) -> None:
         # Replaces the sys.path of `python -c`, which begins with the working folder: a file there might shadow a module.

@@ -36,7 +36,7 @@ class StreamInfo(NamedTuple):
 
 
 def stream_info(read: Read, at: int = 0) -> StreamInfo | None:
-    """Parse the STREAMINFO block of the stream that begins at ``at``, or return ``None`` if no stream begins there."""
+    """Parse the STREAMINFO block of the stream that begins at `at`, or return `None` if no stream begins there."""
     head = read(at, 42)
     if len(head) < 42 or head[:4] != b"fLaC" or head[4] & 0x7F or head[5:8] != b"\0\0\x22":
         return None
@@ -52,7 +52,7 @@ class LastFrame(NamedTuple):
 
 
 def last_frame(read: Read, start: int, end: int, info: StreamInfo) -> LastFrame | None:
-    """Return the last frame that begins within ``TAIL_BYTES`` before ``end``, or ``None``. The frame may be cut off."""
+    """Return the last frame that begins within `TAIL_BYTES` before `end`, or `None`. The frame may be cut off."""
     tail_start = max(end - TAIL_BYTES, start + 42)
     tail = read(tail_start, end - tail_start)
     for offset in reversed([match.start() for match in _FRAME.finditer(tail)]):
@@ -63,7 +63,7 @@ def last_frame(read: Read, start: int, end: int, info: StreamInfo) -> LastFrame 
 
 
 def frame_of_last_sample(read: Read, start: int, end: int, info: StreamInfo) -> LastFrame | None:
-    """Search the whole stream for the frame that ends with the last sample by the header; return ``None`` without one."""
+    """Search the whole stream for the frame that ends with the last sample by the header; return `None` without one."""
     at, left = start + 42, MAX_CANDIDATES
     while at < end and left > 0:
         data = read(at, min(SEARCHED_BYTES, end - at))
@@ -78,10 +78,10 @@ def frame_of_last_sample(read: Read, start: int, end: int, info: StreamInfo) -> 
 
 
 def end_of_frame(read: Read, start: int, end: int, is_start: Callable[[int], bool]) -> int | None:
-    """Return the offset after the frame at ``start``, by its checksum; ``None`` if no offset fits.
+    """Return the offset after the frame at `start`, by its checksum; `None` if no offset fits.
 
     The checksum also fits at about one in 65,536 wrong offsets. Offsets at which something else begins according to
-    ``is_start``, and the end of the file, are therefore preferred.
+    `is_start`, and the end of the file, are therefore preferred.
     """
     data, crc, fitting = read(start, min(TAIL_BYTES, end - start)), 0, []
     if start + len(data) == end and _is_whole(data):
@@ -112,7 +112,7 @@ def _is_whole(frame: bytes) -> bool:
 
 
 def _samples_up_to(header: bytes, info: StreamInfo) -> int | None:
-    """Return the number of samples up to the end of a frame; ``None`` if the bytes are no frame header of this stream."""
+    """Return the number of samples up to the end of a frame; `None` if the bytes are no frame header of this stream."""
     if len(header) < 6 or header[3] & 1:
         return None
     is_variable, block_code, rate_code = header[1] & 1, header[2] >> 4, header[2] & 15

@@ -22,7 +22,7 @@ _PIECE_BYTES = 1 << 20
 
 
 class Rest(Source):
-    """The bytes of another source from ``start`` to ``end`` (default: its end), as a source with offsets of its own."""
+    """The bytes of another source from `start` to `end` (default: its end), as a source with offsets of its own."""
 
     def __init__(self, source: Source, start: int, end: int | None = None):
         super().__init__(max((source.size if end is None else end) - start, 0))
@@ -45,13 +45,13 @@ class Rest(Source):
 
 
 def certain_container(head: bytes) -> str | None:
-    """Return the container of the recording that begins with ``head``; ``None`` if the bytes may match by chance."""
+    """Return the container of the recording that begins with `head`; `None` if the bytes may match by chance."""
     container = container_of(head)
     return None if container in _WEAK else container
 
 
 def certain_identity(head: bytes) -> Identity | None:
-    """Return what begins with ``head`` if it is not audio, such as an image; ``None`` if the bytes may match by chance."""
+    """Return what begins with `head` if it is not audio, such as an image; `None` if the bytes may match by chance."""
     identity = identify(head)
     if identity is None or identity.kind in _WEAK or (identity.kind == "gzip" and head[2:3] != b"\x08"):
         return None
@@ -59,12 +59,12 @@ def certain_identity(head: bytes) -> Identity | None:
 
 
 def starts_file(head: bytes) -> bool:
-    """Return whether a recording, or a file of another kind, begins with ``head``."""
+    """Return whether a recording, or a file of another kind, begins with `head`."""
     return certain_container(head) is not None or certain_identity(head) is not None
 
 
 def find_recording(read: Read, start: int, end: int) -> int | None:
-    """Return the offset of the first recording with an unmistakable signature between two offsets, or ``None``."""
+    """Return the offset of the first recording with an unmistakable signature between two offsets, or `None`."""
     at = start
     while at < end:
         data = read(at, min(end - at, _PIECE_BYTES) + HEAD_BYTES)
@@ -77,7 +77,7 @@ def find_recording(read: Read, start: int, end: int) -> int | None:
 
 
 def end_of_tags(read: Read, at: int, size: int) -> int:
-    """Return the offset after the ID3v1, APE and Lyrics3 tags that begin at ``at``; ``at`` itself if there are none."""
+    """Return the offset after the ID3v1, APE and Lyrics3 tags that begin at `at`; `at` itself if there are none."""
     while at < size:
         head = read(at, 32)
         if head[:3] == b"TAG":
@@ -97,7 +97,7 @@ def end_of_tags(read: Read, at: int, size: int) -> int:
 
 
 def end_of_padding(read: Read, at: int, size: int) -> int:
-    """Return the offset after the tags and zero bytes that begin at ``at``; ``at`` itself if there are none."""
+    """Return the offset after the tags and zero bytes that begin at `at`; `at` itself if there are none."""
     while at < size:
         after = end_of_tags(read, at, size)
         data = read(after, 1 << 16)

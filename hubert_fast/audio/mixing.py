@@ -35,9 +35,9 @@ class Mixer:
         self._was_noted = False
 
     def blocks(self, samples: np.ndarray, rate_hz: int) -> Iterator[np.ndarray]:
-        """Take a block ``[S, channels]`` of int16 or float32, and yield blocks ``[1, S']`` or ``[channels, S']``.
+        """Take a block `[S, channels]` of int16 or float32, and yield blocks `[1, S']` or `[channels, S']`.
 
-        Raises ``AudioError`` for NaN and infinite samples, and if the number of channels changes while they are kept
+        Raises `AudioError` for NaN and infinite samples, and if the number of channels changes while they are kept
         apart.
         """
         if samples.dtype != np.int16:
@@ -76,7 +76,7 @@ class Mixer:
             )
 
     def _mix(self, samples: np.ndarray, rate_hz: int) -> np.ndarray:
-        """Return the mean of the channels ``[S, 1]``, replaced by the loudest channel where the mean cancels."""
+        """Return the mean of the channels `[S, 1]`, replaced by the loudest channel where the mean cancels."""
         channels = np.ascontiguousarray(samples.T)
         mean = _mean(channels)
         size = max(round(WINDOW_SECONDS * rate_hz), 2)
@@ -100,13 +100,13 @@ class Mixer:
 
 
 def _resample(resampler: soxr.ResampleStream, samples: np.ndarray, is_last: bool = False) -> np.ndarray:
-    """Resample ``[S, channels]`` to ``[S', channels]``. soxr takes a single channel as ``[S]``."""
+    """Resample `[S, channels]` to `[S', channels]`. soxr takes a single channel as `[S]`."""
     data = samples[:, 0] if samples.shape[1] == 1 else samples
     return resampler.resample_chunk(data, last=is_last).reshape(-1, samples.shape[1])
 
 
 def _judge_windows(channels: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Judge windows of ``size`` samples: each channel's energy, whether the mean cancels, and whether it is too quiet to tell.
+    """Judge windows of `size` samples: each channel's energy, whether the mean cancels, and whether it is too quiet to tell.
 
     The energy is that of the differences between consecutive samples, which removes an offset and weakens hum.
     """
@@ -137,7 +137,7 @@ def as_float(samples: np.ndarray) -> np.ndarray:
 
 
 def _mean(channels: np.ndarray) -> np.ndarray:
-    """Average ``[channels, S]`` to ``[S]``."""
+    """Average `[channels, S]` to `[S]`."""
     total = channels[0].copy()
     for channel in channels[1:]:
         total += channel

@@ -36,7 +36,7 @@ class Header(NamedTuple):
 
 
 def parse_header(data: bytes, at: int = 0) -> Header | None:
-    """Parse the frame header at ``at``. Returns ``None`` if there is none, or one of a free-format frame."""
+    """Parse the frame header at `at`. Returns `None` if there is none, or one of a free-format frame."""
     if len(data) < at + 4 or data[at] != 0xFF or data[at + 1] & 0xE0 != 0xE0:
         return None
     version, layer = data[at + 1] >> 3 & 3, 4 - (data[at + 1] >> 1 & 3)
@@ -55,7 +55,7 @@ def parse_header(data: bytes, at: int = 0) -> Header | None:
 
 
 def frame_length(data: bytes, at: int = 0) -> int:
-    """Return the size in bytes of the frame at ``at``, or 0 unless it and up to two more in ``data`` are of the same kind."""
+    """Return the size in bytes of the frame at `at`, or 0 unless it and up to two more in `data` are of the same kind."""
     first, end = parse_header(data, at), at
     if first is None:
         return 0
@@ -70,7 +70,7 @@ def frame_length(data: bytes, at: int = 0) -> int:
 
 
 def adts_length(data: bytes, at: int = 0) -> int:
-    """Return the size in bytes of the ADTS AAC frame at ``at``, or 0 unless up to two more in ``data`` follow it."""
+    """Return the size in bytes of the ADTS AAC frame at `at`, or 0 unless up to two more in `data` follow it."""
     first = 0
     for _ in range(3):
         if len(data) < at + 7:
@@ -85,7 +85,7 @@ def adts_length(data: bytes, at: int = 0) -> int:
 
 
 def loas_length(data: bytes, at: int = 0) -> int:
-    """Return the size in bytes of the LOAS AAC frame at ``at``, or 0 unless up to two more in ``data`` follow it."""
+    """Return the size in bytes of the LOAS AAC frame at `at`, or 0 unless up to two more in `data` follow it."""
     first = 0
     for _ in range(3):
         if len(data) < at + 3:
@@ -98,7 +98,7 @@ def loas_length(data: bytes, at: int = 0) -> int:
 
 
 def end_of_id3v2(data: bytes, at: int = 0) -> int:
-    """Return the offset after the ID3v2 tags that begin at ``at``; ``at`` itself without one. It may lie beyond ``data``."""
+    """Return the offset after the ID3v2 tags that begin at `at`; `at` itself without one. It may lie beyond `data`."""
     while (
         data[at : at + 3] == b"ID3"
         and len(data) >= at + 10
@@ -121,9 +121,9 @@ class Tag:
 
     Attributes:
         header: Header of the frame that holds the tag.
-        frames: Number of frames after it, ``None`` if not stated.
-        bytes: Their size including the tag's own frame, ``None`` if not stated.
-        delay: Samples to drop at the beginning, including the decoder's delay; ``None`` without LAME's part of the tag.
+        frames: Number of frames after it, `None` if not stated.
+        bytes: Their size including the tag's own frame, `None` if not stated.
+        delay: Samples to drop at the beginning, including the decoder's delay; `None` without LAME's part of the tag.
         padding: Samples to drop at the end.
     """
 
@@ -143,7 +143,7 @@ class Tag:
 
 
 def parse_tag(data: bytes, at: int = 0) -> Tag | None:
-    """Parse the tag in the frame at ``at``: Xing's, LAME's or Fraunhofer's (VBRI). Returns ``None`` for a frame of sound."""
+    """Parse the tag in the frame at `at`: Xing's, LAME's or Fraunhofer's (VBRI). Returns `None` for a frame of sound."""
     header = parse_header(data, at)
     if header is None or header.layer != 3:
         return None
@@ -171,7 +171,7 @@ def parse_tag(data: bytes, at: int = 0) -> Tag | None:
 
 
 def first_frame(data: bytes, at: int = 0) -> int | None:
-    """Return the offset of the first whole frame of MPEG audio at or after ``at``, or ``None``."""
+    """Return the offset of the first whole frame of MPEG audio at or after `at`, or `None`."""
     while (at := data.find(b"\xff", at)) >= 0:
         if frame_length(data, at) and at + frame_length(data, at) + 4 <= len(data):
             return at

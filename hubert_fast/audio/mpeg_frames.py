@@ -13,7 +13,7 @@ PADDING_BYTES = 1 << 16  # of zeros between or after frames
 
 @dataclass
 class FrameRun:
-    """Consecutive frames from offset ``start`` to ``end``.
+    """Consecutive frames from offset `start` to `end`.
 
     Attributes:
         count: Number of frames.
@@ -29,7 +29,7 @@ class FrameRun:
 
 
 def walk_frames(read: Read, begin: int, end: int) -> list[FrameRun]:
-    """Return the runs of frames, separated by tags, from ``begin`` up to ``end`` or to the beginning of another file.
+    """Return the runs of frames, separated by tags, from `begin` up to `end` or to the beginning of another file.
 
     Takes 30 ms for an hour of MP3. Needed because decoders skip to the next frame silently, and libmpg123 gives up after 1,024
     bytes.
@@ -84,7 +84,7 @@ def walk_frames(read: Read, begin: int, end: int) -> list[FrameRun]:
 
 
 def _end_of_all_tags(read: Read, at: int, end: int) -> int:
-    """Return the offset after the tags of any kind that begin at ``at``; ``at`` itself without one."""
+    """Return the offset after the tags of any kind that begin at `at`; `at` itself without one."""
     start = at
     while True:
         after_id3v2 = mpeg.end_of_id3v2(read(at, 10)) + at if read(at, 3) == b"ID3" else at
@@ -104,7 +104,7 @@ def _is_streaming_tag(head: bytes) -> bool:
 
 
 def next_frame(read: Read, at: int, end: int) -> int | None:
-    """Return the offset of the next frame at or after ``at``, or ``None``."""
+    """Return the offset of the next frame at or after `at`, or `None`."""
     while at < end:
         data = read(at, min(mpeg.SEARCHED_BYTES, end - at))
         frame = mpeg.first_frame(data)

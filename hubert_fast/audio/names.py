@@ -40,7 +40,7 @@ def has_audio_suffix(name: str) -> bool:
 
 
 def check_url(url: str) -> None:
-    """Raise ``AudioError`` unless every link of a URL such as ``zip://a.wav::s3://b/c.zip`` uses one of ``PROTOCOLS``."""
+    """Raise `AudioError` unless every link of a URL such as `zip://a.wav::s3://b/c.zip` uses one of `PROTOCOLS`."""
     for link in url.split("::"):
         protocol, separator, _ = link.partition("://")
         if (separator or _is_protocol(link)) and protocol not in PROTOCOLS:
@@ -48,7 +48,7 @@ def check_url(url: str) -> None:
 
 
 def _is_protocol(link: str) -> bool:
-    """Return whether fsspec takes a link without ``://`` for the name of a file system."""
+    """Return whether fsspec takes a link without `://` for the name of a file system."""
     if not re.fullmatch(r"[a-z]+", link):
         return False
     from fsspec.registry import known_implementations, registry
@@ -64,5 +64,5 @@ def archive_options(url: str) -> dict[str, dict[str, str]]:
 
 
 def is_url(path: str | Path) -> bool:
-    """Return whether fsspec should open a path: ``s3://bucket/a.wav``, ``https://...``, ``zip://a.wav::archive.zip``."""
+    """Return whether fsspec should open a path: `s3://bucket/a.wav`, `https://...`, `zip://a.wav::archive.zip`."""
     return "://" in str(path)

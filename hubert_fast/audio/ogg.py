@@ -23,7 +23,7 @@ class Link:
     Attributes:
         start: Offset of the first byte.
         end: Offset after the last byte.
-        codecs: Codec of each logical stream by serial number, ``None`` for a stream that is not audio.
+        codecs: Codec of each logical stream by serial number, `None` for a stream that is not audio.
         rate_hz: Units of granule positions per second.
         skipped: Samples to drop at the beginning.
         first_granule: First granule position.
@@ -42,7 +42,7 @@ class Link:
 
     @property
     def seconds(self) -> float | None:
-        """Duration by granule positions; ``None`` if there are none, or if they do not begin at 0 (part of a broadcast)."""
+        """Duration by granule positions; `None` if there are none, or if they do not begin at 0 (part of a broadcast)."""
         if not self.rate_hz or self.first_granule > MAX_FIRST_SECONDS * self.rate_hz:
             return None
         return max(self.last_granule - self.skipped, 0) / self.rate_hz

@@ -1,4 +1,4 @@
-"""Open local files, URLs, archives, pipes and standard input as a ``sources.Source``."""
+"""Open local files, URLs, archives, pipes and standard input as a `sources.Source`."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ RANDOM_ACCESS_FORMATS = ("wav", "w64", "aiff", "au", "caf", "sphere", "flac")
 
 @contextlib.contextmanager
 def opened(path: str | Path) -> Iterator[Source]:
-    """Open a path, a URL, ``-`` (standard input) or a ``pipes.Command``.
+    """Open a path, a URL, `-` (standard input) or a `pipes.Command`.
 
     Pipes, standard input and remote files without random access are first copied to a temporary file. Raises
-    ``AudioError`` for what is missing, empty, a folder or a device, and ``OSError`` for what may not be read.
+    `AudioError` for what is missing, empty, a folder or a device, and `OSError` for what may not be read.
     """
     name = os.fspath(path)
     if name == STANDARD_INPUT:
@@ -158,7 +158,7 @@ class _Chained(io.RawIOBase):
 
 
 def _size_of(file: BinaryIO) -> int | None:
-    """Return the size in bytes of a file with random access and rewind it; ``None`` without random access."""
+    """Return the size in bytes of a file with random access and rewind it; `None` without random access."""
     try:
         size = file.seek(0, os.SEEK_END)
         file.seek(0)

@@ -71,9 +71,9 @@ class _Kind(NamedTuple):
     """The packets of a format.
 
     Attributes:
-        length: Function from the first ``header_bytes`` of a packet to its size in bytes; 0 if they are not a packet's.
-        header_bytes: Bytes that ``length`` needs.
-        sync: Pattern of a packet's first bytes, ``None`` if they are too common to search for.
+        length: Function from the first `header_bytes` of a packet to its size in bytes; 0 if they are not a packet's.
+        header_bytes: Bytes that `length` needs.
+        sync: Pattern of a packet's first bytes, `None` if they are too common to search for.
     """
 
     length: Callable[[bytes], int]
@@ -95,7 +95,7 @@ _KINDS = {
 
 
 def end_of_stream(container: str, read: Read, size: int) -> int | None:
-    """Return the offset after the stream at the beginning of a file; ``None`` for containers that are not handled here."""
+    """Return the offset after the stream at the beginning of a file; `None` for containers that are not handled here."""
     head = read(0, 32)
     if container == "tta":
         return _tta_end(head, read, size)
@@ -129,7 +129,7 @@ def _ends_with_packet(kind: _Kind, read: Read, size: int) -> bool:
 
 
 def _walk(container: str, kind: _Kind, read: Read, at: int, size: int) -> tuple[int, int]:
-    """Walk consecutive packets from ``at`` on, and return the start and end of the last one."""
+    """Walk consecutive packets from `at` on, and return the start and end of the last one."""
     first, before, base, data = at, at, at, b""
     while at < size:
         head = data[at - base : at - base + kind.header_bytes]
@@ -151,7 +151,7 @@ def _begins_wavpack(head: bytes) -> bool:
 
 
 def _next_packet(kind: _Kind, read: Read, at: int, size: int) -> int | None:
-    """Return the offset of the next packet that two more follow, or ``None``."""
+    """Return the offset of the next packet that two more follow, or `None`."""
     end = min(size, at + RESYNC_BYTES)
     while kind.sync is not None and at < end:
         data = read(at, PIECE_BYTES)

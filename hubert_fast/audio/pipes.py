@@ -1,6 +1,6 @@
-"""Commands that write audio to their standard output, as in Kaldi's ``wav.scp``.
+"""Commands that write audio to their standard output, as in Kaldi's `wav.scp`.
 
-A command is always a ``Command``, never a plain string, so that no file name and no line of a list is run by accident.
+A command is always a `Command`, never a plain string, so that no file name and no line of a list is run by accident.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAX_STDERR_BYTES = 4096
 
 
 class Command(str):
-    """A shell command that writes audio to standard output. The string is the entry in the list, with its trailing ``|``."""
+    """A shell command that writes audio to standard output. The string is the entry in the list, with its trailing `|`."""
 
     __slots__ = ()
 
@@ -28,7 +28,7 @@ class Command(str):
 def piped(command: Command) -> Iterator[BinaryIO]:
     """Run a shell command and yield an unnamed temporary file with its output.
 
-    Raises ``AudioError`` with the last line of standard error when the command exits with a status other than 0. Where
+    Raises `AudioError` with the last line of standard error when the command exits with a status other than 0. Where
     bash is installed, the same holds for every part of a pipeline.
     """
     shell = command.strip().removesuffix("|").strip()

@@ -14,13 +14,13 @@ class Part:
     """A range of bytes for one decoder.
 
     Attributes:
-        decoder: ``"libsndfile"`` or ``"ffmpeg"``.
-        container: Selects FFmpeg's demuxer; a name from ``probing``.
+        decoder: `"libsndfile"` or `"ffmpeg"`.
+        container: Selects FFmpeg's demuxer; a name from `probing`.
         start: Offset of the first byte.
         end: Offset after the last byte.
-        raw: Keyword arguments with which soundfile reads the range as headerless samples; ``None`` if it has a header.
+        raw: Keyword arguments with which soundfile reads the range as headerless samples; `None` if it has a header.
         is_whole_file: Whether the range covers the whole file, which a decoder may then open by its path.
-        seconds: Expected duration, ``None`` if unknown.
+        seconds: Expected duration, `None` if unknown.
         delay: Samples to drop at the beginning of libsndfile's output.
         options: Options for FFmpeg's demuxer.
     """
@@ -42,10 +42,10 @@ class Plan:
 
     Attributes:
         parts: What to decode.
-        truncation: How the header shows that the file is cut off, ``None`` if it does not. Completes "cut off: ...".
+        truncation: How the header shows that the file is cut off, `None` if it does not. Completes "cut off: ...".
         undecodable_seconds: Approximate duration of the stretches that cannot be decoded.
         notes: Faults that decoding works around, each a sentence for the user.
-        end: Offset at which the recording ends, where another may begin; ``None`` if it extends to the end of the file.
+        end: Offset at which the recording ends, where another may begin; `None` if it extends to the end of the file.
     """
 
     parts: list[Part]
@@ -55,7 +55,7 @@ class Plan:
     end: int | None = None
 
     def append(self, other: Plan, start: int) -> None:
-        """Add the plan of a recording that begins at offset ``start``; ``other`` counts its offsets from there."""
+        """Add the plan of a recording that begins at offset `start`; `other` counts its offsets from there."""
         for part in other.parts:
             self.parts.append(replace(part, start=part.start + start, end=part.end + start))
         self.truncation = self.truncation or other.truncation
@@ -66,6 +66,6 @@ class Plan:
             part.is_whole_file = False
 
     def note_joined(self, count: int) -> None:
-        """Add a note that the file holds ``count`` recordings, if there are several."""
+        """Add a note that the file holds `count` recordings, if there are several."""
         if count > 1:
             self.notes.append(f"this file holds {count} recordings joined end to end: all of them are decoded, in order")

@@ -43,7 +43,7 @@ def plan_file(source: Source, name: str) -> Plan:
 
     name: the file's name; its suffix only counts if the bytes do not identify the format.
 
-    Raises ``AudioError`` for a file that is not audio, with a description of what it is instead.
+    Raises `AudioError` for a file that is not audio, with a description of what it is instead.
     """
     head = source.read_at(0, HEAD_BYTES)
     source.check()
@@ -84,7 +84,7 @@ def _count_recordings(plan: Plan) -> int:
 
 
 def _note_skipped_end(plan: Plan, head: bytes, count: int) -> None:
-    """Note the ``count`` bytes after the last recording, which begin with ``head``."""
+    """Note the `count` bytes after the last recording, which begin with `head`."""
     identity = joined.certain_identity(head)
     if identity is not None:
         plan.notes.append(f"skipped the last {count:,} bytes, which are {identity.description}")
@@ -154,5 +154,5 @@ def _plan_for_ffmpeg(source: Source, container: str) -> Plan:
 
 
 def _find_nothing(pattern: bytes, start: int) -> int:
-    """Stand in for ``Source.find``, which would download the whole of a remote file."""
+    """Stand in for `Source.find`, which would download the whole of a remote file."""
     return -1

@@ -49,12 +49,12 @@ TEXT_HEADERS = ("sphere", "amr")  # may begin with printable characters only, un
 
 
 def container_of(head: bytes) -> str | None:
-    """Return the name of the audio or video container that begins with ``head``, or ``None`` if the bytes do not tell.
+    """Return the name of the audio or video container that begins with `head`, or `None` if the bytes do not tell.
 
     head: the first 1,024 bytes, or all of a shorter file.
 
     MPEG audio and ADTS AAC have no signature, only frames that follow each other. They are recognised if the first frame is at
-    the very beginning or after an ID3v2 tag; ``planning.plan_file`` also searches behind other bytes.
+    the very beginning or after an ID3v2 tag; `planning.plan_file` also searches behind other bytes.
     """
     is_text = may_be_text(head)
     for name, signature in SIGNATURES:
@@ -73,5 +73,5 @@ def container_of(head: bytes) -> str | None:
 
 
 def looks_like_audio(head: bytes) -> bool:
-    """Return whether a file that begins with ``head`` is audio or video."""
+    """Return whether a file that begins with `head` is audio or video."""
     return container_of(head) is not None

@@ -1,4 +1,4 @@
-"""The format of headerless samples (encoding, sampling rate, channels), as given by ``--stdin-format s16le:16000:2``."""
+"""The format of headerless samples (encoding, sampling rate, channels), as given by `--stdin-format s16le:16000:2`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAX_CHANNELS = 32
 
 
 class RawFormat(NamedTuple):
-    """The format of headerless samples. Channels are interleaved; ``sample_rate_hz`` is the rate of each channel."""
+    """The format of headerless samples. Channels are interleaved; `sample_rate_hz` is the rate of each channel."""
 
     encoding: str
     sample_rate_hz: int
@@ -20,7 +20,7 @@ class RawFormat(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> RawFormat:
-        """Parse ``"s16le:16000"`` or ``"s16le:16000:2"``. Raises ``ValueError`` that names the accepted values."""
+        """Parse `"s16le:16000"` or `"s16le:16000:2"`. Raises `ValueError` that names the accepted values."""
         encoding, *numbers = text.strip().lower().split(":")
         if encoding not in ENCODINGS:
             raise ValueError(

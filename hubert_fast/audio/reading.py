@@ -63,7 +63,7 @@ class Reading:
             self.note(f"{wanted}, but the file ends {yielded:.2f} s after that")
 
     def _trim(self, blocks: Iterator[Decoded], offset_seconds: float, end: float | None) -> Iterator[Decoded]:
-        """Cut blocks, the first of which begins at ``self.seconds``, to the section between two times."""
+        """Cut blocks, the first of which begins at `self.seconds`, to the section between two times."""
         for samples, rate_hz in blocks:
             at = self.seconds
             self.seconds = at + len(samples) / rate_hz
@@ -73,7 +73,7 @@ class Reading:
                 yield Decoded(samples[first:last], rate_hz)
 
     def _decode(self, part: Part, offset_seconds: float, end: float | None, int16_rate_hz: int) -> Iterator[Decoded]:
-        """Decode a part from some block before ``offset_seconds`` up to the block that reaches ``end``."""
+        """Decode a part from some block before `offset_seconds` up to the block that reaches `end`."""
         skip_seconds = max(offset_seconds - self.seconds, 0.0)
         until_seconds = None if end is None else end - self.seconds
         if part.decoder == "libsndfile":
@@ -181,7 +181,7 @@ class Reading:
             self.note(f"its clock jumps {times}, as in recordings joined end to end: no silence is inserted there")
 
     def _check_loss(self, decoding: Decoding, part: Part, seconds: float) -> None:
-        """Report it if more than ``TOLERATED_SECONDS`` are missing by the header, or cannot be decoded."""
+        """Report it if more than `TOLERATED_SECONDS` are missing by the header, or cannot be decoded."""
         if self.plan.truncation is not None:  # already reported
             return
         expected = decoding.seconds if part.seconds is None else part.seconds

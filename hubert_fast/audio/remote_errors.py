@@ -12,7 +12,7 @@ from .errors import AudioError
 
 @contextlib.contextmanager
 def as_audio_errors() -> Iterator[None]:
-    """Turn any exception into an ``AudioError`` that explains it. An unexplained ``OSError`` passes through."""
+    """Turn any exception into an `AudioError` that explains it. An unexplained `OSError` passes through."""
     try:
         yield
     except AudioError:
@@ -32,7 +32,7 @@ def as_audio_errors() -> Iterator[None]:
 
 
 def _connection_error(error: BaseException) -> str | None:
-    """Explain a failed connection by the names of aiohttp's exception classes; ``None`` for any other error."""
+    """Explain a failed connection by the names of aiohttp's exception classes; `None` for any other error."""
     for cause in chain(error):
         names = {kind.__name__ for kind in type(cause).__mro__}
         if "ClientConnectorDNSError" in names or "gaierror" in names:

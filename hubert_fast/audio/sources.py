@@ -17,9 +17,9 @@ class Source:
 
     Attributes:
         size: Number of bytes.
-        path: Path of a local regular file, ``None`` for anything else.
+        path: Path of a local regular file, `None` for anything else.
         error: The exception that a decoder's read ran into. Decoders take a failed read for the end of the file, so it is kept
-            here until ``check`` raises it.
+            here until `check` raises it.
     """
 
     def __init__(self, size: int, path: bytes | None = None):
@@ -27,14 +27,14 @@ class Source:
         self.error: Exception | None = None
 
     def read_at(self, start: int, count: int) -> bytes:
-        """Return up to ``count`` bytes from offset ``start``: fewer at the end, none outside the file.
+        """Return up to `count` bytes from offset `start`: fewer at the end, none outside the file.
 
-        Raises ``OSError``, and ``AudioError`` for errors of a remote file system.
+        Raises `OSError`, and `AudioError` for errors of a remote file system.
         """
         raise NotImplementedError
 
     def find(self, pattern: bytes, start: int) -> int:
-        """Return the offset of the first ``pattern`` at or after ``start``, or -1. Lets other threads run meanwhile."""
+        """Return the offset of the first `pattern` at or after `start`, or -1. Lets other threads run meanwhile."""
         at, before = start, b""
         while piece := self.read_at(at, 1 << 20):
             index = (before + piece).find(pattern)
@@ -44,7 +44,7 @@ class Source:
         return -1
 
     def span(self, start: int = 0, end: int | None = None) -> BinaryIO:
-        """Return a file object over the bytes from ``start`` to ``end`` (default: the end of the source)."""
+        """Return a file object over the bytes from `start` to `end` (default: the end of the source)."""
         return io.BufferedReader(_Span(self, start, self.size if end is None else end), BUFFER_BYTES)
 
     def check(self) -> None:

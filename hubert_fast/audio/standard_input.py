@@ -15,7 +15,7 @@ NAME = "-"
 class StandardInput(io.RawIOBase):
     """The bytes of a file descriptor, with a way to peek at the first ones.
 
-    Does not use ``sys.stdin``: a thread blocked in it would keep the interpreter from exiting.
+    Does not use `sys.stdin`: a thread blocked in it would keep the interpreter from exiting.
     """
 
     def __init__(self, descriptor: int = 0):
@@ -23,14 +23,14 @@ class StandardInput(io.RawIOBase):
         self._was_read = False
 
     def reader(self) -> BinaryIO:
-        """Return a file object that reads everything, once. Raises ``AudioError`` when called again."""
+        """Return a file object that reads everything, once. Raises `AudioError` when called again."""
         if self._was_read:
             raise AudioError("standard input has already been read and cannot be read again")
         self._was_read = True
         return io.BufferedReader(_Unclosed(self))
 
     def peek(self) -> bytes:
-        """Return the first bytes, up to ``HEAD_BYTES``. Waits only until a line or 16 bytes have arrived."""
+        """Return the first bytes, up to `HEAD_BYTES`. Waits only until a line or 16 bytes have arrived."""
         while len(self._head) < 16 and b"\n" not in self._head:
             part = os.read(self._descriptor, HEAD_BYTES)
             if not part:
@@ -65,7 +65,7 @@ standard_input = StandardInput()
 
 
 class NamedPipe(StandardInput):
-    """A pipe with a name, as made by ``mkfifo`` or by ``<(command)`` in a shell."""
+    """A pipe with a name, as made by `mkfifo` or by `<(command)` in a shell."""
 
     def __init__(self, path: str):
         super().__init__(os.open(path, os.O_RDONLY | os.O_CLOEXEC))

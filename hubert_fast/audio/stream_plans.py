@@ -19,7 +19,7 @@ def flac_start(source: Source) -> int:
 
 
 def plan_flac(source: Source, start: int) -> Plan:
-    """Plan the FLAC stream that begins at ``start``; other recordings may follow it."""
+    """Plan the FLAC stream that begins at `start`; other recordings may follow it."""
     limit, at = source.size, start + 42
     while source.is_local and (at := source.find(b"fLaC\0\0\0\x22", at)) >= 0:
         if flac.stream_info(source.read_at, at) is not None:  # otherwise a chance match within the sound
@@ -50,7 +50,7 @@ def plan_flac(source: Source, start: int) -> Plan:
 
 
 def _last_flac_frame(source: Source, start: int, limit: int, info: flac.StreamInfo) -> tuple[flac.LastFrame | None, int]:
-    """Return the last frame of the stream that begins at ``start``, and the stream's end, which is at most ``limit``."""
+    """Return the last frame of the stream that begins at `start`, and the stream's end, which is at most `limit`."""
     read = source.read_at
 
     def is_end(at: int) -> bool:
@@ -70,7 +70,7 @@ def _last_flac_frame(source: Source, start: int, limit: int, info: flac.StreamIn
 
 
 def plan_mpeg(source: Source, start: int) -> Plan:
-    """Plan MPEG audio whose first frame is at ``start``, or follows junk there; other recordings may follow it."""
+    """Plan MPEG audio whose first frame is at `start`, or follows junk there; other recordings may follow it."""
     begin = _first_frame(source, start)
     runs = [] if begin is None else mpeg_frames.walk_frames(source.read_at, begin, source.size)
     if begin is None or not runs:
@@ -99,7 +99,7 @@ def plan_mpeg(source: Source, start: int) -> Plan:
 
 
 def _first_frame(source: Source, start: int) -> int | None:
-    """Return the offset of the first frame: at ``start``, after junk there, or inside an ID3 tag whose size is wrong."""
+    """Return the offset of the first frame: at `start`, after junk there, or inside an ID3 tag whose size is wrong."""
     read, size = source.read_at, source.size
     if start and mpeg.parse_header(read(start, 4)) is None:
         in_tag = mpeg_frames.next_frame(read, 10, min(size, start, JUNK_BYTES))
@@ -119,7 +119,7 @@ def _is_right(tag: mpeg.Tag, run: mpeg_frames.FrameRun) -> bool:
 
 
 def _add_mpeg_run(source: Source, plan: Plan, run: mpeg_frames.FrameRun, number: int, count: int) -> None:
-    """Add the part for a run of frames, which is recording ``number`` of ``count``.
+    """Add the part for a run of frames, which is recording `number` of `count`.
 
     Each recording is decoded by itself, so that its encoder delay can be cut instead of being heard in the middle.
     """

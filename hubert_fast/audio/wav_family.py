@@ -34,7 +34,7 @@ class Samples(NamedTuple):
 
     Attributes:
         start: Offset of the first byte.
-        claimed_bytes: Size according to the header, ``None`` if it gives none.
+        claimed_bytes: Size according to the header, `None` if it gives none.
         present_bytes: Size in the file.
         end: Offset at which the recording ends. Anything after it belongs to another file that was appended.
         more: Offset and claimed size of further chunks of samples, which some loggers write.
@@ -55,7 +55,7 @@ class _Family:
         form: Bytes of the file's outer header.
         header: Bytes of a chunk's header.
         align: A chunk begins at a multiple of this.
-        order: Byte order, as in ``struct``.
+        order: Byte order, as in `struct`.
         data: Name of the chunk of samples.
         size_bytes: Bytes of the size in a chunk's header.
     """
@@ -81,7 +81,7 @@ _FAMILIES = {
 
 
 def find_samples(container: str, read: Read, size: int) -> Samples | None:
-    """Locate the samples in a file of ``size`` bytes. Returns ``None`` for other containers and for files without samples."""
+    """Locate the samples in a file of `size` bytes. Returns `None` for other containers and for files without samples."""
     head = read(0, 1024)
     if container == "au":
         return _in_au(head, read, size)
@@ -160,7 +160,7 @@ def _aligned(family: _Family, at: int) -> int:
 def _in_data_chunk(
     family: _Family, head: bytes, at: int, claimed: int, claimed_64: int | None, read: Read, size: int
 ) -> Samples:
-    """Locate the samples in the data chunk at ``at``. claimed_64: its size according to RF64's ``ds64`` chunk."""
+    """Locate the samples in the data chunk at `at`. claimed_64: its size according to RF64's `ds64` chunk."""
     start = at + family.header
     # bytes before the samples: AIFF's offset and block size, CAF's edit count
     extra = {b"SSND": 8, b"data": 4 if family.form == 8 else 0}[family.data]
@@ -194,9 +194,9 @@ def _in_data_chunk(
 
 
 def _rest(family: _Family, at: int, read: Read, size: int) -> tuple[int, tuple[tuple[int, int], ...]] | None:
-    """Examine what follows samples that end at ``at``: return the end of the recording, and further samples in it.
+    """Examine what follows samples that end at `at`: return the end of the recording, and further samples in it.
 
-    Returns ``None`` if neither chunks nor another file begin there, which means that the samples continue.
+    Returns `None` if neither chunks nor another file begin there, which means that the samples continue.
     """
     more: list[tuple[int, int]] = []
     for _ in range(MAX_CHUNKS):
@@ -230,7 +230,7 @@ def _rest(family: _Family, at: int, read: Read, size: int) -> tuple[int, tuple[t
 
 
 def _is_list_of_samples(chunk: bytes) -> bool:
-    """Return whether a chunk is a ``LIST`` of chunks of samples."""
+    """Return whether a chunk is a `LIST` of chunks of samples."""
     return chunk[:4] == b"LIST" and chunk[8:12] == b"wavl"
 
 

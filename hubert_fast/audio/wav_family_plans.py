@@ -20,7 +20,7 @@ TOLERATED_BYTES = 1024  # instead of TOLERATED_SECONDS, where the encoding does 
 
 
 def plan_wav_family(source: Source, container: str) -> Plan:
-    """Plan the WAV, or related file, at the beginning of ``source``; other files may follow it."""
+    """Plan the WAV, or related file, at the beginning of `source`; other files may follow it."""
     samples = find_samples(container, source.read_at, source.size)
     if samples is None:
         plan = Plan([], end=source.size)
@@ -55,7 +55,7 @@ def _plan_several(source: Source, plan: Plan, samples: Samples) -> None:
 
 
 def _plan_one(source: Source, container: str, samples: Samples | None, plan: Plan, end: int) -> Part:
-    """Return the part for a file with one range of samples, and record in ``plan`` what is wrong with it."""
+    """Return the part for a file with one range of samples, and record in `plan` what is wrong with it."""
     is_whole_file = end == source.size
     whole = Part("libsndfile", container, 0, end, is_whole_file=is_whole_file)
     try:
@@ -118,7 +118,7 @@ def _format_chunk(head: bytes) -> bytes:
 
 
 def _raw_arguments_of_wav(head: bytes) -> dict[str, Any] | None:
-    """Return how to read the samples of a WAV that libsndfile refuses; ``None`` if they are compressed."""
+    """Return how to read the samples of a WAV that libsndfile refuses; `None` if they are compressed."""
     fmt = _format_chunk(head)
     if head[:4] != b"RIFF" or len(fmt) < 16:
         return None
@@ -140,7 +140,7 @@ def _channels_of_wav(head: bytes) -> int | None:
 
 
 def _block_bytes(head: bytes) -> int:
-    """Return the size in bytes of a WAV's compressed blocks (``nBlockAlign``); only whole blocks can be decoded."""
+    """Return the size in bytes of a WAV's compressed blocks (`nBlockAlign`); only whole blocks can be decoded."""
     return max(int.from_bytes(_format_chunk(head)[12:14], "little"), 1)
 
 

@@ -42,18 +42,18 @@ PREROLL_SECONDS = 0.5
 
 
 class Decoded(NamedTuple):
-    """A block of samples ``[S, channels]`` at one rate: int16, or float32 in [-1, 1]."""
+    """A block of samples `[S, channels]` at one rate: int16, or float32 in [-1, 1]."""
 
     samples: np.ndarray
     rate_hz: int
 
 
 class Decoder:
-    """Decodes the first audio track of a file. Raises ``AudioError``.
+    """Decodes the first audio track of a file. Raises `AudioError`.
 
     Attributes:
-        container: A key of ``FORMATS``.
-        seconds: Duration of the track by the header, ``None`` if unreliable.
+        container: A key of `FORMATS`.
+        seconds: Duration of the track by the header, `None` if unreliable.
         tracks: Number of audio tracks.
         track: Number of the decoded track, counted from 1.
         lost_seconds: Duration of the packets so far that could not be decoded.
@@ -103,9 +103,9 @@ class Decoder:
         return None
 
     def blocks(self, start_seconds: float = 0.0) -> Iterator[Decoded]:
-        """Decode from ``start_seconds`` to the end. Damage is left out and counted in ``lost_seconds``.
+        """Decode from `start_seconds` to the end. Damage is left out and counted in `lost_seconds`.
 
-        start_seconds: may differ from 0 only if ``can_seek`` allows it.
+        start_seconds: may differ from 0 only if `can_seek` allows it.
         """
         sought = start_seconds > 0 and self._seek(start_seconds)
         delay_seconds = self._delay / self._stream.sample_rate if sought and self._stream.sample_rate else 0.0
@@ -139,7 +139,7 @@ class Decoder:
         return max(self._file.start_time or 0, 0) / 1e6
 
     def can_seek(self, seconds: float) -> bool:
-        """Return whether ``blocks`` can begin there without decoding what comes before."""
+        """Return whether `blocks` can begin there without decoding what comes before."""
         return seconds > 2 * PREROLL_SECONDS and self.container in SEEKABLE
 
     def _seek(self, seconds: float) -> bool:
@@ -155,7 +155,7 @@ class Decoder:
         return False
 
     def _timed_samples(self, from_start: bool) -> Iterator[tuple[np.ndarray, int, float | None]]:
-        """Yield samples, their rate and the time of the first one in seconds, ``None`` if unknown.
+        """Yield samples, their rate and the time of the first one in seconds, `None` if unknown.
 
         Cuts the encoder's delay and fills gaps with silence.
         """
@@ -194,7 +194,7 @@ class Decoder:
             yield samples[cut:], rate, time
 
     def _is_gap(self, yielded: float, gap: float) -> bool:
-        """Return whether ``gap`` seconds of packets are missing, rather than that the clock jumped."""
+        """Return whether `gap` seconds of packets are missing, rather than that the clock jumped."""
         if self.container in ("mpeg-ts", "m2ts", "mpeg-ps"):
             return gap <= MAX_GAP_SECONDS
         seconds = self._file.duration
@@ -243,7 +243,7 @@ class Decoder:
 
 
 def _silence(seconds: float, rate: int, like: np.ndarray) -> Iterator[tuple[np.ndarray, int, None]]:
-    """Yield blocks of silence with the channels and dtype of ``like``."""
+    """Yield blocks of silence with the channels and dtype of `like`."""
     left, block_frames = round(seconds * rate), max(BLOCK_SAMPLES // like.shape[1], 1)
     while left > 0:
         yield np.zeros((min(left, block_frames), like.shape[1]), like.dtype), rate, None
@@ -251,7 +251,7 @@ def _silence(seconds: float, rate: int, like: np.ndarray) -> Iterator[tuple[np.n
 
 
 def _samples(frame: AudioFrame) -> np.ndarray:
-    """Return a frame as ``[S, channels]``, int16 or float32."""
+    """Return a frame as `[S, channels]`, int16 or float32."""
     data: np.ndarray
     if frame.format.name in ("s64", "s64p"):  # not supported by to_ndarray
         planes = [np.frombuffer(memoryview(plane), np.int64) for plane in frame.planes]

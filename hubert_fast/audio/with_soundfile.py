@@ -25,7 +25,7 @@ class SoundFile(soundfile.SoundFile):
 
 
 def blocks_of(sound: SoundFile, dtype: str, start: int = 0) -> Iterator[np.ndarray]:
-    """Yield blocks ``[S_i, channels]`` up to the end. Raises ``LibsndfileError`` if decoding fails.
+    """Yield blocks `[S_i, channels]` up to the end. Raises `LibsndfileError` if decoding fails.
 
     start: the sample that the file is positioned at.
     """
@@ -41,7 +41,7 @@ def blocks_of(sound: SoundFile, dtype: str, start: int = 0) -> Iterator[np.ndarr
 
 
 def raw_arguments(sound: SoundFile) -> dict[str, Any] | None:
-    """Return arguments for ``open_raw`` that read an open file's samples without its header; ``None`` if compressed."""
+    """Return arguments for `open_raw` that read an open file's samples without its header; `None` if compressed."""
     if sound.subtype not in RAW_SUBTYPES:
         return None
     endian = sound.endian
@@ -57,5 +57,5 @@ def raw_arguments(sound: SoundFile) -> dict[str, Any] | None:
 
 
 def open_raw(file: BinaryIO | bytes, arguments: dict[str, Any]) -> SoundFile:
-    """Open a file object or a path as headerless samples. arguments: as returned by ``raw_arguments``."""
+    """Open a file object or a path as headerless samples. arguments: as returned by `raw_arguments`."""
     return SoundFile(file, "r", **arguments)

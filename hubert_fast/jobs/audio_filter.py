@@ -43,7 +43,7 @@ def is_system_path(path: str) -> bool:
 
 
 def kind_of(name: str) -> str:
-    """Return the suffix of a name in lower case, or ``""`` if it is too long for one or has a space in it."""
+    """Return the suffix of a name in lower case, or `""` if it is too long for one or has a space in it."""
     suffix = os.path.splitext(name)[1].lower()
     return suffix if 1 < len(suffix) <= MAX_SUFFIX_CHARACTERS and " " not in suffix else ""
 
@@ -52,7 +52,7 @@ class AudioFilter:
     """A filter that accepts audio files and counts the others by kind.
 
     Args:
-        reads: whether to open a file with an unknown suffix and decide by its first bytes.
+        reads: Whether to open a file with an unknown suffix and decide by its first bytes.
     """
 
     def __init__(self, reads: bool = True):
@@ -78,7 +78,7 @@ class AudioFilter:
         return suffix in AUDIO_SUFFIXES or (self._reads and suffix not in OTHER_SUFFIXES and is_audio_file(path))
 
     def describe_rejected(self) -> str | None:
-        """Return a summary such as ``"3 files that do not appear to be audio: 2 .txt, 1 .json"``, or ``None``."""
+        """Return a summary such as `"3 files that do not appear to be audio: 2 .txt, 1 .json"`, or `None`."""
         count = self._rejected.total()
         if not count:
             return None
@@ -107,7 +107,7 @@ def is_audio_file(path: str) -> bool:
 
 
 def is_audio(head: bytes) -> bool:
-    """Return whether a file that begins with ``head`` is audio."""
+    """Return whether a file that begins with `head` is audio."""
     from ..audio.probing import looks_like_audio
 
     identity = identify(head)  # a UTF-16 byte order mark looks like an MPEG audio frame

@@ -20,7 +20,7 @@ class FolderFile(NamedTuple):
     """An audio file in a folder, or why something there cannot be read.
 
     Attributes:
-        reference: the reference from LibriSpeech's ``*.trans.txt`` in the same folder.
+        reference: The reference from LibriSpeech's `*.trans.txt` in the same folder.
     """
 
     path: str
@@ -36,11 +36,11 @@ class FolderWalk:
     before, such as a parent, are not followed.
 
     Attributes:
-        filter: separates audio from other files.
-        visited: device and inode of the folders visited so far.
-        link_targets: the files that links lead to.
-        came_back: whether a link led to a folder that was visited before.
-        note: called with warnings about references.
+        filter: Separates audio from other files.
+        visited: Device and inode of the folders visited so far.
+        link_targets: The files that links lead to.
+        came_back: Whether a link led to a folder that was visited before.
+        note: Called with warnings about references.
     """
 
     filter: AudioFilter = field(default_factory=AudioFilter)
@@ -50,7 +50,7 @@ class FolderWalk:
     note: Callable[[str], None] = lambda message: None
 
     def files(self, source: str) -> Iterator[FolderFile]:
-        """Yield the audio files below ``source``. Folders that cannot be read and broken links are yielded as errors."""
+        """Yield the audio files below `source`. Folders that cannot be read and broken links are yielded as errors."""
         inside = os.path.realpath(source)
         links = deque([source])
         while links:
@@ -64,7 +64,7 @@ class FolderWalk:
                 folders += reversed(subfolders)
 
     def _files_in(self, folder: str, real: str, inside: str, subfolders: list[str], links: deque[str]) -> Iterator[FolderFile]:
-        """Yield the files in a folder; append the folders in it to ``subfolders``, or to ``links`` if they are links."""
+        """Yield the files in a folder; append the folders in it to `subfolders`, or to `links` if they are links."""
         try:
             if not self._visit(folder):
                 return
@@ -96,14 +96,14 @@ class FolderWalk:
         return True
 
     def _check(self, entry: os.DirEntry[str], folder: str, inside: str) -> Iterator[FolderFile]:
-        """Yield what ``_file`` does; turn its ``OSError`` into an error, since files may vanish and disks may fail."""
+        """Yield what `_file` does; turn its `OSError` into an error, since files may vanish and disks may fail."""
         try:
             yield from self._file(entry, folder, inside)
         except OSError as error:
             yield FolderFile(entry.path, error=f"{entry.path}: cannot be opened: {error.strerror or error}")
 
     def _file(self, entry: os.DirEntry[str], folder: str, inside: str) -> Iterator[FolderFile]:
-        """Yield a file if it is audio and has not come before. ``folder`` is the real folder that it lies in."""
+        """Yield a file if it is audio and has not come before. `folder` is the real folder that it lies in."""
         suffix = kind_of(entry.name)
         if entry.is_symlink():
             try:

@@ -30,16 +30,16 @@ from .utterances import Utterance as Utterance
 class Inputs(Iterable[Utterance]):
     """An iterable over the utterances in files, folders, patterns, lists and archives. It holds none of them in memory.
 
-    A source that does not exist or holds no audio yields an utterance with an ``error``. Iterating raises ``ManifestError``
+    A source that does not exist or holds no audio yields an utterance with an `error`. Iterating raises `ManifestError`
     when a list cannot be read at all.
 
     Args:
-        sources: audio files, folders (searched recursively, in sorted order), glob patterns, lists, zip and tar archives, and
-            ``-`` for audio or a list on standard input. All but ``-`` may also be URLs that fsspec can open.
-        shard: yield only the utterances of this shard.
-        note: called with each warning about a source, such as a count of the files that were skipped.
-        allow_pipes: run the shell commands that Kaldi and Lhotse lists may name instead of files. Otherwise they are errors.
-        raw: the format of standard input, if that is samples without a header.
+        sources: Audio files, folders (searched recursively, in sorted order), glob patterns, lists, zip and tar archives, and
+            `-` for audio or a list on standard input. All but `-` may also be URLs that fsspec can open.
+        shard: Yield only the utterances of this shard.
+        note: Called with each warning about a source, such as a count of the files that were skipped.
+        allow_pipes: Run the shell commands that Kaldi and Lhotse lists may name instead of files. Otherwise they are errors.
+        raw: The format of standard input, if that is samples without a header.
     """
 
     def __init__(
@@ -164,9 +164,9 @@ class Inputs(Iterable[Utterance]):
         """Yield the files below a folder.
 
         Args:
-            source: the folder.
-            walk: the walk through the folders of a pattern, so that each file comes once.
-            exclude: files to leave out, with the links in their folders resolved.
+            source: The folder.
+            walk: The walk through the folders of a pattern, so that each file comes once.
+            exclude: Files to leave out, with the links in their folders resolved.
         """
         walk = FolderWalk() if walk is None else walk
         walk.filter, walk.came_back, walk.note = AudioFilter(), False, lambda message: self._warn(source, message)

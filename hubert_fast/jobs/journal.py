@@ -4,7 +4,7 @@ Rows of output are written and synced before the journal says so in one transact
 then has. Anything in an output beyond that size was uncommitted when the run was killed: it is cut off, and done again.
 
 For each utterance the journal records size and modification time of its file, from before the file was read, and the
-position of its rows. If the file changes, the utterance is done again and its old rows are removed, see ``row_file``.
+position of its rows. If the file changes, the utterance is done again and its old rows are removed, see `row_file`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Errors(NamedTuple):
 
 
 class Totals(NamedTuple):
-    """Sums over all utterances in a journal; ``with_notes`` counts those with at least one note."""
+    """Sums over all utterances in a journal; `with_notes` counts those with at least one note."""
 
     transcribed: int
     failed: int
@@ -63,16 +63,16 @@ class Totals(NamedTuple):
 
 
 class Stamp(NamedTuple):
-    """Size and modification time of a file, which show whether it has changed. ``MISSING`` stands for a missing file."""
+    """Size and modification time of a file, which show whether it has changed. `MISSING` stands for a missing file."""
 
     bytes: int
     modified_ns: int
 
     @classmethod
     def of(cls, audio: str) -> Stamp | None:
-        """Return the stamp of a path, or of the local archive behind a URL such as ``zip://a.wav::b.zip``.
+        """Return the stamp of a path, or of the local archive behind a URL such as `zip://a.wav::b.zip`.
 
-        Returns ``None`` for other URLs, folders, pipes, standard input and files that cannot be read.
+        Returns `None` for other URLs, folders, pipes, standard input and files that cannot be read.
         """
         path = audio.rpartition("::")[2] if is_url(audio) else audio
         path = path.removeprefix("file://").removeprefix("local://")
@@ -104,7 +104,7 @@ class Row(NamedTuple):
 
 
 class Journal:
-    """An SQLite file that only one run at a time can open; a temporary one if ``path`` is ``None``. Thread-safe.
+    """An SQLite file that only one run at a time can open; a temporary one if `path` is `None`. Thread-safe.
 
     Raises:
         JournalError: If another run has it open, or if the file is not a journal.
@@ -143,7 +143,7 @@ class Journal:
             return self._connection.execute(statement, values).fetchall()
 
     def settings(self) -> dict[str, Any] | None:
-        """Return the settings of the run, ``None`` for a new journal."""
+        """Return the settings of the run, `None` for a new journal."""
         rows = self._execute("SELECT value FROM meta WHERE name = 'settings'")
         return json.loads(rows[0][0]) if rows else None
 
@@ -155,14 +155,14 @@ class Journal:
         self.commit({})
 
     def keep_settings(self, settings: Mapping[str, Any]) -> None:
-        """Replace the settings by compatible ones; durable after the next ``commit``."""
+        """Replace the settings by compatible ones; durable after the next `commit`."""
         self._execute("INSERT OR REPLACE INTO meta VALUES ('settings', ?)", (json.dumps(settings),))
 
     def __contains__(self, key: bytes) -> bool:
         return bool(self._execute("SELECT 1 FROM done WHERE key = ?", (key,)))
 
     def is_current(self, key: bytes, now: Stamp | None) -> bool | None:
-        """Return whether a finished utterance's file is unchanged; ``None`` if the utterance is not done."""
+        """Return whether a finished utterance's file is unchanged; `None` if the utterance is not done."""
         rows = self._execute("SELECT file_bytes, modified_ns FROM done WHERE key = ?", (key,))
         if not rows:
             return None
@@ -179,9 +179,9 @@ class Journal:
         row: Row | None = None,
         notes: int = 0,
     ) -> None:
-        """Record that an utterance is done; durable after the next ``commit``.
+        """Record that an utterance is done; durable after the next `commit`.
 
-        ``stamp`` is that of its file, ``None`` if unknown. ``row`` is the position of its rows, ``None`` if they are in a file
+        `stamp` is that of its file, `None` if unknown. `row` is the position of its rows, `None` if they are in a file
         of their own.
         """
         position = (None, None, None) if row is None else (row.start, row.bytes, row.checksum)
@@ -203,7 +203,7 @@ class Journal:
         return [Row(*row) for row in self._execute("SELECT * FROM stale WHERE file = ? ORDER BY start", (file,))]
 
     def begin_swap(self, file: str, size: int, cuts: Sequence[tuple[int, int]]) -> None:
-        """Record durably that a copy of ``size`` bytes, without the byte ranges ``cuts``, is about to replace a file."""
+        """Record durably that a copy of `size` bytes, without the byte ranges `cuts`, is about to replace a file."""
         ends = [end for _, end in cuts]
         removed = [0, *accumulate(end - begin for begin, end in cuts)]
 
@@ -219,7 +219,7 @@ class Journal:
         self.commit({file: size})
 
     def is_swapping(self, file: str) -> bool:
-        """Return whether a swap was begun by ``begin_swap`` and is not known to be complete."""
+        """Return whether a swap was begun by `begin_swap` and is not known to be complete."""
         return bool(self._execute("SELECT 1 FROM meta WHERE name = ?", (f"swap of {file}",)))
 
     def end_swap(self, file: str) -> None:
@@ -233,7 +233,7 @@ class Journal:
         self._execute("DELETE FROM stale WHERE file = ?", (file,))
 
     def owner(self, name: str) -> bytes | None:
-        """Return the key of the utterance that owns a file name, ``None`` if none does. Case is ignored."""
+        """Return the key of the utterance that owns a file name, `None` if none does. Case is ignored."""
         rows = self._execute("SELECT key FROM names WHERE name = ?", (_encoded(name),))
         return rows[0][0] if rows else None
 
@@ -242,7 +242,7 @@ class Journal:
         self._execute("INSERT OR REPLACE INTO names VALUES (?, ?)", (_encoded(name), key))
 
     def size_of(self, file: str) -> int:
-        """Return the committed size in bytes of ``"output"`` or ``"errors"``, 0 if nothing was committed."""
+        """Return the committed size in bytes of `"output"` or `"errors"`, 0 if nothing was committed."""
         rows = self._execute("SELECT bytes FROM sizes WHERE file = ?", (file,))
         return rows[0][0] if rows else 0
 

@@ -34,9 +34,9 @@ class Row(NamedTuple):
     """A row of the list, or the error in it.
 
     Attributes:
-        number: the number of its line or row, counted from 1.
-        unit: what ``number`` counts, ``"line"`` or ``"row"``.
-        name: its key in the object that holds it.
+        number: The number of its line or row, counted from 1.
+        unit: What `number` counts, `"line"` or `"row"`.
+        name: Its key in the object that holds it.
     """
 
     number: int
@@ -53,8 +53,8 @@ def rows_of(text: Text, is_row: IsRow) -> Iterator[Row]:
     """Yield the rows of JSON text.
 
     Args:
-        text: the list.
-        is_row: returns whether an object is a row itself, rather than one that holds rows by name.
+        text: The list.
+        is_row: Returns whether an object is a row itself, rather than one that holds rows by name.
     """
     if is_document(text):
         yield from _Document(text, is_row).rows()
@@ -102,7 +102,7 @@ def _is_truncated(text: str) -> bool:
 
 
 def _python_error(text: str) -> str | None:
-    """Return the error in text written by Python's ``repr``, or ``None`` for any other text."""
+    """Return the error in text written by Python's `repr`, or `None` for any other text."""
     if PYTHON_LITERAL.match(text):
         return "it has single quotes, like a Python dict that was printed: write it with json.dumps"
     return None
@@ -118,7 +118,7 @@ def _rows_within(value: Mapping[str, Any], is_row: IsRow) -> Iterator[tuple[str 
 
 
 def _nested_rows(value: Mapping[str, Any], is_row: IsRow) -> Iterator[tuple[str | None, Any]]:
-    """Yield the rows that an object holds: by name, or in a list under one of the ``WRAPPERS``."""
+    """Yield the rows that an object holds: by name, or in a list under one of the `WRAPPERS`."""
     for name, nested in value.items():
         if isinstance(nested, dict) and is_row(nested):
             yield name, nested
@@ -218,7 +218,7 @@ class _Document:
             raise _InvalidJSON(f"expected , or {end}, but found {character!r}")
 
     def _next(self) -> str:
-        """Skip white space and return the next character without consuming it, or ``""`` at the end."""
+        """Skip white space and return the next character without consuming it, or `""` at the end."""
         while True:
             while self._position < len(self._buffer):
                 if self._buffer[self._position] not in SPACE:
@@ -250,7 +250,7 @@ class _Document:
             pass
 
     def _read(self, count: int = 0) -> bool:
-        """Read at least ``count`` more characters, or as many as are left, and drop those already parsed.
+        """Read at least `count` more characters, or as many as are left, and drop those already parsed.
 
         Returns:
             Whether there were any.

@@ -11,11 +11,11 @@ NamedRows = Iterator[tuple[str | None, Any]]
 
 
 def rows_in(value: Mapping[str, Any]) -> NamedRows | None:
-    """Return the rows of a table, each with its name or ``None``; return ``None`` if the object is not a table.
+    """Return the rows of a table, each with its name or `None`; return `None` if the object is not a table.
 
-    Tables are ``{"path": {"0": "a.wav"}, "text": {"0": "one"}}``, ``{"path": ["a.wav"], "text": ["one"]}``,
-    ``{"columns": ["path"], "data": [["a.wav"]]}``, ``{"a.wav": "one"}``, ``{"a.wav": {"text": "one"}}`` and
-    ``{"u1": "a.wav"}``.
+    Tables are `{"path": {"0": "a.wav"}, "text": {"0": "one"}}`, `{"path": ["a.wav"], "text": ["one"]}`,
+    `{"columns": ["path"], "data": [["a.wav"]]}`, `{"a.wav": "one"}`, `{"a.wav": {"text": "one"}}` and
+    `{"u1": "a.wav"}`.
     """
     columns = {name: list(column.values()) if isinstance(column, dict) else column for name, column in value.items()}
     audio = next((columns[name] for name in columns if name.lower() in FIELDS["audio"]), None)

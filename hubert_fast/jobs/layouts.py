@@ -1,7 +1,7 @@
-"""Lists of toolkits and corpora: Kaldi's ``wav.scp``, fairseq's ``.tsv``, LibriSpeech's ``.trans.txt`` and FFmpeg's.
+"""Lists of toolkits and corpora: Kaldi's `wav.scp`, fairseq's `.tsv`, LibriSpeech's `.trans.txt` and FFmpeg's.
 
 All but the last refer to files beside them. Rows are read as they are needed: only Kaldi's recordings, if there are
-``segments``, and lines of other files that come out of order are kept in memory.
+`segments`, and lines of other files that come out of order are kept in memory.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ Note = Callable[[str], None]
 
 
 class ValuesById:
-    """Values by id in a file of lines ``ID VALUE``, which is read only as far as needed.
+    """Values by id in a file of lines `ID VALUE`, which is read only as far as needed.
 
     Args:
-        lines: pairs of id and value.
-        keep: whether an id may be requested more than once.
+        lines: Pairs of id and value.
+        keep: Whether an id may be requested more than once.
     """
 
     def __init__(self, lines: Iterator[tuple[str, str]], keep: bool = False):
@@ -36,7 +36,7 @@ class ValuesById:
         self._values: dict[str, str] = {}
 
     def get(self, id: str) -> str | None:
-        """Return the value of an id, or ``None``."""
+        """Return the value of an id, or `None`."""
         if id in self._values:
             return self._values[id] if self._keep else self._values.pop(id)
         for line_id, value in self._lines:
@@ -48,12 +48,12 @@ class ValuesById:
         return None
 
     def count_unused(self, used: set[str]) -> int:
-        """Return the number of ids that are not in ``used``."""
+        """Return the number of ids that are not in `used`."""
         return len((self._values.keys() | dict(self._lines).keys()) - used)
 
 
 def lines_beside(source: str, name: str) -> Iterator[tuple[int, str]] | None:
-    """Return the numbered lines of a file in the folder of a list, or ``None`` if there is no such file.
+    """Return the numbered lines of a file in the folder of a list, or `None` if there is no such file.
 
     The file may be compressed if its name says so. A local file is opened when its first line is requested.
     """
@@ -102,9 +102,9 @@ def _pairs(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[str, str]]:
 
 
 def kaldi(text: Text, source: str, note: Note) -> Iterator[Entry]:
-    """Yield the utterances of a Kaldi data folder: the lines of ``segments``, or else those of ``wav.scp``.
+    """Yield the utterances of a Kaldi data folder: the lines of `segments`, or else those of `wav.scp`.
 
-    References come from the file ``text`` of the folder.
+    References come from the file `text` of the folder.
     """
     references = ValuesById(_pairs(_readable(lines_beside(source, "text"), note)))
     segments = lines_beside(source, "segments")
@@ -166,7 +166,7 @@ def is_fairseq(text: Text) -> bool:
 
 
 def fairseq(text: Text, source: str, note: Note) -> tuple[str, Iterator[Entry]]:
-    """Return the root folder of a fairseq table and its utterances, with references from the ``.wrd`` or ``.ltr`` beside it."""
+    """Return the root folder of a fairseq table and its utterances, with references from the `.wrd` or `.ltr` beside it."""
     rows = iter(text)
     _, root = next(rows)
     return root.strip(), _fairseq_rows(rows, source, note)
@@ -188,7 +188,7 @@ def _fairseq_rows(rows: Iterator[tuple[int, str]], source: str, note: Note) -> I
 
 
 def ffmpeg(text: Text) -> Iterator[Entry]:
-    """Yield the files of a list for FFmpeg's concat demuxer; ``inpoint`` and ``outpoint`` select parts of them."""
+    """Yield the files of a list for FFmpeg's concat demuxer; `inpoint` and `outpoint` select parts of them."""
     pending: Entry | None = None
     for number, line in text:
         keyword, value = _pair(line)
@@ -213,7 +213,7 @@ def _trim(entry: Entry, keyword: str, value: str) -> Entry:
 
 
 def librispeech(text: Text, source: str) -> Iterator[Entry]:
-    """Yield the utterances of a LibriSpeech ``*.trans.txt``, whose lines hold the stem of a file beside it and a reference."""
+    """Yield the utterances of a LibriSpeech `*.trans.txt`, whose lines hold the stem of a file beside it and a reference."""
     folder = parent_folder(source)
     for number, line in text:
         id, reference = _pair(line)
@@ -228,7 +228,7 @@ def librispeech(text: Text, source: str) -> Iterator[Entry]:
 
 
 def librispeech_references(folder: str, files: list[str], note: Note) -> dict[str, str]:
-    """Return the references in the ``*.trans.txt`` of a LibriSpeech folder, by the stem of the audio file."""
+    """Return the references in the `*.trans.txt` of a LibriSpeech folder, by the stem of the audio file."""
     references: dict[str, str] = {}
     for name in files:
         if name.endswith((".trans.txt", *(f".trans.txt{suffix}" for suffix in COMPRESSION_SUFFIXES))):

@@ -36,8 +36,8 @@ class Text:
     """The lines of a list, the first of which can be peeked at.
 
     Args:
-        pieces: lines with their ends; a long line may come in several pieces.
-        separated_by_nul: each piece is a complete item without an end, as ``find -print0`` writes them.
+        pieces: Lines with their ends; a long line may come in several pieces.
+        separated_by_nul: Each piece is a complete item without an end, as `find -print0` writes them.
     """
 
     def __init__(self, pieces: Iterator[str], separated_by_nul: bool = False):
@@ -45,7 +45,7 @@ class Text:
         self._peeked: deque[str] = deque()
 
     def peek(self, count: int) -> list[str]:
-        """Return the first ``count`` lines that are not blank, or fewer. A long line may be cut after its first piece."""
+        """Return the first `count` lines that are not blank, or fewer. A long line may be cut after its first piece."""
         lines: list[str] = []
         for piece in self._peeked:
             lines += [piece.rstrip("\r\n")] if piece.strip() else []
@@ -55,7 +55,7 @@ class Text:
         return lines[:count]
 
     def read(self) -> str:
-        """Return the next piece of text, which is a line or part of one, or ``""`` at the end."""
+        """Return the next piece of text, which is a line or part of one, or `""` at the end."""
         return self._peeked.popleft() if self._peeked else next(self._pieces, "")
 
     def __iter__(self) -> Iterator[tuple[int, str]]:
@@ -108,7 +108,7 @@ class _Prefixed(io.RawIOBase):
 
 
 def _read_available(file: Any, size: int) -> bytes:
-    """Read up to ``size`` bytes without waiting for more than are there: a list may be read while it is being written."""
+    """Read up to `size` bytes without waiting for more than are there: a list may be read while it is being written."""
     read = getattr(file, "read1", None) or file.read
     return read(size) or b""
 
@@ -117,8 +117,8 @@ def open_bytes(source: str) -> BinaryIO:
     """Open a list at a path or URL.
 
     Raises:
-        OSError: the file cannot be opened. The file system of a URL may raise other errors.
-        AudioError: the URL is one that must not be opened.
+        OSError: If the file cannot be opened. The file system of a URL may raise other errors.
+        AudioError: If the URL is one that must not be opened.
     """
     if not is_url(source):
         return open(source, "rb")
@@ -135,7 +135,7 @@ def decode_text(file: BinaryIO, source: str) -> Text:
     """Decompress and decode a list.
 
     Raises:
-        ManifestError: the file is not text; the message says what it is and what to do.
+        ManifestError: If the file is not text; the message says what it is and what to do.
     """
     for _ in range(MAX_LAYERS):
         head = _head(file)
@@ -160,7 +160,7 @@ def decode_text(file: BinaryIO, source: str) -> Text:
 
 
 def _head(file: BinaryIO) -> bytes:
-    """Read up to ``HEAD_BYTES`` bytes, or until the first line is complete."""
+    """Read up to `HEAD_BYTES` bytes, or until the first line is complete."""
     head = b""
     while len(head) < HEAD_BYTES and not any(end in head for end in b"\n\0"):
         part = _read_available(file, HEAD_BYTES - len(head))
@@ -183,7 +183,7 @@ def _encoding(head: bytes) -> str:
 
 
 def _is_binary(head: bytes) -> bool:
-    """Return whether there are control characters that occur neither in text nor in the output of ``find -print0``."""
+    """Return whether there are control characters that occur neither in text nor in the output of `find -print0`."""
     first = head.split(b"\n", 1)[0]
     return any(byte < 32 and byte not in b"\0\t\n\v\f\r\x1b" for byte in first) or b"\0\0" in first
 

@@ -1,6 +1,6 @@
 """Lists of audio: JSON, tables, paths on lines, playlists, and the lists of corpora. Rows are read as they are needed.
 
-Memory is bounded by the longest row. The format of a list follows from its name; on standard input and in ``.txt`` files, from
+Memory is bounded by the longest row. The format of a list follows from its name; on standard input and in `.txt` files, from
 its first lines.
 """
 
@@ -49,12 +49,12 @@ def read(source: str, note: Callable[[str], None] = lambda message: None, file: 
     """Yield the entries of a list. If it breaks off, the last entry has an error.
 
     Args:
-        source: a path or URL, or ``-`` for standard input.
-        note: called with warnings about the list.
-        file: a stream to read the list from instead, such as standard input.
+        source: A path or URL, or `-` for standard input.
+        note: Called with warnings about the list.
+        file: A stream to read the list from instead, such as standard input.
 
     Raises:
-        ManifestError: the list cannot be opened or is something other than a list.
+        ManifestError: If the list cannot be opened or is something other than a list.
     """
     name = STANDARD_INPUT if source == "-" else source
     count = 0

@@ -29,12 +29,12 @@ def is_missing(value: Any) -> bool:
 
 
 def part_of(fields: Mapping[str, Any]) -> tuple[float | None, float | None]:
-    """Return offset and duration in seconds, each ``None`` if the row does not give it.
+    """Return offset and duration in seconds, each `None` if the row does not give it.
 
     Dates as start and end are ignored: they say when a recording was made.
 
     Raises:
-        InvalidRow: a time cannot be parsed, or the end is not after the start.
+        InvalidRow: If a time cannot be parsed, or the end is not after the start.
     """
     offset = offset_of(fields, OFFSETS)
     duration = duration_of(fields, DURATIONS)
@@ -57,13 +57,13 @@ def part_of(fields: Mapping[str, Any]) -> tuple[float | None, float | None]:
 
 
 def offset_of(fields: Mapping[str, Any], names: Iterable[str]) -> float | None:
-    """Return the first of the named fields that has a value, in seconds. Raise ``InvalidRow`` if it is not a time."""
+    """Return the first of the named fields that has a value, in seconds. Raise `InvalidRow` if it is not a time."""
     name, value = _first(fields, names)
     return None if value is None else _seconds(name, value)
 
 
 def duration_of(fields: Mapping[str, Any], names: Iterable[str]) -> float | None:
-    """Return the first of the named fields that has a value, in seconds. Raise ``InvalidRow`` if it is not a time.
+    """Return the first of the named fields that has a value, in seconds. Raise `InvalidRow` if it is not a time.
 
     The values 0, which NeMo writes, and -1 mean that the duration is unknown.
     """
@@ -107,7 +107,7 @@ def _seconds(name: str, value: Any) -> float:
 
 
 def _number(value: Any) -> float | None:
-    """Return a number, or the seconds of a time such as ``0:01:02.5``; ``None`` for anything else."""
+    """Return a number, or the seconds of a time such as `0:01:02.5`; `None` for anything else."""
     if isinstance(value, str):
         text = value.strip()
         if clock := CLOCK.fullmatch(text):
@@ -129,5 +129,5 @@ def _is_ambiguous(whole: str, decimals: str | None) -> bool:
 
 
 def _first(fields: Mapping[str, Any], names: Iterable[str]) -> tuple[str, Any]:
-    """Return the name and value of the first field that is not missing, or ``("", None)``."""
+    """Return the name and value of the first field that is not missing, or `("", None)`."""
     return next(((name, fields[name]) for name in names if name in fields and not is_missing(fields[name])), ("", None))

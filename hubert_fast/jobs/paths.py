@@ -26,9 +26,9 @@ class ResolvedPath(NamedTuple):
     """A path of a list.
 
     Attributes:
-        name: the path to show to the user.
-        audio: the path or URL to open.
-        exists: whether there is such a file; URLs are not checked and count as existing.
+        name: The path to show to the user.
+        audio: The path or URL to open.
+        exists: Whether there is such a file; URLs are not checked and count as existing.
     """
 
     name: str
@@ -40,8 +40,8 @@ class PathResolver:
     """A resolver for the paths in a list.
 
     Args:
-        folder: the folder of the list, a path or URL; ``""`` to use only the working folder.
-        root: the folder that the list declares its paths relative to.
+        folder: The folder of the list, a path or URL; `""` to use only the working folder.
+        root: The folder that the list declares its paths relative to.
     """
 
     def __init__(self, folder: str, root: str | None = None):
@@ -83,7 +83,7 @@ class PathResolver:
         return self._folder_exists[folder]
 
     def _in_other_case(self, path: str) -> str | None:
-        """Return the only name in the folder of ``path`` that differs from it just in the case of letters, or ``None``."""
+        """Return the only name in the folder of `path` that differs from it just in the case of letters, or `None`."""
         folder, name = os.path.split(path)
         if not (name and self._has_folder(path)):
             return None
@@ -112,7 +112,7 @@ class PathResolver:
             yield join(self.folder, path)
 
     def _in_subfolder(self, path: str) -> str | None:
-        """Search the ``SUBFOLDERS`` beside a list, adding the ``COMMON_SUFFIXES`` to a name without one."""
+        """Search the `SUBFOLDERS` beside a list, adding the `COMMON_SUFFIXES` to a name without one."""
         base = self.roots[0] or self.folder
         suffixes = ("",) if has_audio_suffix(path) else ("", *COMMON_SUFFIXES)
         guesses = [(subfolder, suffix) for subfolder in ("", *SUBFOLDERS) for suffix in suffixes]
@@ -129,7 +129,7 @@ class PathResolver:
 def parent_folder(source: str) -> str:
     """Return the folder of a path or URL, without a query.
 
-    That of ``zip://folder/list.txt::a.zip``, a file in an archive, is ``zip://folder::a.zip``.
+    That of `zip://folder/list.txt::a.zip`, a file in an archive, is `zip://folder::a.zip`.
     """
     if not is_url(source):
         return os.path.dirname(source)
@@ -141,7 +141,7 @@ def parent_folder(source: str) -> str:
 
 
 def join(folder: str, path: str) -> str:
-    """Join a path to a folder as ``parent_folder`` returns it; without a folder, return the path."""
+    """Join a path to a folder as `parent_folder` returns it; without a folder, return the path."""
     if not folder:
         return path
     if not is_url(folder):
@@ -151,7 +151,7 @@ def join(folder: str, path: str) -> str:
 
 
 def as_file(path: str) -> str:
-    """Return a spelling of a path that can only mean a file: ``-`` alone is standard input, ``raw:`` introduces a format."""
+    """Return a spelling of a path that can only mean a file: `-` alone is standard input, `raw:` introduces a format."""
     return f"./{path}" if path == "-" or path.startswith(RAW_PREFIX) else path
 
 

@@ -1,4 +1,4 @@
-"""Expand patterns such as ``talks/**/*.wav``. Each file comes once, and cycles of links do no harm."""
+"""Expand patterns such as `talks/**/*.wav`. Each file comes once, and cycles of links do no harm."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def is_pattern(text: str) -> bool:
 
 
 def names_suffix(pattern: str) -> bool:
-    """Return whether a pattern ends with a literal suffix, like ``*.wav`` and unlike ``*`` or ``a*``."""
+    """Return whether a pattern ends with a literal suffix, like `*.wav` and unlike `*` or `a*`."""
     stem, suffix = os.path.splitext(os.path.basename(pattern))
     return len(suffix) > 1 and not is_pattern(suffix) and bool(stem)
 
@@ -28,7 +28,7 @@ def names_suffix(pattern: str) -> bool:
 def matches(pattern: str) -> list[str]:
     """Return the sorted paths that match a pattern.
 
-    ``*`` matches within a name and ``**`` any number of folders; hidden names match only if the pattern has the dot.
+    `*` matches within a name and `**` any number of folders; hidden names match only if the pattern has the dot.
     A file that several linked folders lead to comes once, by the path without links if that matches. A link to a file counts
     as a file of its own, like a hard link, unless the file itself matches too.
     """
@@ -42,7 +42,7 @@ def matches(pattern: str) -> list[str]:
 def _matches_below(folder: str, parts: list[str], searched: set[tuple[str, int]]) -> Iterator[str]:
     """Yield the matches of the rest of a pattern in a folder.
 
-    ``searched`` holds the real folders searched so far, each with the number of parts that remained after a ``**``.
+    `searched` holds the real folders searched so far, each with the number of parts that remained after a `**`.
     """
     if not parts:
         yield folder
@@ -106,7 +106,7 @@ def _names(folder: str) -> list[str]:
 
 
 def _deduplicate(paths: list[str]) -> list[str]:
-    """Drop paths that reach a file through linked folders if another path does too, and links to files in ``paths``."""
+    """Drop paths that reach a file through linked folders if another path does too, and links to files in `paths`."""
     by_location: dict[str, str] = {}
     real_folders: dict[str, str] = {}
     for path in paths:
@@ -131,7 +131,7 @@ def resolve_folder(path: str) -> str:
 
 
 def matches_within(pattern: str, names: list[str]) -> list[str]:
-    """Return the names within an archive that match a pattern, as in ``matches``, except that wildcards match hidden names."""
+    """Return the names within an archive that match a pattern, as in `matches`, except that wildcards match hidden names."""
     parts = [part for part in pattern.split("/") if part not in ("", ".")]
     return [
         name

@@ -14,7 +14,7 @@ Item = TypeVar("Item")
 class WeightedQueue(Generic[Item]):
     """A first-in, first-out queue between threads, bounded by the total weight of its items.
 
-    An item heavier than ``capacity`` is accepted when the queue is empty.
+    An item heavier than `capacity` is accepted when the queue is empty.
 
     Args:
         capacity: The most that the items may weigh together.
@@ -39,11 +39,11 @@ class WeightedQueue(Generic[Item]):
             return True
 
     def take(self, weight: float = 1, *, wait: bool = True, linger_seconds: float = 0.0) -> list[Item] | None:
-        """Take items of up to ``weight`` in total, but at least one; return ``None`` if no more will come.
+        """Take items of up to `weight` in total, but at least one; return `None` if no more will come.
 
         Args:
             weight: The most that the items may weigh together.
-            wait: Wait for the first item; otherwise return an empty list if the queue holds less than ``weight``.
+            wait: Wait for the first item; otherwise return an empty list if the queue holds less than `weight`.
             linger_seconds: Once there is an item, wait this long for the rest of the weight.
         """
         with self._changed:
@@ -68,7 +68,7 @@ class WeightedQueue(Generic[Item]):
             return taken
 
     def close(self, drop: bool = False) -> None:
-        """Accept no more items. Items in the queue can still be taken, unless ``drop`` discards them."""
+        """Accept no more items. Items in the queue can still be taken, unless `drop` discards them."""
         with self._changed:
             if not self._closed:
                 self._share = self._held / self.takers

@@ -1,4 +1,4 @@
-"""Audio at URLs that fsspec can open and in archives, which become URLs such as ``zip://a.wav::talks.zip``."""
+"""Audio at URLs that fsspec can open and in archives, which become URLs such as `zip://a.wav::talks.zip`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .audio_filter import AudioFilter, is_system_path
 from .patterns import is_pattern, matches_within, names_suffix
 from .rows import normalize_names, reference_of
 
-KIND_OF_COMPRESSION = {"gzip": "gzip", "bz2": "bzip2", "xz": "xz"}  # fsspec's name -> ours, in ``first_bytes``
+KIND_OF_COMPRESSION = {"gzip": "gzip", "bz2": "bzip2", "xz": "xz"}  # fsspec's name -> ours, in `first_bytes`
 MAX_TEXT_BYTES = 1 << 16  # of a text beside audio in a WebDataset shard
 
 
@@ -28,8 +28,8 @@ class RemoteFile(NamedTuple):
     """An audio file at a URL or in an archive.
 
     Attributes:
-        name: its path below the folder or archive, with its suffix.
-        reference: the text beside it in a WebDataset shard.
+        name: Its path below the folder or archive, with its suffix.
+        reference: The text beside it in a WebDataset shard.
     """
 
     url: str
@@ -74,7 +74,7 @@ def list_files(source: str, filter: AudioFilter) -> Iterator[RemoteFile]:
     """Yield the audio files at a URL: the file itself, those in a folder or archive, or those that match a pattern.
 
     Raises:
-        CannotListError: the URL cannot be listed or holds no audio.
+        CannotListError: If the URL cannot be listed or holds no audio.
     """
     try:
         check_url(source)
@@ -115,7 +115,7 @@ def list_files(source: str, filter: AudioFilter) -> Iterator[RemoteFile]:
 
 
 def _list(system: Any, path: str, source: str) -> list[str] | None:
-    """Return the files that a URL leads to, or ``None`` if it is that of a single file."""
+    """Return the files that a URL leads to, or `None` if it is that of a single file."""
     if source.startswith(tuple(f"{protocol}://" for protocol in ARCHIVE_PROTOCOLS)):
         return _list_archive(system, path)
     if is_pattern(path) and not system.exists(path):
@@ -153,12 +153,12 @@ def _listing_error(source: str, error: Exception) -> str:
 
 
 def _compression_kind(name: str) -> str | None:
-    """Return how ``first_bytes`` identifies a file that is compressed as its name says."""
+    """Return how `first_bytes` identifies a file that is compressed as its name says."""
     return KIND_OF_COMPRESSION.get((COMPRESSION | SHORT_TAR_SUFFIXES).get(os.path.splitext(name)[1].lower(), ""))
 
 
 def _shard_reference(system: Any, name: str, members: set[str]) -> str | None:
-    """Return the text of a sample in a WebDataset shard: its ``.txt``, or a field of its ``.json``."""
+    """Return the text of a sample in a WebDataset shard: its `.txt`, or a field of its `.json`."""
     stem = os.path.splitext(name)[0]
     for text_file in (f"{stem}.txt", f"{stem}.json"):
         if text_file not in members:

@@ -37,12 +37,12 @@ class Entry(NamedTuple):
     """A row of a list, or the error in it.
 
     Attributes:
-        line: the number of its line or row, counted from 1.
-        channel: the channel to transcribe, counted from 0; ``None`` means all of them.
-        is_command: ``audio`` is a shell command that writes audio to its standard output.
-        root: the folder that the list declares its paths relative to.
-        is_line: ``audio`` is a whole line, which may be a comment or hold more than a path.
-        note: a warning that part of the row is ignored, to be shown once per list.
+        line: The number of its line or row, counted from 1.
+        channel: The channel to transcribe, counted from 0; `None` means all of them.
+        is_command: `audio` is a shell command that writes audio to its standard output.
+        root: The folder that the list declares its paths relative to.
+        is_line: `audio` is a whole line, which may be a comment or hold more than a path.
+        note: A warning that part of the row is ignored, to be shown once per list.
     """
 
     line: int
@@ -66,7 +66,7 @@ def is_row(values: Mapping[str, Any]) -> bool:
 
 
 def is_task(fields: Mapping[str, Any]) -> bool:
-    """Return whether an object is a Label Studio task, such as ``{"id": 1, "data": {"audio": "a.wav"}}``."""
+    """Return whether an object is a Label Studio task, such as `{"id": 1, "data": {"audio": "a.wav"}}`."""
     data = fields.get("data")
     return isinstance(data, dict) and not _has_audio(fields) and _has_audio(normalize_names(data))
 
@@ -87,7 +87,7 @@ def _is_lhotse(fields: Mapping[str, Any]) -> bool:
 
 
 def normalize_names(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields with their names in ``lower_case``. Of fields whose names then coincide, keep the first."""
+    """Return the fields with their names in `lower_case`. Of fields whose names then coincide, keep the first."""
     fields: dict[str, Any] = {}
     for name, value in values.items():
         fields.setdefault(str(name).strip().lower().replace(" ", "_").replace("-", "_"), value)
@@ -98,10 +98,10 @@ def parse_row(line: int, values: Any, unit: str = "line", name: str | None = Non
     """Parse a row.
 
     Args:
-        line: the number of the row, for messages.
-        values: the row as decoded from JSON or a table.
-        unit: what ``line`` counts, ``"line"`` or ``"row"``.
-        name: the key of the row in an enclosing object, used as id if the row has none.
+        line: The number of the row, for messages.
+        values: The row as decoded from JSON or a table.
+        unit: What `line` counts, `"line"` or `"row"`.
+        name: The key of the row in an enclosing object, used as id if the row has none.
     """
     if isinstance(values, str):
         values = {"audio": values}
@@ -128,7 +128,7 @@ def _entry(line: int, fields: Mapping[str, Any]) -> Entry:
 
 
 def _ignored(fields: Mapping[str, Any]) -> str | None:
-    """Return a warning if the row selects a part of its audio in a way that is not supported, else ``None``."""
+    """Return a warning if the row selects a part of its audio in a way that is not supported, else `None`."""
     segments = fields.get("segments")
     if isinstance(segments, list) and any(isinstance(segment, dict) for segment in segments):
         return (
@@ -166,7 +166,7 @@ def _audio(fields: Mapping[str, Any]) -> str:
 
 
 def reference_of(fields: Mapping[str, Any]) -> str | None:
-    """Return the reference of a row, or ``None`` if it has none that is text."""
+    """Return the reference of a row, or `None` if it has none that is text."""
     texts = (_text(fields[name]) for name in FIELDS["reference"] if name in fields)
     return next(filter(None, texts), None)
 
@@ -249,7 +249,7 @@ def _start(supervision: Mapping[str, Any]) -> float:
 
 
 def _source(sources: list[dict[str, Any]], channel: int | None) -> tuple[dict[str, Any], int | None]:
-    """Return the source that holds a channel and the index of the channel in it, which is ``None`` for its only one."""
+    """Return the source that holds a channel and the index of the channel in it, which is `None` for its only one."""
     if not sources:
         raise InvalidRow("must list the sources of its recording, as Lhotse does, but has none")
     for source in sources:
@@ -263,6 +263,6 @@ def _source(sources: list[dict[str, Any]], channel: int | None) -> tuple[dict[st
 
 
 def _first(values: Mapping[str, Any], names: Iterable[str]) -> Any:
-    """Return the first of the named values that is not null, NaN or empty, or ``None``."""
+    """Return the first of the named values that is not null, NaN or empty, or `None`."""
     present = (values[name] for name in names if name in values)
     return next((value for value in present if value != "" and (isinstance(value, str) or not is_missing(value))), None)

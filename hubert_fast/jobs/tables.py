@@ -23,7 +23,7 @@ def entries(text: Text, suffix: str, source: str) -> Iterator[Entry]:
     """Yield the rows of a table.
 
     Raises:
-        ManifestError: neither a header nor a path in the first line shows which column holds the audio.
+        ManifestError: If neither a header nor a path in the first line shows which column holds the audio.
     """
     preferred = DELIMITERS.get(suffix, ",")
     first = (*text.peek(1), "")[0]
@@ -61,7 +61,7 @@ def _prepend(line: tuple[int, str], lines: Iterator[tuple[int, str]]) -> Iterato
 
 
 def _header_delimiter(header: str, preferred: str) -> str | None:
-    """Return the delimiter that splits a line into a header with a column of audio, or ``None`` if none does."""
+    """Return the delimiter that splits a line into a header with a column of audio, or `None` if none does."""
     for delimiter in dict.fromkeys(preferred + OTHER_DELIMITERS):
         columns = normalize_names(dict.fromkeys(_split(header, delimiter)))
         if columns.keys() & set(FIELDS["audio"]):
@@ -173,7 +173,7 @@ def _records(lines: Iterator[tuple[int, str]], delimiter: str, n_columns: int | 
 
 
 def _quoted(record: list[str], delimiter: str) -> list[str] | str | None:
-    """Parse a row with quotes; return ``None`` if a quote is still open at the end of ``record``."""
+    """Parse a row with quotes; return `None` if a quote is still open at the end of `record`."""
     text = [f"{line}\n" for line in record]
     try:
         return next(csv.reader(text, delimiter=delimiter, strict=True))

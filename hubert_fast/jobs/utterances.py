@@ -11,15 +11,15 @@ class Utterance:
     """An audio file, or a part of one, to transcribe.
 
     Attributes:
-        id: the id that the list gives or else the path, followed by ``#from-to`` in seconds for a part of a file.
-        audio: a local path or a URL.
-        offset_seconds: where the part begins.
-        duration_seconds: the length of the part; ``None`` means to the end of the file.
-        reference: what is said in the audio, if known.
-        name: path below the output folder of a text file for this utterance, without a suffix.
-        error: why the utterance cannot be transcribed, if that is known before its file is opened.
-        channel: the channel to transcribe, counted from 0; ``None`` means all of them.
-        token: distinguishes audio read from a pipe from whatever an earlier run read from it.
+        id: The id that the list gives or else the path, followed by `#from-to` in seconds for a part of a file.
+        audio: A local path or a URL.
+        offset_seconds: Where the part begins.
+        duration_seconds: The length of the part; `None` means to the end of the file.
+        reference: What is said in the audio, if known.
+        name: Path below the output folder of a text file for this utterance, without a suffix.
+        error: Why the utterance cannot be transcribed, if that is known before its file is opened.
+        channel: The channel to transcribe, counted from 0; `None` means all of them.
+        token: Distinguishes audio read from a pipe from whatever an earlier run read from it.
     """
 
     id: str
@@ -43,7 +43,7 @@ class Utterance:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One of ``count`` parts of the inputs; ``index`` counts from 1.
+    """One of `count` parts of the inputs; `index` counts from 1.
 
     The key of an utterance determines its shard, so utterances stay in their shards when others are added.
     """
@@ -53,10 +53,10 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """Parse text such as ``"2/16"``.
+        """Parse text such as `"2/16"`.
 
         Raises:
-            ValueError: the text is not I/N with 1 <= I <= N.
+            ValueError: If the text is not I/N with 1 <= I <= N.
         """
         index, slash, count = text.partition("/")
         if slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count):

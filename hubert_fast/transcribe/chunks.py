@@ -1,6 +1,6 @@
 """Long audio: cut into overlapping pieces along the frames, and stitched together frame by frame.
 
-Piece k begins at frame ``k * (L - V)`` of the recording and has L frames; it shares V of them with each neighbour. Since it
+Piece k begins at frame `k * (L - V)` of the recording and has L frames; it shares V of them with each neighbour. Since it
 begins on a frame, its frames are frames of the recording. Where two pieces overlap, both cover the same audio, each with
 context that the other lacks. The seam is placed where they agree for longest, so that no token appears on both sides of it,
 or on neither.
@@ -57,7 +57,7 @@ class Cutter:
         return cls(frames, min(round(overlap * sample_rate_hz / hop), frames // 2), hop, field, sample_rate_hz)
 
     def cut(self, blocks: Iterable[np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
-        """Cut a recording given as blocks ``[C, S_i]``; yield the first frame of each piece and its samples ``[C, S]``.
+        """Cut a recording given as blocks `[C, S_i]`; yield the first frame of each piece and its samples `[C, S]`.
 
         Holds at most a piece and a block in memory. A recording no longer than a piece is yielded whole, even if it is too
         short for a single frame.
@@ -84,7 +84,7 @@ def _joined(parts: list[np.ndarray]) -> np.ndarray:
 
 
 class Frames(NamedTuple):
-    """Best tokens of a piece: its first frame within the recording; ids and log-probabilities ``[T]``."""
+    """Best tokens of a piece: its first frame within the recording; ids and log-probabilities `[T]`."""
 
     start: int
     ids: np.ndarray
@@ -92,7 +92,7 @@ class Frames(NamedTuple):
 
 
 def stitch(pieces: Sequence[Frames], blank_id: int) -> tuple[np.ndarray, np.ndarray]:
-    """Join pieces, sorted by start; return ids and log-probabilities ``[T]`` of the whole recording."""
+    """Join pieces, sorted by start; return ids and log-probabilities `[T]` of the whole recording."""
     if len(pieces) == 1:
         return pieces[0].ids, pieces[0].log_probs
     begins, ends = [0], []

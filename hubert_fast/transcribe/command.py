@@ -1,4 +1,4 @@
-"""``hubert-fast transcribe``: turn options into a job, run it, and turn its outcome into an exit status."""
+"""`hubert-fast transcribe`: turn options into a job, run it, and turn its outcome into an exit status."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def load_transcriber(model: str | Path, device: str, dtype: str, report: Callabl
 
     Args:
         model: Hub name or folder.
-        device: As for ``Transcriber.from_pretrained``.
-        dtype: As for ``Transcriber.from_pretrained``.
+        device: As for `Transcriber.from_pretrained`.
+        dtype: As for `Transcriber.from_pretrained`.
         report: Called with messages for the user.
 
     Raises:
@@ -120,7 +120,7 @@ def _load(options: argparse.Namespace, report: Callable[[str], None]) -> Transcr
 
 
 def run_command(options: argparse.Namespace) -> int:
-    """Run the command and turn expected errors into a one-line ``CannotRunError``."""
+    """Run the command and turn expected errors into a one-line `CannotRunError`."""
     try:
         return run(options)
     except (ValueError, JournalError, ManifestError) as error:
@@ -147,7 +147,7 @@ def _run_options(options: argparse.Namespace) -> Options:
 
 @contextlib.contextmanager
 def _reported_failures(target: Target) -> Iterator[None]:
-    """Turn errors that end a run into a one-line ``CannotRunError``."""
+    """Turn errors that end a run into a one-line `CannotRunError`."""
     hint = "" if target.paths is None else "; finished results are kept, and the same command continues from there"
     try:
         yield

@@ -1,6 +1,6 @@
 """Output formats: JSON, plain lines, tables and CTM in one file; SRT, WebVTT and Praat's TextGrid with a file per transcript.
 
-``FORMATS`` is the one table of them. The command line reads it for ``--help``, so this module must not import torch.
+`FORMATS` is the one table of them. The command line reads it for `--help`, so this module must not import torch.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ COLUMNS = ("id", "audio", "start_seconds", "duration_seconds", "confidence", "te
 
 
 def _named(result: Result) -> Iterator[tuple[str, int | None, Transcript]]:
-    """Yield id, channel and transcript; the channel counts from 1, and is ``None`` unless there are several transcripts."""
+    """Yield id, channel and transcript; the channel counts from 1, and is `None` unless there are several transcripts."""
     has_channels = len(result.transcripts) > 1
     for channel, transcript in enumerate(result.transcripts, 1):
         if has_channels:
@@ -89,7 +89,7 @@ def _table(rows: Sequence[Sequence[str]], delimiter: str, end: str) -> str:
 
 
 def _cells(result: Result) -> list[tuple[str, ...]]:
-    """Return the values of ``COLUMNS`` for each transcript."""
+    """Return the values of `COLUMNS` for each transcript."""
     rows: list[tuple[str, ...]] = []
     for id, _, transcript in _named(result):
         confidence = "" if transcript.confidence is None else f"{transcript.confidence:.4f}"
@@ -168,7 +168,7 @@ class Format:
 
     Attributes:
         suffix: Suffix of file names, without the dot.
-        description: Shown by ``--help``.
+        description: Shown by `--help`.
         is_json: Whether rows are JSON, so that they can carry notes and escape file names that are not UTF-8.
     """
 
@@ -231,10 +231,10 @@ def has_file_each(name: str | None) -> bool:
 
 
 def names_with_file_each() -> str:
-    """Return the names of the formats that write a file for each transcript: ``"srt, vtt, ..."``."""
+    """Return the names of the formats that write a file for each transcript: `"srt, vtt, ..."`."""
     return ", ".join(filter(has_file_each, FORMATS))
 
 
 def suffixes() -> dict[str, str]:
-    """Return the format that each suffix names: ``{".jsonl": "jsonl", ...}``."""
+    """Return the format that each suffix names: `{".jsonl": "jsonl", ...}`."""
     return {f".{format.suffix}": name for name, format in FORMATS.items()}

@@ -25,7 +25,7 @@ def read_processor(name_or_path: str | Path, config: HubertConfig, hub_options: 
     whose weights would have to be downloaded.
 
     Raises:
-        CheckpointError: the checkpoint has no CTC head or no ``vocab.json``.
+        CheckpointError: If the checkpoint has no CTC head or no `vocab.json`.
     """
     architectures = [str(name) for name in getattr(config, "architectures", None) or []]
     claims_head = not architectures or any("CTC" in name for name in architectures)
@@ -54,7 +54,7 @@ def check_complete(name_or_path: str | Path, model: HubertForCTC, info: LoadingI
     """Check that all weights were loaded, and warn about a head that appears to be untrained.
 
     Raises:
-        CheckpointError: weights are missing.
+        CheckpointError: If weights are missing.
     """
     # inference does not use SpecAugment's embedding
     missing = [key for key in info.missing_keys if not key.endswith("masked_spec_embed")]
@@ -84,11 +84,11 @@ def _looks_untrained(model: HubertForCTC) -> bool:
 def check_tokens(config: HubertConfig, tokenizer: CTCTokenizer) -> None:
     """Warn about outputs without a token, and about a blank that differs between configuration and tokenizer.
 
-    Decoding follows the tokenizer, as in transformers, which decodes an output without a token as ``unk_token`` and uses the
-    configuration's ``pad_token_id`` only for the loss.
+    Decoding follows the tokenizer, as in transformers, which decodes an output without a token as `unk_token` and uses the
+    configuration's `pad_token_id` only for the loss.
 
     Raises:
-        ValueError: an output has no token, and there is no ``unk_token``.
+        ValueError: If an output has no token, and there is no `unk_token`.
     """
     size, blank = config.vocab_size, tokenizer.pad_token_id
     unknown = [str(id) for id in range(size) if id not in tokenizer.tokens]

@@ -27,7 +27,7 @@ COMMIT_SECONDS = 1.0  # commit interval: the most work that a kill can lose
 
 
 class Engine(Protocol):
-    """Turns utterances into results: ``transcriber.Run``, or ``ray_engine.RayRun`` on a cluster."""
+    """Turns utterances into results: `transcriber.Run`, or `ray_engine.RayRun` on a cluster."""
 
     @property
     def batch_seconds(self) -> float: ...
@@ -78,7 +78,7 @@ class OutputError(Exception):
 
 @contextlib.contextmanager
 def writing(name: str) -> Iterator[None]:
-    """Raise ``OutputError`` for errors of writing, to tell them from errors of reading and computing."""
+    """Raise `OutputError` for errors of writing, to tell them from errors of reading and computing."""
     try:
         yield
     except BrokenPipeError:
@@ -98,8 +98,8 @@ class Job:
         summary: Receives the counts.
         progress: Receives the outcome of each utterance.
         journal: Records what is done; by default a temporary one, so that inputs named twice are still done once.
-        failures: Receives a row for each failure; without it, only ``progress`` hears of them.
-        normalizer: Applied before texts are compared with references, see ``normalizers``.
+        failures: Receives a row for each failure; without it, only `progress` hears of them.
+        normalizer: Applied before texts are compared with references, see `normalizers`.
     """
 
     def __init__(

@@ -28,7 +28,7 @@ RETRY_SECONDS = 1.0
 
 @dataclass
 class Flight:
-    """A batch in progress: best ids and their log-probabilities ``[N]``, and the number of frames of each waveform."""
+    """A batch in progress: best ids and their log-probabilities `[N]`, and the number of frames of each waveform."""
 
     ids: torch.Tensor
     log_probs: torch.Tensor
@@ -50,7 +50,7 @@ class Lane:
     Args:
         model: The model, on the lane's device.
         normalize: Whether waveforms are normalized to zero mean and unit variance.
-        threads: PyTorch threads to use on a CPU while other lanes are busy; ``None`` leaves PyTorch's setting alone.
+        threads: PyTorch threads to use on a CPU while other lanes are busy; `None` leaves PyTorch's setting alone.
         all_threads: PyTorch threads to use on a CPU while no other lane is busy.
     """
 
@@ -63,7 +63,7 @@ class Lane:
 
     @torch.inference_mode()
     def launch(self, waveforms: Sequence[np.ndarray], alone: bool = False) -> Flight:
-        """Start a batch of waveforms ``[S_i]``; on CUDA, return before it is done.
+        """Start a batch of waveforms `[S_i]`; on CUDA, return before it is done.
 
         Args:
             waveforms: The batch.
@@ -96,7 +96,7 @@ class Lane:
         return Flight(ids, log_probs, counts, done)
 
     def _filler(self, lengths: list[int], frames: int) -> list[np.ndarray]:
-        """Return silent waveforms that round a large batch up to a multiple of ``CPU_FRAMES``, before and after convolutions.
+        """Return silent waveforms that round a large batch up to a multiple of `CPU_FRAMES`, before and after convolutions.
 
         oneDNN caches compiled code and memory for up to a thousand distinct numbers of rows, and they fragment the
         allocator's memory: 2.1 GB for a model of 6 million weights, against 0.7 GB with a few distinct numbers, as fast.
@@ -138,7 +138,7 @@ def lanes_for(model: HubertForCTC, normalize: bool, devices: Sequence[torch.devi
 
 
 def cpu_lanes(threads: int) -> int:
-    """Return how many lanes to share ``threads`` among: as many as allowed that leave at most a tenth of the threads idle."""
+    """Return how many lanes to share `threads` among: as many as allowed that leave at most a tenth of the threads idle."""
     return max(count for count in range(1, min(threads, MOST_CPU_LANES) + 1) if count * (threads // count) >= 0.9 * threads)
 
 
@@ -153,7 +153,7 @@ def batch_seconds_for(device: torch.device) -> float:
 def run_smaller(launch: Callable[[list], Flight], items: list) -> tuple[list, list[tuple[list, str]]]:
     """Run a batch that ran out of memory in halves, and those in halves again if necessary.
 
-    Returns ``(items, frames)`` for each part that ran, and ``(items, reason)`` for each single item that is still too large.
+    Returns `(items, frames)` for each part that ran, and `(items, reason)` for each single item that is still too large.
     """
     landed: list[tuple[list, list]] = []
     failed: list[tuple[list, str]] = []

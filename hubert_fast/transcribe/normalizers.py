@@ -22,7 +22,7 @@ Normalize = Callable[[str], str]
 
 
 class _Translation(dict[int, "str | None"]):
-    """A table for ``str.translate`` that is filled as characters occur.
+    """A table for `str.translate` that is filled as characters occur.
 
     It keeps letters, marks and numbers. It drops invisible characters: format characters such as soft hyphens and joiners,
     variation selectors, and enclosing marks such as those of keycaps. Anything else becomes a space.
@@ -71,8 +71,8 @@ def none(text: str) -> str:
 def basic(text: str) -> str:
     """Return the text case-folded and without punctuation, symbols and invisible characters.
 
-    Combining marks, such as the vowel signs of Indic and Thai scripts, are kept. Apostrophes of all kinds become ``'`` within
-    words (``don't``, ``l'école``) and are dropped at their edges. Hyphens and underscores separate words.
+    Combining marks, such as the vowel signs of Indic and Thai scripts, are kept. Apostrophes of all kinds become `'` within
+    words (`don't`, `l'école`) and are dropped at their edges. Hyphens and underscores separate words.
     """
     words = _fold_case(text).translate(_TRANSLATION).split()
     return " ".join(filter(None, map(_trim, words)))
@@ -89,7 +89,7 @@ def normalizer(name: str) -> Normalize:
     """Return the normalizer of that name.
 
     Raises:
-        ValueError: there is no such normalizer, or the package that it needs is not installed.
+        ValueError: If there is no such normalizer, or the package that it needs is not installed.
     """
     if name not in DESCRIPTIONS:
         raise ValueError(f"normalizer must be one of {', '.join(NORMALIZERS)}, but is {name!r}")

@@ -13,11 +13,11 @@ class Options:
     """Options of a transcription.
 
     Attributes:
-        batch_seconds: Seconds of audio in a batch; by default one that suits the device, see ``lanes.batch_seconds_for``.
+        batch_seconds: Seconds of audio in a batch; by default one that suits the device, see `lanes.batch_seconds_for`.
         workers: Threads that decode audio; by default one for each core, at most 16.
         chunk_seconds: Length of the chunks that longer audio is cut into.
         overlap_seconds: Seconds of audio that consecutive chunks share.
-        channels: ``"mix"`` averages the channels of a file, ``"each"`` transcribes them separately.
+        channels: `"mix"` averages the channels of a file, `"each"` transcribes them separately.
         ordered: Return results in the order of the inputs.
         keep_truncated: Transcribe files that are cut off as far as they go, instead of refusing them.
 

@@ -58,7 +58,7 @@ class Ticket:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def update(self, *, pending: int = 0, error: str | None = None, is_cut: bool = False) -> bool:
-        """Add ``pending`` pieces, record an error or the end of cutting; return whether this completes the ticket."""
+        """Add `pending` pieces, record an error or the end of cutting; return whether this completes the ticket."""
         with self.lock:
             before = self.is_cut and not self.pending
             self.pending += pending
@@ -69,7 +69,7 @@ class Ticket:
 
 @dataclass(frozen=True)
 class Piece:
-    """A waveform ``[S]`` to run, with its channel and its first frame in the recording."""
+    """A waveform `[S]` to run, with its channel and its first frame in the recording."""
 
     ticket: Ticket
     channel: int
@@ -78,11 +78,11 @@ class Piece:
 
 
 class Pipeline:
-    """Passes utterances through the stages, once; ``run`` yields them as they are completed.
+    """Passes utterances through the stages, once; `run` yields them as they are completed.
 
     Args:
         lanes: Run the batches, each in a thread.
-        decode: Yields the blocks ``[C, S]`` of an utterance, passes notes to its second argument, and raises ``AudioError``.
+        decode: Yields the blocks `[C, S]` of an utterance, passes notes to its second argument, and raises `AudioError`.
         cutter: Cuts recordings into pieces.
         workers: Number of threads that decode.
         batch_samples: Samples in a batch; halved when memory runs out.
@@ -105,7 +105,7 @@ class Pipeline:
     def run(self, utterances: Iterable[Utterance]) -> Iterator[list[Ticket]]:
         """Yield completed tickets, several at a time, in the order of completion.
 
-        If ``utterances`` or a lane raises, raise the same after yielding the tickets completed by then.
+        If `utterances` or a lane raises, raise the same after yielding the tickets completed by then.
         """
         threads = [self._start(self._feed, utterances)]
         threads += [self._start(self._decode_all) for _ in range(self._threads_left["decode"])]
@@ -129,7 +129,7 @@ class Pipeline:
         self._pieces.close(drop=True)
 
     def release(self, count: int) -> None:
-        """Let ``count`` new utterances in, after as many have been handed on."""
+        """Let `count` new utterances in, after as many have been handed on."""
         self._room.release(count)
 
     def _start(self, target: Callable, *arguments: object) -> threading.Thread:

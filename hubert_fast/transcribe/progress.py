@@ -23,9 +23,9 @@ class Progress:
 
     Args:
         quiet: Show no progress and no notes.
-        most_failures: How many failures to print; ``None`` prints all.
+        most_failures: How many failures to print; `None` prints all.
         failures_file: The file that lists all failures.
-        notes_file: The file that has all notes; with it, only the first ``MOST_NOTES_SHOWN`` are printed.
+        notes_file: The file that has all notes; with it, only the first `MOST_NOTES_SHOWN` are printed.
     """
 
     def __init__(
@@ -101,12 +101,12 @@ class Progress:
 
 
 def hours(seconds: float) -> str:
-    """Return ``"2.50 h of audio"``, or seconds below six minutes."""
+    """Return `"2.50 h of audio"`, or seconds below six minutes."""
     return f"{seconds / 3600:.2f} h of audio" if seconds >= 360 else f"{seconds:.1f} s of audio"
 
 
 def duration(seconds: float) -> str:
-    """Return a time such as ``"1:02:03"``."""
+    """Return a time such as `"1:02:03"`."""
     return tqdm.format_interval(seconds)
 
 

@@ -31,7 +31,7 @@ MOST_RETRIES = 3  # for a block whose actor died
 
 
 def why_not() -> str | None:
-    """Return why Ray cannot be used, ``None`` if it can."""
+    """Return why Ray cannot be used, `None` if it can."""
     return None if find_spec("ray") else "Ray is not installed: pip install 'hubert_fast[ray]'"
 
 
@@ -40,7 +40,7 @@ class Cluster:
     """Which Ray cluster to use, and how much of it.
 
     Attributes:
-        address: As for ``ray.init``; ``None`` uses the running cluster or starts a local one.
+        address: As for `ray.init`; `None` uses the running cluster or starts a local one.
         actors: Number of actors; by default one for each GPU, or for every four cores if there is none.
         cpus: Cores of an actor that runs on the CPU.
     """
@@ -101,7 +101,7 @@ class RayRun:
         self.batch_seconds = options.batch_seconds or 0.0  # 0: each actor chooses its own
 
     def stop(self) -> None:
-        """Stop: ``results`` ends after the current block."""
+        """Stop: `results` ends after the current block."""
         self._stopped = True
 
     def results(self) -> Generator[Result, None, None]:

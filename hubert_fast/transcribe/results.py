@@ -12,15 +12,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Transcript:
-    """The text of an audio file or of one of its channels: what ``Transcriber`` returns.
+    """The text of an audio file or of one of its channels: what `Transcriber` returns.
 
-    It differs from ``hubert_fast.ctc.Transcript``, which is decoded from the model's outputs alone: it has the duration of the
+    It differs from `hubert_fast.ctc.Transcript`, which is decoded from the model's outputs alone: it has the duration of the
     audio, and times are relative to the file.
 
     Attributes:
         text: What was said.
         duration_seconds: Duration of the audio.
-        confidence: Geometric mean of the best tokens' probabilities; ``None`` if there are no tokens.
+        confidence: Geometric mean of the best tokens' probabilities; `None` if there are no tokens.
         words: Words with times in seconds from the beginning of the file.
     """
 

@@ -36,7 +36,7 @@ class RowFile:
 
     Args:
         path: The file, created if missing.
-        role: ``"output"`` or ``"errors"``.
+        role: `"output"` or `"errors"`.
         journal: Records sizes and outdated rows.
         format: Begins and ends the file and separates rows.
         is_optional: Whether the file may be missing; it is then removed if it ends up empty.
@@ -154,7 +154,7 @@ class RowFile:
         self._finish_swap()
 
     def _write_compacted(self, stale: Sequence[Row], cuts: Sequence[tuple[int, int]], known: int) -> int:
-        """Write a copy without the bytes of ``cuts`` to disk; return its size."""
+        """Write a copy without the bytes of `cuts` to disk; return its size."""
         with open(self._real_path, "rb") as old, open(self._compacted, "wb") as new:
             for row in stale:
                 old.seek(row.start)

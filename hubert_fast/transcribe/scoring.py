@@ -17,7 +17,7 @@ def score(reference: str, text: str, normalizer: str = normalizers.DEFAULT) -> E
     """Count the word and character edits between a reference and a text after normalizing both.
 
     Raises:
-        ValueError: there is no such normalizer, or the package that it needs is not installed.
+        ValueError: If there is no such normalizer, or the package that it needs is not installed.
     """
     import jiwer
 

@@ -20,9 +20,9 @@ MOST_NAME_BYTES = 200  # of a file name; file systems allow 255
 
 
 class Output:
-    """Receives results. Whatever was written before ``sync`` survives a power cut.
+    """Receives results. Whatever was written before `sync` survives a power cut.
 
-    Subclasses that buffer nothing and leave nothing to clean up only override ``write``.
+    Subclasses that buffer nothing and leave nothing to clean up only override `write`.
     """
 
     def prepare(self, result: Result) -> bool:
@@ -30,7 +30,7 @@ class Output:
         return False
 
     def write(self, result: Result) -> Row | None:
-        """Write a result; return where its rows are, or ``None`` if they are in a stream or in a file of their own."""
+        """Write a result; return where its rows are, or `None` if they are in a stream or in a file of their own."""
         raise NotImplementedError
 
     def drop_older(self, result: Result) -> None:
@@ -68,9 +68,9 @@ class Rows(Output):
 
 
 class Files(Output):
-    """A file for each utterance, in the same folder structure as the inputs: ``talks/a.wav`` becomes ``talks/a.srt``.
+    """A file for each utterance, in the same folder structure as the inputs: `talks/a.wav` becomes `talks/a.srt`.
 
-    If another utterance already has that name, the file is ``talks/a.wav.srt``, or has a hash in its name. The journal
+    If another utterance already has that name, the file is `talks/a.wav.srt`, or has a hash in its name. The journal
     records who owns a name before the second file is written, so a resumed run chooses the same names.
 
     Raises:
@@ -88,7 +88,7 @@ class Files(Output):
         folder.mkdir(exist_ok=True)
 
     def _names(self, utterance: Utterance, count: int) -> Iterator[list[str]]:
-        """Yield lists of names for the files of ``count`` transcripts, the preferred one first."""
+        """Yield lists of names for the files of `count` transcripts, the preferred one first."""
         name, full = _safe(utterance.name), _safe(utterance.name + os.path.splitext(utterance.audio)[1])
         for stem in (name, full, f"{full}.{utterance.key.hex()}"):
             channels = [""] if count == 1 else [f".{channel}" for channel in range(1, count + 1)]

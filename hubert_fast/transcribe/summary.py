@@ -14,15 +14,15 @@ from .sinks import replace
 
 @dataclass
 class Summary:
-    """The outcome of a run. Counts cover all runs on this output; those that end in ``_this_run`` cover the last one only.
+    """The outcome of a run. Counts cover all runs on this output; those that end in `_this_run` cover the last one only.
 
     Attributes:
-        output: The output's path, ``None`` for standard output.
+        output: The output's path, `None` for standard output.
         already_done: Inputs that were done in an earlier run or named twice.
         changed_this_run: Inputs that were done again because their file had changed.
         with_notes: Inputs with a note, for instance about a wrong header.
         batch_seconds: Seconds of audio in a batch, at the end of the run.
-        wer: Word error rate over all utterances with a reference; ``None`` without any.
+        wer: Word error rate over all utterances with a reference; `None` without any.
         cer: Character error rate, likewise.
         normalizer: How texts were normalized before they were compared.
         normalizer_does: The same in words.

@@ -1,4 +1,4 @@
-"""The output that ``-o`` and ``--format`` ask for, and the files beside it."""
+"""The output that `-o` and `--format` ask for, and the files beside it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Sinks(NamedTuple):
 
 @dataclass(frozen=True)
 class Paths:
-    """The files that belong to an output ``OUT``: ``OUT.journal``, ``OUT.errors.jsonl`` and ``OUT.summary.json``."""
+    """The files that belong to an output `OUT`: `OUT.journal`, `OUT.errors.jsonl` and `OUT.summary.json`."""
 
     output: Path
 
@@ -58,7 +58,7 @@ class Target:
     """An output before it is opened.
 
     Attributes:
-        path: A file or folder; ``None`` is standard output.
+        path: A file or folder; `None` is standard output.
         format: Name of the format.
         is_stream: Whether it is written as results arrive and never read back.
         is_single: Whether it is a single file for a single input, in a format that writes a file for each.
@@ -119,11 +119,11 @@ class Target:
 
     @property
     def paths(self) -> Paths | None:
-        """The files beside an output that a later run can continue; ``None`` for other outputs."""
+        """The files beside an output that a later run can continue; `None` for other outputs."""
         return None if self.path is None or self.is_stream or self.is_single else Paths(self.path)
 
     def check(self, overwrite: bool) -> None:
-        """Raise ``JournalError`` if this run must not touch what exists. Needs no model, so it can run before one is loaded."""
+        """Raise `JournalError` if this run must not touch what exists. Needs no model, so it can run before one is loaded."""
         if self.path is None or self.is_stream:
             return
         if not self.path.absolute().parent.is_dir():
@@ -198,7 +198,7 @@ def open_journal(paths: Paths, settings: dict[str, Any], overwrite: bool) -> Jou
 
 
 def _compare(output: Path, journal: Journal, before: dict[str, Any], settings: dict[str, Any]) -> None:
-    """Raise ``JournalError`` if settings differ from the journal's. Settings that an old journal lacks are added to it."""
+    """Raise `JournalError` if settings differ from the journal's. Settings that an old journal lacks are added to it."""
     known = {NORMALIZER: normalizers.DEFAULT} | before
     if not any(journal.totals().errors):  # nothing has been scored yet
         known.pop(NORMALIZER)
@@ -231,7 +231,7 @@ def _format_named(path: Path) -> str | None:
 
 
 def _check_name(path: Path, format: str | None, is_folder: bool) -> None:
-    """Raise ``ValueError`` if the name promises something other than what the output would hold."""
+    """Raise `ValueError` if the name promises something other than what the output would hold."""
     suffix, known = path.suffix.lower(), ", ".join(formats.suffixes())
     if suffix in AUDIO_SUFFIXES:
         raise ValueError(f"{path} has the suffix of an audio file: expected one of {known}")
@@ -244,5 +244,5 @@ def _check_name(path: Path, format: str | None, is_folder: bool) -> None:
 
 
 def _of_shard(path: Path, shard: Shard) -> Path:
-    """Return the output of one shard, so that no two shards share a file: ``out.jsonl`` becomes ``out.2-of-16.jsonl``."""
+    """Return the output of one shard, so that no two shards share a file: `out.jsonl` becomes `out.2-of-16.jsonl`."""
     return path.with_name(f"{path.stem}.{shard.index}-of-{shard.count}{path.suffix}")

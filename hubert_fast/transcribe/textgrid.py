@@ -39,9 +39,9 @@ def _quoted(text: str) -> str:
 
 
 def textgrid(transcript: Transcript, offset_seconds: float = 0.0) -> str:
-    """Return a TextGrid with a single tier, ``words``, whose pauses are intervals without text.
+    """Return a TextGrid with a single tier, `words`, whose pauses are intervals without text.
 
-    Times are relative to the whole file, even if the transcript is of a part that begins at ``offset_seconds``: the tier
+    Times are relative to the whole file, even if the transcript is of a part that begins at `offset_seconds`: the tier
     begins at 0 and ends with the part.
     """
     intervals = _intervals(transcript, offset_seconds)

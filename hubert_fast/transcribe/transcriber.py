@@ -54,9 +54,9 @@ class Transcriber:
 
         Args:
             name_or_path: Folder, or name on the hub.
-            device: ``"auto"`` (CUDA if available), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, or several GPUs as ``"cuda:0,1"``.
-            dtype: ``"auto"`` (see ``hubert_fast.devices.resolve_dtype``), ``"float32"``, ``"bfloat16"`` or ``"float16"``.
-            hub_options: Passed on to the hub: ``revision``, ``token``, ``cache_dir`` and others.
+            device: `"auto"` (CUDA if available), `"cpu"`, `"cuda"`, `"cuda:1"`, or several GPUs as `"cuda:0,1"`.
+            dtype: `"auto"` (see `hubert_fast.devices.resolve_dtype`), `"float32"`, `"bfloat16"` or `"float16"`.
+            hub_options: Passed on to the hub: `revision`, `token`, `cache_dir` and others.
 
         Raises:
             CheckpointError: If the checkpoint cannot be read, lacks weights or has no CTC head.
@@ -81,7 +81,7 @@ class Transcriber:
         return self.processor.feature_extractor.sampling_rate
 
     def transcribe(self, waveform: np.ndarray) -> str:
-        """Return the text of one mono waveform ``[S]``, sampled at ``sample_rate_hz``.
+        """Return the text of one mono waveform `[S]`, sampled at `sample_rate_hz`.
 
         Raises:
             ValueError: If the waveform is not 1-D, has NaN samples, or is too short for one frame (400 samples).
@@ -98,7 +98,7 @@ class Transcriber:
 
         Args:
             path: A file, or a URL that fsspec can open.
-            options: Fields of ``Options``, except ``channels``.
+            options: Fields of `Options`, except `channels`.
 
         Raises:
             AudioError: If the file cannot be decoded.
@@ -110,14 +110,14 @@ class Transcriber:
         return result.transcripts[0]
 
     def transcribe_many(self, inputs: Iterable[Utterance | str | Path], **options: Any) -> Iterator[Result]:
-        """Transcribe any number of files; yield a ``Result`` for each as it is finished.
+        """Transcribe any number of files; yield a `Result` for each as it is finished.
 
-        A file that cannot be transcribed yields a result with an ``error``.
+        A file that cannot be transcribed yields a result with an `error`.
 
         Args:
-            inputs: ``Utterance`` objects, or anything that ``Inputs`` accepts: files, folders, patterns, lists. They are read
+            inputs: `Utterance` objects, or anything that `Inputs` accepts: files, folders, patterns, lists. They are read
                 as results are consumed, so memory does not grow with their number.
-            options: Fields of ``Options``.
+            options: Fields of `Options`.
 
         Raises:
             ValueError: If options are invalid.
@@ -126,7 +126,7 @@ class Transcriber:
         return self.run(inputs, Options(**options)).results()
 
     def run(self, inputs: Iterable[Utterance | str | Path], options: Options) -> Run:
-        """Like ``transcribe_many``, but return an object that can be stopped and knows the size of its batches."""
+        """Like `transcribe_many`, but return an object that can be stopped and knows the size of its batches."""
         return Run(self, _utterances(inputs), options)
 
     def cutter(self, options: Options) -> Cutter:
@@ -182,7 +182,7 @@ class Transcriber:
 
 
 class Run:
-    """A transcription of inputs by a ``Transcriber``. Runs once."""
+    """A transcription of inputs by a `Transcriber`. Runs once."""
 
     def __init__(self, transcriber: Transcriber, utterances: Iterable[Utterance], options: Options):
         rate_hz = transcriber.sample_rate_hz
@@ -235,12 +235,12 @@ class Run:
             torch.set_num_threads(threads)  # lanes on the CPU change it
 
     def stop(self) -> None:
-        """Start no more batches; ``results`` ends with the running ones. Safe in any thread and in signal handlers."""
+        """Start no more batches; `results` ends with the running ones. Safe in any thread and in signal handlers."""
         self._pipeline.stop()
 
 
 def _channel(blocks: Iterator[np.ndarray], channel: int, name: str) -> Iterator[np.ndarray]:
-    """Yield one channel, counted from 0, of blocks ``[C, S]``. Raises ``AudioError`` if there is no such channel."""
+    """Yield one channel, counted from 0, of blocks `[C, S]`. Raises `AudioError` if there is no such channel."""
     for block in blocks:
         if channel >= len(block):
             raise audio.AudioError(f"{name}: the list names channel {channel}, counted from 0, but the file has {len(block)}")
