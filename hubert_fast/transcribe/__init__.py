@@ -1,4 +1,4 @@
-"""Audio files to text with a HuBERT-CTC checkpoint: a single file, or a whole archive."""
+"""Transcribe audio files, from one to a whole archive, with a HuBERT-CTC checkpoint."""
 
 from importlib import import_module as _import_module
 from typing import TYPE_CHECKING

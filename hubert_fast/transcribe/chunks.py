@@ -1,9 +1,8 @@
-"""Long audio: cut into overlapping pieces along the frames, and stitched together frame by frame.
+"""Cut long audio into overlapping pieces at frame boundaries, and stitch their outputs together frame by frame.
 
-Piece k begins at frame `k * (L - V)` of the recording and has L frames; it shares V of them with each neighbour. Since it
-begins on a frame, its frames are frames of the recording. Where two pieces overlap, both cover the same audio, each with
-context that the other lacks. The seam is placed where they agree for longest, so that no token appears on both sides of it,
-or on neither.
+Piece k begins at frame `k * (L - V)` of the recording and has L frames; it shares V of them with each neighbour. Because it
+begins at a frame boundary, its frames coincide with frames of the recording. Where two pieces overlap, each has context that
+the other lacks. The seam lies in the longest run of frames on which both agree, so that no token is lost or repeated there.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ class Cutter:
     """Cuts recordings into pieces.
 
     Attributes:
-        frames: L, the frames of a piece.
-        overlap: V, the frames that consecutive pieces share.
+        frames: Number of frames in a piece (L).
+        overlap: Number of frames that consecutive pieces share (V).
         hop: Samples from one frame to the next.
         field: Samples that one frame covers.
         sample_rate_hz: Sampling rate of the model.
@@ -43,7 +42,14 @@ class Cutter:
 
     @classmethod
     def of_seconds(cls, chunk: float, overlap: float, sample_rate_hz: int, hop: int, field: int) -> Cutter:
-        """Convert seconds to frames.
+        """Create a cutter from lengths in seconds.
+
+        Args:
+            chunk: Seconds of audio in a piece.
+            overlap: Seconds of audio that consecutive pieces share.
+            sample_rate_hz: Sampling rate of the model.
+            hop: Samples from one frame to the next.
+            field: Samples that one frame covers.
 
         Raises:
             ValueError: If the overlap is more than half of the chunk, or the chunk is too short for a frame.
@@ -84,7 +90,13 @@ def _joined(parts: list[np.ndarray]) -> np.ndarray:
 
 
 class Frames(NamedTuple):
-    """Best tokens of a piece: its first frame within the recording; ids and log-probabilities `[T]`."""
+    """The best tokens of a piece.
+
+    Attributes:
+        start: First frame of the piece, counted from the beginning of the recording.
+        ids: Ids of the best tokens `[T]`.
+        log_probs: Log-probabilities of the best tokens `[T]`.
+    """
 
     start: int
     ids: np.ndarray
@@ -110,16 +122,16 @@ def stitch(pieces: Sequence[Frames], blank_id: int) -> tuple[np.ndarray, np.ndar
 def _seam(left: np.ndarray, right: np.ndarray, blank_id: int) -> int:
     """Return the frame, counted from the start of the overlap, at which to switch from the left piece to the right one.
 
-    It lies in the longest run of frames with equal tokens; among runs of equal length, in the one nearest to the middle of
-    the overlap. Within the run it is at a blank, as near to the middle as the inner half of the run allows. Without such a
-    run it is the middle.
+    The seam lies in the longest run of frames with equal tokens; among runs of equal length, in the one nearest to the middle
+    of the overlap. Within the run it is at a blank, as near to the middle as the inner half of the run allows. Without any
+    equal frames it is the middle.
     """
     middle = len(left) // 2
     changes = np.flatnonzero(np.diff(np.concatenate(([False], left == right, [False]))))
     begins, ends = changes[::2], changes[1::2]
     if not len(begins):
         return middle
-    # runs longer than a second (50 frames) count as equal: beyond that, context on both sides, in the middle, matters more
+    # runs of 50 frames (1 s) or more count as equally long: beyond that, context on both sides matters more than length
     lengths = np.minimum(ends - begins, 50)
     off_middle = np.maximum(np.maximum(begins - middle, middle - ends), 0)
     best = np.lexsort((off_middle, -lengths))[0]

@@ -1,4 +1,4 @@
-"""`hubert-fast transcribe`: turn options into a job, run it, and turn its outcome into an exit status."""
+"""Run `hubert-fast transcribe`: turn options into a job, run it, and turn its outcome into an exit status."""
 
 from __future__ import annotations
 
@@ -114,9 +114,9 @@ def _load(options: argparse.Namespace, report: Callable[[str], None]) -> Transcr
         ray_engine.connect(_cluster(options), options.device)  # it installs signal handlers, so it must come before ours
     except RuntimeError as error:
         raise CannotRunError(str(error)) from None
-    # actors do the work; this process only needs the model's fingerprint, to compare it with that of earlier runs
+    # actors do the work; this process loads the model only for its fingerprint, which is compared with that of earlier runs
     dtype = "float32" if options.dtype == "auto" else options.dtype
-    return load_transcriber(model, "cpu", dtype, lambda message: report(f"in this process, to compare runs: {message}"))
+    return load_transcriber(model, "cpu", dtype, lambda message: report(f"only to identify the model: {message}"))
 
 
 def run_command(options: argparse.Namespace) -> int:
@@ -228,7 +228,7 @@ def _keep_summary(path: Path, summary: Summary) -> None:
 
 @contextlib.contextmanager
 def _stopping(engine: Engine) -> Iterator[list[int]]:
-    """Finish running batches at the first Ctrl-C or SIGTERM, stop at once at the second. Yields the signals received so far."""
+    """Finish the running batches at the first Ctrl-C or SIGTERM, and stop at once at the second. Yield the signals received."""
     received: list[int] = []
 
     def stop(number: int, frame: object) -> None:

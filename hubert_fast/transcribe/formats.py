@@ -1,6 +1,6 @@
-"""Output formats: JSON, plain lines, tables and CTM in one file; SRT, WebVTT and Praat's TextGrid with a file per transcript.
+"""Format results as JSON, plain lines, tables or CTM in one file, or as SRT, WebVTT or TextGrid in a file per transcript.
 
-`FORMATS` is the one table of them. The command line reads it for `--help`, so this module must not import torch.
+`FORMATS` lists the output formats. The command line reads it for `--help`, so this module must not import torch.
 """
 
 from __future__ import annotations
@@ -64,6 +64,7 @@ def _notes(result: Result) -> dict[str, list[str]]:
 
 
 def jsonl(result: Result) -> str:
+    """Return a JSON object for each transcript, one per line."""
     return "".join(f"{row}\n" for row in _objects(result))
 
 
@@ -79,6 +80,7 @@ def error_row(result: Result) -> str:
 
 
 def txt(result: Result) -> str:
+    """Return a line with id, tab and text for each transcript."""
     return "".join(f"{' '.join(id.split())}\t{transcript.text}\n" for id, _, transcript in _named(result))
 
 
@@ -99,16 +101,20 @@ def _cells(result: Result) -> list[tuple[str, ...]]:
 
 
 def tsv(result: Result) -> str:
+    """Return tab-separated rows of `COLUMNS`; fields with tabs or quotes are quoted."""
     return _table(_cells(result), "\t", "\n")
 
 
 def comma_separated(result: Result) -> str:
-    """Return rows as RFC 4180 defines them: lines end in CR LF, and quotes within quotes are doubled."""
+    """Return comma-separated rows of `COLUMNS` as in RFC 4180: lines end in CR LF, and quotes within quotes are doubled."""
     return _table(_cells(result), ",", "\r\n")
 
 
 def ctm(result: Result) -> str:
-    """Return NIST's time marks: recording, channel, start, duration, word, confidence. Spaces in names become %20."""
+    """Return a line for each word in NIST's CTM: recording, channel, start, duration, word, confidence.
+
+    Times are in seconds. Spaces in names become %20.
+    """
     name = "%20".join(result.utterance.id.split())
     return "".join(
         f"{name} {channel or 1} {word.start_seconds:.2f} {word.end_seconds - word.start_seconds:.2f} {word.word} "
@@ -144,6 +150,7 @@ def _clock(seconds: float, point: str) -> str:
 
 
 def srt(transcript: Transcript) -> str:
+    """Return SubRip subtitles."""
     return "\n".join(
         f"{number}\n{_clock(cue[0].start_seconds, ',')} --> {_clock(cue[-1].end_seconds, ',')}\n{_lines(cue)}\n"
         for number, cue in enumerate(_cues(transcript.words), 1)
@@ -151,6 +158,7 @@ def srt(transcript: Transcript) -> str:
 
 
 def vtt(transcript: Transcript) -> str:
+    """Return WebVTT subtitles."""
     cues = (
         f"\n{_clock(cue[0].start_seconds, '.')} --> {_clock(cue[-1].end_seconds, '.')}\n{_escaped(_lines(cue))}\n"
         for cue in _cues(transcript.words)
@@ -182,10 +190,10 @@ class RowFormat(Format):
     """A format that holds all utterances in one file.
 
     Attributes:
-        text: Returns the rows of a result.
-        head: Begins the file, for instance with the header of a table.
-        between: Separates the rows of consecutive results.
-        tail: Ends the file; absent while a run is writing.
+        text: Function that returns the rows of a result.
+        head: Text at the beginning of the file, such as the header of a table.
+        between: Text between the rows of consecutive results.
+        tail: Text at the end of the file, which is absent while a run is writing.
     """
 
     text: Callable[[Result], str]
@@ -194,7 +202,7 @@ class RowFormat(Format):
     tail: str = ""
 
     def end(self, is_empty: bool) -> str:
-        """Return what ends the file. A tail that begins on a new line does not do so if the file has no rows."""
+        """Return the tail of the file, without its leading newline if the file has no rows."""
         return self.tail.lstrip() if is_empty else self.tail
 
 
@@ -203,14 +211,14 @@ class FileFormat(Format):
     """A format with a file for each transcript.
 
     Attributes:
-        text: Returns the file's content, given a transcript and its offset in the recording in seconds.
+        text: Function that returns the file's content, given a transcript and its offset in the recording in seconds.
     """
 
     text: Callable[[Transcript, float], str]
 
 
 JSON_LINES = RowFormat("jsonl", "a JSON object per line", text=jsonl, is_json=True)
-# To add a format, add a row: its name is what --format takes, and the rest of the package reads this table.
+# To add a format, add a row. Its key becomes a value of --format; everything else is derived from this table.
 FORMATS: dict[str, RowFormat | FileFormat] = {
     "jsonl": JSON_LINES,
     "txt": RowFormat("txt", "name, tab and text per line", text=txt),

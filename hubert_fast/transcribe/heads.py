@@ -21,8 +21,8 @@ ADVICE = "fine-tune it, or use a fine-tuned checkpoint such as facebook/hubert-l
 def read_processor(name_or_path: str | Path, config: HubertConfig, hub_options: dict[str, Any]) -> HubertProcessor:
     """Read the processor of a checkpoint with a CTC head.
 
-    Whether there is such a head follows from the weights in a folder, and from the configuration of a checkpoint on the hub,
-    whose weights would have to be downloaded.
+    In a local folder, the weights also show whether there is a CTC head. On the hub, only the configuration is consulted,
+    because the weights would have to be downloaded.
 
     Raises:
         CheckpointError: If the checkpoint has no CTC head or no `vocab.json`.

@@ -1,4 +1,4 @@
-"""A run: pass the inputs that are not done yet through the model, and write results and the journal."""
+"""Run a job: transcribe the inputs that are not done yet, and write the results and the journal."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COMMIT_SECONDS = 1.0  # commit interval: the most work that a kill can lose
 
 
 class Engine(Protocol):
-    """Turns utterances into results: `transcriber.Run`, or `ray_engine.RayRun` on a cluster."""
+    """Turns utterances into results, as `transcriber.Run` does, or `ray_engine.RayRun` on a cluster."""
 
     @property
     def batch_seconds(self) -> float: ...
@@ -46,7 +46,7 @@ class Progress(Protocol):
 
 
 def fingerprint(transcriber: Transcriber) -> str:
-    """Return a hash that identifies a model: of its configuration, its vocabulary, and a sample of every weight."""
+    """Return a hash that identifies a model by its configuration, vocabulary, feature extractor and a sample of each weight."""
     digest = hashlib.blake2b(digest_size=16)
     digest.update(json.dumps(transcriber.model.config.to_dict(), sort_keys=True, default=str).encode())
     digest.update(repr(sorted(transcriber.processor.tokenizer.tokens.items())).encode("utf-8", "surrogatepass"))
@@ -78,7 +78,7 @@ class OutputError(Exception):
 
 @contextlib.contextmanager
 def writing(name: str) -> Iterator[None]:
-    """Raise `OutputError` for errors of writing, to tell them from errors of reading and computing."""
+    """Turn errors in writing the output `name` into `OutputError`, to distinguish them from errors in reading and computing."""
     try:
         yield
     except BrokenPipeError:
@@ -90,15 +90,15 @@ def writing(name: str) -> Iterator[None]:
 
 
 class Job:
-    """Transcribes the inputs that are not done yet. Runs once.
+    """Transcribes the inputs that are not done yet. Call `run` once.
 
     Args:
         inputs: What to transcribe.
         output: Receives the transcripts.
         summary: Receives the counts.
         progress: Receives the outcome of each utterance.
-        journal: Records what is done; by default a temporary one, so that inputs named twice are still done once.
-        failures: Receives a row for each failure; without it, only `progress` hears of them.
+        journal: Records what is done; by default a temporary one, so that inputs named twice are transcribed only once.
+        failures: Receives a row for each failure; without it, only `progress` receives them.
         normalizer: Applied before texts are compared with references, see `normalizers`.
     """
 
@@ -117,7 +117,7 @@ class Job:
         self.journal, self.failures = journal or Journal(None), failures
         self.unscored = 0  # transcripts with a reference that could not be scored because jiwer is missing
         self._name = summary.output or "standard output"
-        self._running: dict[bytes, Stamp | None] = {}  # size and time of each file before it was opened, by utterance
+        self._running: dict[bytes, Stamp | None] = {}  # by key: the file's size and time before it was opened
         self._normalizer = normalizer
         self._scores = scoring.can_score()
         self._lock = threading.Lock()  # guards the outputs and the journal
@@ -142,7 +142,7 @@ class Job:
         """Write every result and keep the journal. Committed results survive a failure.
 
         Raises:
-            OutputError: If something cannot be written. Whatever the engine raises is passed on.
+            OutputError: If something cannot be written. Exceptions of the engine are raised unchanged.
         """
         start, ended = time.monotonic(), threading.Event()
         committer = threading.Thread(target=self._commit_regularly, args=(ended, engine), daemon=True)
@@ -212,7 +212,7 @@ class Job:
         self.progress.done(result, seconds)
 
     def _errors_of(self, result: Result) -> Errors:
-        """Return the errors against the reference. None are counted for several channels, which have no reference each."""
+        """Return the errors against the reference. With several channels none are counted: no channel has its own reference."""
         if result.utterance.reference is None or len(result.transcripts) != 1:
             return Errors()
         if not self._scores:

@@ -50,7 +50,7 @@ _TRANSLATION = _Translation()
 
 
 def _fold_case(text: str) -> str:
-    """Return the text case-folded (ß becomes ss, final sigma sigma) and in NFC, without the dot of a lower-cased Turkish İ."""
+    """Return the text case-folded (ß becomes ss, and a final sigma an inner one) and in NFC, without the dot of a Turkish İ."""
     folded = unicodedata.normalize("NFD", text).casefold()
     return unicodedata.normalize("NFC", folded.replace("i\u0307", "i"))
 

@@ -1,4 +1,4 @@
-"""How to transcribe."""
+"""The options of a transcription."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ class Options:
     """Options of a transcription.
 
     Attributes:
-        batch_seconds: Seconds of audio in a batch; by default one that suits the device, see `lanes.batch_seconds_for`.
+        batch_seconds: Seconds of audio in a batch; by default 64 on a CPU, and 16 for each GiB of a GPU's memory up to 1,280.
         workers: Threads that decode audio; by default one for each core, at most 16.
         chunk_seconds: Length of the chunks that longer audio is cut into.
         overlap_seconds: Seconds of audio that consecutive chunks share.
         channels: `"mix"` averages the channels of a file, `"each"` transcribes them separately.
-        ordered: Return results in the order of the inputs.
-        keep_truncated: Transcribe files that are cut off as far as they go, instead of refusing them.
+        ordered: Return results in the order of the inputs instead of the order in which they finish.
+        keep_truncated: Transcribe what is left of truncated files, instead of reporting them as failures.
 
     Raises:
         ValueError: If a value is out of range.

@@ -1,4 +1,4 @@
-"""From utterances to frames in overlapping stages with bounded queues in between; each stage has its own threads.
+"""Turn utterances into frames in stages that run concurrently, each in its own threads, with bounded queues in between.
 
     utterances -> [decode and cut: workers] -> pieces -> [pack and run: lanes] -> frames -> [stitch and decode CTC: caller]
 
@@ -69,7 +69,7 @@ class Ticket:
 
 @dataclass(frozen=True)
 class Piece:
-    """A waveform `[S]` to run, with its channel and its first frame in the recording."""
+    """A waveform `[S]` to run, with the number of its channel and its first frame in the recording."""
 
     ticket: Ticket
     channel: int
@@ -78,15 +78,16 @@ class Piece:
 
 
 class Pipeline:
-    """Passes utterances through the stages, once; `run` yields them as they are completed.
+    """Passes utterances through the stages; `run`, which may be called once, yields them as they are completed.
 
     Args:
-        lanes: Run the batches, each in a thread.
-        decode: Yields the blocks `[C, S]` of an utterance, passes notes to its second argument, and raises `AudioError`.
+        lanes: The lanes that run the batches, each in its own thread.
+        decode: Function that yields the blocks `[C, S]` of an utterance. It passes notes to its second argument, and raises
+            `AudioError` for audio that cannot be decoded.
         cutter: Cuts recordings into pieces.
         workers: Number of threads that decode.
         batch_samples: Samples in a batch; halved when memory runs out.
-        window: How many utterances may be in progress.
+        window: Most utterances in progress at a time.
     """
 
     def __init__(self, lanes: Sequence[Lane], decode: Decode, cutter: Cutter, *, workers: int, batch_samples: int, window: int):
@@ -129,7 +130,7 @@ class Pipeline:
         self._pieces.close(drop=True)
 
     def release(self, count: int) -> None:
-        """Let `count` new utterances in, after as many have been handed on."""
+        """Admit `count` more utterances, after the caller has passed on the results of as many."""
         self._room.release(count)
 
     def _start(self, target: Callable, *arguments: object) -> threading.Thread:

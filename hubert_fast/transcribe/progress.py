@@ -1,4 +1,4 @@
-"""The progress of a run: a bar on a terminal, otherwise a line every half minute; and the summary at the end."""
+"""Show the progress of a run, as a bar on a terminal or else as a line every half minute, and its summary at the end."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Progress:
 
     Args:
         quiet: Show no progress and no notes.
-        most_failures: How many failures to print; `None` prints all.
+        most_failures: Number of failures to print; `None` prints all.
         failures_file: The file that lists all failures.
-        notes_file: The file that has all notes; with it, only the first `MOST_NOTES_SHOWN` are printed.
+        notes_file: The file that holds all notes; if given, only the first `MOST_NOTES_SHOWN` are printed.
     """
 
     def __init__(
@@ -97,6 +97,7 @@ class Progress:
         return f", {duration(left)} left" if left > 0 else ""
 
     def close(self) -> None:
+        """Close the progress bar."""
         self._bar.close()
 
 

@@ -1,4 +1,4 @@
-"""Transcription on many machines, with Ray Data: actors hold the model and work on blocks of the inputs.
+"""Transcribe on many machines with Ray Data: actors hold the model and work on blocks of the inputs.
 
 Ray sends blocks to actors and results back; if an actor dies, its block goes to another one. Only the process that started
 the run writes, so every result is written once and there is a single journal. Actors read the audio, so paths must be valid
@@ -90,7 +90,7 @@ class Worker:
 
 
 class RayRun:
-    """Transcribes utterances on a cluster, once."""
+    """A transcription of utterances on a Ray cluster. Call `results` once."""
 
     def __init__(
         self, model: str, device: str, dtype: str, utterances: Iterable[Utterance], options: Options, cluster: Cluster
@@ -101,7 +101,7 @@ class RayRun:
         self.batch_seconds = options.batch_seconds or 0.0  # 0: each actor chooses its own
 
     def stop(self) -> None:
-        """Stop: `results` ends after the current block."""
+        """End `results` after the current block."""
         self._stopped = True
 
     def results(self) -> Generator[Result, None, None]:

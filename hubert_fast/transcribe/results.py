@@ -1,4 +1,4 @@
-"""What transcribing gives: a result for each utterance, with its transcripts."""
+"""The results of a transcription: one for each utterance, with its transcripts."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Transcript:
-    """The text of an audio file or of one of its channels: what `Transcriber` returns.
+    """The text of an audio file, or of one of its channels, as `Transcriber` returns it.
 
     It differs from `hubert_fast.ctc.Transcript`, which is decoded from the model's outputs alone: it has the duration of the
     audio, and times are relative to the file.
 
     Attributes:
-        text: What was said.
+        text: The recognised text.
         duration_seconds: Duration of the audio.
-        confidence: Geometric mean of the best tokens' probabilities; `None` if there are no tokens.
+        confidence: Geometric mean of the tokens' probabilities over their frames; `None` if there are no tokens.
         words: Words with times in seconds from the beginning of the file.
     """
 
@@ -32,7 +32,7 @@ class Transcript:
 
 @dataclass(frozen=True)
 class Result:
-    """The outcome for an utterance: a transcript, or one for each channel, or the error that prevented it.
+    """The outcome for an utterance: a transcript, a transcript for each channel, or the error that prevented it.
 
     Attributes:
         utterance: What was transcribed.

@@ -1,4 +1,4 @@
-"""A file of rows: appended to, truncated to the size in the journal, and cleared of outdated rows."""
+"""Append rows to a file, truncate it to the size in the journal, and remove outdated rows from it."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def sync_path(path: Path) -> None:
 
 
 class RowFile:
-    """A file that rows are appended to. The journal records its size under its role.
+    """A file of rows. The journal records its committed size under its role.
 
     Args:
         path: The file, created if missing.
         role: `"output"` or `"errors"`.
         journal: Records sizes and outdated rows.
-        format: Begins and ends the file and separates rows.
+        format: Determines the text at the beginning and end of the file and between rows.
         is_optional: Whether the file may be missing; it is then removed if it ends up empty.
 
     Raises:
@@ -92,7 +92,7 @@ class RowFile:
         """Remove outdated rows, write the file's tail and close it. All rows must have been committed.
 
         Raises:
-            JournalError: If another program has changed such a row.
+            JournalError: If another program has changed an outdated row.
             OSError: If the file cannot be written.
         """
         self._file.close()
@@ -138,7 +138,7 @@ class RowFile:
         return self._real_path.with_name(self._real_path.name + ".compacted")
 
     def _remove(self, stale: Sequence[Row]) -> None:
-        """Replace the file by a copy without these rows, so that a kill or a power cut after any step does no harm.
+        """Replace the file by a copy without the stale rows, in steps after each of which a kill or a power cut does no harm.
 
         The copy is flushed to disk; one transaction records its size and the pending swap in the journal; the copy replaces
         the file; the journal records that the swap is complete. A run that starts after a kill takes the remaining steps.

@@ -23,7 +23,7 @@ def score(reference: str, text: str, normalizer: str = normalizers.DEFAULT) -> E
 
     normalize = normalizers.normalizer(normalizer)
     expected, hypothesis = normalize(reference), normalize(text)
-    if not expected:  # everything in the text is an insertion
+    if not expected:  # every word of the text is an insertion
         return Errors(0, len(hypothesis.split()), 0, len(hypothesis))
     words, characters = jiwer.process_words(expected, hypothesis), jiwer.process_characters(expected, hypothesis)
     return Errors(

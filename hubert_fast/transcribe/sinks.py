@@ -1,4 +1,4 @@
-"""Where results go: a file of rows, a folder with a file for each utterance, or a stream such as standard output."""
+"""Write results to a file of rows, to a folder with a file for each utterance, or to a stream such as standard output."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Output:
         return False
 
     def write(self, result: Result) -> Row | None:
-        """Write a result; return where its rows are, or `None` if they are in a stream or in a file of their own."""
+        """Write a result. Return the position of its rows, or `None` if they are in a stream or in a file of their own."""
         raise NotImplementedError
 
     def drop_older(self, result: Result) -> None:
@@ -48,7 +48,7 @@ class Output:
 
 
 class Rows(Output):
-    """All utterances in one file."""
+    """An output that holds all utterances in one file."""
 
     def __init__(self, path: Path, format: RowFormat, journal: Journal):
         self._format = format
@@ -68,7 +68,7 @@ class Rows(Output):
 
 
 class Files(Output):
-    """A file for each utterance, in the same folder structure as the inputs: `talks/a.wav` becomes `talks/a.srt`.
+    """An output with a file for each utterance, in the folder structure of the inputs: `talks/a.wav` becomes `talks/a.srt`.
 
     If another utterance already has that name, the file is `talks/a.wav.srt`, or has a hash in its name. The journal
     records who owns a name before the second file is written, so a resumed run chooses the same names.
@@ -135,7 +135,7 @@ class Files(Output):
 
 
 class OneFile(Output):
-    """A single file for a single utterance."""
+    """An output that is a single file for a single utterance."""
 
     def __init__(self, path: Path, format: FileFormat):
         self._path, self._format = path, format
@@ -150,7 +150,7 @@ class OneFile(Output):
 
 
 class Stream(Output):
-    """Rows written at once to standard output, a pipe or a device.
+    """An output that writes each row at once, to standard output, a pipe or a device.
 
     Args:
         file: Receives the bytes.
@@ -173,13 +173,13 @@ class Stream(Output):
         self._file.flush()
 
     def finish(self) -> None:
-        self._is_finished = True  # even if writing fails
+        self._is_finished = True  # set first, so that `close` does not try again if writing fails
         self._file.write(encoded(self._format.end(self._is_empty)))
         self._file.flush()
 
     def close(self) -> None:
         if not self._is_finished:
-            with contextlib.suppress(OSError):  # perhaps the run ended because the reader left
+            with contextlib.suppress(OSError):  # the reader may have closed the stream, and thereby ended the run
                 self.finish()
 
 
@@ -205,6 +205,6 @@ def _short(part: str) -> str:
     if len(raw) <= MOST_NAME_BYTES:
         return part
     prefixes = (os.fsdecode(raw[:end]) for end in range(MOST_NAME_BYTES - 17, 0, -1))
-    # not cut within a character: some file systems refuse such names
+    # the cut must not split a character: some file systems refuse such names
     prefix = next(prefix for prefix in prefixes if part.startswith(prefix))
     return f"{prefix}-{hashlib.blake2b(raw, digest_size=8).hexdigest()}"

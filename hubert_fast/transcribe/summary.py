@@ -22,10 +22,10 @@ class Summary:
         changed_this_run: Inputs that were done again because their file had changed.
         with_notes: Inputs with a note, for instance about a wrong header.
         batch_seconds: Seconds of audio in a batch, at the end of the run.
-        wer: Word error rate over all utterances with a reference; `None` without any.
-        cer: Character error rate, likewise.
+        wer: Word error rate over all utterances with a reference, as a fraction; `None` if none has one.
+        cer: Character error rate over the same utterances.
         normalizer: How texts were normalized before they were compared.
-        normalizer_does: The same in words.
+        normalizer_does: A description of the normalizer.
         complete: Whether all inputs were processed.
     """
 

@@ -1,4 +1,4 @@
-"""The output that `-o` and `--format` ask for, and the files beside it."""
+"""Determine the output from `-o` and `--format`, and open it together with the files beside it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .job import writing
 from .row_file import RowFile
 from .sinks import Files, OneFile, Output, Rows, Stream
 
-NORMALIZER = "normalizer"  # the name of a setting that only matters once references have been scored
+NORMALIZER = "normalizer"  # name of the setting; it only matters once transcripts have been compared with references
 COMPRESSED_SUFFIXES = frozenset(".gz .bz2 .xz .zst .lz4 .br .zip .7z .tar .tgz".split())
 
 
@@ -60,8 +60,8 @@ class Target:
     Attributes:
         path: A file or folder; `None` is standard output.
         format: Name of the format.
-        is_stream: Whether it is written as results arrive and never read back.
-        is_single: Whether it is a single file for a single input, in a format that writes a file for each.
+        is_stream: Whether it is only written to, as results arrive, and never read back.
+        is_single: Whether it is a single file for a single input, in a format that writes a file for each input.
         bare: Whether only the text is written, without the file name.
         is_default: Whether neither the name nor an option determines the format.
     """
@@ -119,11 +119,11 @@ class Target:
 
     @property
     def paths(self) -> Paths | None:
-        """The files beside an output that a later run can continue; `None` for other outputs."""
+        """The files beside an output; `None` if it is one that no later run can continue."""
         return None if self.path is None or self.is_stream or self.is_single else Paths(self.path)
 
     def check(self, overwrite: bool) -> None:
-        """Raise `JournalError` if this run must not touch what exists. Needs no model, so it can run before one is loaded."""
+        """Raise `JournalError` if this run must not touch existing files. Call it before a model is loaded."""
         if self.path is None or self.is_stream:
             return
         if not self.path.absolute().parent.is_dir():

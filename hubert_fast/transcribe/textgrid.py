@@ -1,4 +1,4 @@
-"""Praat's TextGrid: words as intervals of a tier, in the long text format."""
+"""Write Praat's TextGrid in its long text format, with words as the intervals of a tier."""
 
 from __future__ import annotations
 

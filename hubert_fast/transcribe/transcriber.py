@@ -1,4 +1,4 @@
-"""Transcription with a model and its processor, from audio to text."""
+"""Transcribe audio with a model and its processor."""
 
 from __future__ import annotations
 
@@ -33,7 +33,15 @@ MOST_WORKERS = 16
 class Transcriber:
     """A HuBERT-CTC model with its processor, ready to transcribe.
 
-    Utterances run packed, many at a time: none is padded, and none affects another's text.
+    Utterances run in packed batches: none is padded, and none affects the text of another.
+
+    Args:
+        model: The model, on the first of the devices.
+        processor: The processor of the same checkpoint.
+        devices: The devices to run on, either the CPU or several GPUs; by default the model's own.
+
+    Raises:
+        ValueError: If the model has an output for which the tokenizer has neither a token nor an `unk_token`.
     """
 
     def __init__(self, model: HubertForCTC, processor: HubertProcessor, devices: Sequence[torch.device] | None = None):
@@ -84,7 +92,7 @@ class Transcriber:
         """Return the text of one mono waveform `[S]`, sampled at `sample_rate_hz`.
 
         Raises:
-            ValueError: If the waveform is not 1-D, has NaN samples, or is too short for one frame (400 samples).
+            ValueError: If the waveform is not 1-D, is too short for one frame (400 samples), or has NaN or infinite samples.
         """
         needed = self.model.config.receptive_field
         if np.ndim(waveform) == 1 and len(waveform) < needed:
@@ -94,7 +102,7 @@ class Transcriber:
         return self._decode([ids], [log_probs])[0].text
 
     def transcribe_file(self, path: str | Path, **options: Any) -> Transcript:
-        """Decode, downmix, resample and transcribe one audio file.
+        """Decode, mix down, resample and transcribe one audio file.
 
         Args:
             path: A file, or a URL that fsspec can open.
@@ -126,11 +134,11 @@ class Transcriber:
         return self.run(inputs, Options(**options)).results()
 
     def run(self, inputs: Iterable[Utterance | str | Path], options: Options) -> Run:
-        """Like `transcribe_many`, but return an object that can be stopped and knows the size of its batches."""
+        """Return a run over the inputs, which yields the results of `transcribe_many`, can be stopped and has a batch size."""
         return Run(self, _utterances(inputs), options)
 
     def cutter(self, options: Options) -> Cutter:
-        """Return what cuts long audio into chunks.
+        """Return the cutter that divides long audio into chunks.
 
         Raises:
             ValueError: If chunks are too short for the model.
@@ -141,6 +149,7 @@ class Transcriber:
 
     @property
     def lanes(self) -> list[Lane]:
+        """The lanes that run the batches, created at the first use."""
         if not self._lanes:
             self._lanes = lanes_for(self.model, self.processor.feature_extractor.do_normalize, self.devices)
         return self._lanes
@@ -157,7 +166,7 @@ class Transcriber:
         )
 
     def results_of(self, tickets: Sequence[Ticket]) -> list[Result]:
-        """Stitch and decode completed tickets, all in one call."""
+        """Stitch the pieces of completed tickets, decode all of them in one call, and return a result for each ticket."""
         channels = [(ticket, channel) for ticket in tickets if ticket.error is None for channel in ticket.channels]
         blank = self.processor.tokenizer.pad_token_id
         frames = [stitch(sorted(pieces, key=lambda piece: piece.start), blank) for _, pieces in channels]
@@ -182,7 +191,7 @@ class Transcriber:
 
 
 class Run:
-    """A transcription of inputs by a `Transcriber`. Runs once."""
+    """A transcription of inputs by a `Transcriber`. Call `results` once."""
 
     def __init__(self, transcriber: Transcriber, utterances: Iterable[Utterance], options: Options):
         rate_hz = transcriber.sample_rate_hz
@@ -232,7 +241,7 @@ class Run:
                     next_number += 1
                     self._pipeline.release(1)
         finally:
-            torch.set_num_threads(threads)  # lanes on the CPU change it
+            torch.set_num_threads(threads)  # lanes on the CPU change PyTorch's setting
 
     def stop(self) -> None:
         """Start no more batches; `results` ends with the running ones. Safe in any thread and in signal handlers."""
