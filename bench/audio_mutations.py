@@ -122,7 +122,7 @@ def _decode(folder: str) -> None:
 def _peak_bytes() -> int:
     """Return the largest memory that this process has had, in bytes.
 
-    ``getrusage`` would include the memory of the parent, which a child shares until it executes another program.
+    `getrusage` would include the memory of the parent, which a child shares until it executes another program.
     """
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) << 10

@@ -1,7 +1,7 @@
-"""Write the tables and plots of README.md and docs/ from rows: ``make report``, or ``python bench/report.py [--check]``.
+"""Write the tables and plots of README.md and docs/ from rows: `make report`, or `python bench/report.py [--check]`.
 
-The text between ``<!-- rows: NAME -->`` and ``<!-- end of rows -->`` on these pages is written by the function of that
-name, from the CSV files in results/. ``--check`` writes nothing, and fails when a page differs from what the rows give.
+The text between `<!-- rows: NAME -->` and `<!-- end of rows -->` on these pages is written by the function of that
+name, from the CSV files in results/. `--check` writes nothing, and fails when a page differs from what the rows give.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def pages(root: Path) -> list[Path]:
 
 
 def filled(text: str, results: Path) -> str:
-    """Return a page with each of its blocks written from the rows. Raise ``ValueError`` for an unknown block."""
+    """Return a page with each of its blocks written from the rows. Raise `ValueError` for an unknown block."""
 
     def block(match: re.Match) -> str:
         if match[2] not in BLOCKS:

@@ -1,4 +1,4 @@
-"""The blocks on GPUs, from the rows of the last call of ``bench/gpu``. Each call has a folder of its own in results/gpu/."""
+"""The blocks on GPUs, from the rows of the last call of `bench/gpu`. Each call has a folder of its own in results/gpu/."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from report_rows import Row, best_of_theirs, table
 
 from hubert_fast.benchmark.rows import read
-from hubert_fast.packed.cuda_graphs import NEWEST_TORCH_RUN
+from hubert_fast.packed.cuda_graphs import NEWEST_TESTED_TORCH
 
 MIXED, ONE = "librispeech", "fixed:5"
 EAGER, COMPILED = "headline", "compile"  # stages
@@ -50,7 +50,7 @@ def gpu_claim(results: Path) -> str:
     single = timed(results, model="large", lengths=ONE, stage=EAGER)
     one, theirs_one = ours_and_theirs(single)
     without = next(row for row in single if row["provider"] == "ours-no-graphs")
-    newest_with_graphs = ".".join(map(str, NEWEST_TORCH_RUN))
+    newest_with_graphs = ".".join(map(str, NEWEST_TESTED_TORCH))
     return (
         f"On one {machine['device']} in bfloat16, **hubert-large runs at {rate(ours)} times real time and hubert-base at "
         f"{rate(base)}**. That is {ratio(ours, theirs)} and {ratio(base, theirs_base)} times the speed of transformers' "
@@ -66,7 +66,7 @@ def gpu_claim(results: Path) -> str:
 
 
 def compiled(results: Path) -> str:
-    """State the ratio to transformers under ``torch.compile``, which a stage of its own measures, or why there is none."""
+    """State the ratio to transformers under `torch.compile`, which a stage of its own measures, or why there is none."""
     stage = next((row for row in read(last_call(results) / "stages.csv") if row["stage"] == COMPILED), {"status": "left out"})
     parts = []
     for lengths, ours, text in ((MIXED, "ours", "mixed lengths"), (ONE, "ours-graphs", "one utterance of 5 s")):

@@ -12,19 +12,19 @@ EVERY = "hf-eager"  # only complete runs have this provider
 
 
 def newest(rows: Iterable[Row], *names: str) -> list[Row]:
-    """Keep only the rows of the last run among rows that agree in ``names``."""
+    """Keep only the rows of the last run among rows that agree in `names`."""
     rows = list(rows)
     last = {tuple(row[name] for name in names): row["utc"] for row in rows}
     return [row for row in rows if last[tuple(row[name] for name in names)] == row["utc"]]
 
 
 def bench(results: Path, **values: str) -> list[Row]:
-    """Return the rows of ``hubert-fast bench`` that have these values, from the last run of each case.
+    """Return the rows of `hubert-fast bench` that have these values, from the last run of each case.
 
     Args:
         results: The folder of bench.csv.
-        values: Columns and their values. Besides the file's own columns there is ``whole``: ``"True"`` for runs that fill the
-            tables by provider, ``"False"`` for the sweep over batch sizes, which repeats some of that work.
+        values: Columns and their values. Besides the file's own columns there is `whole`: `"True"` for runs that fill the
+            tables by provider, `"False"` for the sweep over batch sizes, which repeats some of that work.
     """
     rows = read(results / "bench.csv")
     complete = {row["utc"] for row in rows if row["provider"] == EVERY}

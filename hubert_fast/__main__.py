@@ -1,4 +1,4 @@
-"""The command ``hubert-fast``, which is also ``python -m hubert_fast``.
+"""The command `hubert-fast`, which is also `python -m hubert_fast`.
 
 Importing PyTorch takes seconds. The first thing done is therefore to let Ctrl-C end the process without a traceback.
 """

@@ -1,4 +1,4 @@
-"""The command line ``hubert-fast``: text and tables go to standard output, everything else to standard error."""
+"""The command line `hubert-fast`: text and tables go to standard output, everything else to standard error."""
 
 from __future__ import annotations
 

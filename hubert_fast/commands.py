@@ -1,4 +1,4 @@
-"""The ``hubert-fast`` commands: each is a function that takes the parsed options and returns the exit status."""
+"""The `hubert-fast` commands: each is a function that takes the parsed options and returns the exit status."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from .transcribe.command import load_transcriber, run_command
 
 
 def transcribe(options: argparse.Namespace) -> int:
-    """Run ``hubert-fast transcribe``: see ``transcribe.command``."""
+    """Run `hubert-fast transcribe`: see `transcribe.command`."""
     return run_command(options)
 
 
 def run_demo(options: argparse.Namespace) -> int:
-    """Run ``hubert-fast demo``: print reference and text of each bundled recording, the word error rate and the speed."""
+    """Run `hubert-fast demo`: print reference and text of each bundled recording, the word error rate and the speed."""
     try:
         import jiwer
     except ImportError:
@@ -56,7 +56,7 @@ def _speed(audio_seconds: float, wall_seconds: float) -> str:
 
 
 def convert(options: argparse.Namespace) -> int:
-    """Run ``hubert-fast convert``. Nothing is written until the whole checkpoint has been read and converted."""
+    """Run `hubert-fast convert`. Nothing is written until the whole checkpoint has been read and converted."""
     from .conversion import convert as read
 
     folder = Path(options.folder)
@@ -90,21 +90,21 @@ def convert(options: argparse.Namespace) -> int:
 
 
 def bench(options: argparse.Namespace) -> int:
-    """Run ``hubert-fast bench``: see ``benchmark.command``."""
+    """Run `hubert-fast bench`: see `benchmark.command`."""
     from .benchmark.command import run
 
     return run(options)
 
 
 def check(options: argparse.Namespace) -> int:
-    """Run ``hubert-fast check``: see ``check.command``."""
+    """Run `hubert-fast check`: see `check.command`."""
     from .check.command import run
 
     return run(options)
 
 
 def info(options: argparse.Namespace) -> int:
-    """Run ``hubert-fast info``: print what a bug report should start with."""
+    """Run `hubert-fast info`: print what a bug report should start with."""
     del options
     rows = [("hubert_fast", f"{__version__} ({Path(__file__).parent})")]
     rows += [("Python", f"{platform.python_version()} on {platform.platform()}")]

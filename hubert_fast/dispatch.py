@@ -96,7 +96,7 @@ def _missing_build_tool(compiler: str | None, path: str | None) -> str | None:
     return None
 
 
-def cuda_graphs_asked() -> bool | None:
+def cuda_graphs_requested() -> bool | None:
     """Return whether `HUBERT_FAST_CUDA_GRAPHS` enables (1) or disables (0) CUDA graphs of short batches; `None` if not set.
 
     Raises `ValueError` for any other value.

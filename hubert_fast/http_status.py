@@ -14,7 +14,7 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def http_status(error: BaseException | None) -> int | None:
-    """Return the HTTP status, 400 or more, that an exception or one of its causes holds; ``None`` if there is none."""
+    """Return the HTTP status, 400 or more, that an exception or one of its causes holds; `None` if there is none."""
     for cause in chain(error):
         # aiohttp has `status`; requests and httpx have `response.status_code`
         status = getattr(cause, "status", None) or getattr(getattr(cause, "response", None), "status_code", None)
@@ -24,7 +24,7 @@ def http_status(error: BaseException | None) -> int | None:
 
 
 def describe_status(status: int) -> str:
-    """Return a status with its name, such as ``"403 Forbidden"``."""
+    """Return a status with its name, such as `"403 Forbidden"`."""
     try:
         return f"{status} {HTTPStatus(status).phrase}"
     except ValueError:  # not a standard status

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def check_inputs(model: HubertModel, input_values: Tensor, attention_mask: Tensor | None) -> None:
-    """Raise ``ValueError`` for a waveform or mask that ``forward`` cannot take."""
+    """Raise `ValueError` for a waveform or mask that `forward` cannot take."""
     if not isinstance(input_values, Tensor):
         raise ValueError(f"input_values must be a tensor, but is a {type(input_values).__name__}")
     if input_values.dim() != 2:
@@ -42,7 +42,7 @@ def check_inputs(model: HubertModel, input_values: Tensor, attention_mask: Tenso
 
 
 def check_packed(audio: PackedAudio, config: HubertConfig) -> None:
-    """Raise ``TypeError`` for anything but `PackedAudio`, ``ValueError`` when its hop is not the model's."""
+    """Raise `TypeError` for anything but `PackedAudio`, `ValueError` when its hop is not the model's."""
     if not isinstance(audio, PackedAudio):
         raise TypeError(
             f"forward_packed takes PackedAudio, but got a {type(audio).__name__}: create one with PackedAudio.from_waveforms"
@@ -53,7 +53,7 @@ def check_packed(audio: PackedAudio, config: HubertConfig) -> None:
 
 
 def check_time_indices(model: HubertModel, mask_time_indices: Tensor, batch: int, frames: int) -> None:
-    """Raise ``ValueError`` for a SpecAugment mask of another shape, or for a model without a mask embedding."""
+    """Raise `ValueError` for a SpecAugment mask of another shape, or for a model without a mask embedding."""
     if mask_time_indices.shape != (batch, frames):
         raise ValueError(
             f"mask_time_indices must be [batch, frames], here {[batch, frames]}, but has {list(mask_time_indices.shape)}"
@@ -66,7 +66,7 @@ def check_time_indices(model: HubertModel, mask_time_indices: Tensor, batch: int
 
 
 def check_ctc_labels(labels: Tensor, batch: int, config: HubertConfig) -> None:
-    """Raise ``ValueError`` unless labels are integers ``[batch, length]`` below the vocabulary size, and the blank is in it."""
+    """Raise `ValueError` unless labels are integers `[batch, length]` below the vocabulary size, and the blank is in it."""
     _check_labels(labels, batch)
     if labels.dim() != 2 or len(labels) != batch or (labels.is_floating_point() and (labels != labels.floor()).any()):
         raise ValueError(
@@ -80,7 +80,7 @@ def check_ctc_labels(labels: Tensor, batch: int, config: HubertConfig) -> None:
 
 
 def check_class_labels(labels: Tensor, batch: int, config: HubertConfig) -> None:
-    """Raise ``ValueError`` unless there is one label per row, which names a class or is -100."""
+    """Raise `ValueError` unless there is one label per row, which names a class or is -100."""
     _check_labels(labels, batch)
     if labels.numel() != batch:
         raise ValueError(f"labels must be one per row of the batch of {batch}, but have shape {list(labels.shape)}")

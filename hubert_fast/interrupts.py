@@ -1,7 +1,7 @@
 """Ctrl-C while a command starts or ends, when there is nothing to save: one line and status 130 at once.
 
 By default Python raises KeyboardInterrupt wherever it happens to be. During imports that shows a traceback, or is lost: in
-the bare ``except`` of a library, or in a destructor, where Python prints the exception and carries on.
+the bare `except` of a library, or in a destructor, where Python prints the exception and carries on.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def exit_at_once(*_: object) -> None:
 
 
 def exit_at_interrupts() -> None:
-    """Make Ctrl-C end this process at once, unless SIGINT is ignored (as under ``nohup``) or already has a handler."""
+    """Make Ctrl-C end this process at once, unless SIGINT is ignored (as under `nohup`) or already has a handler."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, exit_at_once)
 

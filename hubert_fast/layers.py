@@ -1,6 +1,6 @@
 """The parts of HuBERT: feature encoder, projection, positional convolution, attention, feed-forward block, encoder.
 
-Parameter names are those of ``transformers.models.hubert``.
+Parameter names are those of `transformers.models.hubert`.
 Axes: B batch, S samples, T frames, C channels, H heads, D head dim.
 """
 
@@ -48,7 +48,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {  # by transformers' names
 
 
 def activation(name: str) -> Callable[[Tensor], Tensor]:
-    """Return the activation function that a configuration names. Raises ``ValueError`` for an unknown name."""
+    """Return the activation function that a configuration names. Raises `ValueError` for an unknown name."""
     if name not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, but the configuration has {name!r}")
     return ACTIVATIONS[name]
@@ -58,7 +58,7 @@ class CheckpointedLayer(nn.Module):
     """A layer that supports gradient checkpointing: its activations can be recomputed in the backward pass.
 
     Attributes:
-        checkpointing: keyword arguments for ``torch.utils.checkpoint.checkpoint``, or ``None`` to keep activations.
+        checkpointing: keyword arguments for `torch.utils.checkpoint.checkpoint`, or `None` to keep activations.
     """
 
     def __init__(self, config: HubertConfig):
@@ -77,10 +77,10 @@ class CheckpointedLayer(nn.Module):
 
 
 class ConvLayer(CheckpointedLayer):
-    """One strided convolution of the feature encoder, ``[B, C_in, T_in] -> [B, C_out, T_out]``, without padding.
+    """One strided convolution of the feature encoder, `[B, C_in, T_in] -> [B, C_out, T_out]`, without padding.
 
     Args:
-        norm: ``"group"`` (one group per channel, statistics over time), ``"layer"`` (over channels) or ``None``.
+        norm: `"group"` (one group per channel, statistics over time), `"layer"` (over channels) or `None`.
     """
 
     conv: nn.Conv1d
@@ -114,7 +114,7 @@ class ConvLayer(CheckpointedLayer):
 
 
 class FeatureEncoder(nn.Module):
-    """Seven convolutions from the waveform ``[B, S]`` to one feature vector per 20 ms, ``[B, C_conv, T]``."""
+    """Seven convolutions from the waveform `[B, S]` to one feature vector per 20 ms, `[B, C_conv, T]`."""
 
     conv_layers: Sequence[ConvLayer]
 
@@ -136,7 +136,7 @@ class FeatureEncoder(nn.Module):
 
 
 class FeatureProjection(nn.Module):
-    """LayerNorm and linear projection of features, ``[B, T, C_conv] -> [B, T, C]``."""
+    """LayerNorm and linear projection of features, `[B, T, C_conv] -> [B, T, C]`."""
 
     layer_norm: nn.LayerNorm
     projection: nn.Linear
@@ -155,9 +155,9 @@ class FeatureProjection(nn.Module):
 
 
 class PositionalConvEmbedding(nn.Module):
-    """Relative positional embedding by a grouped convolution over time with a large kernel, ``[B, T, C] -> [B, T, C]``.
+    """Relative positional embedding by a grouped convolution over time with a large kernel, `[B, T, C] -> [B, T, C]`.
 
-    The weight is normalised over (out, in) for each tap (``dim=2``), or the input is batch-normalised instead.
+    The weight is normalised over (out, in) for each tap (`dim=2`), or the input is batch-normalised instead.
     An even kernel yields one frame too many; the last one is dropped.
     """
 
@@ -190,7 +190,7 @@ class PositionalConvEmbedding(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention, ``[B, T, C] -> [B, T, C]``, which can also return the probabilities ``[B, H, T, T]``."""
+    """Multi-head self-attention, `[B, T, C] -> [B, T, C]`, which can also return the probabilities `[B, H, T, T]`."""
 
     k_proj: nn.Linear
     v_proj: nn.Linear
@@ -225,7 +225,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with an activation between, ``[..., C] -> [..., C]``."""
+    """Two linear layers with an activation between, `[..., C] -> [..., C]`."""
 
     intermediate_dense: nn.Linear
     output_dense: nn.Linear
@@ -244,7 +244,7 @@ class FeedForward(nn.Module):
 
 
 class AttentionAdapter(nn.Module):
-    """Bottleneck after each pre-LN layer when ``adapter_attn_dim`` is set (Pratap et al. 2023, MMS)."""
+    """Bottleneck after each pre-LN layer when `adapter_attn_dim` is set (Pratap et al. 2023, MMS)."""
 
     norm: nn.LayerNorm
     linear_1: nn.Linear
@@ -262,7 +262,7 @@ class AttentionAdapter(nn.Module):
 
 
 class EncoderLayer(CheckpointedLayer):
-    """One Transformer layer, ``[B, T, C] -> [B, T, C]``, normalising before its blocks or after their residual adds."""
+    """One Transformer layer, `[B, T, C] -> [B, T, C]`, normalising before its blocks or after their residual adds."""
 
     attention: Attention
     layer_norm: nn.LayerNorm
@@ -296,7 +296,7 @@ class EncoderLayer(CheckpointedLayer):
 
 
 class Encoder(nn.Module):
-    """Positional convolution and Transformer layers over projected frames ``[B, T, C]``.
+    """Positional convolution and Transformer layers over projected frames `[B, T, C]`.
 
     Attributes:
         final_norm_in_hidden_states: whether the last hidden state of a pre-LN encoder is taken after its final norm, as in
@@ -322,7 +322,7 @@ class Encoder(nn.Module):
     def forward(
         self, x: Tensor, frame_mask: Tensor | None, output_attentions: bool, output_hidden_states: bool
     ) -> BaseModelOutput:
-        """Encode frames. `frame_mask` is bool ``[B, T]``, False for padding; frames of padding are set to zero first."""
+        """Encode frames. `frame_mask` is bool `[B, T]`, False for padding; frames of padding are set to zero first."""
         key_mask = None
         if frame_mask is not None:
             x = x.masked_fill(~frame_mask[..., None], 0)

@@ -3,10 +3,10 @@
     waveform [B, S] -> FeatureEncoder [B, C_conv, T] -> FeatureProjection [B, T, C] -> Encoder [B, T, C] -> head
 
 The three parts are in layers.py. `HubertModel.forward` composes them; for inference it lets the packed graph compute the same
-result several times faster (`hubert_fast.packed`). Parameter names and arithmetic are those of ``transformers.models.hubert``.
+result several times faster (`hubert_fast.packed`). Parameter names and arithmetic are those of `transformers.models.hubert`.
 
-Two architectures share these modules. With ``do_stable_layer_norm=False`` and ``feat_extract_norm="group"`` (base) the encoder
-normalises after each residual add; with ``do_stable_layer_norm=True`` and ``feat_extract_norm="layer"`` (large, xlarge) before
+Two architectures share these modules. With `do_stable_layer_norm=False` and `feat_extract_norm="group"` (base) the encoder
+normalises after each residual add; with `do_stable_layer_norm=True` and `feat_extract_norm="layer"` (large, xlarge) before
 each block and once at the end.
 
 Source: Hsu et al. 2021, "HuBERT: Self-Supervised Speech Representation Learning by Masked Prediction of Hidden Units"
@@ -79,13 +79,13 @@ class HubertModel(HubertPreTrainedModel):
         definition below computes it, and padded frames hold meaningless values.
 
         Args:
-            input_values: float ``[B, S]`` at 16 kHz, normalised as the checkpoint's preprocessor says.
-            attention_mask: ``[B, S]``, 1 for samples and 0 for the padding after them. A row with fewer samples than the
+            input_values: float `[B, S]` at 16 kHz, normalised as the checkpoint's preprocessor says.
+            attention_mask: `[B, S]`, 1 for samples and 0 for the padding after them. A row with fewer samples than the
                 receptive field (400) has no frames and never affects its neighbours; nor does a row with NaN, which yields NaN.
-            mask_time_indices: bool ``[B, T]``, frames to replace by the mask embedding. In training they are sampled by
+            mask_time_indices: bool `[B, T]`, frames to replace by the mask embedding. In training they are sampled by
                 default.
-            output_attentions: return the attention probabilities of each layer, ``[B, H, T, T]``.
-            output_hidden_states: return the input of the first layer and the output of each, ``[B, T, C]``.
+            output_attentions: return the attention probabilities of each layer, `[B, H, T, T]`.
+            output_hidden_states: return the input of the first layer and the output of each, `[B, T, C]`.
             return_dict: return an output object and not a tuple.
 
         Raises:
@@ -113,10 +113,10 @@ class HubertModel(HubertPreTrainedModel):
         Args:
             audio: on any device. It is copied to the model's device, asynchronously from pinned memory. An utterance shorter
                 than the receptive field (400 samples) has no frames.
-            output_hidden_states: return the input of the first layer and the output of each, ``[N, C]``.
+            output_hidden_states: return the input of the first layer and the output of each, `[N, C]`.
 
         Returns:
-            The last hidden state ``[N, C]``, and ``cu_seqlens``, int32 ``[B + 1]``, the boundaries between utterances.
+            The last hidden state `[N, C]`, and `cu_seqlens`, int32 `[B + 1]`, the boundaries between utterances.
 
         Raises:
             TypeError: `audio` is not a `PackedAudio`.
@@ -154,10 +154,10 @@ class HubertModel(HubertPreTrainedModel):
         output_attentions: bool = False,
         whole_call: bool = True,
     ) -> str | None:
-        """Return why the definition would serve a call, and log it; return ``None`` when the packed graph would.
+        """Return why the definition would serve a call, and log it; return `None` when the packed graph would.
 
         Args:
-            whole_call: ``True`` for a call of the module, around which its hooks run; ``False`` for `forward_packed`, which
+            whole_call: `True` for a call of the module, around which its hooks run; `False` for `forward_packed`, which
                 would bypass them.
         """
         reason: str | None
@@ -172,7 +172,7 @@ class HubertModel(HubertPreTrainedModel):
         return reason
 
     def _spec_augment(self, x: Tensor, mask_time_indices: Tensor | None) -> Tensor:
-        """Mask spans of time, then spans of channels, in projected frames ``[B, T, C]`` (SpecAugment, Park et al. 2019)."""
+        """Mask spans of time, then spans of channels, in projected frames `[B, T, C]` (SpecAugment, Park et al. 2019)."""
         config = self.config
         if not config.apply_spec_augment:
             return x
@@ -213,14 +213,14 @@ class HubertForCTC(HubertPreTrainedModel):
         return_dict: bool | None = None,
         labels: Tensor | None = None,
     ) -> CausalLMOutput | tuple:
-        """Return logits ``[B, T, V]`` and, with labels, the CTC loss (Graves et al. 2006).
+        """Return logits `[B, T, V]` and, with labels, the CTC loss (Graves et al. 2006).
 
         With a mask and no gradient, the logits of padded frames are zero, except the blank's, which is 1 unless the blank is
         token 0: argmax yields the blank there.
 
         Args:
             input_values, attention_mask, output_attentions, output_hidden_states, return_dict: as in `HubertModel.forward`.
-            labels: int ``[B, L]``; negative values are padding. The blank is ``config.pad_token_id``. Without an
+            labels: int `[B, L]`; negative values are padding. The blank is `config.pad_token_id`. Without an
                 `attention_mask` every frame counts.
 
         Raises:
@@ -259,7 +259,7 @@ class HubertForCTC(HubertPreTrainedModel):
         return torch.where(frame_mask[..., None], logits, padding)
 
     def forward_packed(self, audio: PackedAudio, output_hidden_states: bool | None = None) -> PackedCausalLMOutput:
-        """Return logits ``[N, V]`` for utterances of any lengths without padding. See `HubertModel.forward_packed`."""
+        """Return logits `[N, V]` for utterances of any lengths without padding. See `HubertModel.forward_packed`."""
         encoded = self.hubert.forward_packed(audio, output_hidden_states)
         output = PackedCausalLMOutput(
             logits=self.lm_head(self.dropout(encoded.last_hidden_state)),
@@ -269,7 +269,7 @@ class HubertForCTC(HubertPreTrainedModel):
         return keep_counts(output, counts_of(encoded))
 
     def argmax_packed(self, audio: PackedAudio) -> PackedTokenOutput:
-        """Return the best token of each frame and its log-probability, the input of greedy decoding: int32 and float32 ``[N]``.
+        """Return the best token of each frame and its log-probability, the input of greedy decoding: int32 and float32 `[N]`.
 
         No logits are stored where the output layer is a plain linear one and no gradient is recorded. The ids are those of
         `forward_packed`, except where rounding logits to half precision makes several equal.
@@ -326,14 +326,14 @@ class HubertForSequenceClassification(HubertPreTrainedModel):
         return_dict: bool | None = None,
         labels: Tensor | None = None,
     ) -> SequenceClassifierOutput | tuple:
-        """Return logits ``[B, num_labels]`` and, with labels, the loss.
+        """Return logits `[B, num_labels]` and, with labels, the loss.
 
         Frames are averaged; with an `attention_mask`, only those that are not padding.
 
         Args:
             input_values, attention_mask, output_attentions, output_hidden_states, return_dict: as in `HubertModel.forward`.
-            labels: ``[B]``. Class indices for the mean cross entropy (-100 is ignored), or numbers for the mean squared error
-                if ``num_labels == 1``.
+            labels: `[B]`. Class indices for the mean cross entropy (-100 is ignored), or numbers for the mean squared error
+                if `num_labels == 1`.
 
         Raises:
             ValueError: the labels do not fit the batch or the classes, or an input does not fit.
@@ -366,7 +366,7 @@ class HubertForSequenceClassification(HubertPreTrainedModel):
         return self._returned(output, return_dict)
 
     def forward_packed(self, audio: PackedAudio, output_hidden_states: bool | None = None) -> PackedSequenceClassifierOutput:
-        """Return logits ``[B, num_labels]`` for utterances of any lengths without padding. See `HubertModel.forward_packed`.
+        """Return logits `[B, num_labels]` for utterances of any lengths without padding. See `HubertModel.forward_packed`.
 
         For an utterance without frames the classifier gets zeros, as the mean of no frames.
         """
@@ -384,7 +384,7 @@ class HubertForSequenceClassification(HubertPreTrainedModel):
         return keep_counts(output, counts)
 
     def _weighted_sum(self, states: tuple[Tensor, ...] | None) -> Tensor:
-        """Sum the layers' states ``[..., C]``, weighted by the softmax of the learnt weights (SUPERB)."""
+        """Sum the layers' states `[..., C]`, weighted by the softmax of the learnt weights (SUPERB)."""
         assert states is not None  # forward requested them
         return torch.tensordot(self.layer_weights.softmax(dim=0), torch.stack(states), dims=1)
 

@@ -61,18 +61,18 @@ class HubertPreTrainedModel(nn.Module):
         Weights that the checkpoint lacks are initialised, and a warning names them.
 
         Args:
-            name_or_path: a folder, or a repository name such as ``facebook/hubert-base-ls960``.
-            config: a configuration to use instead of the checkpoint's ``config.json``, or where to read one.
-            dtype: of the parameters; float32 by default. ``"auto"`` keeps the checkpoint's. `torch_dtype` is its older name.
-            device: where the model goes; the CPU by default. ``"auto"`` is CUDA if there is a GPU. `device_map` is
+            name_or_path: a folder, or a repository name such as `facebook/hubert-base-ls960`.
+            config: a configuration to use instead of the checkpoint's `config.json`, or where to read one.
+            dtype: of the parameters; float32 by default. `"auto"` keeps the checkpoint's. `torch_dtype` is its older name.
+            device: where the model goes; the CPU by default. `"auto"` is CUDA if there is a GPU. `device_map` is
                 transformers' name for it.
             ignore_mismatched_sizes: initialise weights whose shapes differ from the configuration's, and do not raise.
-            output_loading_info: return ``(model, info)``. `info` is a dictionary with ``missing_keys``, ``unexpected_keys``,
-                ``mismatched_keys`` (key, shape in the file, shape in the model) and ``error_msgs`` (always empty: errors
+            output_loading_info: return `(model, info)`. `info` is a dictionary with `missing_keys`, `unexpected_keys`,
+                `mismatched_keys` (key, shape in the file, shape in the model) and `error_msgs` (always empty: errors
                 raise).
-            revision, cache_dir, token, local_files_only: as in ``huggingface_hub``.
-            config_overrides: fields of `HubertConfig` to change. The options ``attn_implementation``, ``low_cpu_mem_usage``,
-                ``trust_remote_code`` and ``use_safetensors`` of transformers are accepted and have no effect.
+            revision, cache_dir, token, local_files_only: as in `huggingface_hub`.
+            config_overrides: fields of `HubertConfig` to change. The options `attn_implementation`, `low_cpu_mem_usage`,
+                `trust_remote_code` and `use_safetensors` of transformers are accepted and have no effect.
 
         Raises:
             CheckpointError: a file is missing or unreadable.
@@ -103,14 +103,14 @@ class HubertPreTrainedModel(nn.Module):
     def save_pretrained(
         self, folder: str | Path, *, max_shard_size: str | int = "5GB", safe_serialization: bool = True
     ) -> None:
-        """Write ``config.json`` and safetensors that transformers can read.
+        """Write `config.json` and safetensors that transformers can read.
 
         Args:
             max_shard_size: largest size of a file of weights; more weights are split into several files.
-            safe_serialization: must be ``True``: pickles are read, but not written.
+            safe_serialization: must be `True`: pickles are read, but not written.
 
         Raises:
-            ValueError: `safe_serialization` is ``False``.
+            ValueError: `safe_serialization` is `False`.
             NotADirectoryError: `folder` is a file.
         """
         if not safe_serialization:
@@ -142,9 +142,9 @@ class HubertPreTrainedModel(nn.Module):
         mask_time_indices: Tensor | None = None,
         output_attentions: bool | None = None,
     ) -> str:
-        """Return which graph would serve such a call: ``"packed"``, or ``"definition: "`` and the reason.
+        """Return which graph would serve such a call: `"packed"`, or `"definition: "` and the reason.
 
-        The logger ``hubert_fast.packed`` reports the same for every call at level DEBUG. Other arguments of a call make no
+        The logger `hubert_fast.packed` reports the same for every call at level DEBUG. Other arguments of a call make no
         difference. `forward_packed` also leaves a model with a forward hook to the definition, since it would bypass the hook.
 
         Args:
@@ -178,7 +178,7 @@ class HubertPreTrainedModel(nn.Module):
         """In training keep only the inputs of convolutions and Transformer layers, and recompute the rest in the backward pass.
 
         Args:
-            gradient_checkpointing_kwargs: for ``torch.utils.checkpoint.checkpoint``; ``use_reentrant`` is ``False`` by default.
+            gradient_checkpointing_kwargs: for `torch.utils.checkpoint.checkpoint`; `use_reentrant` is `False` by default.
             every_n_layers, offload: options of transformers from 5.20 on; only the defaults are supported.
 
         Raises:
@@ -220,12 +220,12 @@ class HubertPreTrainedModel(nn.Module):
         return sample_counts.clamp(min=0)
 
     def frame_mask(self, attention_mask: Tensor, frames: int) -> Tensor:
-        """Reduce a sample mask ``[B, S]`` to a frame mask, bool ``[B, frames]``. Only the row sums of the mask matter."""
+        """Reduce a sample mask `[B, S]` to a frame mask, bool `[B, frames]`. Only the row sums of the mask matter."""
         counts = self.frame_counts(attention_mask.sum(-1, dtype=torch.long))
         return torch.arange(frames, device=counts.device) < counts[:, None]
 
     def _returned(self, output: Output, return_dict: bool | None) -> Output | tuple:
-        """Return `output` as it is, or as a tuple if `return_dict` is false; ``None`` means the configuration's setting."""
+        """Return `output` as it is, or as a tuple if `return_dict` is false; `None` means the configuration's setting."""
         return_dict = self.config.return_dict if return_dict is None else return_dict
         if not return_dict:
             return output.to_tuple()
@@ -238,7 +238,7 @@ class HubertPreTrainedModel(nn.Module):
 def initialize(module: nn.Module, config: HubertConfig) -> None:
     """Initialise a module and everything below it in place, as transformers does.
 
-    Linear weights are normal with ``initializer_range``, convolution weights Kaiming-normal, biases 0, norms 1 and 0, the
+    Linear weights are normal with `initializer_range`, convolution weights Kaiming-normal, biases 0, norms 1 and 0, the
     SpecAugment mask embedding uniform in [0, 1). A weight-normed convolution has PyTorch's own initial weight: transformers
     initialises the recomputed weight, which weight norm overwrites, so its draw has no effect.
     """

@@ -161,7 +161,7 @@ CHANGES = {
     quantised: "encoder.layers.1.attention.k_proj has weights of type quantised.<locals>.Quantised",
     another_activation: "encoder.layers.1.feed_forward.intermediate_act_fn is ReLU",
     namesake: "encoder.layers.1.feed_forward is HubertFeedForward, but the configuration defines HubertFeedForward",
-    another_scaling: "scaling of encoder.layers.1.attention is 1.0, and was 0.28",
+    another_scaling: "scaling of encoder.layers.1.attention is 1.0, but should be 0.28",
     dropout_left_on: "encoder.layers.1.feed_forward.output_dropout is in training mode",
     hooked_backwards: "encoder.layers.1 has a hook",
 }

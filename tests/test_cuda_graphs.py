@@ -193,7 +193,7 @@ def test_one_graph_too_many_frees_all(captures):
     assert not cache and done.log == [*["waited", "recorded"] * 2, "synchronized"]
     cache.limit = 0
     assert [double(cache, "f", [6.0]) for _ in range(3)] == [False] * 3
-    with pytest.raises(ValueError, match="limit must be a whole number from 0 on, but is -1"):
+    with pytest.raises(ValueError, match="limit must be a whole number, 0 or more, but is -1"):
         cache.limit = -1
 
 

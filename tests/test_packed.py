@@ -343,8 +343,8 @@ class TestPackedAudio:
         [
             (torch.zeros(640, dtype=torch.int64), (640,), "samples must be 1-D, floating point or int16, but are torch.int64"),
             (torch.zeros(2, 640), (640,), r"samples must be 1-D, floating point or int16, but are torch.float32 \[2, 640\]"),
-            (torch.zeros(640), (400, 300), "samples must be 960 for these lengths, but are 640"),
-            (torch.zeros(640), (-1,), r"lengths must be whole numbers from 0 on, but are \(-1,\)"),
+            (torch.zeros(640), (400, 300), "samples must have at least 960 entries for these lengths, but has 640"),
+            (torch.zeros(640), (-1,), r"lengths must be whole numbers, 0 or more, but are \(-1,\)"),
         ],
         ids=["int64", "2-D", "too few", "negative"],
     )

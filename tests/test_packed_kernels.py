@@ -142,8 +142,12 @@ def test_a_change_of_any_weight_is_seen(monkeypatch):
 @pytest.mark.parametrize(
     ("values", "dtype", "reason"),
     [
-        (dict(hidden_act="relu"), torch.float32, "hidden_act is 'relu', but kernels have 'gelu'"),
-        (dict(feat_extract_activation="silu"), torch.float32, "feat_extract_activation is 'silu', but kernels have 'gelu'"),
+        (dict(hidden_act="relu"), torch.float32, "hidden_act is 'relu', but kernels support only 'gelu'"),
+        (
+            dict(feat_extract_activation="silu"),
+            torch.float32,
+            "feat_extract_activation is 'silu', but kernels support only 'gelu'",
+        ),
         (
             dict(hidden_size=288, num_attention_heads=6, num_conv_pos_embedding_groups=2),
             torch.float32,

@@ -86,20 +86,20 @@ def greedy_decode(
     """Decode a batch of utterances.
 
     Args:
-        logits_or_ids: logits, floating point ``[N, V]`` packed or ``[B, T, V]`` padded, on any device; or the best ids, int64,
-            int32, int16 or uint8, ``[N]`` or ``[B, T]``. From logits on a GPU, only the best id and its probability are copied
+        logits_or_ids: logits, floating point `[N, V]` packed or `[B, T, V]` padded, on any device; or the best ids, int64,
+            int32, int16 or uint8, `[N]` or `[B, T]`. From logits on a GPU, only the best id and its probability are copied
             to the host.
-        cu_seqlens_or_lengths: for packed frames the boundaries between utterances, ``[B + 1]``; for padded ones the number of
-            frames of each, ``[B]``, or ``None`` if all frames count.
-        vocabulary: if a tokenizer, its special tokens are left out of the text, and ids that it lacks become its ``unk_token``.
-            If a list of tokens, or a dictionary from tokens to ids, only the blank is left out, and ``|`` separates words.
-        blank_id: CTC's blank, which is the tokenizer's ``pad_token_id`` in Hugging Face checkpoints.
+        cu_seqlens_or_lengths: for packed frames the boundaries between utterances, `[B + 1]`; for padded ones the number of
+            frames of each, `[B]`, or `None` if all frames count.
+        vocabulary: if a tokenizer, its special tokens are left out of the text, and ids that it lacks become its `unk_token`.
+            If a list of tokens, or a dictionary from tokens to ids, only the blank is left out, and `|` separates words.
+        blank_id: CTC's blank, which is the tokenizer's `pad_token_id` in Hugging Face checkpoints.
         frame_seconds: time from one frame to the next.
-        timestamps: ``"word"`` to return words, ``"token"`` to return words and tokens.
+        timestamps: `"word"` to return words, `"token"` to return words and tokens.
         log_probs: log-probabilities of the given ids, of their shape. Without them, confidences of given ids are NaN.
         threads: the largest number of threads; by default the number of cores, or fewer for little work. Results do not depend
             on it.
-        backend: ``"c++"``, ``"python"``, or ``"auto"``: C++ if it is built, else Python with a warning.
+        backend: `"c++"`, `"python"`, or `"auto"`: C++ if it is built, else Python with a warning.
 
     Returns:
         A `Transcript` for each utterance.
@@ -146,13 +146,13 @@ def decode_raw(
 
     Args:
         ids, log_probs: of any shape.
-        begins, lengths: of each utterance, as a span of the flattened frames, int64 ``[B]``.
+        begins, lengths: of each utterance, as a span of the flattened frames, int64 `[B]`.
         group: merge runs of one id, as CTC does.
 
     Returns:
-        ``texts`` (a list, stripped) and ``text_means`` (float32), ``[B]``. If requested, concatenated over utterances:
-        ``token_ids``, ``token_begins``, ``token_ends`` (exclusive) and ``token_means`` with ``token_counts`` ``[B]``, and
-        ``words``, ``word_begins``, ``word_ends`` and ``word_means`` with ``word_counts`` ``[B]``. Frames are numbered from the
+        `texts` (a list, stripped) and `text_means` (float32), `[B]`. If requested, concatenated over utterances:
+        `token_ids`, `token_begins`, `token_ends` (exclusive) and `token_means` with `token_counts` `[B]`, and
+        `words`, `word_begins`, `word_ends` and `word_means` with `word_counts` `[B]`. Frames are numbered from the
         utterance's first.
     """
     chosen = _backend(backend)
@@ -194,7 +194,7 @@ def _phones_as_words(raw: dict[str, Any], vocabulary: Vocabulary) -> None:
 
 @cache
 def why_not_built() -> str | None:
-    """Return why the C++ extension cannot be used, ``None`` when it can."""
+    """Return why the C++ extension cannot be used, `None` when it can."""
     if find_spec("hubert_fast._ctc") is None:
         return "it was not compiled when hubert_fast was installed"
     try:

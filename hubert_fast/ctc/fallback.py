@@ -48,7 +48,7 @@ def decode(
 
 
 def rows(row_type: type, counts: np.ndarray, *columns: list | np.ndarray) -> list[list]:
-    """Turn columns into lists of rows of a named tuple, ``counts[i]`` of them in the i-th list."""
+    """Turn columns into lists of rows of a named tuple, `counts[i]` of them in the i-th list."""
     fields = row_type._fields  # type: ignore[attr-defined]
     if len(fields) != len(columns):
         raise ValueError(f"rows need a column for each of their {len(fields)} fields, but got {len(columns)}")
@@ -122,5 +122,5 @@ def _mean(parts: list[tuple[int, int, int, float]]) -> float:
 
 
 def _total(values: Iterable[float]) -> float:
-    """Add from the left, as C++ does; ``sum`` keeps the rounding errors from Python 3.12 on."""
+    """Add from the left, as C++ does; `sum` keeps the rounding errors from Python 3.12 on."""
     return reduce(add, values, 0.0)

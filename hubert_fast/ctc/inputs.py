@@ -16,7 +16,7 @@ ID_DTYPES = (np.int64, np.int32, np.int16, np.uint8)
 def best_of(
     logits_or_ids: torch.Tensor | np.ndarray, log_probs: torch.Tensor | np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the best id of each frame and, if known, its log-probability, on the host: both ``[N]`` or ``[B, T]``."""
+    """Return the best id of each frame and, if known, its log-probability, on the host: both `[N]` or `[B, T]`."""
     frames = logits_or_ids
     if isinstance(frames, np.ndarray) and np.issubdtype(frames.dtype, np.floating):
         frames = _logits(frames)
@@ -66,7 +66,7 @@ def _host(values: Any, name: str) -> np.ndarray:
 def spans_of(
     shape: tuple[int, ...], cu_seqlens_or_lengths: torch.Tensor | np.ndarray | Sequence[int] | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return first frame and length of each utterance in the flattened frames of `shape`, both int64 ``[B]``."""
+    """Return first frame and length of each utterance in the flattened frames of `shape`, both int64 `[B]`."""
     packed, given = len(shape) == 1, cu_seqlens_or_lengths
     name = "cu_seqlens" if packed else "lengths"
     if given is None:

@@ -22,11 +22,11 @@ class Vocabulary:
     """The tokens of a CTC model and how they are written.
 
     Attributes:
-        tokens: by id; ``None`` for an id without a token.
+        tokens: by id; `None` for an id without a token.
         special_ids: tokens that never appear in text, besides the blank.
-        word_delimiter_token: the token between words, or ``None``. It is written as `replace_word_delimiter_char`.
+        word_delimiter_token: the token between words, or `None`. It is written as `replace_word_delimiter_char`.
         do_lower_case: write text in lower case.
-        unknown_id: the token that replaces ids without a token; ``None`` to raise an error for such ids.
+        unknown_id: the token that replaces ids without a token; `None` to raise an error for such ids.
         phones: the tokens are phones: each counts as a word, text has a space between them, and the word delimiter is not
             written.
     """
@@ -50,7 +50,7 @@ class Vocabulary:
 
     @classmethod
     def of(cls, tokens: Vocabulary | CTCTokenizer | Sequence[str | None] | Mapping[str, int]) -> Vocabulary:
-        """Return the vocabulary of a tokenizer, of a list of tokens by id, or of a ``vocab.json`` dictionary."""
+        """Return the vocabulary of a tokenizer, of a list of tokens by id, or of a `vocab.json` dictionary."""
         if isinstance(tokens, Vocabulary):
             return tokens
         if hasattr(tokens, "vocabulary_of"):

@@ -76,13 +76,13 @@ def add_layer_norm(
     Source: Ba et al. 2016; Xiong et al. 2020 for pre-LN and post-LN.
 
     Args:
-        x: the residual stream, ``[..., C]``.
-        delta: the block's output, ``[..., C]``, of any dtype.
-        delta_bias: ``[C]``, the bias of the product that computed `delta`, if it has not been added yet.
-        weight, bias: of the norm, ``[C]``.
+        x: the residual stream, `[..., C]`.
+        delta: the block's output, `[..., C]`, of any dtype.
+        delta_bias: `[C]`, the bias of the product that computed `delta`, if it has not been added yet.
+        weight, bias: of the norm, `[C]`.
         dtype: of the returned norm; that of `x` by default.
         post: return the norm as the stream too, as in post-LN Transformers, and not the sum.
-        backend: ``auto``, ``eager`` or ``triton``; see `hubert_fast.dispatch`.
+        backend: `auto`, `eager` or `triton`; see `hubert_fast.dispatch`.
 
     Returns:
         The stream, in the dtype of `x`, and its norm, in `dtype`.

@@ -40,17 +40,17 @@ def _(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor) -> Tensor:
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, *, backend: str | None = None) -> Tensor:
-    """Attend within each utterance of a packed batch, scaled by ``D ** -0.5``.
+    """Attend within each utterance of a packed batch, scaled by `D ** -0.5`.
 
     Source: Vaswani et al. 2017; Dao 2023.
 
     Args:
-        q, k, v: ``[N, H, D]`` of any strides, such as views of one fused product ``[N, 3C]``; D up to 128.
-        cu_seqlens: int32 ``[B + 1]``, the boundaries between utterances, which may be empty.
-        backend: ``auto``, ``eager`` or ``triton``; see `hubert_fast.dispatch`.
+        q, k, v: `[N, H, D]` of any strides, such as views of one fused product `[N, 3C]`; D up to 128.
+        cu_seqlens: int32 `[B + 1]`, the boundaries between utterances, which may be empty.
+        backend: `auto`, `eager` or `triton`; see `hubert_fast.dispatch`.
 
     Returns:
-        ``[N, H, D]`` in the dtype of `q`; zeros in rows that belong to no utterance.
+        `[N, H, D]` in the dtype of `q`; zeros in rows that belong to no utterance.
 
     Raises:
         ValueError: the kernel does not take operands of these shapes or dtypes.
@@ -100,15 +100,15 @@ def _(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> Tensor:
 
 
 def attention_padded(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, *, backend: str | None = None) -> Tensor:
-    """Attend within each row of a padded batch, scaled by ``D ** -0.5``.
+    """Attend within each row of a padded batch, scaled by `D ** -0.5`.
 
     Args:
-        q, k, v: ``[B, T, H, D]`` of any strides; D up to 128.
-        key_mask: ``[B, T]``, true for keys to attend to. Queries of padding attend too.
-        backend: ``auto``, ``eager`` or ``triton``; see `hubert_fast.dispatch`.
+        q, k, v: `[B, T, H, D]` of any strides; D up to 128.
+        key_mask: `[B, T]`, true for keys to attend to. Queries of padding attend too.
+        backend: `auto`, `eager` or `triton`; see `hubert_fast.dispatch`.
 
     Returns:
-        ``[B, T, H, D]``, contiguous, in the dtype of `q`; zeros in rows that have no key to attend to.
+        `[B, T, H, D]`, contiguous, in the dtype of `q`; zeros in rows that have no key to attend to.
 
     Raises:
         ValueError: the kernel does not take operands of these shapes or dtypes.

@@ -102,20 +102,20 @@ def conv_first(
     subtracted from the windows first.
 
     Args:
-        samples: ``[S]``.
-        weight: float32 ``[kernel, C]``; with a folded GroupNorm ``[B, kernel, C]``.
-        bias: ``[C]``.
-        norm_weight, norm_bias: of a LayerNorm before GELU, ``[C]``.
-        means: with a folded GroupNorm, the mean window of each utterance, ``[B, kernel]``.
-        utterances: with a folded GroupNorm, the utterance of each hop, int32 ``[hops]``.
+        samples: `[S]`.
+        weight: float32 `[kernel, C]`; with a folded GroupNorm `[B, kernel, C]`.
+        bias: `[C]`.
+        norm_weight, norm_bias: of a LayerNorm before GELU, `[C]`.
+        means: with a folded GroupNorm, the mean window of each utterance, `[B, kernel]`.
+        utterances: with a folded GroupNorm, the utterance of each hop, int32 `[hops]`.
         frames_per_hop: output frames in a hop of `utterances`.
         stride: in samples.
         eps: of the LayerNorm.
         dtype: of the result; that of `samples` by default.
-        backend: ``auto``, ``eager`` or ``triton``; see `hubert_fast.dispatch`.
+        backend: `auto`, `eager` or `triton`; see `hubert_fast.dispatch`.
 
     Returns:
-        ``[T, C]``, channels last.
+        `[T, C]`, channels last.
 
     Raises:
         ValueError: the kernel does not take operands of these shapes or dtypes.

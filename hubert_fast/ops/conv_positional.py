@@ -63,20 +63,20 @@ def conv_positional(
     """Convolve each utterance of a packed batch over time, in groups; apply GELU and a residual add.
 
     Zeros lie beyond the ends of an utterance.
-    Frame t depends on the frames from ``t - kernel // 2`` on, as in ``conv1d(padding=kernel // 2)``; with an even kernel the
+    Frame t depends on the frames from `t - kernel // 2` on, as in `conv1d(padding=kernel // 2)`; with an even kernel the
     extra last frame is dropped. Source: Baevski et al. 2020 (wav2vec 2.0), section 2.
 
     Args:
-        x: ``[N, C]``.
-        weight: ``[G, kernel, C/G (in), C/G (out)]`` in the dtype of `x`, with weight norm applied.
-        bias: ``[C]``.
-        cu_seqlens: int32 ``[B + 1]``, the boundaries between utterances, which may be empty.
-        residual: ``[N, C]``, added last.
+        x: `[N, C]`.
+        weight: `[G, kernel, C/G (in), C/G (out)]` in the dtype of `x`, with weight norm applied.
+        bias: `[C]`.
+        cu_seqlens: int32 `[B + 1]`, the boundaries between utterances, which may be empty.
+        residual: `[N, C]`, added last.
         gelu: apply GELU.
-        backend: ``auto``, ``eager`` or ``triton``; see `hubert_fast.dispatch`.
+        backend: `auto`, `eager` or `triton`; see `hubert_fast.dispatch`.
 
     Returns:
-        ``[N, C]`` in the dtype of `residual` if it is given, else of `x`; zeros in rows that belong to no utterance.
+        `[N, C]` in the dtype of `residual` if it is given, else of `x`; zeros in rows that belong to no utterance.
 
     Raises:
         ValueError: the kernel does not take operands of these shapes or dtypes.

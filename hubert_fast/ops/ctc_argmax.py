@@ -36,13 +36,13 @@ def ctc_argmax(x: Tensor, weight: Tensor, bias: Tensor | None, *, backend: str |
     Source: Graves et al. 2006, section 3.2 (best path decoding).
 
     Args:
-        x: hidden states, ``[..., C]``.
-        weight: of the output layer, ``[V, C]`` in the dtype of `x`.
-        bias: ``[V]``.
-        backend: ``auto``, ``eager`` or ``triton``; see `hubert_fast.dispatch`.
+        x: hidden states, `[..., C]`.
+        weight: of the output layer, `[V, C]` in the dtype of `x`.
+        bias: `[V]`.
+        backend: `auto`, `eager` or `triton`; see `hubert_fast.dispatch`.
 
     Returns:
-        Token ids, int32 ``[...]``, the first of equally likely ones, and float32 log-probabilities ``[...]``.
+        Token ids, int32 `[...]`, the first of equally likely ones, and float32 log-probabilities `[...]`.
 
     Raises:
         ValueError: the kernel does not take operands of these shapes or dtypes.

@@ -32,15 +32,15 @@ def _(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, *, backend: str | None = None) -> Tensor:
     """Normalise the last axis of `x` to zero mean and unit variance, then scale and shift it. Source: Ba et al. 2016.
 
-    The kernel has no backward and no float64: for these ``auto`` runs the definition.
+    The kernel has no backward and no float64: for these `auto` runs the definition.
 
     Args:
-        x: ``[..., C]``.
-        weight, bias: ``[C]``.
-        backend: ``auto``, ``eager`` or ``triton``; see `hubert_fast.dispatch`.
+        x: `[..., C]`.
+        weight, bias: `[C]`.
+        backend: `auto`, `eager` or `triton`; see `hubert_fast.dispatch`.
 
     Returns:
-        ``[..., C]`` in the dtype of `x`.
+        `[..., C]` in the dtype of `x`.
 
     Raises:
         ValueError: the kernel does not take operands of these shapes or dtypes.

@@ -33,13 +33,13 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None, *, backend: str 
     """Apply a linear layer and the exact GELU. Source: Hendrycks and Gimpel 2016.
 
     Args:
-        x: ``[..., C_in]``.
-        weight: ``[C_out, C_in]``, in the dtype of `x`.
-        bias: ``[C_out]``.
-        backend: ``auto``, ``eager`` or ``triton``; see `hubert_fast.dispatch`.
+        x: `[..., C_in]`.
+        weight: `[C_out, C_in]`, in the dtype of `x`.
+        bias: `[C_out]`.
+        backend: `auto`, `eager` or `triton`; see `hubert_fast.dispatch`.
 
     Returns:
-        ``[..., C_out]`` in the dtype of `x`.
+        `[..., C_out]` in the dtype of `x`.
 
     Raises:
         ValueError: the kernel does not take operands of these shapes or dtypes.
@@ -73,14 +73,14 @@ def linear_add(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor,
     """Apply a linear layer and add the residual stream.
 
     Args:
-        x: ``[..., C_in]``.
-        weight: ``[C_out, C_in]``, in the dtype of `x`.
-        bias: ``[C_out]``.
-        residual: ``[..., C_out]``.
-        backend: ``auto``, ``eager`` or ``triton``; see `hubert_fast.dispatch`.
+        x: `[..., C_in]`.
+        weight: `[C_out, C_in]`, in the dtype of `x`.
+        bias: `[C_out]`.
+        residual: `[..., C_out]`.
+        backend: `auto`, `eager` or `triton`; see `hubert_fast.dispatch`.
 
     Returns:
-        ``[..., C_out]`` in the dtype of `residual`.
+        `[..., C_out]` in the dtype of `residual`.
 
     Raises:
         ValueError: the kernel does not take operands of these shapes or dtypes.
@@ -154,16 +154,16 @@ def conv_gelu(
     """Convolve over time, channels last, and apply GELU. The kernel reads overlapping windows in place.
 
     Args:
-        x: ``[T_in, C_in]``.
-        weight: ``[C_out, kernel * C_in]``, taps outermost, in the dtype of `x`.
-        bias: ``[C_out]``.
-        norm_weight, norm_bias: of a LayerNorm before GELU, ``[C_out]``.
+        x: `[T_in, C_in]`.
+        weight: `[C_out, kernel * C_in]`, taps outermost, in the dtype of `x`.
+        bias: `[C_out]`.
+        norm_weight, norm_bias: of a LayerNorm before GELU, `[C_out]`.
         stride: in frames.
         eps: of the LayerNorm.
-        backend: ``auto``, ``eager`` or ``triton``; see `hubert_fast.dispatch`.
+        backend: `auto`, `eager` or `triton`; see `hubert_fast.dispatch`.
 
     Returns:
-        ``[T, C_out]`` in the dtype of `x`.
+        `[T, C_out]` in the dtype of `x`.
 
     Raises:
         ValueError: the kernel does not take operands of these shapes or dtypes.

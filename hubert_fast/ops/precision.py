@@ -11,13 +11,13 @@ from torch import Tensor
 
 
 def in_full_precision(x: Tensor, *others: Tensor | None) -> tuple:
-    """Return all tensors in float32, or in float64 if `x` is float64. ``None`` stays ``None``."""
+    """Return all tensors in float32, or in float64 if `x` is float64. `None` stays `None`."""
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     return x.to(dtype), *(None if other is None else other.to(dtype) for other in others)
 
 
 def present(*tensors: Tensor | None) -> list[Tensor]:
-    """Return the tensors that are not ``None``."""
+    """Return the tensors that are not `None`."""
     return [tensor for tensor in tensors if tensor is not None]
 
 
@@ -36,13 +36,13 @@ def without_autocast(definition: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def check_cu_seqlens(cu_seqlens: Tensor) -> None:
-    """Raise ``ValueError`` unless `cu_seqlens` holds integers ``[B + 1]``."""
+    """Raise `ValueError` unless `cu_seqlens` holds integers `[B + 1]`."""
     if cu_seqlens.dim() != 1 or cu_seqlens.is_floating_point() or not len(cu_seqlens):
         raise ValueError(f"cu_seqlens must be integers [B + 1], but are {cu_seqlens.dtype} {list(cu_seqlens.shape)}")
 
 
 def check_norm_pair(weight: Tensor | None, bias: Tensor | None) -> None:
-    """Raise ``ValueError`` for a norm with a scale and no shift, or the other way round."""
+    """Raise `ValueError` for a norm with a scale and no shift, or the other way round."""
     if (weight is None) != (bias is None):
         missing, given = ("norm_bias", "norm_weight") if bias is None else ("norm_weight", "norm_bias")
         raise ValueError(f"norm_weight and norm_bias must come together, but there is {given} and no {missing}")

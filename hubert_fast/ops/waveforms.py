@@ -16,7 +16,7 @@ VARIANCE_FLOOR = 1e-7  # added to the variance, as feature extractors do
 
 
 def check_spans(samples: Tensor, starts: Sequence[int], lengths: Sequence[int]) -> None:
-    """Raise ``ValueError`` unless every utterance lies within the samples, with one start for each length."""
+    """Raise `ValueError` unless every utterance lies within the samples, with one start for each length."""
     inside = len(starts) == len(lengths) and samples.dim() == 1
     if not (inside and all(start >= 0 and 0 <= length <= len(samples) - start for start, length in zip(starts, lengths))):
         raise ValueError(
@@ -55,17 +55,17 @@ def _(samples: Tensor, starts: list[int], lengths: list[int]) -> Tensor:
 def normalize_waveforms(
     samples: Tensor, starts: Sequence[int], lengths: Sequence[int], *, backend: str | None = None
 ) -> Tensor:
-    """Scale each utterance to zero mean and unit variance, as preprocessors with ``do_normalize`` do.
+    """Scale each utterance to zero mean and unit variance, as preprocessors with `do_normalize` do.
 
-    Source: transformers' ``Wav2Vec2FeatureExtractor``; Chan et al. 1979 for combining partial variances.
+    Source: transformers' `Wav2Vec2FeatureExtractor`; Chan et al. 1979 for combining partial variances.
 
     Args:
-        samples: ``[S]``, floating point, or int16, which stands for value / 32768.
+        samples: `[S]`, floating point, or int16, which stands for value / 32768.
         starts, lengths: of the utterances, in samples.
-        backend: ``auto``, ``eager`` or ``triton``; see `hubert_fast.dispatch`.
+        backend: `auto`, `eager` or `triton`; see `hubert_fast.dispatch`.
 
     Returns:
-        ``[S]`` in float32, or float64 for float64; zeros between utterances.
+        `[S]` in float32, or float64 for float64; zeros between utterances.
 
     Raises:
         ValueError: the kernel does not take operands of these shapes or dtypes.

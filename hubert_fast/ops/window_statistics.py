@@ -35,7 +35,7 @@ def window_statistics_eager(
 
 
 def _moments(sums: Tensor, products: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and covariance from sums over windows; `share` ``[B]`` is one over their number. NaN for no windows."""
+    """Return mean and covariance from sums over windows; `share` `[B]` is one over their number. NaN for no windows."""
     means = sums * share[:, None]
     return means, products * share[:, None, None] - means[:, :, None] * means[:, None, :]
 
@@ -48,10 +48,10 @@ def _share(lengths: Sequence[int], kernel: int, stride: int) -> Tensor:
 class WindowTables(NamedTuple):
     """Tables that the kernel of `window_statistics` reads, on its device.
 
-    work: int64 ``[chunks, 2]``.
-    slots: the slot among ``B * most`` for the sums of each chunk, int64 ``[chunks]``. A chunk without windows gets slot
-        ``B * most``, which nothing reads.
-    share: one over the number of windows of each utterance, float64 ``[B]``.
+    work: int64 `[chunks, 2]`.
+    slots: the slot among `B * most` for the sums of each chunk, int64 `[chunks]`. A chunk without windows gets slot
+        `B * most`, which nothing reads.
+    share: one over the number of windows of each utterance, float64 `[B]`.
     most: the largest number of chunks of an utterance, or a bound on it.
     """
 
@@ -119,17 +119,17 @@ def window_statistics(
 ) -> tuple[Tensor, Tensor]:
     """Return mean and covariance of the windows that a convolution of a waveform reads, for each utterance.
 
-    An output channel with weight w has mean ``w . mean`` and variance ``w^T covariance w`` over time. A GroupNorm with one
+    An output channel with weight w has mean `w . mean` and variance `w^T covariance w` over time. A GroupNorm with one
     group per channel needs nothing else.
 
     Args:
-        samples: ``[S]``.
+        samples: `[S]`.
         starts, lengths: of the utterances, in samples.
         kernel, stride: of the convolution, in samples.
-        backend: ``auto``, ``eager`` or ``triton``; see `hubert_fast.dispatch`.
+        backend: `auto`, `eager` or `triton`; see `hubert_fast.dispatch`.
 
     Returns:
-        Mean ``[B, kernel]`` and covariance ``[B, kernel, kernel]`` in float64; NaN for an utterance without a window.
+        Mean `[B, kernel]` and covariance `[B, kernel, kernel]` in float64; NaN for an utterance without a window.
 
     Raises:
         ValueError: the kernel does not take operands of these shapes or dtypes.

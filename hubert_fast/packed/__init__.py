@@ -1,8 +1,8 @@
-"""How HuBERT runs fast: the packed graph, for inference, which computes no padding.
+"""Run inference fast: the packed graph of HuBERT, which computes no padding.
 
 `modeling.HubertModel` asks whether this graph may serve a call (serve.py). If so, `run_packed` or `run_padded` (run.py) runs
-it, in plain PyTorch (torch_graph.py) or on Triton kernels (kernel_graph.py). audio.py and grid.py define how a batch is laid
-out.
+it, in plain PyTorch (torch_graph.py) or on Triton kernels (kernel_graph.py). audio.py and grid.py define the layout of a
+batch.
 
 The kernels are in kernels/ beside this package, which is imported as `hubert_fast.kernels`.
 """

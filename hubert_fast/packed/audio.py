@@ -1,4 +1,4 @@
-"""`PackedAudio`: utterances of any lengths, end to end in one buffer, the input of ``forward_packed``."""
+"""Define `PackedAudio`: utterances of any lengths, end to end in one buffer, the input of `forward_packed`."""
 
 from __future__ import annotations
 
@@ -19,13 +19,16 @@ HOP_SAMPLES = 320  # samples from one frame to the next in every published HuBER
 
 @dataclass(frozen=True, eq=False)
 class PackedAudio:
-    """A batch of utterances without padding, the input of ``forward_packed``. Create one with `from_waveforms`.
+    """A batch of utterances without padding, the input of `forward_packed`. Create one with `from_waveforms`.
 
     Attributes:
-        samples: the utterances at 16 kHz, float32 or int16 ``[S]``, each starting at a multiple of `hop_samples`.
-        lengths: number of samples of each utterance, ``[B]``.
-        normalize: whether each utterance is scaled to zero mean and unit variance before the model reads it.
-        hop_samples: samples from one frame to the next.
+        samples: The utterances at 16 kHz, float32 or int16 `[S]`, each starting at a multiple of `hop_samples`.
+        lengths: The number of samples of each utterance, `[B]`.
+        normalize: Whether each utterance is scaled to zero mean and unit variance before the model reads it.
+        hop_samples: The number of samples from one frame to the next.
+
+    Raises:
+        ValueError: `samples` has another shape or dtype or is too short for `lengths`, or a length is negative.
     """
 
     samples: Tensor
@@ -38,10 +41,10 @@ class PackedAudio:
             shape = list(self.samples.shape)
             raise ValueError(f"samples must be 1-D, floating point or int16, but are {self.samples.dtype} {shape}")
         if not all(isinstance(length, int) and length >= 0 for length in self.lengths):
-            raise ValueError(f"lengths must be whole numbers from 0 on, but are {self.lengths!r}")
+            raise ValueError(f"lengths must be whole numbers, 0 or more, but are {self.lengths!r}")
         needed = starts_on_grid(self.lengths, self.hop_samples)[1] * self.hop_samples
         if len(self.samples) < needed:
-            raise ValueError(f"samples must be {needed} for these lengths, but are {len(self.samples)}")
+            raise ValueError(f"samples must have at least {needed} entries for these lengths, but has {len(self.samples)}")
 
     @classmethod
     def from_waveforms(
@@ -52,23 +55,25 @@ class PackedAudio:
         hop_samples: int = HOP_SAMPLES,
         pin_memory: bool = False,
     ) -> PackedAudio:
-        """Pack copies of waveforms ``[S_i]`` at 16 kHz, of any lengths including 0.
+        """Pack copies of waveforms `[S_i]` at 16 kHz, of any lengths including 0.
 
-        Floating point is stored as float32. int16 is PCM and stands for value / 32768; it stays int16 while all waveforms are
-        int16, which halves the memory and the copy to a GPU.
+        Floating-point waveforms are stored as float32. int16 waveforms are PCM, where value v stands for v / 32768. If all
+        waveforms are int16, they stay int16, which halves the memory and the time of the copy to a GPU.
 
         Args:
             waveforms: NumPy arrays, tensors or lists of numbers.
-            normalize: scale each utterance to zero mean and unit variance, as preprocessors with ``do_normalize`` do. This
+            normalize: Scale each utterance to zero mean and unit variance, as preprocessors with `do_normalize` do. This
                 happens later, on the model's device.
-            hop_samples: samples from one frame to the next; 320 unless the model's ``conv_stride`` says otherwise.
-            pin_memory: write the samples straight into page-locked memory, from which ``to(device, non_blocking=True)`` and
-                ``forward_packed`` copy to a GPU without waiting for it. PyTorch reuses such memory for later batches, in blocks
+            hop_samples: Samples from one frame to the next: the product of the model's `conv_stride`, 320 in every published
+                HuBERT.
+            pin_memory: Write the samples straight into page-locked memory, from which `to(device, non_blocking=True)` and
+                `forward_packed` copy to a GPU without waiting for it. PyTorch reuses such memory for later batches, in blocks
                 of powers of two, and only after it has been copied.
 
         Raises:
-            ValueError: a waveform is not 1-D, or neither floating point nor int16; the message names it.
-            RuntimeError: `pin_memory` is set where PyTorch finds no GPU.
+            ValueError: A waveform is not 1-D, or neither floating point nor int16 (the message gives its index), or
+                `hop_samples` is not a positive integer.
+            RuntimeError: `pin_memory` is set, but PyTorch finds no GPU.
         """
         if not isinstance(hop_samples, int) or hop_samples < 1:
             raise ValueError(f"hop_samples must be a positive whole number, but is {hop_samples!r}")
@@ -106,7 +111,7 @@ class PackedAudio:
 
     @property
     def starts(self) -> list[int]:
-        """The sample at which each utterance starts, ``[B]``."""
+        """The sample at which each utterance starts, `[B]`."""
         return [start * self.hop_samples for start in starts_on_grid(self.lengths, self.hop_samples)[0]]
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> PackedAudio:
@@ -117,34 +122,34 @@ class PackedAudio:
     def pin_memory(self) -> PackedAudio:
         """Return this batch with its samples in page-locked memory, from which copies to a GPU can overlap with work.
 
-        This copies samples that lie elsewhere; `from_waveforms` with ``pin_memory=True`` writes them there directly.
+        This copies samples that lie elsewhere; `from_waveforms` with `pin_memory=True` writes them there directly.
         """
         return replace(self, samples=self.samples.pin_memory())
 
     def waveforms(self) -> list[Tensor]:
-        """Return the utterances, ``[S_i]`` each, in floating point and normalised if `normalize` is set: views of one buffer.
+        """Return the utterances, `[S_i]` each, in floating point and normalised if `normalize` is set: views of one buffer.
 
-        The buffer is the batch's own, unless int16 or normalisation needs another.
+        That buffer is `samples` itself, unless they are int16 or must be normalised.
         """
         return self.split(self.waveform())
 
     def waveform(self) -> Tensor:
-        """Return all samples as the model reads them: floating point ``[S]``, normalised if `normalize` is set."""
+        """Return all samples as the model reads them: floating point `[S]`, normalised if `normalize` is set."""
         if self.normalize:
             return normalize_waveforms(self.samples, self.starts, self.lengths)
         return self.samples.float().mul_(INT16_SCALE) if self.samples.dtype == torch.int16 else self.samples
 
     def split(self, samples: Tensor) -> list[Tensor]:
-        """Split a buffer that is laid out like `samples` into utterances, ``[S_i]`` each: views."""
+        """Split a buffer that is laid out like `samples` into utterances, `[S_i]` each: views."""
         return [samples[start : start + length] for start, length in zip(self.starts, self.lengths)]
 
 
 def _pinned(size: int, dtype: torch.dtype) -> Tensor:
     """Return page-locked memory for `size` samples, not initialised.
 
-    PyTorch's caching host allocator reuses a block once its tensor is gone and every ``copy_(non_blocking=True)`` from or to it
+    PyTorch's caching host allocator reuses a block once its tensor is gone and every `copy_(non_blocking=True)` from or to it
     has finished: the copy records its stream with the block, and freeing the block records an event on that stream. So a batch
-    need not be kept until it is copied, and no ring of buffers is needed.
+    may be dropped before its copy has finished, and no ring of buffers is needed.
     """
     try:
         return torch.empty(size, dtype=dtype, device="cpu", pin_memory=True)
@@ -157,7 +162,7 @@ def _pinned(size: int, dtype: torch.dtype) -> Tensor:
 
 
 def _checked(waveform: Any, index: int) -> tuple[Tensor | np.ndarray, torch.dtype]:
-    """Return a waveform and its dtype; an array stays an array, since torch would have to copy some of them."""
+    """Return a waveform and its dtype; an array stays an array, since torch would copy arrays of some layouts."""
     try:
         if isinstance(waveform, np.ndarray):
             dtype = torch.from_numpy(np.empty(0, dtype=waveform.dtype.newbyteorder("="))).dtype

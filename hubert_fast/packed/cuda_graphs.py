@@ -1,8 +1,8 @@
-"""CUDA graphs for short batches: one launch instead of about two hundred and fifty.
+"""Run short batches under CUDA graphs: one launch instead of about 250.
 
-A short utterance keeps a GPU busy for a fraction of the time that Python needs to launch its kernels. A graph is captured for a
-batch size, rounded up, and replayed for every batch of that size: samples and tables are copied to where the captured kernels
-read, and results are copied from where they write.
+A short utterance keeps a GPU busy for a fraction of the time that Python needs to launch its kernels. A graph is captured for
+each batch size, rounded up, and replayed for every batch of that size. A replay copies samples and tables into the buffers that
+the captured kernels read, and copies results out of the buffers that they write.
 """
 
 from __future__ import annotations
@@ -18,29 +18,30 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ..dispatch import cuda_graphs_asked
+from ..dispatch import cuda_graphs_requested
 
 logger = logging.getLogger("hubert_fast.packed")
 
-Prepare = Callable[[], tuple[Callable[..., Any], list[Tensor]]]  # returns a function, and the tensors it is called with
+Prepare = Callable[[], tuple[Callable[..., Any], list[Tensor]]]  # returns a function and its arguments
 GRAPHS = 32  # two for each size of a short batch: for packed calls, and for padded calls of models with a GroupNorm
-NEWEST_TORCH_RUN = (2, 11)  # the newest with which graphs have run on a GPU
-KEYS_REMEMBERED = 64
+NEWEST_TESTED_TORCH = (2, 11)  # the newest version with which graphs have run on a GPU
+KEYS_REMEMBERED = 64  # of past calls, so that the second call with a key is captured
 _CAPTURING = threading.Lock()  # a capture begins by waiting for the device, which fails during another capture
 
 
-def default_limit(torch_version: str, asked: bool | None) -> int:
+def default_limit(torch_version: str, requested: bool | None) -> int:
     """Return how many graphs a model keeps by default.
 
-    It is 0 with a torch newer than those with which graphs have run on a GPU: from 2.12 on, freeing a graph frees library
-    memory that other graphs of its stream may still use.
+    The default is 0 with torch 2.12 and newer, on which no graph has been tested: there, freeing a graph also frees library
+    memory that other graphs of the same stream may still use.
 
     Args:
-        asked: the setting of ``HUBERT_FAST_CUDA_GRAPHS``, which takes precedence.
+        torch_version: The version of torch, such as `"2.11.0"`.
+        requested: The setting of `HUBERT_FAST_CUDA_GRAPHS`, which takes precedence; `None` if it is not set.
     """
-    if asked is None:
-        asked = tuple(map(int, torch_version.split(".")[:2])) <= NEWEST_TORCH_RUN
-    return GRAPHS if asked else 0
+    if requested is None:
+        requested = tuple(map(int, torch_version.split(".")[:2])) <= NEWEST_TESTED_TORCH
+    return GRAPHS if requested else 0
 
 
 @dataclass
@@ -67,10 +68,13 @@ class _Captured:
 class _Generation:
     """Graphs that share one memory pool, since their replays follow one another. They are freed together.
 
-    addresses: of the weights that they read.
-    stream: the one they are captured on, so that what libraries allocate for it lies in the pool.
-    warm_up: the stream of the run before a capture, whose memory is not the pool's.
-    done: an event recorded after the last results were copied. The next replay, perhaps on another stream, waits for it.
+    Attributes:
+        device: The device of the graphs.
+        addresses: The addresses of the weights that they read.
+        stream: The stream on which they are captured, so that memory that libraries allocate for this stream lies in the pool.
+        warm_up: The stream of the warm-up run before each capture. Its memory lies outside the pool.
+        done: An event recorded after the last results were copied. The next replay, perhaps on another stream, waits for it.
+        graphs: The captured calls by key.
     """
 
     device: torch.device
@@ -89,24 +93,24 @@ class _Generation:
 class GraphCache:
     """The CUDA graphs of one model. The second call with a key is captured; that call and later ones are replayed.
 
-    All graphs compute in one memory pool; each also keeps its inputs and results. All are freed when one more than `limit` is
-    needed, or when weights have moved. Thread-safe, also across streams: replays follow one another. A failed capture (for lack
-    of memory, say) is logged once, and such calls then run without a graph.
+    All graphs compute in one memory pool; each also keeps its inputs and results. All are freed when a new graph would exceed
+    `limit`, or when weights have moved. The cache is thread-safe, also across streams: replays follow one another. If a capture
+    fails, for example because memory runs out, a warning is logged once, and calls with that key run without a graph.
 
     CUDA and PyTorch restrict other threads during a capture, which takes some tens of milliseconds: they may not wait for the
     whole device, free cached memory, draw CUDA random numbers or capture a graph of their own. Each capture waits for the
-    device and frees cached memory. Programs that cannot accept this set `limit` to 0, or ``HUBERT_FAST_CUDA_GRAPHS=0``.
+    device and frees cached memory. Programs that cannot accept this set `limit` to 0, or `HUBERT_FAST_CUDA_GRAPHS=0`.
 
     Attributes:
-        replays: number of calls that a graph has answered.
+        replays: The number of calls that graphs have served.
     """
 
     def __init__(self, limit: int | None = None):
         self._generation: _Generation | None = None
-        self._may_capture: OrderedDict[Hashable, bool] = OrderedDict()  # by key of past calls: whether the next one is captured
+        self._may_capture: OrderedDict[Hashable, bool] = OrderedDict()  # key -> whether to capture the next call with it
         self._lock = threading.Lock()
         self.replays = 0
-        self.limit = default_limit(torch.__version__, cuda_graphs_asked()) if limit is None else limit
+        self.limit = default_limit(torch.__version__, cuda_graphs_requested()) if limit is None else limit
 
     @property
     def limit(self) -> int:
@@ -119,7 +123,7 @@ class GraphCache:
     @limit.setter
     def limit(self, limit: int) -> None:
         if not isinstance(limit, int) or limit < 0:
-            raise ValueError(f"limit must be a whole number from 0 on, but is {limit!r}")
+            raise ValueError(f"limit must be a whole number, 0 or more, but is {limit!r}")
         with self._lock:
             self._limit = limit
             if len(self) > limit:
@@ -142,15 +146,16 @@ class GraphCache:
         inputs: Sequence[Tensor],
         rows: int,
     ) -> Any | None:
-        """Replay the graph of `key` on `inputs` and return the results; return ``None`` if there is no such graph.
+        """Replay the graph of `key` on `inputs` and return the results; return `None` if there is no such graph.
 
         Args:
-            key: everything that determines which kernels run.
-            addresses: of the weights that they read.
-            prepare: returns the function to capture and its arguments, tensors of the captured size. Each input is copied to
-                the front of one, as far as it fits.
-            inputs: tensors on the device or in pinned memory.
-            rows: number of rows of each result to return, copied to memory of their own.
+            key: Everything that determines which kernels run.
+            addresses: The addresses of the weights that these kernels read.
+            device: The device.
+            prepare: Returns the function to capture and its arguments, tensors of the captured size. Each input is copied to
+                the front of its argument, as far as it fits.
+            inputs: Tensors on the device or in pinned memory, one for each argument.
+            rows: The number of rows to return of each result. They are copied, so that later replays do not overwrite them.
         """
         with self._lock:
             generation = self._generation
@@ -179,7 +184,7 @@ class GraphCache:
             if self._generation is None:
                 self._generation = _Generation.on(device, addresses)
             captured = _capture(prepare, inputs, self._generation)
-        except Exception as error:  # of any kind, also from compilers: the call runs without a graph
+        except Exception as error:  # of any kind, since compilers raise their own: the call runs without a graph
             logger.warning("batches of this size run without a CUDA graph, since capturing it failed: %s", error)
             self._may_capture[key] = False
             self._free()  # a failed capture may leave the pool in a bad state
@@ -189,7 +194,7 @@ class GraphCache:
 
 
 def empty_cache(device: torch.device) -> None:
-    """Free the cached memory of a CUDA device, after any capture that is running."""
+    """Free the cached memory of a CUDA device, as soon as no capture is running."""
     with _CAPTURING, torch.cuda.device(device):
         torch.cuda.empty_cache()
 
@@ -207,7 +212,7 @@ def _copied(outputs: Any, rows: int) -> Any:
 
 
 def _capture(prepare: Prepare, inputs: Sequence[Tensor], shared: _Generation) -> _Captured:
-    """Capture a call on copies of its inputs, after a run on another stream, which compiles and sets up what the call needs."""
+    """Capture a call on copies of its inputs, after a warm-up on another stream, which compiles kernels."""
     # ordinary tensors, even if this call runs in inference mode
     with _CAPTURING, torch.inference_mode(False), torch.no_grad(), torch.cuda.device(shared.device):
         call, static = prepare()

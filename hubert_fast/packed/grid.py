@@ -1,7 +1,7 @@
-"""The grid of frames on which a packed batch lies.
+"""Lay out packed batches on a grid of frames.
 
-Utterance i starts at sample ``hop * o_i`` with ``o_{i+1} = o_i + ceil(n_i / hop)``, so its frames fall on the grid of frames of
-the whole buffer at every convolution. Frames of the grid that straddle two utterances belong to none.
+Utterance i starts at sample `hop * o_i` with `o_{i+1} = o_i + ceil(n_i / hop)`, so its frames fall on the grid of frames of
+the whole buffer at every convolution. Frames of the grid that straddle two utterances belong to neither.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ def starts_on_grid(lengths: Sequence[int], hop_samples: int) -> tuple[list[int],
 class Grid:
     """The layout of a packed batch: plain numbers, known before any frame is computed.
 
-    starts: the frame of the grid at which each utterance starts, ``[B]``.
-    counts: the number of true frames of each utterance, ``[B]``. The graph returns their sum, N.
-    padded: the number of frames to which each utterance is padded for a batch norm before the positional convolution; ``None``
-        for no padding.
+    Attributes:
+        starts: The frame of the grid at which each utterance starts, `[B]`.
+        counts: The number of true frames of each utterance, `[B]`. The graph returns N frames, their sum.
+        padded: The number of frames to which each utterance is padded for a batch norm before the positional convolution;
+            `None` for no padding.
     """
 
     starts: tuple[int, ...]
@@ -42,7 +43,7 @@ class Grid:
 
     @classmethod
     def of(cls, lengths: Sequence[int], config: HubertConfig, padded_samples: int | None = None) -> Grid:
-        """Lay out utterances of `lengths` samples for a model. For padded rows, `padded_samples` is their length."""
+        """Lay out utterances of `lengths` samples for a model. `padded_samples` is the length of padded rows."""
         hop, field = config.inputs_to_logits_ratio, config.receptive_field
 
         def frames(samples: int) -> int:
@@ -63,18 +64,18 @@ class Grid:
 
     @cached_property
     def boundaries(self) -> tuple[int, ...]:
-        """The index of each utterance's first frame among the N packed frames, and N: ``[B + 1]``."""
+        """The index of each utterance's first frame among the N packed frames, and N: `[B + 1]`."""
         return tuple(accumulate(self.counts, initial=0))
 
     def cu_seqlens(self, device: torch.device) -> Tensor:
-        """Return `boundaries` as a tensor, int32 ``[B + 1]``."""
+        """Return `boundaries` as a tensor, int32 `[B + 1]`."""
         return upload(torch.from_numpy(np.array(self.boundaries, dtype=np.int32)), device)
 
     def true_frames(self, device: torch.device) -> Tensor | None:
-        """Return the indices of the true frames, int64 ``[N]``; ``None`` when all frames up to `end` are true."""
+        """Return the indices of the true frames, int64 `[N]`; `None` when all frames up to `end` are true."""
         frames = self.true_frames_on_host()
         return None if frames is None else upload(torch.from_numpy(frames), device)
 
     def true_frames_on_host(self, dtype: type = np.int64) -> np.ndarray | None:
-        """Return the indices of `true_frames` as an array of `dtype`, or ``None``."""
+        """Return `true_frames` as an array of `dtype`, `[N]`; `None` when all frames up to `end` are true."""
         return None if self.end == self.frames else ranges(np.array(self.starts), np.array(self.counts), dtype)

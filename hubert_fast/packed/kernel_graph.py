@@ -1,8 +1,8 @@
-"""The packed graph on Triton kernels: the steps of `torch_graph`, each by the kernel that fuses it.
+"""Run the packed graph on Triton kernels: the steps of `torch_graph`, fused where a kernel fuses them.
 
 Products that gain nothing from fusing go to cuBLAS; `kernels.tuning` decides which. No weights are kept between calls: those
-that kernels read in another layout (convolutions as matrices, the positional weight with its norm applied) are laid out for
-every call, which moves about 50 MB for a large model. So no change of a weight can be missed, and nothing waits for the GPU.
+that kernels read in another layout (convolutions as matrices, the positional weight with its norm applied) are laid out in
+every call, which moves about 50 MB for a large model. So a changed weight always takes effect, and nothing waits for the GPU.
 Axes: B utterances, S samples, N packed frames, C channels, H heads, D head dim, G groups.
 """
 
@@ -53,15 +53,19 @@ def encode_on_kernels(
     statistics_spans: SampleSpans,
     output_hidden_states: bool,
 ) -> States:
-    """Run the encoder over a packed batch in `dtype` and return hidden states ``[N, C]``.
+    """Run the encoder over a packed batch in `dtype` and return hidden states `[N, C]`.
 
     Args:
-        waveform: flat ``[S]``, laid out as `grid` says.
-        statistics_spans: the samples for the statistics of a GroupNorm; without one they are not read.
+        model: The model.
+        dtype: The dtype of matrix products.
+        waveform: The packed samples, `[S]`, laid out by `grid`.
+        grid: The layout of the batch.
+        statistics_spans: The samples for the statistics of a GroupNorm; not read if there is none.
+        output_hidden_states: Also return the input of the first layer and the output of each layer.
     """
     device = waveform.device
     out_dtype = dtype_of_states(dtype, device)
-    with torch.autocast(device.type, enabled=False):  # dtype already is autocast's
+    with torch.autocast(device.type, enabled=False):  # `dtype` is already autocast's
         if not grid.frames:
             return _no_frames(model, out_dtype, device, output_hidden_states)
         # in a padded batch GroupNorm takes its statistics from the padded rows
@@ -83,10 +87,10 @@ def _replay(
     statistics_spans: SampleSpans,
     samples: tuple[Tensor, ...],
 ) -> States | None:
-    """Return what `_run` would, for a short batch, by replaying a CUDA graph; ``None`` when there is no graph for it.
+    """Compute the result of `_run` for a short batch by replaying a CUDA graph; return `None` when there is no graph for it.
 
     A graph is captured for a bucket of batch sizes and computes as many frames as the bucket has. Rows beyond the batch's own
-    frames hold whatever was in memory: no product or norm mixes rows, and the tables let no utterance read them.
+    frames hold arbitrary values. They do no harm: no product or norm mixes rows, and the tables let no utterance read them.
     """
     graphs, device, hop = model.fast_path.cuda_graphs, samples[0].device, model.config.inputs_to_logits_ratio
     # a graph with all hidden states of every size would hold 3 GB for an xlarge model
@@ -112,7 +116,7 @@ def _replay(
 
 
 def _product_settings() -> tuple:
-    """Return the settings by which PyTorch chooses the kernel of a product."""
+    """Return the settings from which PyTorch chooses the kernel of a product."""
     matmul = torch.backends.cuda.matmul
     return (
         tf32_allowed(), matmul.allow_fp16_reduced_precision_reduction, matmul.allow_bf16_reduced_precision_reduction,
@@ -121,19 +125,19 @@ def _product_settings() -> tuple:
 
 
 def _weight_addresses(model: nn.Module) -> bytes:
-    """Return the addresses of all weights, where captured kernels read them."""
+    """Return the addresses of all weights, from which captured kernels read."""
     modules = (model, *walk(model))
     own = (tensors for module in modules for tensors in (module._parameters, module._buffers) if tensors)
     return array("Q", [tensor.data_ptr() for tensors in own for tensor in tensors.values() if tensor is not None]).tobytes()
 
 
 def _copies_during_run(model: HubertModel, grid: Grid) -> bool:
-    """Return whether `_run` copies tables to the GPU, in `convolve`: that cannot be captured."""
+    """Return whether `_run` copies tables to the GPU (in `convolve`), which cannot be captured."""
     return grid.padded is not None and hasattr(model.encoder.pos_conv_embed, "batch_norm")
 
 
 def graphs_can_run(device: torch.device) -> bool:
-    """Return whether a device has CUDA graphs."""
+    """Return whether a device supports CUDA graphs."""
     return device.type == "cuda"
 
 
@@ -147,10 +151,10 @@ def _run(
     waveform: Tensor,
     statistics: Tensor | None = None,
 ) -> States:
-    """Run everything that happens on the GPU.
+    """Run the part of the graph that a CUDA graph can capture: all work on the GPU.
 
     Args:
-        statistics: the samples from which a GroupNorm takes its statistics, if they are not the waveform.
+        statistics: The samples from which a GroupNorm takes its statistics; the waveform by default.
     """
     projection = model.feature_projection
     x = _features(model, dtype, waveform, grid, waveform if statistics is None else statistics, tables)
@@ -172,10 +176,10 @@ def _no_frames(model: HubertModel, dtype: torch.dtype, device: torch.device, out
 
 
 def positional_weight(conv: nn.Conv1d, dtype: torch.dtype) -> Tensor:
-    """Return a grouped convolution's weight ``[C, C/G, kernel]`` in the kernel's layout ``[G, kernel, C/G (in), C/G (out)]``.
+    """Return a grouped convolution's weight `[C, C/G, kernel]` in the kernel's layout `[G, kernel, C/G (in), C/G (out)]`.
 
-    Weight norm with one gain for each tap is applied here, in float32: PyTorch's own kernel for it takes 0.6 ms on an H200, a
-    third of the time of one utterance.
+    Weight norm with one gain for each tap is applied here, in float32. PyTorch's own kernel for it takes 0.6 ms on an H200: a
+    third of the time of a whole utterance.
     """
     norms: Any = conv.parametrizations.weight if is_parametrized(conv, "weight") else []  # type: ignore[union-attr]
     if len(norms) == 1 and isinstance(norms[0], _WeightNorm) and norms[0].dim == 2:
@@ -189,7 +193,7 @@ def positional_weight(conv: nn.Conv1d, dtype: torch.dtype) -> Tensor:
 def _features(
     model: HubertModel, dtype: torch.dtype, waveform: Tensor, grid: Grid, statistics: Tensor, tables: Tables
 ) -> Tensor:
-    """Compute all frames of the grid up to its end, ``[grid.end, C_conv]``, in slices of time that bound memory."""
+    """Compute all frames of the grid up to its end, `[grid.end, C_conv]`, in slices of time that bound memory."""
     from ..kernels import conv_first, tuning
     from ..kernels import linear as products
 
@@ -210,7 +214,7 @@ def _features(
     per_hop = hop // stride
     taps = conv_first.prepared(weight, bias, norm_weight is not None, per_hop, dtype)
     step = max(8, SLICE_BYTES_GPU // (per_hop * len(first.conv.weight) * dtype.itemsize) // 8 * 8)
-    # a multiple of this gives every multiprocessor a whole number of tiles of 128 x 256
+    # in multiples of this many frames, every multiprocessor gets a whole number of 128 x 256 tiles
     together = 64 * tuning.multiprocessors_of(waveform.device)
     step = step // together * together or step
     parts = []
@@ -231,7 +235,7 @@ def _features(
 
 
 def _add_positions(embedding: PositionalConvEmbedding, x: Tensor, grid: Grid, tables: Tables) -> Tensor:
-    """Add the positional convolution to projected frames ``[N, C]``, which starts the residual stream."""
+    """Add the positional convolution to projected frames `[N, C]`. The sum starts the residual stream."""
     from ..kernels import conv_positional
 
     conv = embedding.conv
@@ -277,12 +281,12 @@ def _run_layer(
 
 
 def _joint(x: Tensor, layers: tuple[nn.Linear, ...], dtype: torch.dtype) -> Tensor:
-    """Apply linear layers of the same input as one product with their weights joined: ``[N, 3 C]``.
+    """Apply linear layers of the same input as one product with their weights joined: `[N, 3 C]`.
 
     Joining moves 12 MB per layer of a large model, 3 us on an H200; with 60,000 rows one product saves 30 us of 529.
     """
     weight = torch.cat([layer.weight for layer in layers]).to(dtype)
-    if any(layer.bias is None for layer in layers):  # then none has one: the model was checked against its blueprint
+    if any(layer.bias is None for layer in layers):  # then no layer has one: the model was checked against its blueprint
         return F.linear(x, weight)
     return F.linear(x, weight, torch.cat([layer.bias for layer in layers]).to(dtype))
 
@@ -308,7 +312,7 @@ def _linear_gelu(x: Tensor, layer: nn.Linear, dtype: torch.dtype) -> Tensor:
 def _linear_add_norm(
     x: Tensor, hidden: Tensor, layer: nn.Linear, norm: nn.LayerNorm, dtype: torch.dtype, norm_dtype: torch.dtype, post: bool
 ) -> tuple[Tensor, Tensor]:
-    """Add ``layer(hidden)`` to the residual stream `x`; return the stream and its norm."""
+    """Add `layer(hidden)` to the residual stream `x`. Return the stream and its norm; with `post` the stream is the norm."""
     from ..kernels import add_layer_norm, tuning
     from ..kernels import linear as products
 

@@ -1,4 +1,4 @@
-"""Run the packed graph: packed audio or padded rows in, packed or padded hidden states out."""
+"""Run the packed graph on packed audio or on padded rows."""
 
 from __future__ import annotations
 
@@ -24,19 +24,22 @@ logger = logging.getLogger("hubert_fast.packed")
 
 
 def run_packed(model: HubertModel, audio: PackedAudio, grid: Grid, output_hidden_states: bool) -> States:
-    """Run packed audio through a model's packed graph and return hidden states ``[N, C]``.
+    """Run packed audio through a model's packed graph and return hidden states `[N, C]`.
 
     Args:
-        grid: that of the audio's lengths.
+        model: The model.
+        audio: The utterances, on the model's device.
+        grid: Their layout, from `Grid.of`.
+        output_hidden_states: Also return the input of the first layer and the output of each layer.
     """
-    on_kernels = is_on_kernels(model, audio.samples)  # first, so that a forced backend that cannot run raises before any work
+    on_kernels = is_on_kernels(model, audio.samples)  # first, to raise before any work if a forced backend cannot run
     waveform = audio.waveform()
     statistics_spans = SampleSpans(waveform, [start * audio.hop_samples for start in grid.starts], list(audio.lengths))
     return _run(model, on_kernels, waveform, grid, statistics_spans, output_hidden_states)
 
 
 def run_padded(model: HubertModel, input_values: Tensor, attention_mask: Tensor | None, output_hidden_states: bool) -> States:
-    """Run padded rows ``[B, S]`` through a model's packed graph and return hidden states ``[B, T, C]``, zeros in padded frames.
+    """Run padded rows `[B, S]` through a model's packed graph and return hidden states `[B, T, C]`, zeros in padded frames.
 
     As in transformers, norms over time include the padding: a GroupNorm, and a batch norm before the positional convolution.
     """
@@ -79,7 +82,7 @@ def _run(
 
 
 def _rows_among_padded(grid: Grid, device: torch.device) -> Tensor | None:
-    """Return the index of each packed frame among the padded frames, int64 ``[N]``; ``None`` when there is no padding."""
+    """Return the index of each packed frame among the padded frames, int64 `[N]`; `None` when there is no padding."""
     batch, frames = len(grid.counts), grid.padded or 0
     if grid.frames == batch * frames:
         return None
@@ -87,7 +90,7 @@ def _rows_among_padded(grid: Grid, device: torch.device) -> Tensor | None:
 
 
 def _pad(x: Tensor, grid: Grid, rows: Tensor | None) -> Tensor:
-    """Put packed frames ``[N, C]`` into rows ``[B, T, C]``: a view when there is no padding."""
+    """Put packed frames `[N, C]` into rows `[B, T, C]`: a view when there is no padding."""
     batch, frames, channels = len(grid.counts), grid.padded or 0, x.shape[1]
     if rows is None:
         return x.view(batch, frames, channels)
@@ -95,7 +98,7 @@ def _pad(x: Tensor, grid: Grid, rows: Tensor | None) -> Tensor:
 
 
 def _flatten(input_values: Tensor, lengths: list[int], grid: Grid, hop: int) -> Tensor:
-    """Lay the true samples of padded rows end to end on the grid: a view when they already lie so."""
+    """Lay the true samples of padded rows end to end on the grid; a view when they are already laid out that way."""
     samples = input_values.shape[1]
     if samples % hop == 0 and all(length == samples for length in lengths):
         return input_values.reshape(-1)

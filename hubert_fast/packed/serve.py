@@ -1,8 +1,8 @@
-"""Decide whether the packed graph may serve a call, and on what; if it may not, say why.
+"""Decide whether the packed graph may serve a call, and whether it runs on kernels; otherwise give the reason.
 
 The packed graph reads weights and runs no module. So it leaves a call to the definition whenever a module might do more than
-compute with its weights: train, record gradients, return attentions, run hooks, or be something other than what it was built
-    as.
+compute with its weights: train, record gradients, return attentions, run hooks, or compute something else because it was
+replaced.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
     from ..modeling import HubertModel
 
 GRADIENT = "a gradient may be needed: call the model under torch.no_grad() or torch.inference_mode()"
-DEVICES = ("cpu", "cuda")  # those with float64 sums and Fourier transforms, which the packed graph needs
-# A library may replace `forward` on the instance. Its wrapper has already run when the class's own forward does, so serving
-# that call does not bypass it.
+DEVICES = ("cpu", "cuda")  # they have float64 sums and Fourier transforms, which the packed graph needs
+# A library may replace `forward` on the instance. Its wrapper runs before the class's own `forward` does, so serving the latter
+# does not bypass it.
 WRAPPED = {"forward"}
 
 
 class FastPath:
-    """What a `HubertModel` keeps for its packed graph. Caches only: safe to drop at any time. Copies and pickles start empty.
+    """Hold the caches of a model's packed graph. They are safe to drop at any time; copies and pickles start empty.
 
-    weights: laid out for the graph in plain PyTorch.
-    cuda_graphs: captured for short batches on kernels. Setting its ``limit`` to 0 turns them off; copies and pickles keep the
-        limit.
+    Attributes:
+        weights: Weights laid out for the graph in plain PyTorch.
+        cuda_graphs: Graphs of short batches on kernels. A `limit` of 0 turns them off; copies and pickles keep the limit.
     """
 
     def __init__(self, cuda_graph_limit: int | None = None) -> None:
@@ -52,11 +52,13 @@ class FastPath:
         return FastPath, (self.cuda_graphs.limit,)
 
     def why_not(self, model: nn.Module, cls: type[nn.Module], waveforms: Tensor, whole_call: bool) -> str | None:
-        """Return why the packed graph may not serve `model` on `waveforms`; ``None`` when it may.
+        """Return why the packed graph may not serve `model` on `waveforms`; `None` when it may.
 
         Args:
-            cls: the class that the graph is written for.
-            whole_call: whether the model's own hooks and wrappers run around this call.
+            model: The model.
+            cls: The class for which the graph is written.
+            waveforms: The input of the call.
+            whole_call: Whether the model's own hooks and wrappers run around this call.
         """
         if type(model) is not cls:
             return f"{type(model).__qualname__} is not {cls.__qualname__} itself, and may compute something else"
@@ -73,7 +75,7 @@ class FastPath:
 
 
 def why_not_now(model: nn.Module, waveforms: Tensor) -> str | None:
-    """Return why PyTorch's state, the model's mode or the input rules out the packed graph; ``None`` if nothing does."""
+    """Return why PyTorch's state, the model's mode or the input rules out the packed graph; `None` if nothing does."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return "the model is being compiled or traced"
     if model.training:
@@ -94,7 +96,7 @@ def why_not_now(model: nn.Module, waveforms: Tensor) -> str | None:
 
 
 def compute_dtype(model: HubertModel) -> torch.dtype:
-    """Return the dtype of matrix products: autocast's, as for the definition, else that of the weights."""
+    """Return the dtype of matrix products: autocast's if it is enabled, as in the definition, else that of the weights."""
     weight = model.feature_projection.projection.weight
     if torch.is_autocast_enabled(weight.device.type) and weight.dtype != torch.float64:
         return torch.get_autocast_dtype(weight.device.type)
@@ -102,22 +104,22 @@ def compute_dtype(model: HubertModel) -> torch.dtype:
 
 
 def is_on_kernels(model: HubertModel, samples: Tensor) -> bool:
-    """Return whether the packed graph of a model runs on kernels. Raises what `dispatch.use_triton` raises."""
+    """Return whether the packed graph of a model runs on kernels. Raises the errors of `dispatch.use_triton`."""
     dtype = compute_dtype(model)
     return use_triton(samples, also=(torch.int16,), unless=why_not_on_kernels(model, dtype), dtype=dtype)
 
 
 def why_not_on_kernels(model: HubertModel, dtype: torch.dtype) -> str | None:
-    """Return what about a model the kernels do not support; ``None`` if they support all of it."""
+    """Return the reason why kernels do not support a model in `dtype`; `None` if they do."""
     config = model.config
     if dtype not in (torch.float32, torch.float16, torch.bfloat16):
-        return f"the model computes in {dtype}, but kernels only in float32, float16 and bfloat16"
+        return f"the model computes in {dtype}, but kernels support only float32, float16 and bfloat16"
     modules: dict[str, Any] = {"feat_extract_activation": model.feature_extractor.conv_layers[0]}
     if len(model.encoder.layers):
         modules["hidden_act"] = model.encoder.layers[0].feed_forward
     for name, module in modules.items():
         if module.activation is not F.gelu:
-            return f"{name} is {getattr(config, name)!r}, but kernels have 'gelu'"
+            return f"{name} is {getattr(config, name)!r}, but kernels support only 'gelu'"
     head_dim = config.hidden_size // config.num_attention_heads
     if head_dim > MAX_HEAD_DIM:
         return f"heads have {head_dim} channels, but kernels take up to {MAX_HEAD_DIM}"

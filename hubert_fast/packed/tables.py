@@ -1,4 +1,4 @@
-"""Tables of one batch that the kernels read: which frames belong to which utterance, and which block computes what."""
+"""Build the tables of a batch that kernels read: the utterance of each frame, and the work of each program."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ GRAPH_FRAMES, GRAPH_UTTERANCES = 1536, 8  # limits of a short batch, for which a
 
 
 class Tables(NamedTuple):
-    """Tables of one batch on its device, uploaded in one copy; int32, except those of `windows`.
+    """The tables of one batch on its device, uploaded in one copy; int32, except those of `windows`.
 
-    utterances: the utterance of each hop of the samples.
-    true_frames: indices of the grid's frames that belong to an utterance, ``[N]``; ``None`` if all do.
-    work: of attention, ``[entries, 4]``.
-    positional_work: of the positional convolution, ``[entries, 3]``.
-    windows: for the statistics of a GroupNorm; ``None`` without one.
+    Attributes:
+        utterances: The utterance of each hop of the samples, `[hops]`.
+        true_frames: The indices of the grid's frames that belong to an utterance, `[N]`; `None` if all do.
+        work: The work list of attention, `[entries, 4]`.
+        positional_work: The rows of the positional convolution, `[entries, 3]`.
+        windows: The tables for the statistics of a GroupNorm; `None` if there is none.
     """
 
     utterances: Tensor
@@ -41,7 +42,7 @@ class Tables(NamedTuple):
     def of(
         cls, model: HubertModel, dtype: torch.dtype, grid: Grid, statistics_spans: SampleSpans, device: torch.device
     ) -> Tables:
-        """Lay out a batch for the block sizes that the kernels of `model` use in `dtype`."""
+        """Build the tables for the block sizes that the kernels of `model` use in `dtype`."""
         arrays, most = tables_on_host(model, dtype, grid, statistics_spans, device)
         return cls.from_parts(upload_together(arrays, device), most)
 
@@ -57,10 +58,11 @@ class Tables(NamedTuple):
 
 
 def bucket_of(hops: int, utterances: int) -> int | None:
-    """Return the number of frames for which a short batch's CUDA graph is captured; ``None`` for a batch that is not short.
+    """Return the number of frames for which a short batch's CUDA graph is captured; `None` for a batch that is not short.
 
     Args:
-        hops: length of the samples in hops; a batch has at most that many frames.
+        hops: The length of the samples in hops. A batch has at most that many frames.
+        utterances: The number of utterances.
     """
     if hops > GRAPH_FRAMES or utterances > GRAPH_UTTERANCES:
         return None
@@ -79,8 +81,13 @@ def tables_on_host(
     """Return the arrays of `Tables`, and `most` of `WindowTables`; an empty `true_frames` stands for all frames.
 
     Args:
-        bucket: from `bucket_of`. The sizes then depend on it alone, and entries beyond those of the batch have no frames. There
-            are as many true frames as the bucket has; those beyond the batch's own repeat frame 0.
+        model: The model.
+        dtype: The dtype in which its kernels compute.
+        grid: The layout of the batch.
+        statistics_spans: The samples for the statistics of a GroupNorm.
+        device: The device of the kernels.
+        bucket: The number of frames from `bucket_of`, if a CUDA graph is to run. The sizes of the arrays then depend on it
+            alone: entries beyond those of the batch have no frames, and true frames beyond the batch's own repeat frame 0.
     """
     from ..kernels import attention, conv_positional
 
@@ -109,7 +116,7 @@ def tables_on_host(
     if first.norm == "group":
         windows, most = windows_on_host(*statistics_spans[1:], kernel, stride, most)
         arrays += windows
-    # each utterance may begin one entry more than it fills
+    # the last entry of each utterance may be incomplete: one entry more for each
     sizes = (
         *(len(arrays[0]), bucket, bucket // query_block + GRAPH_UTTERANCES, bucket // frames_per_span + GRAPH_UTTERANCES),
         *(chunks, chunks, GRAPH_UTTERANCES),
@@ -119,20 +126,20 @@ def tables_on_host(
 
 
 def _padded(array: np.ndarray, size: int, fill: float) -> np.ndarray:
-    """Append entries of `fill` up to `size`."""
+    """Append entries of `fill` until `array` has `size` of them."""
     padded = np.full((size, *array.shape[1:]), fill, dtype=array.dtype)
     padded[: len(array)] = array
     return padded
 
 
 def utterances_of(starts: tuple[int, ...], hops: int) -> np.ndarray:
-    """Return the utterance of each of `hops` hops, int32: the last one that starts at or before it."""
+    """Return the utterance of each of `hops` hops, int32 `[hops]`: the last utterance that starts at or before the hop."""
     sizes = np.diff(np.minimum([*starts, hops], hops))
     return np.repeat(np.arange(len(starts), dtype=np.int32), sizes)
 
 
 def attention_work(counts: np.ndarray, block: int) -> np.ndarray:
-    """Return what `kernels.attention.work_of` returns, for utterances of `counts` frames side by side, ``[B]``."""
+    """Compute `kernels.attention.work_of` on the host, for utterances of `counts` frames `[B]` side by side."""
     order = np.argsort(-counts, kind="stable")
     starts, counts = (counts.cumsum() - counts)[order], counts[order]
     utterance, first, _ = parts_on_host(counts, block)
@@ -142,7 +149,7 @@ def attention_work(counts: np.ndarray, block: int) -> np.ndarray:
 
 
 def positional_spans(counts: np.ndarray, frames: int) -> np.ndarray:
-    """Return what `kernels.conv_positional.spans_of` returns, for utterances of `counts` frames side by side, ``[B]``."""
+    """Compute `kernels.conv_positional.spans_of` on the host, for utterances of `counts` frames `[B]` side by side."""
     utterance, first, _ = parts_on_host(counts, frames)
     ends = counts.cumsum()
     spans = np.empty((len(utterance), 3), dtype=np.int32)

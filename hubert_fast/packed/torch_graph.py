@@ -1,4 +1,4 @@
-"""The packed graph in plain PyTorch, from a flat waveform to hidden states, for inference.
+"""Run the packed graph in plain PyTorch, from a flat waveform to hidden states, for inference.
 
     waveform [S] -> features [N, C_conv] -> projection [N, C] -> positional convolution and Transformer layers [N, C]
 
@@ -31,9 +31,9 @@ from .weights import PackedWeights, stream_dtype
 if TYPE_CHECKING:
     from ..modeling import HubertModel
 
-SLICE_BYTES_CPU = 1 << 23  # output of the first convolution, the largest: it then fits into the second-level cache
-SLICE_BYTES_GPU = 9 << 26  # enough frames to keep a GPU busy, and little beside its memory
-BLOCKS_AT_ONCE = 64  # of the positional convolution: bounds the memory that long audio takes
+SLICE_BYTES_CPU = 1 << 23  # of the first convolution's output, the largest activation: it then fits into the L2 cache
+SLICE_BYTES_GPU = 9 << 26  # enough frames to keep a GPU busy, and a small part of its memory
+BLOCKS_AT_ONCE = 64  # of the positional convolution, to bound the memory that long audio takes
 # Rows of the feed-forward block computed at once on a CPU: its hidden activations then stay in cache. A GPU takes all rows.
 FEED_FORWARD_ROWS_CPU = 1024
 
@@ -41,7 +41,7 @@ States = tuple[Tensor, tuple[Tensor, ...] | None]  # the last hidden state, and 
 
 
 class SampleSpans(NamedTuple):
-    """Each utterance's span of the buffer `samples` ``[S]``, over which a GroupNorm takes its statistics."""
+    """The samples from which a GroupNorm takes its statistics: a span of the buffer `samples` `[S]` for each utterance."""
 
     samples: Tensor
     starts: list[int]
@@ -56,15 +56,19 @@ def encode(
     statistics_spans: SampleSpans,
     output_hidden_states: bool,
 ) -> States:
-    """Run the encoder over a packed batch and return hidden states ``[N, C]``.
+    """Run the encoder over a packed batch and return hidden states `[N, C]`.
 
     Args:
-        waveform: flat ``[S]``, laid out as `grid` says.
-        statistics_spans: the samples for the statistics of a GroupNorm; without one they are not read.
+        model: The model.
+        weights: Its weights, laid out for this graph. Their dtype is that of matrix products.
+        waveform: The packed samples, `[S]`, laid out by `grid`.
+        grid: The layout of the batch.
+        statistics_spans: The samples for the statistics of a GroupNorm; not read if there is none.
+        output_hidden_states: Also return the input of the first layer and the output of each layer.
     """
     dtype = weights.convolutions[-1].dtype
     out_dtype = dtype_of_states(dtype, waveform.device)
-    with torch.autocast(waveform.device.type, enabled=False):  # dtype already is autocast's
+    with torch.autocast(waveform.device.type, enabled=False):  # `dtype` is already autocast's
         x = encode_features(model, weights.convolutions, waveform, grid, statistics_spans)
         true_frames = grid.true_frames(waveform.device)
         if true_frames is not None:
@@ -81,7 +85,7 @@ def dtype_of_states(dtype: torch.dtype, device: torch.device) -> torch.dtype:
 
 
 def _project(projection: FeatureProjection, x: Tensor) -> Tensor:
-    """Project features ``[N, C_conv]`` to the residual stream ``[N, C]``."""
+    """Project features `[N, C_conv]` to the residual stream `[N, C]`."""
     dtype = x.dtype
     if hasattr(projection, "layer_norm"):
         x = norm(x, projection.layer_norm)
@@ -90,20 +94,23 @@ def _project(projection: FeatureProjection, x: Tensor) -> Tensor:
 
 # The feature encoder, as matrix products over slices of time.
 #
-# In channels-last form, frame t of a convolution is a product of `kernel * C_in` numbers that lie side by side. Convolutions
+# In channels-last form, frame t of a convolution is a product of `kernel * C_in` adjacent numbers with the weight. Convolutions
 # are local, so a slice of frames needs only its own samples: memory does not grow with the audio, and activations stay in
 # cache.
 #
-# GroupNorm with one group per channel never sees its input. With windows x_t of the waveform, m = mean x_t and
-# G = mean x_t x_t^T - m m^T, channel c has mean w_c . m and variance w_c^T G w_c: m is subtracted from the windows, and the
+# A GroupNorm with one group per channel is folded into the convolution before it. With windows x_t of the samples, m = mean x_t
+# and G = mean x_t x_t^T - m m^T, channel c has mean w_c . m and variance w_c^T G w_c: m is subtracted from the windows, and the
 # scale goes into the convolution's weight. Sums are float64: speech makes G nearly singular, and a high-pass filter w cancels
 # most of it.
 
 
 class FirstConvolution(NamedTuple):
-    """The first convolution with a GroupNorm folded in, for each utterance: ``weight (x - mean) + bias``.
+    """The first convolution with a GroupNorm folded in, for each utterance: `weight (x - mean) + bias`.
 
-    weights: ``[B, C, kernel]``. means: the mean window, ``[B, kernel]``. bias: ``[C]``.
+    Attributes:
+        weights: `[B, C, kernel]`.
+        means: The mean window of each utterance, `[B, kernel]`.
+        bias: `[C]`.
     """
 
     weights: Tensor
@@ -114,10 +121,14 @@ class FirstConvolution(NamedTuple):
 def encode_features(
     model: HubertModel, matrices: Sequence[Tensor], waveform: Tensor, grid: Grid, statistics_spans: SampleSpans
 ) -> Tensor:
-    """Compute all frames of the grid up to its end, ``[grid.end, C_conv]``, from a flat waveform ``[S]``.
+    """Compute all frames of the grid up to its end, `[grid.end, C_conv]`, from a flat waveform `[S]`.
 
     Args:
-        matrices: the weights of the convolutions, from `PackedWeights`.
+        model: The model.
+        matrices: The weights of the convolutions, from `PackedWeights`.
+        waveform: The packed samples, laid out by `grid`.
+        grid: The layout of the batch.
+        statistics_spans: The samples for the statistics of a GroupNorm; not read if there is none.
     """
     layers, config = model.feature_extractor.conv_layers, model.config
     first, *others = layers
@@ -127,7 +138,7 @@ def encode_features(
     if first.norm == "group":
         folded = fold(first, matrices[0], *window_statistics_eager(*statistics_spans, kernel, stride))
     out = waveform.new_empty(grid.end, len(matrices[-1]), dtype=dtype)
-    per_frame = hop // stride  # frames of the first convolution for each of the last
+    per_frame = hop // stride  # frames of the first convolution for each frame of the last one
     budget = SLICE_BYTES_GPU if waveform.is_cuda else SLICE_BYTES_CPU
     step = max(8, budget // (per_frame * len(matrices[0]) * dtype.itemsize))
     for begin in range(0, grid.end, step):
@@ -148,15 +159,15 @@ def encode_features(
 
 
 def _windows(x: Tensor, conv: nn.Conv1d) -> Tensor:
-    """Return the input of each output frame, ``[T_in, C] -> [T, kernel * C]``: a view unless the windows overlap."""
+    """Return the input of each output frame, `[T_in, C] -> [T, kernel * C]`, as a view unless windows overlap."""
     (kernel,), (stride,) = conv.kernel_size, conv.stride
     frames, channels = (len(x) - kernel) // stride + 1, x.shape[1]
     windows = x.as_strided((frames, kernel * channels), (stride * channels, 1))
-    return windows.contiguous() if kernel > stride else windows  # BLAS refuses rows that overlap
+    return windows.contiguous() if kernel > stride else windows  # BLAS does not accept overlapping rows
 
 
 def _convolve_by_utterance(windows: Tensor, first: FirstConvolution, starts: list[int]) -> Tensor:
-    """Convolve windows ``[T, kernel]``, each by the weight of the utterance it lies in; utterances begin at `starts`."""
+    """Convolve windows `[T, kernel]`, each with the weight of its utterance. Utterances begin at the windows `starts`."""
     out = windows.new_empty(len(windows), first.weights.shape[1])
     ends = [*starts[1:], len(windows)]
     for weight, mean, start, end in zip(first.weights, first.means, starts, ends):
@@ -167,7 +178,14 @@ def _convolve_by_utterance(windows: Tensor, first: FirstConvolution, starts: lis
 
 
 def fold(layer: ConvLayer, matrix: Tensor, means: Tensor, covariances: Tensor) -> FirstConvolution:
-    """Fold a GroupNorm into the convolution `matrix` ``[C, kernel]`` before it, given the statistics of its windows."""
+    """Fold a GroupNorm into the convolution before it.
+
+    Args:
+        layer: The layer, with its GroupNorm.
+        matrix: The weight of the convolution, `[C, kernel]`.
+        means: The mean of each utterance's windows, `[B, kernel]`.
+        covariances: Their covariance, `[B, kernel, kernel]`.
+    """
     weight = matrix.double()
     variance = torch.einsum("ck,bkj,cj->bc", weight, covariances, weight).clamp(min=0)
     scale = (variance + layer.layer_norm.eps).rsqrt() * layer.layer_norm.weight.double()
@@ -177,14 +195,14 @@ def fold(layer: ConvLayer, matrix: Tensor, means: Tensor, covariances: Tensor) -
     )
 
 
-# The positional convolution, by Fourier transforms of overlapping blocks (overlap-save).
+# The positional convolution, computed by Fourier transforms of overlapping blocks (overlap-save).
 #
-# 128 taps over groups of 48 to 80 channels are 0.5 to 1.3 GFLOP per second of audio when multiplied out. A transform of 256
-# points yields 129 frames for a thirtieth of that: one complex product ``[blocks, C/G] x [C/G, C/G]`` per group and frequency.
+# Multiplied out, 128 taps over groups of 48 to 80 channels take 0.5 to 1.3 GFLOP per second of audio. A transform of 256 points
+# yields 129 frames for a thirtieth of that: one complex product `[blocks, C/G] x [C/G, C/G]` per group and frequency.
 
 
 def _positions(embedding: PositionalConvEmbedding, x: Tensor, grid: Grid, spectrum: Tensor) -> Tensor:
-    """Compute the positional embedding of projected frames, ``[N, C] -> [N, C]``."""
+    """Compute the positional embedding of projected frames, `[N, C] -> [N, C]`."""
     conv = embedding.conv
     x, padding = normalize_positions(embedding, x)
     return activate(convolve(x, padding, spectrum, bias_of(conv, x.dtype), conv.kernel_size[0], grid), embedding.activation)
@@ -197,23 +215,24 @@ def bias_of(conv: nn.Conv1d, dtype: torch.dtype) -> Tensor:
 
 
 def normalize_positions(embedding: PositionalConvEmbedding, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Apply the batch norm before a positional convolution, if there is one; return also what zeros become, ``[C]``."""
+    """Apply the batch norm before a positional convolution, if there is one. Also return a zero frame after the norm, `[C]`."""
     if not hasattr(embedding, "batch_norm"):
         return x, x.new_zeros(x.shape[1])
     batch_norm = embedding.batch_norm
     mean, variance = batch_norm.running_mean, batch_norm.running_var
-    assert mean is not None and variance is not None  # only a batch norm that tracks no statistics has none
+    assert mean is not None and variance is not None  # they are None only in a batch norm that tracks no statistics
     scale = (variance.to(x.dtype) + batch_norm.eps).rsqrt() * batch_norm.weight.to(x.dtype)
     padding = batch_norm.bias.to(x.dtype) - mean.to(x.dtype) * scale
     return torch.addcmul(padding, x, scale), padding
 
 
 class Blocks(NamedTuple):
-    """Blocks of L frames such that the middle of each has all the frames it needs.
+    """Overlapping blocks of L frames, each of which yields `L - K + 1` frames of the convolution.
 
-    rows: the frame at each point, int64 ``[blocks, L]``; row N stands for zeros, row N + 1 for padding.
-    kept: which of the ``blocks * (L - K + 1)`` computed frames are frames of the batch, int64 ``[N]``.
-    firsts: number of the batch's frames before each block, ``[blocks + 1]``.
+    Attributes:
+        rows: The frame at each point, int64 `[blocks, L]`; N stands for a frame of zeros, N + 1 for the frame of padding.
+        kept: The index of each of the batch's frames among the `blocks * (L - K + 1)` computed ones, int64 `[N]`.
+        firsts: The number of the batch's frames before each block, `[blocks + 1]`.
     """
 
     rows: Tensor
@@ -224,7 +243,12 @@ class Blocks(NamedTuple):
 def blocks_of(grid: Grid, kernel: int, points: int) -> Blocks:
     """Cut every utterance into blocks of `points` frames.
 
-    Beyond an utterance lie zeros, or padding up to `grid.padded` frames if that is given.
+    Beyond the ends of an utterance lie zeros, but padding up to `grid.padded` frames if that is not `None`.
+
+    Args:
+        grid: The layout of the batch.
+        kernel: The number of taps, K.
+        points: The number of frames in a block, L.
     """
     hop = points - kernel + 1
     counts = torch.tensor(grid.counts, dtype=torch.long)
@@ -244,12 +268,15 @@ def blocks_of(grid: Grid, kernel: int, points: int) -> Blocks:
 
 
 def convolve(x: Tensor, padding: Tensor, spectrum: Tensor, bias: Tensor, kernel: int, grid: Grid) -> Tensor:
-    """Convolve each utterance of `x` ``[N, C]`` as ``conv1d(padding=K // 2)[..., :frames]`` does, with zeros beyond its ends.
+    """Convolve each utterance of `x` `[N, C]` as `conv1d(padding=K // 2)[..., :frames]` does, with zeros beyond its ends.
 
     Args:
-        padding: the frame that fills an utterance up to `grid.padded` frames, ``[C]``.
-        spectrum: the weight, complex ``[L/2+1, G, C/G (in), C/G (out)]``, from `weights.spectrum_of`.
-        bias: ``[C]``.
+        x: The frames of the batch.
+        padding: The frame with which utterances are padded to `grid.padded` frames, `[C]`.
+        spectrum: The weight, complex `[L/2+1, G, C/G (in), C/G (out)]`, from `weights.spectrum_of`.
+        bias: `[C]`.
+        kernel: The number of taps, K.
+        grid: The layout of the batch.
     """
     channels, groups, points = x.shape[1], spectrum.shape[1], 2 * (len(spectrum) - 1)
     hop = points - kernel + 1
@@ -272,14 +299,18 @@ def convolve(x: Tensor, padding: Tensor, spectrum: Tensor, bias: Tensor, kernel:
 
 
 class RunLayer(Protocol):
-    """Compute one Transformer layer: take the residual stream and its norm, return the next stream and the next norm.
+    """Compute one Transformer layer: take the residual stream and its norm, return the next stream and its norm.
 
-    May change the stream in place. In a post-LN encoder `normed` is the stream in the dtype of products, perhaps the same
-    tensor.
+    The stream may be changed in place.
 
-    next_norm: the norm that follows the layer in a pre-LN encoder; ``None`` in a post-LN encoder, whose layers normalise
-        their own output.
-    next_dtype: the dtype of the returned norm.
+    Args:
+        layer: The layer.
+        x: The residual stream, `[N, C]`.
+        normed: The input of the layer: the norm of `x` in a pre-LN encoder; in a post-LN encoder `x` itself in the dtype of
+            products, which may be the same tensor.
+        next_norm: The norm that follows the layer in a pre-LN encoder; `None` in a post-LN encoder, whose layers normalise
+            their own output.
+        next_dtype: The dtype of the returned norm.
     """
 
     def __call__(
@@ -296,10 +327,19 @@ def transform(
     dtype: torch.dtype,
     out_dtype: torch.dtype,
 ) -> States:
-    """Run the layers of both fast graphs on the residual stream ``[N, C]``, which starts as projection plus positions.
+    """Run the layers of an encoder, for both packed graphs.
 
-    The stream goes from layer to layer together with what the next layer reads: its norm in a pre-LN encoder, the stream
-    itself, in the dtype of products, in a post-LN encoder.
+    Each layer passes on the residual stream and the input of the next layer: the norm of the stream in a pre-LN encoder, the
+    stream itself in the dtype of products in a post-LN encoder.
+
+    Args:
+        encoder: The encoder.
+        x: The residual stream, `[N, C]`: the projected frames plus the positional convolution.
+        run_layer: Runs one layer.
+        run_norm: Applies a layer norm and returns the result in a dtype.
+        output_hidden_states: Also return the input of the first layer and the output of each layer.
+        dtype: The dtype of matrix products.
+        out_dtype: The dtype of the returned hidden states.
     """
     layers, pre = encoder.layers, encoder.normalize_before
     norms = [*(layer.layer_norm for layer in layers), encoder.layer_norm]  # pre-LN: before each layer, and after the last
@@ -309,7 +349,7 @@ def transform(
     else:
         x = run_norm(x, encoder.layer_norm, x.dtype)
         normed = x.to(first_dtype)
-    states = [x.to(out_dtype, copy=True)] if output_hidden_states else []  # copies, since layers work in place
+    states = [x.to(out_dtype, copy=True)] if output_hidden_states else []  # copies, since layers change the stream in place
     for index, layer in enumerate(layers):
         is_last = index == len(layers) - 1
         x, normed = run_layer(layer, x, normed, norms[index + 1] if pre else None, out_dtype if is_last else dtype)
@@ -329,7 +369,7 @@ def _run_layer(
     next_norm: nn.LayerNorm | None,
     next_dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
-    """Run a layer in plain PyTorch, on utterances of `counts` frames. See `RunLayer` for the rest."""
+    """Run a layer in plain PyTorch, on utterances of `counts` frames. See `RunLayer` for the other arguments."""
     block = layer.attention
     q, k, v = (linear(normed, projection, dtype) for projection in (block.q_proj, block.k_proj, block.v_proj))
     x += linear(attention(q, k, v, counts, block.num_heads), block.out_proj, dtype)
@@ -341,7 +381,7 @@ def _run_layer(
 
 
 def _feed_forward(layer: EncoderLayer, x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Compute what follows attention, on some rows of the residual stream ``[rows, C]``."""
+    """Compute the rest of a layer after attention, on some rows of the residual stream `[rows, C]`."""
     block = layer.feed_forward
     source = norm(x, layer.final_layer_norm) if layer.normalize_before else x
     hidden = activate(linear(source, block.intermediate_dense, dtype), block.activation)
@@ -355,10 +395,10 @@ def _feed_forward(layer: EncoderLayer, x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, counts: tuple[int, ...], num_heads: int) -> Tensor:
-    """Attend within utterances of `counts` frames, scaled by ``D ** -0.5``: ``[N, C]`` three times to ``[N, C]``.
+    """Attend within utterances of `counts` frames, scaled by `D ** -0.5`. All tensors are `[N, C]`.
 
-    No ``[T, T]`` matrix is stored. On CUDA one call serves all utterances. On a CPU, whose kernel gains nothing from ragged
-    batches, one call serves each run of neighbours of equal length.
+    No `[T, T]` matrix is stored. On CUDA one call serves all utterances. On a CPU, whose kernel gains nothing from ragged
+    batches, one call serves each run of adjacent utterances of equal length.
     """
     if q.is_cuda:
         return _attention_jagged(q, k, v, counts, num_heads)
@@ -392,11 +432,11 @@ def _attention_jagged(q: Tensor, k: Tensor, v: Tensor, counts: tuple[int, ...], 
     return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).values().flatten(1)
 
 
-# Single operations, in the dtype that the graph says, and in place where that saves a pass over memory.
+# Single operations, in the dtype that the graph chooses, and in place where that saves a pass over memory.
 
 
 def cast(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """Return a parameter in `dtype`, or ``None`` for one that the layer does not have."""
+    """Return a parameter in `dtype`, or `None` if the layer does not have it."""
     return None if tensor is None else tensor.to(dtype)
 
 
@@ -416,5 +456,5 @@ def linear(x: Tensor, layer: nn.Linear, dtype: torch.dtype) -> Tensor:
 
 
 def activate(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-    """Apply an activation, in place where PyTorch can."""
+    """Apply an activation, in place if it is GELU."""
     return torch.ops.aten.gelu_(x) if function is F.gelu else function(x)

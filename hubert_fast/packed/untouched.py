@@ -2,8 +2,8 @@
 
 A graph that reads only a model's weights bypasses everything else that may have been added: an adapter, a hook, a quantised or
 compiled layer, a replaced method, dropout left on. `Blueprint` describes a model as it should be. `Blueprint.compare` checks a
-model against it thoroughly, `why_changed` quickly, and a `Snapshot` tells even more quickly that nothing has changed since the
-last check. `Watch` runs the cheapest of these that is sufficient for a call.
+model against it thoroughly, `why_changed` checks it quickly, and a `Snapshot` shows even more quickly that nothing has changed
+since the last check. `Watch` runs the cheapest of these that is sufficient for a call.
 """
 
 from __future__ import annotations
@@ -17,17 +17,21 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
-# Module of the hooks that transformers 5 leaves on a model after a call that returns hidden states or attentions. Harmless.
+# The module of the harmless hooks that transformers 5 leaves on a model after a call that returns hidden states or attentions.
 OUTPUT_CAPTURING = "transformers.utils.output_capturing"
-# Implementations of the same attention.
+# transformers' names for its implementations of attention, which all compute the same.
 ATTENTIONS = (None, "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
 
 
 class Part(NamedTuple):
     """A module as it should be.
 
-    shapes: of its parameters. values: its public attributes that are numbers, text or tuples. names: of all its attributes.
-    tensors: the parameters and buffers it has, since one may be set to ``None``.
+    Attributes:
+        cls: Its class.
+        shapes: The shapes of its parameters.
+        values: Its public attributes that are numbers, text or tuples.
+        names: The names of all its attributes.
+        tensors: The names of its parameters and buffers that are not `None`.
     """
 
     cls: type
@@ -55,11 +59,12 @@ class Blueprint:
     """A description of every module of a model, from a model of the same class and configuration on the meta device."""
 
     def __init__(self, cls: type[nn.Module], config: Any):
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):  # initialising weights draws numbers
+        # initialising weights draws random numbers
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
             self.parts = {name: _part(module) for name, module in cls(copy.deepcopy(config)).named_modules()}
 
     def compare(self, model: nn.Module) -> str | None:
-        """Return which module of `model` is missing, added, or of another class or shape: the first, or ``None``."""
+        """Describe the first module of `model` that is missing, added, or of another class or shape; `None` if all match."""
         parts = {name: _part(module) for name, module in model.named_modules()}
         for name in sorted({*parts, *self.parts}):
             if name not in parts or name not in self.parts:
@@ -78,7 +83,13 @@ def _described(part: Part) -> str:
 
 
 class Inspection(NamedTuple):
-    """A thorough check: the modules below a model, what the model and each of them should be, and why it failed, if it did."""
+    """The result of a thorough check of a model.
+
+    Attributes:
+        below: The modules below the model.
+        parts: What the model and each of these modules should be; empty if the check failed.
+        why_not: The reason why the check failed; `None` if it passed.
+    """
 
     below: list[nn.Module]
     parts: list[Part]
@@ -86,11 +97,11 @@ class Inspection(NamedTuple):
 
 
 class Watch:
-    """Checks at every call that a model is what its class and configuration define, as cheaply as the call allows.
+    """Check at every call, as cheaply as possible, that a model is still what its class and configuration define.
 
     When modules were added, removed or replaced, it compares the whole model with the blueprint. Otherwise it runs
-    `why_changed`. Once that has passed, it keeps a `Snapshot`: later calls only compare the modules with it, and run
-    `why_changed` again when they differ.
+    `why_changed`. Once that has passed, it keeps a `Snapshot`: later calls compare the modules with the snapshot, and run
+    `why_changed` again only when they differ.
     """
 
     def __init__(self, cls: type[nn.Module], config: Any):
@@ -99,19 +110,17 @@ class Watch:
         self._snapshot: Snapshot | None = None  # taken after a check that passed
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            "_blueprint": self._blueprint,
-            "_inspection": Inspection([], [], None),
-            "_snapshot": None,
-        }  # a copy watches another model
+        # a copy watches another model
+        return {"_blueprint": self._blueprint, "_inspection": Inspection([], [], None), "_snapshot": None}
 
     def check(self, base: nn.Module, own: set[str]) -> tuple[Inspection, str | None]:
-        """Return the latest inspection of `base`, and why the model may not be served, or ``None``.
+        """Return the latest inspection of `base`, and why the model may not be served, or `None`.
 
         The inspection is the same object until modules are replaced.
 
         Args:
-            own: attributes of `base` that hubert_fast sets.
+            base: The model.
+            own: Names of the attributes of `base` that hubert_fast itself sets.
         """
         snapshot = self._snapshot
         if snapshot is not None and snapshot.is_still(base):
@@ -122,7 +131,7 @@ class Watch:
             self._inspection = inspection = self._inspect(base, below)  # in one assignment, since other threads may read it
         if inspection.why_not is not None:
             return inspection, inspection.why_not
-        snapshot = Snapshot(base, inspection)  # before the check that it stands for: another thread may make changes afterwards
+        snapshot = Snapshot(base, inspection)  # before the check: another thread may change the model meanwhile
         why_not = why_changed(base, inspection.below, inspection.parts, own)
         if why_not is None and snapshot.is_firm:
             self._snapshot = snapshot
@@ -137,18 +146,18 @@ class Watch:
 
 
 class Snapshot:
-    """A copy of what `why_changed` reads of the modules below a model. Comparing it takes a third of that function's time.
+    """A copy of everything that `why_changed` reads from the modules below a model. Comparing it takes a third of the time.
 
     It holds no reference to the model itself: the model refers to the snapshot, and a cycle would keep the weights in memory
     until Python collects it.
 
     Attributes:
-        is_firm: whether the values are immutable, so that equal means unchanged. A snapshot that is not firm is useless.
+        is_firm: Whether all copied values are immutable, so that equal values mean no change. If not, the snapshot is useless.
     """
 
     def __init__(self, base: nn.Module, inspection: Inspection):
         self.inspection = inspection
-        self._entries = list(map(dict, map(vars, inspection.below)))  # before the rest: another thread may make changes
+        self._entries = list(map(dict, map(vars, inspection.below)))  # first: another thread may change modules meanwhile
         self._tensors = [tensors for module in inspection.below for tensors in (module._parameters, module._buffers)]
         self._others = [
             others
@@ -177,14 +186,14 @@ class Snapshot:
         )
 
     def is_still(self, base: nn.Module) -> bool:
-        """Return whether the modules below `base` are unchanged; ``False`` also when this cannot be determined."""
+        """Return whether the modules below `base` are unchanged; `False` also when this cannot be determined."""
         try:
             return (
                 list(map(vars, self.inspection.below)) == self._entries
                 and self._read(base) == self._values
                 and not any(hasattr(cls, name) for cls, name in self._added)
             )
-        except Exception:  # raised by comparing values of any kind, such as tensors
+        except Exception:  # comparing arbitrary values, such as tensors, may raise anything
             return False
 
 
@@ -197,7 +206,7 @@ def _values(dictionaries: list[dict[Any, Any]]) -> Iterable[Any]:
 
 
 def walk(module: nn.Module) -> list[nn.Module]:
-    """Return all modules below `module`: those of ``module.modules()`` in another order, ten times as fast."""
+    """Return all modules below `module`: those of `module.modules()` in another order, ten times as fast."""
     below: list[nn.Module] = []
     stack = list(module._modules.values())
     while stack:
@@ -209,14 +218,15 @@ def walk(module: nn.Module) -> list[nn.Module]:
 
 
 def why_changed(base: nn.Module, below: list[nn.Module], parts: list[Part], own: set[str]) -> str | None:
-    """Return a change to `base` that a graph reading only weights would miss, or ``None``.
+    """Return a change to `base` that a graph reading only weights would miss, or `None`.
 
-    Hooks on `base` itself are no such change: they run around its forward, whichever graph computes it.
+    Hooks on `base` itself do not count: they run around its forward, whichever graph computes it.
 
     Args:
-        below: all modules below `base`.
-        parts: what `base` and each of them should be.
-        own: attributes of `base` that hubert_fast sets.
+        base: The model.
+        below: All modules below `base`.
+        parts: What `base` and each of them should be.
+        own: Names of the attributes of `base` that hubert_fast itself sets.
     """
     for module, part in zip([base, *below], parts):
         entries = vars(module)
@@ -237,7 +247,7 @@ def why_changed(base: nn.Module, below: list[nn.Module], parts: list[Part], own:
             continue
         for name, value in part.values.items():
             if entries.get(name) != value:
-                return f"{name} of {_name_of(module, base)} is {entries.get(name)!r}, and was {value!r}"
+                return f"{name} of {_name_of(module, base)} is {entries.get(name)!r}, but should be {value!r}"
         if has_hook(module):
             return f"{_name_of(module, base)} has a hook"
     for cls in {type(module) for module in below}:
@@ -247,7 +257,7 @@ def why_changed(base: nn.Module, below: list[nn.Module], parts: list[Part], own:
 
 
 def _is_patched(cls: type) -> bool:
-    """Return whether the forward of a class was defined elsewhere and assigned to it."""
+    """Return whether the `forward` of a class was defined outside the class and assigned to it."""
     for ancestor in cls.__mro__:
         forward = vars(ancestor).get("forward")
         if forward is not None and ancestor is not nn.Module:
@@ -258,7 +268,7 @@ def _is_patched(cls: type) -> bool:
 
 
 def has_hook(module: nn.Module) -> bool:
-    """Return whether a module has hooks other than those that transformers leaves on it."""
+    """Return whether a module has hooks besides those that transformers leaves on it."""
     if not (module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks):
         return False
     hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
@@ -271,7 +281,7 @@ def _name_of(module: nn.Module, base: nn.Module) -> str:
 
 
 def attention_is_unknown(config: Any) -> bool:
-    """Return whether the configuration names an attention that is not one of transformers' own."""
+    """Return whether the configuration names an implementation of attention that is not one of transformers' own."""
     name = getattr(config, "_attn_implementation", None)
     if name not in ATTENTIONS:
         return True
