@@ -1,6 +1,6 @@
 """Turn audio files of nearly any format into the samples a model takes, block by block.
 
-A file passes through four stages, in this order:
+A file passes through four stages:
 
 1. Opening (`opening`). Whatever the path names (a file, a URL, a file in an archive, a command, standard input) becomes a
    `sources.Source`: bytes with a known size, readable at any offset.
@@ -52,7 +52,7 @@ def load(path: str | Path, sample_rate_hz: int = 16000) -> np.ndarray:
     recognised by the bytes, not by the name. Channels are averaged; soxr resamples.
 
     Args:
-        path: A file, or a URL of a file system that fsspec knows.
+        path: A path, or a URL of a file system that fsspec supports.
         sample_rate_hz: Sampling rate of the result, 16,000 Hz by default.
 
     Raises:
@@ -79,7 +79,7 @@ def read_blocks(
     """Decode a file, or a part of it, into blocks `[1, S_i]` of the channels' mean, or `[channels, S_i]` of each channel.
 
     Samples are float32 in [-1, 1], or int16 if that loses nothing: a 16-bit file at this rate with nothing to average. Only one
-    block at a time is held in memory, whatever a header claims. Where the mean of two channels cancels, the louder channel is
+    block at a time is held in memory, whatever a header claims. Where the mean of the channels cancels, the loudest channel is
     taken instead.
 
     Args:
@@ -88,11 +88,11 @@ def read_blocks(
         offset_seconds: Where the part begins.
         duration_seconds: How long the part is; by default it extends to the end.
         each_channel: Keep the channels apart.
-        keep_truncated: Decode what is left of a file that is cut off or damaged, instead of raising.
-        note: Called with one line, beginning with the path, for each fault that decoding worked around.
+        keep_truncated: Decode what is left of a file that is cut off or damaged, instead of raising `AudioError`.
+        note: Function called with one line, beginning with the path, for each fault that decoding worked around.
 
     Raises:
-        AudioError: As `load` does, perhaps after some blocks, and if the file ends before the part begins.
+        AudioError: As for `load`, possibly after some blocks, and if the file ends before the part begins.
     """
     raw = _raw_format(path)
     with _named(path), opened(path if raw is None else STANDARD_INPUT) as source:

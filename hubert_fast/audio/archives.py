@@ -12,7 +12,7 @@ from .names import archive_options
 PROTOCOLS = ("zip", "tar")
 MAX_OPEN = 2  # per thread: the files of one archive usually come one after the other
 
-_thread_local = threading.local()  # an open archive has one file position, so that threads cannot share it
+_thread_local = threading.local()  # an open archive has only one file position, which threads cannot share
 
 
 def is_archived(url: str) -> bool:
@@ -21,7 +21,7 @@ def is_archived(url: str) -> bool:
 
 
 def open_archived(url: str) -> BinaryIO:
-    """Open a file in an archive for reading. Raises whatever fsspec and the archive's module raise."""
+    """Open a file in an archive for reading. Exceptions of fsspec and of the archive's module are raised unchanged."""
     import fsspec
 
     archive = url.partition("::")[2]

@@ -1,6 +1,6 @@
-"""Find the end of MP4, Matroska, ASF, AVI, 8SVX and VOC files by the sizes they state, and any files joined to them.
+"""Find the end of MP4, Matroska, ASF, AVI, 8SVX and VOC files by the sizes they state, and recordings joined to them.
 
-Also says why an MP4 cannot be decoded, if it lacks its index or its audio is encrypted.
+Find out also why an MP4 cannot be decoded: it lacks its index, or its audio is encrypted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 
 
 def why_incomplete(container: str, read: Read, size: int) -> str | None:
-    """Describe how a file is shorter than it says; `None` if it is complete or states no size."""
+    """Describe by how much a file is shorter than its header says; return `None` if it is complete or states no size."""
     find_end = _ENDS.get(container)
     end = None if find_end is None else find_end(read, size)
     if end is None or end <= size:
@@ -31,7 +31,7 @@ def why_incomplete(container: str, read: Read, size: int) -> str | None:
 
 
 def why_not_decodable(read: Read, size: int) -> str | None:
-    """Say which top-level boxes an MP4 lacks for decoding; `None` if it has them all."""
+    """Describe which top-level box an MP4 lacks for decoding; return `None` if it lacks none."""
     names = {name for name, _, _ in _mp4_boxes(read, size)}
     if b"moof" in names and b"moov" not in names:
         return "a media segment of a stream without its initialisation segment: join them, as in `cat init.mp4 segment.m4s`"
@@ -54,9 +54,15 @@ def is_encrypted(read: Read, size: int) -> bool:
 
 
 def find_recordings(container: str, read: Read, find: Callable[[bytes, int], int], size: int) -> list[tuple[int, int]]:
-    """Return the start and end of every recording joined in a file; a single one for most files.
+    """Return the start and end of every recording in a file, of which most files hold only one.
 
-    find: as `sources.Source.find`. The last recording may end before the file does.
+    The last recording may end before the file does.
+
+    Args:
+        container: The container format, a name from `probing`.
+        read: Reads bytes, as `sources.Source.read_at` does.
+        find: Searches for bytes, as `sources.Source.find` does.
+        size: Size of the file in bytes.
     """
     begins = [0]
     end: int | None = None

@@ -1,4 +1,4 @@
-"""The code that runs in a decoder process. The protocol is described in `decoder_process`."""
+"""Run in a decoder process and decode files for its parent. `decoder_process` describes the protocol."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ REPORTED = ("tracks", "track", "seconds", "lost_seconds", "filled_seconds", "jum
 def serve() -> None:
     """Decode what standard input requests, file after file, until it is closed.
 
-    Takes two command-line arguments: how many bytes of memory the process may use beyond what it has when it is ready, and its
-    parent's process id.
+    The process takes two command-line arguments: the bytes of memory that it may use beyond those it has when it is ready, and
+    its parent's process id.
     """
     max_bytes, parent = map(int, sys.argv[1:3])
     threading.Thread(target=_exit_with, args=(parent,), daemon=True).start()
@@ -48,7 +48,7 @@ def serve() -> None:
 
 
 def _exit_with(parent: int) -> None:
-    """Exit as soon as the parent has exited, which a hanging decoder would not notice."""
+    """Exit within a second after the parent has exited, even if a decoder hangs."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)

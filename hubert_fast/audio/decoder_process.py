@@ -1,8 +1,8 @@
-"""Run FFmpeg in child processes, so that a file that makes it crash, hang or use up memory only costs one process.
+"""Run FFmpeg in child processes, so that a file on which it crashes, hangs or uses up memory only ends that process.
 
 FFmpeg reads dozens of formats, and files come from anywhere: two of 150,000 damaged ones made FFmpeg or PyAV crash; none made
 libsndfile crash (`bench/audio_mutations.py`). Child processes also keep PyAV's work per frame away from this process's GIL.
-They start with the first file that needs FFmpeg, and each serves one file after the other. libsndfile runs in this process: it
+They start when a file first needs FFmpeg, and each decodes one file after another. libsndfile runs in this process: it
 only decodes what `planning` has judged well-formed.
 
 The protocol:
@@ -43,8 +43,8 @@ _COMMAND = "import sys; sys.path[:] = sys.argv[3:]; from hubert_fast.audio.decod
 class Decoding:
     """Decodes one part of a file in a child process.
 
-    Has the attributes tracks, track, seconds, lost_seconds, filled_seconds and jumps of `with_pyav.Decoder`, set after the
-    last block, and skipped_seconds, set with the first block: the time skipped by seeking.
+    The attributes `tracks`, `track`, `seconds`, `lost_seconds`, `filled_seconds` and `jumps` are those of `with_pyav.Decoder`,
+    and are set after the last block. `skipped_seconds`, the time skipped by seeking, is set with the first block.
     """
 
     def __init__(self, source: Source, part: Part):
@@ -56,8 +56,12 @@ class Decoding:
     def blocks(self, skip_seconds: float, until_seconds: float | None = None) -> Iterator[Decoded]:
         """Yield blocks from `skip_seconds` on, or from the beginning for formats that cannot seek.
 
-        until_seconds: time after which decoding may stop. Raises `AudioError` for what cannot be decoded, and if the
-        child crashes, hangs or runs out of memory.
+        Args:
+            skip_seconds: Time in the part at which to begin.
+            until_seconds: Time in the part after which decoding may stop; by default its end.
+
+        Raises:
+            AudioError: If the part cannot be decoded, or the child crashes, hangs or runs out of memory.
         """
         source, part = self._source, self._part
         with contextlib.ExitStack() as stack:
@@ -97,7 +101,11 @@ def _path_of(source: LocalFile) -> str:
 
 
 class _Child:
-    """A decoder process. Raises `AudioError` if it cannot start, which is not the fault of a file."""
+    """A decoder process.
+
+    Raises:
+        AudioError: If it cannot start, which is not the fault of a file.
+    """
 
     def __init__(self) -> None:
         # Replaces the sys.path of `python -c`, which begins with the working folder: a file there might shadow a module.
@@ -170,7 +178,7 @@ class _Child:
         return b"".join(pieces)
 
     def _fill(self) -> None:
-        """Append to the held bytes whatever arrives next, which may be a line with all, some or none of its block."""
+        """Append what arrives next to the held bytes. It may be any part of a line and the block that follows it."""
         if not self._ready.poll(1000 * SILENT_SECONDS):
             raise AudioError(f"the decoder produced no audio for {SILENT_SECONDS:.0f} s and was stopped")
         data = self._answers.read(1 << 20)
@@ -218,7 +226,7 @@ def _acquire() -> _Child:
             return _Child()
         if child.is_alive:
             return child
-        child.end()  # it died while idle, which is no file's fault
+        child.end()  # it died while idle, so no file is to blame
 
 
 def _release(child: _Child) -> None:

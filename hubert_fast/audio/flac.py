@@ -1,4 +1,4 @@
-"""Parse FLAC (RFC 9639): the number of samples by the header, the number by the last frame, and where that frame ends."""
+"""Parse FLAC (RFC 9639): the number of samples according to the header and to the last frame, and where that frame ends."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .joined import Read, find_recording
 
 SEARCHED_BYTES = 1 << 20
 MAX_CANDIDATES = 300_000  # frames, and bytes that look like one: enough for ten hours
-TAIL_BYTES = 1 << 18  # the last frame begins within these; blocks of 65,535 samples in eight channels are rare
+TAIL_BYTES = 1 << 18  # at the end of a stream, within which its last frame begins; larger frames are rare
 _CRC8 = [0] * 256
 for _byte in range(256):
     _value = _byte
@@ -27,7 +27,7 @@ _FRAME = re.compile(rb"\xff[\xf8\xf9]")
 
 
 class StreamInfo(NamedTuple):
-    """The contents of the STREAMINFO block. samples: in each channel, 0 if unknown."""
+    """The contents of the STREAMINFO block. `samples` counts the samples of each channel; 0 means unknown."""
 
     sample_rate_hz: int
     channels: int
@@ -45,7 +45,7 @@ def stream_info(read: Read, at: int = 0) -> StreamInfo | None:
 
 
 class LastFrame(NamedTuple):
-    """The last frame of a stream. start: its offset in the file. samples: in each channel, from the beginning to its end."""
+    """The last frame of a stream: its offset in the file, and the samples of each channel up to its end."""
 
     start: int
     samples: int
@@ -63,7 +63,7 @@ def last_frame(read: Read, start: int, end: int, info: StreamInfo) -> LastFrame 
 
 
 def frame_of_last_sample(read: Read, start: int, end: int, info: StreamInfo) -> LastFrame | None:
-    """Search the whole stream for the frame that ends with the last sample by the header; return `None` without one."""
+    """Search the stream for the frame that ends with the last sample that the header states; return `None` without one."""
     at, left = start + 42, MAX_CANDIDATES
     while at < end and left > 0:
         data = read(at, min(SEARCHED_BYTES, end - at))
@@ -78,7 +78,7 @@ def frame_of_last_sample(read: Read, start: int, end: int, info: StreamInfo) -> 
 
 
 def end_of_frame(read: Read, start: int, end: int, is_start: Callable[[int], bool]) -> int | None:
-    """Return the offset after the frame at `start`, by its checksum; `None` if no offset fits.
+    """Return the offset at which the frame at `start` ends according to its checksum; `None` if no offset fits.
 
     The checksum also fits at about one in 65,536 wrong offsets. Offsets at which something else begins according to
     `is_start`, and the end of the file, are therefore preferred.

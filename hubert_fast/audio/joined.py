@@ -11,7 +11,7 @@ from .sources import Source
 
 Read = Callable[[int, int], bytes]  # (start, count) -> up to count bytes, as Source.read_at
 
-# Kinds whose signatures are so short, or so common in audio data, that they only count at the beginning of a file
+# Kinds whose signatures are too short, or too common in audio data, to be trusted except at the beginning of a file
 _WEAK = frozenset({"ac3", "zeros", "empty", "text", "json", "playlist", "utf-16", "utf-32"})
 _SIGNATURES = re.compile(
     rb"RIFF.{4}(?:WAVE|AVI )|RF64.{4}WAVE|FORM.{4}AIF[FC]|fLaC\0\0\0\x22|OggS\0\x02|\0\0\0.ftyp|"
@@ -22,7 +22,7 @@ _PIECE_BYTES = 1 << 20
 
 
 class Rest(Source):
-    """The bytes of another source from `start` to `end` (default: its end), as a source with offsets of its own."""
+    """The bytes of another source from `start` to `end` (default: its end), as a source whose offsets begin at 0."""
 
     def __init__(self, source: Source, start: int, end: int | None = None):
         super().__init__(max((source.size if end is None else end) - start, 0))

@@ -1,4 +1,4 @@
-"""Mix decoded channels into what a model takes: finite samples, one channel or each by itself, at the model's rate."""
+"""Mix decoded channels into the input of a model: finite samples at its rate, with channels averaged or kept apart."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from .errors import AudioError
 
 # A mean has cancelled if its energy is below this share of what unrelated channels would leave.
 CANCELLED_SHARE = 0.1
-WINDOW_SECONDS = 0.1  # over which cancellation is judged
-MIN_WINDOWS = 3  # in a row; fewer may cancel by chance
+WINDOW_SECONDS = 0.1  # length of the windows in which cancellation is judged
+MIN_WINDOWS = 3  # windows in a row that must cancel; fewer may cancel by chance
 QUIET_SHARE = 0.02  # of the energy of a block's loud windows; quieter windows are pauses, in which nothing can be judged
-MUCH_LOUDER = 4.0
+MUCH_LOUDER = 4.0  # ratio of energies from which another channel, not the chosen one, holds the sound of a window
 
 
 class Mixer:
@@ -23,7 +23,7 @@ class Mixer:
     Args:
         sample_rate_hz: Rate of the mixed blocks.
         each_channel: Keep the channels apart instead of averaging them.
-        note: Called with each remark for the user.
+        note: Function called with each note for the user.
     """
 
     def __init__(self, sample_rate_hz: int, each_channel: bool, note: Callable[[str], None]):
@@ -35,10 +35,10 @@ class Mixer:
         self._was_noted = False
 
     def blocks(self, samples: np.ndarray, rate_hz: int) -> Iterator[np.ndarray]:
-        """Take a block `[S, channels]` of int16 or float32, and yield blocks `[1, S']` or `[channels, S']`.
+        """Take a block `[S, channels]` of int16 or float32 at `rate_hz`, and yield blocks `[1, S']` or `[channels, S']`.
 
-        Raises `AudioError` for NaN and infinite samples, and if the number of channels changes while they are kept
-        apart.
+        Raises:
+            AudioError: If samples are NaN or infinite, or if the number of channels changes while they are kept apart.
         """
         if samples.dtype != np.int16:
             _check_finite(samples, self.seconds)
@@ -53,7 +53,7 @@ class Mixer:
             yield np.ascontiguousarray(samples.T)
 
     def end(self) -> Iterator[np.ndarray]:
-        """Yield what the resampler still holds."""
+        """Yield the samples that the resampler still holds."""
         if self._resampler is not None:
             channels = self._channels if self.each_channel else 1
             rest = _resample(self._resampler, np.zeros((0, channels), np.float32), is_last=True)
@@ -62,7 +62,7 @@ class Mixer:
                 yield np.ascontiguousarray(rest.T)
 
     def _begin(self, rate_hz: int, channels: int) -> Iterator[np.ndarray]:
-        """Prepare for blocks of another rate or number of channels, after yielding the end of those before."""
+        """Yield the rest of the previous blocks, then prepare for blocks of another rate or number of channels."""
         if self._channels and channels != self._channels and self.each_channel:
             raise AudioError(
                 f"channels cannot be kept apart: from {self._channels}, their number changes to {channels} at "
@@ -85,7 +85,7 @@ class Mixer:
         for first, last in _cancelling_runs(cancels, is_quiet, previous is not None):
             channel = previous if previous is not None and not first else int(energies[:, first:last].sum(1).argmax())
             for window in range(first, last):
-                if energies[channel, window] * MUCH_LOUDER >= energies[:, window].max():  # otherwise another one has the sound
+                if energies[channel, window] * MUCH_LOUDER >= energies[:, window].max():  # else another has the sound
                     end = (window + 1) * size if window + 1 < len(cancels) else len(mean)
                     mean[window * size : end] = channels[channel, window * size : end]
             if last == len(cancels):
@@ -123,7 +123,7 @@ def _judge_windows(channels: np.ndarray, size: int) -> tuple[np.ndarray, np.ndar
 def _cancelling_runs(cancels: np.ndarray, is_quiet: np.ndarray, continues: bool) -> list[tuple[int, int]]:
     """Return the first and last (exclusive) window of each run that cancels, with the quiet windows within and around it.
 
-    continues: whether the block before ended within a run. Runs short enough to be chance are left out.
+    Runs of fewer than `MIN_WINDOWS` are left out, unless one continues a run of the previous block (`continues`).
     """
     edges = np.flatnonzero(np.diff(np.concatenate(([False], cancels | is_quiet, [False])).astype(np.int8)))
     least = min(MIN_WINDOWS, len(cancels))

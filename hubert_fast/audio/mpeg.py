@@ -1,4 +1,4 @@
-"""Parse MPEG audio (MP3, MP2): frame headers, the tags around the audio, and what the first frame says about the whole.
+"""Parse MPEG audio (MP3, MP2): frame headers, the tags around the audio, and the tag in the first frame.
 
 An MP3 has no container. Encoders may begin it with a frame without sound, marked "Xing" or "Info", which states the number of
 frames and bytes and how many samples to drop at both ends. Joined files have several such frames; many files have none.
@@ -25,7 +25,7 @@ SEARCHED_BYTES = 1 << 18  # how far to look for a first frame after junk
 
 
 class Header(NamedTuple):
-    """The contents of a frame's four-byte header. bytes: size of the whole frame. samples: in each channel."""
+    """The contents of a frame's four-byte header; `bytes` is the size of the frame, `samples` its samples per channel."""
 
     layer: int
     sample_rate_hz: int
@@ -36,7 +36,7 @@ class Header(NamedTuple):
 
 
 def parse_header(data: bytes, at: int = 0) -> Header | None:
-    """Parse the frame header at `at`. Returns `None` if there is none, or one of a free-format frame."""
+    """Parse the frame header at `at`. Return `None` if there is none, or if it is that of a free-format frame."""
     if len(data) < at + 4 or data[at] != 0xFF or data[at + 1] & 0xE0 != 0xE0:
         return None
     version, layer = data[at + 1] >> 3 & 3, 4 - (data[at + 1] >> 1 & 3)
@@ -117,12 +117,12 @@ def end_of_missized_id3v2(data: bytes) -> int:
 
 @dataclass(frozen=True)
 class Tag:
-    """What a Xing or Info frame says about the recording.
+    """The contents of a Xing, Info or VBRI frame, which describe the recording.
 
     Attributes:
         header: Header of the frame that holds the tag.
-        frames: Number of frames after it, `None` if not stated.
-        bytes: Their size including the tag's own frame, `None` if not stated.
+        frames: Number of frames after the tag's own, `None` if not stated.
+        bytes: Size of these frames and the tag's own, `None` if not stated.
         delay: Samples to drop at the beginning, including the decoder's delay; `None` without LAME's part of the tag.
         padding: Samples to drop at the end.
     """
@@ -143,7 +143,7 @@ class Tag:
 
 
 def parse_tag(data: bytes, at: int = 0) -> Tag | None:
-    """Parse the tag in the frame at `at`: Xing's, LAME's or Fraunhofer's (VBRI). Returns `None` for a frame of sound."""
+    """Parse the tag in the frame at `at`: Xing's, LAME's or Fraunhofer's (VBRI). Return `None` for a frame of sound."""
     header = parse_header(data, at)
     if header is None or header.layer != 3:
         return None

@@ -18,7 +18,7 @@ SOUND_SUFFIXES = frozenset(
 VIDEO_SUFFIXES = frozenset(
     ".3g2 .3gp .asf .avi .f4v .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .vob .webm .wmv".split()
 )
-# The suffixes that a folder search picks up. From a video, the first audio track is read.
+# The suffixes that a folder search picks up. From a video, one audio track is read.
 AUDIO_SUFFIXES = SOUND_SUFFIXES | VIDEO_SUFFIXES
 
 # How a file is compressed, by its last suffix. fsspec does not know the short ones of tar archives.

@@ -1,6 +1,6 @@
 """Walk the pages of an Ogg file (RFC 3533): find every link of a chain, and check that the last page is complete.
 
-Decoders may stop after the first link.
+The walk is needed because decoders may stop after the first link.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from .joined import Read, find_recording, starts_file
 
 CODECS = {b"\x01vorbis": "vorbis", b"OpusHead": "opus", b"\x7fFLAC": "flac", b"Speex   ": "speex"}
 RESYNC_BYTES = 1 << 16
-MAX_DAMAGED = 10_000  # places; after these, the rest of the file is not taken for Ogg
-MAX_FIRST_SECONDS = 5  # of sound in the first page with audio
+MAX_DAMAGED = 10_000  # damaged places, after which the rest of the file does not count as Ogg
+MAX_FIRST_SECONDS = 5  # most seconds of sound in the first page with audio
 
 
 @dataclass
@@ -24,7 +24,7 @@ class Link:
         start: Offset of the first byte.
         end: Offset after the last byte.
         codecs: Codec of each logical stream by serial number, `None` for a stream that is not audio.
-        rate_hz: Units of granule positions per second.
+        rate_hz: Granule positions per second.
         skipped: Samples to drop at the beginning.
         first_granule: First granule position.
         last_granule: Greatest granule position.

@@ -33,8 +33,11 @@ RANDOM_ACCESS_FORMATS = ("wav", "w64", "aiff", "au", "caf", "sphere", "flac")
 def opened(path: str | Path) -> Iterator[Source]:
     """Open a path, a URL, `-` (standard input) or a `pipes.Command`.
 
-    Pipes, standard input and remote files without random access are first copied to a temporary file. Raises
-    `AudioError` for what is missing, empty, a folder or a device, and `OSError` for what may not be read.
+    Pipes, standard input and remote files without random access are first copied to a temporary file.
+
+    Raises:
+        AudioError: If the file is missing, empty, a folder or a device.
+        OSError: If the file may not be read.
     """
     name = os.fspath(path)
     if name == STANDARD_INPUT:
@@ -115,7 +118,7 @@ def _remote(url: str) -> Iterator[Source]:
 
     with contextlib.ExitStack() as stack:
         with as_audio_errors():
-            # The stack keeps fsspec's OpenFile alive while the file is read: the file needs the objects that it was built on.
+            # The stack keeps fsspec's OpenFile, which the file depends on, alive while the file is read.
             file = stack.enter_context(
                 open_archived(url) if is_archived(url) else fsspec.open(url, "rb", **archive_options(url))
             )
@@ -126,7 +129,7 @@ def _remote(url: str) -> Iterator[Source]:
 def _fetched(file: BinaryIO) -> Iterator[Source]:
     with as_audio_errors():
         start = io.BytesIO()
-        while start.tell() < WHOLE_BYTES and (part := file.read(WHOLE_BYTES - start.tell())):  # a read may return less
+        while start.tell() < WHOLE_BYTES and (part := file.read(WHOLE_BYTES - start.tell())):  # a read may return fewer bytes
             start.write(part)
         is_whole = start.tell() < WHOLE_BYTES
         size = start.tell() if is_whole else _size_of(file)
@@ -137,7 +140,7 @@ def _fetched(file: BinaryIO) -> Iterator[Source]:
     elif size is not None and container_of(start.getvalue()[:HEAD_BYTES]) in RANDOM_ACCESS_FORMATS:
         yield Remote(file, size)
     else:
-        # Without a known size the file could not be rewound, so that its first bytes come from memory.
+        # Without a known size the file could not be rewound, so its first bytes are taken from memory.
         rest = _Chained(b"" if size is not None else start.getvalue(), file)
         with _spooled(rest) as source:
             yield source

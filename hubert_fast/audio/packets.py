@@ -14,7 +14,7 @@ from ..first_bytes import HEAD_BYTES
 from .joined import Read, find_recording, starts_file
 
 PIECE_BYTES = 1 << 20
-RESYNC_BYTES = 1 << 22  # how far to look for further packets after a damaged one
+RESYNC_BYTES = 1 << 22  # distance after a damaged packet within which to look for the next one
 _AC3_KBITS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640)
 _AMR_BYTES = (12, 13, 15, 17, 19, 20, 26, 31, 5, 0, 0, 0, 0, 0, 0, 0)  # after the first byte, by frame type
 _AMR_WB_BYTES = (17, 23, 32, 36, 40, 46, 50, 58, 60, 5, 0, 0, 0, 0, 0, 0)
@@ -71,7 +71,7 @@ class _Kind(NamedTuple):
     """The packets of a format.
 
     Attributes:
-        length: Function from the first `header_bytes` of a packet to its size in bytes; 0 if they are not a packet's.
+        length: Function that returns the size of a packet in bytes, given its first `header_bytes`; 0 if it is no packet.
         header_bytes: Bytes that `length` needs.
         sync: Pattern of a packet's first bytes, `None` if they are too common to search for.
     """
@@ -106,7 +106,7 @@ def end_of_stream(container: str, read: Read, size: int) -> int | None:
     first = read(start, 32)
     if kind is None or head[:7] == b"#!AMR_M" or len(first) < kind.header_bytes or not kind.length(first):
         return None
-    if container in ("mpeg-ts", "m2ts") and _ends_with_packet(kind, read, size):  # spares a walk through gigabytes of video
+    if container in ("mpeg-ts", "m2ts") and _ends_with_packet(kind, read, size):  # avoids a walk through gigabytes of video
         return None
     while True:
         before, at = _walk(container, kind, read, start, size)

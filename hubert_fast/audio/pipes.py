@@ -1,4 +1,4 @@
-"""Commands that write audio to their standard output, as in Kaldi's `wav.scp`.
+"""Run commands that write audio to their standard output, as in Kaldi's `wav.scp`.
 
 A command is always a `Command`, never a plain string, so that no file name and no line of a list is run by accident.
 """
@@ -28,8 +28,9 @@ class Command(str):
 def piped(command: Command) -> Iterator[BinaryIO]:
     """Run a shell command and yield an unnamed temporary file with its output.
 
-    Raises `AudioError` with the last line of standard error when the command exits with a status other than 0. Where
-    bash is installed, the same holds for every part of a pipeline.
+    Raises:
+        AudioError: If the command fails, with the last line of its standard error, or if it writes nothing. Where bash is
+            installed, a pipeline fails if any of its commands fails.
     """
     shell = command.strip().removesuffix("|").strip()
     bash = shutil.which("bash")

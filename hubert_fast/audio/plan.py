@@ -1,11 +1,11 @@
-"""The data structures of a plan: which decoder reads which bytes of a file, and what is known to be wrong with it."""
+"""Define the plan of a file: which decoder reads which of its bytes, and what is known to be wrong with it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-TOLERATED_SECONDS = 0.1  # encoders pad, and some writers miscount slightly
+TOLERATED_SECONDS = 0.1  # difference in duration that is no fault: encoders pad, and some writers miscount slightly
 MAX_RECORDINGS = 10_000
 
 
@@ -15,11 +15,11 @@ class Part:
 
     Attributes:
         decoder: `"libsndfile"` or `"ffmpeg"`.
-        container: Selects FFmpeg's demuxer; a name from `probing`.
+        container: Name of the container, from `probing`, which selects FFmpeg's demuxer.
         start: Offset of the first byte.
         end: Offset after the last byte.
         raw: Keyword arguments with which soundfile reads the range as headerless samples; `None` if it has a header.
-        is_whole_file: Whether the range covers the whole file, which a decoder may then open by its path.
+        is_whole_file: Whether the range covers the whole file, so that a decoder may open it by its path.
         seconds: Expected duration, `None` if unknown.
         delay: Samples to drop at the beginning of libsndfile's output.
         options: Options for FFmpeg's demuxer.
@@ -42,7 +42,7 @@ class Plan:
 
     Attributes:
         parts: What to decode.
-        truncation: How the header shows that the file is cut off, `None` if it does not. Completes "cut off: ...".
+        truncation: The evidence that the file is cut off, which completes "cut off: ..."; `None` if there is none.
         undecodable_seconds: Approximate duration of the stretches that cannot be decoded.
         notes: Faults that decoding works around, each a sentence for the user.
         end: Offset at which the recording ends, where another may begin; `None` if it extends to the end of the file.

@@ -1,4 +1,4 @@
-"""Plan how a file is decoded to its last byte: with libsndfile where the header is right, otherwise with FFmpeg.
+"""Plan how to decode a file to its last byte: with libsndfile where the header is right, otherwise with FFmpeg.
 
 Planning takes a few reads of headers and frame boundaries. Nothing is decoded yet.
 """
@@ -41,9 +41,12 @@ def plan_raw(source: Source, raw: RawFormat) -> Plan:
 def plan_file(source: Source, name: str) -> Plan:
     """Plan a file, including any recordings appended to the first one.
 
-    name: the file's name; its suffix only counts if the bytes do not identify the format.
+    Args:
+        source: The bytes of the file.
+        name: Its name, whose suffix only counts if the bytes do not identify the format.
 
-    Raises `AudioError` for a file that is not audio, with a description of what it is instead.
+    Raises:
+        AudioError: If the file is not audio. The message describes what it is instead.
     """
     head = source.read_at(0, HEAD_BYTES)
     source.check()

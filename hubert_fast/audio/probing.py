@@ -45,16 +45,16 @@ SIGNATURES = (  # container, pattern of its first bytes
     ("svx", re.compile(rb"FORM.{4}(?:8SVX|16SV)", re.DOTALL)),
     ("aac", re.compile(rb"ADIF")),
 )
-TEXT_HEADERS = ("sphere", "amr")  # may begin with printable characters only, unlike the first line of any list
+TEXT_HEADERS = ("sphere", "amr")  # formats that begin with text, though not as a list would
 
 
 def container_of(head: bytes) -> str | None:
     """Return the name of the audio or video container that begins with `head`, or `None` if the bytes do not tell.
 
-    head: the first 1,024 bytes, or all of a shorter file.
+    `head` is the first 1,024 bytes, or all of a shorter file.
 
     MPEG audio and ADTS AAC have no signature, only frames that follow each other. They are recognised if the first frame is at
-    the very beginning or after an ID3v2 tag; `planning.plan_file` also searches behind other bytes.
+    the very beginning or after an ID3v2 tag; `planning.plan_file` also looks for them after other bytes.
     """
     is_text = may_be_text(head)
     for name, signature in SIGNATURES:

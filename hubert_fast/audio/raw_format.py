@@ -1,4 +1,4 @@
-"""The format of headerless samples (encoding, sampling rate, channels), as given by `--stdin-format s16le:16000:2`."""
+"""Parse the format of headerless samples (encoding, sampling rate, channels), such as `s16le:16000:2`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ class RawFormat(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> RawFormat:
-        """Parse `"s16le:16000"` or `"s16le:16000:2"`. Raises `ValueError` that names the accepted values."""
+        """Parse text such as `"s16le:16000"` or `"s16le:16000:2"`.
+
+        Raises:
+            ValueError: If the text is no such format. The message names the accepted values.
+        """
         encoding, *numbers = text.strip().lower().split(":")
         if encoding not in ENCODINGS:
             raise ValueError(

@@ -15,13 +15,13 @@ from .with_soundfile import SoundFile, blocks_of, open_raw
 
 
 class Reading:
-    """One pass over a file.
+    """A pass over a file that decodes it and reports what is missing.
 
     Args:
         source: The bytes of the file.
         plan: How to decode them.
-        keep_truncated: Decode what is left of a damaged file instead of raising.
-        note: Called with each remark for the user.
+        keep_truncated: Decode what is left of a damaged file instead of raising `AudioError`.
+        note: Function called with each note for the user.
     """
 
     def __init__(self, source: Source, plan: Plan, keep_truncated: bool, note: Callable[[str], None]):
@@ -29,7 +29,16 @@ class Reading:
         self.seconds = 0.0  # position in the recording, including anything skipped
 
     def blocks(self, offset_seconds: float, duration_seconds: float | None, int16_rate_hz: int) -> Iterator[Decoded]:
-        """Yield the blocks of the requested section. int16_rate_hz: the rate at which 16-bit samples stay int16."""
+        """Yield the blocks of the requested section.
+
+        Args:
+            offset_seconds: Where the section begins.
+            duration_seconds: How long it is; `None` means to the end.
+            int16_rate_hz: Sampling rate at which libsndfile keeps mono 16-bit samples as int16.
+
+        Raises:
+            AudioError: If the section cannot be decoded, or audio is missing and `keep_truncated` is not set.
+        """
         plan, end = self.plan, None if duration_seconds is None else offset_seconds + duration_seconds
         is_whole = end is None and not offset_seconds
         if plan.truncation is not None and is_whole:
@@ -46,7 +55,7 @@ class Reading:
         self._check_section(yielded, offset_seconds, duration_seconds)
 
     def _check_section(self, yielded: float, offset_seconds: float, duration_seconds: float | None) -> None:
-        """Report what is missing of the requested section, once the file has ended. yielded: its seconds so far."""
+        """Report what is missing of the requested section, of which `yielded` seconds were decoded when the file ended."""
         if not yielded and offset_seconds:
             raise AudioError(f"the requested part begins at {offset_seconds:g} s, but the audio ends at {self.seconds:g} s")
         if not yielded:
@@ -78,7 +87,7 @@ class Reading:
         until_seconds = None if end is None else end - self.seconds
         if part.decoder == "libsndfile":
             yield from self._decode_with_libsndfile(part, skip_seconds, until_seconds, int16_rate_hz)
-        else:  # with several parts nothing is skipped: only decoding tells how long each part is
+        else:  # with several parts nothing is skipped, because only decoding shows how long each part is
             yield from self._decode_with_ffmpeg(part, skip_seconds if len(self.plan.parts) == 1 else 0.0, until_seconds)
 
     def _decode_with_libsndfile(
@@ -116,7 +125,7 @@ class Reading:
             self._report_loss(f"damaged: {lost:.1f} of {part.seconds:.1f} s cannot be decoded")
 
     def _seek(self, sound: SoundFile, skip_seconds: float, delay: int) -> int:
-        """Seek where the format allows it. Returns the sample that the file is at, 0 if it is still at the beginning."""
+        """Seek where the format allows it. Return the sample that the file is then at; 0 is the beginning."""
         start = min(int(skip_seconds * sound.samplerate) + delay, sound.frames)
         try:
             start = sound.seek(start)
@@ -128,7 +137,7 @@ class Reading:
     def _resume_with_ffmpeg(
         self, part: Part, begin: float, until_seconds: float | None, failure: soundfile.LibsndfileError
     ) -> Iterator[Decoded]:
-        """Decode the rest of a part on which libsndfile failed. begin: position at which the part begins, in seconds."""
+        """Decode the rest of a part, which begins at `begin` seconds, after libsndfile has failed on it."""
         done = self.seconds - begin
         reason = failure.error_string or "the data is damaged"
         if part.raw is not None or part.container == "raw":
@@ -181,7 +190,7 @@ class Reading:
             self.note(f"its clock jumps {times}, as in recordings joined end to end: no silence is inserted there")
 
     def _check_loss(self, decoding: Decoding, part: Part, seconds: float) -> None:
-        """Report it if more than `TOLERATED_SECONDS` are missing by the header, or cannot be decoded."""
+        """Report a loss if more than `TOLERATED_SECONDS` are missing according to the header, or cannot be decoded."""
         if self.plan.truncation is not None:  # already reported
             return
         expected = decoding.seconds if part.seconds is None else part.seconds
@@ -196,7 +205,7 @@ class Reading:
             self.note(f"damaged: {lost:.2f} s of it cannot be decoded")
 
     def _report_loss(self, text: str) -> None:
-        """Raise an error that describes a loss, or only note it if the rest of the file was asked for."""
+        """Raise an error that describes a loss, or note it if `keep_truncated` is set."""
         if not self.keep_truncated:
             raise AudioError(f"{text}; use --keep-truncated (keep_truncated=True) to keep what can be decoded")
         self.note(text)

@@ -1,4 +1,4 @@
-"""Translate the exceptions of remote file systems, each of which has its own, into messages that say what happened."""
+"""Translate the exceptions of remote file systems, which all have their own, into messages that say what happened."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .errors import AudioError
 
 @contextlib.contextmanager
 def as_audio_errors() -> Iterator[None]:
-    """Turn any exception into an `AudioError` that explains it. An unexplained `OSError` passes through."""
+    """Turn any exception into an `AudioError` that explains it, except an `OSError` without a known explanation."""
     try:
         yield
     except AudioError:

@@ -1,4 +1,4 @@
-"""Random access to a file's bytes, wherever they are: on disk, in memory or on a remote file system."""
+"""Give random access to a file's bytes on disk, in memory or on a remote file system."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Source:
     Attributes:
         size: Number of bytes.
         path: Path of a local regular file, `None` for anything else.
-        error: The exception that a decoder's read ran into. Decoders take a failed read for the end of the file, so it is kept
-            here until `check` raises it.
+        error: The exception that a decoder's read raised. Decoders take a failed read for the end of the file, so the
+            exception is kept here until `check` raises it.
     """
 
     def __init__(self, size: int, path: bytes | None = None):
@@ -29,12 +29,14 @@ class Source:
     def read_at(self, start: int, count: int) -> bytes:
         """Return up to `count` bytes from offset `start`: fewer at the end, none outside the file.
 
-        Raises `OSError`, and `AudioError` for errors of a remote file system.
+        Raises:
+            OSError: If the file cannot be read.
+            AudioError: If a remote file system fails.
         """
         raise NotImplementedError
 
     def find(self, pattern: bytes, start: int) -> int:
-        """Return the offset of the first `pattern` at or after `start`, or -1. Lets other threads run meanwhile."""
+        """Return the offset of the first `pattern` at or after `start`, or -1. Other threads can run meanwhile."""
         at, before = start, b""
         while piece := self.read_at(at, 1 << 20):
             index = (before + piece).find(pattern)
@@ -48,7 +50,7 @@ class Source:
         return io.BufferedReader(_Span(self, start, self.size if end is None else end), BUFFER_BYTES)
 
     def check(self) -> None:
-        """Raise the error that a decoder's read ran into, if any."""
+        """Raise the exception that a decoder's read raised, if any."""
         if self.error is not None:
             raise self.error
 
@@ -95,7 +97,7 @@ class Remote(Source):
     def __init__(self, file: BinaryIO, size: int):
         super().__init__(size)
         self._file, self._lock = file, threading.Lock()
-        self._position: int | None = None  # of the file, to seek only where needed
+        self._position: int | None = None  # position of `_file`, to seek only when necessary
 
     def read_at(self, start: int, count: int) -> bytes:
         with self._lock, as_audio_errors():
@@ -128,7 +130,7 @@ class _Span(io.RawIOBase):
             return 0
         try:
             data = self._source.read_at(self._start + self._position, count)
-        except Exception as error:  # a decoder written in C would print it and carry on
+        except Exception as error:  # a decoder written in C would print the exception and continue
             self._source.error = error
             return 0
         buffer[: len(data)] = data

@@ -1,4 +1,4 @@
-"""Read standard input and named pipes, which can be read only once but must be peeked at to tell audio from lists."""
+"""Read standard input and named pipes. They can be read only once, so their first bytes are peeked at to recognise lists."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NAME = "-"
 class StandardInput(io.RawIOBase):
     """The bytes of a file descriptor, with a way to peek at the first ones.
 
-    Does not use `sys.stdin`: a thread blocked in it would keep the interpreter from exiting.
+    It does not use `sys.stdin`, because a thread that is blocked there keeps the interpreter from exiting.
     """
 
     def __init__(self, descriptor: int = 0):
@@ -23,14 +23,18 @@ class StandardInput(io.RawIOBase):
         self._was_read = False
 
     def reader(self) -> BinaryIO:
-        """Return a file object that reads everything, once. Raises `AudioError` when called again."""
+        """Return a file object that reads everything.
+
+        Raises:
+            AudioError: If this was called before.
+        """
         if self._was_read:
             raise AudioError("standard input has already been read and cannot be read again")
         self._was_read = True
         return io.BufferedReader(_Unclosed(self))
 
     def peek(self) -> bytes:
-        """Return the first bytes, up to `HEAD_BYTES`. Waits only until a line or 16 bytes have arrived."""
+        """Return the first bytes, up to `HEAD_BYTES`, as soon as a line or 16 bytes have arrived."""
         while len(self._head) < 16 and b"\n" not in self._head:
             part = os.read(self._descriptor, HEAD_BYTES)
             if not part:
@@ -65,7 +69,7 @@ standard_input = StandardInput()
 
 
 class NamedPipe(StandardInput):
-    """A pipe with a name, as made by `mkfifo` or by `<(command)` in a shell."""
+    """A pipe with a name, such as `mkfifo` or `<(command)` in a shell creates."""
 
     def __init__(self, path: str):
         super().__init__(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
@@ -77,7 +81,7 @@ class NamedPipe(StandardInput):
         super().close()
 
 
-# The open pipes, so that peeked bytes are not lost. Keyed by device and inode, because names can be reused.
+# Pipes stay open here so that peeked bytes are not lost. Keys are device and inode, because names can be reused.
 _pipes: dict[tuple[int, int], NamedPipe] = {}
 
 
@@ -87,7 +91,7 @@ def _identity(pipe: str | int) -> tuple[int, int]:
 
 
 def named_pipe(path: str) -> NamedPipe:
-    """Open a named pipe, or return the object already open for it until that is closed. Blocks until there is a writer."""
+    """Return the object that is open for a named pipe, or open the pipe, which waits for a writer."""
     identity = _identity(path)
     if identity not in _pipes:
         _pipes[identity] = NamedPipe(path)

@@ -1,4 +1,4 @@
-"""Plan the decoding of FLAC, MPEG audio and Ogg: streams whose header is often wrong about the length, or says nothing."""
+"""Plan the decoding of FLAC, MPEG audio and Ogg: streams whose header often lacks the length, or is wrong about it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .joined import end_of_tags, starts_file
 from .plan import MAX_RECORDINGS, TOLERATED_SECONDS, Part, Plan
 from .sources import Source
 
-JUNK_BYTES = 1 << 22  # how far to look for the first frame of MPEG audio, or for another recording
+JUNK_BYTES = 1 << 22  # distance within which to look for the first frame of MPEG audio, or for another recording
 
 
 def flac_start(source: Source) -> int:

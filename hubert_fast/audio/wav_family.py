@@ -1,4 +1,4 @@
-"""Find the samples in WAV, W64, AIFF, AU, CAF and SPHERE files: where they are, how many the header claims, how many exist.
+"""Locate the samples in WAV, W64, AIFF, AU, CAF and SPHERE files: their start, their size by the header, and their real size.
 
 A header is written before the samples. Its sizes are wrong if the writer could not go back to correct them (a pipe, a recorder
 that died), if they did not fit into 32 bits, if files were joined, or if a copy was interrupted.
@@ -17,7 +17,7 @@ from .probing import W64
 
 UNKNOWN_BYTES = 0x7FFF0000  # 32-bit sizes from here on are placeholders of writers to a pipe, not real sizes
 UNKNOWN_BYTES_64 = 1 << 62  # the same for 64-bit sizes
-SEARCHED_BYTES = 1 << 26  # how far to look for another recording inside a claimed size that cannot be right
+SEARCHED_BYTES = 1 << 26  # range in which to look for another recording if the claimed size cannot be right
 MAX_CHUNKS = 10_000
 W64_TAIL = bytes.fromhex("f3acd3118cd100c04f8edb8a")  # ends the identifier of every W64 chunk but the first two
 # Chunks that follow the samples in real files. They mark the end of the samples even if their own size is wrong.
@@ -81,7 +81,7 @@ _FAMILIES = {
 
 
 def find_samples(container: str, read: Read, size: int) -> Samples | None:
-    """Locate the samples in a file of `size` bytes. Returns `None` for other containers and for files without samples."""
+    """Locate the samples in a file of `size` bytes. Return `None` for other containers and for files without samples."""
     head = read(0, 1024)
     if container == "au":
         return _in_au(head, read, size)
@@ -160,7 +160,7 @@ def _aligned(family: _Family, at: int) -> int:
 def _in_data_chunk(
     family: _Family, head: bytes, at: int, claimed: int, claimed_64: int | None, read: Read, size: int
 ) -> Samples:
-    """Locate the samples in the data chunk at `at`. claimed_64: its size according to RF64's `ds64` chunk."""
+    """Locate the samples in the data chunk at `at`, whose size is `claimed_64` according to RF64's `ds64` chunk."""
     start = at + family.header
     # bytes before the samples: AIFF's offset and block size, CAF's edit count
     extra = {b"SSND": 8, b"data": 4 if family.form == 8 else 0}[family.data]
@@ -196,7 +196,7 @@ def _in_data_chunk(
 def _rest(family: _Family, at: int, read: Read, size: int) -> tuple[int, tuple[tuple[int, int], ...]] | None:
     """Examine what follows samples that end at `at`: return the end of the recording, and further samples in it.
 
-    Returns `None` if neither chunks nor another file begin there, which means that the samples continue.
+    Return `None` if neither chunks nor another file begin there, which means that the samples continue.
     """
     more: list[tuple[int, int]] = []
     for _ in range(MAX_CHUNKS):

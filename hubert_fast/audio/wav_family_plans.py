@@ -16,7 +16,7 @@ from .sources import Source
 from .wav_family import Samples, find_samples
 from .with_soundfile import SoundFile, raw_arguments
 
-TOLERATED_BYTES = 1024  # instead of TOLERATED_SECONDS, where the encoding does not tell how long bytes last
+TOLERATED_BYTES = 1024  # used instead of TOLERATED_SECONDS where the duration of a byte is unknown
 
 
 def plan_wav_family(source: Source, container: str) -> Plan:
@@ -118,7 +118,7 @@ def _format_chunk(head: bytes) -> bytes:
 
 
 def _raw_arguments_of_wav(head: bytes) -> dict[str, Any] | None:
-    """Return how to read the samples of a WAV that libsndfile refuses; `None` if they are compressed."""
+    """Return the arguments of `open_raw` for a WAV that libsndfile refuses; `None` if it is compressed."""
     fmt = _format_chunk(head)
     if head[:4] != b"RIFF" or len(fmt) < 16:
         return None

@@ -1,7 +1,7 @@
 """Decode with FFmpeg (PyAV): formats that libsndfile cannot read, and files whose headers it would wrongly believe.
 
-FFmpeg decodes to the last byte. It is told the container, so that it does not take a playlist or script for audio, and it may
-not open anything but the bytes it is given.
+FFmpeg decodes to the last byte. The container is passed to it, so that it does not take a playlist or script for audio, and it
+may not open other files or URLs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .errors import AudioError
 if TYPE_CHECKING:
     from av import AudioFrame
 
-BLOCK_SAMPLES = 1 << 18  # of all channels together
+BLOCK_SAMPLES = 1 << 18  # in a block, over all channels
 # FFmpeg's demuxers by the container names of `probing`
 FORMATS = {
     name: name
@@ -35,10 +35,12 @@ USUAL_DELAY = {
 }  # fmt: skip
 # Containers whose time stamps are meant for a player, so that missing packets must be replaced by silence
 TIMED = frozenset({"mp4", "matroska", "flv", "asf", "mpeg-ts", "mpeg-ps", "m2ts", "avi"})
-SEEKABLE = frozenset({"mp4", "matroska"})  # a seek ends at or before the requested time, and time stamps stay right
+SEEKABLE = frozenset({"mp4", "matroska"})  # here a seek ends at or before the requested time, with right time stamps
+# A time stamp later than the decoded time by more than GAP_SECONDS marks a gap, at most MAX_GAP_SECONDS long; one that is
+# earlier by BACK_SECONDS marks a reset of the clock.
 GAP_SECONDS, BACK_SECONDS, MAX_GAP_SECONDS = 0.03, 1.0, 60.0
-LATE_SECONDS = 0.1  # from here on, sound that begins after the picture is preceded by silence
-PREROLL_SECONDS = 0.5
+LATE_SECONDS = 0.1  # sound that begins later than this after the picture is preceded by silence
+PREROLL_SECONDS = 0.5  # a seek aims this long before the requested time
 
 
 class Decoded(NamedTuple):
@@ -49,7 +51,7 @@ class Decoded(NamedTuple):
 
 
 class Decoder:
-    """Decodes the first audio track of a file. Raises `AudioError`.
+    """Decodes one audio track of a file, the one that FFmpeg considers best.
 
     Attributes:
         container: A key of `FORMATS`.
@@ -59,6 +61,9 @@ class Decoder:
         lost_seconds: Duration of the packets so far that could not be decoded.
         filled_seconds: Duration of the silence so far that replaces missing packets.
         jumps: Number of jumps of the file's clock so far.
+
+    Raises:
+        AudioError: If FFmpeg cannot open the file, or the file has no audio track that it can decode.
     """
 
     def __init__(self, file: BinaryIO, container: str, **options: str):
@@ -97,7 +102,7 @@ class Decoder:
         if self.container in ("mp4", "wavpack", "tta", "ape") and stream.duration is not None:
             start = max(stream.start_time or 0, 0) if self.container == "mp4" else 0
             return float((stream.duration - start) * stream.time_base)
-        # For AVI and ASF written to a pipe, FFmpeg guesses. That they are cut off shows in their own sizes.
+        # For AVI and ASF written to a pipe, FFmpeg guesses the duration. `container_ends` detects whether they are cut off.
         if self.container in ("matroska", "flv") and len(self._file.streams) == 1 and self._file.duration is not None:
             return self._file.duration / 1e6 - self._base_seconds()
         return None
@@ -105,7 +110,11 @@ class Decoder:
     def blocks(self, start_seconds: float = 0.0) -> Iterator[Decoded]:
         """Decode from `start_seconds` to the end. Damage is left out and counted in `lost_seconds`.
 
-        start_seconds: may differ from 0 only if `can_seek` allows it.
+        Args:
+            start_seconds: Where to begin, which may differ from 0 only if `can_seek` allows it.
+
+        Raises:
+            AudioError: If FFmpeg cannot read on before the end.
         """
         sought = start_seconds > 0 and self._seek(start_seconds)
         delay_seconds = self._delay / self._stream.sample_rate if sought and self._stream.sample_rate else 0.0
@@ -135,11 +144,11 @@ class Decoder:
             yield Decoded(np.concatenate(held), rate_hz)
 
     def _base_seconds(self) -> float:
-        """Return the time stamp at which the recording begins. Times below 0 are an encoder's delay, which is cut."""
+        """Return the time stamp at which the recording begins. Times below 0 belong to an encoder's delay, which is cut."""
         return max(self._file.start_time or 0, 0) / 1e6
 
     def can_seek(self, seconds: float) -> bool:
-        """Return whether `blocks` can begin there without decoding what comes before."""
+        """Return whether `blocks` can begin at `seconds` without decoding the audio before."""
         return seconds > 2 * PREROLL_SECONDS and self.container in SEEKABLE
 
     def _seek(self, seconds: float) -> bool:

@@ -1,4 +1,4 @@
-"""Decode with libsndfile, which is fast, releases the GIL and keeps 16-bit samples, but believes headers."""
+"""Decode with libsndfile, which is fast, releases the GIL and keeps 16-bit samples, but trusts headers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import soundfile
 
-BLOCK_SAMPLES = 1 << 19  # of all channels together: 2 MB of float32
-SMALL_FRAMES = 4096
+BLOCK_SAMPLES = 1 << 19  # in a block, over all channels: 2 MB of float32
+SMALL_FRAMES = 4096  # read at a time beyond the length that the header states
 RAW_SUBTYPES = frozenset({"PCM_U8", "PCM_S8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"})
 BIG_ENDIAN = frozenset({"AIFF", "AU", "CAF"})
 
@@ -25,9 +25,15 @@ class SoundFile(soundfile.SoundFile):
 
 
 def blocks_of(sound: SoundFile, dtype: str, start: int = 0) -> Iterator[np.ndarray]:
-    """Yield blocks `[S_i, channels]` up to the end. Raises `LibsndfileError` if decoding fails.
+    """Yield blocks `[S_i, channels]` up to the end.
 
-    start: the sample that the file is positioned at.
+    Args:
+        sound: The open file.
+        dtype: `"int16"` or `"float32"`.
+        start: The sample that the file is positioned at.
+
+    Raises:
+        LibsndfileError: If decoding fails.
     """
     block_frames = max(BLOCK_SAMPLES // sound.channels, 1)
     left = sound.frames - start  # according to the header, which may be wrong
@@ -57,5 +63,5 @@ def raw_arguments(sound: SoundFile) -> dict[str, Any] | None:
 
 
 def open_raw(file: BinaryIO | bytes, arguments: dict[str, Any]) -> SoundFile:
-    """Open a file object or a path as headerless samples. arguments: as returned by `raw_arguments`."""
+    """Open a file object or a path as headerless samples, with arguments as from `raw_arguments`."""
     return SoundFile(file, "r", **arguments)

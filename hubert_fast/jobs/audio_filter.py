@@ -52,7 +52,7 @@ class AudioFilter:
     """A filter that accepts audio files and counts the others by kind.
 
     Args:
-        reads: Whether to open a file with an unknown suffix and decide by its first bytes.
+        reads: Whether to open a file with an unknown suffix, and decide by its first bytes whether it is audio.
     """
 
     def __init__(self, reads: bool = True):
@@ -73,7 +73,7 @@ class AudioFilter:
         name = os.path.basename(path)
         suffix = kind_of(name)
         if is_system_file(name):
-            # audio may have such a name; only its bytes can tell, and reading them is slow for remote files
+            # audio may have such a name, which only its bytes reveal; reading them would be slow for remote files
             return self._reads and suffix in AUDIO_SUFFIXES and not _is_metadata(path)
         return suffix in AUDIO_SUFFIXES or (self._reads and suffix not in OTHER_SUFFIXES and is_audio_file(path))
 

@@ -1,4 +1,4 @@
-"""Find the audio files below a folder, each once, wherever links lead."""
+"""Find the audio files below a folder, each once even if several links lead to it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from .patterns import is_folder
 
 
 class FolderFile(NamedTuple):
-    """An audio file in a folder, or why something there cannot be read.
+    """An audio file in a folder, or an entry of the folder that cannot be read.
 
     Attributes:
-        reference: The reference from LibriSpeech's `*.trans.txt` in the same folder.
+        path: The path of the file or entry.
+        reference: The reference text from LibriSpeech's `*.trans.txt` in the same folder.
+        error: Why the entry cannot be read.
     """
 
     path: str
@@ -36,11 +38,11 @@ class FolderWalk:
     before, such as a parent, are not followed.
 
     Attributes:
-        filter: Separates audio from other files.
+        filter: The filter that separates audio from other files.
         visited: Device and inode of the folders visited so far.
-        link_targets: The files that links lead to.
+        link_targets: The real paths of the files that were yielded by the path of a link.
         came_back: Whether a link led to a folder that was visited before.
-        note: Called with warnings about references.
+        note: Function called with each warning about references.
     """
 
     filter: AudioFilter = field(default_factory=AudioFilter)
@@ -96,14 +98,14 @@ class FolderWalk:
         return True
 
     def _check(self, entry: os.DirEntry[str], folder: str, inside: str) -> Iterator[FolderFile]:
-        """Yield what `_file` does; turn its `OSError` into an error, since files may vanish and disks may fail."""
+        """Yield from `_file`, and yield an `OSError` as an error of the entry: files may vanish, and disks may fail."""
         try:
             yield from self._file(entry, folder, inside)
         except OSError as error:
             yield FolderFile(entry.path, error=f"{entry.path}: cannot be opened: {error.strerror or error}")
 
     def _file(self, entry: os.DirEntry[str], folder: str, inside: str) -> Iterator[FolderFile]:
-        """Yield a file if it is audio and has not come before. `folder` is the real folder that it lies in."""
+        """Yield a file if it is audio and was not yielded before. `folder` is its folder with links resolved."""
         suffix = kind_of(entry.name)
         if entry.is_symlink():
             try:

@@ -1,4 +1,4 @@
-"""The inputs of a job, expanded into utterances: files, folders, patterns, lists and archives."""
+"""Expand the inputs of a job (files, folders, patterns, lists and archives) into utterances."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class Inputs(Iterable[Utterance]):
         sources: Audio files, folders (searched recursively, in sorted order), glob patterns, lists, zip and tar archives, and
             `-` for audio or a list on standard input. All but `-` may also be URLs that fsspec can open.
         shard: Yield only the utterances of this shard.
-        note: Called with each warning about a source, such as a count of the files that were skipped.
+        note: Function called with each warning about a source, such as a count of the files that were skipped.
         allow_pipes: Run the shell commands that Kaldi and Lhotse lists may name instead of files. Otherwise they are errors.
-        raw: The format of standard input, if that is samples without a header.
+        raw: The format of standard input, if it holds samples without a header.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Inputs(Iterable[Utterance]):
                     yield utterance
 
     def _warn(self, source: str, message: str) -> None:
-        """Pass on a warning about a source, once even if the inputs are iterated over again."""
+        """Pass on a warning about a source, only once even if the inputs are iterated over again."""
         line = f"{source}: {message}"
         with self._lock:
             is_new = line not in self._noted
@@ -165,7 +165,7 @@ class Inputs(Iterable[Utterance]):
 
         Args:
             source: The folder.
-            walk: The walk through the folders of a pattern, so that each file comes once.
+            walk: The walk that all folders of a pattern share, so that each file is yielded once.
             exclude: Files to leave out, with the links in their folders resolved.
         """
         walk = FolderWalk() if walk is None else walk
@@ -193,7 +193,7 @@ class Inputs(Iterable[Utterance]):
         for path in paths:
             if os.path.isdir(path):
                 n_folders += 1
-                if "**" not in source:  # which searches folders itself
+                if "**" not in source:  # `**` descends into folders by itself
                     count += 1
                     yield from self._from_folder(path, walk, exclude)
             elif is_special(path):

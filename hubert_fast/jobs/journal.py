@@ -1,10 +1,10 @@
-"""A record on disk of what a run has done, so that the run can be killed at any instant and continue where it was.
+"""Record on disk what a run has done, so that the run can be killed at any instant and the next one continues from there.
 
-Rows of output are written and synced before the journal says so in one transaction, together with the size that the output
-then has. Anything in an output beyond that size was uncommitted when the run was killed: it is cut off, and done again.
+Rows are written to the output and synced first; then one transaction records them in the journal, with the new size of the
+output. If a run is killed, whatever lies beyond the recorded size is cut off, and its utterances are done again.
 
-For each utterance the journal records size and modification time of its file, from before the file was read, and the
-position of its rows. If the file changes, the utterance is done again and its old rows are removed, see `row_file`.
+For each utterance the journal records the position of its rows, and the size and modification time that its file had before
+it was read. If the file changes, the utterance is done again and its old rows are removed, see `row_file`.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ CREATE TABLE IF NOT EXISTS done (
 CREATE TABLE IF NOT EXISTS stale (file TEXT, start INTEGER, bytes INTEGER, checksum INTEGER);
 """
 TABLES = ("meta", "sizes", "names", "done", "stale")
-# columns that were added later; NULL in journals of earlier versions
+# columns added since the first version; NULL in rows written before
 LATER_COLUMNS = ("file_bytes", "modified_ns", "row_start", "row_bytes", "row_checksum", "notes")
-ROLES = ("output", "errors")  # the file that has the rows of an utterance: ROLES[failed]
+ROLES = ("output", "errors")  # the rows of an utterance are in the file ROLES[failed]
 
 
 class JournalError(Exception):
-    """A run cannot use a journal; the message says why and what to do."""
+    """A run cannot use its journal or continue its output. The message says why, and what to do."""
 
 
 class Errors(NamedTuple):
-    """Length of a reference, and the edits between it and the transcript, in words and in characters."""
+    """The length of a reference and its edit distance from the transcript, both in words and in characters."""
 
     words: int = 0
     word_errors: int = 0
@@ -70,7 +70,7 @@ class Stamp(NamedTuple):
 
     @classmethod
     def of(cls, audio: str) -> Stamp | None:
-        """Return the stamp of a path, or of the local archive behind a URL such as `zip://a.wav::b.zip`.
+        """Return the stamp of a path, or of the local archive that a URL such as `zip://a.wav::b.zip` refers to.
 
         Returns `None` for other URLs, folders, pipes, standard input and files that cannot be read.
         """
@@ -87,7 +87,7 @@ class Stamp(NamedTuple):
         return cls(status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
 
     def is_changed(self, now: Stamp | None) -> bool:
-        """Return whether the file differs now. A file that is missing or unknown now does not count as changed."""
+        """Return whether the stamp `now` differs. A file that is now missing, or has no stamp, does not count as changed."""
         return now not in (None, MISSING, self)
 
 
@@ -95,7 +95,7 @@ MISSING = Stamp(-1, 0)
 
 
 class Row(NamedTuple):
-    """Position of an utterance's rows: the role of the file, first byte, size in bytes, and CRC-32."""
+    """The position of an utterance's rows: the role of their file, their first byte, size in bytes and CRC-32."""
 
     file: str
     start: int
@@ -113,11 +113,11 @@ class Journal:
     def __init__(self, path: Path | None):
         self.path = path
         if path is not None:
-            open(path, "ab").close()  # for a better error: SQLite's do not say that a folder is read-only
+            open(path, "ab").close()  # for a clearer error: SQLite does not say that a folder is read-only
         self._lock = threading.Lock()
         self._connection = sqlite3.connect(path or "", timeout=0, isolation_level=None, check_same_thread=False)
         try:
-            # exclusive: locked until the process ends, however it ends; needs no shared memory, which network file systems lack
+            # exclusive: stays locked until the process ends, and needs no shared memory, which network file systems lack
             self._execute("PRAGMA locking_mode=EXCLUSIVE")
             self._execute("PRAGMA journal_mode=WAL")
             self._execute("PRAGMA synchronous=FULL")
@@ -148,21 +148,21 @@ class Journal:
         return json.loads(rows[0][0]) if rows else None
 
     def begin(self, settings: Mapping[str, Any]) -> None:
-        """Delete everything and record the settings of a new run; durable, so the output can be truncated afterwards."""
+        """Durably delete all records and record the settings of a new run, so that the output can be truncated afterwards."""
         for table in TABLES:
             self._execute(f"DELETE FROM {table}")
         self._execute("INSERT INTO meta VALUES ('settings', ?)", (json.dumps(settings),))
         self.commit({})
 
     def keep_settings(self, settings: Mapping[str, Any]) -> None:
-        """Replace the settings by compatible ones; durable after the next `commit`."""
+        """Replace the settings by compatible ones. The change is durable after the next `commit`."""
         self._execute("INSERT OR REPLACE INTO meta VALUES ('settings', ?)", (json.dumps(settings),))
 
     def __contains__(self, key: bytes) -> bool:
         return bool(self._execute("SELECT 1 FROM done WHERE key = ?", (key,)))
 
     def is_current(self, key: bytes, now: Stamp | None) -> bool | None:
-        """Return whether a finished utterance's file is unchanged; `None` if the utterance is not done."""
+        """Return whether the file of an utterance is unchanged since it was done; `None` if it is not done."""
         rows = self._execute("SELECT file_bytes, modified_ns FROM done WHERE key = ?", (key,))
         if not rows:
             return None
@@ -179,10 +179,16 @@ class Journal:
         row: Row | None = None,
         notes: int = 0,
     ) -> None:
-        """Record that an utterance is done; durable after the next `commit`.
+        """Record that an utterance is done. The record is durable after the next `commit`.
 
-        `stamp` is that of its file, `None` if unknown. `row` is the position of its rows, `None` if they are in a file
-        of their own.
+        Args:
+            key: The key of the utterance.
+            failed: Whether it could not be transcribed.
+            audio_seconds: Duration of its audio.
+            errors: The errors of its transcript against the reference.
+            stamp: The stamp of its file from before it was read; `None` if unknown.
+            row: The position of its rows; `None` if they are in a stream or in a file of their own.
+            notes: Number of its notes.
         """
         position = (None, None, None) if row is None else (row.start, row.bytes, row.checksum)
         values = (key, failed, audio_seconds, *errors, *(stamp or (None, None)), *position, notes)
@@ -247,7 +253,7 @@ class Journal:
         return rows[0][0] if rows else 0
 
     def commit(self, sizes: Mapping[str, int]) -> None:
-        """Make all additions durable, together with the sizes of the output files."""
+        """Make all records durable, together with the sizes of the output files in bytes, by role."""
         if not self._connection.in_transaction:  # SQLite rolled it back, so the additions are lost
             raise sqlite3.OperationalError("an earlier write failed")
         for file, size in sizes.items():

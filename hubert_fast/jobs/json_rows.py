@@ -1,4 +1,4 @@
-"""Rows of JSON text: one object per line, an array of objects, or an object that holds them by name.
+"""Read the rows of JSON text: one object per line, an array of objects, or an object that holds rows by name.
 
 Arrays and objects are parsed a row at a time, so memory is bounded by the longest row, however long the list is.
 """
@@ -34,7 +34,7 @@ class Row(NamedTuple):
     """A row of the list, or the error in it.
 
     Attributes:
-        number: The number of its line or row, counted from 1.
+        number: Its line or row, counted from 1.
         unit: What `number` counts, `"line"` or `"row"`.
         name: Its key in the object that holds it.
     """
@@ -54,7 +54,7 @@ def rows_of(text: Text, is_row: IsRow) -> Iterator[Row]:
 
     Args:
         text: The list.
-        is_row: Returns whether an object is a row itself, rather than one that holds rows by name.
+        is_row: Function that returns whether an object is a row itself, rather than a container of rows by name.
     """
     if is_document(text):
         yield from _Document(text, is_row).rows()
@@ -78,7 +78,7 @@ def is_document(text: Text) -> bool:
         return True
     if not first.startswith("{") or _decode(first) is not None:
         return False
-    if first.endswith(("[", "{", ",", ":")) or len(first) > PIECE_CHARACTERS // 2:  # the beginning of a long line
+    if first.endswith(("[", "{", ",", ":")) or len(first) > PIECE_CHARACTERS // 2:  # the start of a long line
         return True
     second = (*text.peek(2), "", "")[1]
     return second != "" and not isinstance(_decode(second), dict) and _is_truncated(first)
@@ -253,7 +253,7 @@ class _Document:
         """Read at least `count` more characters, or as many as are left, and drop those already parsed.
 
         Returns:
-            Whether there were any.
+            Whether any were read.
         """
         pieces = [self._buffer[self._position :]]
         added = 0

@@ -1,4 +1,4 @@
-"""Rows of a JSON object that holds a whole table: pandas' layouts, and texts or files by name."""
+"""Read the rows of a JSON object that holds a whole table: in pandas' layouts, or as texts or files by name."""
 
 from __future__ import annotations
 

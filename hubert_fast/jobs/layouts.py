@@ -1,7 +1,7 @@
-"""Lists of toolkits and corpora: Kaldi's `wav.scp`, fairseq's `.tsv`, LibriSpeech's `.trans.txt` and FFmpeg's.
+"""Read the lists of toolkits and corpora: Kaldi's `wav.scp`, fairseq's `.tsv`, LibriSpeech's `.trans.txt` and FFmpeg's.
 
-All but the last refer to files beside them. Rows are read as they are needed: only Kaldi's recordings, if there are
-`segments`, and lines of other files that come out of order are kept in memory.
+Except for FFmpeg's, they come with other files in their folder. Rows are read as they are needed. Only two things are kept in
+memory: Kaldi's recordings, if there are `segments`, and lines of accompanying files that are out of order.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class ValuesById:
     """Values by id in a file of lines `ID VALUE`, which is read only as far as needed.
 
     Args:
-        lines: Pairs of id and value.
+        lines: The pairs of id and value.
         keep: Whether an id may be requested more than once.
     """
 

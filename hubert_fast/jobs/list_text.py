@@ -1,4 +1,4 @@
-"""The text of a list from a file, a URL or standard input: decompressed and decoded, from UTF-8, UTF-16 or UTF-32.
+"""Read the text of a list from a file, a URL or standard input: decompress it, and decode UTF-8, UTF-16 or UTF-32.
 
 Lists are read in pieces, so only the current piece is in memory.
 """
@@ -36,8 +36,8 @@ class Text:
     """The lines of a list, the first of which can be peeked at.
 
     Args:
-        pieces: Lines with their ends; a long line may come in several pieces.
-        separated_by_nul: Each piece is a complete item without an end, as `find -print0` writes them.
+        pieces: The lines with their line ends; a long line may be split into several pieces.
+        separated_by_nul: Whether each piece is a complete item without a line end, as from `find -print0`.
     """
 
     def __init__(self, pieces: Iterator[str], separated_by_nul: bool = False):
@@ -92,7 +92,7 @@ def _items(file: BinaryIO) -> Iterator[str]:
 
 
 class _Prefixed(io.RawIOBase):
-    """A binary stream with bytes put back in front."""
+    """A binary stream whose first bytes, which were already read, are put back."""
 
     def __init__(self, head: bytes, rest: BinaryIO):
         self._head, self._rest = head, rest
@@ -108,7 +108,7 @@ class _Prefixed(io.RawIOBase):
 
 
 def _read_available(file: Any, size: int) -> bytes:
-    """Read up to `size` bytes without waiting for more than are there: a list may be read while it is being written."""
+    """Read up to `size` bytes, waiting only for the first: a list may be read while it is being written."""
     read = getattr(file, "read1", None) or file.read
     return read(size) or b""
 
@@ -118,7 +118,7 @@ def open_bytes(source: str) -> BinaryIO:
 
     Raises:
         OSError: If the file cannot be opened. The file system of a URL may raise other errors.
-        AudioError: If the URL is one that must not be opened.
+        AudioError: If the protocol of the URL is not supported.
     """
     if not is_url(source):
         return open(source, "rb")

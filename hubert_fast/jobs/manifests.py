@@ -1,4 +1,4 @@
-"""Lists of audio: JSON, tables, paths on lines, playlists, and the lists of corpora. Rows are read as they are needed.
+"""Read lists of audio: JSON, tables, paths on lines, playlists, and the lists of corpora, row by row as they are needed.
 
 Memory is bounded by the longest row. The format of a list follows from its name; on standard input and in `.txt` files, from
 its first lines.
@@ -50,11 +50,11 @@ def read(source: str, note: Callable[[str], None] = lambda message: None, file: 
 
     Args:
         source: A path or URL, or `-` for standard input.
-        note: Called with warnings about the list.
+        note: Function called with each warning about the list.
         file: A stream to read the list from instead, such as standard input.
 
     Raises:
-        ManifestError: If the list cannot be opened or is something other than a list.
+        ManifestError: If the source cannot be opened or is not a list.
     """
     name = STANDARD_INPUT if source == "-" else source
     count = 0
@@ -74,7 +74,7 @@ def read(source: str, note: Callable[[str], None] = lambda message: None, file: 
 
 def _entries(text: Text, source: str, note: Callable[[str], None]) -> Iterator[Entry]:
     suffix = _suffix(source)
-    # one line unless a format needs a second: a list may be read while it is being written
+    # peek at one line only, unless a format needs a second: a list may be read while it is being written
     (first,) = text.peek(1) or [""]
     is_list = suffix not in (*JSON_SUFFIXES, *tables.DELIMITERS)
     if text.separated_by_nul:

@@ -1,4 +1,4 @@
-"""Resolve the paths of a list: in the working folder or the list's, as they are written or as they were probably meant."""
+"""Resolve the paths in a list, in the working folder or the list's folder, as written or as they were probably meant."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PLACEHOLDER = re.compile(r"^(?:\{\w+\}|\$\{?\w+\}?)[/\\]+")  # {data_root}/, as 
 
 
 class ResolvedPath(NamedTuple):
-    """A path of a list.
+    """A path in a list, resolved to a file or URL.
 
     Attributes:
         name: The path to show to the user.
@@ -40,7 +40,7 @@ class PathResolver:
     """A resolver for the paths in a list.
 
     Args:
-        folder: The folder of the list, a path or URL; `""` to use only the working folder.
+        folder: The path or URL of the list's folder; `""` to use only the working folder.
         root: The folder that the list declares its paths relative to.
     """
 

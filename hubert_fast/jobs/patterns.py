@@ -1,4 +1,4 @@
-"""Expand patterns such as `talks/**/*.wav`. Each file comes once, and cycles of links do no harm."""
+"""Expand patterns such as `talks/**/*.wav`. Each file is returned once, and cycles of links do no harm."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def matches(pattern: str) -> list[str]:
     """Return the sorted paths that match a pattern.
 
     `*` matches within a name and `**` any number of folders; hidden names match only if the pattern has the dot.
-    A file that several linked folders lead to comes once, by the path without links if that matches. A link to a file counts
-    as a file of its own, like a hard link, unless the file itself matches too.
+    A file that several linked folders lead to is returned once, by its path without links if that path matches. A link to a
+    file counts as a file of its own, like a hard link, unless the file itself matches too.
     """
     root, parts = ("/", pattern.lstrip("/")) if pattern.startswith("/") else ("", pattern)
     paths = _matches_below(root, [part for part in parts.split("/") if part], set())

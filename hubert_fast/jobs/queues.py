@@ -18,7 +18,7 @@ class WeightedQueue(Generic[Item]):
 
     Args:
         capacity: The most that the items may weigh together.
-        takers: Number of threads that share the remaining items once the queue is closed.
+        takers: Number of threads among which the remaining items are divided once the queue is closed.
     """
 
     def __init__(self, capacity: float, takers: int = 1):
@@ -39,7 +39,7 @@ class WeightedQueue(Generic[Item]):
             return True
 
     def take(self, weight: float = 1, *, wait: bool = True, linger_seconds: float = 0.0) -> list[Item] | None:
-        """Take items of up to `weight` in total, but at least one; return `None` if no more will come.
+        """Take items of up to `weight` in total, but at least one; return `None` if the queue is closed and empty.
 
         Args:
             weight: The most that the items may weigh together.

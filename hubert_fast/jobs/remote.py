@@ -1,4 +1,4 @@
-"""Audio at URLs that fsspec can open and in archives, which become URLs such as `zip://a.wav::talks.zip`."""
+"""Find audio at URLs that fsspec can open, and in archives, whose files get URLs such as `zip://a.wav::talks.zip`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .patterns import is_pattern, matches_within, names_suffix
 from .rows import normalize_names, reference_of
 
 KIND_OF_COMPRESSION = {"gzip": "gzip", "bz2": "bzip2", "xz": "xz"}  # fsspec's name -> ours, in `first_bytes`
-MAX_TEXT_BYTES = 1 << 16  # of a text beside audio in a WebDataset shard
+MAX_TEXT_BYTES = 1 << 16  # size limit of the text beside audio in a WebDataset shard
 
 
 class RemoteFile(NamedTuple):
@@ -29,7 +29,7 @@ class RemoteFile(NamedTuple):
 
     Attributes:
         name: Its path below the folder or archive, with its suffix.
-        reference: The text beside it in a WebDataset shard.
+        reference: The reference text beside it in a WebDataset shard.
     """
 
     url: str
@@ -38,7 +38,7 @@ class RemoteFile(NamedTuple):
 
 
 class CannotListError(Exception):
-    """A URL or archive cannot be listed, or it holds no audio; the message says why, without the name."""
+    """A URL or archive cannot be listed, or holds no audio. The message says why, but does not name it."""
 
 
 def is_archive(source: str) -> bool:
@@ -61,7 +61,7 @@ def url_of_archive(source: str) -> str:
 
 
 def reason_of(error: Exception) -> str:
-    """Return a short reason why a file could not be read: the status of an HTTP server, or the operating system's message."""
+    """Return a short reason why a file cannot be read: a server's HTTP status, or the operating system's message."""
     status = http_status(error)
     if status is not None:
         return f"the server answered {describe_status(status)}"
@@ -115,7 +115,7 @@ def list_files(source: str, filter: AudioFilter) -> Iterator[RemoteFile]:
 
 
 def _list(system: Any, path: str, source: str) -> list[str] | None:
-    """Return the files that a URL leads to, or `None` if it is that of a single file."""
+    """Return the files that a URL leads to, or `None` if it names a single file."""
     if source.startswith(tuple(f"{protocol}://" for protocol in ARCHIVE_PROTOCOLS)):
         return _list_archive(system, path)
     if is_pattern(path) and not system.exists(path):

@@ -1,7 +1,7 @@
-"""Parse a row of a list: its audio, the part of it, its reference and its id, under the field names in common use.
+"""Parse a row of a list: its audio, the selected part, its reference and its id, under the field names in common use.
 
-The names are those of NeMo manifests, Hugging Face tables, Common Voice, DeepSpeech, SpeechBrain, WeNet and fairseq, and of
-cuts and recordings from Lhotse. A faulty reference never prevents transcription; faulty audio or a faulty part is an error.
+The names are those of NeMo manifests, Hugging Face tables, Common Voice, DeepSpeech, SpeechBrain, WeNet, fairseq, and cuts and
+recordings of Lhotse. A faulty reference never prevents transcription; faulty audio or a faulty part is an error.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class Entry(NamedTuple):
     """A row of a list, or the error in it.
 
     Attributes:
-        line: The number of its line or row, counted from 1.
+        line: Its line or row, counted from 1.
         channel: The channel to transcribe, counted from 0; `None` means all of them.
-        is_command: `audio` is a shell command that writes audio to its standard output.
+        is_command: Whether `audio` is a shell command that writes audio to its standard output.
         root: The folder that the list declares its paths relative to.
-        is_line: `audio` is a whole line, which may be a comment or hold more than a path.
+        is_line: Whether `audio` is a whole line, which may be a comment or hold more than a path.
         note: A warning that part of the row is ignored, to be shown once per list.
     """
 
@@ -60,7 +60,7 @@ class Entry(NamedTuple):
 
 
 def is_row(values: Mapping[str, Any]) -> bool:
-    """Return whether an object is a row itself: whether one of its fields holds audio."""
+    """Return whether an object is a row itself, which means that one of its fields holds audio."""
     fields = normalize_names(values)
     return _is_lhotse(fields) or is_task(fields) or _has_audio(fields)
 

@@ -1,4 +1,4 @@
-"""Tell lists, pipes and special files apart from audio, by their names and first bytes."""
+"""Distinguish lists, pipes and special files from audio by their names and first bytes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def is_special(source: str) -> bool:
 def is_list_in_pipe(source: str) -> bool:
     """Return whether a path is a named pipe that holds a list.
 
-    Waits for the first bytes of the pipe. Data that are neither text nor audio are left for the decoder to report.
+    Wait for the first bytes of the pipe. Data that are neither text nor audio are left to the decoder, which reports them.
     """
     try:
         if not stat.S_ISFIFO(os.stat(source).st_mode):

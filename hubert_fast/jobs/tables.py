@@ -1,4 +1,4 @@
-"""Lists as tables: separated by commas, tabs, semicolons or bars, with or without a header that names the columns."""
+"""Read lists that are tables, separated by commas, tabs, semicolons or bars, with or without a header."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from .rows import FIELDS, Entry, normalize_names, parse_row
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 OTHER_DELIMITERS = ",\t;|"
-MAX_QUOTED_LINES, MAX_QUOTED_CHARACTERS = 50, 1 << 16  # of one field; a quote that is open for longer is a stray one
+MAX_QUOTED_LINES, MAX_QUOTED_CHARACTERS = (
+    50,
+    1 << 16,
+)  # in a quoted field; a longer one begins at a stray quote
 NO_HEADER = "its rows have several texts and no header, so references are ignored: add a header with path and text"
 PART_COLUMNS = frozenset((*FIELDS["offset_seconds"], *FIELDS["duration_seconds"]))
 

@@ -1,4 +1,4 @@
-"""Utterances, each an audio file or a part of one, and shards that divide them among machines."""
+"""Define utterances, each an audio file or a part of one, and shards, which divide utterances among machines."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Utterance:
         audio: A local path or a URL.
         offset_seconds: Where the part begins.
         duration_seconds: The length of the part; `None` means to the end of the file.
-        reference: What is said in the audio, if known.
-        name: Path below the output folder of a text file for this utterance, without a suffix.
+        reference: The reference text of the audio, if known.
+        name: Path of the utterance's own output file below the output folder, without a suffix.
         error: Why the utterance cannot be transcribed, if that is known before its file is opened.
         channel: The channel to transcribe, counted from 0; `None` means all of them.
-        token: Distinguishes audio read from a pipe from whatever an earlier run read from it.
+        token: Random text that distinguishes the audio in a pipe from what an earlier run read from it; `""` for other audio.
     """
 
     id: str
@@ -34,7 +34,7 @@ class Utterance:
 
     @property
     def key(self) -> bytes:
-        """Return 16 bytes that identify the utterance."""
+        """16 bytes that identify the utterance."""
         parts = [self.id, self.audio, repr(self.offset_seconds), repr(self.duration_seconds)]
         parts += [] if self.channel is None else [f"channel {self.channel}"]
         parts += [self.token] if self.token else []
