@@ -39,7 +39,7 @@ RAY = ['ray[data]>=2.40; python_version < "3.14"']
 setup(
     name="hubert_fast",
     version=VERSION,
-    description="HuBERT speech encoders: the checkpoints and answers of Hugging Face transformers, built to be fast",
+    description="Fast HuBERT speech encoders with the checkpoints and outputs of Hugging Face transformers",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
