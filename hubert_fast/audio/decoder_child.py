@@ -23,7 +23,7 @@ REPORTED = ("tracks", "track", "seconds", "lost_seconds", "filled_seconds", "jum
 
 
 def serve() -> None:
-    """Decode what standard input requests, file after file, until it is closed.
+    """Serve the requests on standard input, one file after another, until it is closed.
 
     The process takes two command-line arguments: the bytes of memory that it may use beyond those it has when it is ready, and
     its parent's process id.

@@ -21,7 +21,7 @@ _KBITS = {  # by (is version 1, layer)
     (False, 2): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
     (False, 3): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
-SEARCHED_BYTES = 1 << 18  # how far to look for a first frame after junk
+SEARCHED_BYTES = 1 << 18  # distance within which to look for a first frame after junk
 
 
 class Header(NamedTuple):
@@ -55,7 +55,7 @@ def parse_header(data: bytes, at: int = 0) -> Header | None:
 
 
 def frame_length(data: bytes, at: int = 0) -> int:
-    """Return the size in bytes of the frame at `at`, or 0 unless it and up to two more in `data` are of the same kind."""
+    """Return the size in bytes of the frame at `at`; 0 if it, or either of the next two in `data`, is no frame of its kind."""
     first, end = parse_header(data, at), at
     if first is None:
         return 0
@@ -70,7 +70,7 @@ def frame_length(data: bytes, at: int = 0) -> int:
 
 
 def adts_length(data: bytes, at: int = 0) -> int:
-    """Return the size in bytes of the ADTS AAC frame at `at`, or 0 unless up to two more in `data` follow it."""
+    """Return the size in bytes of the ADTS AAC frame at `at`; 0 if it, or either of the next two in `data`, is no frame."""
     first = 0
     for _ in range(3):
         if len(data) < at + 7:
@@ -85,7 +85,7 @@ def adts_length(data: bytes, at: int = 0) -> int:
 
 
 def loas_length(data: bytes, at: int = 0) -> int:
-    """Return the size in bytes of the LOAS AAC frame at `at`, or 0 unless up to two more in `data` follow it."""
+    """Return the size in bytes of the LOAS AAC frame at `at`; 0 if it, or either of the next two in `data`, is no frame."""
     first = 0
     for _ in range(3):
         if len(data) < at + 3:

@@ -21,7 +21,7 @@ VIDEO_SUFFIXES = frozenset(
 # The suffixes that a folder search picks up. From a video, one audio track is read.
 AUDIO_SUFFIXES = SOUND_SUFFIXES | VIDEO_SUFFIXES
 
-# How a file is compressed, by its last suffix. fsspec does not know the short ones of tar archives.
+# Compression methods by the last suffix of a file name. fsspec does not know the short suffixes of tar archives.
 COMPRESSION = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz"}
 SHORT_TAR_SUFFIXES = {".tgz": "gzip", ".tbz": "bz2", ".tbz2": "bz2", ".txz": "xz"}
 TAR_SUFFIXES = (".tar", *(f".tar{suffix}" for suffix in COMPRESSION), *SHORT_TAR_SUFFIXES)

@@ -18,7 +18,7 @@ MAX_FIRST_SECONDS = 5  # most seconds of sound in the first page with audio
 
 @dataclass
 class Link:
-    """One of the streams that follow each other in a file.
+    """A link: one of the streams that follow each other in a file.
 
     Attributes:
         start: Offset of the first byte.
@@ -53,7 +53,7 @@ class Pages:
     """The links of a file.
 
     Attributes:
-        links: In the order of the file.
+        links: The links in the order of the file.
         missing: Bytes that the last page lacks.
         damaged: Number of places where bytes are not part of a page.
         end: Offset at which the pages end.
@@ -66,7 +66,7 @@ class Pages:
 
 
 def walk_pages(read: Read, size: int) -> Pages:
-    """Walk through the pages of a file. Takes a tenth of a second for ten hours of speech."""
+    """Walk through the pages of a file. This takes a tenth of a second for ten hours of speech."""
     pages, at, is_in_data = Pages(), 0, False
     while at < size:
         header = read(at, 27 + 255 + 20)

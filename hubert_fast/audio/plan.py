@@ -41,7 +41,7 @@ class Plan:
     """The parts of a file to decode, in order, and what is known to be wrong with it.
 
     Attributes:
-        parts: What to decode.
+        parts: The parts to decode, in order.
         truncation: The evidence that the file is cut off, which completes "cut off: ..."; `None` if there is none.
         undecodable_seconds: Approximate duration of the stretches that cannot be decoded.
         notes: Faults that decoding works around, each a sentence for the user.

@@ -19,7 +19,7 @@ class Reading:
 
     Args:
         source: The bytes of the file.
-        plan: How to decode them.
+        plan: The plan for decoding them.
         keep_truncated: Decode what is left of a damaged file instead of raising `AudioError`.
         note: Function called with each note for the user.
     """
@@ -171,7 +171,7 @@ class Reading:
                 raise
             self.note(f"{error}; the {decoding.skipped_seconds + seconds:.1f} s before that are kept")
             return
-        if not seconds and decoding.skipped_seconds:  # the section begins after the end, wherever that is
+        if not seconds and decoding.skipped_seconds:  # the section begins after the end, whose position may be unknown
             self.seconds = begin + (decoding.seconds or decoding.skipped_seconds)
         self._note_oddities(decoding)
         if until_seconds is None or decoding.skipped_seconds + seconds < until_seconds:

@@ -135,10 +135,10 @@ def _add_mpeg_run(source: Source, plan: Plan, run: mpeg_frames.FrameRun, number:
     claimed, present = _seconds(tag), (run.count - 1) * tag.header.samples / tag.header.sample_rate_hz
     if _is_right(tag, run) or (not tag.bytes and abs(tag.frames + 1 - run.count) <= 1):
         part.seconds = claimed
-        part.start += tag.header.bytes if tag.delay is None else 0  # FFmpeg would believe a delay that cannot be right
+        part.start += tag.header.bytes if tag.delay is None else 0  # otherwise FFmpeg would trust a delay that cannot be right
         return
     if tag.bytes and abs(tag.bytes - (run.end - run.start)) <= 2 * tag.header.bytes + 16:  # complete, but counted wrongly
-        part.start += tag.header.bytes  # FFmpeg would believe the count
+        part.start += tag.header.bytes  # otherwise FFmpeg would trust the count
         if abs(claimed - present) > TOLERATED_SECONDS:
             plan.notes.append(f"its header says {claimed:.1f} s, but the file has {present:.1f} s: all of it is decoded")
         return

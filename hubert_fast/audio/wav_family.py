@@ -15,7 +15,7 @@ from ..first_bytes import HEAD_BYTES
 from .joined import Read, end_of_padding, find_recording, starts_file
 from .probing import W64
 
-UNKNOWN_BYTES = 0x7FFF0000  # 32-bit sizes from here on are placeholders of writers to a pipe, not real sizes
+UNKNOWN_BYTES = 0x7FFF0000  # 32-bit sizes from here on are placeholders for a pipe, not real sizes
 UNKNOWN_BYTES_64 = 1 << 62  # the same for 64-bit sizes
 SEARCHED_BYTES = 1 << 26  # range in which to look for another recording if the claimed size cannot be right
 MAX_CHUNKS = 10_000
@@ -52,12 +52,12 @@ class _Family:
     """The layout of the chunks in a format.
 
     Attributes:
-        form: Bytes of the file's outer header.
-        header: Bytes of a chunk's header.
-        align: A chunk begins at a multiple of this.
+        form: Size of the file's outer header in bytes.
+        header: Size of a chunk's header in bytes.
+        align: Every chunk begins at a multiple of this many bytes.
         order: Byte order, as in `struct`.
         data: Name of the chunk of samples.
-        size_bytes: Bytes of the size in a chunk's header.
+        size_bytes: Number of bytes that hold the size in a chunk's header.
     """
 
     form: int

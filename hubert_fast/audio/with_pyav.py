@@ -1,4 +1,4 @@
-"""Decode with FFmpeg (PyAV): formats that libsndfile cannot read, and files whose headers it would wrongly believe.
+"""Decode with FFmpeg (PyAV): formats that libsndfile cannot read, and files whose wrong headers it would trust.
 
 FFmpeg decodes to the last byte. The container is passed to it, so that it does not take a playlist or script for audio, and it
 may not open other files or URLs.
@@ -166,7 +166,7 @@ class Decoder:
     def _timed_samples(self, from_start: bool) -> Iterator[tuple[np.ndarray, int, float | None]]:
         """Yield samples, their rate and the time of the first one in seconds, `None` if unknown.
 
-        Cuts the encoder's delay and fills gaps with silence.
+        The encoder's delay is cut, and gaps are filled with silence.
         """
         base, drop, rate = self._base_seconds(), 0, 0
         previous: np.ndarray | None = None
@@ -203,14 +203,14 @@ class Decoder:
             yield samples[cut:], rate, time
 
     def _is_gap(self, yielded: float, gap: float) -> bool:
-        """Return whether `gap` seconds of packets are missing, rather than that the clock jumped."""
+        """Return whether `gap` seconds of packets are missing. Otherwise the clock has jumped."""
         if self.container in ("mpeg-ts", "m2ts", "mpeg-ps"):
             return gap <= MAX_GAP_SECONDS
         seconds = self._file.duration
         return gap <= MAX_GAP_SECONDS if seconds is None else yielded + gap <= seconds / 1e6 + 1.0
 
     def _adjust_start(self, frame: AudioFrame, first_pts: int | None, time: float | None) -> tuple[int, int]:
-        """Return how many samples to drop at the beginning, and how many of silence to insert there.
+        """Return how many samples to drop at the beginning, and how many samples of silence to insert there.
 
         Args:
             frame: The first frame.

@@ -24,7 +24,7 @@ Note = Callable[[str], None]
 
 
 class ValuesById:
-    """Values by id in a file of lines `ID VALUE`, which is read only as far as needed.
+    """The values of a file of lines `ID VALUE`, looked up by id. The file is read only as far as needed.
 
     Args:
         lines: The pairs of id and value.
@@ -158,7 +158,7 @@ def _reference(text: str | None) -> str | None:
 
 
 def is_fairseq(text: Text) -> bool:
-    """Return whether a table begins like fairseq's: a line with a folder, then one with a path and a number of samples."""
+    """Return whether a table begins as in fairseq: a line with a folder, then one with a path and a number of samples."""
     first, second = (*text.peek(2), "", "")[:2]
     path, samples = (*second.split("\t"), "")[:2]
     is_root = "\t" not in first.rstrip("\t")

@@ -21,7 +21,7 @@ from ..first_bytes import HEAD_BYTES, MARKS, identify
 PIECE_CHARACTERS = 1 << 16
 STANDARD_INPUT = "standard input"  # the name of "-" in messages
 COMPRESSION_SUFFIXES = (*COMPRESSION, ".zst")
-MAX_LAYERS = 3  # of nested compression
+MAX_LAYERS = 3  # of compression within compression
 BINARY_KINDS = (
     "xz bzip2 gzip zstd zip tar 7z rar appledouble applesingle pdf png jpeg gif elf numpy parquet arrow hdf5 sqlite midi"
 )
@@ -127,7 +127,7 @@ def open_bytes(source: str) -> BinaryIO:
 
     opened = fsspec.open(source, "rb")
     file = opened.open()
-    file._keeps_open = opened  # an archive is closed when its OpenFile is collected
+    file._keeps_open = opened  # an archive is closed when its OpenFile is garbage-collected
     return file
 
 

@@ -46,7 +46,7 @@ def _uncompressed_name(source: str) -> str:
 
 
 def read(source: str, note: Callable[[str], None] = lambda message: None, file: io.RawIOBase | None = None) -> Iterator[Entry]:
-    """Yield the entries of a list. If it breaks off, the last entry has an error.
+    """Yield the entries of a list. If the list breaks off, the last entry has an error.
 
     Args:
         source: A path or URL, or `-` for standard input.

@@ -90,7 +90,7 @@ def _length(start: float, end: float) -> float:
 
 
 def _units_per_second(length: float, seconds: float | None) -> float:
-    """Return the unit of start and end, as units per second.
+    """Return the number of units of start and end in a second.
 
     A duration in seconds beside them shows whether they count seconds, milliseconds or samples. Without one, they are seconds.
     """

@@ -1,4 +1,4 @@
-"""A bounded queue that hands out items in batches of a given weight."""
+"""Define a bounded queue from which items are taken in batches of a given weight."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class WeightedQueue(Generic[Item]):
     An item heavier than `capacity` is accepted when the queue is empty.
 
     Args:
-        capacity: The most that the items may weigh together.
+        capacity: The greatest total weight of the items.
         takers: Number of threads among which the remaining items are divided once the queue is closed.
     """
 
@@ -42,7 +42,7 @@ class WeightedQueue(Generic[Item]):
         """Take items of up to `weight` in total, but at least one; return `None` if the queue is closed and empty.
 
         Args:
-            weight: The most that the items may weigh together.
+            weight: The greatest total weight of the items to take.
             wait: Wait for the first item; otherwise return an empty list if the queue holds less than `weight`.
             linger_seconds: Once there is an item, wait this long for the rest of the weight.
         """

@@ -28,6 +28,7 @@ class RemoteFile(NamedTuple):
     """An audio file at a URL or in an archive.
 
     Attributes:
+        url: Its URL.
         name: Its path below the folder or archive, with its suffix.
         reference: The reference text beside it in a WebDataset shard.
     """
@@ -86,7 +87,7 @@ def list_files(source: str, filter: AudioFilter) -> Iterator[RemoteFile]:
     import fsspec
 
     try:
-        # kept while the files are yielded: an archive is closed when its file system is collected
+        # `system` is kept while files are yielded: an archive is closed when its file system is garbage-collected
         system, path = fsspec.core.url_to_fs(source, **archive_options(source))
         paths = _list(system, path, source)
     except CannotListError:

@@ -28,7 +28,7 @@ def resolve_row(entry: Entry, resolver: PathResolver) -> tuple[Entry, ResolvedPa
 
 
 def sample_range_error(path: str, resolver: PathResolver) -> str | None:
-    """Return the error for a path such as `a.wav:0:4000`, fairseq S2T's notation for parts; `None` for other paths."""
+    """Return the error for a path such as `a.wav:0:4000`, which is how fairseq S2T selects parts; `None` for other paths."""
     name, *part = path.rsplit(":", 2)
     if len(part) == 2 and all(number.isdecimal() for number in part) and resolver.resolve(name).exists:
         return f"{path[:200]!r} gives its part in samples or bytes: use offset and duration in seconds"

@@ -14,10 +14,8 @@ from .rows import FIELDS, Entry, normalize_names, parse_row
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 OTHER_DELIMITERS = ",\t;|"
-MAX_QUOTED_LINES, MAX_QUOTED_CHARACTERS = (
-    50,
-    1 << 16,
-)  # in a quoted field; a longer one begins at a stray quote
+# Limits of a quoted field; one that would be longer begins at a stray quote.
+MAX_QUOTED_LINES, MAX_QUOTED_CHARACTERS = 50, 1 << 16
 NO_HEADER = "its rows have several texts and no header, so references are ignored: add a header with path and text"
 PART_COLUMNS = frozenset((*FIELDS["offset_seconds"], *FIELDS["duration_seconds"]))
 

@@ -40,7 +40,7 @@ def load_transcriber(model: str | Path, device: str, dtype: str, report: Callabl
         model: Hub name or folder.
         device: As for `Transcriber.from_pretrained`.
         dtype: As for `Transcriber.from_pretrained`.
-        report: Called with messages for the user.
+        report: Function called with each message for the user.
 
     Raises:
         CannotRunError: If the model cannot be loaded or run.
@@ -49,7 +49,7 @@ def load_transcriber(model: str | Path, device: str, dtype: str, report: Callabl
         from huggingface_hub.utils import logging as hub_logging
 
         report(f"{model} is not a local folder: looking on the Hugging Face hub and in its cache")
-        hub_logging.set_verbosity_error()  # hides its retries; we report the outcome
+        hub_logging.set_verbosity_error()  # hide the hub's messages about retries; the outcome is reported below
     try:
         dispatch.requested_backend()  # reject an invalid backend before anything is loaded
         transcriber = Transcriber.from_pretrained(model, device=device, dtype=dtype)
@@ -81,13 +81,13 @@ def run(options: argparse.Namespace) -> int:
     if target.is_single and run_options.channels == "each":
         raise ValueError("with --channels each, every channel has its own file: name a folder with -o")
     target.check(options.overwrite)
-    normalizers.normalizer(options.normalizer)  # raises if it cannot run, before a model is loaded
+    normalizers.normalizer(options.normalizer)  # raises if the normalizer cannot run, before a model is loaded
     if target.is_default:
         report(f"neither the name {target.path} nor --format determines the format: writing {target.format}")
     if options.model is None:
         report("no --model given: using the bundled demo model (synthetic voices, closed vocabulary of 90 words)")
     transcriber = _load(options, report)
-    transcriber.cutter(run_options)  # raises for invalid options, before an output is touched
+    transcriber.cutter(run_options)  # raises for invalid chunk lengths, before an output is touched
     is_local = options.engine == "local"
     dtype = _dtype(transcriber) if is_local else options.dtype  # with auto, each actor chooses for itself
     settings = settings_of(transcriber, dtype, run_options, target.format, shard) | {NORMALIZER: options.normalizer}
@@ -111,7 +111,7 @@ def _load(options: argparse.Namespace, report: Callable[[str], None]) -> Transcr
     if reason is not None:
         raise CannotRunError(reason)
     try:
-        ray_engine.connect(_cluster(options), options.device)  # it installs signal handlers, so it must come before ours
+        ray_engine.connect(_cluster(options), options.device)  # Ray installs signal handlers here, so ours are installed later
     except RuntimeError as error:
         raise CannotRunError(str(error)) from None
     # actors do the work; this process loads the model only for its fingerprint, which is compared with that of earlier runs
@@ -139,7 +139,7 @@ def _run_options(options: argparse.Namespace) -> Options:
         chunk_seconds=options.chunk_seconds,
         overlap_seconds=options.overlap_seconds,
         channels=options.channels,
-        # standard output, read by people and pipes, keeps the order of the inputs
+        # standard output is read by people and pipes, so it keeps the order of the inputs
         ordered=options.ordered or options.output in (None, "-"),
         keep_truncated=options.keep_truncated,
     )

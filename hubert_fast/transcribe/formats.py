@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..ctc import Word
     from .results import Result, Transcript
 
-LINE_CHARACTERS, LINES = 42, 2  # of a subtitle
+LINE_CHARACTERS, LINES = 42, 2  # limits of a subtitle
 CUE_SECONDS, PAUSE_SECONDS = 7.0, 0.8
 COLUMNS = ("id", "audio", "start_seconds", "duration_seconds", "confidence", "text")
 
@@ -125,7 +125,7 @@ def ctm(result: Result) -> str:
 
 
 def _cues(words: Sequence[Word]) -> Iterator[list[Word]]:
-    """Yield the words to show together: at most two lines and seven seconds, without a longer pause between them."""
+    """Yield the words of each subtitle, which has at most two lines, lasts at most seven seconds and has no long pause."""
     cue: list[Word] = []
     for word in words:
         if cue:

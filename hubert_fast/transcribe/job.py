@@ -93,13 +93,13 @@ class Job:
     """Transcribes the inputs that are not done yet. Call `run` once.
 
     Args:
-        inputs: What to transcribe.
+        inputs: The inputs to transcribe.
         output: Receives the transcripts.
         summary: Receives the counts.
         progress: Receives the outcome of each utterance.
         journal: Records what is done; by default a temporary one, so that inputs named twice are transcribed only once.
         failures: Receives a row for each failure; without it, only `progress` receives them.
-        normalizer: Applied before texts are compared with references, see `normalizers`.
+        normalizer: Name of the normalizer to apply before texts are compared with references, see `normalizers`.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class Job:
                 self.summary.already_done += 1
                 continue
             if utterance.error is not None and stamp != MISSING:
-                stamp = None  # the error has nothing to do with the file's content
+                stamp = None  # the error does not depend on the file's content
             self._running[key] = stamp
             yield utterance
 
@@ -229,7 +229,7 @@ class Job:
         self._has_uncommitted = False
 
     def _finish(self) -> None:
-        """Complete the output files and remove outdated rows, of inputs that have changed."""
+        """Complete the output files, and remove the outdated rows of inputs that have changed."""
         with writing(self._name):
             self.output.finish()
             if self.failures is not None:

@@ -1,4 +1,4 @@
-"""Text normalizers, applied to reference and transcript before they are compared, so that spelling alone is not an error."""
+"""Normalize reference and transcript before they are compared, so that case or punctuation alone does not count as an error."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class _Translation(dict[int, "str | None"]):
 
 
 def _is_selector(code: int) -> bool:
-    """Return whether a mark only selects a variant of the character before it, or joins two."""
+    """Return whether a character only selects a variant of the character before it, or joins two characters."""
     return code == 0x034F or 0x180B <= code <= 0x180F or 0xFE00 <= code <= 0xFE0F or 0xE0100 <= code <= 0xE01EF
 
 

@@ -26,7 +26,7 @@ from .lanes import Flight, Lane, run_smaller
 
 logger = logging.getLogger(__name__)
 
-LINGER_SECONDS = 0.25  # how long a partial batch waits for more, so that a slow file does not hold up the others
+LINGER_SECONDS = 0.25  # how long a partial batch waits for more pieces: a slow file must not hold up the others
 JOIN_SECONDS = 10.0  # how long to wait for threads at the end: a worker may hang on a network file
 
 Decode = Callable[[Utterance, Callable[[str], None]], Iterable[np.ndarray]]
@@ -38,7 +38,7 @@ class Ticket:
 
     Attributes:
         number: Position among the inputs.
-        utterance: What to transcribe.
+        utterance: The utterance to transcribe.
         channels: For each channel, the frames of the pieces that have run.
         samples: Samples per channel decoded so far.
         pending: Number of pieces in progress.
@@ -106,7 +106,7 @@ class Pipeline:
     def run(self, utterances: Iterable[Utterance]) -> Iterator[list[Ticket]]:
         """Yield completed tickets, several at a time, in the order of completion.
 
-        If `utterances` or a lane raises, raise the same after yielding the tickets completed by then.
+        If `utterances` or a lane raises an exception, yield the tickets completed by then and raise it.
         """
         threads = [self._start(self._feed, utterances)]
         threads += [self._start(self._decode_all) for _ in range(self._threads_left["decode"])]
@@ -118,7 +118,7 @@ class Pipeline:
             self.stop()
             self._complete.close(drop=True)
             deadline = time.monotonic() + JOIN_SECONDS
-            for thread in threads[1:]:  # the first may wait for standard input forever
+            for thread in threads[1:]:  # the first thread may wait for standard input forever
                 thread.join(max(deadline - time.monotonic(), 0))
         if self._error is not None:
             raise self._error

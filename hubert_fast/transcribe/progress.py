@@ -47,7 +47,7 @@ class Progress:
     def _count(self, inputs: Inputs) -> None:
         try:
             self.total = sum(1 for _ in inputs)
-        except Exception:  # the run itself will meet and report it
+        except Exception:  # the run will meet the same error and report it
             return
 
     def skip(self) -> None:
@@ -102,7 +102,7 @@ class Progress:
 
 
 def hours(seconds: float) -> str:
-    """Return `"2.50 h of audio"`, or seconds below six minutes."""
+    """Return a text such as `"2.50 h of audio"`, with seconds below six minutes."""
     return f"{seconds / 3600:.2f} h of audio" if seconds >= 360 else f"{seconds:.1f} s of audio"
 
 
@@ -116,7 +116,7 @@ def report_summary(summary: Summary, report: Callable[[str], None], failures: st
 
     Args:
         summary: The outcome.
-        report: Called with each line.
+        report: Function called with each line.
         failures: The file that lists all failures, if any.
     """
     done, failed = summary.transcribed_this_run, summary.failed_this_run

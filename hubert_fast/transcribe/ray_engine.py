@@ -25,9 +25,9 @@ from .options import Options
 from .results import Result
 from .transcriber import Transcriber
 
-BLOCK_UTTERANCES = 64  # the unit of an actor's work, repeated if the actor dies
-WAVE_UTTERANCES = 16_384  # handed to Ray at a time, so that the inputs are never all in memory
-MOST_RETRIES = 3  # for a block whose actor died
+BLOCK_UTTERANCES = 64  # the unit of an actor's work, which is repeated if the actor dies
+WAVE_UTTERANCES = 16_384  # passed to Ray at a time, so that the inputs are never all in memory
+MOST_RETRIES = 3  # of a block whose actor died
 
 
 def why_not() -> str | None:
@@ -37,7 +37,7 @@ def why_not() -> str | None:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Which Ray cluster to use, and how much of it.
+    """A Ray cluster, and the part of it to use.
 
     Attributes:
         address: As for `ray.init`; `None` uses the running cluster or starts a local one.

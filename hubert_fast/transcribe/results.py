@@ -35,7 +35,7 @@ class Result:
     """The outcome for an utterance: a transcript, a transcript for each channel, or the error that prevented it.
 
     Attributes:
-        utterance: What was transcribed.
+        utterance: The utterance that was transcribed.
         transcripts: One transcript, or one for each channel; empty after an error.
         error: Why there is no transcript.
         notes: Faults in the file that decoding worked around, such as a wrong header. Each note begins with the file's name.

@@ -24,7 +24,7 @@ COMPRESSED_SUFFIXES = frozenset(".gz .bz2 .xz .zst .lz4 .br .zip .7z .tar .tgz".
 
 
 class Sinks(NamedTuple):
-    """Where a job writes. Only outputs that a later run can continue have a journal and a file of failures."""
+    """The outputs of a job. Only one that a later run can continue has a journal and a file of failures."""
 
     output: Output
     journal: Journal | None = None
@@ -75,7 +75,7 @@ class Target:
 
     @classmethod
     def of(cls, output: str | None, format: str | None, inputs: Inputs, shard: Shard | None = None) -> Target:
-        """Interpret the options.
+        """Create the target that the options describe.
 
         Raises:
             ValueError: If they contradict each other or would overwrite an input.
@@ -141,7 +141,7 @@ class Target:
         """Open the output.
 
         Raises:
-            JournalError: If this run cannot continue what exists.
+            JournalError: If this run cannot continue the existing output.
             OSError: If the output cannot be opened.
         """
         self.check(overwrite)
@@ -231,7 +231,7 @@ def _format_named(path: Path) -> str | None:
 
 
 def _check_name(path: Path, format: str | None, is_folder: bool) -> None:
-    """Raise `ValueError` if the name promises something other than what the output would hold."""
+    """Raise `ValueError` if the suffix of the name does not fit the content of the output."""
     suffix, known = path.suffix.lower(), ", ".join(formats.suffixes())
     if suffix in AUDIO_SUFFIXES:
         raise ValueError(f"{path} has the suffix of an audio file: expected one of {known}")
