@@ -1,4 +1,4 @@
-"""HuBERT speech encoders: the checkpoints, names and answers of Hugging Face transformers, built to be fast."""
+"""Fast HuBERT speech encoders, with the checkpoints, names and results of Hugging Face transformers."""
 
 import os as _os
 from importlib import import_module as _import_module

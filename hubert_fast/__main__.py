@@ -1,6 +1,6 @@
-"""The command `hubert-fast`, which is also `python -m hubert_fast`.
+"""Run the command `hubert-fast`, also as `python -m hubert_fast`.
 
-Importing PyTorch takes seconds. The first thing done is therefore to let Ctrl-C end the process without a traceback.
+Importing PyTorch takes seconds. Therefore a handler that lets Ctrl-C end the process without a traceback is set first.
 """
 
 import os
@@ -8,7 +8,7 @@ import sys
 
 
 def main() -> int:
-    """Run the command line of this process; return the exit status."""
+    """Run the command line of this process and return the exit status."""
     try:
         from . import interrupts
 

@@ -31,7 +31,7 @@ WITHOUT_EFFECT = {"attn_implementation", "low_cpu_mem_usage", "trust_remote_code
 def read_state_dict(name_or_path: str | Path, **hub_options: Any) -> dict[str, Tensor]:
     """Read all weights of a checkpoint, with the parameters of weight norm named as in current PyTorch.
 
-    No class or function that a pickle names is imported or called. Raises `CheckpointError` when there are no weights or they
+    No class or function that a pickle names is imported or called. Raises `CheckpointError` if there are no weights or they
     cannot be read.
     """
     state: dict[str, Tensor] = {}
@@ -41,7 +41,7 @@ def read_state_dict(name_or_path: str | Path, **hub_options: Any) -> dict[str, T
 
 
 def has_ctc_head(name_or_path: str | Path, **hub_options: Any) -> bool:
-    """Return whether a checkpoint has an output layer for CTC. Of safetensors files only the headers are read."""
+    """Return whether a checkpoint has an output layer for CTC. Only the headers of safetensors files are read."""
     files = _weight_files(name_or_path, hub_options)
     return any(re.search(r"(?:^|\.)lm_head\.weight$", name) for file in files for name in read_weight_names(file))
 
@@ -53,7 +53,7 @@ def _weight_files(name_or_path: str | Path, hub_options: dict[str, Any]) -> list
         return [first]
     weight_map = read_json(first).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map or not all(map(_is_file_name, weight_map.values())):
-        raise CheckpointError(f"{first} must have a weight_map from the names of weights to files")
+        raise CheckpointError(f"{first} must have a weight_map that maps the names of weights to files")
     shards: list[str] = sorted(set(weight_map.values()))
     files, absent = [], []
     for shard in shards:
@@ -63,7 +63,7 @@ def _weight_files(name_or_path: str | Path, hub_options: dict[str, Any]) -> list
             absent.append(shard)
     if absent:
         raise CheckpointError(
-            f"{name_or_path} lacks {len(absent)} of the {len(shards)} files of weights that {first.name} lists: "
+            f"{name_or_path} lacks {len(absent)} of the {len(shards)} weight files that {first.name} lists: "
             f"{listed(absent, 3)}: download them too"
         )
     return files
@@ -84,7 +84,13 @@ def _first_weight_file(name_or_path: str | Path, hub_options: dict[str, Any]) ->
 
 @dataclass
 class LoadingInfo:
-    """How the weights of a checkpoint matched those of a model, in the terms of transformers."""
+    """The differences between the weights of a checkpoint and of a model, with transformers' names.
+
+    Attributes:
+        missing_keys: Weights that the checkpoint lacks.
+        unexpected_keys: Weights that the model lacks.
+        mismatched_keys: Weights of different shapes: name, shape in the checkpoint, shape in the model.
+    """
 
     missing_keys: list[str] = field(default_factory=list)
     unexpected_keys: list[str] = field(default_factory=list)
@@ -111,9 +117,9 @@ def load(
     ignore_mismatched_sizes: bool,
     hub_options: dict[str, Any],
 ) -> tuple[Model, LoadingInfo]:
-    """Load a model for `from_pretrained`, on the CPU, and return it with a `LoadingInfo` for the caller to judge.
+    """Load a model on the CPU for `from_pretrained`, and return it with a `LoadingInfo`.
 
-    Log a warning if a wrapper had added a prefix to the names of the weights.
+    Log a warning if a prefix that a wrapper added to the names of the weights was removed.
     """
     state = read_state_dict(name_or_path, **hub_options)
     state, prefix = without_wrappers(state, cls.base_model_prefix + ".")
@@ -125,12 +131,12 @@ def load(
     if info.mismatched_keys and not ignore_mismatched_sizes:
         key, shape, expected = info.mismatched_keys[0]
         raise ValueError(
-            f"{name_or_path}: {key} has shape {list(shape)}, but the configuration makes it {list(expected)} "
+            f"{name_or_path}: {key} has shape {list(shape)}, but the configuration expects {list(expected)} "
             f"(shapes that differ: {len(info.mismatched_keys)}): config.json belongs to another model or has wrong sizes; "
             f"from_pretrained(..., ignore_mismatched_sizes=True) initialises these weights instead"
         )
     if info.missing_keys or info.mismatched_keys:
-        model = cls(config)  # again, now with initial weights
+        model = cls(config)  # again, this time with initialised weights
         model.load_state_dict(state, strict=False)
     else:
         model.load_state_dict(state, assign=True)
@@ -140,12 +146,12 @@ def load(
 def write_checkpoint(
     model: HubertPreTrainedModel, state: dict[str, Tensor], folder: Path, max_shard_size: str | int = "5GB"
 ) -> None:
-    """Write the configuration of a model as `config.json`, and `state`: its weights, and further ones that belong with it."""
+    """Write `config.json` and the weights `state`, which are those of the model and possibly further ones."""
     values = model.config.to_dict() | {
         "architectures": [type(model).__name__],
         "torch_dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
     }
-    values.pop("dtype", None)  # transformers 5's name for torch_dtype, over which it would take precedence
+    values.pop("dtype", None)  # transformers 5's name for torch_dtype, which it would override
     HubertConfig.from_dict(values).save_pretrained(folder)
     _write_weights(state, folder, max_shard_size)
     permissions = (folder / CONFIG_NAME).stat().st_mode
@@ -159,7 +165,7 @@ def _write_weights(state: dict[str, Tensor], folder: Path, max_shard_size: str |
     if hasattr(huggingface_hub, "save_torch_state_dict"):
         huggingface_hub.save_torch_state_dict(state, folder, max_shard_size=max_shard_size)
         return
-    # huggingface_hub is that old with transformers 4.34.1, whose tokenizers require version 0.17
+    # transformers 4.34.1 has such an old huggingface_hub, since its tokenizers require version 0.17
     if max_shard_size != "5GB" or sum(tensor.nbytes for tensor in state.values()) > 5e9:
         installed = huggingface_hub.__version__
         raise RuntimeError(f"writing shards needs huggingface_hub 0.24 or newer, but {installed} is installed")
@@ -175,7 +181,7 @@ def with_overrides(config: HubertConfig, overrides: dict[str, Any]) -> HubertCon
 
 
 def _match(state: dict[str, Tensor], model: HubertPreTrainedModel) -> tuple[dict[str, Tensor], LoadingInfo]:
-    """Return the weights that fit `model`, and how all of them compare with its own."""
+    """Return the weights in `state` that fit `model`, and the differences between `state` and the weights of `model`."""
     expected = model.state_dict()
     state = fit_prefix(state, expected, model.base_model_prefix + ".")
     info = LoadingInfo(missing_keys=sorted(set(expected) - set(state)), unexpected_keys=sorted(set(state) - set(expected)))
@@ -192,7 +198,7 @@ def _match(state: dict[str, Tensor], model: HubertPreTrainedModel) -> tuple[dict
 
 
 def warn_of_differences(name_or_path: str | Path, model: str, info: LoadingInfo) -> None:
-    """Log a warning for each kind of difference between a checkpoint and a model, whose class is called `model`."""
+    """Log a warning for each kind of difference between a checkpoint and a model of the class named `model`."""
     if info.missing_keys:
         logger.warning(
             "%s lacks these weights of %s, which are newly initialised and need training: %s",

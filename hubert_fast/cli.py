@@ -1,4 +1,4 @@
-"""The command line `hubert-fast`: text and tables go to standard output, everything else to standard error."""
+"""Parse the command line `hubert-fast`. Text and tables go to standard output, everything else to standard error."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     convert.add_argument("checkpoint", metavar="CHECKPOINT.pt", help="checkpoint file written by fairseq or s3prl")
     convert.add_argument(
-        "folder", metavar="OUT_DIR", help="new or empty folder, which gets config.json, model.safetensors and so on"
+        "folder", metavar="OUT_DIR", help="new or empty folder to write (config.json, model.safetensors and so on)"
     )
     convert.add_argument(
         "--dict",
         dest="dictionary",
         metavar="dict.ltr.txt",
-        help="the symbols of a fine-tuned model, for a checkpoint that lacks them",
+        help="file with the symbols of a fine-tuned model (default: the symbols in the checkpoint)",
     )
     convert.add_argument(
         "--keep-final-proj",
@@ -265,7 +265,7 @@ def _add_device_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _show_warning(message: Warning | str, *args: object, **kwargs: object) -> None:
-    """Print a warning like the command's other messages, without the line of code that it came from."""
+    """Print a warning in the form of the command's other messages, without the line of code that issued it."""
     print(f"hubert-fast: {message}", file=sys.stderr)
 
 

@@ -1,4 +1,4 @@
-"""The `hubert-fast` commands: each is a function that takes the parsed options and returns the exit status."""
+"""Define the `hubert-fast` commands: functions that take the parsed options and return the exit status."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def transcribe(options: argparse.Namespace) -> int:
 
 
 def run_demo(options: argparse.Namespace) -> int:
-    """Run `hubert-fast demo`: print reference and text of each bundled recording, the word error rate and the speed."""
+    """Run `hubert-fast demo`: print the reference and text of each recording, then the word error rate and speed."""
     try:
         import jiwer
     except ImportError:
@@ -104,7 +104,7 @@ def check(options: argparse.Namespace) -> int:
 
 
 def info(options: argparse.Namespace) -> int:
-    """Run `hubert-fast info`: print what a bug report should start with."""
+    """Run `hubert-fast info`: print the versions and devices that a bug report should start with."""
     del options
     rows = [("hubert_fast", f"{__version__} ({Path(__file__).parent})")]
     rows += [("Python", f"{platform.python_version()} on {platform.platform()}")]
@@ -131,7 +131,7 @@ def info(options: argparse.Namespace) -> int:
 
 
 def _verdicts(device: torch.device) -> list[tuple[str, str]]:
-    """Return a row with the results of kernel checks on a device; none if Triton cannot run."""
+    """Return a row with the results of kernel checks on a device, or no row if Triton cannot run."""
     if dispatch.why_not("triton") is not None:
         return []
     from .check.verdicts import known

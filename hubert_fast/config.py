@@ -1,4 +1,4 @@
-"""The configuration of a HuBERT, in the format of Hugging Face's `config.json`."""
+"""Define the configuration of a HuBERT, in the format of Hugging Face's `config.json`."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class HubertConfig:
         label2id: Indices of the classes by name.
 
     Raises:
-        ValueError: A field has a value of the wrong type, or fields contradict each other. The message names the field.
+        ValueError: A field has a value of the wrong type, or fields contradict each other. The message names them.
     """
 
     vocab_size: int = 32
@@ -127,7 +127,7 @@ class HubertConfig:
         label2id = values.pop("label2id", None)
         for derived in ("model_type", "num_feat_extract_layers"):
             values.pop(derived, None)
-        if "use_return_dict" in values:  # the name in some old configurations
+        if "use_return_dict" in values:  # its name in some old configurations
             values.setdefault("return_dict", values.pop("use_return_dict"))
         for field in fields(self):
             setattr(self, field.name, values.pop(field.name, field.default))
@@ -237,7 +237,7 @@ class HubertConfig:
             overrides: Fields, which take precedence over `values`.
 
         Raises:
-            ValueError: As from the constructor, or the configuration belongs to another type of model.
+            ValueError: As in the constructor, or the configuration belongs to another type of model.
         """
         model_type = values.get("model_type", cls.model_type)
         if model_type != cls.model_type:
@@ -257,7 +257,7 @@ class HubertConfig:
 
         Raises:
             CheckpointError: The file cannot be read, or is not a JSON object.
-            ValueError: As from `from_dict`; the message names the file.
+            ValueError: As in `from_dict`; the message names the file.
         """
         values = read_json(path)
         try:
@@ -277,7 +277,7 @@ class HubertConfig:
         Raises:
             CheckpointError: The file is missing or cannot be read.
             TypeError: An option is unknown.
-            ValueError: As from `from_dict`.
+            ValueError: As in `from_dict`.
         """
         overrides = {name: options.pop(name) for name in list(options) if name in field_names()}
         refuse_unknown(set(options) - HUB_OPTIONS)

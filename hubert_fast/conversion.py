@@ -1,6 +1,6 @@
 """Convert fairseq's HuBERT and s3prl's DistilHuBERT checkpoints to Hugging Face folders, without either library.
 
-Only the names of the weights differ: the tensors are copied unchanged, as float32. `fairseq_config` translates the
+Only the names of the weights differ: the tensors are copied as float32. `fairseq_config` translates the
 configuration: fairseq's `cfg` or `args`, s3prl's `Config`.
 """
 
@@ -45,12 +45,11 @@ BATCH_NORM_NAMES = [
     (r"encoder\.pos_conv\.0\.", r"encoder.pos_conv_embed.batch_norm."),
     (r"encoder\.pos_conv\.1\.", r"encoder.pos_conv_embed.conv."),
 ]
-# Weights that the model may lack: heads that only pre-training uses, and the mask embedding if the model never masks.
+# Weights that the model may lack: heads used only in pre-training, and the mask embedding if the model never masks.
 UNUSED = r"final_proj\.|label_embs_concat$|target_glu\.|output_layer\.|task_embedding\.|masked_spec_embed$"
 
-
-# The head of pre-training. HubertModel does not have it, neither here nor in transformers. A subclass of transformers' class
-# with a `final_proj` loads it.
+# The pre-training head. HubertModel has none, neither here nor in transformers; a subclass of transformers' class with a
+# `final_proj` loads it.
 PRETRAINING_HEAD = r"final_proj\.|label_embs_concat$|target_glu\."
 
 
@@ -61,9 +60,9 @@ class Converted:
     Attributes:
         model: The model.
         feature_extractor: Its feature extractor.
-        tokenizer: Its tokenizer, or `None` for a pre-trained model and where the vocabulary is unknown.
-        left_out: Names of the checkpoint's weights that were dropped because the model does not have them.
-        kept: Weights that the model does not have either, but that `save_pretrained` writes with the model's own.
+        tokenizer: Its tokenizer; `None` for a pre-trained model, or if the vocabulary is unknown.
+        left_out: The names of the checkpoint's weights that were dropped because the model does not use them.
+        kept: Weights that the model does not use either, but that `save_pretrained` writes along with the model's own.
     """
 
     model: HubertModel | HubertForCTC
@@ -84,14 +83,14 @@ class Converted:
             self.tokenizer.save_pretrained(folder)
 
     def keep_final_proj(self, weights: dict[str, Tensor]) -> None:
-        """Move the head of pre-training, which is among `weights`, from `left_out` to `kept`.
+        """Move the pre-training head, which is in `weights`, from `left_out` to `kept`.
 
         Set `classifier_proj_size` of the configuration to its width, as a subclass of transformers' `HubertModel` with
-        `nn.Linear(hidden_size, classifier_proj_size)` expects. Raises `CheckpointError` when there is no such head.
+        `nn.Linear(hidden_size, classifier_proj_size)` expects. Raises `CheckpointError` if there is no such head.
         """
         kept = {key: tensor for key, tensor in weights.items() if re.match(PRETRAINING_HEAD, key)}
         if "final_proj.weight" not in kept:
-            raise CheckpointError("there is no final_proj to keep: only a pre-trained HuBERT has one, so convert without it")
+            raise CheckpointError("there is no final_proj to keep: only a pre-trained HuBERT has one, so leave this option out")
         if kept["final_proj.weight"].dim() != 2:
             shape = list(kept["final_proj.weight"].shape)
             raise CheckpointError(f"the weight final_proj.weight must have 2 dimensions, but has shape {shape}")
@@ -108,7 +107,7 @@ def convert(checkpoint: str | Path, dictionary: str | Path | None = None, keep_f
     Args:
         checkpoint: The file.
         dictionary: fairseq's `dict.ltr.txt` of a fine-tuned model. Needed only when the checkpoint does not contain it.
-        keep_final_proj: Keep the head of pre-training (`final_proj`, `label_embs_concat`, `target_glu`) along with the model's
+        keep_final_proj: Keep the pre-training head (`final_proj`, `label_embs_concat`, `target_glu`) along with the model's
             weights. The model classes do not use it.
 
     Returns:
@@ -139,7 +138,7 @@ def convert(checkpoint: str | Path, dictionary: str | Path | None = None, keep_f
 def _from_fairseq(content: dict[str, Any], dictionary: str | Path | None) -> Converted:
     weights = _weights(content, _model_key(content))
     tuned = any(key.startswith(CTC_PREFIX) for key in weights)
-    cfg = entries(content.get("cfg")) or entries(content.get("args"))  # older files have no parts, but one flat namespace
+    cfg = entries(content.get("cfg")) or entries(content.get("args"))  # in older files, one flat namespace
     outer = entries(cfg.get("model")) or cfg or entries(content.get("model_cfg"))
     task = entries(cfg.get("task")) or cfg or entries(content.get("task_cfg"))
     inner = entries(outer.get("w2v_args"))  # the configuration of pre-training, inside that of fine-tuning
@@ -187,7 +186,7 @@ def _model_key(content: dict[str, Any]) -> str:
 
 
 def _describe(content: dict[str, Any]) -> str:
-    """Describe a dictionary that is not a checkpoint of fairseq or s3prl, with what to do about it if that is known."""
+    """Describe a dictionary that is not a checkpoint of fairseq or s3prl, with advice if it has Hugging Face's names."""
     names = [str(key) for key in content]
     if any(name.endswith(ANCHOR) for name in names):
         return (
@@ -243,7 +242,7 @@ def _read_dictionary(path: str | Path) -> list[str]:
 def _build(
     cls: type[HubertModel | HubertForCTC], config: HubertConfig, state: dict[str, Tensor]
 ) -> tuple[HubertModel | HubertForCTC, list[str]]:
-    """Return a model with the weights of `state`, and the names of those that it does not have."""
+    """Build a model with the weights in `state`. Return it with the names of the weights that it does not use."""
     with torch.device("meta"):
         model = cls(config).eval()
     expected = model.state_dict()
@@ -255,7 +254,7 @@ def _build(
         name = name if name.startswith("lm_head.") else prefix + name
         renamed[name] = tensor.float() if tensor.is_floating_point() else tensor
     projection = prefix + "feature_projection.projection."
-    if projection + "weight" not in renamed:  # fairseq has no projection between layers of equal width
+    if projection + "weight" not in renamed:  # fairseq omits a projection between equal widths
         renamed |= {projection + "weight": torch.eye(config.hidden_size), projection + "bias": torch.zeros(config.hidden_size)}
     left_out = sorted(set(renamed) - set(expected))
     unknown = [name for name in left_out if not re.match(UNUSED, name.removeprefix(prefix))]

@@ -1,4 +1,4 @@
-"""Choose a device and a dtype, copy small arrays to the device, and recognise a lack of memory."""
+"""Choose a device and a dtype, copy small arrays to the device, and recognise out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ def resolve_device_map(device_map: str | int | torch.device | dict | None) -> to
 
 
 def upload(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Copy a small host tensor to a device without waiting, as `.to` would, for the work that is queued there.
+    """Copy a small host tensor to a device. Unlike `.to`, this does not wait for the work that is queued there.
 
-    The copy may run after this returns: PyTorch does not reuse the pinned memory before then.
+    The copy may run after this function returns. PyTorch does not reuse the pinned memory before then.
     """
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
@@ -88,13 +88,13 @@ def views_of(flat: torch.Tensor, arrays: Sequence[np.ndarray]) -> list[torch.Ten
 
 
 def _layout(arrays: Sequence[np.ndarray]) -> tuple[list[int], int]:
-    """Return the offset of each array in a joint buffer, and the size of the buffer, in bytes."""
+    """Return the offset of each array in a joint buffer and the size of the buffer, both in bytes."""
     *begins, total = accumulate((-(-array.nbytes // 16) * 16 for array in arrays), initial=0)
     return begins, total
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether `error` means a lack of memory, so that a smaller batch may succeed."""
+    """Return whether `error` is an out-of-memory error, so that a smaller batch may succeed."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(part in str(error) for part in OUT_OF_MEMORY)
@@ -111,7 +111,7 @@ def _malloc_trim() -> Callable[[int], int] | None:
 def give_back_memory() -> None:
     """Make glibc return free memory to the system, including free blocks between blocks in use.
 
-    By default it keeps those: long-lived results between buffers of many megabytes make a process grow for hours.
+    By default glibc keeps those. Long-lived results between large buffers would then make a process grow for hours.
     """
     trim = _malloc_trim()
     if trim is not None:
@@ -126,8 +126,8 @@ def cpu_has(feature: str) -> bool:
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     """Return the dtype for a name, or the fastest one on `device` for `"auto"`.
 
-    That is bfloat16 on CUDA since sm_80 and on a CPU with AMX or AVX512-BF16, which multiply it at least twice as fast as
-    float32. Otherwise it is float16 on CUDA and float32 on a CPU.
+    That is bfloat16 on GPUs from sm_80 on and on CPUs with AMX or AVX512-BF16, which multiply it at least twice as fast as
+    float32. On other GPUs it is float16, on other CPUs float32.
     """
     if name == "auto":
         if device.type == "cpu":

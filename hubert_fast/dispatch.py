@@ -4,7 +4,7 @@
 torch and triton; otherwise eager. The environment variable `HUBERT_FAST_BACKEND` overrides it. A backend that is requested but
 cannot run raises an error with the reason. This is the only module that reads the environment.
 
-The backend applies to the ops of `hubert_fast.ops` and to the packed graph, which exists on kernels and in plain PyTorch. The
+The backend applies to the ops of `hubert_fast.ops` and to the packed graph, which can run on kernels or in plain PyTorch. The
 definition of a model, which trains and returns attentions, always runs in plain PyTorch.
 """
 
@@ -29,7 +29,7 @@ BACKEND_VARIABLE = "HUBERT_FAST_BACKEND"
 CUDA_GRAPHS_VARIABLE = "HUBERT_FAST_CUDA_GRAPHS"
 CHECK_VARIABLE = "HUBERT_FAST_CHECK"
 MIN_CAPABILITY = (8, 0)  # 99 KB of shared memory, bfloat16, asynchronous copies
-# Older versions need more shared memory than a chip has, spill registers, and take minutes to compile some products.
+# With older versions, kernels need more shared memory than a chip has or spill registers, and some take minutes to compile.
 MIN_TRITON, MIN_TRITON_TORCH = (3, 4), "2.8"
 
 
@@ -84,7 +84,7 @@ def _old_triton() -> str | None:
 
 @cache
 def _missing_build_tool(compiler: str | None, path: str | None) -> str | None:
-    """Return what is missing to build the few lines of C with which triton starts a kernel, or `None`."""
+    """Return what is missing to build the C code with which triton starts a kernel; `None` if nothing is."""
     if not any(shutil.which(name, path=path) for name in ([compiler] if compiler else ["gcc", "clang"])):
         return "triton needs a C compiler to start kernels, but " + (
             f"there is no {compiler}" if compiler else "neither gcc nor clang was found"
@@ -97,7 +97,7 @@ def _missing_build_tool(compiler: str | None, path: str | None) -> str | None:
 
 
 def cuda_graphs_requested() -> bool | None:
-    """Return whether `HUBERT_FAST_CUDA_GRAPHS` enables (1) or disables (0) CUDA graphs of short batches; `None` if not set.
+    """Return whether `HUBERT_FAST_CUDA_GRAPHS` is 1, which enables CUDA graphs of short batches, or 0; `None` if it is not set.
 
     Raises `ValueError` for any other value.
     """
@@ -152,9 +152,9 @@ def use_triton(
         tensors: The operands.
         backend: `auto`, `eager` or `triton`. It takes precedence over the environment.
         also: Dtypes that the kernel accepts in addition to floating-point ones.
-        unless: The reason why the caller cannot use kernels, if there is one.
-        dtype: The dtype in which the kernels compute. By default that of the first tensor with 16 bits, or else float32.
-        of_waveforms: The kernel processes waveforms, in the same way for every dtype of the model.
+        unless: The reason why the caller cannot use kernels; `None` if it can.
+        dtype: The dtype in which the kernels compute; by default that of the first 16-bit tensor, or else float32.
+        of_waveforms: Whether the kernel processes waveforms, which it does in the same way for every dtype of the model.
 
     Raises:
         ValueError: There is no such backend.
@@ -183,7 +183,7 @@ def _dtype_of(tensors: tuple[torch.Tensor, ...]) -> torch.dtype:
 
 @_constant
 def _is_verified(device: int, dtype: torch.dtype | None) -> bool:
-    """Return whether kernels pass the check on a CUDA device in a dtype, `None` for any. The check runs now if it never has."""
+    """Return whether kernels pass their check on a CUDA device in a dtype (`None`: any). Run the check if it has never run."""
     if not check_required():
         return True
     from .check.verdicts import why_not_proven

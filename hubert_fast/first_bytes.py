@@ -69,7 +69,7 @@ SIGNATURES = (  # kind, bytes, their offset in the file, description, advice
     ("midi", b"MThd", 0, "a MIDI file, which holds notes, not sound", "render it first"),
 )
 LFS = re.compile(rb"version https://git-lfs\.github\.com/spec/.*?^size (\d+)", re.DOTALL | re.MULTILINE)
-ONNX = re.compile(rb"\x08[\x01-\x20]\x12[\x01-\x40][\x20-\x7e]{2}")  # its version and the name of the program that wrote it
+ONNX = re.compile(rb"\x08[\x01-\x20]\x12[\x01-\x40][\x20-\x7e]{2}")  # the version of the format and the name of the producer
 HTML = re.compile(rb"<(?:!doctype\s+html|html|head|body|title)\b", re.IGNORECASE)
 MARKS = {  # byte order marks; longer ones come first
          b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe\x00\x00": "utf-32", b"\x00\x00\xfe\xff": "utf-32", b"\xff\xfe": "utf-16",
@@ -93,7 +93,7 @@ def identify(head: bytes) -> Identity | None:
         if head[offset : offset + len(signature)] == signature and not is_word_of_text:
             return Identity(kind, description, advice)
     if ONNX.match(head):
-        return Identity("onnx", "an ONNX program", "name the intended file")
+        return Identity("onnx", "an ONNX model", "name the intended file")
     if len(head) >= 512 and not head.strip(b"\0"):
         return Identity("zeros", "a file that begins with nothing but zero bytes", "download or copy it again")
     return _identify_text(head)
@@ -123,12 +123,12 @@ def _identify_text(head: bytes) -> Identity | None:
 
 
 def may_be_text(head: bytes) -> bool:
-    """Return whether the bytes are UTF-8 text, or text with NUL characters between its entries, as `find -print0` writes it."""
+    """Return whether the bytes are UTF-8 text, possibly with NUL characters between entries, as `find -print0` writes it."""
     return _is_text(head.replace(b"\0", b"\n"))
 
 
 def _is_text(head: bytes) -> bool:
-    """Return whether the bytes are UTF-8 without control characters other than white space. The last character may be cut."""
+    """Return whether the bytes are UTF-8 without control characters except white space. The last character may be cut off."""
     if any(byte < 32 and byte not in b"\t\n\r\f\x1b" for byte in head) or b"\x7f" in head:
         return False
     for cut in range(4):

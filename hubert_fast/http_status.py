@@ -14,7 +14,7 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def http_status(error: BaseException | None) -> int | None:
-    """Return the HTTP status, 400 or more, that an exception or one of its causes holds; `None` if there is none."""
+    """Return the HTTP error status (400 or more) in an exception or one of its causes; `None` if there is none."""
     for cause in chain(error):
         # aiohttp has `status`; requests and httpx have `response.status_code`
         status = getattr(cause, "status", None) or getattr(getattr(cause, "response", None), "status_code", None)

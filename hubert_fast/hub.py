@@ -14,7 +14,7 @@ from .other_formats import file_hint, folder_hint
 
 CONFIG_NAME = "config.json"
 JSON_KINDS = {"json", "text", "utf-16", "utf-32"}  # kinds of `first_bytes.Identity` that may be JSON with a syntax error
-MAX_CHARACTERS = 300  # of a message from another library
+MAX_CHARACTERS = 300  # quoted from a message of another library
 HUB_OPTIONS = {"revision", "cache_dir", "token", "local_files_only"}
 
 
@@ -56,7 +56,7 @@ def resolve_file(name_or_path: str | Path, filename: str, **hub_options: Any) ->
 def _fetch(name: str, filename: str, hub_options: dict[str, Any]) -> Path:
     """Return the path of a file of the hub's repository `name`, from huggingface_hub's cache or downloaded."""
     from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
-    from huggingface_hub import utils as errors  # where all versions since 0.16 have them
+    from huggingface_hub import utils as errors  # all versions since 0.16 have them there
 
     try:
         return Path(hf_hub_download(name, filename, **hub_options))
@@ -65,7 +65,7 @@ def _fetch(name: str, filename: str, hub_options: dict[str, Any]) -> Path:
     except errors.LocalEntryNotFoundError as error:
         offline = constants.HF_HUB_OFFLINE or hub_options.get("local_files_only")
         options = {key: hub_options.get(key) for key in ("cache_dir", "revision")}
-        # offline by request, a file that is not cached counts as absent; when the hub does not answer, only if the hub said so
+        # offline by request, a file that is not cached counts as absent; otherwise only if the hub once said that it is
         is_cached = isinstance(try_to_load_from_cache(name, CONFIG_NAME, **options), str)
         is_known_absent = try_to_load_from_cache(name, filename, **options) is not None
         if is_cached and (offline or is_known_absent):
@@ -84,7 +84,7 @@ def _fetch(name: str, filename: str, hub_options: dict[str, Any]) -> Path:
         raise CheckpointError(f"{name} is neither a folder nor on the Hugging Face hub (or it is private)") from None
     except errors.RevisionNotFoundError:
         raise CheckpointError(f"{name} on the Hugging Face hub has no revision {hub_options.get('revision')}") from None
-    except Exception as error:  # other errors of HTTP, the network and the disk have no common class
+    except Exception as error:  # errors of HTTP, the network and the disk have no common class
         status = http_status(error)
         reason = first_line(error) if status is None else f"the hub answered {_status_with_advice(status)}"
         raise CheckpointError(f"{filename} of {name} could not be downloaded: {reason}") from None
@@ -139,19 +139,19 @@ def read_optional_json(name_or_path: str | Path, filename: str, hub_options: dic
 
 
 def json_text(values: dict[str, Any]) -> str:
-    """Return the text that `write_json` writes."""
+    """Return the text of a JSON object in the layout of the files of a checkpoint."""
     return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write a JSON object in the layout of the files of a checkpoint."""
+    """Write a JSON object with `json_text`."""
     path.write_text(json_text(values), encoding="utf-8")
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, as native libraries append stack traces; or its class if it has no message.
+    """Return the first line of an error's message, since native libraries append stack traces; its class if it has none.
 
-    Long lines are cut to `MAX_CHARACTERS`. Advice to load a pickle unsafely is never repeated.
+    Long lines are cut to `MAX_CHARACTERS`. Advice to load a pickle unsafely is replaced.
     """
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     if re.search(r"weights[_ ]only|safe_globals|allowlist", text, re.IGNORECASE):

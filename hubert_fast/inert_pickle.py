@@ -1,7 +1,7 @@
 """Read PyTorch pickles that contain objects of other libraries, without those libraries and without running their code.
 
 fairseq's checkpoints store configurations and dictionaries as objects of omegaconf, argparse and fairseq itself, which
-`weights_only=True` refuses. Here tensors and plain containers are rebuilt. Every other class or function that a pickle names
+`weights_only=True` does not load. Here tensors and plain containers are rebuilt. Every other class or function in a pickle
 becomes an `Inert` object, which only stores its arguments. Nothing that a pickle names is imported, called or modified.
 """
 
@@ -72,7 +72,7 @@ class Inert:
         self.state = state
 
     def ignore(self, *entries: Any) -> None:
-        """Discard what a pickle adds to a container: nobody needs it."""
+        """Discard what a pickle adds to a container, as nothing reads it."""
 
     __setitem__ = append = extend = add = ignore
 
@@ -112,7 +112,7 @@ def load_inert(path: Path, mmap: bool = False) -> Any:
 
 
 def entries(value: Any) -> dict[str, Any]:
-    """Return the entries of a dictionary, an omegaconf `DictConfig` or an `argparse.Namespace`; of other values, none."""
+    """Return the entries of a dictionary, an omegaconf `DictConfig` or an `argparse.Namespace`; for other values, `{}`."""
     if isinstance(value, Inert):
         state = value.state[0] if isinstance(value.state, tuple) and value.state else value.state
         value = state.get("_content", state) if isinstance(state, dict) else {}
@@ -120,8 +120,8 @@ def entries(value: Any) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """Return the number, text or `None` that omegaconf wrapped in a node, or that is the value of an enumeration's member."""
-    for _ in range(4):  # a member in a node is two deep
+    """Unwrap the number, text or `None` inside an omegaconf node or an enumeration member."""
+    for _ in range(4):  # an enumeration member in a node is wrapped twice
         if not isinstance(value, Inert):
             return value
         if "_val" in entries(value):

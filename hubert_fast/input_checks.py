@@ -1,4 +1,4 @@
-"""Check the inputs of model calls. Each error says what was expected and what came."""
+"""Check the inputs of model calls. Each error says what was expected and what was passed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def check_inputs(model: HubertModel, input_values: Tensor, attention_mask: Tenso
 
 
 def check_packed(audio: PackedAudio, config: HubertConfig) -> None:
-    """Raise `TypeError` for anything but `PackedAudio`, `ValueError` when its hop is not the model's."""
+    """Raise `TypeError` for anything but `PackedAudio`, and `ValueError` if its hop is not the model's."""
     if not isinstance(audio, PackedAudio):
         raise TypeError(
             f"forward_packed takes PackedAudio, but got a {type(audio).__name__}: create one with PackedAudio.from_waveforms"

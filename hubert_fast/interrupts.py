@@ -1,7 +1,7 @@
-"""Ctrl-C while a command starts or ends, when there is nothing to save: one line and status 130 at once.
+"""Handle Ctrl-C while a command starts or ends and has nothing to save: print one line and exit at once with status 130.
 
-By default Python raises KeyboardInterrupt wherever it happens to be. During imports that shows a traceback, or is lost: in
-the bare `except` of a library, or in a destructor, where Python prints the exception and carries on.
+By default Python raises KeyboardInterrupt at an arbitrary point. During imports this prints a traceback, or the exception is
+lost: in the bare `except` of a library, or in a destructor, where Python prints the exception and continues.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ EXIT_INTERRUPTED = 128 + signal.SIGINT
 
 
 def exit_at_once(*_: object) -> None:
-    """End this process: a signal handler."""
+    """Print one line and end this process at once; a signal handler."""
     os.write(2, b"hubert-fast: interrupted\n")
     os._exit(EXIT_INTERRUPTED)
 

@@ -1,4 +1,4 @@
-"""The parts of HuBERT: feature encoder, projection, positional convolution, attention, feed-forward block, encoder.
+"""Define the parts of HuBERT: feature encoder, projection, positional convolution, attention, feed-forward block, encoder.
 
 Parameter names are those of `transformers.models.hubert`.
 Axes: B batch, S samples, T frames, C channels, H heads, D head dim.
@@ -58,12 +58,12 @@ class CheckpointedLayer(nn.Module):
     """A layer that supports gradient checkpointing: its activations can be recomputed in the backward pass.
 
     Attributes:
-        checkpointing: keyword arguments for `torch.utils.checkpoint.checkpoint`, or `None` to keep activations.
+        checkpointing: Keyword arguments for `torch.utils.checkpoint.checkpoint`, or `None` to keep activations.
     """
 
     def __init__(self, config: HubertConfig):
         super().__init__()
-        enabled = getattr(config, "gradient_checkpointing", False)  # a field of configurations from 2021
+        enabled = getattr(config, "gradient_checkpointing", False)  # a field in configurations from 2021
         self.checkpointing: dict[str, Any] | None = {"use_reentrant": False} if enabled else None
 
     def __call__(self, *inputs: Any, **kwargs: Any) -> Any:
@@ -80,11 +80,13 @@ class ConvLayer(CheckpointedLayer):
     """One strided convolution of the feature encoder, `[B, C_in, T_in] -> [B, C_out, T_out]`, without padding.
 
     Args:
+        config: The configuration of the model.
+        index: The index of the convolution.
         norm: `"group"` (one group per channel, statistics over time), `"layer"` (over channels) or `None`.
     """
 
     conv: nn.Conv1d
-    layer_norm: Any  # nn.GroupNorm, nn.LayerNorm or absent, as norm says
+    layer_norm: Any  # nn.GroupNorm, nn.LayerNorm or absent, according to `norm`
 
     def __init__(self, config: HubertConfig, index: int, norm: str | None):
         super().__init__(config)
@@ -108,13 +110,13 @@ class ConvLayer(CheckpointedLayer):
         if self.norm == "group":
             x = self.layer_norm(x)
         elif self.norm == "layer":
-            # contiguous, since the activation and its gradient run several times faster there than on strided memory
+            # contiguous: the activation and its gradient run several times faster than on strided memory
             x = self.layer_norm(x.transpose(1, 2)).transpose(1, 2).contiguous()
         return self.activation(x)
 
 
 class FeatureEncoder(nn.Module):
-    """Seven convolutions from the waveform `[B, S]` to one feature vector per 20 ms, `[B, C_conv, T]`."""
+    """Strided convolutions, seven in every published model: `[B, S]` to one feature vector per 20 ms, `[B, C_conv, T]`."""
 
     conv_layers: Sequence[ConvLayer]
 
@@ -155,10 +157,10 @@ class FeatureProjection(nn.Module):
 
 
 class PositionalConvEmbedding(nn.Module):
-    """Relative positional embedding by a grouped convolution over time with a large kernel, `[B, T, C] -> [B, T, C]`.
+    """Relative positional embedding: a grouped convolution over time with a large kernel, `[B, T, C] -> [B, T, C]`.
 
-    The weight is normalised over (out, in) for each tap (`dim=2`), or the input is batch-normalised instead.
-    An even kernel yields one frame too many; the last one is dropped.
+    Weight norm is taken over (out, in) for each tap (`dim=2`); or the input is batch-normalised instead. An even kernel yields
+    one frame too many, and the last one is dropped.
     """
 
     conv: nn.Conv1d
@@ -225,7 +227,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with an activation between, `[..., C] -> [..., C]`."""
+    """Two linear layers with an activation between them, `[..., C] -> [..., C]`."""
 
     intermediate_dense: nn.Linear
     output_dense: nn.Linear
@@ -244,7 +246,7 @@ class FeedForward(nn.Module):
 
 
 class AttentionAdapter(nn.Module):
-    """Bottleneck after each pre-LN layer when `adapter_attn_dim` is set (Pratap et al. 2023, MMS)."""
+    """The bottleneck after each pre-LN layer if `adapter_attn_dim` is set, `[..., C] -> [..., C]` (Pratap et al. 2023, MMS)."""
 
     norm: nn.LayerNorm
     linear_1: nn.Linear
@@ -262,7 +264,7 @@ class AttentionAdapter(nn.Module):
 
 
 class EncoderLayer(CheckpointedLayer):
-    """One Transformer layer, `[B, T, C] -> [B, T, C]`, normalising before its blocks or after their residual adds."""
+    """One Transformer layer, `[B, T, C] -> [B, T, C]`, with norms before its blocks or after their residual adds."""
 
     attention: Attention
     layer_norm: nn.LayerNorm
@@ -299,7 +301,7 @@ class Encoder(nn.Module):
     """Positional convolution and Transformer layers over projected frames `[B, T, C]`.
 
     Attributes:
-        final_norm_in_hidden_states: whether the last hidden state of a pre-LN encoder is taken after its final norm, as in
+        final_norm_in_hidden_states: Whether the last hidden state of a pre-LN encoder is taken after its final norm, as in
             transformers 4.34.1, or before it, as in transformers 5.
     """
 
@@ -322,11 +324,11 @@ class Encoder(nn.Module):
     def forward(
         self, x: Tensor, frame_mask: Tensor | None, output_attentions: bool, output_hidden_states: bool
     ) -> BaseModelOutput:
-        """Encode frames. `frame_mask` is bool `[B, T]`, False for padding; frames of padding are set to zero first."""
+        """Encode frames. `frame_mask` is bool `[B, T]`, False for padding; padded frames are set to zero first."""
         key_mask = None
         if frame_mask is not None:
             x = x.masked_fill(~frame_mask[..., None], 0)
-            # A row of padding alone may attend anywhere: its result is meaningless, but must be finite.
+            # A row that is all padding may attend anywhere: its result is meaningless, but must be finite.
             key_mask = (frame_mask | ~frame_mask.any(-1, keepdim=True))[:, None, None, :]
         x = x + self.pos_conv_embed(x)
         if not self.normalize_before:
@@ -355,16 +357,21 @@ class Encoder(nn.Module):
 def sample_spec_augment_mask(shape: tuple[int, int], probability: float, length: int, min_masks: int) -> Tensor:
     """Draw a bool mask in which about `probability` of each row lies in spans of `length`.
 
-    SpecAugment (Park et al. 2019, https://arxiv.org/abs/1904.08779) in wav2vec 2.0's variant. Draws from NumPy's global
-    generator in the same order as transformers, so equal seeds give equal masks: one number that rounds the span count up or
-    down at random, then the starts of each row, which may overlap.
+    This is SpecAugment (Park et al. 2019, https://arxiv.org/abs/1904.08779) in the variant of wav2vec 2.0. It draws from
+    NumPy's global generator in the same order as transformers, so equal seeds give equal masks: first a number that rounds the
+    span count up or down at random, then the starts of the spans in each row. Spans may overlap.
 
     Args:
-        shape: rows and positions.
-        min_masks: the smallest number of spans in a row.
+        shape: The numbers of rows and of positions.
+        probability: The share of each row to mask, if no spans overlapped.
+        length: The length of a span.
+        min_masks: The smallest number of spans in a row, as far as they fit.
+
+    Returns:
+        bool `[rows, positions]`, on the CPU.
 
     Raises:
-        ValueError: a span is longer than a row.
+        ValueError: A span is longer than a row.
     """
     size = shape[1]
     if not 1 <= length <= size:

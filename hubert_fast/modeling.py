@@ -1,4 +1,4 @@
-"""HuBERT, the definition: what the model computes, in plain PyTorch.
+"""Define HuBERT: the model in plain PyTorch.
 
     waveform [B, S] -> FeatureEncoder [B, C_conv, T] -> FeatureProjection [B, T, C] -> Encoder [B, T, C] -> head
 
@@ -79,17 +79,18 @@ class HubertModel(HubertPreTrainedModel):
         definition below computes it, and padded frames hold meaningless values.
 
         Args:
-            input_values: float `[B, S]` at 16 kHz, normalised as the checkpoint's preprocessor says.
+            input_values: float `[B, S]` at 16 kHz, normalised as the checkpoint's `preprocessor_config.json` specifies.
             attention_mask: `[B, S]`, 1 for samples and 0 for the padding after them. A row with fewer samples than the
-                receptive field (400) has no frames and never affects its neighbours; nor does a row with NaN, which yields NaN.
+                receptive field (400) has no frames. A row with NaN yields NaN. Neither affects other rows.
             mask_time_indices: bool `[B, T]`, frames to replace by the mask embedding. In training they are sampled by
                 default.
-            output_attentions: return the attention probabilities of each layer, `[B, H, T, T]`.
-            output_hidden_states: return the input of the first layer and the output of each, `[B, T, C]`.
-            return_dict: return an output object and not a tuple.
+            output_attentions: Whether to return the attention probabilities of each layer, `[B, H, T, T]`.
+            output_hidden_states: Whether to return the input of the first layer and the output of each, `[B, T, C]`.
+            return_dict: Whether to return an output object instead of a tuple. This and the two arguments above are `None` for
+                the configuration's setting.
 
         Raises:
-            ValueError: the shapes do not fit, or the waveform is too short for a single frame.
+            ValueError: A shape or dtype is wrong, or the waveforms are too short for a single frame.
         """
         check_inputs(self, input_values, attention_mask)
         config = self.config
@@ -111,16 +112,17 @@ class HubertModel(HubertPreTrainedModel):
         Where the packed graph cannot be used (see `explain_path`), the definition encodes the utterances one by one.
 
         Args:
-            audio: on any device. It is copied to the model's device, asynchronously from pinned memory. An utterance shorter
-                than the receptive field (400 samples) has no frames.
-            output_hidden_states: return the input of the first layer and the output of each, `[N, C]`.
+            audio: The utterances, on any device. They are copied to the model's device, asynchronously from pinned memory. An
+                utterance shorter than the receptive field (400 samples) has no frames.
+            output_hidden_states: Whether to return the input of the first layer and the output of each, `[N, C]`; `None` for
+                the configuration's setting.
 
         Returns:
             The last hidden state `[N, C]`, and `cu_seqlens`, int32 `[B + 1]`, the boundaries between utterances.
 
         Raises:
             TypeError: `audio` is not a `PackedAudio`.
-            ValueError: `audio` is packed with another hop than the model's.
+            ValueError: The `hop_samples` of `audio` differ from the model's hop.
         """
         check_packed(audio, self.config)
         if output_hidden_states is None:
@@ -136,15 +138,15 @@ class HubertModel(HubertPreTrainedModel):
 
     def _encode_one_by_one(self, audio: PackedAudio, output_hidden_states: bool) -> tuple[Tensor, tuple[Tensor, ...] | None]:
         empty = torch.empty(0, self.config.hidden_size, dtype=self.dtype, device=self.device)
-        lasts, states = [empty], [(empty,) * (self.config.num_hidden_layers + 1)]
+        last_states, states = [empty], [(empty,) * (self.config.num_hidden_layers + 1)]
         for waveform in audio.waveforms():
             if len(waveform) >= self.config.receptive_field:
                 output = self(waveform[None].to(self.dtype), output_hidden_states=output_hidden_states, return_dict=True)
-                lasts.append(output["last_hidden_state"][0])
+                last_states.append(output["last_hidden_state"][0])
                 states.append(tuple(state[0] for state in output.get("hidden_states", ())))
-        # the empty tensors only serve a batch without any frame: they must not determine the dtype of the others
-        first = 1 if len(lasts) > 1 else 0
-        last = torch.cat(lasts[first:])
+        # the empty tensors serve only a batch without frames: elsewhere they must not affect the dtype
+        first = 1 if len(last_states) > 1 else 0
+        last = torch.cat(last_states[first:])
         return last, tuple(torch.cat(parts) for parts in zip(*states[first:])) if output_hidden_states else None
 
     def why_not_packed(
@@ -219,12 +221,12 @@ class HubertForCTC(HubertPreTrainedModel):
         token 0: argmax yields the blank there.
 
         Args:
-            input_values, attention_mask, output_attentions, output_hidden_states, return_dict: as in `HubertModel.forward`.
+            input_values, attention_mask, output_attentions, output_hidden_states, return_dict: See `HubertModel.forward`.
             labels: int `[B, L]`; negative values are padding. The blank is `config.pad_token_id`. Without an
-                `attention_mask` every frame counts.
+                `attention_mask`, all frames count.
 
         Raises:
-            ValueError: a label is not in the vocabulary, or an input does not fit.
+            ValueError: A label is not in the vocabulary, or an input has the wrong shape or dtype.
         """
         if labels is not None:
             check_ctc_labels(labels, len(input_values), self.config)
@@ -271,13 +273,13 @@ class HubertForCTC(HubertPreTrainedModel):
     def argmax_packed(self, audio: PackedAudio) -> PackedTokenOutput:
         """Return the best token of each frame and its log-probability, the input of greedy decoding: int32 and float32 `[N]`.
 
-        No logits are stored where the output layer is a plain linear one and no gradient is recorded. The ids are those of
-        `forward_packed`, except where rounding logits to half precision makes several equal.
+        No logits are stored if the output layer is an `nn.Linear` and no gradient is recorded. The ids are the argmax of
+        `forward_packed`, except where rounding to half precision makes several logits equal.
         """
         encoded = self.hubert.forward_packed(audio)
         head, x = self.lm_head, encoded.last_hidden_state
-        recorded = torch.is_grad_enabled() and (x.requires_grad or any(weight.requires_grad for weight in head.parameters()))
-        if type(head) is nn.Linear and not has_hook(head) and not self.training and not recorded:
+        records = torch.is_grad_enabled() and (x.requires_grad or any(weight.requires_grad for weight in head.parameters()))
+        if type(head) is nn.Linear and not has_hook(head) and not self.training and not records:
             ids, log_probs = ctc_argmax(
                 x.to(head.weight.dtype), head.weight.detach(), None if head.bias is None else head.bias.detach()
             )
@@ -331,12 +333,12 @@ class HubertForSequenceClassification(HubertPreTrainedModel):
         Frames are averaged; with an `attention_mask`, only those that are not padding.
 
         Args:
-            input_values, attention_mask, output_attentions, output_hidden_states, return_dict: as in `HubertModel.forward`.
+            input_values, attention_mask, output_attentions, output_hidden_states, return_dict: See `HubertModel.forward`.
             labels: `[B]`. Class indices for the mean cross entropy (-100 is ignored), or numbers for the mean squared error
                 if `num_labels == 1`.
 
         Raises:
-            ValueError: the labels do not fit the batch or the classes, or an input does not fit.
+            ValueError: The labels do not fit the batch or the classes, or an input has the wrong shape or dtype.
         """
         if labels is not None:
             check_class_labels(labels, len(input_values), self.config)
@@ -368,7 +370,7 @@ class HubertForSequenceClassification(HubertPreTrainedModel):
     def forward_packed(self, audio: PackedAudio, output_hidden_states: bool | None = None) -> PackedSequenceClassifierOutput:
         """Return logits `[B, num_labels]` for utterances of any lengths without padding. See `HubertModel.forward_packed`.
 
-        For an utterance without frames the classifier gets zeros, as the mean of no frames.
+        For an utterance without frames, the classifier gets zeros in place of the mean.
         """
         weighted = self.config.use_weighted_layer_sum
         encoded = self.hubert.forward_packed(audio, True if weighted else output_hidden_states)

@@ -20,7 +20,7 @@ BY_NAME = (  # end of the file name, description, advice
     ("adapter_model.bin", "a PEFT adapter", "merge it into its base model (merge_and_unload), then save_pretrained"),
     (".h5", "TensorFlow weights", "load them with transformers 4 (from_tf=True), then save_pretrained"),
     (".msgpack", "Flax weights", "load them with transformers 4 (from_flax=True), then save_pretrained"),
-    (".onnx", "an ONNX program", "use the checkpoint that it was exported from"),
+    (".onnx", "an ONNX model", "use the checkpoint that it was exported from"),
     (".gguf", "a GGUF file", "use the checkpoint that it was quantised from"),
     (".nemo", "a NeMo model", "name a HuBERT checkpoint"),
 )  # fmt: skip

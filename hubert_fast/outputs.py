@@ -1,4 +1,4 @@
-"""The outputs of the models: dictionaries that can also be read by attribute, by index and as a tuple."""
+"""Define the outputs of the models: dictionaries that can also be read by attribute, by index and as a tuple."""
 
 from __future__ import annotations
 
@@ -207,5 +207,5 @@ def keep_counts(output: Packed, counts: Sequence[int]) -> Packed:
 def counts_of(output: PackedModelOutput) -> Sequence[int]:
     """Return the frame count of each utterance, without synchronising with the device if `keep_counts` stored them."""
     cu_seqlens = output.cu_seqlens
-    counted, counts = vars(output).get("_host_counts", (None, ()))
-    return counts if counted is not None and counted is cu_seqlens else cu_seqlens.diff().tolist()
+    counted_tensor, counts = vars(output).get("_host_counts", (None, ()))
+    return counts if counted_tensor is not None and counted_tensor is cu_seqlens else cu_seqlens.diff().tolist()

@@ -1,4 +1,4 @@
-"""The base class of the three models: configuration, loading, saving, initialisation, frame counts, freezing, checkpointing."""
+"""Define the base class of the three models: loading, saving, initialisation, frame counts, freezing, checkpointing."""
 
 from __future__ import annotations
 
@@ -61,23 +61,24 @@ class HubertPreTrainedModel(nn.Module):
         Weights that the checkpoint lacks are initialised, and a warning names them.
 
         Args:
-            name_or_path: a folder, or a repository name such as `facebook/hubert-base-ls960`.
-            config: a configuration to use instead of the checkpoint's `config.json`, or where to read one.
-            dtype: of the parameters; float32 by default. `"auto"` keeps the checkpoint's. `torch_dtype` is its older name.
-            device: where the model goes; the CPU by default. `"auto"` is CUDA if there is a GPU. `device_map` is
-                transformers' name for it.
-            ignore_mismatched_sizes: initialise weights whose shapes differ from the configuration's, and do not raise.
-            output_loading_info: return `(model, info)`. `info` is a dictionary with `missing_keys`, `unexpected_keys`,
+            name_or_path: A folder, or a repository name such as `facebook/hubert-base-ls960`.
+            config: A configuration to use instead of the checkpoint's `config.json`, or a folder or repository to read it from.
+            dtype: The dtype of the parameters; float32 by default. `"auto"` keeps the checkpoint's.
+            torch_dtype: The older name of `dtype`, which takes precedence.
+            device: The device to put the model on; the CPU by default. `"auto"` is CUDA if there is a GPU.
+            device_map: transformers' name for `device`.
+            ignore_mismatched_sizes: Initialise weights whose shapes differ from the configuration's, instead of raising.
+            output_loading_info: Return `(model, info)`. `info` is a dictionary with `missing_keys`, `unexpected_keys`,
                 `mismatched_keys` (key, shape in the file, shape in the model) and `error_msgs` (always empty: errors
                 raise).
-            revision, cache_dir, token, local_files_only: as in `huggingface_hub`.
-            config_overrides: fields of `HubertConfig` to change. The options `attn_implementation`, `low_cpu_mem_usage`,
-                `trust_remote_code` and `use_safetensors` of transformers are accepted and have no effect.
+            revision, cache_dir, token, local_files_only: As in `huggingface_hub`.
+            config_overrides: Fields of `HubertConfig` that replace those of `config`. The options `attn_implementation`,
+                `low_cpu_mem_usage`, `trust_remote_code` and `use_safetensors` of transformers are accepted and have no effect.
 
         Raises:
-            CheckpointError: a file is missing or unreadable.
-            ValueError: shapes differ and `ignore_mismatched_sizes` is not set, or the device does not exist.
-            TypeError: a keyword is neither an option nor a field.
+            CheckpointError: A file is missing or unreadable.
+            ValueError: Shapes differ and `ignore_mismatched_sizes` is not set, or the dtype or device is not valid.
+            TypeError: A keyword is neither an option nor a field of `HubertConfig`.
         """
         hub_options = {
             "revision": revision,
@@ -106,8 +107,10 @@ class HubertPreTrainedModel(nn.Module):
         """Write `config.json` and safetensors that transformers can read.
 
         Args:
-            max_shard_size: largest size of a file of weights; more weights are split into several files.
-            safe_serialization: must be `True`: pickles are read, but not written.
+            folder: The folder to write into, which is created if it does not exist.
+            max_shard_size: The largest size of a weight file, in bytes or as in `"5GB"`. Larger models are split into several
+                files.
+            safe_serialization: Must be `True`: pickles can be read, but are not written.
 
         Raises:
             ValueError: `safe_serialization` is `False`.
@@ -142,13 +145,16 @@ class HubertPreTrainedModel(nn.Module):
         mask_time_indices: Tensor | None = None,
         output_attentions: bool | None = None,
     ) -> str:
-        """Return which graph would serve such a call: `"packed"`, or `"definition: "` and the reason.
+        """Return which graph would serve a call with these arguments: `"packed"`, or `"definition: "` and the reason.
 
         The logger `hubert_fast.packed` reports the same for every call at level DEBUG. Other arguments of a call make no
         difference. `forward_packed` also leaves a model with a forward hook to the definition, since it would bypass the hook.
 
         Args:
-            input_values: needed only if it requires a gradient or is on another device than the model.
+            input_values: The waveforms of the call. Needed only if they require a gradient or are on another device than the
+                model.
+            mask_time_indices: As in `HubertModel.forward`.
+            output_attentions: As in `HubertModel.forward`.
         """
         if output_attentions is None:
             output_attentions = self.config.output_attentions
@@ -165,7 +171,7 @@ class HubertPreTrainedModel(nn.Module):
         self.base_model.feature_extractor.requires_grad_(False)
 
     def freeze_feature_extractor(self) -> None:
-        """Call `freeze_feature_encoder`: its older name, deprecated in transformers 4 and removed in 5."""
+        """Call `freeze_feature_encoder`. This older name is deprecated in transformers 4 and removed in 5."""
         self.freeze_feature_encoder()
 
     def freeze_base_model(self) -> None:
@@ -175,14 +181,15 @@ class HubertPreTrainedModel(nn.Module):
     def gradient_checkpointing_enable(
         self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, every_n_layers: int = 1, offload: bool = False
     ) -> None:
-        """In training keep only the inputs of convolutions and Transformer layers, and recompute the rest in the backward pass.
+        """Keep only the inputs of convolutions and Transformer layers in training, and recompute the rest in the backward pass.
 
         Args:
-            gradient_checkpointing_kwargs: for `torch.utils.checkpoint.checkpoint`; `use_reentrant` is `False` by default.
-            every_n_layers, offload: options of transformers from 5.20 on; only the defaults are supported.
+            gradient_checkpointing_kwargs: Keyword arguments for `torch.utils.checkpoint.checkpoint`; `use_reentrant` is `False`
+                by default.
+            every_n_layers, offload: Options of transformers 5.20 and newer, of which only the defaults are supported.
 
         Raises:
-            ValueError: `every_n_layers` is above 1, or `offload` is set.
+            ValueError: `every_n_layers` is not 1, or `offload` is set.
         """
         if every_n_layers != 1 or offload:
             raise ValueError(f"every_n_layers must be 1 and offload False, but they are {every_n_layers} and {offload}")
@@ -198,11 +205,11 @@ class HubertPreTrainedModel(nn.Module):
     def activation_checkpointing_enable(
         self, activation_checkpointing_kwargs: dict[str, Any] | None = None, every_n_layers: int = 1, offload: bool = False
     ) -> None:
-        """Call `gradient_checkpointing_enable`: its name in transformers 5.23."""
+        """Call `gradient_checkpointing_enable`, which transformers 5.23 calls by this name."""
         self.gradient_checkpointing_enable(activation_checkpointing_kwargs, every_n_layers, offload)
 
     def activation_checkpointing_disable(self) -> None:
-        """Call `gradient_checkpointing_disable`: its name in transformers 5.23."""
+        """Call `gradient_checkpointing_disable`, which transformers 5.23 calls by this name."""
         self.gradient_checkpointing_disable()
 
     @property
@@ -214,7 +221,7 @@ class HubertPreTrainedModel(nn.Module):
         return [module for module in self.modules() if isinstance(module, CheckpointedLayer)]
 
     def frame_counts(self, sample_counts: Tensor) -> Tensor:
-        """Return the number of frames for numbers of samples: integers of any shape, 0 below the receptive field (400)."""
+        """Return the frame count for each sample count: integers of any shape; 0 below the receptive field (400 samples)."""
         for kernel, stride in zip(self.config.conv_kernel, self.config.conv_stride):
             sample_counts = torch.div(sample_counts - kernel, stride, rounding_mode="floor") + 1
         return sample_counts.clamp(min=0)
@@ -238,16 +245,16 @@ class HubertPreTrainedModel(nn.Module):
 def initialize(module: nn.Module, config: HubertConfig) -> None:
     """Initialise a module and everything below it in place, as transformers does.
 
-    Linear weights are normal with `initializer_range`, convolution weights Kaiming-normal, biases 0, norms 1 and 0, the
-    SpecAugment mask embedding uniform in [0, 1). A weight-normed convolution has PyTorch's own initial weight: transformers
-    initialises the recomputed weight, which weight norm overwrites, so its draw has no effect.
+    Linear weights are normal with standard deviation `initializer_range`, convolution weights Kaiming-normal, biases 0, norms 1
+    and 0, and the SpecAugment mask embedding uniform in [0, 1). A weight-normed convolution gets PyTorch's default weight:
+    transformers initialises the computed weight, which weight norm overwrites, so that has no effect there.
     """
     for child in module.modules():
         if isinstance(child, nn.Linear):
             nn.init.normal_(child.weight, std=config.initializer_range)
             nn.init.zeros_(child.bias)
         elif isinstance(child, nn.Conv1d):
-            if is_parametrized(child):  # the assignment sets magnitude and direction
+            if is_parametrized(child):  # this assignment sets magnitude and direction
                 child.weight = nn.init.kaiming_uniform_(child.weight.clone(), a=math.sqrt(5))
             else:
                 nn.init.kaiming_normal_(child.weight)

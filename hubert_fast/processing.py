@@ -102,7 +102,7 @@ class FeatureExtractor:
             `input_values`, float32 `[B, S]`, and with `return_attention_mask` also `attention_mask`, int64 `[B, S]`.
 
         Raises:
-            ValueError: The sampling rate is another, a waveform is not 1-D, or has NaN or infinite samples.
+            ValueError: The sampling rate is not the model's, or a waveform is not 1-D or has NaN or infinite samples.
         """
         _check_padding(padding, return_tensors)
         if sampling_rate is not None and sampling_rate != self.sampling_rate:
@@ -234,7 +234,7 @@ class HubertProcessor:
             options: Further arguments of `FeatureExtractor.__call__`.
 
         Raises:
-            ValueError: Neither waveforms nor text are given, or text alone with options.
+            ValueError: Neither waveforms nor text are given, or options are given with text alone.
         """
         if waveforms is None and text is None:
             raise ValueError("expected waveforms, text or both, but got neither")

@@ -1,7 +1,7 @@
-"""A CTC tokenizer in the file formats of transformers: from ids to text and offsets, and from text to ids.
+"""Convert between CTC token ids and text, with the tokenizer files of transformers.
 
-Tokens are letters (`Wav2Vec2CTCTokenizer`) or phones (`Wav2Vec2PhonemeCTCTokenizer`). The two differ in what separates tokens
-in text, and in how text is split into tokens.
+Tokens are letters (`Wav2Vec2CTCTokenizer`) or phones (`Wav2Vec2PhonemeCTCTokenizer`). These differ in the separator between
+tokens in text, and in the way text is split into tokens.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ class CTCTokenizer:
         do_lower_case: Decode to lower case, and encode from upper case.
         tokenizer_class: `Wav2Vec2CTCTokenizer`; or `Wav2Vec2PhonemeCTCTokenizer`, whose tokens are phones: as in transformers,
             text has a space between phones, no word delimiters, and each phone counts as a word.
-        phone_delimiter_token: How transformers splits words into phones. Saved, but not used here.
-        do_phonemize: Whether transformers makes phones from words. It must be `False` to encode text here.
-        phonemizer_lang: As `phone_delimiter_token`.
-        phonemizer_backend: As `phone_delimiter_token`.
+        phone_delimiter_token: The separator of phones in transformers' phonemizer. Saved, but not used here.
+        do_phonemize: Whether transformers turns words into phones. It must be `False` to encode text here.
+        phonemizer_lang: The language of transformers' phonemizer. Saved, but not used here.
+        phonemizer_backend: The backend of transformers' phonemizer. Saved, but not used here.
         additional_special_tokens: Further tokens that `skip_special_tokens` leaves out.
 
     Raises:
@@ -80,7 +80,7 @@ class CTCTokenizer:
 
     @property
     def is_of_phones(self) -> bool:
-        """Whether tokens are phones, which text separates by spaces."""
+        """Whether tokens are phones, which are separated by spaces in text."""
         return self.tokenizer_class == PHONES
 
     @property
@@ -132,7 +132,7 @@ class CTCTokenizer:
         vocabulary = self._cache.get(key)
         if vocabulary is None:
             tokens, unknown = Vocabulary.of(self.vocabulary).tokens, self.vocabulary.get(self.unk_token)
-            if unknown is None and self.unk_token is not None:  # transformers writes it even if the vocabulary lacks it
+            if unknown is None and self.unk_token is not None:  # transformers outputs it even if the vocabulary lacks it
                 tokens, unknown = (*tokens, self.unk_token), len(tokens)
                 special = special | {unknown} if skip_special_tokens else special
             vocabulary = Vocabulary(tokens, special, delimiter, delimiter_text, lower_case, unknown, self.is_of_phones)

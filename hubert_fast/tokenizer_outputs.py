@@ -1,4 +1,4 @@
-"""The input and output of decoding with a tokenizer: ids in one flat array, offsets of characters and words."""
+"""Prepare the input and output of decoding with a tokenizer: a flat array of ids, offsets of characters and words."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def flat(frame_ids: torch.Tensor | np.ndarray | Sequence[Iterable[int]]) -> tupl
 
 
 def offsets(name: str, texts: list[str], begins: np.ndarray, ends: np.ndarray, counts: np.ndarray) -> list[list[dict]]:
-    """Return a list of dictionaries of `name`, `start_offset` and `end_offset` for each sequence, as many as `counts` says."""
+    """Return for each sequence `counts[i]` dictionaries with the keys `name`, `start_offset` and `end_offset`."""
     rows = (
         {name: text, "start_offset": begin, "end_offset": end}
         for text, begin, end in zip(texts, begins.tolist(), ends.tolist())

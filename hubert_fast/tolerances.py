@@ -1,4 +1,4 @@
-"""How answers are compared, and by how much they may differ: every tolerance of the package and its tests, with its reason."""
+"""Define how results are compared, and every tolerance of the package and its tests with its reason."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-PART = 1 << 26  # values compared at once: a result of gigabytes does not fit into memory again in float64
+PART = 1 << 26  # values compared at once: a float64 copy of a result of gigabytes may not fit into memory
 
 
 class Tolerance(NamedTuple):
@@ -32,10 +32,10 @@ MODEL_TOLERANCES = {
     torch.bfloat16: Tolerance(5e-2, "a rounding to bf16 (2^-8) in every layer"),
 }
 
-# What tests compare in float32 (the last one in half precision), on models of a few layers.
+# Results that tests compare, on models of a few layers: in float32, except the last one.
 TEST_TOLERANCES = {
     "small op": Tolerance(1e-6, "one rounding to float32 (2^-24), with room for short sums"),
-    "same graph": Tolerance(1e-5, "the same operations in the same order; only sums inside library calls may differ in theirs"),
+    "same graph": Tolerance(1e-5, "the same operations in the same order; only sums inside library calls may differ in order"),
     "other graph": Tolerance(1e-5, "the same mathematics written another way, four to six layers deep"),
     "attention": Tolerance(1e-5, "attention by an explicit softmax against a fused kernel"),
     "gradient": Tolerance(
@@ -51,11 +51,11 @@ TEST_TOLERANCES = {
 }
 
 
-def largest_error(found: Tensor, expected: Tensor) -> float:
+def largest_error(actual: Tensor, expected: Tensor) -> float:
     """Return the largest error as a share of the largest expected value; infinite for NaN or a different shape."""
-    if found.shape != expected.shape:
+    if actual.shape != expected.shape:
         return float("inf")
-    pairs = zip(found.flatten().split(PART), expected.flatten().split(PART))
+    pairs = zip(actual.flatten().split(PART), expected.flatten().split(PART))
     parts = [torch.stack(((a.double() - b.double()).abs().max(), b.double().abs().max())) for a, b in pairs]
     error, largest = torch.stack(parts).amax(0).tolist()
     error /= max(largest, 1e-30)

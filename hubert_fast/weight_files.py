@@ -24,15 +24,15 @@ from .other_formats import advise
 logger = logging.getLogger(__name__)
 
 SAFETENSORS, ZIPPED, PICKLED = "safetensors", "zipped", "pickled"
-MAX_HEADER_BYTES = 100_000_000  # of a safetensors file; the safetensors library has the same limit
-LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # how a pickle of torch.save begins before torch 1.6
+MAX_HEADER_BYTES = 100_000_000  # of a safetensors file, as in the safetensors library
+LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # the beginning of a pickle by torch.save before torch 1.6
 FAIRSEQ_KEY = "feature_extractor.conv_layers.0.0.weight"  # end of a weight's name in every fairseq and s3prl checkpoint
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a file by name, on the CPU.
 
-    A trainer may have put them into an entry of a larger dictionary. They are found there, and a warning names the entry.
+    The tensors may lie in an entry of a larger dictionary, where some trainers put them: a warning then names the entry.
     Objects other than tensors are never rebuilt: no class or function that the file names is imported or called.
 
     Raises:
@@ -43,7 +43,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
         try:
             return load_file(path)
-        except Exception as error:  # safetensors has its own exceptions, each of which means that the file is unusable
+        except Exception as error:  # any exception of safetensors means that the file is unusable
             raise CheckpointError(f"{path} cannot be read: {first_line(error)}") from None
     weights = _find_weights(path, _load_tensors(path))
     if any(key.endswith(FAIRSEQ_KEY) for key in weights):
@@ -72,13 +72,13 @@ def read_pickle(path: str | Path) -> Any:
             f"{path} is a safetensors file; expected a file written by torch.save: a folder in Hugging Face's format needs no "
             f"conversion"
         )
-    # given a path, torch.load takes .safetensors in the name for the format of the file
+    # given a path, torch.load would take a name that ends in .safetensors for that format
     return load_inert(path, mmap=layout == ZIPPED and path.suffix != ".safetensors")
 
 
 def _load_tensors(path: Path) -> Any:
     try:
-        with open(path, "rb") as file:  # given a path, torch.load takes .safetensors in the name for the format of the file
+        with open(path, "rb") as file:  # given a path, torch.load would take a name that ends in .safetensors for that format
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:  # the pickle holds other objects, or is damaged
         return read_pickle(path)
@@ -213,7 +213,7 @@ def _check_zip(path: Path) -> None:
     if any(name.endswith("/constants.pkl") for name in names):
         raise CheckpointError(
             f"{path} cannot be read: this is a TorchScript program, not weights: write torch.jit.load(FILE).state_dict() with "
-            f"torch.save, or use the checkpoint from which it was made"
+            f"torch.save, or use the checkpoint from which it was exported"
         )
     if any(name.endswith("data.pkl") for name in names):
         return

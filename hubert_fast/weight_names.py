@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-# How PyTorch names the parameters of weight norm: before 2.0 -> since then.
+# PyTorch's names for the parameters of weight norm: before 2.0 -> since 2.0.
 WEIGHT_NORM_KEYS = {
     ".weight_g": ".parametrizations.weight.original0",
     ".weight_v": ".parametrizations.weight.original1",
@@ -35,7 +35,7 @@ def without_wrappers(state: dict[str, Tensor], base_prefix: str) -> tuple[dict[s
         base_prefix: The prefix of the encoder in a model with a head, such as `"hubert."`. It is kept.
 
     Returns:
-        The weights, and the part that was removed from their names, `None` if there was none.
+        The weights, and the part that was removed from their names (`None` if nothing was).
     """
     plain = {INSERTED.sub("", key): tensor for key, tensor in state.items()}
     removed = None

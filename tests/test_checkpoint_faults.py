@@ -109,7 +109,7 @@ OTHER_FILES = {
     "npz": (zipped(weight__npy=b"a"), "this is NumPy arrays (.npz), not weights"),
     "TorchScript": (zipped(**{"x/constants.pkl": b"a", "x/data.pkl": b"a"}), "this is a TorchScript program, not weights"),
     "HDF5": (b"\x89HDF\r\n\x1a\n" + bytes(99), "this is an HDF5 file, not weights: if it holds TensorFlow or Keras weights,"),
-    "ONNX": (b"\x08\x07\x12\x07pytorch\x1a\x052.1.0", "this is an ONNX program, not weights"),
+    "ONNX": (b"\x08\x07\x12\x07pytorch\x1a\x052.1.0", "this is an ONNX model, not weights"),
     "GGUF": (b"GGUF\x03\0\0\0" + bytes(99), "this is a GGUF file, not weights"),
     "NumPy": (b"\x93NUMPY\x01\0" + bytes(99), "this is a NumPy array, not weights: write a dictionary of tensors"),
     "pickle": (pickle.dumps([1, 2]), "this is a Python pickle, not weights: write a dictionary of tensors with torch.save("),
@@ -276,7 +276,7 @@ def test_an_index_that_names_what_is_not_there(original, folder):
     shards[1].unlink()
     with pytest.raises(CheckpointError) as error:
         HubertForCTC.from_pretrained(folder)
-    expected = f"lacks 1 of the {len(shards)} files of weights that {index.name} lists: {shards[1].name}"
+    expected = f"lacks 1 of the {len(shards)} weight files that {index.name} lists: {shards[1].name}"
     assert expected in one_line(error)
     shards[1].write_bytes(shard)
     for text, message in (
@@ -319,7 +319,7 @@ def test_what_a_folder_without_weights_has(folder, tmp_path):
         ("tf_model.h5", "; it has tf_model.h5, TensorFlow weights: load them with transformers 4 (from_tf=True)"),
         ("flax_model.msgpack", "; it has flax_model.msgpack, Flax weights: "),
         ("hubert.pt", f"; it has hubert.pt: `hubert-fast convert {folder}/hubert.pt OUT_DIR` converts"),
-        ("model.onnx", "; it has model.onnx, an ONNX program: use the checkpoint that it was exported from"),
+        ("model.onnx", "; it has model.onnx, an ONNX model: use the checkpoint that it was exported from"),
         ("adapter_model.safetensors", "; it has adapter_model.safetensors, a PEFT adapter: merge it into its base model"),
         ("weights.safetensors", "; it has weights.safetensors: if that file holds the weights, rename it to model.safetensors"),
         (None, ""),

@@ -189,7 +189,7 @@ def test_options_that_are_not_ours(saved, tmp_path):
 
 def test_mismatched_shapes(saved, caplog):
     _, folder = saved
-    with pytest.raises(ValueError, match=r"lm_head.*\[32.*makes it \[40"):
+    with pytest.raises(ValueError, match=r"lm_head.*\[32.*expects \[40"):
         HubertForCTC.from_pretrained(folder, vocab_size=40)
     model, info = HubertForCTC.from_pretrained(folder, vocab_size=40, ignore_mismatched_sizes=True, output_loading_info=True)
     assert info["mismatched_keys"][0] == ("lm_head.bias", (32,), (40,)) and model.lm_head.out_features == 40

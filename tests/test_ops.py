@@ -464,9 +464,9 @@ def test_gradients_take_the_definition(name):
         (
             "conv_first",
             {3: randn(8)},
-            "norm_weight and norm_bias must come together, but there is norm_weight and no norm_bias",
+            "norm_weight and norm_bias must be given together, but got norm_weight without norm_bias",
         ),
-        ("conv_gelu", {3: None}, "norm_weight and norm_bias must come together, but there is norm_bias and no norm_weight"),
+        ("conv_gelu", {3: None}, "norm_weight and norm_bias must be given together, but got norm_bias without norm_weight"),
         ("conv_positional", {3: torch.zeros(2, 2)}, r"cu_seqlens must be integers \[B \+ 1\]"),
         ("normalize_waveforms", {2: [100]}, r"within \[99\] samples, but are \[0\] and \[100\]"),
         ("window_statistics", {1: [0, 0]}, r"within \[99\] samples, but are \[0, 0\] and \[98\]"),

@@ -1,4 +1,4 @@
-"""Greedy CTC decoding: the best token of each frame, runs merged, blanks dropped; text, times and confidence.
+"""Decode CTC greedily: take the best token of each frame, merge runs, drop blanks. Results have text, times and confidence.
 
 Graves et al. 2006, "Connectionist Temporal Classification". Decoding runs in C++ (csrc/ctc_collapse.cpp), or in Python
 (fallback.py) where the extension is not built, with equal results.
@@ -44,7 +44,10 @@ class Word(NamedTuple):
     """A word, from the start of its first token's first frame to the end of its last token's last frame.
 
     Attributes:
-        confidence: the geometric mean of the tokens' probabilities over the frames of the tokens.
+        word: The text of the word.
+        start_seconds: The start, from the beginning of the utterance.
+        end_seconds: The end, from the beginning of the utterance.
+        confidence: The geometric mean of the tokens' probabilities over the frames of the tokens.
     """
 
     word: str
@@ -60,9 +63,10 @@ class Transcript:
     `hubert_fast.transcribe.Transcript` is the text of an audio file, with its duration and times within the file.
 
     Attributes:
-        confidence: the geometric mean of the tokens' probabilities over their frames; NaN without tokens or probabilities.
-        words: with times, if requested.
-        tokens: with frames, if requested.
+        text: The text.
+        confidence: The geometric mean of the tokens' probabilities over their frames; NaN without tokens or probabilities.
+        words: The words with their times, if requested.
+        tokens: The tokens with their frames, if requested.
     """
 
     text: str
@@ -86,27 +90,27 @@ def greedy_decode(
     """Decode a batch of utterances.
 
     Args:
-        logits_or_ids: logits, floating point `[N, V]` packed or `[B, T, V]` padded, on any device; or the best ids, int64,
+        logits_or_ids: Logits, floating point `[N, V]` packed or `[B, T, V]` padded, on any device; or the best ids, int64,
             int32, int16 or uint8, `[N]` or `[B, T]`. From logits on a GPU, only the best id and its probability are copied
             to the host.
-        cu_seqlens_or_lengths: for packed frames the boundaries between utterances, `[B + 1]`; for padded ones the number of
-            frames of each, `[B]`, or `None` if all frames count.
-        vocabulary: if a tokenizer, its special tokens are left out of the text, and ids that it lacks become its `unk_token`.
-            If a list of tokens, or a dictionary from tokens to ids, only the blank is left out, and `|` separates words.
+        cu_seqlens_or_lengths: For packed frames the boundaries between utterances, `[B + 1]`; for padded frames the number of
+            frames of each utterance, `[B]`, or `None` if no frame is padding.
+        vocabulary: A tokenizer, whose special tokens are left out of the text and whose `unk_token` replaces ids that it lacks.
+            Or a list of tokens, or a dictionary from tokens to ids: only the blank is left out, and `|` separates words.
         blank_id: CTC's blank, which is the tokenizer's `pad_token_id` in Hugging Face checkpoints.
-        frame_seconds: time from one frame to the next.
+        frame_seconds: The time from one frame to the next, in seconds.
         timestamps: `"word"` to return words, `"token"` to return words and tokens.
-        log_probs: log-probabilities of the given ids, of their shape. Without them, confidences of given ids are NaN.
-        threads: the largest number of threads; by default the number of cores, or fewer for little work. Results do not depend
-            on it.
+        log_probs: The log-probabilities of the ids, in the shape of the ids. Without them, the confidences of ids are NaN.
+        threads: The largest number of threads; by default the number of cores, or fewer for short batches. Results do not
+            depend on it.
         backend: `"c++"`, `"python"`, or `"auto"`: C++ if it is built, else Python with a warning.
 
     Returns:
         A `Transcript` for each utterance.
 
     Raises:
-        ValueError: shapes, lengths or ids do not fit; the message names the value.
-        RuntimeError: a requested backend is not available.
+        ValueError: Shapes, lengths or ids do not fit; the message names the value.
+        RuntimeError: A requested backend is not available.
     """
     if timestamps not in (None, "word", "token"):
         raise ValueError(f"timestamps must be 'word', 'token' or None, but is {timestamps!r}")
@@ -145,9 +149,17 @@ def decode_raw(
     """Decode to flat arrays, from which `greedy_decode` and the processor build their results.
 
     Args:
-        ids, log_probs: of any shape.
-        begins, lengths: of each utterance, as a span of the flattened frames, int64 `[B]`.
-        group: merge runs of one id, as CTC does.
+        ids: The best id of each frame, of any shape.
+        begins: The first frame of each utterance among the flattened frames, int64 `[B]`.
+        lengths: The number of frames of each utterance, int64 `[B]`.
+        vocabulary: The tokens.
+        blank_id: CTC's blank.
+        log_probs: The log-probabilities of the ids, in their shape.
+        group: Whether to merge runs of one id, as CTC does.
+        tokens: Whether to return tokens.
+        words: Whether to return words.
+        threads: As in `greedy_decode`.
+        backend: As in `greedy_decode`.
 
     Returns:
         `texts` (a list, stripped) and `text_means` (float32), `[B]`. If requested, concatenated over utterances:
@@ -161,7 +173,7 @@ def decode_raw(
     if threads is None:
         threads = min(os.cpu_count() or 1, 1 + int(lengths.sum()) // FRAMES_PER_THREAD)
     elif not hasattr(threads, "__index__") or threads < 1:
-        raise ValueError(f"threads must be a whole number from 1, but is {threads!r}")
+        raise ValueError(f"threads must be a whole number, 1 or more, but is {threads!r}")
     by_phone = words and vocabulary.phones
     raw = chosen.decode(
         np.ascontiguousarray(vocabulary.named(ids)).reshape(-1),
@@ -194,7 +206,7 @@ def _phones_as_words(raw: dict[str, Any], vocabulary: Vocabulary) -> None:
 
 @cache
 def why_not_built() -> str | None:
-    """Return why the C++ extension cannot be used, `None` when it can."""
+    """Return why the C++ extension cannot be used; `None` when it can."""
     if find_spec("hubert_fast._ctc") is None:
         return "it was not compiled when hubert_fast was installed"
     try:

@@ -1,4 +1,4 @@
-"""The C++ extension (csrc/ctc_collapse.cpp) in Python: the same names, arguments and results."""
+"""Replace the C++ extension (csrc/ctc_collapse.cpp) in Python, with the same names, arguments and results."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def decode(
     words: bool = False,
     threads: int = 1,
 ) -> dict[str, Any]:
-    """Do what the C++ function of this name does, always on one thread."""
-    found = _Columns(table, tokens, words)
+    """Decode as the C++ function of this name does, but always on one thread."""
+    columns = _Columns(table, tokens, words)
     for utterance, (begin, length) in enumerate(zip(begins.tolist(), lengths.tolist())):
         if begin < 0 or length < 0 or begin + length > len(ids):
             raise ValueError(f"utterance {utterance} is frames {begin} to {begin} + {length}, but there are {len(ids)}")
         probs = None if log_probs is None else log_probs[begin : begin + length].astype(np.float64)
-        found.utterance(utterance, ids[begin : begin + length].tolist(), probs, blank, group)
-    return found.result()
+        columns.utterance(utterance, ids[begin : begin + length].tolist(), probs, blank, group)
+    return columns.result()
 
 
 def rows(row_type: type, counts: np.ndarray, *columns: list | np.ndarray) -> list[list]:
@@ -62,7 +62,7 @@ def rows(row_type: type, counts: np.ndarray, *columns: list | np.ndarray) -> lis
 
 
 class _Columns:
-    """The columns of the result, as they grow."""
+    """Collect the columns of the result."""
 
     def __init__(self, table: Table, tokens: bool, words: bool):
         self.table, self.want_tokens, self.want_words = table, tokens, words

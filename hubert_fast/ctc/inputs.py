@@ -1,4 +1,4 @@
-"""Checks of the input of greedy decoding, and its conversion: to ids on the host, with a span of frames for each utterance."""
+"""Check the input of greedy decoding, and convert it to ids on the host and a span of frames for each utterance."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def best_of(
 def _logits(values: np.ndarray) -> torch.Tensor:
     if values.dtype.itemsize > 8:
         raise ValueError(f"logits must be float16, float32 or float64, but are {values.dtype}")
-    # torch takes neither another byte order nor negative strides, and warns of memory that it may not write
+    # torch does not take other byte orders or negative strides, and warns about read-only memory
     values = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("="))
     return torch.from_numpy(values if values.flags.writeable else values.copy())
 
@@ -66,7 +66,7 @@ def _host(values: Any, name: str) -> np.ndarray:
 def spans_of(
     shape: tuple[int, ...], cu_seqlens_or_lengths: torch.Tensor | np.ndarray | Sequence[int] | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return first frame and length of each utterance in the flattened frames of `shape`, both int64 `[B]`."""
+    """Return the first frame and the length of each utterance among the flattened frames of `shape`, both int64 `[B]`."""
     packed, given = len(shape) == 1, cu_seqlens_or_lengths
     name = "cu_seqlens" if packed else "lengths"
     if given is None:
@@ -92,7 +92,7 @@ def spans_of(
                 raise ValueError(f"cu_seqlens must not decrease and must lie within 0 to {shape[0]} frames, but {where}")
         return given[:-1].copy(), np.diff(given)
     if len(given) != shape[0]:
-        raise ValueError(f"lengths must be one per utterance, {shape[0]}, but are {len(given)}")
+        raise ValueError(f"lengths must have {shape[0]} entries, one per utterance, but has {len(given)}")
     outside = given[(given < 0) | (given > shape[1])]
     if len(outside):
         raise ValueError(f"lengths must be 0 to {shape[1]}, the number of frames, but one is {outside[0]}")

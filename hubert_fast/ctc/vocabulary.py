@@ -1,4 +1,4 @@
-"""`Vocabulary`: the text and kind of each CTC token id."""
+"""Define `Vocabulary`: the text and kind of each CTC token id."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ if TYPE_CHECKING:
     from ..tokenizer import CTCTokenizer
 
 MAX_IDS = 1_000_000  # a table has an entry for every id up to the largest
-TEXT, DROPPED, DELIMITER, UNNAMED = KINDS = range(4)  # of a token: those of csrc/ctc_collapse.cpp
+TEXT, DROPPED, DELIMITER, UNNAMED = KINDS = range(4)  # kinds of tokens, as in csrc/ctc_collapse.cpp
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The tokens of a CTC model and how they are written.
+    """The tokens of a CTC model, and the way they are written.
 
     Attributes:
-        tokens: by id; `None` for an id without a token.
-        special_ids: tokens that never appear in text, besides the blank.
-        word_delimiter_token: the token between words, or `None`. It is written as `replace_word_delimiter_char`.
-        do_lower_case: write text in lower case.
-        unknown_id: the token that replaces ids without a token; `None` to raise an error for such ids.
-        phones: the tokens are phones: each counts as a word, text has a space between them, and the word delimiter is not
+        tokens: The token of each id; `None` for an id without a token.
+        special_ids: The ids, besides the blank, of tokens that never appear in text.
+        word_delimiter_token: The token between words, or `None`.
+        replace_word_delimiter_char: The text for the word delimiter.
+        do_lower_case: Whether to write text in lower case.
+        unknown_id: The id that replaces ids without a token; `None` to raise an error for such ids.
+        phones: Whether tokens are phones: each counts as a word, text has a space between them, and the word delimiter is not
             written.
     """
 
@@ -87,9 +88,8 @@ class Vocabulary:
         return {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            name: value for name, value in vars(self).items() if name not in ("tables", "_has_token")
-        }  # rebuilt when needed
+        # cached properties are rebuilt when needed
+        return {name: value for name, value in vars(self).items() if name not in ("tables", "_has_token")}
 
     def table(self, backend: ModuleType) -> Any:
         """Return the table that a backend reads, built on first use."""

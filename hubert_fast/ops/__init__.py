@@ -1,14 +1,14 @@
-"""The operations that have kernels, each in a file of the same name as its kernel's in kernels/ (`hubert_fast.kernels`).
+"""Define the operations that have kernels. Each file has the name of its kernel's file in kernels/ (`hubert_fast.kernels`).
 
 Each file holds, in this order: the definition in plain PyTorch (`..._eager`), the registration with PyTorch, and the public
-function. The definition says what the op means: tests hold the kernel to it, and hold it to the module of `hubert_fast.layers`
-that it stands for. Its arithmetic is float32 (float64 for float64 and for statistics of windows) throughout, rounded once at
-the end.
+function. Tests compare the kernel with the definition, and the definition with the module of `hubert_fast.layers` that it
+reproduces. A definition computes in float32 throughout (in float64 for float64 inputs and for statistics of windows), and
+rounds once at the end.
 
-The ops are for use on their own, also under `torch.compile` and `torch.export`. The public function runs the kernel or the
-definition, as `backend` says: `auto`, `eager` or `triton` (see `hubert_fast.dispatch`). The graph in
+The ops can be used on their own, also under `torch.compile` and `torch.export`. The public function runs the kernel or the
+definition, according to `backend`: `auto`, `eager` or `triton` (see `hubert_fast.dispatch`). The graph in
 `hubert_fast.packed.kernel_graph` launches the kernels directly, since dispatching a registered op costs it several
-microseconds. No op has a backward: where a gradient is needed, `auto` runs the definition.
+microseconds. No kernel has a backward pass: where a gradient is needed, `auto` runs the definition.
 
 Axes: N packed frames, C channels, H heads, D head dim, V vocabulary, B utterances, S samples.
 """

@@ -1,4 +1,4 @@
-"""Residual add and LayerNorm between two blocks of a Transformer."""
+"""Add a block's output to the residual stream and apply LayerNorm, between two blocks of a Transformer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def add_layer_norm_eager(
     dtype: torch.dtype | None = None,
     post: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Define `add_layer_norm`."""
+    """Compute `add_layer_norm` in plain PyTorch: its definition."""
     full, added, added_bias, weight, bias = in_full_precision(x, delta, delta_bias, weight, bias)
     total = full + added if added_bias is None else full + added + added_bias
     normed = F.layer_norm(total, x.shape[-1:], weight, bias, eps)
@@ -42,7 +42,7 @@ def _add_layer_norm_triton(
     from ..kernels import add_layer_norm as kernel
 
     stream, normed = kernel.launch(x, delta, delta_bias, weight, bias, eps, dtype, post)
-    return stream, normed.clone() if normed is stream else normed  # the results of an op must not alias
+    return stream, normed.clone() if normed is stream else normed  # the outputs of a custom op must not alias
 
 
 @_add_layer_norm_triton.register_fake
@@ -76,20 +76,22 @@ def add_layer_norm(
     Source: Ba et al. 2016; Xiong et al. 2020 for pre-LN and post-LN.
 
     Args:
-        x: the residual stream, `[..., C]`.
-        delta: the block's output, `[..., C]`, of any dtype.
+        x: The residual stream, `[..., C]`.
+        delta: The block's output, `[..., C]`, of any dtype.
         delta_bias: `[C]`, the bias of the product that computed `delta`, if it has not been added yet.
-        weight, bias: of the norm, `[C]`.
-        dtype: of the returned norm; that of `x` by default.
-        post: return the norm as the stream too, as in post-LN Transformers, and not the sum.
-        backend: `auto`, `eager` or `triton`; see `hubert_fast.dispatch`.
+        weight: The scale of the norm, `[C]`.
+        bias: The shift of the norm, `[C]`.
+        eps: Added to the variance.
+        dtype: The dtype of the returned norm; by default that of `x`.
+        post: Return the norm as the stream, as in post-LN Transformers, instead of the sum.
+        backend: `auto`, `eager` or `triton`; see `hubert_fast.dispatch`. By default that of the environment.
 
     Returns:
         The stream, in the dtype of `x`, and its norm, in `dtype`.
 
     Raises:
-        ValueError: the kernel does not take operands of these shapes or dtypes.
-        RuntimeError: a forced backend cannot run, or PyTorch rejects the operands of the definition.
+        ValueError: The kernel does not support operands of these shapes or dtypes, or `backend` is unknown.
+        RuntimeError: A forced backend cannot run, or PyTorch rejects the operands of the definition.
     """
     dtype = dtype or x.dtype
     if use_triton(*present(x, delta, delta_bias, weight, bias), backend=backend):

@@ -1,4 +1,4 @@
-"""Self-attention within utterances, packed or padded."""
+"""Compute self-attention within utterances, packed or padded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .precision import check_cu_seqlens, in_full_precision, present, without_aut
 
 @without_autocast
 def attention_eager(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor) -> Tensor:
-    """Define `attention`."""
+    """Compute `attention` in plain PyTorch: its definition."""
     heads = [x.transpose(0, 1) for x in in_full_precision(q, k, v)]  # [H, N, D]
     out = torch.zeros_like(heads[0])
     bounds = cu_seqlens.tolist()
@@ -45,16 +45,17 @@ def attention(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, *, backend: s
     Source: Vaswani et al. 2017; Dao 2023.
 
     Args:
-        q, k, v: `[N, H, D]` of any strides, such as views of one fused product `[N, 3C]`; D up to 128.
-        cu_seqlens: int32 `[B + 1]`, the boundaries between utterances, which may be empty.
-        backend: `auto`, `eager` or `triton`; see `hubert_fast.dispatch`.
+        q, k, v: Queries, keys and values, `[N, H, D]` with any strides, such as views of one product `[N, 3C]`. The kernel
+            takes D up to 128.
+        cu_seqlens: int32 `[B + 1]`, the boundaries between utterances. Utterances may be empty.
+        backend: `auto`, `eager` or `triton`; see `hubert_fast.dispatch`. By default that of the environment.
 
     Returns:
         `[N, H, D]` in the dtype of `q`; zeros in rows that belong to no utterance.
 
     Raises:
-        ValueError: the kernel does not take operands of these shapes or dtypes.
-        RuntimeError: a forced backend cannot run, or PyTorch rejects the operands of the definition.
+        ValueError: The kernel does not support operands of these shapes or dtypes, or `backend` is unknown.
+        RuntimeError: A forced backend cannot run, or PyTorch rejects the operands of the definition.
     """
     check_cu_seqlens(cu_seqlens)
     for name, operand in (("k", k), ("v", v)):
@@ -66,7 +67,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, *, backend: s
 
 @without_autocast
 def attention_padded_eager(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:
-    """Define `attention_padded`."""
+    """Compute `attention_padded` in plain PyTorch: its definition."""
     query, key, value = (x.transpose(1, 2) for x in in_full_precision(q, k, v))  # [B, H, T, D]
     scores = query * q.shape[-1] ** -0.5 @ key.transpose(2, 3)
     if key_mask is not None:
@@ -103,16 +104,16 @@ def attention_padded(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = 
     """Attend within each row of a padded batch, scaled by `D ** -0.5`.
 
     Args:
-        q, k, v: `[B, T, H, D]` of any strides; D up to 128.
-        key_mask: `[B, T]`, true for keys to attend to. Queries of padding attend too.
-        backend: `auto`, `eager` or `triton`; see `hubert_fast.dispatch`.
+        q, k, v: Queries, keys and values, `[B, T, H, D]` with any strides. The kernel takes D up to 128.
+        key_mask: `[B, T]`, true for keys to attend to. Masked frames still attend as queries.
+        backend: `auto`, `eager` or `triton`; see `hubert_fast.dispatch`. By default that of the environment.
 
     Returns:
         `[B, T, H, D]`, contiguous, in the dtype of `q`; zeros in rows that have no key to attend to.
 
     Raises:
-        ValueError: the kernel does not take operands of these shapes or dtypes.
-        RuntimeError: a forced backend cannot run, or PyTorch rejects the operands of the definition.
+        ValueError: The kernel does not support operands of these shapes or dtypes, or `backend` is unknown.
+        RuntimeError: A forced backend cannot run, or PyTorch rejects the operands of the definition.
     """
     if key_mask is not None and key_mask.shape != q.shape[:2]:
         raise ValueError(f"key_mask must be {list(q.shape[:2])} for q {list(q.shape)}, but is {list(key_mask.shape)}")

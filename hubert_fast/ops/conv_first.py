@@ -1,4 +1,4 @@
-"""The first convolution of the feature encoder, from the waveform, with the norm and GELU that follow."""
+"""Compute the first convolution of the feature encoder, with the norm and GELU that follow it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def conv_first_eager(
     eps: float = 1e-5,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Define `conv_first`."""
+    """Compute `conv_first` in plain PyTorch: its definition."""
     full, taps, bias, norm_weight, norm_bias, means = in_full_precision(samples, weight, bias, norm_weight, norm_bias, means)
     kernel = weight.shape[-2]
     windows = full.unfold(0, kernel, stride) if len(full) >= kernel else full.new_empty(0, kernel)
@@ -33,7 +33,7 @@ def conv_first_eager(
         out = windows @ taps
     else:
         if utterances is None:
-            raise ValueError("means need utterances, the utterance of each hop, but it is None")
+            raise ValueError("means need utterances (the utterance of each hop), but utterances is None")
         of_frame = utterances[torch.arange(len(windows), device=samples.device) // frames_per_hop]
         out = full.new_empty(len(windows), weight.shape[-1])
         for utterance in range(len(means)):
@@ -96,30 +96,30 @@ def conv_first(
     dtype: torch.dtype | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """Convolve a waveform and apply GELU.
+    """Convolve a waveform and apply GELU, optionally after a LayerNorm.
 
-    A GroupNorm with one group per channel can be folded in: then there is a weight for each utterance, and `means` is
-    subtracted from the windows first.
+    A GroupNorm with one group per channel can be folded in: each utterance then has its own weight, and `means` are subtracted
+    from the windows first.
 
     Args:
-        samples: `[S]`.
+        samples: The waveform, `[S]`.
         weight: float32 `[kernel, C]`; with a folded GroupNorm `[B, kernel, C]`.
         bias: `[C]`.
-        norm_weight, norm_bias: of a LayerNorm before GELU, `[C]`.
-        means: with a folded GroupNorm, the mean window of each utterance, `[B, kernel]`.
-        utterances: with a folded GroupNorm, the utterance of each hop, int32 `[hops]`.
-        frames_per_hop: output frames in a hop of `utterances`.
-        stride: in samples.
-        eps: of the LayerNorm.
-        dtype: of the result; that of `samples` by default.
-        backend: `auto`, `eager` or `triton`; see `hubert_fast.dispatch`.
+        norm_weight, norm_bias: The scale and shift of a LayerNorm before GELU, `[C]`: both or neither.
+        means: With a folded GroupNorm, the mean window of each utterance, `[B, kernel]`.
+        utterances: With a folded GroupNorm, the utterance of each hop, int32 `[hops]`.
+        frames_per_hop: The number of output frames in a hop.
+        stride: The stride, in samples.
+        eps: Added to the variance of the LayerNorm.
+        dtype: The dtype of the result; by default that of `samples`.
+        backend: `auto`, `eager` or `triton`; see `hubert_fast.dispatch`. By default that of the environment.
 
     Returns:
         `[T, C]`, channels last.
 
     Raises:
-        ValueError: the kernel does not take operands of these shapes or dtypes.
-        RuntimeError: a forced backend cannot run, or PyTorch rejects the operands of the definition.
+        ValueError: The kernel does not support operands of these shapes or dtypes, or `backend` is unknown.
+        RuntimeError: A forced backend cannot run, or PyTorch rejects the operands of the definition.
     """
     dtype = dtype or samples.dtype
     arguments = samples, weight, bias, norm_weight, norm_bias, means, utterances, frames_per_hop, stride, eps, dtype

@@ -1,4 +1,4 @@
-"""The positional convolution, with GELU and the residual add."""
+"""Compute the positional convolution, with GELU and the residual add."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .precision import check_cu_seqlens, in_full_precision, present, without_aut
 def conv_positional_eager(
     x: Tensor, weight: Tensor, bias: Tensor, cu_seqlens: Tensor, residual: Tensor | None = None, gelu: bool = True
 ) -> Tensor:
-    """Define `conv_positional`."""
+    """Compute `conv_positional` in plain PyTorch: its definition."""
     groups, kernel = weight.shape[:2]
     full, taps, bias, added = in_full_precision(x, weight, bias, residual)
     taps = taps.permute(0, 3, 2, 1).flatten(0, 1)  # the layout of conv1d: [C, C/G, kernel]
@@ -62,25 +62,25 @@ def conv_positional(
 ) -> Tensor:
     """Convolve each utterance of a packed batch over time, in groups; apply GELU and a residual add.
 
-    Zeros lie beyond the ends of an utterance.
-    Frame t depends on the frames from `t - kernel // 2` on, as in `conv1d(padding=kernel // 2)`; with an even kernel the
-    extra last frame is dropped. Source: Baevski et al. 2020 (wav2vec 2.0), section 2.
+    Each utterance is padded with zeros. Frame t depends on the `kernel` frames from `t - kernel // 2` on, as in
+    `conv1d(padding=kernel // 2)`; an even kernel yields one frame too many, and the last one is dropped. Source: Baevski et al.
+    2020 (wav2vec 2.0), section 2.
 
     Args:
-        x: `[N, C]`.
+        x: The projected frames, `[N, C]`.
         weight: `[G, kernel, C/G (in), C/G (out)]` in the dtype of `x`, with weight norm applied.
         bias: `[C]`.
-        cu_seqlens: int32 `[B + 1]`, the boundaries between utterances, which may be empty.
-        residual: `[N, C]`, added last.
-        gelu: apply GELU.
-        backend: `auto`, `eager` or `triton`; see `hubert_fast.dispatch`.
+        cu_seqlens: int32 `[B + 1]`, the boundaries between utterances. Utterances may be empty.
+        residual: `[N, C]`, added after GELU.
+        gelu: Whether to apply GELU.
+        backend: `auto`, `eager` or `triton`; see `hubert_fast.dispatch`. By default that of the environment.
 
     Returns:
         `[N, C]` in the dtype of `residual` if it is given, else of `x`; zeros in rows that belong to no utterance.
 
     Raises:
-        ValueError: the kernel does not take operands of these shapes or dtypes.
-        RuntimeError: a forced backend cannot run, or PyTorch rejects the operands of the definition.
+        ValueError: The kernel does not support operands of these shapes or dtypes, or `backend` is unknown.
+        RuntimeError: A forced backend cannot run, or PyTorch rejects the operands of the definition.
     """
     check_cu_seqlens(cu_seqlens)
     channels, unsupported = weight.shape[-1], None

@@ -1,4 +1,4 @@
-"""The best token of each frame, from hidden states, without storing logits."""
+"""Compute the best token of each frame from hidden states, without storing logits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .precision import in_full_precision, present, without_autocast
 
 @without_autocast
 def ctc_argmax_eager(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Define `ctc_argmax`."""
+    """Compute `ctc_argmax` in plain PyTorch: its definition."""
     log_probs, ids = F.linear(*in_full_precision(x, weight, bias)).log_softmax(-1).max(-1)
     return ids.int(), log_probs.float()
 
@@ -36,17 +36,17 @@ def ctc_argmax(x: Tensor, weight: Tensor, bias: Tensor | None, *, backend: str |
     Source: Graves et al. 2006, section 3.2 (best path decoding).
 
     Args:
-        x: hidden states, `[..., C]`.
-        weight: of the output layer, `[V, C]` in the dtype of `x`.
-        bias: `[V]`.
-        backend: `auto`, `eager` or `triton`; see `hubert_fast.dispatch`.
+        x: The hidden states, `[..., C]`.
+        weight: The weight of the output layer, `[V, C]` in the dtype of `x`.
+        bias: The bias of the output layer, `[V]`.
+        backend: `auto`, `eager` or `triton`; see `hubert_fast.dispatch`. By default that of the environment.
 
     Returns:
-        Token ids, int32 `[...]`, the first of equally likely ones, and float32 log-probabilities `[...]`.
+        The token ids, int32 `[...]` (the first of equally likely tokens), and their log-probabilities, float32 `[...]`.
 
     Raises:
-        ValueError: the kernel does not take operands of these shapes or dtypes.
-        RuntimeError: a forced backend cannot run, or PyTorch rejects the operands of the definition.
+        ValueError: The kernel does not support operands of these shapes or dtypes, or `backend` is unknown.
+        RuntimeError: A forced backend cannot run, or PyTorch rejects the operands of the definition.
     """
     if use_triton(*present(x, weight, bias), backend=backend):
         return _ctc_argmax_triton(x, weight, bias)

@@ -1,4 +1,4 @@
-"""LayerNorm."""
+"""Compute LayerNorm."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .precision import in_full_precision, without_autocast
 
 @without_autocast
 def layer_norm_eager(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
-    """Define `layer_norm`: statistics and arithmetic in float32 (float64 for float64), rounded once at the end."""
+    """Compute `layer_norm` in plain PyTorch: its definition."""
     full, weight, bias = in_full_precision(x, weight, bias)
     return F.layer_norm(full, x.shape[-1:], weight, bias, eps).to(x.dtype)
 
@@ -32,19 +32,21 @@ def _(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, *, backend: str | None = None) -> Tensor:
     """Normalise the last axis of `x` to zero mean and unit variance, then scale and shift it. Source: Ba et al. 2016.
 
-    The kernel has no backward and no float64: for these `auto` runs the definition.
+    The kernel has no backward pass and does not support float64: `auto` then runs the definition.
 
     Args:
         x: `[..., C]`.
-        weight, bias: `[C]`.
-        backend: `auto`, `eager` or `triton`; see `hubert_fast.dispatch`.
+        weight: The scale, `[C]`.
+        bias: The shift, `[C]`.
+        eps: Added to the variance.
+        backend: `auto`, `eager` or `triton`; see `hubert_fast.dispatch`. By default that of the environment.
 
     Returns:
         `[..., C]` in the dtype of `x`.
 
     Raises:
-        ValueError: the kernel does not take operands of these shapes or dtypes.
-        RuntimeError: a forced backend cannot run, or PyTorch rejects the operands of the definition.
+        ValueError: The kernel does not support operands of these shapes or dtypes, or `backend` is unknown.
+        RuntimeError: A forced backend cannot run, or PyTorch rejects the operands of the definition.
     """
     if use_triton(x, weight, bias, backend=backend):
         return _layer_norm_triton(x, weight, bias, eps)

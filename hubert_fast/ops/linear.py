@@ -1,4 +1,4 @@
-"""Matrix products fused with what follows: linear layers with GELU or the residual add, convolutions with norm and GELU."""
+"""Compute products fused with what follows: linear layers with GELU or a residual add, convolutions with norm and GELU."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .precision import check_norm_pair, in_full_precision, present, without_auto
 
 @without_autocast
 def linear_gelu_eager(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Define `linear_gelu`."""
+    """Compute `linear_gelu` in plain PyTorch: its definition."""
     return F.gelu(F.linear(*in_full_precision(x, weight, bias))).to(x.dtype)
 
 
@@ -33,17 +33,17 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None, *, backend: str 
     """Apply a linear layer and the exact GELU. Source: Hendrycks and Gimpel 2016.
 
     Args:
-        x: `[..., C_in]`.
+        x: The input, `[..., C_in]`.
         weight: `[C_out, C_in]`, in the dtype of `x`.
         bias: `[C_out]`.
-        backend: `auto`, `eager` or `triton`; see `hubert_fast.dispatch`.
+        backend: `auto`, `eager` or `triton`; see `hubert_fast.dispatch`. By default that of the environment.
 
     Returns:
         `[..., C_out]` in the dtype of `x`.
 
     Raises:
-        ValueError: the kernel does not take operands of these shapes or dtypes.
-        RuntimeError: a forced backend cannot run, or PyTorch rejects the operands of the definition.
+        ValueError: The kernel does not support operands of these shapes or dtypes, or `backend` is unknown.
+        RuntimeError: A forced backend cannot run, or PyTorch rejects the operands of the definition.
     """
     if use_triton(*present(x, weight, bias), backend=backend):
         return _linear_gelu_triton(x, weight, bias)
@@ -52,7 +52,7 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None, *, backend: str 
 
 @without_autocast
 def linear_add_eager(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor) -> Tensor:
-    """Define `linear_add`."""
+    """Compute `linear_add` in plain PyTorch: its definition."""
     x, weight, bias, full = in_full_precision(x, weight, bias, residual)
     return (F.linear(x, weight, bias) + full).to(residual.dtype)
 
@@ -70,21 +70,21 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor) -> Tenso
 
 
 def linear_add(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor, *, backend: str | None = None) -> Tensor:
-    """Apply a linear layer and add the residual stream.
+    """Apply a linear layer and add the result to the residual stream.
 
     Args:
-        x: `[..., C_in]`.
+        x: The input, `[..., C_in]`.
         weight: `[C_out, C_in]`, in the dtype of `x`.
         bias: `[C_out]`.
-        residual: `[..., C_out]`.
-        backend: `auto`, `eager` or `triton`; see `hubert_fast.dispatch`.
+        residual: The residual stream, `[..., C_out]`.
+        backend: `auto`, `eager` or `triton`; see `hubert_fast.dispatch`. By default that of the environment.
 
     Returns:
         `[..., C_out]` in the dtype of `residual`.
 
     Raises:
-        ValueError: the kernel does not take operands of these shapes or dtypes.
-        RuntimeError: a forced backend cannot run, or PyTorch rejects the operands of the definition.
+        ValueError: The kernel does not support operands of these shapes or dtypes, or `backend` is unknown.
+        RuntimeError: A forced backend cannot run, or PyTorch rejects the operands of the definition.
     """
     if use_triton(*present(x, weight, bias, residual), backend=backend):
         return _linear_add_triton(x, weight, bias, residual)
@@ -101,7 +101,7 @@ def conv_gelu_eager(
     stride: int = 2,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Define `conv_gelu`."""
+    """Compute `conv_gelu` in plain PyTorch: its definition."""
     full, matrix, bias, norm_weight, norm_bias = in_full_precision(x, weight, bias, norm_weight, norm_bias)
     taps = matrix.unflatten(1, (-1, x.shape[1])).transpose(1, 2)  # the layout of conv1d: [C_out, C_in, kernel]
     if len(x) < taps.shape[2]:
@@ -151,23 +151,25 @@ def conv_gelu(
     eps: float = 1e-5,
     backend: str | None = None,
 ) -> Tensor:
-    """Convolve over time, channels last, and apply GELU. The kernel reads overlapping windows in place.
+    """Convolve over time, channels last, and apply GELU, optionally after a LayerNorm.
+
+    The kernel reads overlapping windows in place.
 
     Args:
-        x: `[T_in, C_in]`.
-        weight: `[C_out, kernel * C_in]`, taps outermost, in the dtype of `x`.
+        x: The input, `[T_in, C_in]`.
+        weight: `[C_out, kernel * C_in]`, with taps as the outer axis of its rows, in the dtype of `x`.
         bias: `[C_out]`.
-        norm_weight, norm_bias: of a LayerNorm before GELU, `[C_out]`.
-        stride: in frames.
-        eps: of the LayerNorm.
-        backend: `auto`, `eager` or `triton`; see `hubert_fast.dispatch`.
+        norm_weight, norm_bias: The scale and shift of a LayerNorm before GELU, `[C_out]`: both or neither.
+        stride: The stride, in frames.
+        eps: Added to the variance of the LayerNorm.
+        backend: `auto`, `eager` or `triton`; see `hubert_fast.dispatch`. By default that of the environment.
 
     Returns:
         `[T, C_out]` in the dtype of `x`.
 
     Raises:
-        ValueError: the kernel does not take operands of these shapes or dtypes.
-        RuntimeError: a forced backend cannot run, or PyTorch rejects the operands of the definition.
+        ValueError: The kernel does not support operands of these shapes or dtypes, or `backend` is unknown.
+        RuntimeError: A forced backend cannot run, or PyTorch rejects the operands of the definition.
     """
     check_norm_pair(norm_weight, norm_bias)
     if use_triton(*present(x, weight, bias, norm_weight, norm_bias), backend=backend):

@@ -1,4 +1,4 @@
-"""Run definitions in float32 or float64, whatever the operands and autocast say."""
+"""Run definitions in float32 or float64, regardless of autocast and the dtypes of operands; check operands of several ops."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def check_cu_seqlens(cu_seqlens: Tensor) -> None:
 
 
 def check_norm_pair(weight: Tensor | None, bias: Tensor | None) -> None:
-    """Raise `ValueError` for a norm with a scale and no shift, or the other way round."""
+    """Raise `ValueError` unless both parameters of a norm are given, or neither."""
     if (weight is None) != (bias is None):
         missing, given = ("norm_bias", "norm_weight") if bias is None else ("norm_weight", "norm_bias")
-        raise ValueError(f"norm_weight and norm_bias must come together, but there is {given} and no {missing}")
+        raise ValueError(f"norm_weight and norm_bias must be given together, but got {given} without {missing}")

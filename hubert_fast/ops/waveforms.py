@@ -1,4 +1,4 @@
-"""Normalisation of waveforms to zero mean and unit variance."""
+"""Normalise waveforms to zero mean and unit variance."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..dispatch import use_triton
 from .precision import without_autocast
 
 INT16_SCALE = 1 / 32768
-VARIANCE_FLOOR = 1e-7  # added to the variance, as feature extractors do
+VARIANCE_FLOOR = 1e-7  # added to the variance, as by feature extractors
 
 
 def check_spans(samples: Tensor, starts: Sequence[int], lengths: Sequence[int]) -> None:
@@ -27,7 +27,7 @@ def check_spans(samples: Tensor, starts: Sequence[int], lengths: Sequence[int]) 
 
 @without_autocast
 def normalize_waveforms_eager(samples: Tensor, starts: Sequence[int], lengths: Sequence[int]) -> Tensor:
-    """Define `normalize_waveforms`."""
+    """Compute `normalize_waveforms` in plain PyTorch: its definition."""
     out = torch.zeros(samples.shape, dtype=torch.promote_types(samples.dtype, torch.float32), device=samples.device)
     for start, length in zip(starts, lengths):
         if length:
@@ -60,16 +60,17 @@ def normalize_waveforms(
     Source: transformers' `Wav2Vec2FeatureExtractor`; Chan et al. 1979 for combining partial variances.
 
     Args:
-        samples: `[S]`, floating point, or int16, which stands for value / 32768.
-        starts, lengths: of the utterances, in samples.
-        backend: `auto`, `eager` or `triton`; see `hubert_fast.dispatch`.
+        samples: `[S]`, floating point, or int16, where value v stands for v / 32768.
+        starts: The first sample of each utterance.
+        lengths: The number of samples of each utterance.
+        backend: `auto`, `eager` or `triton`; see `hubert_fast.dispatch`. By default that of the environment.
 
     Returns:
         `[S]` in float32, or float64 for float64; zeros between utterances.
 
     Raises:
-        ValueError: the kernel does not take operands of these shapes or dtypes.
-        RuntimeError: a forced backend cannot run, or PyTorch rejects the operands of the definition.
+        ValueError: The kernel does not support operands of these shapes or dtypes, or `backend` is unknown.
+        RuntimeError: A forced backend cannot run, or PyTorch rejects the operands of the definition.
     """
     check_spans(samples, starts, lengths)
     if use_triton(samples, backend=backend, also=(torch.int16,), of_waveforms=True):

@@ -1,4 +1,4 @@
-"""Statistics of the windows that the first convolution reads: what a GroupNorm after it needs."""
+"""Compute statistics of the windows that the first convolution reads, which determine those of a GroupNorm after it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WINDOWS_AT_ONCE = 1 << 16
 def window_statistics_eager(
     samples: Tensor, starts: Sequence[int], lengths: Sequence[int], kernel: int, stride: int
 ) -> tuple[Tensor, Tensor]:
-    """Define `window_statistics`."""
+    """Compute `window_statistics` in plain PyTorch: its definition."""
     sums = torch.zeros(len(starts), kernel, dtype=torch.float64, device=samples.device)
     products = torch.zeros(len(starts), kernel, kernel, dtype=torch.float64, device=samples.device)
     for row, (start, length) in enumerate(zip(starts, lengths)):
@@ -35,7 +35,7 @@ def window_statistics_eager(
 
 
 def _moments(sums: Tensor, products: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and covariance from sums over windows; `share` `[B]` is one over their number. NaN for no windows."""
+    """Return mean and covariance from sums over windows, NaN where there are none. `share` `[B]` is 1 / their number."""
     means = sums * share[:, None]
     return means, products * share[:, None, None] - means[:, :, None] * means[:, None, :]
 
@@ -48,11 +48,12 @@ def _share(lengths: Sequence[int], kernel: int, stride: int) -> Tensor:
 class WindowTables(NamedTuple):
     """Tables that the kernel of `window_statistics` reads, on its device.
 
-    work: int64 `[chunks, 2]`.
-    slots: the slot among `B * most` for the sums of each chunk, int64 `[chunks]`. A chunk without windows gets slot
-        `B * most`, which nothing reads.
-    share: one over the number of windows of each utterance, float64 `[B]`.
-    most: the largest number of chunks of an utterance, or a bound on it.
+    Attributes:
+        work: The work list: first sample and number of windows of each chunk, int64 `[chunks, 2]`.
+        slots: The slot among `B * most` for the sums of each chunk, int64 `[chunks]`. A chunk without windows gets slot
+            `B * most`, which nothing reads.
+        share: 1 / the number of windows of each utterance, float64 `[B]`.
+        most: The largest number of chunks of an utterance, or an upper bound for it.
     """
 
     work: Tensor
@@ -69,7 +70,7 @@ class WindowTables(NamedTuple):
 
 
 def max_chunks(samples: int, stride: int, utterances: int) -> tuple[int, int]:
-    """Return bounds on the number of chunks of utterances within `samples`: of all together, and of the longest."""
+    """Return upper bounds for the number of chunks of all utterances within `samples`, and of the longest one."""
     from ..kernels import window_statistics as module
 
     windows = samples // stride
@@ -79,7 +80,7 @@ def max_chunks(samples: int, stride: int, utterances: int) -> tuple[int, int]:
 def windows_on_host(
     starts: Sequence[int], lengths: Sequence[int], kernel: int, stride: int, most: int | None = None
 ) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], int]:
-    """Return `work`, `slots` and `share` of `WindowTables` as arrays, and `most`, which is counted unless given."""
+    """Return `work`, `slots` and `share` of `WindowTables` as arrays, and `most`, which is counted if it is `None`."""
     from ..kernels import window_statistics as module
 
     work, chunks = module.work_of(lengths, starts, kernel, stride)
@@ -90,7 +91,7 @@ def windows_on_host(
 
 
 def window_moments(samples: Tensor, tables: WindowTables, kernel: int, stride: int) -> tuple[Tensor, Tensor]:
-    """Run the kernel of `window_statistics`. The sums of chunks are added in a fixed order, so results are reproducible."""
+    """Run the kernel of `window_statistics`. It adds the sums of chunks in a fixed order, so that results are reproducible."""
     from ..kernels import window_statistics as module
 
     def by_utterance(parts: Tensor) -> Tensor:
@@ -123,17 +124,19 @@ def window_statistics(
     group per channel needs nothing else.
 
     Args:
-        samples: `[S]`.
-        starts, lengths: of the utterances, in samples.
-        kernel, stride: of the convolution, in samples.
-        backend: `auto`, `eager` or `triton`; see `hubert_fast.dispatch`.
+        samples: The waveforms, `[S]`.
+        starts: The first sample of each utterance.
+        lengths: The number of samples of each utterance.
+        kernel: The kernel size of the convolution, in samples.
+        stride: Its stride, in samples.
+        backend: `auto`, `eager` or `triton`; see `hubert_fast.dispatch`. By default that of the environment.
 
     Returns:
         Mean `[B, kernel]` and covariance `[B, kernel, kernel]` in float64; NaN for an utterance without a window.
 
     Raises:
-        ValueError: the kernel does not take operands of these shapes or dtypes.
-        RuntimeError: a forced backend cannot run, or PyTorch rejects the operands of the definition.
+        ValueError: The kernel does not support operands of these shapes or dtypes, or `backend` is unknown.
+        RuntimeError: A forced backend cannot run, or PyTorch rejects the operands of the definition.
     """
     check_spans(samples, starts, lengths)
     if use_triton(samples, backend=backend, of_waveforms=True):
