@@ -170,8 +170,8 @@ def test_changes_are_reported_with_their_number():
     report_summary(Summary("out", "none", "none", "none", changed_this_run=2), lines.append, None)
     report_summary(Summary("out", "none", "none", "none", changed_this_run=1), lines.append, None)
     assert lines == [
-        "2 inputs changed since the last run: done again",
-        "1 input changed since the last run: done again",
+        "2 inputs changed since the last run and were processed again",
+        "1 input changed since the last run and was processed again",
     ]
 
 

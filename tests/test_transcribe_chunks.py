@@ -66,7 +66,7 @@ def test_at_most_a_piece_and_a_block_are_held():
 
 @pytest.mark.parametrize("chunk, overlap", [(40, 21), (40, -1), (0, 0), (-3, 0), (0.01, 0), (float("nan"), 0)])
 def test_invalid_chunks(chunk, overlap):
-    with pytest.raises(ValueError, match=r"chunk seconds must be at least 0\.025, and overlap seconds at most half"):
+    with pytest.raises(ValueError, match=r"chunk seconds must be at least 0\.025 and overlap seconds at most half"):
         Cutter.of_seconds(chunk, overlap, 16000, 320, 400)
 
 

@@ -418,7 +418,7 @@ def test_formats_to_standard_output(capsysbinary):
         (["-o", "DIR/x.srt", "--channels", "each"], "every channel has its own file: name a folder with -o"),
         (["--shard", "3/2"], "a shard must be I/N with I from 1 to N"),
         (["--batch-seconds", "0"], "batch seconds must be above 0"),
-        (["--chunk-seconds", "4", "--overlap-seconds", "3"], "overlap seconds at most half of them"),
+        (["--chunk-seconds", "4", "--overlap-seconds", "3"], "overlap seconds at most half the chunk seconds"),
         (["DIR/gone.jsonl"], "gone.jsonl cannot be read: No such file or directory"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

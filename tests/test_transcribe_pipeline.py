@@ -453,7 +453,7 @@ def test_large_batches_on_a_cpu_have_frames_in_round_numbers(transcriber, monkey
         (dict(batch_seconds=0), "batch seconds must be above 0"),
         (dict(batch_seconds=float("inf")), "batch seconds must be above 0"),
         (dict(workers=0), "workers must be an integer of at least 1, but is 0"),
-        (dict(chunk_seconds=3, overlap_seconds=2), "overlap seconds at most half of them"),
+        (dict(chunk_seconds=3, overlap_seconds=2), "overlap seconds at most half the chunk seconds"),
     ],
 )
 def test_invalid_options(transcriber, options, message):

@@ -210,7 +210,9 @@ def test_the_second_signal_is_the_exit_status(monkeypatch, capsys, number, word)
 
 @pytest.mark.parametrize("name", ["/", ".", "..", "x/.."])
 def test_an_output_without_a_name_is_refused(name):
-    with pytest.raises(ValueError, match=f"^{name} cannot be an output: name a file, or a folder by its own name$"):
+    with pytest.raises(
+        ValueError, match=rf"^{name} cannot be an output: expected the name of a file or folder, not \., \.\. or /$"
+    ):
         Target.of(name, None, Inputs(["a.wav"]))
 
 
@@ -285,7 +287,7 @@ def test_notes_are_printed_and_counted(capsys):
     assert noted(30, "out.jsonl", quiet=True) == []
     lines = []
     report_summary(Summary("out", "none", "none", "none", with_notes_this_run=2), lines.append, None)
-    assert lines == ["2 inputs with notes: decoding worked around faults in the files"]
+    assert lines == ["2 inputs have notes: decoding worked around faults in their files"]
 
 
 def test_an_ignored_interrupt_stays_ignored():

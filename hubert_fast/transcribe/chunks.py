@@ -56,8 +56,8 @@ class Cutter:
         """
         if not 0 <= 2 * overlap <= chunk or not chunk * sample_rate_hz >= field:
             raise ValueError(
-                f"chunk seconds must be at least {field / sample_rate_hz:g}, and overlap seconds at most half of them, but "
-                f"are {chunk:g} and {overlap:g}"
+                f"chunk seconds must be at least {field / sample_rate_hz:g} and overlap seconds at most half the "
+                f"chunk seconds, but they are {chunk:g} and {overlap:g}"
             )
         frames = max(int(chunk * sample_rate_hz - field) // hop + 1, 1)
         return cls(frames, min(round(overlap * sample_rate_hz / hop), frames // 2), hop, field, sample_rate_hz)

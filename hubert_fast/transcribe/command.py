@@ -116,7 +116,9 @@ def _load(options: argparse.Namespace, report: Callable[[str], None]) -> Transcr
         raise CannotRunError(str(error)) from None
     # actors do the work; this process loads the model only for its fingerprint, which is compared with that of earlier runs
     dtype = "float32" if options.dtype == "auto" else options.dtype
-    return load_transcriber(model, "cpu", dtype, lambda message: report(f"only to identify the model: {message}"))
+    return load_transcriber(
+        model, "cpu", dtype, lambda message: report(f"{message} (in this process, only to identify the model)")
+    )
 
 
 def run_command(options: argparse.Namespace) -> int:

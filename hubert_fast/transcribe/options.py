@@ -41,7 +41,8 @@ class Options:
         chunk, overlap = self.chunk_seconds, self.overlap_seconds
         if not (0 < chunk < math.inf and 0 <= 2 * overlap <= chunk):
             raise ValueError(
-                f"chunk seconds must be above 0, and overlap seconds at most half of them, but are {chunk:g} and {overlap:g}"
+                f"chunk seconds must be above 0 and overlap seconds at most half the chunk seconds, but they are {chunk:g} "
+                f"and {overlap:g}"
             )
         if self.workers is not None and (not isinstance(self.workers, int) or self.workers < 1):
             raise ValueError(f"workers must be an integer of at least 1, but is {self.workers!r}")

@@ -121,9 +121,10 @@ def report_summary(summary: Summary, report: Callable[[str], None], failures: st
     """
     done, failed = summary.transcribed_this_run, summary.failed_this_run
     if summary.already_done:
-        report(f"{_inputs(summary.already_done)} {'was' if summary.already_done == 1 else 'were'} already done")
+        report(f"{_inputs(summary.already_done)} {_was(summary.already_done)} already done")
     if summary.changed_this_run:
-        report(f"{_inputs(summary.changed_this_run)} changed since the last run: done again")
+        was = _was(summary.changed_this_run)
+        report(f"{_inputs(summary.changed_this_run)} changed since the last run and {was} processed again")
     if summary.audio_seconds_this_run:
         wall = summary.wall_seconds_this_run
         took = f"{wall:.2f} s" if wall < 60 else duration(wall)
@@ -134,11 +135,16 @@ def report_summary(summary: Summary, report: Callable[[str], None], failures: st
             f"character error rate {100 * summary.cer:.2f} % (normalizer {summary.normalizer}: {summary.normalizer_does})"
         )
     if summary.with_notes_this_run:
-        report(f"{_inputs(summary.with_notes_this_run)} with notes: decoding worked around faults in the files")
+        have, files = ("has", "its file") if summary.with_notes_this_run == 1 else ("have", "their files")
+        report(f"{_inputs(summary.with_notes_this_run)} {have} notes: decoding worked around faults in {files}")
     if failed:
         report(f"{failed} of {done + failed} inputs could not be transcribed" + (f": see {failures}" if failures else ""))
     elif summary.failed:
         report(f"{_inputs(summary.failed)} failed in earlier runs: see {failures}; --retry-failed tries again")
+
+
+def _was(count: int) -> str:
+    return "was" if count == 1 else "were"
 
 
 def _inputs(count: int) -> str:

@@ -87,7 +87,7 @@ class Target:
             return cls(None, format or formats.DEFAULT_ON_STANDARD_OUTPUT, is_stream=True, bare=bare)
         named = Path(output)
         if named.name in ("", ".."):
-            raise ValueError(f"{output} cannot be an output: name a file, or a folder by its own name")
+            raise ValueError(f"{output} cannot be an output: expected the name of a file or folder, not ., .. or /")
         path = named if shard is None else _of_shard(named, shard)
         exists = path.exists()
         beside = Paths(path)
