@@ -54,7 +54,7 @@ def is_encrypted(read: Read, size: int) -> bool:
 
 
 def find_recordings(container: str, read: Read, find: Callable[[bytes, int], int], size: int) -> list[tuple[int, int]]:
-    """Return the start and end of every recording in a file, of which most files hold only one.
+    """Return the start and end of every recording in a file. Most files hold only one.
 
     The last recording may end before the file does.
 

@@ -68,11 +68,11 @@ class Reading:
         if truncation is not None and not self.keep_truncated:
             self._report_loss(f"cut off: {truncation}")
         if missing > TOLERATED_SECONDS:
-            wanted = f"expected {duration_seconds:g} s of audio from {offset_seconds:g} s on"
-            self.note(f"{wanted}, but the file ends {yielded:.2f} s after that")
+            expected = f"expected {duration_seconds:g} s of audio from {offset_seconds:g} s on"
+            self.note(f"{expected}, but the file ends {yielded:.2f} s after that")
 
     def _trim(self, blocks: Iterator[Decoded], offset_seconds: float, end: float | None) -> Iterator[Decoded]:
-        """Cut blocks, the first of which begins at `self.seconds`, to the section between two times."""
+        """Cut blocks to the section between two times. The first block begins at `self.seconds`."""
         for samples, rate_hz in blocks:
             at = self.seconds
             self.seconds = at + len(samples) / rate_hz

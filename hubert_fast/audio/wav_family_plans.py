@@ -35,7 +35,7 @@ def plan_wav_family(source: Source, container: str) -> Plan:
 
 
 def _plan_several(source: Source, plan: Plan, samples: Samples) -> None:
-    """Plan a WAV with several chunks of samples, of which libsndfile and FFmpeg would read only one."""
+    """Plan a WAV with several chunks of samples. libsndfile and FFmpeg would read only one of them."""
     chunks = [(start, count) for start, count in ((samples.start, samples.present_bytes), *samples.more) if count]
     head, raw = source.read_at(0, HEAD_BYTES), None
     with contextlib.suppress(soundfile.LibsndfileError, TypeError), SoundFile(source.span(0, samples.end)) as sound:

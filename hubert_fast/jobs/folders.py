@@ -41,14 +41,14 @@ class FolderWalk:
         filter: The filter that separates audio from other files.
         visited: Device and inode of the folders visited so far.
         link_targets: The real paths of the files that were yielded by the path of a link.
-        came_back: Whether a link led to a folder that was visited before.
+        met_visited: Whether a link led to a folder that was visited before.
         note: Function called with each warning about references.
     """
 
     filter: AudioFilter = field(default_factory=AudioFilter)
     visited: set[tuple[int, int]] = field(default_factory=set)
     link_targets: set[str] = field(default_factory=set)
-    came_back: bool = False
+    met_visited: bool = False
     note: Callable[[str], None] = lambda message: None
 
     def files(self, source: str) -> Iterator[FolderFile]:
@@ -92,7 +92,7 @@ class FolderWalk:
         """Mark a folder as visited; return whether it was not before."""
         identity = _identity(folder)
         if identity in self.visited:
-            self.came_back = True
+            self.met_visited = True
             return False
         self.visited.add(identity)
         return True
@@ -115,7 +115,7 @@ class FolderWalk:
                     yield FolderFile(entry.path, error=f"{entry.path}: {link_error(entry.path, error)}")
                 return
             target = os.path.realpath(entry.path)
-            if self._is_found_elsewhere(target, inside):
+            if self._is_reached_by_own_path(target, inside):
                 return
         else:
             mode = 0 if entry.is_file(follow_symlinks=False) else entry.stat(follow_symlinks=False).st_mode
@@ -133,7 +133,7 @@ class FolderWalk:
             self.link_targets.add(target)
         yield FolderFile(entry.path)
 
-    def _is_found_elsewhere(self, target: str, inside: str) -> bool:
+    def _is_reached_by_own_path(self, target: str, inside: str) -> bool:
         """Return whether the walk also reaches the target of a link by its own path."""
         folder = os.path.dirname(target)
         if not self.filter.is_audio(target):

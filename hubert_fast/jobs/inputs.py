@@ -169,7 +169,7 @@ class Inputs(Iterable[Utterance]):
             exclude: Files to leave out, with the links in their folders resolved.
         """
         walk = FolderWalk() if walk is None else walk
-        walk.filter, walk.came_back, walk.note = AudioFilter(), False, lambda message: self._warn(source, message)
+        walk.filter, walk.met_visited, walk.note = AudioFilter(), False, lambda message: self._warn(source, message)
         is_empty = True
         for file in walk.files(source):
             is_empty = False
@@ -177,7 +177,7 @@ class Inputs(Iterable[Utterance]):
                 continue
             name = "" if file.error else _stem(os.path.relpath(file.path, source))
             yield Utterance(file.path, as_file(file.path), reference=file.reference, name=name, error=file.error)
-        if not is_empty or walk.came_back:
+        if not is_empty or walk.met_visited:
             self._warn_of_rejected(source, walk.filter)
             return
         rejected = walk.filter.describe_rejected()

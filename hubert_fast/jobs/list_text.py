@@ -33,7 +33,7 @@ class ManifestError(Exception):
 
 
 class Text:
-    """The lines of a list, the first of which can be peeked at.
+    """The lines of a list. The first ones can be peeked at.
 
     Args:
         pieces: The lines with their line ends; a long line may be split into several pieces.

@@ -138,7 +138,7 @@ class RowFile:
         return self._real_path.with_name(self._real_path.name + ".compacted")
 
     def _remove(self, stale: Sequence[Row]) -> None:
-        """Replace the file by a copy without the stale rows, in steps after each of which a kill or a power cut does no harm.
+        """Replace the file by a copy without the stale rows. A kill or a power cut after any step does no harm.
 
         The copy is flushed to disk; one transaction records its size and the pending swap in the journal; the copy replaces
         the file; the journal records that the swap is complete. A run that starts after a kill takes the remaining steps.
