@@ -10,7 +10,7 @@ from hubert_fast import audio, demo
 
 
 def transcribe(pipeline: transformers.Pipeline, waveforms: list, batch_size: int) -> tuple[list[str], float]:
-    """Return the texts, and the seconds that they took."""
+    """Transcribe waveforms at 16 kHz; return their texts and the time taken in seconds."""
     start = time.perf_counter()
     inputs = ({"raw": waveform, "sampling_rate": 16000} for waveform in waveforms)
     texts = [result["text"] for result in pipeline(inputs, batch_size=batch_size)]

@@ -1,4 +1,4 @@
-"""Transcribe audio files with code written for transformers, of which only the import has changed."""
+"""Transcribe audio files with code written for transformers. Only the import has changed."""
 
 import argparse
 

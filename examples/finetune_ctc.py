@@ -1,4 +1,4 @@
-"""Fine-tune a new CTC head on the bundled recordings, with the encoder frozen. Real training needs more audio than that."""
+"""Fine-tune a new CTC head on the bundled recordings, with the encoder frozen. Real training needs far more audio."""
 
 import argparse
 

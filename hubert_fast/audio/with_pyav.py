@@ -36,8 +36,8 @@ USUAL_DELAY = {
 # Containers whose time stamps are meant for a player, so that missing packets must be replaced by silence
 TIMED = frozenset({"mp4", "matroska", "flv", "asf", "mpeg-ts", "mpeg-ps", "m2ts", "avi"})
 SEEKABLE = frozenset({"mp4", "matroska"})  # here a seek ends at or before the requested time, with right time stamps
-# A time stamp later than the decoded time by more than GAP_SECONDS marks a gap, at most MAX_GAP_SECONDS long; one that is
-# earlier by BACK_SECONDS marks a reset of the clock.
+# A time stamp later than the decoded time by more than GAP_SECONDS marks missing packets; one earlier by BACK_SECONDS marks a
+# reset of the clock. Where the duration is unreliable or unknown, a gap of more than MAX_GAP_SECONDS is a jump of the clock.
 GAP_SECONDS, BACK_SECONDS, MAX_GAP_SECONDS = 0.03, 1.0, 60.0
 LATE_SECONDS = 0.1  # sound that begins later than this after the picture is preceded by silence
 PREROLL_SECONDS = 0.5  # a seek aims this long before the requested time
