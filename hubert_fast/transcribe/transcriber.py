@@ -89,7 +89,10 @@ class Transcriber:
         return self.processor.feature_extractor.sampling_rate
 
     def transcribe(self, waveform: np.ndarray) -> str:
-        """Return the text of one mono waveform `[S]`, sampled at `sample_rate_hz`.
+        """Return the text of one waveform, which runs as a single chunk.
+
+        Args:
+            waveform: Mono samples `[S]` at `sample_rate_hz`.
 
         Raises:
             ValueError: If the waveform is not 1-D, is too short for one frame (400 samples), or has NaN or infinite samples.
@@ -106,10 +109,11 @@ class Transcriber:
 
         Args:
             path: A file, or a URL that fsspec can open.
-            options: Fields of `Options`, except `channels`.
+            options: Fields of `Options`; `channels` is always `"mix"`.
 
         Raises:
-            AudioError: If the file cannot be decoded.
+            AudioError: If the file cannot be decoded or transcribed.
+            ValueError: If options are invalid.
         """
         path = os.fspath(path)
         result = next(self.transcribe_many([Utterance(path, path)], **{**options, "channels": "mix"}))
@@ -129,6 +133,7 @@ class Transcriber:
 
         Raises:
             ValueError: If options are invalid.
+            ManifestError: If a list cannot be read at all.
             RuntimeError: If the device fails.
         """
         return self.run(inputs, Options(**options)).results()
@@ -149,7 +154,6 @@ class Transcriber:
 
     @property
     def lanes(self) -> list[Lane]:
-        """The lanes that run the batches, created at the first use."""
         if not self._lanes:
             self._lanes = lanes_for(self.model, self.processor.feature_extractor.do_normalize, self.devices)
         return self._lanes
