@@ -100,7 +100,7 @@ def test_the_command_line_says_what_takes_a_while(cache, monkeypatch, caplog):
     assert main(["info"]) == 0
     for _ in range(2):
         assert verdicts.why_not_proven(CPU, torch.float32) is None
-    assert caplog.messages == ["checking the kernels on cpu in float32: once for this chip, torch and triton, some seconds"]
+    assert caplog.messages == ["checking the kernels on cpu in float32 (once per chip, torch and triton; takes a few seconds)"]
 
 
 def test_other_kernels_are_checked_again(cache, monkeypatch):
@@ -187,7 +187,7 @@ BEGIN = f"import os, sys, json, time, signal; print({json.dumps(json.dumps({'beg
         (BEGIN + "os.abort()", "attention", "fail: crashed: SIGABRT"),
         (BEGIN + "time.sleep(600)", "attention", "fail: took longer than 2 s"),
         (BEGIN + "os.kill(os.getpid(), signal.SIGKILL)", "attention", "not checked: the process was killed"),
-        (BEGIN + "sys.exit(3)", "attention", "not checked: nothing further, since the device was lost"),
+        (BEGIN + "sys.exit(3)", "attention", "not checked: the check stopped here, since the device was lost"),
         ("raise ValueError('no such GPU')", "start", "not checked: ValueError: no such GPU"),
         ("import time; time.sleep(600)", "start", "not checked: took longer than 2 s"),
         ("import os; os.abort()", "start", "not checked: crashed: SIGABRT"),

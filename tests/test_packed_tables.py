@@ -81,7 +81,7 @@ def test_chunks_of_windows_and_of_samples(lengths):
     assert waveforms.work_of(lengths, starts).tolist() == samples
     tables = WindowTables.of(starts, lengths, 10, 5, CPU)
     most = max(map(len, rows), default=0)
-    assert tables.work.tolist() == entries and tables.most == most
+    assert tables.work.tolist() == entries and tables.chunk_limit == most
     assert tables.slots.tolist() == [index * most + at for index, row in enumerate(rows) for at in range(len(row))]
     assert tables.share.tolist() == [1 / windows if windows else float("inf") for windows in chunks]
 

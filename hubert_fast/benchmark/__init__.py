@@ -1,1 +1,1 @@
-"""The benchmark `hubert-fast bench`: this package and transformers in one process, on the same audio."""
+"""Run `hubert-fast bench`: time this package and transformers in one process, on the same audio."""

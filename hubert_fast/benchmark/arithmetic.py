@@ -1,4 +1,4 @@
-"""Count the arithmetic that a model needs, and measure how fast a machine multiplies at best."""
+"""Count the arithmetic that a model needs, and measure the highest rate of matrix products on a machine."""
 
 from __future__ import annotations
 

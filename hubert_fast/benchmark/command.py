@@ -1,4 +1,4 @@
-"""The command `hubert-fast bench`: measure what the options ask for, and write rows, a table and a plot."""
+"""Run `hubert-fast bench`: time the providers in the options, and write rows, a table and a plot."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BATCH_UTTERANCES = {"cuda": 64, "cpu": 8}  # 64 as on the leaderboard
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure what the options ask for, write rows and a plot, and print a table. Return the exit status."""
+    """Time the providers in the options, write rows and a plot, and print a table. Return the exit status."""
     try:
         device = resolve_device(options.device)
         dtype = resolve_dtype(options.dtype, device)
@@ -136,7 +136,7 @@ HEADER = (
 
 
 def table(measured: list[dict[str, Any]]) -> str:
-    """Format rows as a table. The ratio is to the fastest provider of transformers in the same protocol."""
+    """Format rows as a table. The ratio is relative to the fastest provider of transformers in the same protocol."""
     lines: list[tuple[str, ...]] = [HEADER]
     reasons = []
     for row in measured:
@@ -167,5 +167,5 @@ def table(measured: list[dict[str, Any]]) -> str:
 
 
 def _shown(value: Any, form: str, scale: float = 1.0) -> str:
-    """Format a number, or return an empty text in place of a value that was not measured."""
+    """Format a number; return an empty text for a value that was not measured."""
     return form.format(value * scale) if isinstance(value, (int, float)) else ""

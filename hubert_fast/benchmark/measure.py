@@ -47,10 +47,10 @@ class Entry:
         round: Runs a timed pass, once it has been prepared and while it can run.
         status: `"ok"`, or the reason why the provider has no time.
         max_error: The largest error of a logit, as a share of the largest logit.
-        texts_equal: How many of the checked texts are those of float32.
+        texts_equal: How many of the checked texts equal those of float32.
         rounds: The timed passes.
-        peak_bytes: Peak memory of the warm-up pass.
-        joules: Energy of all timed passes.
+        peak_bytes: The peak memory of the warm-up pass.
+        joules: The energy of all timed passes.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Plan:
-    """How providers are measured.
+    """The settings of a measurement.
 
     Attributes:
         protocol: A name of `protocols.PROTOCOLS`.
@@ -86,7 +86,7 @@ class Plan:
 
     @property
     def batch(self) -> str:
-        """The size of a batch, in words."""
+        """A description of the size of a batch."""
         return {"model": f"{self.batch_seconds:g} s", "leaderboard": f"{self.batch_utterances} utterances"}.get(
             self.protocol, ""
         )
@@ -106,11 +106,11 @@ def measure(subject: Subject, work: Work, names: Sequence[str], plan: Plan, say:
         subject: The model.
         work: The utterances.
         names: The names of the providers.
-        plan: How they are measured.
+        plan: The settings.
         say: Called with progress messages.
 
     Returns:
-        A row for each provider, in the order of `names`. Its status is the reason if there is no time.
+        A row for each provider, in the order of `names`. If a provider has no time, its status gives the reason.
     """
     entries = [Entry(name) for name in names]
     energy, memory = Energy(subject.device), Memory(subject.device)
@@ -160,7 +160,7 @@ def _running(entries: list[Entry]) -> list[Entry]:
 
 
 def is_device_lost(error: BaseException) -> bool:
-    """Return whether CUDA refuses all further work of this process after `error`, as it does not after a lack of memory."""
+    """Return whether CUDA refuses all further work in this process after `error`, unlike after an out-of-memory error."""
     return not is_out_of_memory(error) and any(words in str(error) for words in DEVICE_LOST)
 
 
@@ -171,7 +171,7 @@ def _failures(entry: Entry, device: torch.device, say: Report) -> Iterator[None]
         yield
     except Unavailable as error:
         entry.status = f"cannot run: {error}"
-    except Exception as error:  # of any library: the other providers go on
+    except Exception as error:  # any library may raise any error; the other providers continue
         if is_device_lost(error):
             raise
         reason = "out of memory" if is_out_of_memory(error) else f"{type(error).__name__}: {first_line(error)}"

@@ -16,7 +16,7 @@ RESET_PEAK = "5"  # proc(5)
 
 
 class Memory:
-    """Measure how far memory rises above its level at `start`: of CUDA's allocator, or of the process on Linux."""
+    """Measure how far memory rises above its level at `start`: memory of CUDA's allocator, or of the process on Linux."""
 
     def __init__(self, device: torch.device):
         self.device = device
@@ -52,7 +52,7 @@ def _status_bytes(field: str) -> int:
 
 
 class Energy:
-    """Read a GPU's energy counter by NVML (`pip install nvidia-ml-py`). `missing` says why there is none."""
+    """Read a GPU's energy counter through NVML (`pip install nvidia-ml-py`). `missing` is the reason if there is none."""
 
     def __init__(self, device: torch.device):
         self._nvml: Any = None

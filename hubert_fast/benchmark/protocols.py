@@ -1,4 +1,4 @@
-"""The protocols: time the model alone, what the Open ASR Leaderboard times, or everything from files to text."""
+"""Define the protocols: time the model alone, the steps of the Open ASR Leaderboard, or everything from files to text."""
 
 from __future__ import annotations
 

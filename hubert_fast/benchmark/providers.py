@@ -1,4 +1,4 @@
-"""The implementations to compare. Each runs the three protocols in the way that is fastest for it."""
+"""Define the implementations to compare. Each runs the three protocols in its fastest way."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from ..packed import PackedAudio
 from ..packed.cuda_graphs import GraphCache
 from .subject import Subject, Unavailable, their_pipeline
 
-SORTED, SINGLE = "-sorted", "-single"  # suffixes of a name: how utterances are batched
+SORTED, SINGLE = "-sorted", "-single"  # suffixes of a name, which change how utterances are batched
 PIPELINE_BATCH = 8
-GRAPHS = 64  # how many CUDA graphs ours-graphs keeps
+GRAPHS = 64  # CUDA graphs that ours-graphs keeps
 
 
 class Forward(NamedTuple):
@@ -40,9 +40,9 @@ class Provider:
     """An implementation with a model.
 
     Attributes:
-        is_sorted: Utterances are sorted by length before they are batched.
-        is_single: Each utterance is a batch of its own, so that nothing is padded.
-        pads: Padding affects the output, as with a group norm.
+        is_sorted: Whether utterances are sorted by length before they are batched.
+        is_single: Whether each utterance is a batch of its own, so that nothing is padded.
+        pads: Whether padding affects the output, as with a group norm.
     """
 
     is_sorted = is_single = False
@@ -105,7 +105,7 @@ class OursGraphs(Ours):
 
     Args:
         subject: The model. Its own cache of graphs, which other providers use, is not touched.
-        limit: How many graphs are kept; 0 runs without graphs.
+        limit: The largest number of graphs to keep; 0 runs without graphs.
     """
 
     def __init__(self, subject: Subject, limit: int = GRAPHS):
@@ -175,7 +175,7 @@ class Padded(Provider):
         return Forward(lambda: self.model(values, attention_mask=mask).logits, frames)
 
     def text(self, waveforms: Sequence[np.ndarray]) -> list[str]:
-        # what huggingface/open_asr_leaderboard times for CTC models in transformers/run_eval.py
+        # the steps that huggingface/open_asr_leaderboard times for CTC models in transformers/run_eval.py
         processor = self.subject.their_processor
         inputs = processor(
             list(waveforms),

@@ -43,7 +43,7 @@ def version(package: str) -> str:
 
 
 def origin(**versions: str) -> dict[str, str]:
-    """Return the columns that say where rows come from. `versions` of libraries go between the commit and the device."""
+    """Return the columns that say where rows come from. The `versions` of libraries go between the commit and the device."""
     # an installed package may lie inside the repository of another project
     is_checkout = (ROOT / "setup.py").exists() and (ROOT / "csrc").exists()
     return {

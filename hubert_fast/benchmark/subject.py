@@ -1,4 +1,4 @@
-"""The model under test: one set of weights, in our classes and in those of transformers."""
+"""Define the model under test: one set of weights, in our classes and in those of transformers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CONFIGS = {  # sizes of the published models, and tiny ones for tests
 }
 
 
-# Why transformers lacks an attention implementation. When it is requested again, transformers 5.20 raises no error until it
+# Why transformers lacks an attention implementation. If it is requested again, transformers 5.20 raises no error until it
 # runs.
 _missing: dict[str, str] = {}
 

@@ -1,4 +1,4 @@
-"""The utterances to time: of given lengths, from the bundled recordings, or from the files of a manifest."""
+"""Create the utterances to time: with given lengths, from the bundled recordings, or from the files of a manifest."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Work:
 
     @classmethod
     def of(cls, lengths: str, audio_seconds: float) -> Work:
-        """Create the utterances that `--lengths` asks for.
+        """Create the utterances that `--lengths` describes.
 
         Args:
             lengths: `"librispeech"` (log-normal, median 5.9 s, sigma 0.66, 1.3 to 35 s, seed 0); `"fixed:10"`; `"demo"` (the

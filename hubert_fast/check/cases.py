@@ -1,4 +1,4 @@
-"""Every op at given shapes, with inputs: kernels are checked on these cases, and `bench/` times them.
+"""Build every op at given shapes, with inputs. Kernels are checked on these cases, and `bench/` times them.
 
 Axes: B utterances, N packed frames, C channels, H heads, D head dim.
 """
@@ -61,12 +61,12 @@ class OpCase:
 
     Attributes:
         op: The name of its public function.
-        shape: The shape, in words.
+        shape: A description of the shape.
         dtype: The dtype of the inputs.
         make: Draws the arguments.
-        flop: Floating-point operations of one call.
-        options: Keyword arguments.
-        settle: Maps a result, and the arguments in float64, to what is compared with the definition.
+        flop: The number of floating-point operations of one call.
+        options: The keyword arguments.
+        settle: Maps a result, and the arguments in float64, to values that can be compared with the definition.
     """
 
     op: str
@@ -206,7 +206,7 @@ def conv_first_by_utterance(size: Size, lengths: list[int], at: Where) -> OpCase
 
 
 def conv_gelu(size: Size, lengths: list[int], at: Where, kernel: int = 3, norm: bool | None = None) -> OpCase:
-    """Convolve with kernel size 3 or 2. `norm`: with a LayerNorm; by default if the model is pre-LN."""
+    """Convolve with kernel size 3 or 2. `norm` applies a LayerNorm, by default if the model is pre-LN."""
     norm = size.pre_norm if norm is None else norm
     n, c = sum(lengths) * (8 if kernel == 3 else 2), size.conv
     frames = (n - kernel) // 2 + 1

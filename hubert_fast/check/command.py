@@ -1,4 +1,4 @@
-"""The command `hubert-fast check`: compare every kernel with its definition on this machine, and print a table."""
+"""Run `hubert-fast check`: compare every kernel with its definition on this machine, and print a table."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MAX_PROCESSES = 12  # each takes half a gigabyte of GPU memory
 
 
 def run(options: argparse.Namespace) -> int:
-    """Check the dtypes that the options ask for, print a line for each op, and store the verdicts for `auto`."""
+    """Check the dtypes in the options, print a line for each op, store the verdicts for `auto`, and return the exit status."""
     device, dtypes = _device(options.device), _dtypes(options.dtype)
     processes = max(1, min(MAX_PROCESSES, (os.cpu_count() or 1) - 2) // len(dtypes)) if device.type == "cuda" else 1
     total = processes * len(dtypes)

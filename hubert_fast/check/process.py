@@ -1,6 +1,6 @@
 """Run a check in a separate process, so that a kernel that crashes or hangs does no harm.
 
-The child writes a line of JSON when it begins a task and for each row. The parent reads them, and so knows where a child died.
+The child writes a line of JSON when it begins a task and for each row. From these, the parent knows where a child died.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Row = dict[str, Any]  # op, shape, dtype and status; also relative_error and tol
 
 
 class Task(NamedTuple):
-    """Something to check: an op at a shape, or a model. `run` returns further columns of its rows."""
+    """Something to check: an op at a shape, or a model. `run` returns the rows, without the columns that `Task` holds."""
 
     op: str
     shape: str
@@ -52,7 +52,7 @@ def tasks(device: torch.device, dtype: torch.dtype, few: bool) -> list[Task]:
     Args:
         device: The device.
         dtype: The dtype.
-        few: Return only what takes seconds.
+        few: Return only the tasks that take seconds.
     """
     at, small = Where(dtype, device), interpreting()
     selected = [Task(case.op, case.shape, partial(_compare, case)) for case in (few_cases if few else every_case)(at, small)]
@@ -117,7 +117,7 @@ def checked(
     Args:
         device: The device.
         dtype: The dtype, by its name.
-        few: Check only what takes seconds.
+        few: Run only the checks that take seconds.
         limit_seconds: The child is killed after this time.
         part: The index of the part to check, and the number of parts.
         children: A list to which the child is appended, so that the caller can kill it.
@@ -125,7 +125,7 @@ def checked(
     options = dict(
         path=[str(entry) for entry in sys.path], device=str(device), dtype=dtype, few=few, shard=part[0], shards=part[1]
     )
-    task: Row = {}  # the one that the child is working on
+    task: Row = {}  # the task that the child is working on
     with tempfile.TemporaryFile("w+", errors="replace") as errors:
         try:
             child = subprocess.Popen(
@@ -169,13 +169,13 @@ def not_run(dtype: str, reason: str) -> Row:
 
 
 def _status(code: int, late: bool, limit_seconds: float, begun: bool, errors: IO[str]) -> str:
-    """Return the status for a child that failed. It is a failure of the check only if a kernel may be the cause."""
+    """Return the status for a child that failed. It counts as failed only if a kernel may be the cause."""
     kind = FAIL if begun else NOT_CHECKED
     if late:
         return f"{kind}: took longer than {limit_seconds:g} s"
     if code == DEVICE_LOST:
-        return f"{NOT_CHECKED}: nothing further, since the device was lost"
-    if code == -signal.SIGKILL:  # the system does so when memory runs out
+        return f"{NOT_CHECKED}: the check stopped here, since the device was lost"
+    if code == -signal.SIGKILL:  # the system kills processes when memory runs out
         return f"{NOT_CHECKED}: the process was killed"
     if code < 0:
         return f"{kind}: crashed: {signal.Signals(-code).name}"

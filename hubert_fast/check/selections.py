@@ -25,7 +25,7 @@ from .cases import (
 
 # Frames of the utterances of a batch. With 4,096 rows or more, 16-bit products run in their largest blocks.
 PRODUCTION, SOME, SHORT = [1500, 0, 1, 2999], [250, 0, 1, 449], [1, 0, 7, 12]
-LITTLE_MEMORY = [1000, 0, 1, 800, 999, 900, 800]  # as many rows, but attention scores take only 130 MB in float64
+LITTLE_MEMORY = [1000, 0, 1, 800, 999, 900, 800]  # as many rows, but its attention scores take only 130 MB in float64
 HEAD_DIMS, GROUP_CHANNELS = (32, 48, 64, 80, 96, 128), (48, 64, 80)
 # pipelined ops, whose asynchronous copies could race with their products
 REPEATED = ("linear_gelu", "linear_add", "conv_gelu", "conv_positional", "attention")
@@ -68,7 +68,7 @@ def _production(size: Size, lengths: list[int], at: Where) -> Iterator[OpCase]:
 
 
 def few_cases(at: Where, small: bool = False) -> Iterator[OpCase]:
-    """Yield cases that take seconds: every op in the blocks of large, and those ops for which base and xlarge run other code.
+    """Yield cases that take seconds: every op in the blocks of large, and the ops that run other code for base and xlarge.
 
     Args:
         at: The dtype and device.

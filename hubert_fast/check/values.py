@@ -1,4 +1,4 @@
-"""Compare the results of a kernel with its definition in float64, and with each other: equal inputs must give equal bits."""
+"""Compare a kernel with its definition in float64, and repeated calls with each other: equal inputs must give equal bits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def held_to_float64(case: OpCase) -> dict[str, Any]:
 
 @contextmanager
 def poisoned() -> Iterator[None]:
-    """Fill new memory with NaN, so that results that a kernel does not write are noticed."""
+    """Fill new memory with NaN, so that values that a kernel fails to write are noticed."""
     torch.use_deterministic_algorithms(True, warn_only=True)  # makes torch.empty fill its memory
     try:
         yield
@@ -60,7 +60,7 @@ def judged(pairs: list[tuple[Tensor, Tensor]]) -> dict[str, Any]:
 
 
 def differing(call: Callable[[], Any], calls: int) -> int:
-    """Return how many of `calls` further calls return other bits than the first."""
+    """Return how many of `calls` further calls return bits that differ from those of the first."""
     first = [tensor.clone() for tensor in tensors(call())]
     return sum(any(map(_differ, first, tensors(call()))) for _ in range(calls))
 

@@ -1,8 +1,8 @@
 """Store the outcome of checks for each combination of chip, torch, triton and kernels, in the user's cache folder.
 
-The first time `auto` would use kernels on a combination in a dtype, the short check runs, for a few seconds, in a separate
-process. If it fails or cannot run, plain PyTorch takes the place of the kernels, and a warning says so once. Only definite
-outcomes are stored, in a file for each combination and dtype. Changed sources of the kernels are another combination.
+The first time `auto` would use kernels on a combination in a dtype, the short check runs in a separate process, for a few
+seconds. If it fails or cannot run, plain PyTorch runs instead of the kernels, and a warning says so once. Only definite
+outcomes are stored, in a file for each combination and dtype. A change to the source of a kernel makes a new combination.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _lock = threading.Lock()
 def why_not_proven(device: torch.device, dtype: torch.dtype | None) -> str | None:
     """Return why kernels must not be used on a device in a dtype, or `None` if a check has passed. Run the check if needed.
 
-    The first time that there is a reason, it is also issued as a `RuntimeWarning`.
+    The reason is also issued as a `RuntimeWarning`, once.
 
     Args:
         device: The device.
@@ -51,7 +51,7 @@ def why_not_proven(device: torch.device, dtype: torch.dtype | None) -> str | Non
         with _lock:  # several threads may use the device
             if key not in _known:
                 reason = _load_or_check(device, NAMES[dtype])
-                _known[key] = reason  # before the warning, which a filter may turn into an exception
+                _known[key] = reason  # before the warning, which a filter may turn into an error
                 if reason is not None:
                     warnings.warn(_warning(device, reason), RuntimeWarning, stacklevel=2)
     return _known[key]
@@ -62,7 +62,9 @@ def _load_or_check(device: torch.device, dtype: str) -> str | None:
     with _locked(file):
         outcome = _read(file)
         if outcome is None:
-            logger.info("checking the kernels on %s in %s: once for this chip, torch and triton, some seconds", device, dtype)
+            logger.info(
+                "checking the kernels on %s in %s (once per chip, torch and triton; takes a few seconds)", device, dtype
+            )
             outcome = verdict(checked(device, dtype, few=True, limit_seconds=LIMIT_SECONDS))
             _store(file, device, dtype, outcome)
     return None if outcome == PASS else outcome
@@ -88,7 +90,7 @@ def described(row: Row) -> str:
 
 
 def keep(device: torch.device, dtype: str, rows: Iterable[Row]) -> None:
-    """Store the outcome of a check, in place of an earlier one."""
+    """Store the outcome of a check and replace an earlier one."""
     _store(_file(device, dtype), device, dtype, verdict(rows))
 
 
@@ -160,7 +162,7 @@ def _warning(device: torch.device, reason: str) -> str:
     chip, torch_version, triton, _ = combination(device).values()
     problem = "could not be checked" if reason.startswith(NOT_CHECKED) else "failed their check"
     return (
-        f"kernels {problem} on {chip} with torch {torch_version} and triton {triton}, so plain PyTorch runs instead, slower: "
-        f"{reason}. Run `hubert-fast check` for details; set {CHECK_VARIABLE}=0 or {BACKEND_VARIABLE}=triton to use kernels "
-        "regardless."
+        f"kernels {problem} on {chip} with torch {torch_version} and triton {triton}, so the slower plain PyTorch runs "
+        f"instead: {reason}. Run `hubert-fast check` for details; set {CHECK_VARIABLE}=0 or {BACKEND_VARIABLE}=triton to use "
+        "kernels regardless."
     )

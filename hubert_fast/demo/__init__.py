@@ -1,4 +1,4 @@
-"""A small HuBERT-CTC checkpoint, with recordings of synthetic voices to try it on.
+"""Provide a small HuBERT-CTC checkpoint, and recordings of synthetic voices to try it on.
 
 It serves for demonstrations and regression tests, not for real use: it knows ninety words (numbers, digits, short commands) and
 was trained on synthetic speech only. `bench/demo/README.md` describes its training and its accuracy.
@@ -15,7 +15,7 @@ RECORDINGS = MODEL / "recordings"
 
 
 class Recording(NamedTuple):
-    """A recording: its file, the name of the voice, and the transcript."""
+    """A bundled recording: its file, the name of its voice, and its transcript."""
 
     path: Path
     voice: str

@@ -35,9 +35,8 @@ def accelerate(model: nn.Module) -> nn.Module:
     """Accelerate inference of a HuBERT model of transformers 4.34.1 to 5, in place.
 
     The model's own `forward` still serves calls that train, may need a gradient, request attentions or pass
-    `mask_time_indices`; all calls while a layer has a hook, an adapter, or quantised or compiled weights, or is changed in some
-    other way; and calls under `torch.compile`. The logger `hubert_fast.integrations.transformers` then gives the reason, once
-    for each reason.
+    `mask_time_indices`; calls under `torch.compile`; and all calls while a layer has a hook, an adapter, or quantised or
+    compiled weights, or is changed in some other way. The logger `hubert_fast.integrations.transformers` logs each reason once.
 
     Args:
         model: A `HubertModel`, `HubertForCTC` or `HubertForSequenceClassification` of transformers, or a module that contains
@@ -79,7 +78,7 @@ def restore(model: nn.Module) -> nn.Module:
     for base in _hubert_models(model):
         fast = _installed(base)
         if fast is not None:
-            fast.enabled = False  # takes effect even if something has been wrapped around it since
+            fast.enabled = False  # takes effect even if another library has wrapped it
             vars(base).pop("_replicate_for_data_parallel", None)
             if _innermost(vars(base)["forward"]) is fast:
                 del base.forward
@@ -99,7 +98,7 @@ def _hubert_models(model: nn.Module) -> list[TransformersHubertModel]:
 
 
 def _innermost(forward: Any) -> Any:
-    """Return the function of a bound method, as which another library may have set a `FastForward`; else `forward` itself."""
+    """Return `forward`, or its function if it is a bound method: another library may have bound a `FastForward`."""
     return getattr(forward, "__func__", forward)
 
 
@@ -120,7 +119,7 @@ class _BuiltGraph(NamedTuple):
 
 
 class FastForward:
-    """The `forward` of a `transformers.HubertModel` object: ours for the calls that we can serve, its own for all others.
+    """Replace the `forward` of a `transformers.HubertModel`: by ours for calls that we can serve, by its own for all others.
 
     Attributes:
         enabled: Whether our `forward` may serve calls.
@@ -130,7 +129,7 @@ class FastForward:
     def __init__(self, base: TransformersHubertModel):
         self.enabled = True
         self.reason: str | None = None
-        self._config = copy.deepcopy(base.config)  # later changes of the configuration do not affect the model
+        self._config = copy.deepcopy(base.config)  # later changes to the configuration do not affect the model
         self._watch = Watch(type(base), self._config)
         self._refer_to(base)
 
@@ -153,7 +152,7 @@ class FastForward:
         return type(self.base).forward.__get__(self.base)
 
     def replicate(self) -> nn.Module:
-        """Create the copy of the model for another device that `nn.DataParallel` needs. It runs transformers' own `forward`."""
+        """Create a copy of the model for `nn.DataParallel` on another device. The copy runs transformers' own `forward`."""
         replica = type(self.base)._replicate_for_data_parallel(self.base)
         vars(replica).pop("_replicate_for_data_parallel", None)
         if _innermost(vars(replica).get("forward")) is self:
@@ -172,7 +171,7 @@ class FastForward:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         base = self.base
-        if args and args[0] is base:  # a library has turned it into a method when restoring what it had found
+        if args and args[0] is base:  # a library saved this object and restored it as a bound method
             args = args[1:]
         if not self.enabled:
             return self.__wrapped__(*args, **kwargs)

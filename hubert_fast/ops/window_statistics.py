@@ -50,23 +50,23 @@ class WindowTables(NamedTuple):
 
     Attributes:
         work: The work list: first sample and number of windows of each chunk, int64 `[chunks, 2]`.
-        slots: The slot among `B * most` for the sums of each chunk, int64 `[chunks]`. A chunk without windows gets slot
-            `B * most`, which nothing reads.
+        slots: The slot among `B * chunk_limit` for the sums of each chunk, int64 `[chunks]`. A chunk without windows gets slot
+            `B * chunk_limit`, which nothing reads.
         share: 1 / the number of windows of each utterance, float64 `[B]`.
-        most: The largest number of chunks of an utterance, or an upper bound for it.
+        chunk_limit: The largest number of chunks of an utterance, or an upper bound for it.
     """
 
     work: Tensor
     slots: Tensor
     share: Tensor
-    most: int
+    chunk_limit: int
 
     @classmethod
     def of(cls, starts: Sequence[int], lengths: Sequence[int], kernel: int, stride: int, device: torch.device) -> WindowTables:
         """Divide utterances into chunks."""
-        arrays, most = windows_on_host(starts, lengths, kernel, stride)
+        arrays, chunk_limit = windows_on_host(starts, lengths, kernel, stride)
         work, slots, share = upload_together(arrays, device)
-        return cls(work, slots, share, most)
+        return cls(work, slots, share, chunk_limit)
 
 
 def max_chunks(samples: int, stride: int, utterances: int) -> tuple[int, int]:
@@ -78,16 +78,16 @@ def max_chunks(samples: int, stride: int, utterances: int) -> tuple[int, int]:
 
 
 def windows_on_host(
-    starts: Sequence[int], lengths: Sequence[int], kernel: int, stride: int, most: int | None = None
+    starts: Sequence[int], lengths: Sequence[int], kernel: int, stride: int, chunk_limit: int | None = None
 ) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], int]:
-    """Return `work`, `slots` and `share` of `WindowTables` as arrays, and `most`, which is counted if it is `None`."""
+    """Return `work`, `slots` and `share` of `WindowTables` as arrays, and `chunk_limit`, which is counted if it is `None`."""
     from ..kernels import window_statistics as module
 
     work, chunks = module.work_of(lengths, starts, kernel, stride)
-    most = int(chunks.max(initial=0)) if most is None else most
-    slots = ranges(np.arange(len(chunks)) * most, chunks)
+    chunk_limit = int(chunks.max(initial=0)) if chunk_limit is None else chunk_limit
+    slots = ranges(np.arange(len(chunks)) * chunk_limit, chunks)
     with np.errstate(divide="ignore"):  # utterances without windows
-        return (work, slots, 1 / module.windows_of(lengths, kernel, stride)), most
+        return (work, slots, 1 / module.windows_of(lengths, kernel, stride)), chunk_limit
 
 
 def window_moments(samples: Tensor, tables: WindowTables, kernel: int, stride: int) -> tuple[Tensor, Tensor]:
@@ -95,8 +95,8 @@ def window_moments(samples: Tensor, tables: WindowTables, kernel: int, stride: i
     from ..kernels import window_statistics as module
 
     def by_utterance(parts: Tensor) -> Tensor:
-        padded = parts.new_zeros(len(tables.share) * tables.most + 1, *parts.shape[1:])
-        return padded.index_copy_(0, tables.slots, parts)[:-1].unflatten(0, (len(tables.share), tables.most)).sum(1)
+        padded = parts.new_zeros(len(tables.share) * tables.chunk_limit + 1, *parts.shape[1:])
+        return padded.index_copy_(0, tables.slots, parts)[:-1].unflatten(0, (len(tables.share), tables.chunk_limit)).sum(1)
 
     sums, products = module.launch(samples, tables.work, kernel, stride)
     return _moments(by_utterance(sums), by_utterance(products), tables.share)

@@ -99,11 +99,11 @@ def _replay(
     bucket = bucket_of(-(-max(map(len, samples)) // hop), len(grid.counts))
     if bucket is None:
         return None
-    arrays, most = tables_on_host(model, dtype, grid, statistics_spans, device, bucket)
+    arrays, chunk_limit = tables_on_host(model, dtype, grid, statistics_spans, device, bucket)
     tables = joined(arrays, device)
 
     def call(tables: Tensor, *samples: Tensor) -> States:
-        parts = Tables.from_parts(views_of(tables, arrays), most)
+        parts = Tables.from_parts(views_of(tables, arrays), chunk_limit)
         return _run(model, dtype, out_dtype, output_hidden_states, Grid((0,), (bucket,)), parts, *samples)
 
     def prepare() -> tuple[Callable[..., States], list[Tensor]]:

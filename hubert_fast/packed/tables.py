@@ -43,17 +43,17 @@ class Tables(NamedTuple):
         cls, model: HubertModel, dtype: torch.dtype, grid: Grid, statistics_spans: SampleSpans, device: torch.device
     ) -> Tables:
         """Build the tables for the block sizes that the kernels of `model` use in `dtype`."""
-        arrays, most = tables_on_host(model, dtype, grid, statistics_spans, device)
-        return cls.from_parts(upload_together(arrays, device), most)
+        arrays, chunk_limit = tables_on_host(model, dtype, grid, statistics_spans, device)
+        return cls.from_parts(upload_together(arrays, device), chunk_limit)
 
     @classmethod
-    def from_parts(cls, parts: Sequence[Tensor], most: int) -> Tables:
+    def from_parts(cls, parts: Sequence[Tensor], chunk_limit: int) -> Tables:
         """Assemble the arrays of `tables_on_host` after their copy to the device."""
         utterances, true_frames, work, positional_work, *windows = parts
         window_tables = None
         if windows:
             window_work, slots, share = windows
-            window_tables = WindowTables(window_work, slots, share, most)
+            window_tables = WindowTables(window_work, slots, share, chunk_limit)
         return cls(utterances, true_frames if len(true_frames) else None, work, positional_work, window_tables)
 
 
@@ -78,7 +78,7 @@ def tables_on_host(
     device: torch.device,
     bucket: int | None = None,
 ) -> tuple[list[np.ndarray], int]:
-    """Return the arrays of `Tables`, and `most` of `WindowTables`; an empty `true_frames` stands for all frames.
+    """Return the arrays of `Tables`, and `chunk_limit` of `WindowTables`; an empty `true_frames` stands for all frames.
 
     Args:
         model: The model.
@@ -110,19 +110,19 @@ def tables_on_host(
     if bucket is None:
         if first.norm != "group":
             return arrays, 0
-        windows, most = windows_on_host(*statistics_spans[1:], kernel, stride)
-        return [*arrays, *windows], most
-    chunks, most = max_chunks(bucket * hop, stride, GRAPH_UTTERANCES)
+        windows, chunk_limit = windows_on_host(*statistics_spans[1:], kernel, stride)
+        return [*arrays, *windows], chunk_limit
+    chunks, chunk_limit = max_chunks(bucket * hop, stride, GRAPH_UTTERANCES)
     if first.norm == "group":
-        windows, most = windows_on_host(*statistics_spans[1:], kernel, stride, most)
+        windows, chunk_limit = windows_on_host(*statistics_spans[1:], kernel, stride, chunk_limit)
         arrays += windows
     # the last entry of each utterance may be incomplete: one entry more for each
     sizes = (
         *(len(arrays[0]), bucket, bucket // query_block + GRAPH_UTTERANCES, bucket // frames_per_span + GRAPH_UTTERANCES),
         *(chunks, chunks, GRAPH_UTTERANCES),
     )
-    fills = 0, 0, 0, 0, 0, GRAPH_UTTERANCES * most, 1.0
-    return [_padded(array, size, fill) for array, size, fill in zip(arrays, sizes, fills)], most
+    fills = 0, 0, 0, 0, 0, GRAPH_UTTERANCES * chunk_limit, 1.0
+    return [_padded(array, size, fill) for array, size, fill in zip(arrays, sizes, fills)], chunk_limit
 
 
 def _padded(array: np.ndarray, size: int, fill: float) -> np.ndarray:
