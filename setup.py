@@ -1,6 +1,6 @@
-"""Build hubert_fast. Packages are listed explicitly, since `kernels/` at the top level installs as `hubert_fast.kernels`.
+"""Build hubert_fast. Packages are listed explicitly, since `kernels/` at the top level is installed as `hubert_fast.kernels`.
 
-The folder must not become the top-level package `kernels`, since a package of Hugging Face has that name.
+It must not become a top-level package `kernels`, since Hugging Face publishes a package of that name.
 """
 
 import re

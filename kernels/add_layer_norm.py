@@ -1,4 +1,4 @@
-"""Everything between two blocks of a Transformer in one pass: residual add, the bias of the preceding product, LayerNorm."""
+"""Add the residual and the bias of the preceding product and apply LayerNorm, in one pass between two Transformer blocks."""
 
 from __future__ import annotations
 
@@ -66,10 +66,19 @@ def launch(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the residual stream, in the dtype of `x`, and `norm(x + delta + delta_bias)` in `dtype`.
 
-    `x` and `delta` are `[..., C]`; `delta_bias`, `weight` and `bias` are `[C]`. post: the stream is the norm, not the sum. If
-    the dtypes are equal too, one tensor is returned twice. in_place: the stream overwrites `x` if that is contiguous.
+    Args:
+        x: The residual stream, `[..., C]`.
+        delta: The output of a block, `[..., C]`.
+        delta_bias: The bias that `delta` still lacks, `[C]`; `None` if there is none.
+        weight: The scale of the norm, `[C]`.
+        bias: The shift of the norm, `[C]`.
+        eps: Added to the variance.
+        dtype: The dtype of the returned norm.
+        post: Return the norm as the stream, instead of the sum. If `dtype` is that of `x`, one tensor is returned twice.
+        in_place: Overwrite `x` with the stream if `x` is contiguous.
 
-    Raises `ValueError` when shapes, dtypes or devices do not match, or C is above 16,384.
+    Raises:
+        ValueError: Shapes, dtypes or devices do not match, or C is above 16,384.
     """
     check_norm(x, weight, bias)
     check_shape("delta", delta, tuple(x.shape), f"x {list(x.shape)}")

@@ -155,8 +155,14 @@ def _attention_kernel(
 def work_of(counts: torch.Tensor, starts: torch.Tensor, n_keys: torch.Tensor, block: int, entries: int) -> torch.Tensor:
     """Return the work list, int32 `[entries, 4]`: first row, first query, queries and keys; longest utterances first.
 
-    `counts`, `starts` and `n_keys` are `[B]`, on any device; nothing is read back from it. entries: an upper bound for the
-    number of blocks; surplus entries have no queries.
+    Nothing is read back from the device of the arguments.
+
+    Args:
+        counts: The number of queries of each utterance, `[B]`.
+        starts: The first row of each utterance, `[B]`.
+        n_keys: The number of keys of each utterance, `[B]`.
+        block: The number of queries of an entry.
+        entries: An upper bound for the number of entries needed; surplus entries have no queries.
     """
     counts, order = torch.sort(counts, descending=True, stable=True)
     utterance, first, inside = parts_of(counts, block, entries)
@@ -179,9 +185,14 @@ def launch(
 ) -> torch.Tensor:
     """Return the attention of `q`, `k` and `v`, `[N, H, D]` with any strides, as a contiguous `[N, H, D]`.
 
-    work: see `work_of`. mask: the keys to attend to, bool `[N]`. fill: zero the rows that no entry covers.
+    Args:
+        q, k, v: Queries, keys and values, in one dtype.
+        work: The work list from `work_of`.
+        mask: The keys to attend to, bool `[N]`; `None` for all.
+        fill: Zero the rows that no entry covers, which are otherwise undefined.
 
-    Raises `ValueError` when shapes, dtypes or devices do not match, or D is above 128.
+    Raises:
+        ValueError: Shapes, dtypes or devices do not match, or D is above 128.
     """
     if q.dim() != 3 or q.shape[2] > MAX_HEAD_DIM:
         raise ValueError(f"q must be [N, H, D] with D up to {MAX_HEAD_DIM}, but is {list(q.shape)}")

@@ -1,4 +1,4 @@
-"""Check the operands of every `launch`, with errors that say what was expected and what was passed."""
+"""Check the operands of every `launch`. Errors say what was expected and what was passed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MAX_COLUMNS = 16384  # one program holds a row in registers
 MAX_HEAD_DIM = 128
-MAX_GROUP_CHANNELS = 128  # of the positional convolution: a program accumulates all outputs of a group
+MAX_GROUP_CHANNELS = 128  # in the positional convolution, where a program accumulates all outputs of a group
 
 
 def check_devices(**tensors: torch.Tensor | None) -> None:
@@ -53,7 +53,7 @@ def rows_of(x: torch.Tensor) -> torch.Tensor:
 
 
 def precision_of(dtype: torch.dtype) -> str:
-    """Return how tensor cores multiply float32: by three tf32 products, nearly as exact, or by one if PyTorch allows tf32."""
+    """Return the precision of `tl.dot` for float32: three tf32 products, nearly as exact, or one if PyTorch allows tf32."""
     return "tf32x3" if dtype == torch.float32 and not tf32_allowed() else "tf32"
 
 

@@ -1,6 +1,6 @@
-"""The first convolution, with a single input channel, the norm that follows it and GELU, in one pass over the waveform.
+"""Compute the first convolution, with a single input channel, the norm after it and GELU, in one pass over the waveform.
 
-It computes in float32, without tensor cores. Results of 16 bits are left to `conv_first_product`.
+The kernel computes in float32, without tensor cores. `conv_first_product` computes 16-bit results.
 """
 
 from __future__ import annotations
@@ -81,11 +81,21 @@ def launch(
 ) -> torch.Tensor:
     """Convolve `samples` `[S]`, apply LayerNorm if its weights are given, and GELU. Return `[T, C]` in `dtype`.
 
-    weight: float32 `[kernel, C]`; or `[B, kernel, C]` with `means` `[B, kernel]`, which are subtracted from the samples first,
-        and `utterances`, int32: the index into B of each hop of `frames_per_hop` frames.
-    taps: the result of `prepared` for the same weights, if several calls share it.
+    Args:
+        samples: The waveform, `[S]`.
+        weight: float32 `[kernel, C]`; or one weight for each utterance, `[B, kernel, C]`.
+        bias: `[C]`.
+        norm_weight, norm_bias: The scale and shift of a LayerNorm, `[C]`.
+        means: With a weight for each utterance, the means to subtract from its windows first, `[B, kernel]`.
+        utterances: With a weight for each utterance, the utterance of each hop, int32.
+        frames_per_hop: The number of frames in a hop.
+        stride: The stride, in samples.
+        eps: Added to the variance of the LayerNorm.
+        dtype: The dtype of the result.
+        taps: The result of `prepared` for the same weights, if several calls share it.
 
-    Raises `ValueError` when shapes, dtypes or devices do not match.
+    Raises:
+        ValueError: Shapes, dtypes or devices do not match.
     """
     check_devices(
         samples=samples,

@@ -1,4 +1,4 @@
-"""The first convolution on tensor cores, for results of 16 bits, in one pass over the waveform like `conv_first`.
+"""Compute the first convolution on tensor cores, for 16-bit results, in one pass over the waveform like `conv_first`.
 
 Samples and weights are each split into two bfloat16, a high part and the rest, and the three largest of the four products of
 parts are summed. The error is 2^-16 of the sum of `|weight| |sample|`, while rounding the operands to 16 bits, as libraries do,
@@ -73,7 +73,10 @@ def _conv_first_product_kernel(
 def taps_of(weight: torch.Tensor, bias: torch.Tensor | None, centred: bool) -> torch.Tensor:
     """Return the weights for `launch`, bfloat16 `[..., WIDTH, C]`: the parts of the taps, then those of the bias.
 
-    weight: float32 `[..., kernel, C]`. bias: `[C]`. centred: a norm over channels follows.
+    Args:
+        weight: float32 `[..., kernel, C]`.
+        bias: `[C]`.
+        centred: Whether a norm over channels follows, whose mean is then subtracted here.
     """
     kernel = weight.shape[-2]
     bias = weight.new_zeros(weight.shape[-1]) if bias is None else bias.to(weight.dtype)
@@ -88,7 +91,7 @@ def taps_of(weight: torch.Tensor, bias: torch.Tensor | None, centred: bool) -> t
 
 
 def takes(channels: int, frames_per_hop: int, by_utterance: bool, dtype: torch.dtype) -> bool:
-    """Return whether this kernel applies: results of 16 bits, frames of a block in one utterance, enough channels."""
+    """Return whether this kernel applies: 16-bit results, all frames of a block in one utterance, enough channels."""
     return dtype.itemsize == 2 and channels >= 16 and not (by_utterance and frames_per_hop % tuning.CONV_FIRST_FRAMES)
 
 

@@ -1,4 +1,4 @@
-"""The positional convolution, grouped and with 128 taps, as a matrix product whose left operand is never stored in memory.
+"""Compute the positional convolution, grouped with 128 taps, as a matrix product whose left operand is never stored.
 
 A row of the product stands for FRAMES neighbouring frames of an utterance, which together read `kernel + FRAMES - 1` frames of
 input: a row has that many times the group's channels as inputs, and FRAMES times the group's channels as outputs. Where tap
@@ -131,8 +131,13 @@ def _finish(
 def spans_of(counts: torch.Tensor, starts: torch.Tensor, frames: int, entries: int) -> torch.Tensor:
     """Return the rows of the product, int32 `[entries, 3]`: first frame, and the first and last + 1 frame of its utterance.
 
-    `counts` and `starts` are `[B]`, on any device; nothing is read back from it. frames: the frames of a row. entries: an upper
-    bound for the number of rows; surplus rows have no frames.
+    Nothing is read back from the device of the arguments.
+
+    Args:
+        counts: The number of frames of each utterance, `[B]`.
+        starts: The first frame of each utterance, `[B]`.
+        frames: The number of frames of a row.
+        entries: An upper bound for the number of rows needed; surplus rows have no frames.
     """
     utterance, first, inside = parts_of(counts, frames, entries)
     start = starts[utterance]
@@ -157,10 +162,18 @@ def launch(
 ) -> torch.Tensor:
     """Return `gelu(conv(x) + bias) + residual` `[N, C]` for the frames of utterances that `spans` lists.
 
-    `x` and `residual` are `[N, C]`, `weight` is `[G, kernel, C/G (in), C/G (out)]` in the dtype of `x`, `bias` is `[C]`. dtype:
-    of the result; by default that of the residual, or else of `x`. fill: zero the frames that no span covers.
+    Args:
+        x: The projected frames, `[N, C]`.
+        weight: `[G, kernel, C/G (in), C/G (out)]` in the dtype of `x`.
+        bias: `[C]`.
+        spans: The rows from `spans_of`.
+        residual: `[N, C]`.
+        apply_gelu: Whether to apply GELU.
+        dtype: The dtype of the result; by default that of the residual, or else of `x`.
+        fill: Zero the frames that no span covers, which are otherwise undefined.
 
-    Raises `ValueError` when shapes, dtypes or devices do not match.
+    Raises:
+        ValueError: Shapes, dtypes or devices do not match.
     """
     if x.dim() != 2 or weight.dim() != 4 or weight.shape[2] != weight.shape[3]:
         raise ValueError(

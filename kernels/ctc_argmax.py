@@ -1,4 +1,4 @@
-"""The most probable token of each frame and its log-probability, from hidden states, without storing the logits."""
+"""Compute the most probable token of each frame and its log-probability from hidden states, without storing the logits."""
 
 from __future__ import annotations
 
@@ -55,7 +55,13 @@ def _ctc_argmax_kernel(
 def launch(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the argmax of `x weight^T + bias`, int32 `[...]`, and its log-probability, float32 `[...]`, for `x` `[..., C]`.
 
-    weight: `[V, C]` in the dtype of `x`. bias: `[V]`. Raises `ValueError` when shapes, dtypes or devices do not match.
+    Args:
+        x: The hidden states, `[..., C]`.
+        weight: `[V, C]` in the dtype of `x`.
+        bias: `[V]`.
+
+    Raises:
+        ValueError: Shapes, dtypes or devices do not match.
     """
     check_devices(x=x, weight=weight, bias=bias)
     check_dtypes(x=x)

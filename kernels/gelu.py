@@ -1,4 +1,4 @@
-"""The exact GELU (Hendrycks and Gimpel 2016, https://arxiv.org/abs/1606.08415), for the epilogues of other kernels."""
+"""Compute the exact GELU (Hendrycks and Gimpel 2016, https://arxiv.org/abs/1606.08415) in the epilogues of other kernels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def form_of(dtype: torch.dtype) -> str:
     """Return how kernels compute GELU for results in `dtype`: `"erf"` or `"tanh"`.
 
     erf takes 37 instructions per value and tanh 8, one of which is the hardware's `tanh.approx`. The absolute error of tanh is
-    at most 3e-5 (measured on an H200, from -9 to 9), so that small results of large negative values have no relative accuracy.
+    at most 3e-5 (measured on an H200, from -9 to 9), so the small results of large negative values have no relative accuracy.
     For normal numbers the relative error after rounding is 1.664e-3 for both in bfloat16, and in float16 2.10e-4 for tanh and
     2.08e-4 for erf. float32 uses erf, and so does the interpreter, which cannot run PTX.
     """

@@ -59,9 +59,16 @@ def launch(
 ) -> torch.Tensor:
     """Normalise `x` `[..., C]` with `weight` and `bias` `[C]`. Return a contiguous tensor of the same shape.
 
-    dtype: of the result; by default that of `x`. apply_gelu: apply GELU to the result.
+    Args:
+        x: `[..., C]`.
+        weight: The scale, `[C]`.
+        bias: The shift, `[C]`.
+        eps: Added to the variance.
+        dtype: The dtype of the result; by default that of `x`.
+        apply_gelu: Apply GELU to the result.
 
-    Raises `ValueError` when shapes, dtypes or devices do not match, or C is above 16,384.
+    Raises:
+        ValueError: Shapes, dtypes or devices do not match, or C is above 16,384.
     """
     check_norm(x, weight, bias)
     rows = rows_of(x)

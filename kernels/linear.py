@@ -1,4 +1,4 @@
-"""Matrix products fused with the operations that follow: bias, GELU, a residual add.
+"""Compute matrix products fused with the operations that follow: bias, GELU, a residual add.
 
 Rows of the left operand may overlap in memory, so that a strided convolution in channels-last form is such a product too: with
 kernel size 3 and stride 2, frame t reads the 3 * C numbers that begin at row 2t.
@@ -179,7 +179,8 @@ def _launch(
 def launch_gelu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """Return `gelu(x weight^T + bias)` `[..., C_out]` for `x` `[..., C_in]` and `weight` `[C_out, C_in]` in the dtype of `x`.
 
-    Raises `ValueError` when shapes, dtypes or devices do not match.
+    Raises:
+        ValueError: Shapes, dtypes or devices do not match.
     """
     rows = rows_of(x)
     out = x.new_empty(*x.shape[:-1], len(weight))
@@ -190,7 +191,8 @@ def launch_gelu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 def launch_add(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, residual: torch.Tensor) -> torch.Tensor:
     """Return `x weight^T + bias + residual` `[..., C_out]`, in the dtype of the residual.
 
-    Raises `ValueError` when shapes, dtypes or devices do not match.
+    Raises:
+        ValueError: Shapes, dtypes or devices do not match.
     """
     check_shape("residual", residual, (*x.shape[:-1], len(weight)), f"x {list(x.shape)} and {len(weight)} outputs")
     check_dtypes(residual=residual)
@@ -211,9 +213,16 @@ def launch_convolution(
 ) -> torch.Tensor:
     """Convolve `x` `[T_in, C_in]`, apply LayerNorm if its weights are given, and GELU. Return `[T, C_out]`.
 
-    weight: `[C_out, kernel * C_in]`, with taps as the outer axis of its rows.
+    Args:
+        x: The input, of any row stride.
+        weight: `[C_out, kernel * C_in]`, with taps as the outer axis of its rows.
+        bias: `[C_out]`.
+        norm_weight, norm_bias: The scale and shift of a LayerNorm, `[C_out]`.
+        stride: The stride, in frames.
+        eps: Added to the variance of the LayerNorm.
 
-    Raises `ValueError` when shapes, dtypes or devices do not match.
+    Raises:
+        ValueError: Shapes, dtypes or devices do not match.
     """
     windows = windows_of(x.contiguous(), weight, stride)
     out = x.new_empty(len(windows), len(weight))

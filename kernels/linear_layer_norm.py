@@ -1,4 +1,4 @@
-"""A matrix product fused with bias, LayerNorm over all its columns and GELU: a program holds whole rows."""
+"""Compute a matrix product fused with bias, LayerNorm over all columns and GELU. A program holds whole rows."""
 
 from __future__ import annotations
 

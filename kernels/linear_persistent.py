@@ -1,7 +1,7 @@
-"""A persistent matrix product with bias and GELU: one program per multiprocessor computes tile after tile, with TMA loads.
+"""Compute a matrix product with bias and GELU by a persistent kernel: one program per multiprocessor, with TMA loads.
 
-While a program finishes a tile, the operands of the next are already being fetched. It serves products of many rows on Hopper
-whose weight is covered by whole blocks; `linear` serves all others.
+While a program finishes a tile, the operands of the next one are already being loaded. The kernel serves products with many
+rows on Hopper whose weight divides into whole blocks; `linear` serves all others.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _finish(
 
 
 def takes(*operands: torch.Tensor) -> bool:
-    """Return whether TMA can read operands `[N, C]`: their addresses and row strides are multiples of 16 bytes."""
+    """Return whether TMA can read operands `[N, C]`: whether their addresses and row strides are multiples of 16 bytes."""
     return all(x.data_ptr() % 16 == 0 and x.stride(0) * x.element_size() % 16 == 0 for x in operands)
 
 

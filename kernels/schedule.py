@@ -14,8 +14,13 @@ def frames_of(length: int, kernel: int, stride: int) -> int:
 def parts_of(counts: torch.Tensor, size: int, entries: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Divide utterances of `counts` frames `[B]` into parts of `size`; the last part of each may be smaller.
 
-    entries: an upper bound for the number of parts, which itself may be known only on a GPU. Return, for each entry, its
-    utterance, its first frame within that, and whether there is such a part.
+    Args:
+        counts: The number of frames of each utterance.
+        size: The number of frames of a part.
+        entries: An upper bound for the number of parts, which itself may be known only on a GPU.
+
+    Returns:
+        For each entry, `[entries]`: its utterance, its first frame in this utterance, and whether the part exists.
     """
     ends = ((counts + size - 1) // size).cumsum(0)
     index = torch.arange(entries, device=counts.device)
@@ -29,7 +34,7 @@ def parts_of(counts: torch.Tensor, size: int, entries: int) -> tuple[torch.Tenso
 def parts_on_host(counts: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Divide utterances of `counts` frames `[B]` like `parts_of`, on the host, where the number of parts is known.
 
-    Return, for each part, its utterance and its first frame within that; and the number of parts of each utterance, `[B]`.
+    Return the utterance of each part, its first frame in this utterance, and the number of parts of each utterance, `[B]`.
     """
     parts = -(-counts // size)
     utterance = np.repeat(np.arange(len(counts)), parts)

@@ -1,11 +1,11 @@
 """Choose block sizes for kernels, and decide where a library call replaces a kernel: pure functions of shapes and the chip.
 
-`@triton.autotune` would time candidates at the first call of every shape, on the machine in production; here nothing is timed.
+`@triton.autotune` would time candidates at the first call of every shape, on the machine in production; nothing is timed here.
 Results of `bench/tune.py`, in `tuned`, take precedence. The rules below apply to all other shapes and chips. They follow from
 counting registers (255 per thread, 64 Ki per multiprocessor), shared memory, and bytes against operations.
 
 `capability` is (major, minor): (8, 0) A100, (8, 6) and (8, 9) consumer and L40 chips, (9, 0) H100 and H200, (10, 0) B200,
-(10, 3) B300, (12, 0) consumer Blackwell. Chips that are not in the list are treated like those with the least shared memory.
+(10, 3) B300, (12, 0) consumer Blackwell. Other chips are treated like those with the least shared memory.
 """
 
 from __future__ import annotations
@@ -130,9 +130,9 @@ def is_persistent(rows: int, n_in: int, n_out: int, itemsize: int, capability: t
     """Return whether a product runs on the persistent kernel `linear_persistent`, which fetches operands by TMA.
 
     Measured on an H200 in bf16, 60,000 x 1,024 x 4,096 with GELU: 0.767 ms, against 0.844 ms without (the library, with its own
-    GELU by a coarser tanh: 0.737 ms); 52,195 x 1,536 x 512, a strided convolution: 0.137 ms against 0.163 ms. No other chip has
-    run it. That was triton 3.6; other versions from 3.4 to 3.9 compile it to within 24 of 2,152 instructions and 7 of 164
-    registers of the same, and `hubert_fast.check` compares it with float64 before `auto` uses it.
+    GELU by a less exact tanh: 0.737 ms); 52,195 x 1,536 x 512, a strided convolution: 0.137 ms against 0.163 ms. It has run
+    on no other chip, and only with triton 3.6. Other versions from 3.4 to 3.9 compile it to the same code, give or take 24 of
+    2,152 instructions and 7 of 164 registers. `hubert_fast.check` compares it with float64 before `auto` uses it.
     """
     blocks = linear_persistent(n_in, n_out, itemsize, capability)
     is_covered = n_in % blocks["BLOCK_K"] == 0 and n_out % blocks["BLOCK_N"] == 0
@@ -196,7 +196,7 @@ def attention(head_dim: int, itemsize: int, capability: tuple[int, int]) -> Bloc
     into a power of two and a rest (80 is 64 + 16). In 16 bits, triton 3.6 miscompiled such a split: on an H200 kernels returned
     wrong results or read illegal addresses. 80 padded to 128 takes 0.831 ms, where 64 + 16 took 0.808 ms.
 
-    RELOAD: read the queries again for each block of keys, since float32 queries do not fit in the registers with the rest.
+    With RELOAD, queries are read again for each block of keys, since float32 queries do not fit in the registers.
     """
     main = max(next_power_of_2(head_dim) if itemsize == 2 else 1 << (head_dim.bit_length() - 1), 16)
     rest = 0 if head_dim <= main else max(next_power_of_2(head_dim - main), 16)
@@ -230,7 +230,7 @@ def attention(head_dim: int, itemsize: int, capability: tuple[int, int]) -> Bloc
 
 
 def _exact_attention_blocks(padded: int, capability: tuple[int, int]) -> tuple[int, int, int]:
-    """Return queries, keys and warps for attention in true float32: the largest with which no triton since 3.4 spills."""
+    """Return queries, keys and warps for attention in true float32: the largest that spill with no triton since 3.4."""
     if padded <= 64:
         return 32, 16, 4
     if padded <= 80:
@@ -241,7 +241,8 @@ def _exact_attention_blocks(padded: int, capability: tuple[int, int]) -> tuple[i
 def exact_attention(head_dim: int, capability: tuple[int, int]) -> bool:
     """Return whether float32 attention multiplies in true float32, without tensor cores, since three tf32 products would spill.
 
-    These hold each operand twice, as a high and a low part: from a head dim of 64 on (80 on Hopper) they take all registers.
+    Three products hold each operand twice, as a high and a low part. From a head dim of 64 on (80 on Hopper) they take all
+    registers.
     """
     return head_dim >= (80 if has_wide_tensor_cores(capability) else 64)
 
@@ -269,7 +270,7 @@ def conv_positional(channels: int, kernel: int, itemsize: int, capability: tuple
 
 @cache
 def conv_first(channels: int, frames_per_hop: int) -> Blocks:
-    """Return blocks of frames and channels: 16 x 512 accumulators. A block lies within one hop, and so within one utterance."""
+    """Return blocks of frames and channels: 16 x 512 accumulators. A block lies in one hop, and so in one utterance."""
     block_c = next_power_of_2(channels)
     limit = max(1, min(64, 8192 // block_c))
     block_t = 1
@@ -278,7 +279,7 @@ def conv_first(channels: int, frames_per_hop: int) -> Blocks:
     return {"BLOCK_T": block_t, "BLOCK_C": block_c, "num_warps": min(max(block_t * block_c // 1024, 1), 8)}
 
 
-CONV_FIRST_FRAMES = 64  # at most, in a program of `conv_first_product`
+CONV_FIRST_FRAMES = 64  # largest number of frames in a program of `conv_first_product`
 
 
 @cache

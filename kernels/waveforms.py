@@ -12,7 +12,7 @@ import triton.language as tl
 from .checks import DTYPES, check_devices
 from .schedule import parts_on_host
 
-CHUNK = 8192  # samples of an entry of the work list, held in registers: 32 per thread
+CHUNK = 8192  # samples in an entry of the work list; they are held in registers, 32 per thread
 WARPS = 8
 
 
@@ -78,11 +78,19 @@ def work_of(lengths: Sequence[int], starts: Sequence[int], chunk: int = CHUNK) -
 
 
 def launch(samples: torch.Tensor, work: torch.Tensor, scale: float, eps: float) -> torch.Tensor:
-    """Normalise the utterances in `work`, from `samples` `[S]` (floating point or int16) times `scale`. Return float32 `[S]`.
+    """Normalise the utterances in `work`, from `samples` `[S]` (floating point or int16) times `scale`.
 
-    eps: added to the variance. Samples between utterances become zero.
+    Args:
+        samples: The waveforms.
+        work: The work list from `work_of`.
+        scale: The factor of each sample.
+        eps: Added to the variance.
 
-    Raises `ValueError` when shapes, dtypes or devices do not match.
+    Returns:
+        float32 `[S]`, with zeros between utterances.
+
+    Raises:
+        ValueError: Shapes, dtypes or devices do not match.
     """
     if samples.dim() != 1 or samples.dtype not in (torch.int16, *DTYPES):
         raise ValueError(f"samples must be [S], floating point or int16, but are {samples.dtype} {list(samples.shape)}")

@@ -1,4 +1,4 @@
-"""Mean and covariance of the windows that the first convolution reads, from which the statistics of a GroupNorm follow.
+"""Sum the windows that the first convolution reads, and their outer products, for the statistics of a GroupNorm.
 
 With windows x_t in R^10, m = mean x_t and G = mean x_t x_t^T - m m^T, a channel of weight w has mean w.m and variance w^T G w.
 Sums are float64: speech makes G nearly singular, and high-pass filters cancel most of it. This is cheap even where float64 has
@@ -67,10 +67,19 @@ def windows_of(lengths: Sequence[int], kernel: int, stride: int) -> np.ndarray:
 
 
 def launch(samples: torch.Tensor, work: torch.Tensor, kernel: int, stride: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return, for each chunk of `work`, the sum of its windows `[chunks, kernel]` and of their outer products
-    `[chunks, kernel, kernel]`, float64.
+    """Sum the windows of each chunk, and their outer products, in float64.
 
-    samples: `[S]`. Raises `ValueError` when shapes, dtypes or devices do not match.
+    Args:
+        samples: The waveforms, `[S]`.
+        work: The work list from `work_of`.
+        kernel: The length of a window, in samples.
+        stride: The samples from one window to the next.
+
+    Returns:
+        The sums of windows, `[chunks, kernel]`, and of their outer products, `[chunks, kernel, kernel]`.
+
+    Raises:
+        ValueError: Shapes, dtypes or devices do not match.
     """
     if samples.dim() != 1:
         raise ValueError(f"samples must be [S], but are {list(samples.shape)}")
