@@ -1,10 +1,10 @@
-"""Damage audio files at random and decode them: each must give samples or a reason, fast, in bounded memory, without a crash.
+"""Damage audio files at random and decode them. Each must give samples or a reason, fast, in bounded memory, with no crash.
 
     python bench/audio_mutations.py --count 10000 --out bench/results/audio_mutations.csv
 
 A recording is encoded in ten formats; bytes are cut off, flipped, inserted, deleted, repeated and overwritten. A child process
-decodes, so that a crash or hang only costs that child, and is counted. Writes one row per format. `decoder_lost` counts the
-files that made FFmpeg's own process crash or hang, for which the decoder gives an ordinary error.
+decodes, so that a crash or hang costs only that child, and is counted. The program writes one row per format. `decoder_lost`
+counts the files that made FFmpeg's own process crash or hang, for which the decoder raises an ordinary error.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def encoded(samples: np.ndarray, format: str) -> bytes:
 
 
 def mutated(data: bytes, seed: int) -> bytes:
-    """Return `data` with one to four kinds of damage, which the seed determines."""
+    """Return `data` with one to four kinds of damage. The seed determines the damage."""
     rng = np.random.default_rng(seed)
     out = bytearray(data)
     for _ in range(rng.integers(1, 5)):
@@ -95,7 +95,7 @@ def mutated(data: bytes, seed: int) -> bytes:
 def _decode(folder: str) -> None:
     """Decode the mutation requested by each line of standard input, a JSON list `[format, seed]`, and print the result.
 
-    Half of them are decoded with `keep_truncated`, so that files refused for their headers are decoded too.
+    Half of them are decoded with `keep_truncated`, so that files with wrong headers are decoded too.
     """
     from hubert_fast import audio
 

@@ -60,7 +60,7 @@ FRAMES, SAMPLES = 15_000, 4_800_000  # five minutes in a batch
 
 
 class CompilingDriver:
-    """A driver that describes a chip which this machine does not have."""
+    """A driver that describes a chip that this machine does not have."""
 
     def __init__(self, arch: int):
         self.target = GPUTarget("cuda", arch, 32)
@@ -237,7 +237,7 @@ def measure(cubin: bytes) -> dict[str, Any]:
 
 
 def rows(archs: list[int], dtypes: list[str], ops: list[str], short: bool) -> Iterator[dict[str, Any]]:
-    """Yield a row for each kernel of each case. With `short`, only the last case of each op runs, the most demanding one."""
+    """Yield a row for each kernel of each case. With `short`, run only the last and most demanding case of each op."""
     for arch in archs:
         for name in dtypes:
             chosen = [case for case in cases(DTYPES[name]) if not ops or case[0].partition(",")[0] in ops]

@@ -1,6 +1,7 @@
 """Profile the packed graph on a CPU: `python bench/cpu_profile.py`. Rows go to results/packed_profile.csv.
 
-For each kind of operation: its time, its share of the whole, and how near matrix products come to the machine's best.
+Each row has the time of one kind of operation and its share of the whole; for matrix products also their rate, as a share of
+the machine's best.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ CASES = {  # seconds of each utterance
 CPU = torch.device("cpu")
 
 
-KINDS = {  # names of operators as the profiler gives them
+KINDS = {  # the profiler's names of the operators of each kind
     "matrix products": ("aten::addmm", "aten::mm", "aten::addmm_"),
     "attention": ("aten::_scaled_dot_product_flash_attention_for_cpu",),
     "activation": ("aten::gelu_", "aten::gelu"),

@@ -3,7 +3,7 @@
 A pytest-benchmark suite that appends its rows to results/ctc.csv. With `--benchmark-disable` everything runs once and nothing
 is written. The batch is 64 utterances of 1,500 frames over 32 tokens, with letter frequencies, word lengths and a share of
 blanks as in speech. Providers: ours (C++ on one and two threads, and the Python fallback), transformers'
-`batch_decode(output_word_offsets=True)`, and, where it is installed, flashlight's lexicon-free decoder with a beam of one
+`batch_decode(output_word_offsets=True)`, and, if it is installed, flashlight's lexicon-free decoder with a beam of one
 (tokens only: no text, no word times). Answers are compared before anything is timed. The ratio to transformers comes from
 rounds of its own, in which the two alternate.
 """
@@ -32,7 +32,7 @@ UTTERANCES, FRAMES, DELIMITER = 64, 1500, 4
 
 
 def frame_ids() -> np.ndarray:
-    """Draw best ids as a recogniser gives them, int64 `[B, T]`: tokens of one or two frames, then up to three blanks."""
+    """Draw ids like the best ids of a recogniser, int64 `[B, T]`: tokens of one or two frames, then up to three blanks."""
     rng = np.random.default_rng(0)
     ids = np.zeros((UTTERANCES, FRAMES), np.int64)
     for row in ids:
@@ -79,13 +79,13 @@ def tokenizer(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def measures(request):
-    """Whether to measure, which `--benchmark-disable` turns off."""
+    """Return whether to measure, which `--benchmark-disable` turns off."""
     return not request.config.getoption("benchmark_disable")
 
 
 @pytest.fixture(scope="module")
 def rounds(measures):
-    """How often calls alternate."""
+    """Return the number of rounds in which calls alternate."""
     return 25 if measures else 1
 
 
@@ -120,7 +120,7 @@ def seconds_of(call) -> float:
 
 
 def in_turn(calls: list, rounds: int) -> list[list[float]]:
-    """Return the seconds of each call, all of them called once a round."""
+    """Call all of `calls` once in each round, and return the seconds that each took."""
     times: list[list[float]] = [[] for _ in calls]
     for _ in range(rounds):
         for call, seconds in zip(calls, times):
@@ -168,7 +168,7 @@ def test_fifty_times_transformers_on_one_thread(tokenizer, rows, measures, round
 
 @pytest.fixture(scope="module")
 def ceiling(rows, rounds):
-    """The most that a second thread gains on this machine: NumPy sorting two arrays, one after the other and at once."""
+    """Measure the largest gain from a second thread on this machine: NumPy sorts two arrays in turn, then at the same time."""
     arrays = [np.random.default_rng(seed).integers(0, 1000, 500_000) for seed in range(2)]
     with ThreadPoolExecutor(2) as pool:
         times = in_turn([lambda: list(map(np.sort, arrays)), lambda: list(pool.map(np.sort, arrays))], rounds)
@@ -180,7 +180,7 @@ def ceiling(rows, rounds):
 
 @pytest.mark.parametrize("words", [False, True], ids=["text", "text and words"])
 def test_two_threads(rows, measures, rounds, ceiling, words):
-    """Decode ten batches without making Python objects of words, for which threads would wait for the interpreter."""
+    """Decode ten batches without creating Python objects for words, since threads would wait for the interpreter."""
     ids, log_probs, lengths = np.tile(IDS, (10, 1)), np.tile(LOG_PROBS, (10, 1)), np.tile(LENGTHS, 10)
     begins = np.arange(len(ids)) * FRAMES
 

@@ -1,7 +1,7 @@
 """Write the tables and plots of README.md and docs/ from rows: `make report`, or `python bench/report.py [--check]`.
 
-The text between `<!-- rows: NAME -->` and `<!-- end of rows -->` on these pages is written by the function of that
-name, from the CSV files in results/. `--check` writes nothing, and fails when a page differs from what the rows give.
+The function NAME writes the text between `<!-- rows: NAME -->` and `<!-- end of rows -->` on these pages, from the CSV files in
+results/. `--check` writes nothing, and fails when a page differs from the text that the rows give.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The blocks on speed and accuracy, from rows that CPUs and the demo model gave."""
+"""Write the blocks on speed and accuracy, from rows measured on CPUs and with the demo model."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def unpadded(results: Path) -> str:
 
 
 def products(results: Path) -> str:
-    """State which share of our time is matrix products, and how near they are to the machine's best."""
+    """State the share of our time in matrix products, and how close their rate is to the machine's best."""
     rows = newest(read(results / "packed_profile.csv"), "model", "dtype", "case")
     rows = [row for row in rows if row["operations"] == "matrix products" and row["model"] in ("base", "large")]
 

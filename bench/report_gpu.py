@@ -1,4 +1,4 @@
-"""The blocks on GPUs, from the rows of the last call of `bench/gpu`. Each call has a folder of its own in results/gpu/."""
+"""Write the blocks on GPUs, from the rows of the last call of `bench/gpu`. Each call has its own folder in results/gpu/."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EAGER, COMPILED = "headline", "compile"  # stages
 
 
 def last_call(results: Path) -> Path:
-    """Return the folder of the last call that timed models, by name."""
+    """Return the folder of the last call that timed models. Folders are sorted by name."""
     folders = sorted(path.parent for path in (results / "gpu").glob("*/models.csv"))
     if not folders:
         raise ValueError(f"{results / 'gpu'} has no rows: python bench/gpu --out {results / 'gpu'}/NAME")
@@ -24,8 +24,8 @@ def last_call(results: Path) -> Path:
 def timed(results: Path, **values: str) -> list[Row]:
     """Return the rows of the protocol *model* in bfloat16 that have these values and a time.
 
-    Of rows at LibriSpeech's lengths only those in batches of 1,280 s are kept. A remark after the lengths, such as that the
-    audio was noise, is dropped.
+    Rows at LibriSpeech's lengths are kept only if their batches have 1,280 s. A remark after the lengths, for example that the
+    audio was noise, is removed.
     """
     rows = [row | {"lengths": row["lengths"].partition(",")[0]} for row in read(last_call(results) / "models.csv")]
     values = {"protocol": "model", "dtype": "bfloat16", **values}
@@ -66,7 +66,7 @@ def gpu_claim(results: Path) -> str:
 
 
 def compiled(results: Path) -> str:
-    """State the ratio to transformers under `torch.compile`, which a stage of its own measures, or why there is none."""
+    """State the ratio to transformers under `torch.compile`, which has its own stage, or the reason why there is none."""
     stage = next((row for row in read(last_call(results) / "stages.csv") if row["stage"] == COMPILED), {"status": "left out"})
     parts = []
     for lengths, ours, text in ((MIXED, "ours", "mixed lengths"), (ONE, "ours-graphs", "one utterance of 5 s")):

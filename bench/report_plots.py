@@ -1,4 +1,4 @@
-"""The plots of docs/benchmarks.md, drawn from rows."""
+"""Draw the plots of docs/benchmarks.md from rows."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def details(results: Path, folder: Path, rows: list[Row], whole: list[Row]) -> N
         if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize=6)
         else:
-            axis.set_axis_off()  # no rows of it
+            axis.set_axis_off()  # there are no rows for it
             axis.set_title("")
     figure.tight_layout()
     figure.savefig(folder / "details.svg", metadata={"Date": None})

@@ -1,4 +1,4 @@
-"""The README's one number and its table: the main comparisons with transformers, large gains and small ones."""
+"""Write the README's headline and table: the main comparisons with transformers, with large gains and small ones."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def headline(results: Path) -> str:
 
 
 def summary(results: Path) -> str:
-    """Tabulate times real time of ours and of transformers' fastest configuration."""
+    """Tabulate the speed of this package and of transformers' fastest configuration, in times real time."""
     gpu = environment(results)["device"] + ", bfloat16"
     lines = []
     for model in ("large", "base"):
@@ -66,7 +66,7 @@ def of_the_model(rows: list[Row]) -> list[Row]:
 
 
 def cells(ours: Row, theirs: Row) -> list[str]:
-    """Return times real time of transformers, of ours, and their ratio."""
+    """Return the speeds of transformers and of this package, in times real time, and their ratio."""
     speeds = [rate(row) if float(row["rtfx"]) >= 1000 else shown(row["rtfx"]) for row in (theirs, ours)]
     ratio = float(ours["rtfx"]) / float(theirs["rtfx"])
     return [*speeds, f"{ratio:.1f}x" if ratio >= 2 else f"{ratio:.2f}x"]

@@ -1,4 +1,4 @@
-"""The blocks on transcription: speed from files to text, memory, and seams between chunks."""
+"""Write the blocks on transcription: speed from files to text, memory, and seams between chunks."""
 
 from __future__ import annotations
 

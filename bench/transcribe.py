@@ -78,7 +78,7 @@ def files_to_text(transcriber: Transcriber, listed: Path, out: Path) -> dict[str
 
 
 def model_alone(transcriber: Transcriber, waveforms: list[np.ndarray], batch_samples: int) -> None:
-    """Run packed batches of waveforms from memory, shared among the lanes, without making text."""
+    """Run packed batches of waveforms from memory on all lanes, without turning results into text."""
     batches: list[list[np.ndarray]] = [[]]
     for waveform in waveforms:
         if batches[-1] and sum(map(len, batches[-1])) + len(waveform) > batch_samples:
@@ -118,7 +118,7 @@ def without_model() -> Transcriber:
 
 
 def their_texts(dtype: torch.dtype) -> Callable[[list[str], int], dict[str, str]]:
-    """Return a function that runs transformers' pipeline on the demo checkpoint and gives the text of each file."""
+    """Return a function that runs transformers' pipeline on the demo checkpoint and returns the text of each file."""
     import transformers
 
     transformers.logging.set_verbosity_error()

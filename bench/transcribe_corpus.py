@@ -1,8 +1,8 @@
-"""Make files to transcribe: `python bench/transcribe_corpus.py --out build/corpus --files 2000`. Needs espeak-ng and flite.
+"""Create files to transcribe: `python bench/transcribe_corpus.py --out build/corpus --files 2000`. Needs espeak-ng and flite.
 
-The files hold the demo model's language in its training voices. Their lengths are those of LibriSpeech's test sets (log-normal,
-median 5.9 s, sigma 0.66, 1.3 to 35 s), their formats those common in archives. `manifest.jsonl` lists each file with its
-duration and text.
+The files hold the demo model's language in its training voices. Their lengths are distributed as in LibriSpeech's test sets
+(log-normal, median 5.9 s, sigma 0.66, 1.3 to 35 s), and their formats are common in archives. `manifest.jsonl` lists each file
+with its duration and text.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ FORMATS = (
 
 
 def make(number: int, folder: Path) -> dict:
-    """Write one file and return its line of the manifest."""
+    """Write one file and return its row of the manifest."""
     rng = random.Random(number)
     wanted_seconds = min(max(rng.lognormvariate(np.log(MEDIAN_SECONDS), SIGMA), SHORTEST_SECONDS), LONGEST_SECONDS)
     voice = training_voice(rng, accents=False)

@@ -30,8 +30,8 @@ from hubert_fast.check.values import tensors
 from hubert_fast.tolerances import OP_TOLERANCES
 
 FASTER = 0.98  # share of the rule's time below which a candidate wins: smaller gains are noise
-SECONDS = 0.1  # timing of one candidate
-BLOCKS_SHARE = 0.85  # share of the time for blocks; the rest is for choices, which depend on the blocks
+SECONDS = 0.1  # for which one candidate is timed
+BLOCKS_SHARE = 0.85  # share of the time spent on blocks; the rest goes to decisions, which depend on the blocks
 OPS = ("linear", "attention", "conv_positional", "decisions")
 HEADER = (
     '"""Block sizes measured by `bench/tune.py --write`, by (op, capability, shape...). '
@@ -40,7 +40,7 @@ HEADER = (
 
 
 class Target(NamedTuple):
-    """An entry of the table: its key, without the capability, and the case that it is timed on."""
+    """An entry of the table: its key without the capability, and the case on which it is timed."""
 
     op: str
     key: tuple[int, ...]
@@ -128,7 +128,7 @@ def decisions(run: Run, at: Where) -> Iterator[Decision]:
 
 
 class Tuner:
-    """Measures candidates, keeps the winners in the table of this process, and writes a row for each measurement."""
+    """Measure candidates, keep the winners in the table of this process, and write a row for each measurement."""
 
     def __init__(self, run: Run, csv: Path):
         from hubert_fast.kernels import tuning
@@ -157,7 +157,7 @@ class Tuner:
     def measure(
         self, case: Case, provider: Provider, inputs: list[tuple], expected: Any, rule_ms: float | None, **row: Any
     ) -> tuple[Any, float]:
-        """Return the answer and the median milliseconds, and write a row.
+        """Return the result and the median milliseconds, and write a row.
 
         If nothing could be measured, return `None` and `inf`; the row gives the reason.
         """
@@ -168,7 +168,7 @@ class Tuner:
             calls = [provider.prepare(*arguments) for arguments in inputs]
             answer = provider.finish(calls[0]())
             if expected is not None and difference(answer, expected) > OP_TOLERANCES[case.dtype].value:
-                raise ValueError(f"the answer is {difference(answer, expected):.1e} away from the first one")
+                raise ValueError(f"the result differs by {difference(answer, expected):.1e} from the expected result")
             times = percentiles_ms(self.run.times_ms(calls, SECONDS))
         except Exception as error:
             reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"[:200]

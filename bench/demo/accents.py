@@ -1,4 +1,4 @@
-"""Random accents: some vowels and consonants of a speaker consistently become similar ones.
+"""Draw random accents: some vowels and consonants of a speaker consistently become similar ones.
 
 espeak-ng has few English accents, and a recogniser trained on only these fails on a new one. Training on many random accents
 teaches it to tolerate them.

@@ -1,4 +1,4 @@
-"""Training batches: utterances joined into rows of fixed length, then distorted as rooms and microphones would."""
+"""Create training batches: join utterances into rows of fixed length, then distort them as rooms and microphones would."""
 
 from __future__ import annotations
 

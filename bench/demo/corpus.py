@@ -1,4 +1,4 @@
-"""Make a part of the demo recogniser's training corpus: `python bench/demo/corpus.py --out build/demo --hours 40`.
+"""Create a part of the demo recogniser's training corpus: `python bench/demo/corpus.py --out build/demo --hours 40`.
 
 With `--accents`, espeak-ng speaks every utterance in a different random accent. The program writes `audio.i16` (all
 utterances end to end, int16, 16 kHz) and `utterances.jsonl` (text, voice, first sample, sample count, phones with their start

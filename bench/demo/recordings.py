@@ -1,4 +1,4 @@
-"""Make the bundled recordings: `python bench/demo/recordings.py --out hubert_fast/demo/recordings`.
+"""Create the bundled recordings: `python bench/demo/recordings.py --out hubert_fast/demo/recordings`.
 
 The training corpus has none of these sentences and voices. The files differ in format, sampling rate, channels and sample
 format. The list was fixed before any file was transcribed. `references.csv` holds the text of each file.

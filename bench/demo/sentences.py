@@ -1,4 +1,4 @@
-"""The demo recogniser's language: spoken numbers, digit strings and short commands over a closed vocabulary."""
+"""Generate the demo recogniser's language: spoken numbers, digit strings and short commands over a closed vocabulary."""
 
 from __future__ import annotations
 

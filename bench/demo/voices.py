@@ -1,4 +1,4 @@
-"""Speech from two free synthesisers, with the time of every phone: espeak-ng in this process, flite as a command.
+"""Synthesise speech, with the time of every phone: by espeak-ng in this process, or by flite or festival as commands.
 
 Both come with Debian (`apt-get install espeak-ng flite`). `speak` returns 16 kHz float32 in [-1, 1] and the phones.
 """

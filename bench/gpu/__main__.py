@@ -10,8 +10,8 @@ profile   the kernels that a batch spends its time in (profile.csv)
 compile   times of transformers under torch.compile (also models.csv)
 
 Each stage runs in its own process with a time limit, so that a crash or a hang costs only that stage. Rows are written as soon
-as they are known. stages.csv records how each process ended; summary.txt, which is also printed, is for people. The program
-needs no network, and no packages besides torch, triton, transformers and NumPy.
+as they are known. stages.csv records how each process ended. summary.txt, which is also printed, summarises all files. The
+program needs no network, and no packages besides torch, triton, transformers and NumPy.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _kill(process: subprocess.Popen) -> bool:
 
 
 def ending(child: Child, late: bool) -> dict[str, Any]:
-    """Return how a process ended and why: its last line of errors, and the last case that it measured."""
+    """Return how a process ended and why: its last line on standard error, and the last case that it measured."""
     code = child.process.returncode
     if code == 0:
         return {"status": "ok", "exit_code": code, "reason": ""}

@@ -1,6 +1,6 @@
-"""Cases of a benchmark: an op at a shape, its inputs, our kernel, and the library calls that a sceptic would use instead.
+"""Define the cases of a benchmark: an op at a shape, its inputs, our kernel, and the best library calls for the same result.
 
-What a provider prepares once per model or batch is not timed: padded rows, tables of work, weights in another order.
+Preparation that happens once per model or batch is not timed: padded rows, work lists, weights in another layout.
 Axes: B utterances, N packed frames, C channels, H heads, D head dim.
 """
 
@@ -25,7 +25,9 @@ TINY = Size("tiny", hidden=32, heads=2, inner=48, groups=2, kernel=4, conv=16, v
 class Provider(NamedTuple):
     """An implementation of an op.
 
-    `prepare` takes the op's arguments and returns the call that is timed. `finish` converts its result to our layout.
+    Attributes:
+        prepare: Takes the op's arguments and returns the call to time.
+        finish: Converts the result of that call to our layout.
     """
 
     prepare: Callable[..., Call]
@@ -63,8 +65,9 @@ def ruled(function: Callable, module: str, name: str, answer: Any) -> Callable:
 class Case(OpCase):
     """An op at a shape, with the providers to time besides our kernel.
 
-    `launcher` is our kernel without the preparation that the packed graph does once per batch. `finish` converts our result
-    to the layout in which it is compared with those of the libraries.
+    Attributes:
+        launcher: Our kernel, without the preparation that the packed graph does once per batch.
+        finish: Converts our result to the layout in which it is compared with those of the libraries.
     """
 
     libraries: dict[str, Provider] = field(default_factory=dict)

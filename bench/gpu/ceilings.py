@@ -95,7 +95,7 @@ def ceilings(run: Run) -> None:
 
 
 def product(run: Run, dtype: torch.dtype, shape: tuple[int, int, int]) -> Callable[[], Any]:
-    """Return the product of a linear layer, `[M, K]` by `[N, K]`, on normal random numbers: they draw the most power."""
+    """Return the product of a linear layer, `[M, K]` by `[N, K]`, on normal random numbers, which draw the most power."""
     m, k, n = shape
     x, weight = (torch.randn(rows, k, device=run.device).to(dtype) for rows in (m, n))
     return lambda: torch.nn.functional.linear(x, weight)
@@ -107,7 +107,7 @@ def burst_ms(run: Run, call: Callable[[], Any]) -> float:
 
 
 def sustained_ms(run: Run, call: Callable[[], Any], seconds: float) -> tuple[float, float]:
-    """Call without rests for `seconds`, as a model does. Return the milliseconds per call and the seconds in all."""
+    """Call without rests for `seconds`, as a model does. Return the milliseconds per call and the total seconds."""
     if run.tiny:
         call()
         start = time.perf_counter()

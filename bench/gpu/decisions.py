@@ -1,4 +1,4 @@
-"""Measurements behind the rules of `kernels/tuning.py`: pairs of ways to compute the same result."""
+"""Define the measurements on which the rules of `kernels/tuning.py` rest: pairs of ways to compute the same result."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hubert_fast.check.cases import STREAM, Size, Where, conv_gelu
 
 
 def projections(size: Size, lengths: list[int], at: Where) -> Case:
-    """Query, key and value by three products, or by one product with the weights concatenated."""
+    """Compute query, key and value by three products, or by one product with the weights concatenated."""
     n, c = sum(lengths), size.hidden
 
     def fused(x: Tensor, *weights: Tensor) -> Call:
@@ -32,7 +32,7 @@ def projections(size: Size, lengths: list[int], at: Where) -> Case:
 
 
 def residual_add(size: Size, lengths: list[int], at: Where, n_in: int) -> Case:
-    """Product, residual add and the next norm: the choice of `linear_add_by_library`."""
+    """Compute a product, a residual add and the next norm: the choice of `linear_add_by_library`."""
     n, c = sum(lengths), size.hidden
 
     def by_library(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, *norm: Tensor) -> Call:
@@ -59,7 +59,7 @@ def residual_add(size: Size, lengths: list[int], at: Where, n_in: int) -> Case:
 
 
 def norm_in_convolution(size: Size, lengths: list[int], at: Where, kernel: int) -> Case:
-    """LayerNorm in the epilogue of a strided convolution, or in a separate pass."""
+    """Apply LayerNorm in the epilogue of a strided convolution, or in a separate pass."""
     case = conv_gelu(size, lengths, at, kernel, norm=True)
 
     ours = partial(ruled, case.public, "tuning", "norm_in_convolution")
@@ -68,7 +68,7 @@ def norm_in_convolution(size: Size, lengths: list[int], at: Where, kernel: int) 
 
 
 def first_layer(size: Size, lengths: list[int], at: Where) -> Case:
-    """The first layer of base models, with GroupNorm and its statistics, on utterances of one length: padding plays no part."""
+    """Compute the first layer of base models, with GroupNorm and its statistics, on utterances of equal length."""
     batch, c, hop = len(lengths), size.conv, 320
     samples = hop * (sum(lengths) // batch)
     frames = (samples - 10) // 5 + 1
@@ -104,7 +104,7 @@ def first_layer(size: Size, lengths: list[int], at: Where) -> Case:
 
 
 def decisions(size: Size, lengths: list[int], at: Where) -> list[Case]:
-    """Return the cases behind the rules of `kernels/tuning.py`."""
+    """Return the cases on which the rules of `kernels/tuning.py` rest."""
     return [
         projections(size, lengths, at),
         residual_add(size, lengths, at, size.hidden),

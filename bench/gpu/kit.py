@@ -1,8 +1,8 @@
 """Prepare one folder with everything that a bare GPU machine needs to run `bench/gpu`: `make gpu-kit`.
 
-source/              the committed tree, with the C++ extension built for Python 3.12: without it CTC takes 54 ms a batch
+source/              the committed tree, with the C++ extension built for Python 3.12, without which CTC takes 54 ms per batch
 triton_cache.tar.gz  the kernels that `bench/gpu` launches, compiled for sm_90 (H100 and H200, 132 multiprocessors)
-run.sh               unpacks the kernels and runs `bench/gpu` from source/
+run.sh               the script that unpacks the kernels and runs `bench/gpu` from source/
 kit.json             the kit's commit and triton version
 
 Kernels are compiled without a GPU: all stages launch them on tensors without memory. Triton's cache contains absolute paths, so

@@ -39,7 +39,7 @@ def stand_in() -> None:
     Ops then run the launchers of their kernels, and graphs run without being captured.
     """
 
-    def run_graph(self: Any, key: Any, places: Any, device: Any, prepare: Any, inputs: Any, rows: int) -> None:
+    def run_graph(self: Any, key: Any, addresses: Any, device: Any, prepare: Any, inputs: Any, rows: int) -> None:
         call, static = prepare()
         call(*static)
 
@@ -47,7 +47,7 @@ def stand_in() -> None:
         index = torch.arange(len(cu_seqlens) - 1)  # kernels do not depend on the lengths
         return torch.full_like(index, 64), 64 * index
 
-    dispatch.interpreting = lambda: True  # accepts tensors of any device; kernels call it by another name
+    dispatch.interpreting = lambda: True  # so that tensors of any device are accepted; kernels import it under another name
     serve.DEVICES = (*serve.DEVICES, "meta")
     kernel_graph.graphs_can_run = lambda device: True
     cuda_graphs.GraphCache.run = run_graph
@@ -112,7 +112,7 @@ def model_calls() -> Iterator[tuple[str, Callable[[], Any]]]:
 
 
 def launches_of(calls: Iterable[tuple[str, Callable[[], Any]]]) -> list[partial]:
-    """Return a call that compiles each kernel that `calls` would launch, once, and run nothing on a device.
+    """Return a call for each kernel that `calls` would launch, which compiles it, and run nothing on a device.
 
     Calls that cannot run here are printed: their kernels will be compiled on the GPU machine.
     """

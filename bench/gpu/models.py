@@ -1,4 +1,4 @@
-"""Time whole models, ours and transformers', in the way of `hubert-fast bench`."""
+"""Time whole models, ours and transformers', as `hubert-fast bench` does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every op as a case, with the library calls that compute the same.
+"""Define every op as a case, with library calls that compute the same.
 
 Axes: B utterances, N packed frames, C channels, H heads, D head dim.
 """

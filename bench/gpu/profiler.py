@@ -1,4 +1,4 @@
-"""Profile the kernels that a batch spends its time in."""
+"""Profile the kernels in which a batch spends its time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check that the same inputs give the same bits: a race between copies and products shows as results that differ."""
+"""Check that the same inputs give the same bits. A race between copies and products would make results differ."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The clock, the time budget and the output files that the stages of `bench/gpu` and `tune.py` share."""
+"""Provide the clock, the time budget and the output files that the stages of `bench/gpu` and `tune.py` share."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Run:
         return time.monotonic() - self.begin < self.budget_seconds * self.share
 
     def announce(self, case: str) -> None:
-        """Print the case that comes next: when a process is killed, the last line shows where it was."""
+        """Print the case that comes next. When a process is killed, its last line shows where it was."""
         print(case, flush=True)
 
     def times_ms(self, calls: list[Callable[[], Any]], seconds: float) -> list[float]:
@@ -55,7 +55,7 @@ class Run:
         pairs = []
         for index in range(int(min(max(seconds / max(estimate, 1e-5), 5), 50))):
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            torch.cuda._sleep(2_000_000)  # about a millisecond, in which the CPU gets ahead: launches are not timed
+            torch.cuda._sleep(2_000_000)  # for about a millisecond, in which the CPU gets ahead, so that launches are not timed
             start.record()
             calls[index % len(calls)]()
             end.record()
@@ -110,7 +110,7 @@ class Table:
 def sustained_or_burst(run: Run, dtype: torch.dtype) -> tuple[float | None, str]:
     """Return the ceiling of matrix products of a dtype, in FLOP per second, and its name.
 
-    That is the sustained rate if it was measured, else the rate of a burst, and `None` if ceilings.csv has neither.
+    The ceiling is the sustained rate if it was measured, else the rate of a burst; `None` if ceilings.csv has neither.
     """
     for kind in ("sustained", "burst"):
         for row in read(run.out / "ceilings.csv"):
@@ -132,6 +132,6 @@ def percentiles_ms(times: list[float]) -> dict[str, float]:
     return dict(zip(("p20_ms", "p50_ms", "p80_ms"), percentiles(times)))
 
 
-def difference(found: Any, expected: Any) -> float:
+def difference(actual: Any, expected: Any) -> float:
     """Return the largest error of one or more tensors, each as a share of its largest expected value."""
-    return max(map(largest_error, tensors(found), tensors(expected)))
+    return max(map(largest_error, tensors(actual), tensors(expected)))

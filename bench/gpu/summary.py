@@ -1,4 +1,4 @@
-"""Summarise the CSV files of `bench/gpu` in a short text for people."""
+"""Summarise the CSV files of `bench/gpu` in a short text."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ COLUMNS = "op shape dtype provider p20_ms p50_ms p80_ms bytes flop tflops gb_per
 def timed_cases(run: Run) -> list[Case]:
     """Return the cases, large first.
 
-    Layers before the projection get a quarter of the batch, about as much as a slice of the packed graph.
+    Layers before the projection get a quarter of the frames, about as many as a slice of the packed graph has.
     """
     lengths = [4, 5] if run.tiny else run.utterance_frames(FRAMES)
     some = lengths if run.tiny else lengths[: len(lengths) // 4]
@@ -69,7 +69,7 @@ def time_ops(run: Run, containing: str = "") -> None:
 
 
 def time_case(run: Run, table: Table, case: Case) -> None:
-    """Time the providers of a case on the same inputs, each only if its answer is right."""
+    """Time the providers of a case on the same inputs, each only if its result is correct."""
     row = {"op": case.op, "shape": case.shape, "dtype": NAMES[case.dtype]}
     if not table.is_due(run, **row):
         return
@@ -99,10 +99,10 @@ def time_case(run: Run, table: Table, case: Case) -> None:
 
 
 def expected_of(case: Case, arguments: tuple) -> tuple[Any, str]:
-    """Return the expected answer of a case, and the name of its source.
+    """Return the expected result of a case, and the name of its source.
 
-    It comes from the op's definition in float32 on the same inputs, or from a library call if that does not fit into memory. A
-    decision has no definition: its first provider gives the expected answer.
+    It comes from the op's definition in float32 on the same inputs, or from a library call if the definition does not fit into
+    memory. A decision has no definition: its first provider gives the expected result.
     """
     if not hasattr(ops, case.op):
         name, provider = next(iter(case.providers().items()))
@@ -128,7 +128,7 @@ def _bytes(values: Any) -> int:
 
 
 def rates_of(run: Run, case: Case, moved_bytes: int, time_ms: float) -> dict[str, Any]:
-    """Return rates, and the larger of their shares of what this machine reaches in products and in copies."""
+    """Return the rates of a call, and the larger of their shares of this machine's best rates in products and in copies."""
     rates = {"tflops": 1e-9 * case.flop / time_ms, "gb_per_second": 1e-6 * moved_bytes / time_ms}
     products, name = sustained_or_burst(run, case.dtype)
     copies = [float(row["value"]) for row in read(run.out / "ceilings.csv") if (row["name"], row["status"]) == ("copy", "ok")]

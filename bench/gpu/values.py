@@ -22,7 +22,7 @@ def value_cases(run: Run) -> Iterator[OpCase]:
 
 
 def shard_of(cases: Iterable[OpCase], shard: int, shards: int) -> list[OpCase]:
-    """Deal cases out to processes, those that take longest to compile first, and return the cases of one process."""
+    """Distribute cases over processes, starting with those that take longest to compile. Return the cases of one process."""
     return sorted(cases, key=lambda case: case.op not in SLOW_TO_COMPILE)[shard::shards]
 
 

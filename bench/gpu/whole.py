@@ -43,7 +43,7 @@ def whole(run: Run) -> None:
 
 
 def models(tiny: bool) -> Iterator[tuple[str, torch.dtype]]:
-    """Yield models and dtypes, those used most first."""
+    """Yield models and dtypes, the most used ones first."""
     if tiny:
         yield "tiny-large", torch.float32
         return
@@ -52,7 +52,7 @@ def models(tiny: bool) -> Iterator[tuple[str, torch.dtype]]:
 
 
 def judged(reference: Reference, provider: Provider) -> dict[str, Any]:
-    """Return the columns that describe a provider's answers."""
+    """Return the columns that describe a provider's results."""
     error, tolerance = reference.compare(provider)[0], MODEL_TOLERANCES[reference.subject.dtype].value
     return {"max_error": error, "tolerance": tolerance, "status": "ok" if error <= tolerance else "WRONG"}
 
@@ -60,8 +60,8 @@ def judged(reference: Reference, provider: Provider) -> dict[str, Any]:
 def under_graphs(table: Table, row: dict[str, Any], subject: Subject, seconds: Sequence[tuple[float, ...]]) -> None:
     """Run each batch twice, with CUDA graphs and without, and add a row for each comparison.
 
-    seconds: for each batch, the lengths of its utterances. Before its second run, every graph computes a batch of NaN, none of
-    which may remain. A batch for which no graph was captured or replayed gets a row that says so.
+    Before its second run, every graph computes a batch of NaN, which must not affect that run. A batch for which no graph was
+    captured or replayed gets a row that says so. `seconds` holds, for each batch, the lengths of its utterances.
     """
     path, field = subject.ours.hubert.fast_path, subject.config.receptive_field
     graphs, no_graphs = GraphCache(GRAPHS), GraphCache(0)
