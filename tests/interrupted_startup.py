@@ -3,8 +3,11 @@
     python interrupted_startup.py CALLS ARGUMENTS...
 
 A moment is every line of ``main`` and of interrupts.py, and every CALLS-th call of a Python function, from the first line of
-the entry point to the end of the process; but none once the process has threads, which a fork would lack. At each of them a
-fork of the process gets SIGINT. Prints a line of JSON for each: where it was, the fork's exit status, and what it wrote.
+the entry point to the shutdown of the interpreter; but none once the process has threads, which a fork would lack. At each of
+them a fork of the process gets SIGINT. Prints a line of JSON for each: where it was, the fork's exit status, and what it wrote.
+
+The shutdown runs Python code too, such as callbacks of weak references, but no handlers: Python has restored the default action
+of SIGINT, which kills the process without a word, and which shells report as status 130.
 """
 
 import json
@@ -25,7 +28,7 @@ calls, armed = 0, False
 
 def interrupt_a_fork(frame) -> None:
     where = f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
-    if len(os.listdir("/proc/self/task")) > 1:
+    if sys.is_finalizing() or len(os.listdir("/proc/self/task")) > 1:
         sys.settrace(None)
         return
     reader, writer = os.pipe()
