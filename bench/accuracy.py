@@ -31,17 +31,17 @@ LAYER_SECONDS = 10.0
 
 def utterances(corpus: Path | None, files: int | None) -> list[Utterance]:
     if corpus is None:
-        listed = [Utterance(str(item.path), str(item.path), reference=item.reference) for item in demo.recordings()]
+        items = [Utterance(str(item.path), str(item.path), reference=item.reference) for item in demo.recordings()]
     else:
-        listed = list(Inputs([corpus / "manifest.jsonl"]))
-    return listed[:files]
+        items = list(Inputs([corpus / "manifest.jsonl"]))
+    return items[:files]
 
 
-def wer(device: torch.device, listed: list[Utterance]) -> list[dict[str, Any]]:
+def wer(device: torch.device, items: list[Utterance]) -> list[dict[str, Any]]:
     rows = []
     for backend in ("eager", "triton"):
         for dtype in DTYPES:
-            row = {"device": device.type, "backend": backend, "dtype": dtype, "recordings": len(listed)}
+            row = {"device": device.type, "backend": backend, "dtype": dtype, "recordings": len(items)}
             os.environ["HUBERT_FAST_BACKEND"] = backend
             try:
                 reason = dispatch.why_not(backend)
@@ -50,7 +50,7 @@ def wer(device: torch.device, listed: list[Utterance]) -> list[dict[str, Any]]:
                 if reason is not None:
                     raise Unavailable(reason)
                 transcriber = Transcriber.from_pretrained(demo.MODEL, device=str(device), dtype=dtype)
-                results = list(transcriber.transcribe_many(listed))
+                results = list(transcriber.transcribe_many(items))
             except (Unavailable, RuntimeError) as error:
                 rows.append(row | {"wer": "", "cer": "", "status": f"cannot run: {error}"})
                 continue

@@ -29,9 +29,9 @@ def details(results: Path, folder: Path, rows: list[Row], whole: list[Row]) -> N
     ceiling, operations, batch, memory = figure.subplots(2, 2).flat
 
     for provider in ("ours", "hf-sdpa", "hf-sdpa-sorted"):
-        found = [row for row in whole if row["protocol"] == "model" and row["provider"] == provider]
-        names = [f"{row['model']}\n{row['dtype']}" for row in found]
-        ceiling.plot(names, [100 * float(row["share_of_ceiling"]) for row in found], "o", label=provider)
+        provider_rows = [row for row in whole if row["protocol"] == "model" and row["provider"] == provider]
+        names = [f"{row['model']}\n{row['dtype']}" for row in provider_rows]
+        ceiling.plot(names, [100 * float(row["share_of_ceiling"]) for row in provider_rows], "o", label=provider)
     ceiling.set(title="share of the machine's best matrix product, %", ylim=(0, 100))
 
     profiles = read(results / "packed_profile.csv")

@@ -64,13 +64,13 @@ def write_manifest(rows: list[dict], path: Path) -> Path:
     return path
 
 
-def files_to_text(transcriber: Transcriber, listed: Path, out: Path) -> dict[str, str]:
+def files_to_text(transcriber: Transcriber, manifest_path: Path, out: Path) -> dict[str, str]:
     """Run the job of `hubert-fast transcribe`, with its journal, and return the text of each file."""
     summary = Summary(str(out), "demo", "cpu", "")
     paths = Paths(out)
     journal = open_journal(paths, {}, overwrite=True)
     output = Rows(out, JSON_LINES, journal)
-    job = Job(Inputs([listed]), output, summary, Progress(quiet=True, most_failures=0), journal=journal)
+    job = Job(Inputs([manifest_path]), output, summary, Progress(quiet=True, most_failures=0), journal=journal)
     job.run(transcriber.run(job.utterances(), Options()))
     output.close()
     journal.close()
@@ -136,11 +136,11 @@ def speed(rows: list[dict], dtype: str, rounds: int, their_rounds: int) -> list[
     by_length = [path for _, path in sorted(zip(map(len, waveforms), paths))]
     texts: dict[str, dict[str, str]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        listed, out = write_manifest(rows, Path(folder, "manifest.jsonl")), Path(folder, "out.jsonl")
+        manifest_path, out = write_manifest(rows, Path(folder, "manifest.jsonl")), Path(folder, "out.jsonl")
         calls: dict[str, Callable[[], dict | None]] = {
             MODEL_ALONE: lambda: model_alone(transcriber, waveforms, 64 * 16000),
-            OURS: lambda: files_to_text(transcriber, listed, out),
-            WITHOUT_MODEL: lambda: files_to_text(no_model, listed, out) and None,
+            OURS: lambda: files_to_text(transcriber, manifest_path, out),
+            WITHOUT_MODEL: lambda: files_to_text(no_model, manifest_path, out) and None,
             THEIRS: lambda: theirs(paths, 8),
             THEIRS_SORTED: lambda: theirs(by_length, 8),
             THEIRS_SINGLE: lambda: theirs(paths, 1),
@@ -202,8 +202,8 @@ def memory(rows: list[dict], dtype: str, counts: list[int], hours: float) -> lis
         for count in counts:
             # ids make every entry unique, as file names would
             repeated = [short[index % len(short)] | {"id": str(index)} for index in range(count)]
-            listed = write_manifest(repeated, folder / f"{count}.jsonl")
-            cases.append((f"{count} short files", listed, sum(row["duration"] for row in repeated)))
+            manifest_path = write_manifest(repeated, folder / f"{count}.jsonl")
+            cases.append((f"{count} short files", manifest_path, sum(row["duration"] for row in repeated)))
         long = long_recording(rows, hours * 3600, folder / "long.flac")[1]
         cases.append((f"one file of {hours:g} h", folder / "long.flac", long))
         for case, source, audio_seconds in cases:

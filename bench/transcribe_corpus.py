@@ -45,10 +45,10 @@ def make(number: int, folder: Path) -> dict:
     wanted_seconds = min(max(rng.lognormvariate(np.log(MEDIAN_SECONDS), SIGMA), SHORTEST_SECONDS), LONGEST_SECONDS)
     voice = training_voice(rng, accents=False)
     pause = np.zeros(int(0.4 * SAMPLE_RATE_HZ), np.float32)
-    said, parts, seconds = [], [pause], 0.8
-    while not said or seconds < wanted_seconds - 1.5:
-        said.append(sentence(rng))
-        speech, _ = speak(said[-1], voice)
+    sentences, parts, seconds = [], [pause], 0.8
+    while not sentences or seconds < wanted_seconds - 1.5:
+        sentences.append(sentence(rng))
+        speech, _ = speak(sentences[-1], voice)
         parts += [0.6 * speech / max(np.abs(speech).max(), 1e-3), pause]
         seconds += (len(speech) + len(pause)) / SAMPLE_RATE_HZ
     speech = np.concatenate(parts)
@@ -58,7 +58,7 @@ def make(number: int, folder: Path) -> dict:
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, samples.astype(np.float32), rate_hz, subtype=subtype)
     duration = round(len(speech) / SAMPLE_RATE_HZ, 4)
-    return {"audio_filepath": str(path.relative_to(folder)), "duration": duration, "text": " ".join(said)}
+    return {"audio_filepath": str(path.relative_to(folder)), "duration": duration, "text": " ".join(sentences)}
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -30,7 +30,7 @@ def _parser() -> argparse.ArgumentParser:
         "to a file or folder; run the same command again to transcribe whatever is still missing or has changed. A file that "
         "cannot be transcribed is reported on standard error and in OUT.errors.jsonl, and does not stop the others.",
         epilog="Exit status: 0 if all inputs were transcribed, 1 if some or all were not, 2 if the command could not run or "
-        "go on, 130 if interrupted, 143 if terminated, 141 if the reader of standard output closed it.",
+        "continue, 130 if interrupted, 143 if terminated, 141 if the reader of standard output closed it.",
     )
     _add_transcribe_options(transcribe)
     transcribe.set_defaults(command="transcribe")

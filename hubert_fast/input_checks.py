@@ -83,7 +83,7 @@ def check_class_labels(labels: Tensor, batch: int, config: HubertConfig) -> None
     """Raise `ValueError` unless there is one label per row, which names a class or is -100."""
     _check_labels(labels, batch)
     if labels.numel() != batch:
-        raise ValueError(f"labels must be one per row of the batch of {batch}, but have shape {list(labels.shape)}")
+        raise ValueError(f"labels must have one entry for each of the {batch} rows, but have shape {list(labels.shape)}")
     classes = config.num_labels
     if classes == 1:
         return

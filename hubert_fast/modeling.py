@@ -159,6 +159,9 @@ class HubertModel(HubertPreTrainedModel):
         """Return why the definition would serve a call, and log it; return `None` when the packed graph would.
 
         Args:
+            waveforms: The input of the call.
+            mask_time_indices: As in `forward`.
+            output_attentions: As in `forward`.
             whole_call: `True` for a call of the module, around which its hooks run; `False` for `forward_packed`, which
                 would bypass them.
         """

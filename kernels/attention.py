@@ -1,4 +1,4 @@
-"""Self-attention without a matrix of scores in memory: online softmax (Milakov and Gimelshein 2018, https://arxiv.org/abs/1805.02867)
+"""Compute self-attention without a matrix of scores in memory: online softmax (Milakov and Gimelshein 2018, https://arxiv.org/abs/1805.02867)
 in blocks of keys (Dao 2023, https://arxiv.org/abs/2307.08691), for utterances of any lengths in one launch.
 
 A work list with one entry for each block of queries of each utterance balances the load: the longest utterances come first,

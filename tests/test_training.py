@@ -161,7 +161,7 @@ def test_one_label_is_regression(labels):
         ),
         (HubertForSequenceClassification, torch.tensor([-1, 0]), "but one is -1"),
         (HubertForSequenceClassification, torch.tensor([0.5, 1]), "must be whole numbers to choose among 4 classes"),
-        (HubertForSequenceClassification, torch.tensor([1]), r"one per row of the batch of 2, but have shape \[1\]"),
+        (HubertForSequenceClassification, torch.tensor([1]), r"one entry for each of the 2 rows, but have shape \[1\]"),
         (HubertForCTC, torch.tensor([1, 2]), r"\[batch, length\], with 2 rows here, but are torch.int64 \[2\]"),
         (HubertForCTC, torch.tensor([[1]]), "with 2 rows here"),
         (HubertForCTC, torch.tensor([[1.0], [2.5]]), "must be whole numbers"),

@@ -20,6 +20,8 @@ SHAPES = ((64, 2.4), (32, 4.8), (16, 9.6))
 
 @dataclass
 class Batch:
+    """A batch for training."""
+
     waveforms: torch.Tensor  # [B, S] float32, zero mean and unit variance
     labels: torch.Tensor  # [sum of lengths] token ids
     label_lengths: torch.Tensor  # [B]

@@ -64,22 +64,22 @@ def main() -> None:
     arguments = parser.parse_args()
     make = functools.partial(make_block, accents=arguments.accents)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    wanted = int(arguments.hours * 3600 * SAMPLE_RATE_HZ)
-    written = 0
+    target_samples = int(arguments.hours * 3600 * SAMPLE_RATE_HZ)
+    written_samples = 0
     with (
         ProcessPoolExecutor(arguments.processes) as pool,
         open(arguments.out / "audio.i16", "wb") as audio,
         open(arguments.out / "utterances.jsonl", "w") as rows,
     ):
         seed = arguments.seed * 1_000_003
-        while written < wanted:
+        while written_samples < target_samples:
             seeds = range(seed, seed := seed + 4 * arguments.processes)
             for block in pool.map(make, seeds):
                 for row, samples in block:
                     audio.write(samples.tobytes())
-                    rows.write(json.dumps({**row, "first_sample": written, "samples": len(samples)}) + "\n")
-                    written += len(samples)
-            print(f"{written / SAMPLE_RATE_HZ / 3600:.1f} of {arguments.hours} h", flush=True)
+                    rows.write(json.dumps({**row, "first_sample": written_samples, "samples": len(samples)}) + "\n")
+                    written_samples += len(samples)
+            print(f"{written_samples / SAMPLE_RATE_HZ / 3600:.1f} of {arguments.hours} h", flush=True)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,8 @@ UNSEEN_FLITE_VOICE = "rms"
 
 
 class Phone(NamedTuple):
+    """A phone and the time at which it starts."""
+
     start_seconds: float
     name: str
 

@@ -87,8 +87,8 @@ def attention(size: Size, lengths: list[int], at: Where) -> Case:
     def varlen(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor) -> Call:
         from torch.nn.attention.varlen import varlen_attn
 
-        q, k, v, most = q.contiguous(), k.contiguous(), v.contiguous(), max(lengths)
-        return lambda: varlen_attn(q, k, v, cu_seqlens, cu_seqlens, most, most)
+        q, k, v, max_length = q.contiguous(), k.contiguous(), v.contiguous(), max(lengths)
+        return lambda: varlen_attn(q, k, v, cu_seqlens, cu_seqlens, max_length, max_length)
 
     return Case.of(
         cases.attention(size, lengths, at),

@@ -243,9 +243,9 @@ def _row(entry: Entry, subject: Subject, work: Work, plan: Plan) -> dict[str, An
     p20, p50, p80 = np.percentile([sum(round_.seconds) for round_ in entry.rounds], [20, 50, 80])
     latencies = 1e3 * np.percentile([second for round_ in entry.rounds for second in round_.seconds], [50, 95])
     rtfx = work.audio_seconds / p50
-    needed = flop(subject.config, [len(waveform) for waveform in work.waveforms])
+    needed_flop = flop(subject.config, [len(waveform) for waveform in work.waveforms])
     row |= {
-        "p20_s": p20, "p50_s": p50, "p80_s": p80, "rtfx": rtfx, "share_of_ceiling": needed / p50 / plan.ceiling,
+        "p20_s": p20, "p50_s": p50, "p80_s": p80, "rtfx": rtfx, "share_of_ceiling": needed_flop / p50 / plan.ceiling,
         "ceiling_tflops": plan.ceiling / 1e12, "peak_bytes": "" if entry.peak_bytes is None else entry.peak_bytes,
     }  # fmt: skip
     if plan.protocol != "files":  # a single call processes all files

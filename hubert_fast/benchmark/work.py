@@ -109,10 +109,10 @@ class Work:
             remaining -= len(waveforms[-1])
             if remaining <= 0:
                 break
-        taken = files[: len(waveforms)]
-        references = tuple(reference for _, reference in taken if reference is not None)
-        are_known = taken and len(references) == len(taken)
-        return cls(name, tuple(waveforms), references if are_known else None, tuple(path for path, _ in taken))
+        chosen = files[: len(waveforms)]
+        references = tuple(reference for _, reference in chosen if reference is not None)
+        are_known = chosen and len(references) == len(chosen)
+        return cls(name, tuple(waveforms), references if are_known else None, tuple(path for path, _ in chosen))
 
     def saved(self, folder: Path) -> Work:
         """Return these utterances with files: their own, or 16-bit WAV files in `folder`, from which they are read again."""
@@ -152,12 +152,12 @@ def librispeech_seconds() -> Iterator[float]:
 
 def until(seconds: Iterator[float], total: float) -> list[float]:
     """Take lengths until they add up to `total`. The last one is cut to fit, unless that would make it too short."""
-    taken: list[float] = []
+    chosen: list[float] = []
     remaining = total
     while remaining > 0:
-        taken.append(min(next(seconds), remaining) if remaining >= SHORTEST_SECONDS or not taken else next(seconds))
-        remaining -= taken[-1]
-    return taken
+        chosen.append(min(next(seconds), remaining) if remaining >= SHORTEST_SECONDS or not chosen else next(seconds))
+        remaining -= chosen[-1]
+    return chosen
 
 
 def _seconds(text: str, expected: str) -> float:

@@ -67,36 +67,36 @@ def spans_of(
     shape: tuple[int, ...], cu_seqlens_or_lengths: torch.Tensor | np.ndarray | Sequence[int] | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the first frame and the length of each utterance among the flattened frames of `shape`, both int64 `[B]`."""
-    packed, given = len(shape) == 1, cu_seqlens_or_lengths
+    packed, values = len(shape) == 1, cu_seqlens_or_lengths
     name = "cu_seqlens" if packed else "lengths"
-    if given is None:
+    if values is None:
         if packed:
             raise ValueError("packed frames need cu_seqlens, the boundaries between utterances, but got None")
-        given = np.full(shape[0], shape[1])
+        values = np.full(shape[0], shape[1])
     try:
-        if isinstance(given, (torch.Tensor, np.ndarray)):
-            given = _host(given, name)
+        if isinstance(values, (torch.Tensor, np.ndarray)):
+            values = _host(values, name)
         else:
-            given = np.array([operator.index(entry) for entry in given], dtype=np.int64)
+            values = np.array([operator.index(entry) for entry in values], dtype=np.int64)
     except (AttributeError, OverflowError, TypeError):
         raise ValueError(f"{name} must be whole numbers, but are {cu_seqlens_or_lengths!r}") from None
-    if given.ndim != 1 or not np.issubdtype(given.dtype, np.integer):
-        raise ValueError(f"{name} must be whole numbers in one dimension, but are {given.dtype} {list(given.shape)}")
-    given = given.astype(np.int64)
+    if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer):
+        raise ValueError(f"{name} must be whole numbers in one dimension, but are {values.dtype} {list(values.shape)}")
+    values = values.astype(np.int64)
     if packed:
-        if len(given) == 0:
+        if len(values) == 0:
             raise ValueError("cu_seqlens need at least one entry, the start of the first utterance, but are empty")
-        for before, after in itertools.pairwise([0, *given.tolist(), shape[0]]):
+        for before, after in itertools.pairwise([0, *values.tolist(), shape[0]]):
             if after < before:
-                where = f"go from {before} to {after} in {_short(given)}"
-                raise ValueError(f"cu_seqlens must not decrease and must lie within 0 to {shape[0]} frames, but {where}")
-        return given[:-1].copy(), np.diff(given)
-    if len(given) != shape[0]:
-        raise ValueError(f"lengths must have {shape[0]} entries, one per utterance, but has {len(given)}")
-    outside = given[(given < 0) | (given > shape[1])]
+                problem = f"go from {before} to {after} in {_short(values)}"
+                raise ValueError(f"cu_seqlens must not decrease and must lie within 0 to {shape[0]} frames, but {problem}")
+        return values[:-1].copy(), np.diff(values)
+    if len(values) != shape[0]:
+        raise ValueError(f"lengths must have {shape[0]} entries, one per utterance, but has {len(values)}")
+    outside = values[(values < 0) | (values > shape[1])]
     if len(outside):
         raise ValueError(f"lengths must be 0 to {shape[1]}, the number of frames, but one is {outside[0]}")
-    return np.arange(shape[0], dtype=np.int64) * shape[1], given
+    return np.arange(shape[0], dtype=np.int64) * shape[1], values
 
 
 def _short(values: np.ndarray) -> str:

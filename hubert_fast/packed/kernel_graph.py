@@ -153,8 +153,7 @@ def _run(
 ) -> States:
     """Run the part of the graph that a CUDA graph can capture: all work on the GPU.
 
-    Args:
-        statistics: The samples from which a GroupNorm takes its statistics; the waveform by default.
+    A GroupNorm takes its statistics from the samples `statistics`, by default from the waveform.
     """
     projection = model.feature_projection
     x = _features(model, dtype, waveform, grid, waveform if statistics is None else statistics, tables)
