@@ -47,18 +47,18 @@ class HubertConfig:
         num_conv_pos_embeddings: Kernel size of the positional convolution, in frames. Default: 128.
         num_conv_pos_embedding_groups: Groups of the positional convolution; a divisor of `hidden_size`. Default: 16.
         conv_pos_batch_norm: Whether the positional convolution has a batch norm instead of weight norm. Default: False.
-        apply_spec_augment: Whether training masks frames and channels (SpecAugment), as the `mask_` fields say. Default: True.
+        apply_spec_augment: Whether training masks frames and channels (SpecAugment); see the `mask_` fields. Default: True.
         mask_time_prob: Share of frames to mask, in spans; spans may overlap, and then the share is smaller. Default: 0.05.
         mask_time_length: Frames in a span. Default: 10.
-        mask_time_min_masks: Fewest spans in an utterance. Default: 2.
-        mask_feature_prob: Share of channels to mask, likewise. Default: 0.0.
+        mask_time_min_masks: Smallest number of spans in an utterance. Default: 2.
+        mask_feature_prob: Share of channels to mask, in spans that may also overlap. Default: 0.0.
         mask_feature_length: Channels in a span. Default: 10.
-        mask_feature_min_masks: Fewest spans of channels in an utterance. Default: 0.
+        mask_feature_min_masks: Smallest number of spans of channels in an utterance. Default: 0.
         ctc_loss_reduction: Reduction of the CTC loss over a batch: "sum", "mean" or "none". Default: "sum".
         ctc_zero_infinity: Whether infinite CTC losses, of labels too long for their audio, count as zero. Default: False.
         use_weighted_layer_sum: Whether the classifier averages all hidden states or reads the last one. Default: False.
         classifier_proj_size: Channels of the classifier's projection. Default: 256.
-        problem_type: Unused, kept for other programs: the loss of the classifier is always cross entropy. Default: None.
+        problem_type: Unused, kept for other programs: the loss of the classifier depends on `num_labels` alone. Default: None.
         initializer_range: Standard deviation of the weights of new linear layers. Default: 0.02.
         pad_token_id: Token of padding, which is also the CTC blank. Default: 0.
         bos_token_id: Token that begins a text; models don't use it. Default: 1.

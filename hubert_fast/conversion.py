@@ -1,7 +1,7 @@
 """Convert fairseq's HuBERT and s3prl's DistilHuBERT checkpoints to Hugging Face folders, without either library.
 
-Only the names of the weights differ: the tensors are copied as float32. `fairseq_config` translates the
-configuration: fairseq's `cfg` or `args`, s3prl's `Config`.
+Only the names of the weights differ: the tensors are copied as float32. `fairseq_config` translates the configuration:
+fairseq's `cfg` or `args`, s3prl's `Config`.
 """
 
 from __future__ import annotations
@@ -190,8 +190,8 @@ def _describe(content: dict[str, Any]) -> str:
     names = [str(key) for key in content]
     if any(name.endswith(ANCHOR) for name in names):
         return (
-            "weights with Hugging Face's names, which need no conversion: rename it to pytorch_model.bin, in a folder with its "
-            "config.json"
+            "weights with Hugging Face's names, which need no conversion: rename the file to pytorch_model.bin, in a folder "
+            "with its config.json"
         )
     return listed(names) or "no dictionary"
 

@@ -1,7 +1,7 @@
 """Identify a file by its first bytes: Git LFS pointers, web pages, archives, images, text.
 
-Errors about audio, checkpoints and lists use this where the message of the decoding library would mislead. Nothing here decodes
-a file. Advice that holds only for weights is in `other_formats`.
+Errors about audio, checkpoints and lists use this where the message of the decoding library would mislead. No file is decoded
+here. Advice that applies only to weights is in `other_formats`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ HEAD_BYTES = 1024  # enough for every signature below: that of tar is at byte 25
 
 
 class Identity(NamedTuple):
-    """What kind of file it is, and what the user can do about it.
+    """The kind of a file, and advice for the user.
 
     Attributes:
         kind: A short stable name, such as `"git-lfs"` or `"html"`.

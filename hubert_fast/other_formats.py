@@ -43,9 +43,9 @@ def advise(identity: Identity) -> Identity:
 
 
 def folder_hint(name_or_path: str | Path) -> str:
-    """Return what to do with a folder that lacks a configuration or weights, as the end of the message that says so.
+    """Return advice on a folder that lacks a configuration or weights, to append to the error message.
 
-    The hint is empty when the file names suggest nothing, and when `name_or_path` is not a folder.
+    The advice is empty if the names of the files suggest none, and if `name_or_path` is not a folder.
     """
     path = Path(name_or_path)
     try:
@@ -71,7 +71,7 @@ def folder_hint(name_or_path: str | Path) -> str:
 
 
 def file_hint(path: Path) -> str:
-    """Return what to do with a file that was given where a folder is needed, as the end of the message that says so."""
+    """Return advice on a file that was given in place of a folder, to append to the error message."""
     if path.name.endswith(FAIRSEQ_SUFFIXES):
         return f"; `hubert-fast convert {path} OUT_DIR` converts a fairseq or s3prl checkpoint to such a folder"
     for ending, description, advice in BY_NAME:

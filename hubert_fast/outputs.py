@@ -96,7 +96,7 @@ class SequenceClassifierOutput(ModelOutput):
     """The output of `HubertForSequenceClassification`.
 
     Attributes:
-        loss: A scalar, if labels were given.
+        loss: The loss, a scalar, if labels were given.
         logits: `[B, num_labels]`, before the softmax.
         hidden_states: As in `BaseModelOutput`.
         attentions: As in `BaseModelOutput`.

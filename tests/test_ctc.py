@@ -338,7 +338,7 @@ def test_wrong_arguments_are_named(arguments, message, backend):
 def test_wrong_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         decode([0, 0], **options)
-    with pytest.raises(ValueError, match="log_probs must be given with ids only"):
+    with pytest.raises(ValueError, match="log_probs may be given only with ids"):
         decode(torch.zeros(2, 9), [0, 2], log_probs=np.zeros(2))
 
 

@@ -122,5 +122,5 @@ def _mean(parts: list[tuple[int, int, int, float]]) -> float:
 
 
 def _total(values: Iterable[float]) -> float:
-    """Add from the left, as C++ does; `sum` keeps the rounding errors from Python 3.12 on."""
+    """Add from the left, as C++ does; `sum` compensates for rounding errors from Python 3.12 on."""
     return reduce(add, values, 0.0)

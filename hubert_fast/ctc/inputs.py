@@ -24,7 +24,7 @@ def best_of(
         if frames.dim() not in (2, 3) or frames.shape[-1] == 0:
             raise ValueError(f"logits must be [N, V] or [B, T, V], but have shape {list(frames.shape)}")
         if log_probs is not None:
-            raise ValueError("log_probs must be given with ids only: those of logits are computed")
+            raise ValueError("log_probs may be given only with ids: for logits they are computed")
         with torch.no_grad():
             frames = frames if frames.dtype == torch.float64 else frames.float()
             best, best_ids = frames.max(dim=-1)
