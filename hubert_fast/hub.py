@@ -42,7 +42,7 @@ def resolve_file(name_or_path: str | Path, filename: str, **hub_options: Any) ->
     try:
         is_folder, exists = path.is_dir(), path.exists()
     except OSError as error:  # the name is too long, or permission is denied
-        raise CheckpointError(f"{path} cannot be accessed: {error.strerror}") from None
+        raise CheckpointError(f"{path} cannot be accessed: {error.strerror or error}") from None
     if is_folder:
         if not (path / filename).is_file():
             hint = folder_hint(path) if filename == CONFIG_NAME else ""
@@ -119,7 +119,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
         data = Path(path).read_bytes()
         values = json.loads(data)
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:  # not Unicode, not JSON, or nested too deeply
         identity = identify(data[:HEAD_BYTES])
         if identity is not None and identity.kind not in JSON_KINDS:

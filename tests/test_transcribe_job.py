@@ -450,14 +450,16 @@ def test_quiet_prints_nothing_and_a_log_has_progress_lines(archive, tmp_path, ca
     assert lines and f" of {FILES + 1} files, " in lines[-1] and "times real time" in lines[-1] and "failed" in lines[-1]
 
 
-def test_many_failures_are_listed_only_in_the_file(tmp_path, capsys):
-    for index in range(30):
+@pytest.mark.parametrize("count", [20, 21, 30])
+def test_many_failures_are_listed_only_in_the_file(tmp_path, capsys, count):
+    for index in range(count):
         (tmp_path / f"{index}.wav").write_text("no")
     assert main(["transcribe", str(tmp_path), "-o", str(tmp_path / "out.jsonl"), *FLOAT32]) == 1
     errors = capsys.readouterr().err
-    assert errors.count(f"hubert-fast: {tmp_path}/") == 20 and "further failures are written only to" in errors
-    assert "30 of 30 inputs could not be transcribed: see" in errors
-    assert len((tmp_path / "out.jsonl.errors.jsonl").read_text().splitlines()) == 30
+    assert errors.count(f"hubert-fast: {tmp_path}/") == 20
+    assert errors.count("further failures are written only to") == (count > 20)
+    assert f"{count} of {count} inputs could not be transcribed: see" in errors
+    assert len((tmp_path / "out.jsonl.errors.jsonl").read_text().splitlines()) == count
 
 
 def test_empty_inputs(tmp_path, capsys):
@@ -482,7 +484,7 @@ def test_a_journal_keeps_only_what_was_committed(tmp_path):
     journal.add(b"three", False, 1.0, Errors())
     journal.close()
     journal = Journal(path)
-    assert b"one" in journal and b"two" in journal and b"three" not in journal
+    assert [journal.is_current(key, None) for key in (b"one", b"two", b"three")] == [True, True, None]
     assert journal.size_of("output") == 100 and journal.size_of("errors") == 0 and journal.settings() == {"a": 1}
     totals = journal.totals()
     assert (totals.transcribed, totals.failed, totals.audio_seconds, totals.errors) == (1, 1, 1.5, Errors(3, 1, 9, 2))

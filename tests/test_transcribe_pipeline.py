@@ -106,6 +106,8 @@ def test_each_channel_has_a_transcript(transcriber, alone, tmp_path):
     assert [transcript.text for transcript in result.transcripts] == [alone[str(first.path)], alone[str(second.path)]]
     (chunked,) = transcriber.transcribe_many([tmp_path / "two.wav"], channels="each", chunk_seconds=2, overlap_seconds=1)
     assert len(chunked.transcripts) == 2
+    with pytest.raises(ValueError, match="channels must be 'mix' for one transcript, but is 'each': use transcribe_many"):
+        transcriber.transcribe_file(tmp_path / "two.wav", channels="each")
 
 
 def _bad_files(folder: Path) -> dict[str, str]:
@@ -366,6 +368,8 @@ def test_outputs_that_are_not_finite_are_an_error_not_silence(transcriber, monke
     monkeypatch.setattr(Lane, "launch", launch)
     (result,) = transcriber.transcribe_many([demo.recordings()[0].path])
     assert "the model's outputs are not finite" in result.error and result.transcripts == ()
+    with pytest.raises(RuntimeError, match="the model's outputs are not finite"):
+        transcriber.transcribe(audio.load(demo.recordings()[0].path))
 
 
 def test_memory_that_is_free_again_a_second_later(transcriber, alone, monkeypatch):

@@ -181,7 +181,7 @@ class Reading:
         if decoding.tracks > 1:
             self.note(
                 f"the file has {decoding.tracks} audio tracks: only track {decoding.track} is transcribed "
-                f"(`ffmpeg -i FILE -map 0:a:N` extracts another, counted from 0)"
+                f"(`ffmpeg -i FILE -map 0:a:N OUT.wav` extracts another, counted from 0)"
             )
         if decoding.filled_seconds >= TOLERATED_SECONDS:
             self.note(f"packets are missing: {decoding.filled_seconds:.1f} s of silence were inserted in their place")

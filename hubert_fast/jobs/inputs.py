@@ -140,7 +140,7 @@ class Inputs(Iterable[Utterance]):
             try:
                 yield from self._from_path(source)
             except OSError as error:  # a name that is too long, a folder without permission
-                yield Utterance(source, source, error=f"{source}: cannot be opened: {error.strerror}")
+                yield Utterance(source, source, error=f"{source}: cannot be opened: {error.strerror or error}")
 
     def _from_path(self, source: str) -> Iterator[Utterance]:
         if os.path.isdir(source):

@@ -158,9 +158,6 @@ class Journal:
         """Replace the settings by compatible ones. The change is durable after the next `commit`."""
         self._execute("INSERT OR REPLACE INTO meta VALUES ('settings', ?)", (json.dumps(settings),))
 
-    def __contains__(self, key: bytes) -> bool:
-        return bool(self._execute("SELECT 1 FROM done WHERE key = ?", (key,)))
-
     def is_current(self, key: bytes, now: Stamp | None) -> bool | None:
         """Return whether the file of an utterance is unchanged since it was done; `None` if it is not done."""
         rows = self._execute("SELECT file_bytes, modified_ns FROM done WHERE key = ?", (key,))

@@ -75,7 +75,7 @@ class Progress:
     def _show_failure(self, reason: str) -> None:
         if self.most_failures is None or self.failed <= self.most_failures:
             say(reason)
-        if self.failed == self.most_failures:
+        elif not self.quiet and self.failed == self.most_failures + 1:
             say(f"further failures are written only to {self.failures_file}")
 
     def _show_note(self, note: str) -> None:

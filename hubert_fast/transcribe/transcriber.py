@@ -96,12 +96,15 @@ class Transcriber:
 
         Raises:
             ValueError: If the waveform is not 1-D, is too short for one frame (400 samples), or has NaN or infinite samples.
+            RuntimeError: If the model's outputs are not finite.
         """
         needed = self.model.config.receptive_field
         if np.ndim(waveform) == 1 and len(waveform) < needed:
             raise ValueError(f"too short: {len(waveform)} samples at {self.sample_rate_hz} Hz, but one frame needs {needed}")
         row = self.processor.feature_extractor.checked(waveform)
         ids, log_probs = self.lanes[0].launch([row], alone=True).land()[0]
+        if not np.isfinite(log_probs).all():
+            raise RuntimeError(NOT_FINITE)
         return self._decode([ids], [log_probs])[0].text
 
     def transcribe_file(self, path: str | Path, **options: Any) -> Transcript:
@@ -109,14 +112,16 @@ class Transcriber:
 
         Args:
             path: A file, or a URL that fsspec can open.
-            options: Fields of `Options`; `channels` is always `"mix"`.
+            options: Fields of `Options`; `channels` must be `"mix"`, since one transcript is returned.
 
         Raises:
             AudioError: If the file cannot be decoded or transcribed.
             ValueError: If options are invalid.
         """
+        if options.get("channels", "mix") != "mix":
+            raise ValueError(f"channels must be 'mix' for one transcript, but is {options['channels']!r}: use transcribe_many")
         path = os.fspath(path)
-        result = next(self.transcribe_many([Utterance(path, path)], **{**options, "channels": "mix"}))
+        result = next(self.transcribe_many([Utterance(path, path)], **options))
         if result.error is not None:
             raise audio.AudioError(result.error)
         return result.transcripts[0]
