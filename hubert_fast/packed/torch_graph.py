@@ -60,7 +60,7 @@ def encode(
 
     Args:
         model: The model.
-        weights: Its weights, laid out for this graph. Their dtype is that of matrix products.
+        weights: Its weights, laid out for this graph, in the dtype of matrix products.
         waveform: The packed samples, `[S]`, laid out by `grid`.
         grid: The layout of the batch.
         statistics_spans: The samples for the statistics of a GroupNorm; not read if there is none.
