@@ -78,7 +78,12 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--short", action="store_true", help="run only the shorter check, which takes seconds")
     check.set_defaults(command="check")
 
-    info = commands.add_parser("info", help="show versions, devices, and which backends can run here")
+    info = commands.add_parser(
+        "info",
+        help="show versions, devices, and which backends can run here",
+        description="Show the versions of this package and its dependencies, the devices, the results of kernel checks on "
+        "them, which backends can run here, and why the others cannot. Bug reports should include this.",
+    )
     info.set_defaults(command="info")
 
     bench = commands.add_parser(
@@ -91,7 +96,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_bench_options(bench)
     bench.set_defaults(command="bench")
 
-    demo = commands.add_parser("demo", help="transcribe the bundled recordings and count the word errors")
+    demo = commands.add_parser(
+        "demo",
+        help="transcribe the bundled recordings and count the word errors",
+        description="Transcribe the bundled recordings with the bundled demo model, which knows synthetic voices and ninety "
+        "words. Print each text beside the reference, then the word error rate and the speed.",
+    )
     _add_device_options(demo)
     demo.set_defaults(command="run_demo")
     return parser
@@ -157,7 +167,7 @@ def _add_transcribe_options(parser: argparse.ArgumentParser) -> None:
     audio.add_argument(
         "--keep-truncated",
         action="store_true",
-        help="transcribe files that are cut off as far as they go (default: such files fail)",
+        help="transcribe what is left of truncated files (default: such files fail)",
     )
     audio.add_argument(
         "--stdin-format",
@@ -197,8 +207,10 @@ def _add_transcribe_options(parser: argparse.ArgumentParser) -> None:
         "for every four cores if it has none)",
     )  # fmt: skip
     work.add_argument(
-        "--shard", metavar="I/N", help="transcribe only the I-th of N parts of the inputs, and write to OUT.I-of-N.jsonl"
-    )
+        "--shard", metavar="I/N",
+        help="transcribe only the I-th of N parts of the inputs, and insert I-of-N into the name of the output: out.jsonl "
+        "becomes out.2-of-16.jsonl (default: transcribe all inputs)",
+    )  # fmt: skip
 
 
 def _add_bench_options(parser: argparse.ArgumentParser) -> None:

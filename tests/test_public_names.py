@@ -10,6 +10,7 @@ import pytest
 
 import hubert_fast
 import hubert_fast.ops
+import hubert_fast.transcribe
 
 PACKAGE = Path(hubert_fast.__file__).parent
 REFERENCE = PACKAGE.parent / "docs" / "api.md"
@@ -27,6 +28,8 @@ def test_type_checkers_see_what_loads_on_first_use():
 def test_each_public_name_is_in_the_reference():
     listed = re.findall(r"^::: hubert_fast\.(\w+)$", REFERENCE.read_text(encoding="utf-8"), re.MULTILINE)
     assert sorted(listed) == sorted(hubert_fast.__all__)
+    of_transcribe = re.findall(r"^::: hubert_fast\.transcribe\.(\w+)$", REFERENCE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(of_transcribe) == sorted(hubert_fast.transcribe.__all__)
     ops = re.findall(r"^::: hubert_fast\.ops\.(\w+)$", REFERENCE.read_text(encoding="utf-8"), re.MULTILINE)
     assert sorted(ops) == sorted(name for name in hubert_fast.ops.__all__ if not name.endswith("_eager"))
 

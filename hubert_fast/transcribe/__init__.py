@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..jobs.inputs import Inputs
+    from ..jobs.list_text import ManifestError
     from ..jobs.utterances import Shard, Utterance
     from .options import Options
     from .results import Result, Transcript
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 # Loaded on first use, so that the command line can read the table of formats without importing torch.
 _HOMES = {
     "Inputs": "..jobs.inputs",
+    "ManifestError": "..jobs.list_text",
     "Options": ".options",
     "Result": ".results",
     "Shard": "..jobs.utterances",
@@ -20,7 +22,7 @@ _HOMES = {
     "Transcript": ".results",
     "Utterance": "..jobs.utterances",
 }
-__all__ = ["Inputs", "Options", "Result", "Shard", "Transcriber", "Transcript", "Utterance"]
+__all__ = ["Inputs", "ManifestError", "Options", "Result", "Shard", "Transcriber", "Transcript", "Utterance"]
 
 
 def __getattr__(name: str) -> object:
