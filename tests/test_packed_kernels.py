@@ -165,6 +165,28 @@ def test_what_kernels_were_not_made_for(values, dtype, reason, monkeypatch):
     assert on("auto", monkeypatch, model.forward_packed, packed(model))[0].isfinite().all()
 
 
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [
+        ("feat_extract_activation", "feature_extractor.conv_layers.4"),
+        ("feat_extract_activation", "encoder.pos_conv_embed"),
+        ("hidden_act", "encoder.layers.2.feed_forward"),
+    ],
+)
+@both
+def test_a_replaced_activation_is_not_left_to_kernels(values, name, module, monkeypatch):
+    model = model_of(HubertModel, values)
+    audio = packed(model)
+    on("triton", monkeypatch, model.forward_packed, audio)
+    model.get_submodule(module).activation = torch.relu
+    reason = f"{name} is replaced in a module, but kernels support only 'gelu'"
+    with pytest.raises(RuntimeError, match=f"backend triton was requested, but cannot run: .*{reason}"):
+        on("triton", monkeypatch, model.forward_packed, audio)
+    waveform = torch.randn(1, 2400)
+    expected = on("eager", monkeypatch, model, waveform, output_attentions=True)[0]  # with attentions, modules run
+    assert_close(on("auto", monkeypatch, model, waveform)[0], expected, "other graph")
+
+
 def test_which_form_ran_is_told(monkeypatch, caplog):
     model = model_of(HubertModel)
     for backend, told in (("triton", "packed, on kernels"), ("eager", "packed, in plain PyTorch")):

@@ -18,6 +18,7 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from ..dispatch import use_triton
 from ..kernels.checks import MAX_GROUP_CHANNELS, MAX_HEAD_DIM
+from ..layers import activation
 from .cuda_graphs import GraphCache
 from .untouched import Watch, has_hook
 from .weights import WeightCache
@@ -114,12 +115,13 @@ def why_not_on_kernels(model: HubertModel, dtype: torch.dtype) -> str | None:
     config = model.config
     if dtype not in (torch.float32, torch.float16, torch.bfloat16):
         return f"the model computes in {dtype}, but kernels support only float32, float16 and bfloat16"
-    modules: dict[str, Any] = {"feat_extract_activation": model.feature_extractor.conv_layers[0]}
-    if len(model.encoder.layers):
-        modules["hidden_act"] = model.encoder.layers[0].feed_forward
-    for name, module in modules.items():
-        if module.activation is not F.gelu:
-            return f"{name} is {getattr(config, name)!r}, but kernels support only 'gelu'"
+    convolutions: list[Any] = [*model.feature_extractor.conv_layers, model.encoder.pos_conv_embed]
+    feed_forwards: list[Any] = [layer.feed_forward for layer in model.encoder.layers]
+    for name, modules in (("feat_extract_activation", convolutions), ("hidden_act", feed_forwards)):
+        if any(module.activation is not F.gelu for module in modules):
+            is_replaced = activation(getattr(config, name)) is F.gelu
+            value = "replaced in a module" if is_replaced else repr(getattr(config, name))
+            return f"{name} is {value}, but kernels support only 'gelu'"
     head_dim = config.hidden_size // config.num_attention_heads
     if head_dim > MAX_HEAD_DIM:
         return f"heads have {head_dim} channels, but kernels take up to {MAX_HEAD_DIM}"
