@@ -321,9 +321,9 @@ py::dict decode(const py::array& ids, const py::array& begins, const py::array& 
     for (size_t i = 0; i < checked_begins.size(); ++i)
         if (checked_begins[i] < 0 || checked_lengths[i] < 0 || checked_begins[i] > ids.size() ||
             checked_lengths[i] > ids.size() - checked_begins[i])
-            throw py::value_error("utterance " + std::to_string(i) + " is frames " + std::to_string(checked_begins[i]) + " to " +
-                                  std::to_string(checked_begins[i]) + " + " + std::to_string(checked_lengths[i]) +
-                                  ", but there are " + std::to_string(ids.size()));
+            throw py::value_error("utterance " + std::to_string(i) + " has " + std::to_string(checked_lengths[i]) +
+                                  " frames from frame " + std::to_string(checked_begins[i]) + " on, but there are " +
+                                  std::to_string(ids.size()) + " frames");
     const Options options{blank, group, tokens, words};
     const auto run = [&](auto zero) {
         return decode_as<decltype(zero)>(ids, log_probs, checked_begins.data(), checked_lengths.data(),
@@ -384,7 +384,7 @@ py::list rows(const py::type& kind, const py::array& counts, const py::args& col
     if (type->tp_base != &PyTuple_Type || !PyType_HasFeature(type, Py_TPFLAGS_HEAPTYPE) ||
         type->tp_basicsize != PyTuple_Type.tp_basicsize || !py::hasattr(kind, "_fields") ||
         !py::isinstance<py::tuple>(kind.attr("_fields")))
-        throw py::value_error("rows must be of a named tuple's type");
+        throw py::value_error("the type of rows must be a named tuple");
     if (py::len(kind.attr("_fields")) != columns.size())
         throw py::value_error("rows need a column for each of their " + std::to_string(py::len(kind.attr("_fields"))) +
                               " fields, but got " + std::to_string(columns.size()));

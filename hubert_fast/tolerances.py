@@ -55,6 +55,8 @@ def largest_error(actual: Tensor, expected: Tensor) -> float:
     """Return the largest error as a share of the largest expected value; infinite for NaN or a different shape."""
     if actual.shape != expected.shape:
         return float("inf")
+    if not actual.numel():
+        return 0.0
     pairs = zip(actual.flatten().split(PART), expected.flatten().split(PART))
     parts = [torch.stack(((a.double() - b.double()).abs().max(), b.double().abs().max())) for a, b in pairs]
     error, largest = torch.stack(parts).amax(0).tolist()

@@ -257,6 +257,7 @@ def test_the_largest_error_can_be_in_any_part(bench, monkeypatch):
     assert difference((found, expected), (expected, expected)) == pytest.approx(0.1)
     found[0, 1] = torch.nan
     assert difference(found, expected) == difference(found[0], expected) == float("inf")
+    assert difference(found[:0], expected[:0]) == 0
 
 
 @pytest.mark.bench

@@ -92,6 +92,14 @@ def test_wrong_kinds_of_arguments():
         _ctc.decode(one, 0 * one, one, table, 2**80)
 
 
+def test_an_utterance_out_of_range_is_named_alike_by_both():
+    ids, begins, lengths, table = np.zeros(9, np.int64), np.array([0, 5]), np.array([5, 7]), (["a", "b"], [0, 0])
+    message = "^utterance 1 has 7 frames from frame 5 on, but there are 9 frames$"
+    for module in (_ctc, fallback):
+        with pytest.raises(ValueError, match=message):
+            module.decode(ids, begins, lengths, module.Table(*table), 0)
+
+
 Row = namedtuple("Row", "text number share")
 
 

@@ -41,7 +41,9 @@ def decode(
     columns = _Columns(table, tokens, words)
     for utterance, (begin, length) in enumerate(zip(begins.tolist(), lengths.tolist())):
         if begin < 0 or length < 0 or begin + length > len(ids):
-            raise ValueError(f"utterance {utterance} is frames {begin} to {begin} + {length}, but there are {len(ids)}")
+            raise ValueError(
+                f"utterance {utterance} has {length} frames from frame {begin} on, but there are {len(ids)} frames"
+            )
         probs = None if log_probs is None else log_probs[begin : begin + length].astype(np.float64)
         columns.utterance(utterance, ids[begin : begin + length].tolist(), probs, blank, group)
     return columns.result()
