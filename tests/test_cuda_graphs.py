@@ -256,13 +256,21 @@ def test_what_cannot_be_captured_runs_without(captures, monkeypatch, caplog):
     for length in (900, 901, 902):
         audio = audio_of((length,))
         assert torch.equal(model.forward_packed(audio)[0], plain.forward_packed(audio)[0])
-    told = [record for record in caplog.records if "run without a CUDA graph" in record.message]
-    assert len(told) == 1 and "CUDA out of memory" in told[0].message
+    warnings = [record.message for record in caplog.records if "run without a CUDA graph" in record.message]
+    assert len(warnings) == 1 and "CUDA out of memory" in warnings[0]
     monkeypatch.setattr(torch.cuda, "graph", recording)
     for _ in range(2):  # another size is captured
         audio = audio_of((20500,))
         assert_close(model.forward_packed(audio)[0], plain.forward_packed(audio)[0], "same graph")
     assert captures == ["captured", "replayed"]
+
+
+def test_a_size_whose_capture_failed_is_remembered_while_it_comes(captures, monkeypatch, caplog):
+    monkeypatch.setattr(cuda_graphs, "_capture", lambda *arguments: 1 / 0)
+    cache = GraphCache(2)
+    for key in range(3 * cuda_graphs.KEYS_REMEMBERED):  # each other size comes once
+        assert not double(cache, "often", [1.0]) and not double(cache, key, [1.0])
+    assert caplog.text.count("run without a CUDA graph, since capturing it failed: division by zero") == 1
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ logger = logging.getLogger("hubert_fast.packed")
 Prepare = Callable[[], tuple[Callable[..., Any], list[Tensor]]]  # returns a function and its arguments
 GRAPHS = 32  # two for each size of a short batch: for packed calls, and for padded calls of models with a GroupNorm
 NEWEST_TESTED_TORCH = (2, 11)  # the newest version with which graphs have run on a GPU
-KEYS_REMEMBERED = 64  # of past calls, so that the second call with a key is captured
+KEYS_REMEMBERED = 64  # of the latest calls without a graph, so that the second call with a key is captured
 _CAPTURING = threading.Lock()  # a capture begins by waiting for the device, which fails during another capture
 
 
@@ -168,6 +168,7 @@ class GraphCache:
                 captured = self._try_to_capture(key, addresses, device, prepare, inputs)
             if captured is None or self._generation is None:
                 self._may_capture.setdefault(key, True)
+                self._may_capture.move_to_end(key)
                 if len(self._may_capture) > KEYS_REMEMBERED:
                     self._may_capture.popitem(last=False)
                 return None
