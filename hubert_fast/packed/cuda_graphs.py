@@ -151,7 +151,6 @@ class GraphCache:
         Args:
             key: Everything that determines which kernels run.
             addresses: The addresses of the weights that these kernels read.
-            device: The device.
             prepare: Returns the function to capture and its arguments, tensors of the captured size. Each input is copied to
                 the front of its argument, as far as it fits.
             inputs: Tensors on the device or in pinned memory, one for each argument.

@@ -56,10 +56,8 @@ def encode_on_kernels(
     """Run the encoder over a packed batch in `dtype` and return hidden states `[N, C]`.
 
     Args:
-        model: The model.
         dtype: The dtype of matrix products.
         waveform: The packed samples, `[S]`, laid out by `grid`.
-        grid: The layout of the batch.
         statistics_spans: The samples for the statistics of a GroupNorm; not read if there is none.
         output_hidden_states: Also return the input of the first layer and the output of each layer.
     """

@@ -27,7 +27,6 @@ def run_packed(model: HubertModel, audio: PackedAudio, grid: Grid, output_hidden
     """Run packed audio through a model's packed graph and return hidden states `[N, C]`.
 
     Args:
-        model: The model.
         audio: The utterances, on the model's device.
         grid: Their layout, from `Grid.of`.
         output_hidden_states: Also return the input of the first layer and the output of each layer.

@@ -56,7 +56,6 @@ class FastPath:
         """Return why the packed graph may not serve `model` on `waveforms`; `None` when it may.
 
         Args:
-            model: The model.
             cls: The class for which the graph is written.
             waveforms: The input of the call.
             whole_call: Whether the model's own hooks and wrappers run around this call.

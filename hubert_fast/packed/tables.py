@@ -81,9 +81,7 @@ def tables_on_host(
     """Return the arrays of `Tables`, and `chunk_limit` of `WindowTables`; an empty `true_frames` stands for all frames.
 
     Args:
-        model: The model.
-        dtype: The dtype in which its kernels compute.
-        grid: The layout of the batch.
+        dtype: The dtype in which the kernels compute.
         statistics_spans: The samples for the statistics of a GroupNorm.
         device: The device of the kernels.
         bucket: The number of frames from `bucket_of`, if a CUDA graph is to run. The sizes of the arrays then depend on it

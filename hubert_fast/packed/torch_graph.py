@@ -59,10 +59,8 @@ def encode(
     """Run the encoder over a packed batch and return hidden states `[N, C]`.
 
     Args:
-        model: The model.
-        weights: Its weights, laid out for this graph, in the dtype of matrix products.
+        weights: The weights of the model, laid out for this graph, in the dtype of matrix products.
         waveform: The packed samples, `[S]`, laid out by `grid`.
-        grid: The layout of the batch.
         statistics_spans: The samples for the statistics of a GroupNorm; not read if there is none.
         output_hidden_states: Also return the input of the first layer and the output of each layer.
     """
@@ -124,10 +122,7 @@ def encode_features(
     """Compute all frames of the grid up to its end, `[grid.end, C_conv]`, from a flat waveform `[S]`.
 
     Args:
-        model: The model.
         matrices: The weights of the convolutions, from `PackedWeights`.
-        waveform: The packed samples, laid out by `grid`.
-        grid: The layout of the batch.
         statistics_spans: The samples for the statistics of a GroupNorm; not read if there is none.
     """
     layers, config = model.feature_extractor.conv_layers, model.config
@@ -178,13 +173,9 @@ def _convolve_by_utterance(windows: Tensor, first: FirstConvolution, starts: lis
 
 
 def fold(layer: ConvLayer, matrix: Tensor, means: Tensor, covariances: Tensor) -> FirstConvolution:
-    """Fold a GroupNorm into the convolution before it.
+    """Fold the GroupNorm of a layer into the convolution before it, whose weight is `matrix`, `[C, kernel]`.
 
-    Args:
-        layer: The layer, with its GroupNorm.
-        matrix: The weight of the convolution, `[C, kernel]`.
-        means: The mean of each utterance's windows, `[B, kernel]`.
-        covariances: Their covariance, `[B, kernel, kernel]`.
+    Means `[B, kernel]` and covariances `[B, kernel, kernel]` are those of the windows of each utterance.
     """
     weight = matrix.double()
     variance = torch.einsum("ck,bkj,cj->bc", weight, covariances, weight).clamp(min=0)
@@ -241,14 +232,9 @@ class Blocks(NamedTuple):
 
 
 def blocks_of(grid: Grid, kernel: int, points: int) -> Blocks:
-    """Cut every utterance into blocks of `points` frames.
+    """Cut every utterance into blocks of L = `points` frames, for a convolution of K = `kernel` taps.
 
     Beyond the ends of an utterance lie zeros, but padding up to `grid.padded` frames if that is not `None`.
-
-    Args:
-        grid: The layout of the batch.
-        kernel: The number of taps, K.
-        points: The number of frames in a block, L.
     """
     hop = points - kernel + 1
     counts = torch.tensor(grid.counts, dtype=torch.long)
@@ -271,12 +257,10 @@ def convolve(x: Tensor, padding: Tensor, spectrum: Tensor, bias: Tensor, kernel:
     """Convolve each utterance of `x` `[N, C]` as `conv1d(padding=K // 2)[..., :frames]` does, with zeros beyond its ends.
 
     Args:
-        x: The frames of the batch.
         padding: The frame with which utterances are padded to `grid.padded` frames, `[C]`.
         spectrum: The weight, complex `[L/2+1, G, C/G (in), C/G (out)]`, from `weights.spectrum_of`.
         bias: `[C]`.
         kernel: The number of taps, K.
-        grid: The layout of the batch.
     """
     channels, groups, points = x.shape[1], spectrum.shape[1], 2 * (len(spectrum) - 1)
     hop = points - kernel + 1
@@ -304,7 +288,6 @@ class RunLayer(Protocol):
     The stream may be changed in place.
 
     Args:
-        layer: The layer.
         x: The residual stream, `[N, C]`.
         normed: The input of the layer: the norm of `x` in a pre-LN encoder; in a post-LN encoder `x` itself in the dtype of
             products, which may be the same tensor.
@@ -333,7 +316,6 @@ def transform(
     stream itself in the dtype of products in a post-LN encoder.
 
     Args:
-        encoder: The encoder.
         x: The residual stream, `[N, C]`: the projected frames plus the positional convolution.
         run_layer: Runs one layer.
         run_norm: Applies a layer norm and returns the result in a dtype.

@@ -27,7 +27,6 @@ class Part(NamedTuple):
     """A module as it should be.
 
     Attributes:
-        cls: Its class.
         shapes: The shapes of its parameters.
         values: Its public attributes that are numbers, text or tuples.
         names: The names of all its attributes.
@@ -119,7 +118,6 @@ class Watch:
         The inspection is the same object until modules are replaced.
 
         Args:
-            base: The model.
             own: Names of the attributes of `base` that hubert_fast itself sets.
         """
         snapshot = self._snapshot
@@ -223,7 +221,6 @@ def why_changed(base: nn.Module, below: list[nn.Module], parts: list[Part], own:
     Hooks on `base` itself do not count: they run around its forward, whichever graph computes it.
 
     Args:
-        base: The model.
         below: All modules below `base`.
         parts: What `base` and each of them should be.
         own: Names of the attributes of `base` that hubert_fast itself sets.
