@@ -1,4 +1,4 @@
-"""Encode recordings in many formats, give their headers the faults of real files, and compare what is decoded."""
+"""Encode recordings in many formats, give their headers the faults of real files, and decode and compare them."""
 
 import io
 import re
@@ -27,7 +27,7 @@ OPTIONS = {"m4a fragmented": {"movflags": "frag_keyframe+empty_moov+default_base
 
 
 def encode(samples: np.ndarray, format: str) -> bytes:
-    """Encode float32 ``[S]`` at 16 kHz, or ``[S, channels]``."""
+    """Encode float32 samples at 16 kHz, `[S]` or `[S, channels]`."""
     file = io.BytesIO()
     if format in BY_LIBSNDFILE:
         major, subtype = BY_LIBSNDFILE[format]
@@ -47,7 +47,7 @@ def encode(samples: np.ndarray, format: str) -> bytes:
     return file.getvalue()
 
 
-def _data_size(format: str, data: bytes) -> tuple[int, int, str]:
+def _size_field(format: str, data: bytes) -> tuple[int, int, str]:
     """Return the offset of the size of the samples in the header, its length in bytes and its byte order."""
     if format.startswith("wav"):
         return data.index(b"data") + 4, 4, "little"
@@ -60,8 +60,8 @@ def _data_size(format: str, data: bytes) -> tuple[int, int, str]:
     }[format]()
 
 
-def with_size(format: str, data: bytes, share: float | None) -> bytes:
-    """Return a file whose header claims ``share`` of its actual size, or with ``None`` states no size."""
+def with_claimed_size(format: str, data: bytes, share: float | None) -> bytes:
+    """Return a file whose header claims `share` of its actual size, or states none if `share` is None."""
     out = bytearray(data)
     if format == "sphere":
         count = int(re.search(rb"sample_count -i (\d+)", data)[1])
@@ -80,9 +80,9 @@ def with_size(format: str, data: bytes, share: float | None) -> bytes:
         for offset in (at + 8, at + 12):  # frames, bytes
             out[offset : offset + 4] = int(int.from_bytes(data[offset : offset + 4], "big") * share).to_bytes(4, "big")
         return bytes(out)
-    at, length, order = _data_size(format, data)
+    at, length, order = _size_field(format, data)
     size = int.from_bytes(data[at : at + length], order)
-    fixed = 24 if format == "w64" else 0  # its sizes include the header
+    fixed = 24 if format == "w64" else 0  # a W64 size includes the header of its chunk
     if share is None:
         claimed = {"wav": 0, "caf": (1 << 64) - 1, "au": (1 << 32) - 1, "rf64": 0, "w64": 0, "aiff": 0}[format.split()[0]]
     else:
@@ -92,7 +92,7 @@ def with_size(format: str, data: bytes, share: float | None) -> bytes:
 
 
 def _without_tag(data: bytes, at: int) -> bytes:
-    """Drop the frame that states length and delay, as streaming encoders and cutting programs do."""
+    """Drop the frame that states length and delay, as streaming encoders and audio cutters do."""
     start = data.rfind(b"\xff", 0, at - 8)
     end = start + 4
     while not (data[end] == 0xFF and data[end + 1] == data[start + 1] and data[end + 2] & 0x0C == data[start + 2] & 0x0C):
@@ -113,7 +113,7 @@ def riff(*chunks: tuple[bytes, bytes]) -> bytes:
 
 
 def lag_seconds(samples: np.ndarray, expected: np.ndarray) -> float:
-    """Return by how much ``samples`` lag behind ``expected``, from their cross-correlation."""
+    """Return by how much `samples` lag behind `expected`, from their cross-correlation."""
     size = 1 << (len(samples) + len(expected)).bit_length()
     correlation = np.fft.irfft(np.fft.rfft(samples, size) * np.conj(np.fft.rfft(expected, size)), size)
     lag = int(np.abs(correlation).argmax())
@@ -121,6 +121,7 @@ def lag_seconds(samples: np.ndarray, expected: np.ndarray) -> float:
 
 
 def decoded_file(path, **options) -> tuple[np.ndarray, list[str]]:
+    """Return the samples of a file as floats, and the notes about it."""
     notes: list[str] = []
     blocks = [block[0] / (32768 if block.dtype == np.int16 else 1) for block in read_blocks(path, note=notes.append, **options)]
     return np.concatenate(blocks), notes

@@ -1,4 +1,4 @@
-"""Decoding: formats, rates, channels, and every kind of file that is not audio."""
+"""Test decoding: formats, sampling rates, channels, and files that are not audio."""
 
 import os
 
@@ -18,7 +18,7 @@ def _tone(sample_rate_hz: int, seconds: float = 1.0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("rate_hz", [8000, 11025, 16000, 22050, 44100, 48000, 96000])
-def test_rates(tmp_path, rate_hz):
+def test_files_are_resampled_to_16_khz(tmp_path, rate_hz):
     soundfile.write(tmp_path / "tone.wav", _tone(rate_hz), rate_hz)
     samples = load(tmp_path / "tone.wav")
     assert samples.dtype == np.float32 and abs(len(samples) - 16000) <= 1
@@ -33,7 +33,7 @@ def test_rates(tmp_path, rate_hz):
      ("a.ogg", "VORBIS"), ("a.mp3", "MPEG_LAYER_III")],
     ids=lambda value: value,
 )  # fmt: skip
-def test_formats(tmp_path, name, subtype):
+def test_formats_keep_pitch_and_level(tmp_path, name, subtype):
     soundfile.write(tmp_path / name, _tone(16000), 16000, subtype=subtype)
     samples = load(tmp_path / name)
     assert _spectrum_peak_hz(samples) == pytest.approx(440, abs=2)
@@ -46,7 +46,7 @@ def test_channels_are_averaged(tmp_path):
     assert np.allclose(load(tmp_path / "stereo.wav"), (left + right) / 2, atol=1e-6)
 
 
-def _write(path, kind):
+def _write_bad_file(path, kind):
     if kind == "empty":
         path.write_bytes(b"")
     elif kind == "text":
@@ -81,26 +81,26 @@ def _write(path, kind):
 )
 def test_unusable_files_are_refused(tmp_path, kind, message):
     path = tmp_path / "bad.wav"
-    _write(path, kind)
+    _write_bad_file(path, kind)
     with pytest.raises(AudioError, match=message) as error:
         load(path)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_headerless_file(tmp_path):
+def test_the_error_for_a_headerless_file_suggests_stdin_format(tmp_path):
     path = tmp_path / "samples.raw"
     path.write_bytes(bytes(range(256)) * 4)
     with pytest.raises(AudioError, match=r"not audio in a known format: it begins with the bytes 00 01 02.*--stdin-format"):
         load(path)
 
 
-def test_a_file_name_that_is_too_long(tmp_path):
+def test_an_overlong_file_name_is_an_error(tmp_path):
     path = tmp_path / ("x" * 300 + ".wav")
     with pytest.raises(AudioError, match="File name too long"):
         load(path)
 
 
-def test_a_flac_of_unknown_length(tmp_path):
+def test_a_flac_without_a_sample_count_is_decoded(tmp_path):
     """Encoders that write to a pipe leave the sample count at zero."""
     path = tmp_path / "streamed.flac"
     soundfile.write(path, _tone(16000), 16000)
@@ -112,7 +112,7 @@ def test_a_flac_of_unknown_length(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
-def test_unreadable_file(tmp_path):
+def test_an_unreadable_file_is_refused(tmp_path):
     path = tmp_path / "secret.wav"
     soundfile.write(path, np.zeros(1000), 16000)
     path.chmod(0)
@@ -120,7 +120,7 @@ def test_unreadable_file(tmp_path):
         load(path)
 
 
-def _cut(path, share):
+def _truncate(path, share):
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
 
@@ -142,14 +142,14 @@ def test_a_file_that_is_cut_off_is_refused_or_kept_on_request(tmp_path, name, me
     samples = 0.1 * np.random.default_rng(0).standard_normal(160000)
     soundfile.write(path, samples, 16000)
     assert len(load(path)) == pytest.approx(160000, abs=1)
-    _cut(path, 0.5)
+    _truncate(path, 0.5)
     with pytest.raises(AudioError, match=message):
         load(path)
     kept = np.concatenate([block[0] for block in read_blocks(path, keep_truncated=True)])
     assert 60000 < len(kept) < 100000
 
 
-def test_a_wav_of_unknown_length_is_not_cut_off(tmp_path):
+def test_a_wav_of_unknown_length_is_not_reported_as_cut_off(tmp_path):
     """Programs that write to a pipe leave 0xFFFFFFFF in place of the sizes."""
     path = tmp_path / "streamed.wav"
     soundfile.write(path, _tone(16000), 16000)
@@ -160,13 +160,13 @@ def test_a_wav_of_unknown_length_is_not_cut_off(tmp_path):
 
 
 @pytest.mark.parametrize("rate_hz, message", [(1, "but is 1 Hz"), (4_000_000, "but is 4000000 Hz")])
-def test_impossible_sampling_rates(tmp_path, rate_hz, message):
+def test_impossible_sampling_rates_are_refused(tmp_path, rate_hz, message):
     soundfile.write(tmp_path / "odd.wav", np.zeros(1000), rate_hz)
     with pytest.raises(AudioError, match=message):
         load(tmp_path / "odd.wav")
 
 
-def test_a_header_that_claims_gigabytes_costs_no_memory(tmp_path):
+def test_a_header_that_claims_gigabytes_is_reported_as_cut_off(tmp_path):
     path = tmp_path / "claims.wav"
     soundfile.write(path, _tone(16000), 16000)
     data = bytearray(path.read_bytes())
@@ -183,16 +183,16 @@ def test_blocks_add_up_to_the_whole_file(tmp_path, monkeypatch, rate_hz, channel
     rng = np.random.default_rng(0)
     soundfile.write(path, 0.1 * rng.standard_normal((rate_hz * 3, channels)), rate_hz)
     whole = load(path)
-    each = np.concatenate(list(read_blocks(path, each_channel=True)), axis=1)
+    separate = np.concatenate(list(read_blocks(path, each_channel=True)), axis=1)
     monkeypatch.setattr("hubert_fast.audio.with_soundfile.BLOCK_SAMPLES", 7001)
     blocks = list(read_blocks(path))
     assert len(blocks) > 5 and max(block.shape[1] for block in blocks) <= 7001 + 100
     joined = np.concatenate(blocks, axis=1)[0]
     joined = joined / 32768 if joined.dtype == np.int16 else joined
     assert np.abs(joined - whole).max() <= 1e-6
-    assert each.shape == (channels, len(whole))
-    each = each / 32768 if each.dtype == np.int16 else each
-    assert np.abs(each.mean(0) - whole).max() <= 1e-6
+    assert separate.shape == (channels, len(whole))
+    separate = separate / 32768 if separate.dtype == np.int16 else separate
+    assert np.abs(separate.mean(0) - whole).max() <= 1e-6
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_16_bit_samples_stay_int16(tmp_path, name, subtype, dtype):
     assert block.dtype == dtype and block.shape == (1, 16000)
 
 
-def test_a_part_of_a_file(tmp_path):
+def test_offset_and_duration_select_a_part_of_a_file(tmp_path):
     path = tmp_path / "a.wav"
     soundfile.write(path, _tone(16000, 3), 16000)
     whole = next(read_blocks(path))
@@ -216,7 +216,7 @@ def test_a_part_of_a_file(tmp_path):
         list(read_blocks(path, offset_seconds=3))
 
 
-def test_urls(tmp_path):
+def test_files_are_loaded_from_urls(tmp_path):
     import fsspec
 
     soundfile.write(tmp_path / "a.flac", _tone(44100), 44100)

@@ -1,13 +1,13 @@
-"""Formats times the faults that files have: every second of audio is decoded, or there is an error with a reason.
+"""Test every format with every fault: either all audio is decoded, or an error says why.
 
-The table is the test. Each cell states the expected result: ``ok`` for all seconds and no note, ``note`` for all seconds and a
-note that says what was wrong, ``cut`` for an error that says how much is missing, and with ``keep_truncated`` the rest. Word
-times follow the samples, so the samples are compared with the WAV's: at most 0.03 s off at the beginning and at the end.
+Each cell of the table states the expected result. `ok`: all audio is decoded without a note. `note`: all audio is decoded, and
+a note says what was wrong. `cut`: an error says how much is missing, and `keep_truncated` decodes the rest. Word times follow
+the samples, so the samples are compared with the WAV's: they may be at most 0.03 s off at the beginning and at the end.
 """
 
 import numpy as np
 import pytest
-from encoded_audio import BY_FFMPEG, BY_LIBSNDFILE, decoded_file, encode, lag_seconds, with_size
+from encoded_audio import BY_FFMPEG, BY_LIBSNDFILE, decoded_file, encode, lag_seconds, with_claimed_size
 
 from hubert_fast import demo
 from hubert_fast.audio import AudioError, load
@@ -15,7 +15,7 @@ from hubert_fast.audio import AudioError, load
 FAULTS = ("well-formed", "cut off", "header short", "header long", "no length", "joined", "wrong name")
 SHORT, JOINED = "note: its header", "note: this file holds 2 recordings joined"
 CUT = "cut: cut off"
-LAST = "note: damaged"  # the last frame is cut in two; nothing states how many there were
+DAMAGED = "note: damaged"  # the last frame is incomplete, and the file does not state how many it should have
 TABLE = {  # "-": the format has no such header
     #                 well-formed, cut off,    short, long, no length, joined, wrong name
     "wav":            ("ok", CUT,              SHORT, CUT,  "ok",      JOINED, "ok"),
@@ -40,18 +40,18 @@ TABLE = {  # "-": the format has no such header
     "m4a fragmented": ("ok", "cut: cut off",   "-",   "-",  "-",       JOINED, "ok"),
     "alac":           ("ok", "cut: cut off",   "-",   "-",  "-",       JOINED, "ok"),
     "mov":            ("ok", "cut: cut off",   "-",   "-",  "-",       JOINED, "ok"),
-    "aac":            ("ok", LAST,             "-",   "-",  "-",       "ok",   "ok"),
+    "aac":            ("ok", DAMAGED,          "-",   "-",  "-",       "ok",   "ok"),
     "webm":           ("ok", CUT,              "-",   "-",  "-",       JOINED, "ok"),
     "mkv":            ("ok", CUT,              "-",   "-",  "-",       JOINED, "ok"),
     "wma":            ("ok", CUT,              "-",   "-",  "-",       JOINED, "ok"),
     "avi":            ("ok", CUT,              "-",   "-",  "-",       JOINED, "ok"),
     "flv":            ("ok", CUT,              "-",   "-",  "-",       JOINED, "ok"),
-    "mpeg-ts":        ("ok", LAST,             "-",   "-",  "-",       "note: its clock jumps", "ok"),
+    "mpeg-ts":        ("ok", DAMAGED,          "-",   "-",  "-",       "note: its clock jumps", "ok"),
     "ac3":            ("ok", "ok",             "-",   "-",  "-",       "ok",   "ok"),
     "wavpack":        ("ok", CUT,              "-",   "-",  "-",       JOINED, "ok"),
     "tta":            ("ok", CUT,              "-",   "-",  "-",       JOINED, "ok"),
 }  # fmt: skip
-SHARE = 0.6  # of the file that is kept, or of the size that the header claims
+SHARE = 0.6  # the part of a file that is kept, or the part of its size that the header claims
 
 
 @pytest.fixture(scope="module")
@@ -72,14 +72,14 @@ def encoded(speech_samples):
 
 
 def _check_samples(samples: np.ndarray, expected: np.ndarray, share: float = 1.0) -> None:
-    """Compare duration and times with those of the WAV. share: roughly how much of it must be there."""
+    """Compare duration and timing with those of the WAV, of which roughly `share` must be present."""
     window = 32000
     if share == 1.0:
         assert abs(len(samples) - len(expected)) / 16000 <= 0.1, f"{len(samples) / 16000:.2f} of {len(expected) / 16000:.2f} s"
         end = lag_seconds(samples[len(expected) - window : len(expected)], expected[-window:])
         assert abs(end) <= 0.03, f"{1000 * end:.0f} ms off at the end"
     else:
-        assert 0.6 * share <= len(samples) / len(expected) <= 1.1 * share, f"{len(samples) / len(expected):.2f} of it"
+        assert 0.6 * share <= len(samples) / len(expected) <= 1.1 * share, f"{len(samples) / len(expected):.2f} of the samples"
     start = lag_seconds(samples[:window], expected[:window])
     assert abs(start) <= 0.03, f"{1000 * start:.0f} ms off at the beginning"
 
@@ -88,15 +88,15 @@ CELLS = [(format, fault) for format, row in TABLE.items() for fault, cell in zip
 
 
 @pytest.mark.parametrize("format, fault", CELLS, ids=[f"{format}, {fault}" for format, fault in CELLS])
-def test_every_second_or_an_error(format, fault, encoded, speech_samples, tmp_path):
+def test_all_audio_is_decoded_or_an_error_says_why(format, fault, encoded, speech_samples, tmp_path):
     kind, _, message = TABLE[format][FAULTS.index(fault)].partition(": ")
     data, expected, path = encoded(format), speech_samples, tmp_path / "file"
     if fault == "cut off":
         data = data[: int(len(data) * SHARE)]
     elif fault in ("header short", "header long"):
-        data = with_size(format, data, SHARE if fault == "header short" else 1 / SHARE)
+        data = with_claimed_size(format, data, SHARE if fault == "header short" else 1 / SHARE)
     elif fault == "no length":
-        data = with_size(format, data, None)
+        data = with_claimed_size(format, data, None)
     elif fault == "joined":
         data, expected = data + data, np.concatenate([expected, expected])
     elif fault == "wrong name":
@@ -106,18 +106,18 @@ def test_every_second_or_an_error(format, fault, encoded, speech_samples, tmp_pa
         with pytest.raises(AudioError, match=message) as error:
             load(path)
         assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
-        if format in ("m4a", "alac", "mov", "wavpack"):  # nothing is left: the index is at the end, or no block is whole
+        if format in ("m4a", "alac", "mov", "wavpack"):  # nothing can be kept: the index is at the end, or no block is complete
             return
         samples, _ = decoded_file(path, keep_truncated=True)
         _check_samples(samples, expected, SHARE if fault == "cut off" else 1.0)
         return
     samples, notes = decoded_file(path)
-    if fault == "cut off":  # a plain sequence of frames: nothing states how many there were
+    if fault == "cut off":  # a plain sequence of frames, whose number is not stated
         _check_samples(samples, expected, SHARE)
     elif fault == "joined":
         half = len(expected) // 2
         _check_samples(samples[:half], expected[:half])
-        # if nothing marks the seam, the encoder's delay and padding stay in the middle
+        # if the seam is not marked, the encoder's delay and padding stay in the middle
         assert abs(len(samples) - len(expected)) / 16000 <= (0.1 if "joined" in message else 0.2)
         assert abs(lag_seconds(samples[half:], expected[half:])) <= (0.03 if "joined" in message else 0.15)
     else:

@@ -43,7 +43,7 @@ def encoded(speech):
 
 @pytest.fixture
 def decode(tmp_path):
-    """Return a function from a file's bytes to its samples, and its notes without the path."""
+    """Return a function that decodes the bytes of a file to samples, and notes without the path."""
 
     def decoded(data: bytes, **options) -> tuple[np.ndarray, list[str]]:
         path = tmp_path / "file"
@@ -55,7 +55,7 @@ def decode(tmp_path):
 
 
 def _check(samples: np.ndarray, speech: np.ndarray, count: int, seconds: float = 0.03) -> None:
-    """Check that a decoded file holds the speech ``count`` times. seconds: by which the times may be off."""
+    """Check that a decoded file holds the speech `count` times, each at most `seconds` off."""
     assert abs(len(samples) / 16000 - count * len(speech) / 16000) <= 0.1 * count
     for number in range(count):
         at = number * len(speech)
@@ -75,22 +75,22 @@ def _after_tag(mp3: bytes) -> bytes:
     return mp3[end:]
 
 
-def _tagged(mp3: bytes, frames: int) -> bytes:
+def _with_frame_count(mp3: bytes, frames: int) -> bytes:
     at = max(mp3.find(b"Xing", 0, 400), mp3.find(b"Info", 0, 400))
     return mp3[: at + 8] + struct.pack(">I", frames) + mp3[at + 12 :]
 
 
 @pytest.mark.parametrize("second", SECOND)
 @pytest.mark.parametrize("first", FIRST)
-def test_recordings_of_two_kinds_in_a_file(first, second, encoded, decode, speech):
+def test_two_joined_recordings_are_both_decoded(first, second, encoded, decode, speech):
     samples, notes = decode(encoded(first) + encoded(second))
-    # an encoder's padding stays if the format does not state it
+    # an encoder's padding stays if the format does not state its length
     _check(samples, speech, 2, 0.11)
     assert notes == [JOINED]
 
 
 @pytest.mark.parametrize("kinds", [("ogg opus", "flac", "ogg vorbis"), ("flac", "ogg opus", "flac"), ("mp3", "wav", "mp3")])
-def test_three_recordings_of_several_kinds(kinds, encoded, decode, speech):
+def test_three_joined_recordings_are_all_decoded(kinds, encoded, decode, speech):
     samples, notes = decode(b"".join(map(encoded, kinds)))
     _check(samples, speech, 3, 0.11)
     assert notes == [JOINED.replace("2", "3")]
@@ -105,13 +105,13 @@ def test_appended_files_that_are_not_audio_are_skipped(first, kind, encoded, dec
 
 
 @pytest.mark.parametrize("first", ["flac", "ogg opus", "tta", "wavpack", "mp3", "aac"])
-def test_junk_between_recordings(first, encoded, decode, speech):
+def test_junk_between_recordings_is_skipped(first, encoded, decode, speech):
     samples, notes = decode(encoded(first) + b"\x01" * 3001 + encoded("wav"))
     _check(samples, speech, 2, 0.11)
     assert notes == ["skipped 3,001 bytes between recordings, which are not audio", JOINED][first == "flac" :]
 
 
-def test_flac_of_unknown_length_and_a_wav(encoded, decode, speech):
+def test_a_wav_after_a_flac_of_unknown_length_is_decoded(encoded, decode, speech):
     flac = bytearray(encoded("flac"))
     flac[21:26] = bytes([flac[21] & 0xF0, 0, 0, 0, 0])
     samples, notes = decode(bytes(flac) + encoded("wav"))
@@ -119,10 +119,10 @@ def test_flac_of_unknown_length_and_a_wav(encoded, decode, speech):
     assert notes == [JOINED]
 
 
-@pytest.mark.parametrize("first, lost", [("flac", 3000), ("ogg opus", 300), ("wav", 20_000)])
+@pytest.mark.parametrize("first, missing_bytes", [("flac", 3000), ("ogg opus", 300), ("wav", 20_000)])
 @pytest.mark.parametrize("second", ["wav", "flac", "ogg opus", "m4a"])
-def test_a_cut_off_recording_before_another_is_an_error(first, lost, second, encoded, decode, speech):
-    data = encoded(first)[:-lost] + encoded(second)
+def test_a_cut_off_recording_before_another_is_an_error(first, missing_bytes, second, encoded, decode, speech):
+    data = encoded(first)[:-missing_bytes] + encoded(second)
     with pytest.raises(AudioError, match=r"cut off|damaged"):
         decode(data)
     samples, notes = decode(data, keep_truncated=True)
@@ -161,8 +161,8 @@ def test_tags_between_mp3s_do_not_count_as_damage(picture_bytes, has_info, encod
 
 
 @pytest.mark.parametrize("frames", [20, 400_000])
-def test_a_tag_whose_frames_and_bytes_disagree_is_ignored(frames, encoded, decode, speech):
-    samples, notes = decode(_tagged(encoded("mp3"), frames))
+def test_a_wrong_frame_count_in_a_tag_is_noted_and_ignored(frames, encoded, decode, speech):
+    samples, notes = decode(_with_frame_count(encoded("mp3"), frames))
     _check(samples, speech, 1)
     assert len(notes) == 1 and notes[0].endswith("s: all of it is decoded") and notes[0].startswith("its header says ")
 
@@ -181,11 +181,11 @@ def test_zeros_do_not_hide_that_an_mp3_is_cut_off(encoded, decode):
         decode(mp3[: len(mp3) // 2] + bytes(2 * len(mp3)))
 
 
-@pytest.mark.parametrize("size", ["plain number", "too small", "too large", "beyond the file"])
-def test_an_id3_tag_with_a_wrong_size(size, encoded, decode, speech):
+@pytest.mark.parametrize("size", ["not synchsafe", "too small", "too large", "beyond the file"])
+def test_an_id3_tag_with_a_wrong_size_is_skipped(size, encoded, decode, speech):
     tag = id3v2(400_000)
     count = len(tag) - 10
-    if size == "plain number":
+    if size == "not synchsafe":
         wrong = struct.pack(">I", count)
     else:
         count = {"too small": 1000, "too large": count + 3000, "beyond the file": count + 5_000_000}[size]
@@ -195,7 +195,7 @@ def test_an_id3_tag_with_a_wrong_size(size, encoded, decode, speech):
     assert notes == []
 
 
-def test_an_ape_tag_before_an_mp3(encoded, decode, speech):
+def test_an_ape_tag_before_an_mp3_is_skipped(encoded, decode, speech):
     fields = struct.pack("<III", 2000, 400_032, 1)
     tag = b"APETAGEX" + fields + b"\0\0\0\xa0" + bytes(8) + b"q" * 400_000 + b"APETAGEX" + fields + b"\0\0\0\x80" + bytes(8)
     samples, notes = decode(tag + encoded("mp3"))
@@ -224,18 +224,18 @@ def test_an_ogg_stream_without_audio_is_skipped(encoded, decode, speech):
     assert notes == ["skipped 1 stream without audio, of 3 in this Ogg file", JOINED]
 
 
-@pytest.mark.parametrize("mark", [b"enca", b"drms"])
-def test_codes_for_encryption_elsewhere_in_an_m4a_are_ignored(mark, encoded, decode, speech):
+@pytest.mark.parametrize("code", [b"enca", b"drms"])
+def test_codes_for_encryption_elsewhere_in_an_m4a_are_ignored(code, encoded, decode, speech):
     m4a = encoded("m4a")
-    text = struct.pack(">I", 28) + b"free" + mark * 5
+    text = struct.pack(">I", 28) + b"free" + code * 5
     samples, notes = decode(m4a + text)
     _check(samples, speech, 1)
     assert notes == []
     with pytest.raises(AudioError, match="encrypted"):
-        decode(m4a.replace(b"mp4a", mark, 1))
+        decode(m4a.replace(b"mp4a", code, 1))
 
 
-def test_segments_of_a_stream_must_be_joined(encoded, decode, speech):
+def test_errors_for_separate_stream_segments_suggest_joining_them(encoded, decode, speech):
     data = encoded("m4a fragmented")
     media = data.index(b"moof") - 4
     with pytest.raises(AudioError, match=r"media segment .* without its initialisation segment: join"):
@@ -252,7 +252,7 @@ def test_an_mp3_shorter_than_a_tag_raises_an_audio_error(encoded, decode):
         decode(_untagged(encoded("mp3"))[:100])
 
 
-def test_a_sphere_file_with_a_negative_sample_count(encoded, decode, speech):
+def test_a_negative_sphere_sample_count_gives_samples_or_an_audio_error(encoded, decode, speech):
     sphere = encoded("sphere").replace(b"sample_count -i %d" % len(speech), b"sample_count -i -%d" % (len(speech) // 10), 1)
     try:
         samples, _ = decode(sphere)
@@ -262,7 +262,7 @@ def test_a_sphere_file_with_a_negative_sample_count(encoded, decode, speech):
 
 
 @pytest.mark.parametrize("format", FIRST)
-def test_plans_of_damaged_files_stay_within_them(format, encoded, tmp_path):
+def test_parts_planned_for_a_damaged_file_lie_in_order_within_it(format, encoded, tmp_path):
     rng = np.random.default_rng(len(format))
     data = encoded(format) + encoded("flac")
     path = tmp_path / "file"

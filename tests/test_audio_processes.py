@@ -1,4 +1,4 @@
-"""FFmpeg's child process when it crashes, hangs or takes too much memory, and hundreds of damaged files."""
+"""Test FFmpeg's child process when it crashes, hangs or takes too much memory, and with hundreds of damaged files."""
 
 import importlib
 import os
@@ -25,7 +25,7 @@ def recording(tmp_path) -> Path:
 
 @pytest.fixture
 def no_idle_children():
-    """Begin without a child, so that a test can tell which one is its own."""
+    """End idle child processes, so that the next one belongs to the test."""
     while decoder_process._pool.idle:
         decoder_process._pool.idle.pop().end()
 
@@ -62,7 +62,7 @@ def test_a_hanging_decoder_is_stopped(recording, no_idle_children, monkeypatch):
     assert time.monotonic() - start < 5 and child._process.poll() is not None
 
 
-def test_memory_is_limited(recording, no_idle_children, monkeypatch):
+def test_the_memory_of_the_decoder_is_limited(recording, no_idle_children, monkeypatch):
     monkeypatch.setattr(decoder_process, "MAX_BYTES", 100_000)  # a block of samples is larger
     message = r"a\.m4a: (decoding it needs more|cannot be (decoded as mp4|read)|the decoder crashed on this file)"
     with pytest.raises(AudioError, match=message):
@@ -96,19 +96,19 @@ def test_nothing_is_imported_from_the_working_folder(recording, no_idle_children
     assert len(load("a.m4a")) > 40 * 16000 and not os.path.exists("imported")
 
 
-def test_many_open_files(recording, no_idle_children):
-    """``select`` only takes descriptors below 1,024."""
+def test_decoding_works_with_many_open_files(recording, no_idle_children):
+    """`select` only takes descriptors below 1,024."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (2048, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-    held = [open(os.devnull) for _ in range(1100)]  # noqa: SIM115
+    files = [open(os.devnull) for _ in range(1100)]  # noqa: SIM115
     try:
         assert len(load(recording)) > 40 * 16000
     finally:
-        for file in held:
+        for file in files:
             file.close()
         decoder_process._pool.idle.pop().end()
 
 
-def test_a_note_says_what_is_kept_if_the_decoder_dies(tmp_path, no_idle_children):
+def test_a_note_reports_the_audio_kept_if_the_decoder_dies(tmp_path, no_idle_children):
     path = tmp_path / "a.aac"
     path.write_bytes(encode(np.tile(load(demo.RECORDINGS / "steps.wav"), 40), "aac"))
     load(path)
@@ -121,7 +121,7 @@ def test_a_note_says_what_is_kept_if_the_decoder_dies(tmp_path, no_idle_children
     assert kept < 90 * 16000 and len(notes) == 1 and "the decoder crashed" in notes[0] and "before that are kept" in notes[0]
 
 
-def test_a_reader_that_stops_early_leaves_nothing_behind(recording, no_idle_children):
+def test_a_reader_that_stops_early_leaves_no_idle_child(recording, no_idle_children):
     blocks = read_blocks(recording)
     next(blocks)
     blocks.close()
@@ -129,7 +129,7 @@ def test_a_reader_that_stops_early_leaves_nothing_behind(recording, no_idle_chil
 
 
 def test_damaged_files_give_samples_or_an_audio_error(monkeypatch):
-    """Run a sample of the 10,000 of ``bench/audio_mutations.py``: no crash, no hang, no exception but ``AudioError``."""
+    """Try 300 of the 10,000 mutations of `bench/audio_mutations.py`: no crash, no hang, no exception but `AudioError`."""
     monkeypatch.syspath_prepend(str(BENCH))
     mutations = importlib.import_module("audio_mutations")
     rows = mutations.run(300, 0, say=lambda line: None)

@@ -1,4 +1,4 @@
-"""Sources of audio (parts of files, pipes, standard input, archives, servers), huge files, and channels that cancel."""
+"""Test sources of audio (parts of files, pipes, standard input, archives, servers), huge files, and channels that cancel."""
 
 import http.server
 import os
@@ -12,7 +12,7 @@ import zipfile
 import numpy as np
 import pytest
 import soundfile
-from encoded_audio import encode, with_size
+from encoded_audio import encode, with_claimed_size
 
 from hubert_fast import demo
 from hubert_fast.audio import AudioError, load, read_blocks
@@ -34,8 +34,8 @@ def _float(blocks) -> np.ndarray:
 
 
 @pytest.mark.parametrize("format", PARTS)
-def test_a_part_equals_that_part_of_the_whole(format, speech_samples, tmp_path):
-    """This must hold for decoders that can seek, that cannot, and whose frames depend on the frame before."""
+def test_a_part_equals_the_same_part_of_the_whole_file(format, speech_samples, tmp_path):
+    """Some of these decoders can seek, some cannot, and in some a frame depends on the previous one."""
     path = tmp_path / "file"
     path.write_bytes(encode(speech_samples, format))
     whole = load(path)
@@ -52,12 +52,12 @@ def test_a_part_equals_that_part_of_the_whole(format, speech_samples, tmp_path):
 
 
 @pytest.mark.parametrize("fault", ["no tag", "flac without a length", "joined"])
-def test_a_part_of_a_file_with_a_fault(fault, speech_samples, tmp_path):
+def test_a_part_of_a_faulty_file_equals_that_of_the_whole_file(fault, speech_samples, tmp_path):
     path = tmp_path / "file"
     mp3 = encode(speech_samples, "mp3")
     path.write_bytes(
-        {"no tag": with_size("mp3", mp3, None), "joined": mp3 + mp3}.get(fault)
-        or with_size("flac", encode(speech_samples, "flac"), None)
+        {"no tag": with_claimed_size("mp3", mp3, None), "joined": mp3 + mp3}.get(fault)
+        or with_claimed_size("flac", encode(speech_samples, "flac"), None)
     )
     whole = load(path)
     start = 9.0 if fault == "joined" else 3.3
@@ -65,7 +65,7 @@ def test_a_part_of_a_file_with_a_fault(fault, speech_samples, tmp_path):
     assert np.abs(part - whole[round(start * 16000) :][:24000]).max() < 2e-3
 
 
-def test_a_part_beyond_the_end_says_so(speech_samples, tmp_path):
+def test_a_note_reports_a_part_that_extends_beyond_the_end(speech_samples, tmp_path):
     path = tmp_path / "a.wav"
     path.write_bytes(encode(speech_samples, "wav"))
     seconds, notes = len(speech_samples) / 16000, []
@@ -75,7 +75,7 @@ def test_a_part_beyond_the_end_says_so(speech_samples, tmp_path):
 
 
 @pytest.mark.parametrize("container, codec", [("asf", "wmav2"), ("avi", "libmp3lame"), ("matroska", "libopus"), ("flv", "aac")])
-def test_containers_written_to_a_pipe_state_no_length(container, codec, speech_samples, tmp_path):
+def test_containers_written_to_a_pipe_are_decoded_without_a_note(container, codec, speech_samples, tmp_path):
     import io
 
     import av
@@ -105,7 +105,7 @@ def test_containers_written_to_a_pipe_state_no_length(container, codec, speech_s
     assert abs(len(samples) - len(speech_samples)) / 16000 <= 0.1 and not notes
 
 
-def test_a_part_of_a_file_that_is_cut_off(speech_samples, tmp_path):
+def test_only_missing_parts_of_a_cut_off_file_are_errors(speech_samples, tmp_path):
     """A part that exists is decoded; one that is missing is an error, as for the whole file."""
     path = tmp_path / "a.wav"
     path.write_bytes(encode(speech_samples, "wav")[:100_000])
@@ -118,7 +118,7 @@ def test_a_part_of_a_file_that_is_cut_off(speech_samples, tmp_path):
 
 
 @pytest.mark.parametrize("format", ["wav", "mp3", "ogg vorbis", "m4a", "webm"])
-def test_standard_input(format, speech_samples, tmp_path):
+def test_audio_is_loaded_from_standard_input(format, speech_samples, tmp_path):
     code = "from hubert_fast import audio; x = audio.load('-'); print(len(x), float(abs(x).sum()))"
     path = tmp_path / "file"
     path.write_bytes(encode(speech_samples, format))
@@ -131,7 +131,7 @@ def test_standard_input(format, speech_samples, tmp_path):
 
 
 @pytest.mark.parametrize("name, dtype, scale", [("s16le", "<i2", 32768), ("f32le", "<f4", 1), ("s32be", ">i4", 1 << 31)])
-def test_samples_without_a_header_on_standard_input(name, dtype, scale):
+def test_raw_samples_are_loaded_from_standard_input(name, dtype, scale):
     code = f"from hubert_fast import audio; x = audio.load('raw:{name}:8000:2:-', 8000); print(len(x), x[:3].tolist())"
     stereo = np.array([[0.5, 0.25], [-0.5, 0.0], [0.125, 0.125]])
     run = subprocess.run(
@@ -140,7 +140,7 @@ def test_samples_without_a_header_on_standard_input(name, dtype, scale):
     assert run.stdout.decode().strip() == "3 [0.375, -0.25, 0.125]"
 
 
-def test_a_named_pipe(speech_samples, tmp_path):
+def test_audio_is_loaded_from_a_named_pipe(speech_samples, tmp_path):
     os.mkfifo(tmp_path / "pipe.m4a")
     data = encode(speech_samples, "m4a")
     (tmp_path / "file.m4a").write_bytes(data)
@@ -150,7 +150,7 @@ def test_a_named_pipe(speech_samples, tmp_path):
     writer.join()
 
 
-def test_a_command(speech_samples, tmp_path):
+def test_audio_is_loaded_from_a_command(speech_samples, tmp_path):
     (tmp_path / "a.wav").write_bytes(encode(speech_samples, "wav"))
     assert np.array_equal(load(Command(f"cat {tmp_path}/a.wav |")), load(tmp_path / "a.wav"))
     with pytest.raises(AudioError, match=r"the command ended with status 3: no such speaker"):
@@ -159,20 +159,20 @@ def test_a_command(speech_samples, tmp_path):
         load("cat /etc/passwd |")  # a plain string is a path, not a command
 
 
-def test_a_pipeline_whose_first_command_fails(speech_samples, tmp_path):
+def test_a_pipeline_whose_first_command_fails_is_an_error(speech_samples, tmp_path):
     (tmp_path / "a.wav").write_bytes(encode(speech_samples, "wav"))
     with pytest.raises(AudioError, match="the command ended with status 7"):
         load(Command(f"(head -c 20000 {tmp_path}/a.wav; exit 7) | cat |"))
 
 
-def test_standard_input_is_read_once():
+def test_standard_input_cannot_be_read_twice():
     code = "from hubert_fast.audio import *\nload('-')\ntry: load('-')\nexcept AudioError as error: print(error)"
     data = encode(np.zeros(1600, np.float32), "wav")
     run = subprocess.run([sys.executable, "-c", code], input=data, capture_output=True, check=True)
     assert run.stdout.decode().strip() == "-: standard input has already been read and cannot be read again"
 
 
-def test_no_room_for_a_copy(speech_samples, tmp_path, monkeypatch):
+def test_the_error_for_a_full_temporary_folder_suggests_tmpdir(speech_samples, tmp_path, monkeypatch):
     import errno
     import shutil
 
@@ -188,18 +188,18 @@ def test_no_room_for_a_copy(speech_samples, tmp_path, monkeypatch):
     writer.join()
 
 
-def test_a_name_with_a_zero_byte():
+def test_a_file_name_with_a_null_byte_is_an_error():
     with pytest.raises(AudioError, match="not a valid file name: it contains a null byte"):
         load("a\0.wav")
 
 
-def test_unreachable_servers():
+def test_an_unreachable_server_is_an_error():
     pytest.importorskip("aiohttp", reason="fsspec reads http with aiohttp")
     with pytest.raises(AudioError, match="the server cannot be reached"):
         load("http://127.0.0.1:9/a.wav")
 
 
-def test_archives(speech_samples, tmp_path):
+def test_files_are_loaded_from_archives(speech_samples, tmp_path):
     for format, name in (("wav", "a.wav"), ("m4a", "b.m4a"), ("flac", "c.flac")):
         (tmp_path / name).write_bytes(encode(speech_samples, format))
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as zipped, tarfile.open(tmp_path / "a.tar.gz", "w:gz") as tarred:
@@ -214,7 +214,7 @@ def test_archives(speech_samples, tmp_path):
         load(f"zip://gone.wav::{tmp_path}/a.zip")
 
 
-def test_large_files_in_archives(speech_samples, tmp_path, monkeypatch):
+def test_large_files_are_loaded_from_archives(speech_samples, tmp_path, monkeypatch):
     """Files too large to be fetched whole are read piece by piece by libsndfile, and copied to disk for FFmpeg."""
     from hubert_fast.audio import opening
 
@@ -248,7 +248,7 @@ def server():
 
 
 @pytest.mark.parametrize(
-    "name, answer",
+    "name, status",
     [
         ("busy", "503 Service Unavailable"),
         ("forbidden", "403 Forbidden"),
@@ -256,14 +256,14 @@ def server():
         ("none", "404 Not Found"),
     ],
 )
-def test_the_error_names_the_http_status(name, answer, server):
+def test_the_error_names_the_http_status(name, status, server):
     pytest.importorskip("aiohttp", reason="fsspec reads http with aiohttp")
     with pytest.raises(AudioError) as error:
         load(f"{server}/{name}.wav")
-    assert str(error.value) == f"{server}/{name}.wav: the server answered {answer}"
+    assert str(error.value) == f"{server}/{name}.wav: the server answered {status}"
 
 
-def test_a_size_that_wrapped_at_4_gib(tmp_path):
+def test_audio_is_decoded_after_its_size_wrapped_at_4_gib(tmp_path):
     """Hours of audio after the wrap used to be lost. The file is sparse, with sound in its last second."""
     path, seconds = tmp_path / "huge.wav", 38 * 3600
     size = 2 * 16000 * seconds
@@ -286,14 +286,14 @@ def _mixed_file(path, left, right, rate_hz=16000) -> tuple[np.ndarray, list[str]
     return np.concatenate([block[0] for block in read_blocks(path, note=notes.append)]), notes
 
 
-def _share_left(samples, expected) -> float:
-    """Return how much of the sound of ``expected`` is left in ``samples``, by the differences between samples."""
+def _remaining_share(samples, expected) -> float:
+    """Return the share of `expected` that remains in `samples`, from the differences between successive samples."""
     samples, expected = np.diff(samples), np.diff(expected)
     return abs(float(np.dot(samples, expected) / np.dot(expected, expected)))  # the phase may be inverted
 
 
 @pytest.mark.parametrize("gain", [-1.0, -0.9])
-def test_channels_that_cancel_are_noticed(gain, speech_samples, tmp_path):
+def test_the_first_channel_replaces_channels_that_cancel(gain, speech_samples, tmp_path):
     mixed, notes = _mixed_file(tmp_path / "a.wav", speech_samples, gain * speech_samples)
     assert np.allclose(mixed, speech_samples, atol=1e-6)
     assert len(notes) == 1 and "cancel when averaged" in notes[0] and "channel 1, is transcribed" in notes[0]
@@ -302,7 +302,7 @@ def test_channels_that_cancel_are_noticed(gain, speech_samples, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["offset", "hum", "quiet", "noise"])
-def test_channels_that_cancel_except_for_a_shared_disturbance(kind, speech_samples, tmp_path):
+def test_shared_disturbances_do_not_hide_that_channels_cancel(kind, speech_samples, tmp_path):
     """A cheap sound card adds an offset, mains adds hum, a microphone adds noise; some record at -80 dB."""
     x, time = speech_samples, np.arange(len(speech_samples)) / 16000
     shared = {
@@ -313,30 +313,30 @@ def test_channels_that_cancel_except_for_a_shared_disturbance(kind, speech_sampl
     }[kind]
     level = 2e-4 if kind == "quiet" else 0.5
     mixed, notes = _mixed_file(tmp_path / "a.wav", level * x + shared, -level * x + shared)
-    assert _share_left(mixed, level * x) > 0.9 and len(notes) == 1
+    assert _remaining_share(mixed, level * x) > 0.9 and len(notes) == 1
 
 
-def test_channels_that_cancel_for_a_while(speech_samples, tmp_path):
-    """One channel replaces the mean only there: what comes later in just the other channel is not lost."""
+def test_one_channel_replaces_the_mean_only_where_channels_cancel(speech_samples, tmp_path):
+    """Speech that later is in the other channel alone is not lost."""
     x, silence = speech_samples, np.zeros_like(speech_samples)
     left, right = np.concatenate([x, x, silence]), np.concatenate([x, -x, x])
     mixed, notes = _mixed_file(tmp_path / "a.wav", left, right)
     parts = np.split(mixed, 3)
-    assert np.allclose(parts[0], x, atol=1e-6) and _share_left(parts[1], x) > 0.97 and _share_left(parts[2], x) > 0.45
+    assert np.allclose(parts[0], x, atol=1e-6) and _remaining_share(parts[1], x) > 0.97 and _remaining_share(parts[2], x) > 0.45
     match = re.search(r"from ([\d.]+) s on", notes[0])
-    assert len(notes) == 1 and float(match[1]) == pytest.approx(len(x) / 16000, abs=0.6)  # there are pauses on both sides
+    assert len(notes) == 1 and float(match[1]) == pytest.approx(len(x) / 16000, abs=0.6)  # the speech pauses there
 
 
 @pytest.mark.parametrize("kind", ["equal", "one silent", "unrelated", "silence", "half as loud, inverted"])
 def test_channels_that_do_not_cancel_are_averaged(kind, speech_samples, tmp_path):
-    other = {
+    second = {
         "equal": speech_samples,
         "one silent": 0 * speech_samples,
         "unrelated": np.roll(speech_samples, 30000),
         "silence": None,
         "half as loud, inverted": -0.3 * speech_samples,
     }[kind]
-    both = np.zeros((16000, 2)) if other is None else np.stack([speech_samples, other], 1)
+    both = np.zeros((16000, 2)) if second is None else np.stack([speech_samples, second], 1)
     soundfile.write(tmp_path / "a.wav", both, 16000, subtype="FLOAT")
     notes = []
     mixed = np.concatenate([block[0] for block in read_blocks(tmp_path / "a.wav", note=notes.append)])
@@ -368,8 +368,8 @@ def _video_with_late_sound(path, samples: np.ndarray, late_seconds: float) -> No
         output.mux(sound.encode(None))
 
 
-def test_sound_that_begins_after_the_picture(speech_samples, tmp_path):
-    """Times are those of the video: silence precedes the sound, in the whole file and in parts of it."""
+def test_silence_precedes_sound_that_begins_after_the_picture(speech_samples, tmp_path):
+    """Times are those of the video, in the whole file and in parts of it."""
     path, late = tmp_path / "a.mp4", 3.0
     _video_with_late_sound(path, speech_samples, late)
     whole = load(path)
@@ -379,9 +379,9 @@ def test_sound_that_begins_after_the_picture(speech_samples, tmp_path):
     for start in (0.0, 2.0, 2.5, 4.0, 6.0):
         part = _float(read_blocks(path, offset_seconds=start, duration_seconds=2.0))
         assert len(part) == pytest.approx(32000, abs=2)
-        wanted = expected[round(16000 * start) :][: len(part)]
-        if wanted.any():
+        expected_part = expected[round(16000 * start) :][: len(part)]
+        if expected_part.any():
             size = 1 << 17
-            correlation = np.fft.irfft(np.fft.rfft(part, size) * np.conj(np.fft.rfft(wanted, size)), size)
+            correlation = np.fft.irfft(np.fft.rfft(part, size) * np.conj(np.fft.rfft(expected_part, size)), size)
             lag = int(np.abs(correlation).argmax())
             assert min(lag, size - lag) <= 480, f"{start} s: {min(lag, size - lag) / 16:.0f} ms off"

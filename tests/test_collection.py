@@ -1,4 +1,4 @@
-"""The suite itself: workers of pytest-xdist refuse to run unless all collect tests of the same names."""
+"""Test the suite itself: pytest-xdist refuses to run unless all of its workers collect tests of the same names."""
 
 import os
 import subprocess
@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-# Collect as if started at time N.
+# Collect with a clock that always shows the time in the first argument.
 COLLECT = "import sys, time; time.time = lambda: float(sys.argv[1]); import pytest; sys.exit(pytest.main(sys.argv[2:]))"
 
 
-def _collected(number: int) -> list[str]:
+def _collect(seed: int) -> list[str]:
     arguments = ["--collect-only", "-q", "-o", "addopts=", "-p", "no:cacheprovider", str(ROOT / "tests")]
-    environment = {**os.environ, "PYTHONHASHSEED": str(number)}
+    environment = {**os.environ, "PYTHONHASHSEED": str(seed)}
     environment.pop("PYTEST_XDIST_WORKER", None)
     result = subprocess.run(
-        [sys.executable, "-c", COLLECT, str(1e9 + number), *arguments],
+        [sys.executable, "-c", COLLECT, str(1e9 + seed), *arguments],
         cwd=ROOT,
         env=environment,
         capture_output=True,
@@ -29,6 +29,6 @@ def _collected(number: int) -> list[str]:
 
 @pytest.mark.slow
 def test_names_of_tests_depend_neither_on_the_time_nor_on_the_order_of_sets():
-    first, second = _collected(1), _collected(2)
+    first, second = _collect(1), _collect(2)
     assert len(first) > 3000
     assert first == second
