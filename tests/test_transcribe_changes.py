@@ -1,6 +1,6 @@
-"""Files that change after they were transcribed: done again, their old rows removed, even if the run is killed in between.
+"""Test files that change between runs: they are transcribed again and their old rows removed, even if a run is killed.
 
-No model runs here: the engine reads the text out of the files.
+No model runs here: the engine returns the text in each file as its transcript.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from hubert_fast.transcribe.target import Paths, Target
 
 
 class Engine:
-    """Takes the text in a file as its transcript; ``bad`` is an error. ``before`` is called with each path first."""
+    """Take the text in a file as its transcript, or `bad` as an error, after calling `before` with the path."""
 
     batch_seconds = 0.0
 
@@ -51,7 +51,7 @@ class Engine:
         pass
 
 
-class Silent:
+class SilentProgress:
     def done(self, result, audio_seconds):
         pass
 
@@ -64,7 +64,7 @@ def _run(inputs, out, format=None, before=lambda path: None, retry_failed=False,
     target = Target.of(str(out), format, inputs, shard)
     summary = Summary(str(target.path), "none", "none", "none")
     with target.opened({"a": 1}, False, retry_failed, lambda message: None) as sinks:
-        job = Job(inputs, sinks.output, summary, Silent(), journal=sinks.journal, failures=sinks.failures)
+        job = Job(inputs, sinks.output, summary, SilentProgress(), journal=sinks.journal, failures=sinks.failures)
         job.run(Engine(job.utterances(), before))
     return summary
 
@@ -82,14 +82,14 @@ def folder(tmp_path):
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a file with a later modification time than before, however coarse the clock."""
+    """Write a file with a later modification time than its last, however coarse the clock."""
     later = (path.stat().st_mtime_ns if path.exists() else 1_700_000_000 * 10**9) + 10**9
     path.write_text(text)
     os.utime(path, ns=(later, later))
 
 
 def _read(out: Path, format: str) -> dict[str, str] | list:
-    """Return text by name; the file must be complete."""
+    """Return the text of each row by name, and check that the output is complete."""
     if format == "srt":
         return {path.stem: path.read_text().split("\n")[2] for path in out.iterdir()}
     text = out.read_text()
@@ -105,9 +105,9 @@ def _read(out: Path, format: str) -> dict[str, str] | list:
         rows = [{"id": line.split()[0], "text": line.split()[4]} for line in text.splitlines()]
         names = dict.fromkeys(row["id"] for row in rows)
         rows = [{"id": name, "text": " ".join(row["text"] for row in rows if row["id"] == name)} for name in names]
-    found = {Path(row["id"]).stem: row["text"] for row in rows}
-    assert len(found) == len(rows), f"a row appears twice: {text}"
-    return found
+    texts = {Path(row["id"]).stem: row["text"] for row in rows}
+    assert len(texts) == len(rows), f"a row appears twice: {text}"
+    return texts
 
 
 def _failed(out: Path) -> list[str]:
@@ -130,31 +130,33 @@ FORMATS = ["jsonl", "json", "csv", "ctm", "srt"]
         {"a": "NEW", "g": "bad", "c": "GOOD NOW"},
         {"c": "GOOD", "f": "GOOD TOO"},
         {"a": "bad", "b": "bad", "d": "bad", "e": "bad", "g": "bad"},
-        {"d": "FOUR"},  # only its time
+        {"d": "FOUR"},  # only its modification time changes
     ],
     ids=lambda changes: "-".join(changes),
 )
-def test_a_file_that_changed_is_done_again(folder, tmp_path, format, changes):
+def test_a_changed_file_is_transcribed_again(folder, tmp_path, format, changes):
     out = tmp_path / f"out.{format}s"
     summary = _run(folder, out, format)
     assert (summary.transcribed, summary.failed, summary.changed_this_run) == (5, 2, 0)
     for name, text in changes.items():
         _write(folder / f"{name}.wav", text)
     summary = _run(folder, out, format)
-    now = TEXTS | changes
-    good = {name: text for name, text in now.items() if text != "bad"}
+    texts = TEXTS | changes
+    good = {name: text for name, text in texts.items() if text != "bad"}
     assert _read(out, format) == good
-    assert _failed(out) == [name for name, text in now.items() if text == "bad"]
+    assert _failed(out) == [name for name, text in texts.items() if text == "bad"]
     assert (summary.transcribed, summary.failed) == (len(good), 7 - len(good))
     assert (summary.changed_this_run, summary.already_done) == (len(changes), 7 - len(changes))
     assert summary.audio_seconds == sum(len(text.split()) for text in good.values())
     before = _state(tmp_path)
     summary = _run(folder, out, format)
-    assert (summary.changed_this_run, summary.already_done) == (0, 7) and _state(tmp_path) == before, "nothing is done twice"
+    assert (summary.changed_this_run, summary.already_done) == (0, 7) and _state(tmp_path) == before, (
+        "an unchanged file was processed again"
+    )
     lines = []
     report_summary(summary, lines.append, None)
     assert "7 inputs were already done" in lines
-    # and again: the journal knows the positions of rows that have moved
+    # the journal has the new positions of the rows that moved
     _write(folder / "e.wav", "FIVE AGAIN")
     assert _run(folder, out, format).changed_this_run == 1 and _read(out, format) == good | {"e": "FIVE AGAIN"}
 
@@ -165,7 +167,7 @@ def _state(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in paths}
 
 
-def test_changes_are_reported_with_their_number():
+def test_the_number_of_changed_inputs_is_reported():
     lines = []
     report_summary(Summary("out", "none", "none", "none", changed_this_run=2), lines.append, None)
     report_summary(Summary("out", "none", "none", "none", changed_this_run=1), lines.append, None)
@@ -176,7 +178,7 @@ def test_changes_are_reported_with_their_number():
 
 
 def _killed_at(call: int, run) -> bool:
-    """Run in a process that dies before its ``call``-th write; return whether it got that far."""
+    """Run in a process that dies before write number `call`; return whether it died there."""
     process = os.fork()
     if process:
         return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 9
@@ -215,16 +217,16 @@ def test_a_kill_at_any_step_loses_nothing(folder, tmp_path, format):
     _run(folder, out, format)
     for name, text in changes.items():
         _write(folder / f"{name}.wav", text)
-    kept = tmp_path / "kept"
-    shutil.copytree(tmp_path, kept, ignore=shutil.ignore_patterns("in", "kept"))
-    now = TEXTS | changes
-    good = {name: text for name, text in now.items() if text != "bad"}
+    saved = tmp_path / "saved"
+    shutil.copytree(tmp_path, saved, ignore=shutil.ignore_patterns("in", "saved"))
+    texts = TEXTS | changes
+    good = {name: text for name, text in texts.items() if text != "bad"}
     call, was_killed = 0, True
     while was_killed:
         call += 1
         for path in (path for path in tmp_path.iterdir() if path.name.startswith("out")):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-        shutil.copytree(kept, tmp_path, dirs_exist_ok=True)
+        shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
         was_killed = _killed_at(call, lambda: _run(folder, out, format))
         summary = _run(folder, out, format)
         assert _read(out, format) == good, f"killed at step {call}"
@@ -234,7 +236,7 @@ def test_a_kill_at_any_step_loses_nothing(folder, tmp_path, format):
     assert call > {"srt": 15}.get(format, 25), f"only {call} steps"
 
 
-def test_a_kill_between_two_kills(folder, tmp_path):
+def test_repeated_kills_lose_nothing(folder, tmp_path):
     """The run that continues after a kill is itself killed, at any step."""
     out = tmp_path / "out.json"
     _run(folder, out)
@@ -246,11 +248,11 @@ def test_a_kill_between_two_kills(folder, tmp_path):
         if call % 7 == 0:
             _write(folder / "b.wav", f"B {call}")
     _run(folder, out)
-    found = _read(out, "json")
-    assert found == {"a": "NEW", "b": (folder / "b.wav").read_text(), "d": "FOUR", "e": "FIVE", "g": "NEW"} and call > 10
+    texts = _read(out, "json")
+    assert texts == {"a": "NEW", "b": (folder / "b.wav").read_text(), "d": "FOUR", "e": "FIVE", "g": "NEW"} and call > 10
 
 
-def test_a_file_that_is_replaced_while_it_is_read_is_done_again(folder, tmp_path):
+def test_a_file_replaced_while_it_is_read_is_transcribed_again(folder, tmp_path):
     out = tmp_path / "out.jsonl"
 
     def before(path):
@@ -261,7 +263,7 @@ def test_a_file_that_is_replaced_while_it_is_read_is_done_again(folder, tmp_path
     assert _run(folder, out).changed_this_run == 1
 
 
-def test_a_deleted_file_keeps_its_row_and_a_new_one_is_tried(folder, tmp_path):
+def test_a_deleted_file_keeps_its_row_and_a_new_file_is_transcribed(folder, tmp_path):
     out = tmp_path / "out.jsonl"
     names = [str(folder / f"{name}.wav") for name in "abch"]
     (tmp_path / "list.txt").write_text("\n".join(names))
@@ -275,7 +277,7 @@ def test_a_deleted_file_keeps_its_row_and_a_new_one_is_tried(folder, tmp_path):
     assert _read(out, "jsonl") == {"a": "ONE", "b": "TWO WORDS", "h": "HERE"}
 
 
-def test_the_file_of_errors_is_removed_with_the_last_failure(folder, tmp_path):
+def test_the_error_file_is_removed_when_no_failures_remain(folder, tmp_path):
     out = tmp_path / "out.jsonl"
     _run(folder, out)
     for name in "cf":
@@ -285,7 +287,7 @@ def test_the_file_of_errors_is_removed_with_the_last_failure(folder, tmp_path):
     assert _run(folder, out).failed == 1 and _failed(out) == ["c"] and "c" not in _read(out, "jsonl")
 
 
-def test_an_error_file_that_was_deleted_by_hand(folder, tmp_path):
+def test_a_run_continues_without_its_deleted_error_file(folder, tmp_path):
     out = tmp_path / "out.jsonl"
     _run(folder, out)
     Paths(out).errors.unlink()
@@ -294,7 +296,7 @@ def test_an_error_file_that_was_deleted_by_hand(folder, tmp_path):
     assert _run(folder, out).failed == 2 and _failed(out) == ["a"] and "a" not in _read(out, "jsonl")
 
 
-def test_retried_failures_together_with_changes(folder, tmp_path):
+def test_retry_failed_also_transcribes_changed_files(folder, tmp_path):
     out = tmp_path / "out.jsonl"
     _run(folder, out)
     _write(folder / "c.wav", "GOOD")
@@ -304,8 +306,8 @@ def test_retried_failures_together_with_changes(folder, tmp_path):
     assert set(_read(out, "jsonl")) == set("bcdeg")
 
 
-def test_only_inputs_of_this_run_are_done_again(folder, tmp_path):
-    """The row of another file stays, as nothing would replace it."""
+def test_only_inputs_of_this_run_are_transcribed_again(folder, tmp_path):
+    """The rows of other files stay, as nothing would replace them."""
     out = tmp_path / "out.jsonl"
     _run(folder, out)
     _write(folder / "a.wav", "NEW")
@@ -314,21 +316,21 @@ def test_only_inputs_of_this_run_are_done_again(folder, tmp_path):
     assert _read(out, "jsonl") == {"a": "NEW", "b": "TWO WORDS", "d": "FOUR", "e": "FIVE", "g": "SEVEN"}
 
 
-def test_shards_remove_their_own_rows(folder, tmp_path):
+def test_shards_replace_only_their_own_rows(folder, tmp_path):
     out = tmp_path / "out.json"
     for _ in range(2):
         for index in (1, 2):
             _run(folder, out, shard=Shard(index, 2))
         parts = [_read(path, "json") for path in (tmp_path / "out.1-of-2.json", tmp_path / "out.2-of-2.json")]
         assert not set(parts[0]) & set(parts[1])
-        found = parts[0] | parts[1]
-        assert found == {name: (folder / f"{name}.wav").read_text() for name in "abdeg"}
+        texts = parts[0] | parts[1]
+        assert texts == {name: (folder / f"{name}.wav").read_text() for name in "abdeg"}
         for name in "ae":
             _write(folder / f"{name}.wav", "NEW")
 
 
-def test_channels_that_appear_and_disappear(folder, tmp_path):
-    """Both rows are removed at once; files of channels that no longer exist are deleted."""
+def test_outputs_follow_the_number_of_channels(folder, tmp_path):
+    """The rows of both channels are removed at once; files of channels that no longer exist are deleted."""
     for format in ("jsonl", "srt"):
         _write(folder / "a.wav", "ONE")
         out = tmp_path / f"out.{format}s"
@@ -352,7 +354,7 @@ def test_rows_modified_by_hand_are_not_removed(folder, tmp_path):
     _write(folder / "a.wav", "NEW")
     with pytest.raises(JournalError, match=r"was modified after .* start over with --overwrite"):
         _run(folder, out)
-    assert out.read_text().startswith(altered), "and nothing is lost"
+    assert out.read_text().startswith(altered), "rows were lost"
 
 
 def test_an_output_that_is_a_link_stays_a_link(folder, tmp_path):
@@ -367,7 +369,7 @@ def test_an_output_that_is_a_link_stays_a_link(folder, tmp_path):
 
 
 def test_a_journal_of_an_earlier_version_can_be_continued(folder, tmp_path):
-    """It lacks sizes and times of files and positions of rows: what it lists counts as unchanged."""
+    """It lacks the sizes and times of files and the positions of rows, so the files it lists count as unchanged."""
     out = tmp_path / "out.jsonl"
     _run(folder, out)
     with contextlib.closing(sqlite3.connect(Paths(out).journal)) as journal:
@@ -384,7 +386,7 @@ def test_a_journal_of_an_earlier_version_can_be_continued(folder, tmp_path):
     assert _run(folder, out).changed_this_run == 1 and _read(out, "jsonl")["h"] == "EIGHT NEW"
 
 
-def test_stamps(tmp_path):
+def test_stamps_depend_on_size_and_modification_time(tmp_path):
     path = tmp_path / "a.wav"
     assert Stamp.of(str(path)) == MISSING and Stamp.of("s3://bucket/a.wav") is None and Stamp.of(str(tmp_path)) is None
     _write(path, "text")
@@ -394,16 +396,16 @@ def test_stamps(tmp_path):
     assert MISSING.is_changed(stamp) and stamp.is_changed(Stamp(4, 0)) and stamp.is_changed(Stamp(5, stamp.modified_ns))
 
 
-def test_the_stamp_of_an_archive_and_of_standard_input(tmp_path, monkeypatch):
+def test_archives_have_stamps_but_standard_input_does_not(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("-", "a.zip", "raw:s8:8000:1:-"):
         (tmp_path / name).write_bytes(b"four")
-    there = Stamp.of("a.zip")
-    assert there is not None and there.bytes == 4
+    stamp = Stamp.of("a.zip")
+    assert stamp is not None and stamp.bytes == 4
     for url in ("zip://x.wav::a.zip", f"zip://x.wav::file://{tmp_path}/a.zip", f"file://{tmp_path}/a.zip"):
-        assert Stamp.of(url) == there
+        assert Stamp.of(url) == stamp
     (tmp_path / "a.zip").write_bytes(b"other")
-    assert there.is_changed(Stamp.of("zip://x.wav::a.zip"))
+    assert stamp.is_changed(Stamp.of("zip://x.wav::a.zip"))
     for audio in ("-", "raw:s8:8000:1:-", "https://host/a.wav", "zip://x.wav::https://host/a.zip"):
         assert Stamp.of(audio) is None, audio
     assert Stamp.of("./-") is not None
@@ -469,13 +471,12 @@ def test_the_journal_keeps_the_positions_of_rows(tmp_path):
     journal.close()
 
 
-def test_an_utterance_of_standard_input_is_not_a_path(tmp_path):
-    """It has no size and time, and is done once."""
+def test_a_failed_utterance_is_not_processed_again(tmp_path):
     out = tmp_path / "out.jsonl"
     path = tmp_path / "a.wav"
     path.write_text("TEXT")
-    once = [Utterance(f"file://{path}", f"file://{path}", error="no")]
+    utterances = [Utterance(f"file://{path}", f"file://{path}", error="no")]
     for expected in (1, 0):
         inputs = Inputs([path])
-        inputs.__class__ = type("Fixed", (Inputs,), {"__iter__": lambda self: iter(once)})
+        inputs.__class__ = type("Fixed", (Inputs,), {"__iter__": lambda self: iter(utterances)})
         assert _run(inputs, out).failed_this_run == expected

@@ -1,4 +1,4 @@
-"""Long recordings in pieces: every frame once, and seams where nothing is lost or duplicated."""
+"""Test long recordings that are cut into pieces: each frame appears once, and seams lose or duplicate nothing."""
 
 import numpy as np
 import pytest
@@ -41,31 +41,31 @@ def test_every_frame_appears_once_whatever_the_blocks(frames, overlap_share, sam
     assert np.array_equal(log_probs, np.arange(total)) and np.array_equal(ids, np.arange(total) % 5)
 
 
-def test_a_recording_of_one_piece_is_not_cut():
+def test_a_recording_that_fits_in_one_piece_is_not_cut():
     cutter = Cutter.of_seconds(40, 4, 16000, 320, 400)
     for seconds in (0.01, 1, 39.9, 40.0):
         (piece,) = cutter.cut([np.zeros((1, int(16000 * seconds)))])
         assert piece[0] == 0 and piece[1].shape == (1, int(16000 * seconds))
 
 
-def test_at_most_a_piece_and_a_block_are_held():
+def test_at_most_a_piece_and_a_block_are_in_memory():
     cutter = Cutter.of_seconds(40, 4, 16000, 320, 400)
-    given, taken, most = 0, 0, 0
+    read, released, peak = 0, 0, 0
 
     def blocks():
-        nonlocal given, most
+        nonlocal read, peak
         for _ in range(300):
-            given += 16000
-            most = max(most, given - taken)
+            read += 16000
+            peak = max(peak, read - released)
             yield np.zeros((1, 16000), np.int16)
 
     for start, _ in cutter.cut(blocks()):
-        taken = 320 * start
-    assert given == 300 * 16000 and most <= 16000 * (40 + 36 + 2)
+        released = 320 * start
+    assert read == 300 * 16000 and peak <= 16000 * (40 + 36 + 2)
 
 
 @pytest.mark.parametrize("chunk, overlap", [(40, 21), (40, -1), (0, 0), (-3, 0), (0.01, 0), (float("nan"), 0)])
-def test_invalid_chunks(chunk, overlap):
+def test_invalid_chunk_lengths_raise(chunk, overlap):
     with pytest.raises(ValueError, match=r"chunk seconds must be at least 0\.025 and overlap seconds at most half"):
         Cutter.of_seconds(chunk, overlap, 16000, 320, 400)
 
@@ -75,7 +75,7 @@ def _text(ids) -> str:
 
 
 def _pieces(left: str, right: str, shared: int) -> list[Frames]:
-    """Two pieces written as tokens, ``.`` for the blank, that share the last and first ``shared`` frames."""
+    """Return two pieces, given as tokens (`.` is the blank), that have `shared` frames in common."""
     tokens = ".|ABCDEF"
     arrays = [np.array([tokens.index(token) for token in text], np.int32) for text in (left, right)]
     starts = (0, len(left) - shared)
@@ -99,7 +99,7 @@ def test_nothing_is_lost_or_duplicated_at_a_seam(left, right, shared, expected):
 
 
 @pytest.mark.parametrize("shift", [-3, -2, -1, 0, 1, 2, 3])
-def test_a_seam_beside_a_token_that_the_pieces_place_differently(shift):
+def test_a_token_that_two_pieces_place_differently_appears_once(shift):
     """Wherever a token lies in the overlap, and however the pieces disagree about it, it appears once."""
     for at in range(6, 34):
         left, right = np.zeros(60, np.int32), np.zeros(60, np.int32)
@@ -115,28 +115,28 @@ def transcriber():
     return Transcriber.from_pretrained(demo.MODEL, device="cpu", dtype="float32")
 
 
-def test_a_long_recording_gives_the_words_of_the_short_ones_in_order(transcriber, tmp_path):
+def test_a_long_recording_yields_the_words_of_its_parts_in_order(transcriber, tmp_path):
     import jiwer
     import soundfile
 
     from hubert_fast.transcribe.scoring import score
 
-    recordings, times = demo.recordings(), 4
-    waveforms = [audio.load(recording.path) for recording in recordings] * times
+    recordings, repeats = demo.recordings(), 4
+    waveforms = [audio.load(recording.path) for recording in recordings] * repeats
     soundfile.write(tmp_path / "long.flac", np.concatenate(waveforms), 16000)
     seconds = sum(map(len, waveforms)) / 16000
-    alone = " ".join([transcriber.transcribe_file(recording.path).text for recording in recordings] * times)
-    changed = {}
+    alone = " ".join([transcriber.transcribe_file(recording.path).text for recording in recordings] * repeats)
+    lost_or_duplicated = {}
     for chunk, overlap in ((40, 4), (20, 4), (12, 4), (12, 0)):
-        found = transcriber.transcribe_file(tmp_path / "long.flac", chunk_seconds=chunk, overlap_seconds=overlap)
-        assert found.duration_seconds == pytest.approx(seconds, abs=1e-3)
-        edits = jiwer.process_words(alone, found.text)
-        changed[chunk, overlap] = edits.insertions + edits.deletions
+        transcript = transcriber.transcribe_file(tmp_path / "long.flac", chunk_seconds=chunk, overlap_seconds=overlap)
+        assert transcript.duration_seconds == pytest.approx(seconds, abs=1e-3)
+        edits = jiwer.process_words(alone, transcript.text)
+        lost_or_duplicated[chunk, overlap] = edits.insertions + edits.deletions
         # with other voices around them this small model spells some words differently: not an effect of the seams
-        assert score(alone, found.text).character_errors <= 0.03 * len(alone), (chunk, overlap)
+        assert score(alone, transcript.text).character_errors <= 0.03 * len(alone), (chunk, overlap)
     # words lost or duplicated, of 472, at 6 to 24 seams
-    assert all(changed[chunk, 4] <= 4 for chunk in (40, 20, 12)), changed
-    assert changed[12, 0] > 4, f"without an overlap there are more: {changed}"
+    assert all(lost_or_duplicated[chunk, 4] <= 4 for chunk in (40, 20, 12)), lost_or_duplicated
+    assert lost_or_duplicated[12, 0] > 4, f"without an overlap there should be more: {lost_or_duplicated}"
 
 
 def test_times_are_relative_to_the_whole_file(transcriber, tmp_path):
@@ -146,13 +146,13 @@ def test_times_are_relative_to_the_whole_file(transcriber, tmp_path):
     gap = np.zeros(8 * 16000, np.float32)
     soundfile.write(tmp_path / "long.wav", np.concatenate([gap, waveform, gap, waveform]), 16000)
     alone = transcriber.transcribe_file(demo.recordings()[0].path).words
-    found = transcriber.transcribe_file(tmp_path / "long.wav", chunk_seconds=9, overlap_seconds=4).words
+    long_words = transcriber.transcribe_file(tmp_path / "long.wav", chunk_seconds=9, overlap_seconds=4).words
     starts = [8 + word.start_seconds for word in alone]
     starts += [16 + len(waveform) / 16000 + word.start_seconds for word in alone]
-    words = [word for word in found if word.word in {each.word for each in alone}]
+    words = [word for word in long_words if word.word in {each.word for each in alone}]
     assert [word.word for word in words] == [word.word for word in alone] * 2
     assert np.allclose([word.start_seconds for word in words], starts, atol=0.061)
-    # even if the utterance is a part of the file
+    # this also holds for an utterance that is a part of the file
     part = Utterance("part", str(tmp_path / "long.wav"), offset_seconds=8.0, duration_seconds=len(waveform) / 16000)
     (result,) = transcriber.transcribe_many([part])
     assert result.transcripts[0].text == transcriber.transcribe_file(demo.recordings()[0].path).text

@@ -1,4 +1,4 @@
-"""Inputs of the command: warnings about skipped files, and audio from pipes, commands, channels and archives."""
+"""Test inputs of the command: warnings about skipped files, and audio from pipes, commands, channels and archives."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def working_folder(tmp_path, monkeypatch):
 
 
 def _transcribe(capfd, *arguments):
-    """Return the exit status, the lines of text, and the messages apart from those of every run."""
+    """Return the exit status, the lines of text, and the messages that are not printed by every run."""
     status = main(["transcribe", "--device", "cpu", "--dtype", "float32", *arguments])
     out, err = capfd.readouterr()
     usual = ("no --model", "running on", "times real time", "word error rate")
@@ -46,7 +46,7 @@ def test_skipped_files_are_reported_once_and_do_not_affect_the_exit_status(capfd
     )
 
 
-def test_kaldi_commands(capfd):
+def test_kaldi_commands_run_only_with_allow_pipes(capfd):
     with open("wav.scp", "w") as file:
         file.write(f"u1 cat {STOP} |\nu2 {PI}\n")
     status, lines, messages = _transcribe(capfd, "wav.scp")
@@ -54,11 +54,11 @@ def test_kaldi_commands(capfd):
     assert _transcribe(capfd, "wav.scp", "--allow-pipes") == (0, ["u1\tSTOP", "u2\tTHREE POINT ONE FOUR ONE"], [])
 
 
-def test_lhotse_channels(capfd):
-    one, rate_hz = soundfile.read(STOP)
-    two, _ = soundfile.read(PI)
-    both = np.zeros((max(len(one), len(two)), 2))
-    both[: len(one), 0], both[: len(two), 1] = one, two
+def test_lhotse_cuts_select_a_channel(capfd):
+    left, rate_hz = soundfile.read(STOP)
+    right, _ = soundfile.read(PI)
+    both = np.zeros((max(len(left), len(right)), 2))
+    both[: len(left), 0], both[: len(right), 1] = left, right
     soundfile.write("both.wav", both, rate_hz)
     recording = {"id": "r", "sources": [{"type": "file", "channels": [0, 1], "source": "both.wav"}]}
     with open("cuts.jsonl", "w") as file:
@@ -75,15 +75,15 @@ def test_one_channel_is_selected_from_blocks():
         list(_channel(iter(blocks), 2, "a.wav"))
 
 
-@pytest.mark.parametrize("kind", ["wav", "raw", "a pipe"])
-def test_audio_on_standard_input(kind):
+@pytest.mark.parametrize("kind", ["wav", "raw", "named pipe"])
+def test_audio_is_read_from_standard_input_or_a_named_pipe(kind):
     with open(STOP, "rb") as file:
         content = file.read()
     arguments = ["-"]
     if kind == "raw":
         samples, rate_hz = soundfile.read(STOP, dtype="int16")
         content, arguments = samples.astype(">i2").tobytes(), ["-", "--stdin-format", f"s16be:{rate_hz}"]
-    if kind == "a pipe":
+    if kind == "named pipe":
         os.mkfifo("talk")
         arguments = ["talk"]
     command = [
@@ -98,7 +98,7 @@ def test_audio_on_standard_input(kind):
         "--quiet",
         *arguments,
     ]
-    if kind == "a pipe":
+    if kind == "named pipe":
         with open("content", "wb") as file:
             file.write(content)
         with subprocess.Popen(["sh", "-c", "cat content > talk"]):
@@ -108,7 +108,7 @@ def test_audio_on_standard_input(kind):
     assert (run.returncode, run.stdout.decode()) == (0, "STOP\n"), run.stderr
 
 
-def test_an_archive(capfd):
+def test_files_in_an_archive_are_transcribed(capfd):
     with tarfile.open("talks.tgz", "w:gz") as file:
         file.add(STOP, "a/stop.wav")
     assert _transcribe(capfd, "talks.tgz") == (0, ["tar://a/stop.wav::talks.tgz\tSTOP"], [])

@@ -1,4 +1,4 @@
-"""Folders, patterns and archives: each file comes once, whatever links there are, and skipped files are reported."""
+"""Test folders, patterns and archives: each file appears once, whatever the links, and skipped files are reported."""
 
 import os
 import socket
@@ -31,7 +31,7 @@ def _write(*names, content=b""):
 
 
 def _expand(*sources):
-    """Return the ids or errors of the utterances in sources, and the warnings. Iterate twice to compare."""
+    """Return the ids or errors of the utterances in sources, and the warnings. Check that a second pass gives the same."""
     notes = []
     inputs = Inputs(sources, note=notes.append)
     rows = [each.error or each.id for each in inputs]
@@ -104,7 +104,7 @@ def test_linked_folders_are_followed_once():
     assert _expand("talks") == (["talks/a.wav", "talks/z/b.wav", "talks/linked/c.wav"], [])
 
 
-def test_links_to_files_that_come_themselves_are_dropped():
+def test_links_to_files_in_the_same_tree_are_dropped():
     _write("talks/a.wav", "other/c.wav", "other/d.wav", "other/noname", content=RECORDING.read_bytes())
     os.symlink("a.wav", "talks/0.wav")
     os.symlink("../other/c.wav", "talks/1.wav")
@@ -120,7 +120,7 @@ def test_links_to_files_that_come_themselves_are_dropped():
     assert _expand("talks/*.wav")[0] == expected[:-1]
 
 
-def test_links_to_files_without_a_suffix_as_in_the_hub_cache():
+def test_links_in_the_hub_cache_yield_each_file_once():
     _write("hub/blobs/0123", content=RECORDING.read_bytes())
     os.makedirs("hub/snapshots/x")
     os.symlink("../../blobs/0123", "hub/snapshots/x/a.wav")
@@ -162,18 +162,18 @@ def test_pipes_and_sockets_in_a_folder_are_not_opened(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "content, expected, is_one",
+    "content, expected, is_audio",
     [(RECORDING.read_bytes(), ["talk"], True), (b"a.wav\nb.wav\n", ["a.wav", "b.wav"], False)],
     ids=["audio", "list"],
 )
-def test_a_named_pipe_is_read(content, expected, is_one):
+def test_a_named_pipe_is_read(content, expected, is_audio):
     _write("content", content=content)
     os.mkfifo("talk")
     with subprocess.Popen(["sh", "-c", "cat content > talk"]):
         pipe = Inputs(["talk"])
-        assert pipe.is_one_file == is_one and not pipe.can_repeat
+        assert pipe.is_one_file == is_audio and not pipe.can_repeat
         assert [each.audio for each in pipe] == expected
-        if is_one:  # peeking consumed nothing
+        if is_audio:  # peeking consumed nothing
             with standard_input.named_pipe("talk") as rest:
                 assert b"".join(iter(lambda: rest.read(1 << 16), b"")) == content
 
@@ -189,7 +189,7 @@ def test_pipes_with_the_same_name_are_not_confused(tmp_path, monkeypatch):
             assert pipe.peek() == f"{name}.wav\n".encode()
 
 
-def test_a_folder_of_a_thousand_levels(tmp_path):
+def test_folders_a_thousand_levels_deep_are_searched(tmp_path):
     os.mkdir("talks")
     try:
         os.chdir("talks")
@@ -201,9 +201,8 @@ def test_a_folder_of_a_thousand_levels(tmp_path):
         assert _expand("talks")[0] == ["talks" + "/d" * 1100 + "/a.wav"]
     finally:
         os.chdir(tmp_path)
-        subprocess.run(
-            ["rm", "-rf", "talks"], check=True
-        )  # pytest cleans up with shutil.rmtree, which would recurse too deeply
+        # pytest cleans up with shutil.rmtree, which would recurse too deeply
+        subprocess.run(["rm", "-rf", "talks"], check=True)
 
 
 @pytest.mark.parametrize(
@@ -295,7 +294,7 @@ def archive(request):
     return name
 
 
-def test_archives(archive):
+def test_archives_are_expanded_like_folders(archive):
     protocol = "zip" if archive.endswith("zip") else "tar"
 
     def urls(*names):
@@ -316,7 +315,7 @@ def test_archives(archive):
     assert _expand(*urls("*.ogg"))[0] == [f"{urls('*.ogg')[0]}: no audio files here"]
 
 
-def test_tar_members_with_a_leading_dot():
+def test_tar_members_with_a_leading_dot_can_be_named_without_it():
     _write("d/a.wav", "d/x/b.wav")
     with tarfile.open("a.tar", "w") as file:
         file.add("d", ".")
@@ -378,7 +377,7 @@ def test_a_zip_with_the_suffix_of_a_tar_is_read():
     assert _expand("a.tar")[0] == ["zip://a.wav::a.tar"]
 
 
-def test_remote_folders_and_archives():
+def test_remote_folders_and_archives_are_expanded():
     import fsspec
 
     system = fsspec.filesystem("memory")

@@ -1,4 +1,4 @@
-"""Transcripts as text: each format as its readers expect it."""
+"""Test that every output format is written as its readers expect it."""
 
 import csv
 import io
@@ -26,7 +26,7 @@ def _result(*transcripts, **values):
     return Result(Utterance(**{"id": "a b/c.wav", "audio": "a b/c.wav", **values}), transcripts or (HELLO,))
 
 
-def test_jsonl():
+def test_jsonl_has_all_fields_and_a_row_per_channel():
     row = json.loads(formats.jsonl(_result(reference="hello", offset_seconds=3.5)))
     assert row == {
         "id": "a b/c.wav",
@@ -57,7 +57,7 @@ def test_txt_has_a_line_per_utterance():
     assert formats.txt(_result(HELLO, SILENCE)) == "a b/c.wav#1\tHELLO WORLD\na b/c.wav#2\t\n"
 
 
-def test_tsv_reads_back():
+def test_tsv_can_be_read_back():
     table = formats.FORMATS["tsv"].head + formats.tsv(_result(id='"a"\tb')) + formats.tsv(_result(SILENCE))
     rows = list(csv.DictReader(io.StringIO(table), delimiter="\t"))
     assert rows[0] == {
@@ -88,7 +88,7 @@ def test_json_is_an_array_of_the_objects_of_json_lines():
     assert format.head + format.end(is_empty=True) == "[]\n"
 
 
-def test_notes_are_in_rows_that_are_json():
+def test_json_rows_contain_notes():
     notes = ("a.wav: the header says 5.0 s, but there are 103.2 s: all are transcribed",)
     noted = Result(Utterance("a", "a.wav"), (HELLO,), notes=notes)
     assert json.loads(formats.jsonl(noted))["notes"] == json.loads(formats.json_items(noted))["notes"] == [*notes]
@@ -152,7 +152,7 @@ def _intervals(text):
         ([("A", 1 / 3, 2 / 3)], 1.0, 0.0, [(0, 0.33333, ""), (0.33333, 0.66667, "A"), (0.66667, 1, "")]),
     ],
 )
-def test_intervals_cover_the_whole_time_once(words, duration, offset, expected):
+def test_textgrid_intervals_cover_the_whole_duration_once(words, duration, offset, expected):
     text = textgrid(Transcript("", duration, 1.0, tuple(Word(*word, 1.0) for word in words)), offset)
     assert _intervals(text) == expected
     assert f"xmax = {expected[-1][1]:g} \ntiers" in text and f"size = {len(expected)} \n" in text
@@ -162,8 +162,8 @@ def _lines_of(result):
     return "".join(f"<{result.utterance.id}> {transcript.text}\n" for transcript in result.transcripts)
 
 
-def test_a_format_is_added_by_a_row_of_the_table(tmp_path, monkeypatch, capsys):
-    """Options, help, suffixes, errors and outputs all follow from it: header, separator and end of the file included."""
+def test_a_row_format_is_added_by_one_entry_in_the_table(tmp_path, monkeypatch, capsys):
+    """Options, help, suffixes and errors follow from the entry, as do the header, the separator and the end of the output."""
     added = formats.RowFormat(
         "Lines", "a made-up format", text=_lines_of, head="# header\n", between="--\n", tail="# end\n", is_json=True
     )
@@ -183,7 +183,7 @@ def test_a_format_is_added_by_a_row_of_the_table(tmp_path, monkeypatch, capsys):
     assert "made-up (a made-up format)" in " ".join(capsys.readouterr().out.split())
 
 
-def test_a_format_with_a_file_each_is_added_by_a_row_of_the_table(tmp_path, monkeypatch, capsys):
+def test_a_file_format_is_added_by_one_entry_in_the_table(tmp_path, monkeypatch, capsys):
     text = lambda transcript, offset_seconds: f"{offset_seconds} {transcript.text}"  # noqa: E731
     monkeypatch.setitem(formats.FORMATS, "made-up", formats.FileFormat("note", "a made-up format", text=text))
     command = ["transcribe", str(STEPS), "--device", "cpu", "--dtype", "float32"]
@@ -203,12 +203,12 @@ def test_the_table_of_formats_needs_no_torch():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False False\n"
 
 
-def test_ctm():
+def test_ctm_has_a_line_per_word():
     assert formats.ctm(_result()) == "a%20b/c.wav 1 0.50 0.40 HELLO 0.912\na%20b/c.wav 1 1.00 0.46 WORLD 0.500\n"
     assert formats.ctm(_result(SILENCE, HELLO)).startswith("a%20b/c.wav 2 0.50")
 
 
-def test_srt_and_vtt():
+def test_srt_and_vtt_format_times_and_text():
     assert formats.srt(HELLO) == "1\n00:00:00,500 --> 00:00:01,460\nHELLO WORLD\n"
     late = Transcript("A <B> & C", 4000.0, 1.0, (Word("A", 3599.9996, 3661.0, 1.0), Word("<B>&", 3661.01, 3661.5, 1.0)))
     assert formats.vtt(late) == (
@@ -217,7 +217,7 @@ def test_srt_and_vtt():
     assert formats.srt(SILENCE) == "" and formats.vtt(SILENCE) == "WEBVTT\n"
 
 
-def test_subtitles_are_short_in_characters_and_seconds_and_break_at_pauses():
+def test_subtitles_are_short_and_break_at_pauses():
     words = [Word("WORD" * (1 + index % 3), 0.5 * index, 0.5 * index + 0.4, 1.0) for index in range(60)]
     words += [Word("PAUSE", 40.0, 40.5, 1.0), Word("X" * 100, 40.6, 41.0, 1.0)]
     cues = [block.split("\n") for block in formats.srt(Transcript("", 50.0, 1.0, tuple(words))).strip().split("\n\n")]
@@ -236,7 +236,7 @@ def test_subtitles_are_short_in_characters_and_seconds_and_break_at_pauses():
         ("a//b/./c", "a/b/c"),
     ],
 )  # fmt: skip
-def test_names_of_files_stay_below_their_folder(name, safe):
+def test_names_of_output_files_stay_within_their_folder(name, safe):
     assert _safe(name) == safe
 
 

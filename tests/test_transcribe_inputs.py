@@ -1,4 +1,4 @@
-"""The utterances in files, folders, patterns and lists, and how shards divide them."""
+"""Test which utterances files, folders, patterns and lists contain, and how shards divide them."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def test_a_folder_yields_its_audio_sorted_with_relative_names(folder):
     assert all(utterance.id == utterance.audio and utterance.error is None for utterance in utterances)
 
 
-def test_files_patterns_and_missing_sources(folder):
+def test_files_and_patterns_are_found_and_missing_sources_are_errors(folder):
     assert _ids(folder / "a.flac") == [str(folder / "a.flac")]
     assert _ids(f"{folder}/**/*.[mf]*") == [str(folder / "a.flac"), str(folder / "sub/c.mp3")]
     errors = {
@@ -66,7 +66,7 @@ def test_a_folder_without_permission_is_an_error_and_the_others_are_searched(fol
     assert bad.error == f"{folder}/sub: cannot be opened: Permission denied"
 
 
-def test_nemo_manifest(folder):
+def test_rows_of_a_nemo_manifest_become_utterances(folder):
     rows = [
         {"audio_filepath": "a.flac", "duration": 2.5, "text": "hello"},
         {"audio_filepath": "b.WAV", "offset": 1.5, "duration": 0.25, "text": ""},
@@ -75,8 +75,8 @@ def test_nemo_manifest(folder):
         {"audio_filepath": str(folder / "sub/c.mp3"), "id": 7},
     ]
     (folder / "m.json").write_text("\ufeff" + "\n".join(map(json.dumps, rows)) + "\n\n")
-    found = list(Inputs([folder / "m.json"]))
-    assert found == [
+    utterances = list(Inputs([folder / "m.json"]))
+    assert utterances == [
         Utterance("a.flac", f"{folder}/a.flac", 0.0, 2.5, "hello", "a"),
         Utterance("b.WAV#1.5-1.75", f"{folder}/b.WAV", 1.5, 0.25, None, "b.1.5-1.75"),
         Utterance("b.WAV#2-", f"{folder}/b.WAV", 2.0, None, None, "b.2-"),
@@ -99,7 +99,7 @@ def test_manifest_paths_are_tried_in_the_working_folder_first(folder, monkeypatc
         ("m.txt", "a.flac\n\n b.WAV\r\n", [("a.flac", None), ("b.WAV", None)]),
     ],
 )
-def test_tables_and_lists(folder, name, text, expected):
+def test_tables_and_lists_yield_paths_and_references(folder, name, text, expected):
     (folder / name).write_text(text, newline="")
     assert [(utterance.id, utterance.reference) for utterance in Inputs([folder / name])] == expected
 
@@ -157,7 +157,7 @@ def test_an_unreadable_manifest_raises(folder, name, text, message):
         list(Inputs([folder / name]))
 
 
-def test_standard_input(folder):
+def test_a_list_is_read_from_standard_input_once(folder):
     code = "from hubert_fast.transcribe import Inputs; print([utterance.id for utterance in Inputs(['-'])])"
     text = b'a.flac\n{"audio_filepath": "b.WAV", "offset": 1}\nbad\xff.wav\n'
     run = subprocess.run([sys.executable, "-c", code], input=text, capture_output=True, check=True)
@@ -166,7 +166,7 @@ def test_standard_input(folder):
         Inputs(["-", "-"])
 
 
-def test_urls():
+def test_folders_patterns_and_lists_at_urls_are_expanded():
     import fsspec
 
     system = fsspec.filesystem("memory")
@@ -184,7 +184,7 @@ def test_urls():
     assert none.error == ("nosuch://speech/*.wav: nosuch:// URLs are not supported: download the file and pass its path")
 
 
-def test_patterns_within_an_archive(tmp_path):
+def test_patterns_within_an_archive_are_expanded(tmp_path):
     import zipfile
 
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
@@ -194,7 +194,7 @@ def test_patterns_within_an_archive(tmp_path):
     assert _ids(f"zip://x/*.wav::{tmp_path}/a.zip") == expected
 
 
-def test_a_pipe_is_read_once(tmp_path):
+def test_inputs_with_a_pipe_cannot_repeat(tmp_path):
     os.mkfifo(tmp_path / "files.txt")
     assert not Inputs([tmp_path / "files.txt"]).can_repeat and not Inputs(["-"]).can_repeat
     assert Inputs([tmp_path, tmp_path / "gone.txt", "memory://listed"]).can_repeat
@@ -225,10 +225,10 @@ def test_an_invalid_shard_raises(text):
 
 
 def test_keys_distinguish_utterances():
-    one = Utterance("a", "a.wav", 0.0, None)
+    first = Utterance("a", "a.wav", 0.0, None)
     others = [Utterance("b", "a.wav"), Utterance("a", "b.wav"), Utterance("a", "a.wav", 1.0), Utterance("a", "a.wav", 0.0, 1.0)]
-    assert one.key == Utterance("a", "a.wav", reference="x", name="y").key
-    assert len({one.key, *(other.key for other in others)}) == 5
+    assert first.key == Utterance("a", "a.wav", reference="x", name="y").key
+    assert len({first.key, *(other.key for other in others)}) == 5
     assert len({Utterance("a\udcff", "a.wav").key, Utterance("a\udcfe", "a.wav").key}) == 2
 
 
