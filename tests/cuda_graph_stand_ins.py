@@ -1,4 +1,4 @@
-"""Stand-ins for CUDA's graphs, streams and events, which do the same on a CPU."""
+"""Stand-ins for CUDA graphs, streams and events that do the same on a CPU."""
 
 from contextlib import contextmanager, nullcontext
 
@@ -11,7 +11,7 @@ from hubert_fast.packed import cuda_graphs, kernel_graph
 
 
 class Graph:
-    """Stands in for ``torch.cuda.CUDAGraph``: it replays by calling again, into the memory that the first results lie in."""
+    """Stand in for `torch.cuda.CUDAGraph`: a replay calls the function again and writes over the captured outputs."""
 
     def replay(self):
         assert not torch.is_inference_mode_enabled()
@@ -26,7 +26,7 @@ class Graph:
 
 
 class Event:
-    """Stands in for ``torch.cuda.Event``; the log says what waits for it and when it is recorded."""
+    """Stand in for `torch.cuda.Event`; `log` lists the calls of its methods."""
 
     def __init__(self):
         self.log = []
@@ -42,7 +42,7 @@ class Event:
 
 
 class Stream:
-    """Stands in for ``torch.cuda.Stream``; it knows whether anything ran on it outside a capture."""
+    """Stand in for `torch.cuda.Stream` and note whether anything ran on it outside a capture."""
 
     captures = ran_outside = False
 
@@ -61,26 +61,26 @@ class Stream:
 
 @pytest.fixture
 def captures(monkeypatch):
-    """Let graphs run on the CPU, on kernels; return the log of what was captured and replayed. New memory is no number."""
+    """Run graphs of our kernels on the CPU; return a log of captures and replays. `torch.empty` gives NaN."""
     log, capture, empty = [], cuda_graphs._capture, torch.empty
 
     @contextmanager
-    def recording(graph, pool, stream, capture_error_mode):
+    def graph_context(graph, pool, stream, capture_error_mode):
         log.append("captured")
         graph.shared = pool
         assert capture_error_mode == "thread_local"
-        assert not stream.ran_outside  # or memory of libraries would lie outside the graphs' pool
+        assert not stream.ran_outside  # otherwise libraries would allocate memory outside the graphs' pool
         stream.captures = True
         yield
 
-    def watched(prepare, inputs, shared):
+    def logged_capture(prepare, inputs, shared):
         prepared = []
 
-        def remembered():
+        def recorded_prepare():
             prepared.append(prepare())
             return prepared[0]
 
-        captured = capture(remembered, inputs, shared)
+        captured = capture(recorded_prepare, inputs, shared)
         graph = captured.graph
         graph.call = prepared[0][0]
         graph.log, graph.inputs, graph.outputs = log, captured.inputs, captured.outputs
@@ -88,14 +88,14 @@ def captures(monkeypatch):
             tensor.fill_(torch.nan if tensor.is_floating_point() else 0)
         return captured
 
-    def poisoned(*size, **options):
-        made = empty(*size, **options)
-        return made.fill_(torch.nan) if made.is_floating_point() else made
+    def empty_of_nan(*size, **options):
+        tensor = empty(*size, **options)
+        return tensor.fill_(torch.nan) if tensor.is_floating_point() else tensor
 
-    monkeypatch.setattr(cuda_graphs, "_capture", watched)
-    monkeypatch.setattr(torch, "empty", poisoned)
+    monkeypatch.setattr(cuda_graphs, "_capture", logged_capture)
+    monkeypatch.setattr(torch, "empty", empty_of_nan)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
-    monkeypatch.setattr(torch.cuda, "graph", recording)
+    monkeypatch.setattr(torch.cuda, "graph", graph_context)
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
     monkeypatch.setattr(torch.cuda, "current_stream", Stream)
@@ -103,5 +103,5 @@ def captures(monkeypatch):
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: stream.entered())
     monkeypatch.setattr(kernel_graph, "graphs_can_run", lambda device: True)
     monkeypatch.setenv(BACKEND_VARIABLE, "triton")
-    monkeypatch.setenv(CUDA_GRAPHS_VARIABLE, "1")  # whichever torch this is
+    monkeypatch.setenv(CUDA_GRAPHS_VARIABLE, "1")  # whatever the version of torch
     return log

@@ -1,4 +1,4 @@
-"""accelerate and restore: a live transformers model, made fast and undone, and every reason for which it steps aside."""
+"""Test that `accelerate` keeps the answers of a live transformers model, and that `restore` undoes it."""
 
 import copy
 import inspect
@@ -23,45 +23,45 @@ ALL = {**ARCHITECTURES, **NEWER_ARCHITECTURES}
     "values", {**ARCHITECTURES, **NEWER_ARCHITECTURES}.values(), ids={**ARCHITECTURES, **NEWER_ARCHITECTURES}
 )
 @pytest.mark.parametrize("masked", [False, True], ids=["no mask", "mask"])
-def test_the_same_answers_from_our_graph(class_name, values, masked, batch):
+def test_accelerated_outputs_equal_the_originals(class_name, values, masked, batch):
     model = theirs(class_name, values, use_weighted_layer_sum=True)
-    known = set(model.state_dict()) == set(getattr(hubert_fast, class_name)(model.config).state_dict())
+    supported = set(model.state_dict()) == set(getattr(hubert_fast, class_name)(model.config).state_dict())
     waveforms, mask = batch[0], batch[1] if masked else None
     expected = answers(model, waveforms, mask, **STATES)
     assert accelerate(model) is model
-    found = answers(model, waveforms, mask, **STATES)
-    assert (forward_of(model).reason is None) == known  # 4.34.1 ignores the newer configurations
-    assert type(found) is type(expected) and list(found.keys()) == list(expected.keys())
-    heads = class_name != "HubertModel"  # transformers' own, which see zeros for padding
+    actual = answers(model, waveforms, mask, **STATES)
+    assert (forward_of(model).reason is None) == supported  # transformers 4.34.1 ignores the newer options
+    assert type(actual) is type(expected) and list(actual.keys()) == list(expected.keys())
+    has_head = class_name != "HubertModel"  # transformers' own, which get zeros for padding
 
-    def compare(ours, other, what):
-        assert_close(true_frames(ours, mask), true_frames(other, mask), "same graph", what)
-        if known and masked and (not heads or what != "output"):
-            padding = ~getattr(model, "hubert", model)._get_feature_vector_attention_mask(ours.shape[1], mask)
-            assert padding.any() and not ours[padding].any()
+    def compare(output, reference, name):
+        assert_close(true_frames(output, mask), true_frames(reference, mask), "same graph", name)
+        if supported and masked and (not has_head or name != "output"):
+            padding = ~getattr(model, "hubert", model)._get_feature_vector_attention_mask(output.shape[1], mask)
+            assert padding.any() and not output[padding].any()
 
-    compare(found[0], expected[0], "output")
-    assert len(found.hidden_states) == len(expected.hidden_states)
-    for index, (ours, other) in enumerate(zip(found.hidden_states, expected.hidden_states)):  # by their convention
-        compare(ours, other, f"hidden state {index}")
+    compare(actual[0], expected[0], "output")
+    assert len(actual.hidden_states) == len(expected.hidden_states)
+    for index, (output, reference) in enumerate(zip(actual.hidden_states, expected.hidden_states)):
+        compare(output, reference, f"hidden state {index}")
     as_tuple = answers(model, waveforms, mask, return_dict=False)
-    assert isinstance(as_tuple, tuple) and torch.equal(as_tuple[0], found[0])
+    assert isinstance(as_tuple, tuple) and torch.equal(as_tuple[0], actual[0])
 
 
-def test_it_is_that_object_and_nothing_else(batch):
+def test_accelerate_changes_only_the_given_object(batch):
     forward, modules = transformers.HubertModel.forward, set(vars(transformers.models.hubert.modeling_hubert))
-    model, other = theirs(), theirs()
+    model, untouched = theirs(), theirs()
     keys, signature = list(model.state_dict()), inspect.signature(model.hubert.forward)
     accelerate(model)
     assert transformers.HubertModel.forward is forward and set(vars(transformers.models.hubert.modeling_hubert)) == modules
-    assert "forward" not in vars(other.hubert) and "forward" not in vars(model)
+    assert "forward" not in vars(untouched.hubert) and "forward" not in vars(model)
     assert list(model.state_dict()) == keys and inspect.signature(model.hubert.forward) == signature
     assert restore(model) is model and "forward" not in vars(model.hubert)
     assert restore(model) is model  # nothing to undo
     answers(model, *batch)
 
 
-def test_accelerating_twice_and_restoring_below_a_wrapper(batch):
+def test_accelerate_twice_and_restore_under_a_wrapper(batch):
     import functools
 
     model = theirs("HubertModel")
@@ -84,23 +84,23 @@ def test_accelerating_twice_and_restoring_below_a_wrapper(batch):
     assert fast.reason is None
 
 
-def test_what_changes_the_weights_reaches_both(batch):
+def test_weight_changes_apply_accelerated_and_restored(batch):
     model = accelerate(theirs())
     answers(model, *batch)
-    other = theirs()
+    source = theirs()
 
     def check(waveforms=batch[0]):
-        found = answers(model, waveforms, batch[1]).logits
+        actual = answers(model, waveforms, batch[1]).logits
         assert forward_of(model).reason is None
         expected = answers(restore(model), waveforms, batch[1]).logits
-        assert_close(true_frames(found, batch[1]), true_frames(expected, batch[1]), "same graph")
+        assert_close(true_frames(actual, batch[1]), true_frames(expected, batch[1]), "same graph")
         accelerate(model)
-        return found
+        return actual
 
     before = check()
-    model.load_state_dict(other.state_dict())
+    model.load_state_dict(source.state_dict())
     assert not torch.equal(check(), before)
-    model.load_state_dict({key: 2 * tensor for key, tensor in other.state_dict().items()}, assign=True)
+    model.load_state_dict({key: 2 * tensor for key, tensor in source.state_dict().items()}, assign=True)
     before = check()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -113,7 +113,7 @@ def test_what_changes_the_weights_reaches_both(batch):
     assert forward_of(model).reason.startswith("encoder.layers.2 is missing")
 
 
-def test_a_copy_is_accelerated_on_its_own(batch):
+def test_a_deep_copy_is_accelerated_independently(batch):
     model = accelerate(theirs())
     expected = answers(model, *batch).logits
     twin = copy.deepcopy(model)
@@ -124,8 +124,8 @@ def test_a_copy_is_accelerated_on_its_own(batch):
     assert torch.equal(answers(twin, *batch).logits, expected) and twin.hubert.forward.reason is None
 
 
-def test_replicas_of_data_parallel_run_their_own_forward(batch):
-    """Trainer makes them where there are several GPUs; each has its own device's weights, which ours would not see."""
+def test_data_parallel_replicas_run_their_own_forward(batch):
+    """Trainer replicates a model across GPUs. Each replica has its device's own weights, which our forward would not use."""
     model = accelerate(theirs("HubertModel"))
     replica = model._replicate_for_data_parallel()
     assert not {"forward", "_replicate_for_data_parallel"} & set(vars(replica)) and "forward" in vars(model)
@@ -133,24 +133,24 @@ def test_replicas_of_data_parallel_run_their_own_forward(batch):
     assert not {"forward", "_replicate_for_data_parallel"} & set(vars(restore(model)))
 
 
-def test_what_it_cannot_accelerate(batch):
-    class Mine(transformers.HubertModel):
+def test_unsupported_models_are_rejected(batch):
+    class Subclass(transformers.HubertModel):
         def forward(self, *args, **kwargs):
             return super().forward(*args, **kwargs)
 
     tiny = transformers.HubertConfig(**PRE_LN)
     wav2vec2 = transformers.Wav2Vec2Model(transformers.Wav2Vec2Config(**PRE_LN))
-    for stranger in (wav2vec2, hubert_fast.HubertModel(hubert_fast.HubertConfig(**PRE_LN)), Mine(tiny), "a name", None):
+    for unsupported in (wav2vec2, hubert_fast.HubertModel(hubert_fast.HubertConfig(**PRE_LN)), Subclass(tiny), "a name", None):
         for function in (accelerate, restore):
             with pytest.raises(TypeError, match="expected a HuBERT model of transformers, but got a "):
-                function(stranger)
+                function(unsupported)
     model = theirs()
     model.hubert.forward = lambda *args, **kwargs: None
     with pytest.raises(ValueError, match="forward of this HubertModel has already been replaced"):
         accelerate(model)
 
 
-def test_bad_calls_fail_as_they_did():
+def test_invalid_calls_still_raise():
     model = accelerate(theirs())
     with torch.no_grad(), pytest.raises(TypeError):
         model.hubert()
@@ -164,7 +164,7 @@ def recordings():
 
 
 @pytest.mark.parametrize("options", [{}, {"batch_size": 2}, {"chunk_length_s": 2, "stride_length_s": 0.5}], ids=str)
-def test_in_a_speech_recognition_pipeline(recordings, options):
+def test_speech_recognition_pipeline(recordings, options):
     processor = transformers.Wav2Vec2Processor.from_pretrained(demo.MODEL)
     pipe = transformers.pipeline(
         "automatic-speech-recognition",
@@ -173,23 +173,23 @@ def test_in_a_speech_recognition_pipeline(recordings, options):
         feature_extractor=processor.feature_extractor,
         device="cpu",
     )
-    # not in batches: transformers reads letters in the padding there
-    alone = {name: value for name, value in options.items() if name != "batch_size"}
-    expected = [entry["text"] for entry in pipe([np.array(samples) for samples in recordings], **alone)]
+    # unbatched: in a batch, transformers decodes letters from the padding
+    unbatched = {name: value for name, value in options.items() if name != "batch_size"}
+    expected = [entry["text"] for entry in pipe([np.array(samples) for samples in recordings], **unbatched)]
     accelerate(pipe.model)
-    found = [entry["text"] for entry in pipe([np.array(samples) for samples in recordings], **options)]
-    assert found == expected and all(len(text) > 5 for text in found)
+    actual = [entry["text"] for entry in pipe([np.array(samples) for samples in recordings], **options)]
+    assert actual == expected and all(len(text) > 5 for text in actual)
     assert forward_of(pipe.model).reason is None
 
 
-def test_in_an_audio_classification_pipeline(recordings):
+def test_audio_classification_pipeline(recordings):
     extractor = transformers.Wav2Vec2FeatureExtractor(return_attention_mask=True)
     model = theirs("HubertForSequenceClassification", num_labels=3)
     pipe = transformers.pipeline("audio-classification", model=model, feature_extractor=extractor, device="cpu")
     expected = pipe([np.array(samples) for samples in recordings])
     accelerate(model)
-    found = pipe([np.array(samples) for samples in recordings])
+    actual = pipe([np.array(samples) for samples in recordings])
     assert forward_of(model).reason is None
-    for ours, other in zip(found, expected):
-        assert [entry["label"] for entry in ours] == [entry["label"] for entry in other]
-        assert [entry["score"] for entry in ours] == pytest.approx([entry["score"] for entry in other], abs=1e-5)
+    for labels, reference in zip(actual, expected):
+        assert [entry["label"] for entry in labels] == [entry["label"] for entry in reference]
+        assert [entry["score"] for entry in labels] == pytest.approx([entry["score"] for entry in reference], abs=1e-5)

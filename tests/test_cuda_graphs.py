@@ -1,6 +1,6 @@
-"""Graphs of short batches: which calls are captured and replayed, and that answers stay those of the inputs at hand.
+"""Test which calls are captured and replayed as CUDA graphs, and that each replay answers for its own inputs.
 
-There is no CUDA here: graphs, streams and events are stood in for by objects that do the same on a CPU, the rest is real.
+No GPU is needed: stand-ins for graphs, streams and events do the same on a CPU. Everything else is real.
 """
 
 import copy
@@ -24,7 +24,7 @@ pytest.importorskip("triton", reason="triton is not installed (it exists for Lin
 CPU = torch.device("cpu")
 BUCKETS = [*range(64, 512, 64), *range(512, GRAPH_FRAMES + 1, 128)]
 LENGTHS = (900, 0, 401)
-# a quarter of the frames in the first convolution: interpreted, these take the time
+# a quarter of the usual frames in the first convolution, which takes most of the time when interpreted
 FEWER = dict(conv_dim=(16, 24, 32), conv_kernel=(20, 8, 4), conv_stride=(20, 4, 4), num_hidden_layers=2)
 POST, PRE = dict(POST_LN, **FEWER), dict(PRE_LN, **FEWER)
 architectures = pytest.mark.parametrize("values", [POST, PRE], ids=["post-LN", "pre-LN"])
@@ -57,18 +57,18 @@ def test_batches_of_any_lengths_share_a_graph(values, mode, captures):
     for count, lengths in enumerate([(900,), LENGTHS, (20480,), (399, 400, 5000, 0, 1, 720, 640), (401,)]):
         audio = audio_of(lengths)
         with mode():
-            found, expected = model.forward_packed(audio), plain.forward_packed(audio)
-        kept.append((found, expected))
+            actual, expected = model.forward_packed(audio), plain.forward_packed(audio)
+        kept.append((actual, expected))
         assert captures.count("captured") == (count > 0) and captures.count("replayed") == count
-    for found, expected in kept:  # not overwritten by later replays
-        assert found.cu_seqlens.tolist() == expected.cu_seqlens.tolist()
-        assert_close(found[0], expected[0], "same graph")
-        assert found[0].is_inference() is (mode is torch.inference_mode)
+    for actual, expected in kept:  # not overwritten by later replays
+        assert actual.cu_seqlens.tolist() == expected.cu_seqlens.tolist()
+        assert_close(actual[0], expected[0], "same graph")
+        assert actual[0].is_inference() is (mode is torch.inference_mode)
 
 
 @architectures
 @torch.no_grad()
-def test_no_number_of_a_batch_before_reaches_the_next(values, captures):
+def test_values_of_one_batch_never_reach_the_next(values, captures):
     model, plain = pair_of(values)
     for lengths in ((20480,), (20480,), (3000, 20480 - 3200)):
         model.forward_packed(PackedAudio.from_waveforms([torch.full((length,), torch.nan) for length in lengths]))
@@ -79,28 +79,28 @@ def test_no_number_of_a_batch_before_reaches_the_next(values, captures):
 
 @architectures
 @torch.no_grad()
-def test_nor_of_an_utterance_its_neighbours(values, captures):
+def test_values_of_one_utterance_never_reach_its_neighbours(values, captures):
     model, plain = pair_of(values)
     for lengths in ((2000, 1000), (900, 0, 4000), (9000, 401)):
         waveforms = [torch.randn(length) for length in lengths]
         waveforms[0].fill_(torch.nan)
-        found = model.forward_packed(PackedAudio.from_waveforms(waveforms)).unpack()
+        actual = model.forward_packed(PackedAudio.from_waveforms(waveforms)).unpack()
         expected = plain.forward_packed(PackedAudio.from_waveforms(waveforms[1:])).unpack()
-        assert found[0].isnan().all()
-        for one, other in zip(found[1:], expected, strict=True):
-            assert one.shape == other.shape and (not len(other) or (one - other).abs().max() < 1e-5)
+        assert actual[0].isnan().all()
+        for output, reference in zip(actual[1:], expected, strict=True):
+            assert output.shape == reference.shape and (not len(reference) or (output - reference).abs().max() < 1e-5)
     assert captures == ["captured", "replayed", "replayed"]
 
 
 @architectures
 @torch.no_grad()
 def test_padded_calls(values, captures):
-    """Statistics of a group norm are taken over padded rows: another graph, but for rows without padding."""
+    """A group norm includes padding in its statistics, so padded calls need another graph, unless no row has padding."""
     model, plain = pair_of(values)
     for lengths in ((900, 700), (2000, 401), (1500, 3, 800)):
         waveforms, mask = masked_batch(lengths)
-        found, expected = (each(waveforms + 0.1, attention_mask=mask)[0] for each in (model, plain))
-        assert_close(found, expected, "same graph")
+        actual, expected = (network(waveforms + 0.1, attention_mask=mask)[0] for network in (model, plain))
+        assert_close(actual, expected, "same graph")
     assert captures == ["captured", "replayed", "replayed"]
     for shape in ((1, 900), (2, 1280), (1, 5001)):
         waveforms = torch.randn(shape)
@@ -115,11 +115,11 @@ def test_buckets():
     assert [bucket_of(hops, 1) for hops in (1, 64, 65, 512, 513, 640, 641, 1536)] == [64, 64, 128, 512, 640, 640, 768, 1536]
     assert bucket_of(GRAPH_FRAMES + 1, 1) is bucket_of(1, GRAPH_UTTERANCES + 1) is None
     assert sorted({bucket_of(hops, 8) for hops in range(1, GRAPH_FRAMES + 1)}) == BUCKETS
-    assert 2 * len(BUCKETS) <= cuda_graphs.GRAPHS  # packed calls, and padded ones of a group-norm model
+    assert 2 * len(BUCKETS) <= cuda_graphs.GRAPHS  # packed calls, and padded calls of a group-norm model
 
 
 @torch.no_grad()
-def test_the_edges_of_a_bucket(captures):
+def test_lengths_at_bucket_edges(captures):
     model, plain = pair_of(PRE)
     for lengths in ((64 * 320,), (64 * 320 - 319,), (64 * 320 + 1,), (400,) * 8, (112 * 320, *(399,) * 7)):
         audio = audio_of(lengths)
@@ -128,21 +128,21 @@ def test_the_edges_of_a_bucket(captures):
 
 
 @torch.no_grad()
-def test_larger_batches_take_no_graph(captures, monkeypatch):
+def test_unsuitable_batches_use_no_graph(captures, monkeypatch):
     model = model_of(HubertModel, PRE)
     for _ in range(3):
         model.forward_packed(audio_of((401,) * (GRAPH_UTTERANCES + 1)))
     monkeypatch.setattr("hubert_fast.packed.tables.GRAPH_FRAMES", 64)
     for _ in range(3):
         model.forward_packed(audio_of((64 * 320 + 1,)))
-        model.forward_packed(PackedAudio(torch.randn(65 * 320), (401,)))  # whose samples are more than its lengths need
-        model.forward_packed(audio_of((399,)))  # without frames
-        model.forward_packed(audio_of(), output_hidden_states=True)  # of which a graph would keep all states
+        model.forward_packed(PackedAudio(torch.randn(65 * 320), (401,)))  # more samples than the lengths need
+        model.forward_packed(audio_of((399,)))  # no frames
+        model.forward_packed(audio_of(), output_hidden_states=True)  # a graph would keep all hidden states
     assert captures == [] and not model.fast_path.cuda_graphs._may_capture
 
 
 @torch.no_grad()
-def test_what_makes_a_call_another(captures):
+def test_replacing_a_weight_discards_the_graphs(captures):
     model = model_of(HubertModel, PRE)
     for _ in range(2):
         model.forward_packed(audio_of())
@@ -151,34 +151,34 @@ def test_what_makes_a_call_another(captures):
         model.encoder.layers[0].attention.q_proj.weight.clone()
     )
     model.forward_packed(audio_of())
-    assert captures == ["captured", "replayed"] and not model.fast_path.cuda_graphs  # which read weights that are gone
-    model.encoder.layers[0].attention.q_proj.weight.data.mul_(2)  # in place: the graph reads it where it is
+    assert captures == ["captured", "replayed"] and not model.fast_path.cuda_graphs  # they read the old weight
+    model.encoder.layers[0].attention.q_proj.weight.data.mul_(2)  # changed in place, so that the graph reads the new values
     audio = audio_of()
-    found = model.forward_packed(audio)[0]
+    actual = model.forward_packed(audio)[0]
     assert captures == ["captured", "replayed"] * 2
     model.fast_path.cuda_graphs.limit = 0
-    assert_close(found, model.forward_packed(audio)[0], "same graph")
+    assert_close(actual, model.forward_packed(audio)[0], "same graph")
     assert captures == ["captured", "replayed"] * 2
 
 
-def double(cache, key, values, places="here"):
-    """Have a cache double values, by the graph of ``key`` if there is one, in buffers for eight of them."""
-    given = torch.tensor(values)
-    found = cache.run(key, places, CPU, lambda: (lambda x: (2 * x, None), [torch.zeros(8)]), (given,), len(values))
-    if found is not None:
-        assert found[0].tolist() == [2 * value for value in values] and found[1] is None
-    return found is not None
+def double(cache, key, values, addresses="here"):
+    """Double up to eight values by the graph of `key`; return whether there was such a graph."""
+    inputs = torch.tensor(values)
+    outputs = cache.run(key, addresses, CPU, lambda: (lambda x: (2 * x, None), [torch.zeros(8)]), (inputs,), len(values))
+    if outputs is not None:
+        assert outputs[0].tolist() == [2 * value for value in values] and outputs[1] is None
+    return outputs is not None
 
 
 def graphs_of(cache):
     return [captured.graph for captured in cache._generation.graphs.values()]
 
 
-def test_one_graph_too_many_frees_all(captures):
-    """Never one of several: the memory that libraries keep for their common stream would go with it."""
+def test_a_graph_beyond_the_limit_frees_all(captures):
+    """Graphs are only freed together: freeing one would free memory that libraries keep for the stream they share."""
     cache = GraphCache(2)
     assert [double(cache, key, [1.0, 2.0]) for key in "abab"] == [False, False, True, True]
-    assert [double(cache, key, [3.0] * 8) for key in "cde"] == [False] * 3 and len(cache) == 2  # what comes once frees nothing
+    assert [double(cache, key, [3.0] * 8) for key in "cde"] == [False] * 3 and len(cache) == 2  # a key seen once frees nothing
     done, freed = cache._generation.done, graphs_of(cache)
     assert double(cache, "c", [4.0]) and len(cache) == 1 and not set(graphs_of(cache)) & set(freed)
     assert double(cache, "a", [5.0]) and len(cache) == 2
@@ -186,7 +186,7 @@ def test_one_graph_too_many_frees_all(captures):
     for key in range(cuda_graphs.KEYS_REMEMBERED + 9):
         double(cache, key, [1.0])
     assert len(cache._may_capture) == cuda_graphs.KEYS_REMEMBERED and len(cache) == 2
-    # a replay waits for the one before it, on whatever stream, and memory that one may use is not freed meanwhile
+    # each replay waits for the one before it, on any stream, and memory is only freed after the last replay
     assert done.log == [*["waited", "recorded"] * 2, "synchronized"]
     done = cache._generation.done
     cache.limit = 1
@@ -197,19 +197,19 @@ def test_one_graph_too_many_frees_all(captures):
         cache.limit = -1
 
 
-def test_graphs_that_live_share_memory(captures):
+def test_live_graphs_share_a_memory_pool(captures):
     cache = GraphCache(4)
     assert [double(cache, key, [1.0]) for key in "aabbcc"] == [False, True] * 3
     first, *others = graphs_of(cache)
     assert first.shared is None and [graph.shared for graph in others] == [first.pool()] * 2
-    cache.limit = 0  # PyTorch takes the handle of a pool that is gone for an error
+    cache.limit = 0  # PyTorch raises when given the handle of a freed pool
     cache.limit = 4
     assert [double(cache, "d", [1.0]) for _ in range(2)] == [False, True]
     (last,) = graphs_of(cache)
     assert last.shared is None
 
 
-def test_a_replay_that_fails_leaves_the_next_one_to_wait(captures, monkeypatch):
+def test_the_replay_after_a_failed_one_still_waits(captures, monkeypatch):
     cache = GraphCache(4)
     assert [double(cache, "a", [1.0]) for _ in range(2)] == [False, True]
     with monkeypatch.context() as context:
@@ -220,21 +220,21 @@ def test_a_replay_that_fails_leaves_the_next_one_to_wait(captures, monkeypatch):
     assert cache._generation.done.log == ["waited", "recorded"] * 3
 
 
-def test_a_model_that_moves_takes_its_graphs_anew(captures):
+def test_moving_the_weights_recaptures_the_graphs(captures):
     cache = GraphCache(4)
     assert [double(cache, "a", [1.0]) for _ in range(2)] == [False, True]
     before = cache._generation
-    assert [double(cache, "a", [1.0], "there") for _ in range(2)] == [False, True]
+    assert [double(cache, "a", [1.0], "elsewhere") for _ in range(2)] == [False, True]
     assert len(cache) == 1 and before.done.log[-1] == "synchronized" and cache._generation is not before
 
 
-def test_the_default_is_for_versions_that_ran():
+def test_graphs_are_on_by_default_in_tested_torch_versions():
     assert cuda_graphs.default_limit("2.11.0+cu130", None) == cuda_graphs.default_limit("2.6.0", None) == cuda_graphs.GRAPHS
     assert cuda_graphs.default_limit("2.12.0", None) == cuda_graphs.default_limit("2.11.0", False) == 0
     assert cuda_graphs.default_limit("2.13.0a0+git12", True) == cuda_graphs.GRAPHS
 
 
-def test_what_the_environment_may_say(monkeypatch):
+def test_the_environment_variable_must_be_0_or_1(monkeypatch):
     monkeypatch.setenv(CUDA_GRAPHS_VARIABLE, "0")
     assert GraphCache().limit == 0
     monkeypatch.setenv(CUDA_GRAPHS_VARIABLE, "yes")
@@ -243,9 +243,9 @@ def test_what_the_environment_may_say(monkeypatch):
 
 
 @torch.no_grad()
-def test_what_cannot_be_captured_runs_without(captures, monkeypatch, caplog):
+def test_a_failed_capture_runs_without_a_graph(captures, monkeypatch, caplog):
     model, plain = pair_of(PRE)
-    recording = torch.cuda.graph
+    real_graph = torch.cuda.graph
 
     @contextmanager
     def failing(graph, **options):
@@ -258,23 +258,23 @@ def test_what_cannot_be_captured_runs_without(captures, monkeypatch, caplog):
         assert torch.equal(model.forward_packed(audio)[0], plain.forward_packed(audio)[0])
     warnings = [record.message for record in caplog.records if "run without a CUDA graph" in record.message]
     assert len(warnings) == 1 and "CUDA out of memory" in warnings[0]
-    monkeypatch.setattr(torch.cuda, "graph", recording)
+    monkeypatch.setattr(torch.cuda, "graph", real_graph)
     for _ in range(2):  # another size is captured
         audio = audio_of((20500,))
         assert_close(model.forward_packed(audio)[0], plain.forward_packed(audio)[0], "same graph")
     assert captures == ["captured", "replayed"]
 
 
-def test_a_size_whose_capture_failed_is_remembered_while_it_comes(captures, monkeypatch, caplog):
+def test_a_failed_capture_is_remembered_while_its_size_recurs(captures, monkeypatch, caplog):
     monkeypatch.setattr(cuda_graphs, "_capture", lambda *arguments: 1 / 0)
     cache = GraphCache(2)
-    for key in range(3 * cuda_graphs.KEYS_REMEMBERED):  # each other size comes once
+    for key in range(3 * cuda_graphs.KEYS_REMEMBERED):  # every other size comes only once
         assert not double(cache, "often", [1.0]) and not double(cache, key, [1.0])
     assert caplog.text.count("run without a CUDA graph, since capturing it failed: division by zero") == 1
 
 
 @torch.no_grad()
-def test_no_graph_of_a_call_that_copies_from_the_host_in_its_midst(captures):
+def test_calls_that_copy_from_the_host_use_no_graph(captures):
     model, plain = pair_of(dict(POST, conv_pos_batch_norm=True))
     waveforms, mask = masked_batch((900, 700))
     for _ in range(3):
@@ -294,8 +294,8 @@ def test_graphs_keep_no_model_alive(captures):
     assert captures == ["captured", "replayed"]
     weight = weakref.ref(model.encoder.layers[0].attention.q_proj.weight)
     for graph in graphs_of(model.fast_path.cuda_graphs):
-        graph.call = None  # which only a stand-in has
-    gc.disable()  # what is in a cycle would wait for it
+        graph.call = None  # only a stand-in has it
+    gc.disable()  # a model in a reference cycle would wait for the collector
     try:
         del model
         assert weight() is None
