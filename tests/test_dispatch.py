@@ -1,4 +1,4 @@
-"""How ops choose a backend: by the argument, by the environment, by what can run here."""
+"""Test how ops choose a backend: by the argument, by the environment variable, or by what can run on this machine."""
 
 import subprocess
 import sys
@@ -13,12 +13,12 @@ triton = pytest.importorskip("triton", reason="triton is not installed (it exist
 
 
 def _operands(shape, dtype):
-    """Operands of an op that has a kernel: layer_norm."""
+    """Return operands of `layer_norm`, an op that has a kernel."""
     x, (weight, bias) = torch.randn(shape, dtype=torch.float64) * 3 + 5, torch.randn(2, shape[-1], dtype=torch.float64)
     return x.to(dtype), weight.to(dtype), bias.to(dtype)
 
 
-def test_gradient_takes_the_definition_or_says_why_not():
+def test_gradients_use_the_definition_and_triton_refuses_them():
     x, weight, bias = _operands((3, 7), torch.float64)
     x.requires_grad_()
     assert torch.autograd.gradcheck(lambda x: ops.layer_norm(x, weight, bias), (x,))
@@ -43,7 +43,7 @@ def test_a_backend_forced_by_the_environment_never_falls_back(monkeypatch):
         ops.layer_norm(x, weight, bias)
 
 
-def test_operands_that_do_not_fit_are_named():
+def test_errors_give_the_shapes_of_wrong_operands():
     x, weight, bias = _operands((3, 7), torch.float32)
     with pytest.raises(ValueError, match=r"must be \[7\].*\[6\]"):
         ops.layer_norm(x, weight[:6], bias, backend="triton")
@@ -51,7 +51,7 @@ def test_operands_that_do_not_fit_are_named():
         ops.layer_norm(x[:, :0], weight[:0], bias[:0], backend="triton")
 
 
-def test_what_triton_needs_to_start_kernels(monkeypatch, tmp_path):
+def test_errors_name_what_triton_lacks_to_start_kernels(monkeypatch, tmp_path):
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.delenv("CC", raising=False)
@@ -70,7 +70,7 @@ def test_what_triton_needs_to_start_kernels(monkeypatch, tmp_path):
     assert dispatch.why_not("triton") == "kernels need an NVIDIA GPU, but this torch is built for AMD GPUs"
 
 
-def test_gpus_that_are_too_old(monkeypatch):
+def test_kernels_are_not_used_on_old_gpus(monkeypatch):
     class OnCuda:
         is_cuda, dtype, device, requires_grad = True, torch.float32, torch.device("cuda:0"), False
 
@@ -85,19 +85,19 @@ def test_gpus_that_are_too_old(monkeypatch):
     assert dispatch.use_triton(OnCuda(), backend="triton")
 
 
-def test_a_compiler_does_not_look_into_the_choice(monkeypatch):
+def test_torch_compile_does_not_trace_the_choice_of_backend(monkeypatch):
     x, weight, bias = _operands((3, 8), torch.float32)
     expected = ops.layer_norm(x, weight, bias)
     monkeypatch.setenv("TRITON_INTERPRET", "0")
-    asking = "hubert_fast.dispatch"  # PyTorch itself must not believe it
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: sys._getframe(1).f_globals["__name__"] == asking)
+    caller = "hubert_fast.dispatch"  # PyTorch itself must not see a GPU
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: sys._getframe(1).f_globals["__name__"] == caller)
     torch.compiler.reset()
     compiled = torch.compile(lambda x: ops.layer_norm(x, weight, bias), fullgraph=True, backend="aot_eager")
     assert_close(compiled(x), expected, torch.float32)
     assert_close(compiled(2 * x), expected, "other graph")
 
 
-def test_importing_brings_neither_triton_nor_a_compiler():
+def test_import_loads_neither_triton_nor_the_compiler():
     code = "import sys, hubert_fast.ops, hubert_fast.modeling; print({'triton', 'torch._dynamo'} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert run.stdout.strip() == "set()"

@@ -1,4 +1,4 @@
-"""Hub names, through huggingface_hub, against a server on this machine that answers as the hub does."""
+"""Test loading by hub name through huggingface_hub, from a local server that answers as the hub does."""
 
 import hashlib
 import http.server
@@ -22,21 +22,21 @@ TOKENS = ["<pad>", "<s>", "</s>", "<unk>", "|", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ'"]
 
 
 class _Hub(http.server.BaseHTTPRequestHandler):
-    """``GET`` and ``HEAD`` of ``/OWNER/NAME/resolve/REVISION/FILE``, with the hub's headers."""
+    """`GET` and `HEAD` of `/OWNER/NAME/resolve/REVISION/FILE`, with the hub's headers."""
 
     folder: Path
-    asked: list[str]
+    requested: list[str]
     broken: set[str]  # answered with an error
     dropped: set[str]  # not answered
-    instead: tuple[int, dict[str, str], bytes] | None  # status, headers and body of every answer
+    override: tuple[int, dict[str, str], bytes] | None  # status, headers and body of every answer
 
     def do_GET(self):
         repository, _, rest = self.path.strip("/").partition("/resolve/")
         revision, _, name = rest.partition("/")
         file = self.folder / name
         problem = None
-        if self.instead:
-            status, headers, body = self.instead
+        if self.override:
+            status, headers, body = self.override
             self.send_response(status)
             for header, value in headers.items():
                 self.send_header(header, value)
@@ -58,7 +58,7 @@ class _Hub(http.server.BaseHTTPRequestHandler):
         elif not file.is_file():
             problem = "EntryNotFound"
         if self.command == "GET":
-            self.asked.append(name)
+            self.requested.append(name)
         if problem:
             self.send_response(401 if problem == "RepoNotFound" else 404)
             self.send_header("X-Error-Code", problem)
@@ -89,7 +89,7 @@ def hub(tmp_path_factory):
     model.save_pretrained(folder)
     HubertProcessor.from_tokens(TOKENS).save_pretrained(folder)
     (folder / "README.md").write_text("not needed")
-    handler = type("Hub", (_Hub,), {"folder": folder, "asked": [], "broken": set(), "dropped": set(), "instead": None})
+    handler = type("Hub", (_Hub,), {"folder": folder, "requested": [], "broken": set(), "dropped": set(), "override": None})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}", handler, model
@@ -97,7 +97,7 @@ def hub(tmp_path_factory):
 
 
 def _environment(home: Path, **more: str) -> dict[str, str]:
-    """huggingface_hub reads its environment at import: hence processes of their own."""
+    """Return the environment of a child process: huggingface_hub reads its settings once, at import."""
     values = {name: value for name, value in os.environ.items() if not name.startswith("HF_") and "proxy" not in name.lower()}
     return values | {"HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1"} | more
 
@@ -120,7 +120,7 @@ def _loaded(times: int, home: Path, **environment: str) -> list[str]:
 
 FAIL = """
 import json, sys, time
-time.sleep = lambda seconds: None  # huggingface_hub waits longer and longer before it asks again
+time.sleep = lambda seconds: None  # do not wait between the retries of huggingface_hub
 import hubert_fast
 for line in sys.stdin:
     class_name, name, options = json.loads(line)
@@ -133,7 +133,7 @@ for line in sys.stdin:
 
 
 class _Failing:
-    """A process that says why loading fails."""
+    """A child process that reports why loading fails."""
 
     def __init__(self, home: Path, endpoint: str):
         pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -158,18 +158,18 @@ def failing(hub, tmp_path_factory):
     process.close()
 
 
-def test_a_name_is_fetched_once_and_then_works_offline(hub, tmp_path):
+def test_files_are_fetched_once_and_then_load_offline(hub, tmp_path):
     endpoint, handler, model = hub
     total = sum(parameter.double().sum().item() for parameter in model.parameters())
-    handler.asked.clear()
-    found, again = _loaded(2, tmp_path, HF_ENDPOINT=endpoint)
-    assert float(found.split()[0]) == pytest.approx(total, rel=1e-12) and int(found.split()[1]) == len(TOKENS)
+    handler.requested.clear()
+    first, second = _loaded(2, tmp_path, HF_ENDPOINT=endpoint)
+    assert float(first.split()[0]) == pytest.approx(total, rel=1e-12) and int(first.split()[1]) == len(TOKENS)
     needed = ["config.json", "model.safetensors", "preprocessor_config.json", "vocab.json"]
     needed += ["tokenizer_config.json", "special_tokens_map.json"]
-    assert sorted(handler.asked) == sorted(needed), "fetched more, less or oftener than the files that are needed"
-    handler.asked.clear()
-    assert _loaded(1, tmp_path, HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="1") == [found] == [again]
-    assert handler.asked == []
+    assert sorted(handler.requested) == sorted(needed), "each needed file must be fetched once, and no other"
+    handler.requested.clear()
+    assert _loaded(1, tmp_path, HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="1") == [first] == [second]
+    assert handler.requested == []
 
 
 @pytest.mark.parametrize(
@@ -179,11 +179,11 @@ def test_a_name_is_fetched_once_and_then_works_offline(hub, tmp_path):
         ("someone/hubert", "v9", "someone/hubert on the Hugging Face hub has no revision v9"),
     ],
 )
-def test_what_the_hub_does_not_have(failing, tmp_path, name, revision, message):
+def test_missing_repositories_and_revisions_are_reported(failing, tmp_path, name, revision, message):
     assert failing.error(name, revision=revision, cache_dir=str(tmp_path)) == message
 
 
-def test_a_repository_without_weights(hub, failing, tmp_path):
+def test_a_repository_without_weights_is_reported(hub, failing, tmp_path):
     weights = hub[1].folder / "model.safetensors"
     weights.rename(hub[1].folder / "elsewhere")
     try:
@@ -197,7 +197,7 @@ def test_a_repository_without_weights(hub, failing, tmp_path):
 @pytest.mark.parametrize(
     "name, class_name", [("model.safetensors", "HubertForCTC"), ("preprocessor_config.json", "HubertProcessor")]
 )
-def test_a_hub_in_trouble_is_an_error_and_never_a_default(hub, failing, tmp_path, kind, name, class_name):
+def test_server_failures_raise_instead_of_using_defaults(hub, failing, tmp_path, kind, name, class_name):
     getattr(hub[1], kind).add(name)
     try:
         error = failing.error("someone/hubert", class_name, cache_dir=str(tmp_path))
@@ -207,7 +207,7 @@ def test_a_hub_in_trouble_is_an_error_and_never_a_default(hub, failing, tmp_path
 
 
 def test_no_network(tmp_path):
-    """A port where nobody listens."""
+    """No server listens on the port."""
     process = _Failing(tmp_path, "http://127.0.0.1:9")
     error = process.error("someone/hubert")
     process.close()
@@ -235,17 +235,17 @@ def test_no_network(tmp_path):
     ],
     ids=["401 gated", "403 gated", "403", "503", "404", "418", "page"],
 )
-def test_what_the_hub_answers_is_said(hub, failing, tmp_path, status, headers, reason):
-    hub[1].instead = (status, headers, b"<html><body>No</body></html>")
+def test_errors_quote_the_hubs_answer(hub, failing, tmp_path, status, headers, reason):
+    hub[1].override = (status, headers, b"<html><body>No</body></html>")
     try:
         error = failing.error("someone/hubert", cache_dir=str(tmp_path))
     finally:
-        hub[1].instead = None
+        hub[1].override = None
     assert reason in error and "\n" not in error and len(error) < 330, error
 
 
-def test_what_stands_behind_a_file_that_is_not_in_the_cache(monkeypatch):
-    """huggingface_hub tries for minutes before it gives up, so what it then raises is made here."""
+def test_errors_say_why_an_uncached_file_was_not_fetched(monkeypatch):
+    """huggingface_hub retries for minutes before it raises, so this test raises its errors directly."""
     import huggingface_hub
     from huggingface_hub.utils import LocalEntryNotFoundError
 
