@@ -1,4 +1,4 @@
-"""Checkpoints as they come: what a file is by its bytes, wrappers, trainers' dictionaries, and one line for what cannot run."""
+"""Test checkpoints found in practice: files of other kinds, wrappers' prefixes, trainers' dictionaries, one-line errors."""
 
 import argparse
 import gzip
@@ -35,7 +35,7 @@ WAVEFORM = torch.randn(16000, generator=torch.Generator().manual_seed(5)).numpy(
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
-    """A small CTC checkpoint with every file, and its model, whose head does not look untrained."""
+    """Return a small CTC model, whose head does not look untrained, and the folder of its complete checkpoint."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("original")
     model = HubertForCTC(small_config()).eval()
@@ -53,12 +53,12 @@ def folder(original, tmp_path):
 
 
 def state_of(folder: Path) -> dict[str, torch.Tensor]:
-    """Copies of the weights: the file that they are mapped from may be written over."""
+    """Return copies of the weights, since tests may overwrite the file from which they are mapped."""
     return {key: tensor.clone() for key, tensor in load_file(folder / "model.safetensors").items()}
 
 
 def replace_weights(folder: Path, name: str, content) -> Path:
-    """Put a file in the place of the weights: bytes, or what torch.save writes."""
+    """Replace the weights with a file of these bytes, or with one that torch.save writes."""
     (folder / "model.safetensors").unlink()
     if isinstance(content, bytes):
         (folder / name).write_bytes(content)
@@ -71,10 +71,10 @@ def edit(path: Path, **changes) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def one_line(error: pytest.ExceptionInfo, most: int = 420) -> str:
-    """The message, checked: one line, not longer than a screen's two or three, no advice to load unsafely."""
+def one_line(error: pytest.ExceptionInfo, max_length: int = 420) -> str:
+    """Return the message of an error. It must be one short line without advice to load unsafely."""
     message = str(error.value)
-    assert "\n" not in message and len(message) <= most, message
+    assert "\n" not in message and len(message) <= max_length, message
     assert "weights_only" not in message and "Re-running" not in message
     return message
 
@@ -122,14 +122,14 @@ OTHER_FILES = {
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "checkpoint.pt"])
 @pytest.mark.parametrize("content, message", OTHER_FILES.values(), ids=OTHER_FILES)
-def test_a_file_that_is_no_weights_says_what_it_is(folder, name, content, message):
+def test_errors_identify_files_that_are_not_weights(folder, name, content, message):
     path = replace_weights(folder, name, content)
     with pytest.raises(CheckpointError) as error:
         convert(path) if name == "checkpoint.pt" else HubertForCTC.from_pretrained(folder)
     assert one_line(error).startswith(f"{path} cannot be read: ") and message in str(error.value)
 
 
-def test_a_real_program_of_torchscript(folder):
+def test_a_real_torchscript_program_is_identified(folder):
     path = replace_weights(folder, "pytorch_model.bin", b"")
     with pytest.warns(DeprecationWarning):
         torch.jit.trace(torch.nn.Linear(1, 1), torch.zeros(1)).save(path)
@@ -138,7 +138,7 @@ def test_a_real_program_of_torchscript(folder):
 
 
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.999])
-def test_safetensors_that_are_cut_off_say_how_many_bytes_there_should_be(folder, share):
+def test_errors_describe_damage_to_safetensors(folder, share):
     path = folder / "model.safetensors"
     data = path.read_bytes()
     path.write_bytes(data[: int(share * len(data))])
@@ -154,7 +154,7 @@ def test_safetensors_that_are_cut_off_say_how_many_bytes_there_should_be(folder,
         HubertForCTC.from_pretrained(folder)
 
 
-def test_a_pickle_that_is_cut_off(folder):
+def test_a_truncated_pickle_is_reported(folder):
     path = replace_weights(folder, "pytorch_model.bin", state_of(folder))
     path.write_bytes(path.read_bytes()[:-3000])
     with pytest.raises(CheckpointError, match=r"^\S+pytorch_model\.bin cannot be read: it is cut off or damaged"):
@@ -162,7 +162,7 @@ def test_a_pickle_that_is_cut_off(folder):
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-def test_the_bytes_decide_and_not_the_name(original, folder, zipped):
+def test_contents_decide_the_format_not_the_name(original, folder, zipped):
     model, _ = original
     state = state_of(folder)
     torch.save(state, folder / "model.safetensors", _use_new_zipfile_serialization=zipped)
@@ -180,7 +180,7 @@ def same_weights(first: torch.nn.Module, second: torch.nn.Module) -> bool:
 
 
 @pytest.mark.parametrize(
-    "wrap, left_out",
+    "wrap, prefix",
     [
         (lambda key: "module." + key, "module."),
         (lambda key: "model." + key, "model."),
@@ -191,29 +191,29 @@ def same_weights(first: torch.nn.Module, second: torch.nn.Module) -> bool:
         (lambda key: "module.module.model." + key, "module.module.model."),
         (lambda key: key.replace(".layers.1.", ".layers.1._checkpoint_wrapped_module."), "_checkpoint_wrapped_module."),
     ],
-    ids=["DataParallel", "Lightning", "compile", "Fabric", "both", "both, the other way", "nested", "inside"],
+    ids=["DataParallel", "Lightning", "compile", "Fabric", "both", "both, reversed", "nested", "inside"],
 )
 @pytest.mark.parametrize("cls", [HubertForCTC, HubertModel])
-def test_prefixes_of_wrappers_are_left_out_with_a_word(original, folder, caplog, wrap, left_out, cls):
+def test_wrapper_prefixes_are_removed_with_a_warning(original, folder, caplog, wrap, prefix, cls):
     model, _ = original
     save_file({wrap(key): tensor for key, tensor in state_of(folder).items()}, folder / "model.safetensors")
     with caplog.at_level(logging.WARNING):
         loaded = cls.from_pretrained(folder)
     assert same_weights(loaded, model if cls is HubertForCTC else model.hubert)
-    told = [record.getMessage() for record in caplog.records]
-    assert told[0] == f"{folder}: removed {left_out!r}, which a wrapper added to the names of the weights"
-    assert len(told) == (1 if cls is HubertForCTC else 2)  # the base model has no place for the head
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages[0] == f"{folder}: removed {prefix!r}, which a wrapper added to the names of the weights"
+    assert len(messages) == (1 if cls is HubertForCTC else 2)  # the base model has no place for the head
 
 
-def test_an_encoder_below_a_prefix_and_a_head_beside_it(original, folder):
-    """Of an encoder without its own prefix, and of two models, of which nobody knows which is meant."""
+def test_a_prefixed_encoder_loads_but_two_models_are_refused(original, folder):
+    """The encoder lacks its own prefix here. Two models are refused, since either could be meant."""
     model, _ = original
     state = state_of(folder)
     bare = {"module." + key.removeprefix("hubert."): tensor for key, tensor in state.items()}
     save_file(bare, folder / "model.safetensors")
     assert same_weights(HubertForCTC.from_pretrained(folder), model)
-    two = {f"{name}.{key}": tensor.clone() for key, tensor in state.items() for name in ("student", "teacher")}
-    save_file(two, folder / "model.safetensors")
+    two_models = {f"{name}.{key}": tensor.clone() for key, tensor in state.items() for name in ("student", "teacher")}
+    save_file(two_models, folder / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"weights are missing: .* and \d+ more; unexpected weights: ") as error:
         Transcriber.from_pretrained(folder, device="cpu")
     one_line(error)
@@ -231,8 +231,8 @@ def test_weights_in_a_trainers_dictionary(original, folder, caplog, key):
     assert expected in caplog.text
 
 
-def test_weights_of_lightning(original, folder):
-    """The module's name comes before the weights', in a dictionary in the file."""
+def test_weights_saved_by_lightning(original, folder):
+    """Lightning saves a dictionary in which each weight's name begins with the module's name."""
     state = {"model." + key: tensor for key, tensor in state_of(folder).items()}
     replace_weights(folder, "pytorch_model.bin", {"state_dict": state, "pytorch-lightning_version": "2.1"})
     assert same_weights(HubertForCTC.from_pretrained(folder), original[0])
@@ -254,14 +254,14 @@ def test_weights_of_lightning(original, folder):
     ],
     ids=["two sets", "a module", "an object", "no weights", "nothing", "no tensors", "fairseq"],
 )
-def test_pickles_that_hold_something_else(folder, content, message):
+def test_pickles_without_usable_weights_are_refused(folder, content, message):
     replace_weights(folder, "pytorch_model.bin", content(state_of(folder)))
     with pytest.raises(CheckpointError) as error:
         HubertForCTC.from_pretrained(folder)
     assert message in one_line(error)
 
 
-def test_an_index_that_names_what_is_not_there(original, folder):
+def test_missing_shards_and_faulty_indexes_are_reported(original, folder):
     model, _ = original
     model.save_pretrained(folder / "shards", max_shard_size="60KB")
     (folder / "model.safetensors").unlink()
@@ -291,7 +291,7 @@ def test_an_index_that_names_what_is_not_there(original, folder):
 
 
 @pytest.mark.parametrize("name", ["config.json", "vocab.json", "preprocessor_config.json", "tokenizer_config.json"])
-def test_json_files_that_are_something_else(folder, name):
+def test_json_files_may_be_in_any_unicode_encoding_but_must_be_json(folder, name):
     expected = Transcriber.from_pretrained(folder, device="cpu").transcribe(WAVEFORM)
     path = folder / name
     text = path.read_text()
@@ -312,7 +312,7 @@ def test_json_files_that_are_something_else(folder, name):
         assert Transcriber.from_pretrained(folder, device="cpu").transcribe(WAVEFORM) == expected != ""
 
 
-def test_what_a_folder_without_weights_has(folder, tmp_path):
+def test_errors_list_what_a_folder_without_weights_contains(folder, tmp_path):
     (folder / "model.safetensors").unlink()
     (folder / "training_args.bin").write_bytes(b"x")
     for name, message in (
@@ -339,7 +339,7 @@ def test_what_a_folder_without_weights_has(folder, tmp_path):
         Transcriber.from_pretrained(folder, device="cpu")
 
 
-def test_a_file_where_a_folder_is_needed(folder):
+def test_a_file_in_place_of_a_folder_is_reported(folder):
     path = folder / "hubert.pt"
     torch.save({}, path)
     for name, message in (
@@ -351,7 +351,7 @@ def test_a_file_where_a_folder_is_needed(folder):
         assert message in one_line(error)
 
 
-def test_checkpoints_that_write_no_text(original, folder, tmp_path, capsys):
+def test_checkpoints_that_cannot_transcribe_are_refused_in_one_line(original, folder, tmp_path, capsys):
     model, _ = original
     advice = "fine-tune it, or use a fine-tuned checkpoint such as facebook/hubert-large-ls960-ft"
     model.hubert.save_pretrained(tmp_path / "encoder")
@@ -375,13 +375,13 @@ def test_checkpoints_that_write_no_text(original, folder, tmp_path, capsys):
             assert len(lines) == 1 and message in lines[0], lines
 
 
-def test_what_the_weights_say_wins_over_the_configuration(original, folder):
+def test_weights_take_precedence_over_the_listed_architecture(original, folder):
     edit(folder / "config.json", architectures=["HubertModel"])
     expected = Transcriber.from_pretrained(original[1], device="cpu").transcribe(WAVEFORM)
     assert Transcriber.from_pretrained(folder, device="cpu").transcribe(WAVEFORM) == expected != ""
 
 
-def test_a_head_that_was_never_trained(folder, caplog):
+def test_an_untrained_head_causes_a_warning(folder, caplog):
     model = HubertForCTC(small_config())
     model.save_pretrained(folder)
     Transcriber.from_pretrained(folder, device="cpu")
@@ -396,8 +396,8 @@ def test_a_head_that_was_never_trained(folder, caplog):
     assert caplog.text == ""
 
 
-def _theirs(folder: Path, waveform: np.ndarray) -> list[str]:
-    """transformers' text, its special tokens left in and left out."""
+def _transformers_texts(folder: Path, waveform: np.ndarray) -> list[str]:
+    """Return transformers' text with and without special tokens, and the ids it was decoded from."""
     import transformers
 
     model = transformers.HubertForCTC.from_pretrained(folder).eval()
@@ -410,31 +410,31 @@ def _theirs(folder: Path, waveform: np.ndarray) -> list[str]:
 
 
 @pytest.mark.parametrize("rows", [3, 8])
-def test_an_output_layer_of_more_rows_than_tokens(original, tmp_path, caplog, rows):
-    """Padded to a multiple of eight, say: an id without a token is the unknown token, which no transcript shows."""
+def test_outputs_without_a_token_decode_as_unknown(original, tmp_path, caplog, rows):
+    """An output layer may be padded, say to a multiple of eight. Transcripts leave out the unknown token."""
     torch.manual_seed(1)
     wide = HubertForCTC(small_config(vocab_size=len(TOKENS) + rows)).eval()
     wide.hubert.load_state_dict(original[0].hubert.state_dict())
     with torch.no_grad():
         wide.lm_head.weight.mul_(30)
         wide.lm_head.bias.normal_()
-        wide.lm_head.bias[len(TOKENS) :] += 2  # so that they are chosen
+        wide.lm_head.bias[len(TOKENS) :] += 2  # so that argmax picks them
     wide.save_pretrained(tmp_path)
     HubertProcessor.from_tokens(TOKENS).save_pretrained(tmp_path)
-    (whole, expected), ids = _theirs(tmp_path, WAVEFORM)
-    assert (ids >= len(TOKENS)).any() and "<unk>" in whole and expected
+    (with_unknown, expected), ids = _transformers_texts(tmp_path, WAVEFORM)
+    assert (ids >= len(TOKENS)).any() and "<unk>" in with_unknown and expected
     processor = HubertProcessor.from_pretrained(tmp_path)
-    assert processor.decode(ids) == whole
+    assert processor.decode(ids) == with_unknown
     caplog.clear()
     text = Transcriber.from_pretrained(tmp_path, device="cpu", dtype="float32").transcribe(WAVEFORM)
     assert text == processor.decode(ids, skip_special_tokens=True)
-    told = [record.getMessage() for record in caplog.records]
-    assert len(told) == 1 and told[0].startswith(
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 1 and messages[0].startswith(
         f"the model has {32 + rows} outputs, but the vocabulary has no token for 32, 33, 34"
     )
 
 
-def test_a_vocabulary_of_more_tokens_than_outputs(original, folder, caplog):
+def test_tokens_without_an_output_are_ignored(original, folder, caplog):
     expected = Transcriber.from_pretrained(folder, device="cpu", dtype="float32").transcribe(WAVEFORM)
     vocabulary = json.loads((folder / "vocab.json").read_text())
     (folder / "vocab.json").write_text(json.dumps(vocabulary | {"é": 32, "ü": 40}))
@@ -443,7 +443,7 @@ def test_a_vocabulary_of_more_tokens_than_outputs(original, folder, caplog):
 
 
 @pytest.mark.parametrize("pad", [None, 5, 31, 99], ids=str)
-def test_the_tokenizers_blank_wins_over_the_configurations(original, folder, caplog, pad):
+def test_the_tokenizers_blank_takes_precedence_over_the_configurations(original, folder, caplog, pad):
     expected = Transcriber.from_pretrained(original[1], device="cpu", dtype="float32").transcribe(WAVEFORM)
     edit(folder / "config.json", pad_token_id=pad)
     caplog.clear()
@@ -458,25 +458,25 @@ def test_the_tokenizers_blank_wins_over_the_configurations(original, folder, cap
     assert model(torch.from_numpy(WAVEFORM)[None], mask).logits.isfinite().all()
 
 
-def test_lists_of_weights_fit_a_screen(original, tmp_path, caplog):
+def test_long_lists_of_weights_are_shortened(original, tmp_path, caplog):
     config = small_config(num_hidden_layers=1)
     HubertForCTC(config).save_pretrained(tmp_path)
     values = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(values | {"num_hidden_layers": 12}))
     HubertForCTC.from_pretrained(tmp_path)
-    (told,) = [record.getMessage() for record in caplog.records]
-    assert len(told) < 600 and told.count(", ") < 8 and told.endswith(f" and {11 * 16 - 5} more")
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert len(message) < 600 and message.count(", ") < 8 and message.endswith(f" and {11 * 16 - 5} more")
 
 
-def test_what_libraries_say_is_cut_and_kept_safe():
+def test_library_messages_are_shortened_without_unsafe_advice():
     assert first_line(ValueError("x" * 5000)) == "x" * 296 + " ..."
     advice = "Weights only load failed. Re-running `torch.load` with `weights_only` set to `False` will likely succeed"
     assert first_line(RuntimeError(advice)) == "it holds objects other than tensors"
     assert first_line(RuntimeError("\n\nCUDA error\nstack")) == "CUDA error"
 
 
-def test_signatures_do_not_take_weights_for_something_else(folder):
-    """First bytes are looked at only where they are not of the format that is read."""
+def test_weights_are_not_identified_as_another_format(folder):
+    """`identify` only sees files whose first bytes are not those of the expected format."""
     assert identify((folder / "model.safetensors").read_bytes()[:1024]) is None
     assert identify(b"RIFF\x24\0\0\0WAVEfmt ") is None
     assert HubertConfig.from_pretrained(folder).vocab_size == 32

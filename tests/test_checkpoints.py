@@ -1,4 +1,4 @@
-"""Reading and writing checkpoints: formats, spellings, prefixes, and what happens when something is wrong."""
+"""Test reading and writing checkpoints and configurations: formats, spellings of names, options and errors."""
 
 import json
 import logging
@@ -40,14 +40,14 @@ def test_round_trip_is_exact(cls, tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["architectures"] == [cls.__name__]
 
 
-def test_shards(saved, tmp_path):
+def test_sharded_round_trip(saved, tmp_path):
     model, _ = saved
     model.save_pretrained(tmp_path / "sharded", max_shard_size="50KB")
     assert len(list((tmp_path / "sharded").glob("*.safetensors"))) > 1
     assert _same_weights(model, HubertForCTC.from_pretrained(tmp_path / "sharded"))
 
 
-def test_saving_with_a_huggingface_hub_that_cannot(saved, tmp_path, monkeypatch):
+def test_saving_with_an_old_huggingface_hub(saved, tmp_path, monkeypatch):
     model, _ = saved
     monkeypatch.setitem(sys.modules, "huggingface_hub", types.SimpleNamespace(__version__="0.17.3"))
     model.save_pretrained(tmp_path / "old")
@@ -67,20 +67,20 @@ def test_both_spellings_of_weight_norm_in_both_formats(saved, tmp_path, spelling
         for old, new in (("weight_g", "original0"), ("weight_v", "original1")):
             prefix = "hubert.encoder.pos_conv_embed.conv."
             state[prefix + old] = state.pop(f"{prefix}parametrizations.weight.{new}")
-    other = tmp_path / "other"
-    other.mkdir()
-    shutil.copy(folder / "config.json", other)
+    target = tmp_path / "other"
+    target.mkdir()
+    shutil.copy(folder / "config.json", target)
     if extension == "bin":
-        torch.save(state, other / "pytorch_model.bin")
+        torch.save(state, target / "pytorch_model.bin")
     else:
-        save_file(state, other / "model.safetensors")
-    assert _same_weights(model, HubertForCTC.from_pretrained(other))
+        save_file(state, target / "model.safetensors")
+    assert _same_weights(model, HubertForCTC.from_pretrained(target))
     fresh = HubertForCTC(model.config)
     fresh.load_state_dict(state)  # also without from_pretrained
     assert _same_weights(model, fresh)
 
 
-def test_the_keys_we_write_are_those_of_4_34_1(tmp_path):
+def test_saved_keys_equal_those_of_transformers_4_34_1(tmp_path):
     expected = read_state_dict(GOLDEN / "pre_ln")
     HubertForCTC.from_pretrained(GOLDEN / "pre_ln").save_pretrained(tmp_path)
     from safetensors import safe_open
@@ -90,11 +90,11 @@ def test_the_keys_we_write_are_those_of_4_34_1(tmp_path):
         safe_open(GOLDEN / "pre_ln/model.safetensors", "pt") as theirs,
     ):
         assert set(ours.keys()) == set(theirs.keys())
-        assert ours.metadata()["format"] == "pt"  # which 4.34.1 insists on
+        assert ours.metadata()["format"] == "pt"  # required by transformers 4.34.1
         assert all(torch.equal(ours.get_tensor(key), expected[key]) for key in ours.keys())
 
 
-def test_a_base_checkpoint_into_a_head_and_back(saved, tmp_path, caplog):
+def test_base_and_ctc_checkpoints_load_into_each_other(saved, tmp_path, caplog):
     model, folder = saved
     base, info = HubertModel.from_pretrained(folder, output_loading_info=True)
     assert _same_weights(base, model.hubert) and info["missing_keys"] == []
@@ -108,25 +108,25 @@ def test_a_base_checkpoint_into_a_head_and_back(saved, tmp_path, caplog):
     assert not head.lm_head.bias.any()
 
 
-def test_dtypes(saved):
+def test_loading_in_another_dtype(saved):
     model, folder = saved
     model.half().save_pretrained(folder)
     assert json.loads((folder / "config.json").read_text())["torch_dtype"] == "float16"
-    for asked, expected in (
+    for requested, expected in (
         (None, torch.float32),
         ("auto", torch.float16),
         ("bfloat16", torch.bfloat16),
         (torch.float64,) * 2,
     ):
-        assert HubertForCTC.from_pretrained(folder, dtype=asked).dtype == expected
-        assert HubertForCTC.from_pretrained(folder, torch_dtype=asked).dtype == expected
+        assert HubertForCTC.from_pretrained(folder, dtype=requested).dtype == expected
+        assert HubertForCTC.from_pretrained(folder, torch_dtype=requested).dtype == expected
     for wrong in ("int8", "fp99", torch.int32):
         with pytest.raises(ValueError, match="dtype must be a floating-point"):
             HubertForCTC.from_pretrained(folder, dtype=wrong)
 
 
-def test_the_dtype_in_the_file_is_that_of_the_weights(saved):
-    """transformers 5 writes ``dtype`` where 4.34.1 wrote ``torch_dtype``; a stale one must not survive."""
+def test_the_saved_configuration_has_the_dtype_of_the_weights(saved):
+    """transformers 5 writes `dtype` where 4.34.1 wrote `torch_dtype`; a stale `dtype` must not survive."""
     model, folder = saved
     model.config = HubertConfig.from_dict(model.config.to_dict() | {"dtype": "float32"})
     model.half().save_pretrained(folder)
@@ -134,14 +134,14 @@ def test_the_dtype_in_the_file_is_that_of_the_weights(saved):
     assert values["torch_dtype"] == "float16" and "dtype" not in values
 
 
-def test_configuration_overrides_and_strangers(saved):
+def test_configuration_overrides_and_unknown_options(saved):
     _, folder = saved
     assert HubertForCTC.from_pretrained(folder, hidden_dropout=0.7).config.hidden_dropout == 0.7
     with pytest.raises(TypeError, match="hidden_dropuot"):
         HubertForCTC.from_pretrained(folder, hidden_dropuot=0.7)
 
 
-def test_where_the_model_goes(saved):
+def test_device_and_device_map(saved):
     _, folder = saved
     for options in ({"device": "cpu"}, {"device_map": "cpu"}, {"device_map": {"": "cpu"}}, {"device_map": torch.device("cpu")}):
         assert HubertForCTC.from_pretrained(folder, **options).device.type == "cpu"
@@ -158,28 +158,28 @@ def test_where_the_model_goes(saved):
             HubertForCTC.from_pretrained(folder, **options)
 
 
-def test_a_configuration_given_apart(saved, tmp_path):
+def test_a_separate_configuration(saved, tmp_path):
     import transformers
 
     model, folder = saved
     (folder / "config.json").rename(tmp_path / "config.json")
     config = HubertConfig.from_pretrained(tmp_path, hidden_dropout=0.6)
     assert config.hidden_dropout == 0.6
-    for given in (config, tmp_path, str(tmp_path), transformers.HubertConfig.from_pretrained(tmp_path)):
-        assert _same_weights(model, HubertForCTC.from_pretrained(folder, config=given))
+    for argument in (config, tmp_path, str(tmp_path), transformers.HubertConfig.from_pretrained(tmp_path)):
+        assert _same_weights(model, HubertForCTC.from_pretrained(folder, config=argument))
     assert HubertForCTC.from_pretrained(folder, config=tmp_path, layerdrop=0.4).config.layerdrop == 0.4
-    for given in ({}, 3, transformers.Wav2Vec2Config()):
+    for argument in ({}, 3, transformers.Wav2Vec2Config()):
         with pytest.raises(TypeError, match="expected a HubertConfig, but got a"):
-            HubertForCTC.from_pretrained(folder, config=given)
+            HubertForCTC.from_pretrained(folder, config=argument)
 
 
-def test_options_of_transformers_that_change_no_answer(saved):
+def test_transformers_options_without_effect_are_accepted(saved):
     model, folder = saved
     options = dict(attn_implementation="sdpa", low_cpu_mem_usage=True, use_safetensors=True, trust_remote_code=False)
     assert _same_weights(model, HubertForCTC.from_pretrained(folder, **options))
 
 
-def test_options_that_are_not_ours(saved, tmp_path):
+def test_unsupported_options_are_refused(saved, tmp_path):
     model, folder = saved
     with pytest.raises(TypeError, match="from_pretrained got hiden_dropout, which is neither"):
         HubertConfig.from_pretrained(folder, hiden_dropout=0.5)
@@ -253,7 +253,7 @@ def test_errors_name_the_file_and_the_reason(saved, tmp_path):
         ("config.json", '{"num_hidden_layers": -1}', "num_hidden_layers must not be negative"),
     ],
 )
-def test_malformed_files_are_named(saved, name, content, message):
+def test_malformed_files_are_refused(saved, name, content, message):
     _, folder = saved
     (folder / "model.safetensors").unlink()
     (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -261,7 +261,7 @@ def test_malformed_files_are_named(saved, name, content, message):
         HubertForCTC.from_pretrained(folder)
 
 
-def test_a_pickle_of_something_else(saved):
+def test_a_pickle_without_a_dictionary_is_refused(saved):
     _, folder = saved
     (folder / "model.safetensors").unlink()
     torch.save([1, 2], folder / "pytorch_model.bin")
@@ -269,7 +269,7 @@ def test_a_pickle_of_something_else(saved):
         HubertForCTC.from_pretrained(folder)
 
 
-def test_saved_weights_are_as_readable_as_the_configuration(saved):
+def test_weights_and_configuration_have_equal_file_permissions(saved):
     _, folder = saved
     assert (folder / "model.safetensors").stat().st_mode == (folder / "config.json").stat().st_mode
 
@@ -279,7 +279,7 @@ def test_another_kind_of_model_is_refused():
         HubertConfig.from_dict({"model_type": "wav2vec2"})
 
 
-def test_a_configuration_keeps_what_it_does_not_know(tmp_path):
+def test_a_configuration_keeps_unknown_options(tmp_path):
     config = HubertConfig(**POST_LN, tokenizer_class="Wav2Vec2CTCTokenizer", future_option={"a": 1}, num_labels=3)
     config.save_pretrained(tmp_path)
     loaded = HubertConfig.from_pretrained(tmp_path)
@@ -289,9 +289,9 @@ def test_a_configuration_keeps_what_it_does_not_know(tmp_path):
     assert loaded.future_option == {"a": 1} and loaded.num_labels == 3 and loaded.id2label[2] == "LABEL_2"
 
 
-def test_a_configuration_changes_as_a_whole():
+def test_configuration_updates_are_atomic():
     config = HubertConfig(**POST_LN)
-    config.update({"hidden_size": 60, "num_conv_pos_embedding_groups": 5, "num_labels": 7})  # neither alone would do
+    config.update({"hidden_size": 60, "num_conv_pos_embedding_groups": 5, "num_labels": 7})  # either alone would be invalid
     assert (config.hidden_size, config.num_labels, config.id2label[6]) == (60, 7, "LABEL_6")
     with pytest.raises(ValueError, match="must be divisible by num_attention_heads"):
         config.update({"num_attention_heads": 7})
@@ -299,7 +299,7 @@ def test_a_configuration_changes_as_a_whole():
     assert HubertConfig.from_dict(json.loads(config.to_json_string())) == config
 
 
-def test_a_configuration_of_transformers_makes_our_model():
+def test_models_accept_transformers_configurations():
     import transformers
 
     theirs = transformers.HubertConfig(**POST_LN, num_labels=3)
@@ -308,10 +308,10 @@ def test_a_configuration_of_transformers_makes_our_model():
     assert model(torch.randn(1, 400)).logits.shape == (1, 3)
 
 
-def test_configuration_equals_transformers_defaults():
+def test_configuration_defaults_equal_those_of_transformers():
     import transformers
 
-    # through JSON: tuples become lists and the numbers of labels become text, as in the file
+    # through JSON, which makes tuples lists and label ids text, as in the file
     ours, theirs = (json.loads(json.dumps(config.to_dict())) for config in (HubertConfig(), transformers.HubertConfig()))
     shared = ours.keys() & theirs.keys()
     assert len(shared) > 40

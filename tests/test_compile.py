@@ -1,7 +1,7 @@
-"""Kernels compiled for chips that are not here: no spill, shared memory within the chip's, tensor cores for every product.
+"""Test kernels compiled for absent GPUs: no spills, no more shared memory than there is, tensor cores in every product.
 
-Compilation needs the real compiler, and this process runs the interpreter: hence a process for each chip. The whole table, of
-all dtypes and shapes, is committed; here each chip compiles one case of each op, and the committed rows are held to the same.
+This process runs kernels in the interpreter, so each architecture compiles in its own process. These tests compile one case of
+each op. The table of all dtypes and shapes is committed, and its rows must pass the same checks.
 """
 
 import csv
@@ -22,7 +22,7 @@ NAMES = {
     *("layer_norm", "add_layer_norm", "linear", "linear_layer_norm", "attention", "conv_positional", "conv_first"),
     *("conv_first_product", "linear_persistent", "ctc_argmax", "moments", "normalize", "window_sums"),
 }
-# what torch 2.8, 2.9, 2.10 and 2.11, 2.12, 2.13, 2.14 and 2.15 bring
+# one version for each torch from 2.8 to 2.15, of which 2.10 and 2.11 share one
 TRITONS = ("3.4.0", "3.5.1", "3.6.0", "3.7.0", "3.7.1", "3.8.0", "3.9.0")
 
 
@@ -41,16 +41,16 @@ def compile_all(tmp_path, *options):
 
 
 @pytest.mark.parametrize("arch", ["90", *(pytest.param(arch, marks=pytest.mark.slow) for arch in ("80", "100"))])
-def test_no_spill_no_product_without_tensor_cores_no_memory_that_is_not_there(arch, tmp_path, program):
+def test_kernels_spill_nothing_fit_shared_memory_and_use_tensor_cores(arch, tmp_path, program):
     rows = compile_all(tmp_path, "--arch", arch, "--dtype", "bf16", "--short")
-    # float32 alone takes the first convolution without tensor cores, and Hopper alone the persistent product
-    without = {"conv_first"} if arch == "90" else {"conv_first", "linear_persistent"}
-    assert {row["kernel"] for row in rows} == NAMES - without
+    # only float32 uses the first convolution without tensor cores, and only Hopper the persistent product
+    unused = {"conv_first"} if arch == "90" else {"conv_first", "linear_persistent"}
+    assert {row["kernel"] for row in rows} == NAMES - unused
     assert not [(row, faults) for row in rows if (faults := program.faults(row))]
 
 
 @pytest.mark.slow
-def test_float32_that_is_nearest_to_spilling(tmp_path, program):
+def test_the_float32_kernels_nearest_to_spilling(tmp_path, program):
     rows = compile_all(tmp_path, "--arch", "80", "--dtype", "fp32", "--short", "--op", "attention", "conv_positional")
     assert {row["precision"] for row in rows} == {"ieee", "tf32x3"}
     assert not [(row, faults) for row in rows if (faults := program.faults(row))]
@@ -73,8 +73,8 @@ def test_the_committed_table(program):
 
 
 @pytest.mark.parametrize("version", TRITONS)
-def test_gelu_of_16_bits_is_short(version):
-    """By erf it took 4,680 of the 5,478 instructions of fc1, in which no tensor core works."""
+def test_gelu_in_16_bits_takes_few_instructions(version):
+    """With erf, GELU took 4,680 of the 5,478 instructions of fc1, during which tensor cores were idle."""
     with open(TABLE, newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if (row["arch"], row["triton"]) == ("sm_90", version)]
     fc1 = {row["dtype"]: row for row in rows if (row["op"], row["shape"]) == ("linear_gelu", "15000 x 1024 x 4096")}
@@ -95,7 +95,7 @@ def test_gelu_of_16_bits_is_short(version):
         ({"tensor_cores": "HMMA"}, "tensor cores: HMMA, where HGMMA was expected"),
     ],
 )
-def test_what_counts_as_a_fault(program, change, fault):
+def test_faults_of_a_row(program, change, fault):
     row = {"arch": "sm_90", "dtype": "bf16", "kernel": "linear", "precision": ""}
     row |= {"stack_bytes": "0", "shared_bytes": "1", "tensor_cores": "HGMMA"}
     assert program.faults(row) == [] and program.faults(row | change) == [fault]

@@ -1,4 +1,4 @@
-"""fairseq and s3prl checkpoints to Hugging Face folders: equal answers, every file layout in the wild, nothing run."""
+"""Test the conversion of fairseq and s3prl checkpoints: equal outputs, every known file layout, and no code run."""
 
 import argparse
 import os
@@ -53,7 +53,7 @@ SYMBOLS = ["<s>", "<pad>", "</s>", "<unk>", "|", "E", "T", "A"]
 
 
 class Dictionary:
-    """Stands for fairseq.data.dictionary.Dictionary."""
+    """Stand in for fairseq.data.dictionary.Dictionary."""
 
     def __init__(self):
         self.symbols, self.count, self.indices = list(SYMBOLS), [1] * 8, {symbol: id for id, symbol in enumerate(SYMBOLS)}
@@ -61,14 +61,14 @@ class Dictionary:
 
 
 class ExtractorMode(Enum):
-    """Stands for fairseq's enumeration of the same values."""
+    """Stand in for fairseq's enumeration of the same values."""
 
     default = "default"
     layer_norm = "layer_norm"
 
 
 class Node:
-    """Stands for omegaconf's nodes: a value, or a container with a way back to its parent."""
+    """Stand in for omegaconf's nodes: a value, or a container, each with a reference to its parent."""
 
     def __init__(self, value, parent=None):
         self._parent = parent
@@ -80,7 +80,7 @@ class Node:
 
 @pytest.fixture
 def foreign_classes(monkeypatch):
-    """Give the classes above the names of the libraries that are not installed here, while a checkpoint is written."""
+    """Move the classes above to modules of libraries that are not installed, so that pickles name those libraries."""
     for cls, module in ((Dictionary, "fairseq.data.dictionary"), (ExtractorMode, "fairseq.models"), (Node, "omegaconf.nodes")):
         parts = module.split(".")
         for end in range(1, len(parts) + 1):
@@ -93,11 +93,11 @@ def foreign_classes(monkeypatch):
 
 def pretrained(cfg: dict) -> dict:
     task = {"normalize": cfg["extractor_mode"] == "layer_norm", "sample_rate": 16000}
-    sound = {**cfg, "conv_feature_layers": CONVOLUTIONS} if len(cfg["conv_feature_layers"]) > 1000 else cfg
-    return {"args": None, "cfg": {"model": cfg, "task": task}, "model": fairseq_reference.fairseq_state(sound)}
+    valid_cfg = {**cfg, "conv_feature_layers": CONVOLUTIONS} if len(cfg["conv_feature_layers"]) > 1000 else cfg
+    return {"args": None, "cfg": {"model": cfg, "task": task}, "model": fairseq_reference.fairseq_state(valid_cfg)}
 
 
-def tuned(cfg: dict) -> dict:
+def fine_tuned(cfg: dict) -> dict:
     w2v_args = {"model": cfg, "task": {"normalize": False}}
     outer = {
         "w2v_args": w2v_args,
@@ -135,13 +135,13 @@ WAVEFORM = torch.randn(2, 5000, generator=torch.Generator().manual_seed(3))
 
 
 @pytest.mark.parametrize("cfg", ARCHITECTURES.values(), ids=ARCHITECTURES.keys())
-def test_a_pretrained_model_answers_as_fairseq_does(cfg, tmp_path):
+def test_pretrained_outputs_equal_fairseqs(cfg, tmp_path):
     content = pretrained(cfg)
     model = through_files(saved(content, tmp_path), HubertModel, tmp_path)
     with torch.no_grad():
-        found = model(WAVEFORM).last_hidden_state
-    assert_close(found, fairseq_reference.fairseq_features(content["model"], cfg, WAVEFORM), "other graph")
-    # of no influence on the answers, so compared themselves
+        actual = model(WAVEFORM).last_hidden_state
+    assert_close(actual, fairseq_reference.fairseq_features(content["model"], cfg, WAVEFORM), "other graph")
+    # these do not affect the outputs, so they are compared directly
     state = content["model"]
     assert torch.equal(model.masked_spec_embed, state["mask_emb"])
     assert torch.equal(model.encoder.layers[1].attention.k_proj.bias, state["encoder.layers.1.self_attn.k_proj.bias"])
@@ -149,37 +149,37 @@ def test_a_pretrained_model_answers_as_fairseq_does(cfg, tmp_path):
 
 
 @pytest.mark.parametrize("cfg", [BASE, LARGE], ids=["base", "large"])
-def test_a_fine_tuned_model_answers_as_fairseq_does(cfg, tmp_path):
-    content = tuned(cfg)
+def test_fine_tuned_outputs_equal_fairseqs(cfg, tmp_path):
+    content = fine_tuned(cfg)
     (tmp_path / "dict.ltr.txt").write_text("| 94802\nE 51860\nT 38431\nA 33152\n")
     path = saved(content, tmp_path)
     model = through_files(path, HubertForCTC, tmp_path, dictionary=tmp_path / "dict.ltr.txt")
     with torch.no_grad():
-        found = model(WAVEFORM).logits
-    assert_close(found, fairseq_reference.fairseq_ctc_logits(content["model"], cfg, WAVEFORM), "other graph")
+        actual = model(WAVEFORM).logits
+    assert_close(actual, fairseq_reference.fairseq_ctc_logits(content["model"], cfg, WAVEFORM), "other graph")
     config = model.config
     assert (config.vocab_size, config.pad_token_id, config.bos_token_id, config.eos_token_id) == (8, 0, 1, 2)
     assert (config.mask_time_prob, config.layerdrop, config.final_dropout, config.apply_spec_augment) == (0.5, 0.05, 0.3, True)
     processor = HubertProcessor.from_pretrained(tmp_path / "out")
     assert processor.tokenizer.vocabulary == {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, "|": 4, "E": 5, "T": 6, "A": 7}
     assert processor.decode([6, 6, 0, 5, 4, 7]) == "TE A"
-    assert processor.feature_extractor.do_normalize  # the task's, not the pre-training's
+    assert processor.feature_extractor.do_normalize  # from the fine-tuning task, not from pre-training
     assert processor.feature_extractor.return_attention_mask == (cfg is LARGE)
 
 
 @pytest.mark.parametrize("name", ["base", "odd positional kernel", "no projection"])
-def test_a_distilhubert_answers_as_s3prl_does(name, tmp_path):
+def test_distilhubert_outputs_equal_s3prls(name, tmp_path):
     content = distilled(ARCHITECTURES[name])
     model = through_files(saved(content, tmp_path), HubertModel, tmp_path)
     with torch.no_grad():
-        found = model(WAVEFORM).last_hidden_state
+        actual = model(WAVEFORM).last_hidden_state
     expected = fairseq_reference.distilhubert_features(content["Distiller"], content["Config"]["distiller"], WAVEFORM)
-    assert_close(found, expected, "other graph")
+    assert_close(actual, expected, "other graph")
     assert not model.config.feat_proj_layer_norm and not hasattr(model, "masked_spec_embed")
 
 
 @pytest.mark.parametrize("layout", ["omegaconf", "flat arguments", "enumeration", "s3prl's copy", "no configuration", "legacy"])
-def test_every_layout_of_a_fairseq_file(layout, tmp_path, foreign_classes):
+def test_every_layout_of_fairseq_files_converts(layout, tmp_path, foreign_classes):
     content, options = pretrained(LARGE), {}
     if layout == "omegaconf":
         content["cfg"] = Node(content["cfg"])
@@ -206,15 +206,15 @@ def test_every_layout_of_a_fairseq_file(layout, tmp_path, foreign_classes):
     converted = convert(path)
     cfg = LARGE if layout != "no configuration" else cfg
     with torch.no_grad():
-        found = converted.model(WAVEFORM).last_hidden_state
+        actual = converted.model(WAVEFORM).last_hidden_state
     expected = fairseq_reference.fairseq_features(content.get("model", content.get("model_weight")), cfg, WAVEFORM)
-    assert_close(found, expected, "other graph")
+    assert_close(actual, expected, "other graph")
     assert converted.feature_extractor.do_normalize
     assert not [name for name in sys.modules if name.split(".")[0] in ("fairseq", "omegaconf")]
 
 
-def test_the_dictionary_in_the_checkpoint_is_found(tmp_path, foreign_classes):
-    content = tuned(BASE) | {"task_state": {"target_dictionary": Dictionary()}}
+def test_the_dictionary_in_the_checkpoint_is_used(tmp_path, foreign_classes):
+    content = fine_tuned(BASE) | {"task_state": {"target_dictionary": Dictionary()}}
     converted = convert(saved(content, tmp_path))
     assert list(converted.tokenizer.vocabulary) == ["<pad>", "<s>", *SYMBOLS[2:]]
 
@@ -228,21 +228,21 @@ class _Malicious:
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-def test_nothing_in_the_file_runs(zipped, tmp_path):
+def test_no_code_in_the_file_runs(zipped, tmp_path):
     content = pretrained(BASE) | {"extra_state": _Malicious(tmp_path / "ran")}
     converted = convert(saved(content, tmp_path, _use_new_zipfile_serialization=zipped))
     assert isinstance(converted.model, HubertModel) and not (tmp_path / "ran").exists()
     inert = load_inert(tmp_path / "checkpoint.pt")["extra_state"]
     assert isinstance(inert, Inert) and inert.kind == f"{os.system.__module__}.system"
-    assert torch.load(tmp_path / "checkpoint.pt", weights_only=False) and (tmp_path / "ran").exists()  # it would have
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=False) and (tmp_path / "ran").exists()  # torch.load runs it
 
 
-def test_a_pickle_cannot_change_what_it_names(tmp_path):
-    """BUILD sets attributes of an object: of a function, its defaults, or its name, which torch's reader may write files by."""
-    maker = b"ctorch._utils\n_rebuild_tensor_v2\n"
+def test_a_pickle_cannot_set_attributes_of_functions(tmp_path):
+    """The BUILD opcode sets attributes: a function's defaults, or `dump_patches`, for which torch's reader writes a file."""
+    function = b"ctorch._utils\n_rebuild_tensor_v2\n"
     state = pickle.dumps((None, {"__defaults__": (), "dump_patches": True}), protocol=2)[2:-1]
     with zipfile.ZipFile(tmp_path / "x.pt", "w") as file:
-        file.writestr("x/data.pkl", b"\x80\x02" + maker + state + b"b.")
+        file.writestr("x/data.pkl", b"\x80\x02" + function + state + b"b.")
         file.writestr("x/version", "3")
     before = torch._utils._rebuild_tensor_v2.__defaults__
     with pytest.raises(CheckpointError, match="the pickle sets attributes of a function"):
@@ -250,14 +250,14 @@ def test_a_pickle_cannot_change_what_it_names(tmp_path):
     assert torch._utils._rebuild_tensor_v2.__defaults__ == before != ()
 
 
-def test_what_inert_objects_hold(tmp_path, foreign_classes):
+def test_contents_of_inert_objects(tmp_path, foreign_classes):
     torch.save([Node({"a": 3, "b": {"c": None}}), argparse.Namespace(d=4), ExtractorMode.default], tmp_path / "x.pt")
     node, namespace, member = load_inert(tmp_path / "x.pt")
     assert plain(entries(node)["a"]) == 3 and plain(entries(entries(node)["b"])["c"]) is None
     assert entries(namespace) == {"d": 4} and plain(member) == "default" and entries(member) == {} == entries(7)
 
 
-def _broken(content: dict, **changes) -> dict:
+def _with_weights(content: dict, **changes) -> dict:
     content["model"].update({key: value for key, value in changes.items() if value is not None})
     return content
 
@@ -267,7 +267,7 @@ def _without(content: dict, key: str) -> dict:
     return content
 
 
-def _with(content: dict, key: str, change) -> dict:
+def _with_change(content: dict, key: str, change) -> dict:
     content["model"][key] = change(content["model"][key])
     return content
 
@@ -275,14 +275,20 @@ def _with(content: dict, key: str, change) -> dict:
 BAD = {
     "numbers for names": (lambda: {"model": {1: torch.ones(1)}}, "must hold floating-point weights by name, but holds 1"),
     "integer weights": (
-        lambda: _with(pretrained(BASE), "mask_emb", lambda tensor: tensor.int()),
+        lambda: _with_change(pretrained(BASE), "mask_emb", lambda tensor: tensor.int()),
         "holds 'mask_emb', torch.int32",
     ),
-    "a flat weight": (lambda: _with(pretrained(BASE), "encoder.pos_conv.0.weight_v", torch.flatten), "must have 3 dimensions"),
-    "nothing": (lambda: _with(pretrained(BASE), "encoder.pos_conv.0.weight_v", lambda tensor: tensor[:, :0]), r"\[24, 0, 8\]"),
-    "no outputs": (lambda: _without(tuned(BASE), "w2v_encoder.proj.weight"), "w2v_encoder.proj.weight is missing"),
-    "an activation": (lambda: pretrained(dict(BASE, activation_fn="glu")), "activation must be one of gelu"),
-    "activations": (
+    "a flat weight": (
+        lambda: _with_change(pretrained(BASE), "encoder.pos_conv.0.weight_v", torch.flatten),
+        "must have 3 dimensions",
+    ),
+    "an empty weight": (
+        lambda: _with_change(pretrained(BASE), "encoder.pos_conv.0.weight_v", lambda tensor: tensor[:, :0]),
+        r"\[24, 0, 8\]",
+    ),
+    "no output layer": (lambda: _without(fine_tuned(BASE), "w2v_encoder.proj.weight"), "w2v_encoder.proj.weight is missing"),
+    "an unknown activation": (lambda: pretrained(dict(BASE, activation_fn="glu")), "activation must be one of gelu"),
+    "a list of activations": (
         lambda: pretrained(BASE) | {"cfg": {"model": dict(BASE, activation_fn=["gelu"])}},
         "hidden_act must be str",
     ),
@@ -290,31 +296,43 @@ BAD = {
         lambda: pretrained(BASE) | {"cfg": dict(conv_feature_layers="[]" + "+[(1,1,1)]" * 5000)},
         "must be a list",
     ),
-    "another file": (lambda: {"weights": 1}, r"expected a fairseq \('model'\) or s3prl \('Distiller'\).*holds weights"),
+    "other keys": (lambda: {"weights": 1}, r"expected a fairseq \('model'\) or s3prl \('Distiller'\).*holds weights"),
     "a list": (lambda: [1], "holds no dictionary"),
     "no tensors": (lambda: {"model": {"a": 1}}, "'model' must hold a dictionary of tensors"),
-    "a stranger": (lambda: _broken(pretrained(BASE), project_q=torch.ones(2)), "has unknown weights: project_q"),
-    "a lack": (lambda: _without(pretrained(BASE), "encoder.layers.1.fc2.bias"), "lacks weights: encoder.layers.1.feed_forward"),
-    "no positions": (lambda: _without(pretrained(BASE), "encoder.pos_conv.0.weight_v"), r"pos_conv.0.weight_v is missing"),
-    "a shape": (lambda: _broken(pretrained(BASE), mask_emb=torch.ones(5)), r"masked_spec_embed has shape \[5\].*\[24\]"),
+    "an unknown weight": (lambda: _with_weights(pretrained(BASE), project_q=torch.ones(2)), "has unknown weights: project_q"),
+    "a missing weight": (
+        lambda: _without(pretrained(BASE), "encoder.layers.1.fc2.bias"),
+        "lacks weights: encoder.layers.1.feed_forward",
+    ),
+    "no positional weight": (
+        lambda: _without(pretrained(BASE), "encoder.pos_conv.0.weight_v"),
+        r"pos_conv.0.weight_v is missing",
+    ),
+    "a wrong shape": (
+        lambda: _with_weights(pretrained(BASE), mask_emb=torch.ones(5)),
+        r"masked_spec_embed has shape \[5\].*\[24\]",
+    ),
     "code for convolutions": (lambda: pretrained(BASE) | {"cfg": dict(conv_feature_layers="exit(3)")}, "but are 'exit"),
     "other convolutions": (
         lambda: pretrained(BASE) | {"cfg": dict(conv_feature_layers="[(8,10,5)]")},
         r"conv_layers.0.0.weight has shape \[16, 1, 10\]",
     ),
-    "no heads": (lambda: pretrained(BASE) | {"cfg": dict(conv_feature_layers=CONVOLUTIONS)}, "encoder_attention_heads"),
-    "an attention": (lambda: distilled(dict(BASE, attention_type="sparse")), "attention_type must be one of original"),
+    "no number of heads": (
+        lambda: pretrained(BASE) | {"cfg": dict(conv_feature_layers=CONVOLUTIONS)},
+        "encoder_attention_heads",
+    ),
+    "an unknown attention": (lambda: distilled(dict(BASE, attention_type="sparse")), "attention_type must be one of original"),
 }
 
 
 @pytest.mark.parametrize("content, message", BAD.values(), ids=BAD.keys())
-def test_other_content_is_refused_by_name(content, message, tmp_path):
+def test_unsupported_content_is_refused_with_the_reason(content, message, tmp_path):
     with pytest.raises(CheckpointError, match=f"checkpoint.pt: .*{message}"):
         convert(saved(content(), tmp_path))
 
 
 @pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning")
-def test_other_files_are_refused_by_name(tmp_path):
+def test_unsupported_files_are_refused(tmp_path):
     (tmp_path / "text.pt").write_text("hello")
     cut = saved(pretrained(BASE), tmp_path)
     cut.write_bytes(cut.read_bytes()[:2000])
@@ -334,9 +352,9 @@ def test_other_files_are_refused_by_name(tmp_path):
     "text, message",
     [("| 1\nE 2\n", "has 6 symbols, special ones included, but .* 8 outputs"), ("| 1\nE\n", "line 2 of the dictionary")],
 )
-def test_a_dictionary_that_does_not_fit(text, message, tmp_path):
+def test_unsuitable_dictionaries_are_refused(text, message, tmp_path):
     (tmp_path / "dict.ltr.txt").write_text(text)
-    path = saved(tuned(BASE), tmp_path)
+    path = saved(fine_tuned(BASE), tmp_path)
     with pytest.raises(CheckpointError, match=message):
         convert(path, tmp_path / "dict.ltr.txt")
     with pytest.raises(CheckpointError, match="cannot be read"):
@@ -347,12 +365,12 @@ def test_a_dictionary_that_does_not_fit(text, message, tmp_path):
             convert(saved(content, tmp_path), tmp_path / "dict.ltr.txt")
 
 
-def test_the_command(tmp_path, capsys):
-    path, out = saved(tuned(BASE), tmp_path), tmp_path / "out"
+def test_the_convert_command(tmp_path, capsys):
+    path, out = saved(fine_tuned(BASE), tmp_path), tmp_path / "out"
     assert main(["convert", str(path), str(out)]) == 0
-    told = capsys.readouterr()
-    assert told.out.startswith(f"{out}: HubertForCTC, 2 layers of 24, ")
-    assert "label_embs_concat" in told.err and "holds no symbols" in told.err and not (out / "vocab.json").exists()
+    captured = capsys.readouterr()
+    assert captured.out.startswith(f"{out}: HubertForCTC, 2 layers of 24, ")
+    assert "label_embs_concat" in captured.err and "holds no symbols" in captured.err and not (out / "vocab.json").exists()
     assert sorted(file.name for file in out.iterdir()) == ["config.json", "model.safetensors", "preprocessor_config.json"]
     assert main(["convert", str(path), str(out)]) == 2 and f"{out} is not empty" in capsys.readouterr().err
     (tmp_path / "dict.txt").write_text("| 1\nE 1\nT 1\nA 1\n")
@@ -365,24 +383,24 @@ def test_the_command(tmp_path, capsys):
     assert "cannot be written" in capsys.readouterr().err
 
 
-def test_transformers_reads_what_it_wrote(tmp_path):
+def test_transformers_loads_the_converted_folder(tmp_path):
     import transformers
 
-    content = tuned(LARGE)
+    content = fine_tuned(LARGE)
     (tmp_path / "dict.ltr.txt").write_text("| 1\nE 1\nT 1\nA 1\n")
     arguments = ["convert", saved(content, tmp_path), tmp_path / "out", "--dict", tmp_path / "dict.ltr.txt"]
     subprocess.run([sys.executable, "-m", "hubert_fast", *arguments], check=True)
     theirs = transformers.HubertForCTC.from_pretrained(tmp_path / "out").eval()
     processor = transformers.Wav2Vec2Processor.from_pretrained(tmp_path / "out")
     with torch.no_grad():
-        found = theirs(WAVEFORM).logits
-    assert_close(found, fairseq_reference.fairseq_ctc_logits(content["model"], LARGE, WAVEFORM), "other graph")
+        actual = theirs(WAVEFORM).logits
+    assert_close(actual, fairseq_reference.fairseq_ctc_logits(content["model"], LARGE, WAVEFORM), "other graph")
     assert processor.tokenizer.pad_token_id == 0 and processor.feature_extractor.do_normalize
 
 
 @pytest.mark.parametrize("cfg", [BASE, LARGE], ids=["base", "large"])
-def test_the_head_of_pre_training_is_kept_where_asked(cfg, tmp_path, capsys):
-    """As users of fairseq, s3prl and ContentVec take it: a subclass of transformers' HubertModel with ``final_proj``."""
+def test_the_pretraining_head_is_kept_on_request(cfg, tmp_path, capsys):
+    """Users of fairseq, s3prl and ContentVec load this head into a subclass of transformers' HubertModel."""
     import transformers
 
     class WithFinalProj(transformers.HubertModel):
@@ -396,11 +414,11 @@ def test_the_head_of_pre_training_is_kept_where_asked(cfg, tmp_path, capsys):
     state["final_proj.weight"] = state["final_proj.weight"].half()
     path = saved(content | {"model": state}, tmp_path)
     assert main(["convert", str(path), str(tmp_path / "out"), "--keep-final-proj"]) == 0
-    told = capsys.readouterr().err
+    messages = capsys.readouterr().err
     width = len(state["final_proj.weight"])
-    assert "also kept, although HubertModel does not use them: " in told and "left out" not in told
+    assert "also kept, although HubertModel does not use them: " in messages and "left out" not in messages
     for name in ("final_proj.weight", "final_proj.bias", "label_embs_concat", "target_glu.0.weight"):
-        assert f"{name} {list(state[name].shape)}" in told
+        assert f"{name} {list(state[name].shape)}" in messages
     theirs, info = WithFinalProj.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not info["missing_keys"] and theirs.config.classifier_proj_size == width
     assert torch.equal(theirs.final_proj.weight, state["final_proj.weight"].float())
@@ -420,21 +438,21 @@ def test_the_head_of_pre_training_is_kept_where_asked(cfg, tmp_path, capsys):
     assert "is a pre-trained encoder without a CTC head" in capsys.readouterr().err
 
 
-def test_a_head_of_pre_training_that_is_not_there(tmp_path):
-    for content in (tuned(BASE), distilled(BASE), _without(pretrained(BASE), "final_proj.weight")):
+def test_keeping_an_absent_pretraining_head_is_refused(tmp_path):
+    for content in (fine_tuned(BASE), distilled(BASE), _without(pretrained(BASE), "final_proj.weight")):
         for key in [key for key in content.get("model", {}) if "final_proj" in key]:
             del content["model"][key]
         with pytest.raises(CheckpointError, match=r"checkpoint\.pt: there is no final_proj to keep: only a pre-trained"):
             convert(saved(content, tmp_path), keep_final_proj=True)
 
 
-def test_weights_that_need_no_conversion(tmp_path):
-    """A list of a hundred names would fill a screen, and says nothing about what to do."""
+def test_weights_that_need_no_conversion_are_refused_briefly(tmp_path):
+    """Errors name only a few weights: a list of a hundred would fill a screen and not help."""
     model = convert(saved(pretrained(BASE), tmp_path)).model
     model.save_pretrained(tmp_path / "folder")
     with pytest.raises(CheckpointError, match="is a safetensors file; expected a file written by torch"):
         convert(tmp_path / "folder/model.safetensors")
-    torch.save(model.state_dict(), tmp_path / "weights.pt")  # the model's weights are mapped from checkpoint.pt
+    torch.save(model.state_dict(), tmp_path / "weights.pt")  # not over checkpoint.pt, from which the weights are mapped
     with pytest.raises(CheckpointError, match="weights with Hugging Face's names, which need no conversion") as error:
         convert(tmp_path / "weights.pt")
     assert len(str(error.value)) < 400
