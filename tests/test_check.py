@@ -1,4 +1,4 @@
-"""Kernels that check themselves: a wrong one is named, a crash costs nobody's work, and ``auto`` goes by the verdict."""
+"""Test the kernels' self-check: it names wrong kernels, survives crashes, and its verdict decides what `auto` uses."""
 
 import json
 import os
@@ -24,22 +24,22 @@ FAILED = {**ROW, "status": "fail", "relative_error": 0.25, "tolerance": 2e-3}
 
 @pytest.fixture
 def cache(monkeypatch, tmp_path):
-    """Give the verdicts a folder of their own, and forget those of this process."""
+    """Give the verdicts an empty folder, and forget those of this process."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(verdicts, "_known", {})
     return tmp_path / "cache/hubert_fast/checks"
 
 
-def answers(monkeypatch, *rows):
-    """Have each check give these rows; return the list of the checks that ran."""
-    ran = []
+def stub_rows(monkeypatch, *rows):
+    """Make each check return these rows; return a list to which each check adds its dtype."""
+    checked_dtypes = []
 
     def checked(device, dtype, **options):
-        ran.append(dtype)
+        checked_dtypes.append(dtype)
         return iter(rows)
 
     monkeypatch.setattr(verdicts, "checked", checked)
-    return ran
+    return checked_dtypes
 
 
 def changed_package(folder, name, right, wrong):
@@ -55,8 +55,8 @@ def changed_package(folder, name, right, wrong):
     return folder
 
 
-def test_a_wrong_kernel_is_found_and_not_used(tmp_path):
-    """The bias of a norm is subtracted: the command names the op, and ``auto`` warns once and takes plain PyTorch."""
+def test_a_wrong_kernel_is_detected_and_not_used(tmp_path):
+    """The bias of a norm is subtracted: the command names the op, and `auto` warns once and uses plain PyTorch."""
     from hubert_fast.kernels import layer_norm  # noqa: F401
 
     root = changed_package(tmp_path / "wrong", "layer_norm.py", "+ bias[None, :]", "- bias[None, :]")
@@ -65,66 +65,66 @@ def test_a_wrong_kernel_is_found_and_not_used(tmp_path):
     run = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert run.returncode == 1, run.stdout + run.stderr
     failing = [line.split()[0] for line in run.stdout.splitlines() if line.endswith("FAIL")]
-    assert failing == ["conv_gelu", "layer_norm", "model"]  # the other two normalise by this kernel
+    assert failing == ["conv_gelu", "layer_norm", "model"]  # the other two use this kernel for their norms
     assert "fail: relative error" in run.stdout and "(layer_norm, odd [20, 52], float32)" in run.stdout
-    (kept,) = (json.loads(file.read_text()) for file in (tmp_path / "cache/hubert_fast/checks").glob("*.json"))
-    assert kept["dtype"] == "float32" and kept["verdict"].startswith("fail: relative error")
+    (saved,) = (json.loads(file.read_text()) for file in (tmp_path / "cache/hubert_fast/checks").glob("*.json"))
+    assert saved["dtype"] == "float32" and saved["verdict"].startswith("fail: relative error")
 
     script = (
         "import json, torch, warnings\nfrom hubert_fast.check import verdicts\n"
         "with warnings.catch_warnings(record=True) as seen:\n"
         "    warnings.simplefilter('always')\n"
         "    reasons = [verdicts.why_not_proven(torch.device('cpu'), torch.float32) for _ in range(2)]\n"
-        "print(json.dumps([reasons, [str(one.message) for one in seen]]))"
+        "print(json.dumps([reasons, [str(warning.message) for warning in seen]]))"
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, cwd=tmp_path)
     reasons, seen = json.loads(run.stdout)
-    assert reasons == [kept["verdict"]] * 2
+    assert reasons == [saved["verdict"]] * 2
     (warning,) = seen
-    assert warning.startswith("kernels failed their check on interpreter with torch") and kept["verdict"] in warning
+    assert warning.startswith("kernels failed their check on interpreter with torch") and saved["verdict"] in warning
     assert "HUBERT_FAST_CHECK=0" in warning
 
 
-def test_right_kernels_pass(cache, monkeypatch):
-    """In a child, as where they are used the first time; the next process reads the verdict."""
+def test_correct_kernels_pass(cache, monkeypatch):
+    """The check runs in a child process, as on first use, and the next process reads its verdict."""
     assert verdicts.why_not_proven(CPU, torch.float16) is None
     (file,) = cache.glob("*.json")
     assert json.loads(file.read_text())["verdict"] == "pass"
     monkeypatch.setattr(verdicts, "_known", {})
-    ran = answers(monkeypatch, FAILED)
-    assert verdicts.why_not_proven(CPU, torch.float16) is None and ran == []
+    checked_dtypes = stub_rows(monkeypatch, FAILED)
+    assert verdicts.why_not_proven(CPU, torch.float16) is None and checked_dtypes == []
 
 
-def test_the_command_line_says_what_takes_a_while(cache, monkeypatch, caplog):
-    answers(monkeypatch, {**ROW, "status": "pass"})
+def test_the_command_line_announces_the_check_once(cache, monkeypatch, caplog):
+    stub_rows(monkeypatch, {**ROW, "status": "pass"})
     assert main(["info"]) == 0
     for _ in range(2):
         assert verdicts.why_not_proven(CPU, torch.float32) is None
     assert caplog.messages == ["checking the kernels on cpu in float32 (once per chip, torch and triton; takes a few seconds)"]
 
 
-def test_other_kernels_are_checked_again(cache, monkeypatch):
-    ran = answers(monkeypatch, {**ROW, "status": "pass"})
+def test_changed_kernels_are_checked_again(cache, monkeypatch):
+    checked_dtypes = stub_rows(monkeypatch, {**ROW, "status": "pass"})
     assert verdicts.why_not_proven(CPU, torch.float32) is None
     for sources in ("another", "a third"):
         monkeypatch.setattr(verdicts, "_known", {})
         monkeypatch.setattr(verdicts, "_sources", lambda sources=sources: sources)
         assert verdicts.why_not_proven(CPU, torch.float32) is None
-    assert ran == ["float32"] * 3 and len(list(cache.glob("*.json"))) == 3
+    assert checked_dtypes == ["float32"] * 3 and len(list(cache.glob("*.json"))) == 3
 
 
-def test_what_is_uncertain_is_not_kept(cache, monkeypatch):
-    ran = answers(monkeypatch, {**ROW, "status": "pass"}, {**ROW, "status": "not checked: CUDA out of memory"})
+def test_uncertain_verdicts_are_not_saved(cache, monkeypatch):
+    checked_dtypes = stub_rows(monkeypatch, {**ROW, "status": "pass"}, {**ROW, "status": "not checked: CUDA out of memory"})
     for _ in range(2):
         monkeypatch.setattr(verdicts, "_known", {})
         with pytest.warns(RuntimeWarning, match="could not be checked on interpreter.*plain PyTorch.*out of memory"):
             assert verdicts.why_not_proven(CPU, torch.float32).startswith("not checked: CUDA")
-    assert ran == ["float32"] * 2 and list(cache.glob("*.json")) == []
+    assert checked_dtypes == ["float32"] * 2 and list(cache.glob("*.json")) == []
 
 
 @pytest.mark.parametrize("kind", ["a file in the way", "half a file"])
-def test_a_cache_that_does_not_work_is_none(cache, monkeypatch, kind):
-    ran = answers(monkeypatch, {**ROW, "status": "pass"})
+def test_an_unusable_cache_is_ignored(cache, monkeypatch, kind):
+    checked_dtypes = stub_rows(monkeypatch, {**ROW, "status": "pass"})
     if kind == "half a file":
         file = verdicts._file(CPU, "float32")
         file.parent.mkdir(parents=True)
@@ -132,31 +132,31 @@ def test_a_cache_that_does_not_work_is_none(cache, monkeypatch, kind):
     else:
         cache.parent.parent.mkdir()
         cache.parent.write_text("")
-    assert verdicts.why_not_proven(CPU, torch.float32) is None and ran == ["float32"]
-    assert verdicts.why_not_proven(CPU, torch.float32) is None and ran == ["float32"]
+    assert verdicts.why_not_proven(CPU, torch.float32) is None and checked_dtypes == ["float32"]
+    assert verdicts.why_not_proven(CPU, torch.float32) is None and checked_dtypes == ["float32"]
 
 
-def test_several_at_once_check_once(cache, monkeypatch):
-    """As processes of one machine do, each with an open lock file of its own."""
-    begun, ran = threading.Barrier(4), []
+def test_concurrent_callers_check_once(cache, monkeypatch):
+    """Threads stand in for processes here: each opens the lock file itself."""
+    barrier, checked_dtypes = threading.Barrier(4), []
 
     def checked(device, dtype, **options):
-        ran.append(dtype)
+        checked_dtypes.append(dtype)
         yield {**ROW, "status": "pass"}
 
     monkeypatch.setattr(verdicts, "checked", checked)
-    found = []
+    reasons = []
 
-    def find_out():
-        begun.wait()
-        found.append(verdicts._load_or_check(CPU, "float32"))
+    def call():
+        barrier.wait()
+        reasons.append(verdicts._load_or_check(CPU, "float32"))
 
-    threads = [threading.Thread(target=find_out) for _ in range(4)]
+    threads = [threading.Thread(target=call) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == [None] * 4 and ran == ["float32"]
+    assert reasons == [None] * 4 and checked_dtypes == ["float32"]
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_verdict(statuses, expected):
     assert verdicts.verdict({**ROW, "status": status} for status in statuses) == expected
 
 
-def test_a_row_in_words():
+def test_description_of_a_row():
     assert verdicts.described(FAILED) == (
         "fail: relative error 2.5e-01, but 0.002 is allowed (attention, large, float16)"
     )  # fmt: skip
@@ -194,19 +194,19 @@ BEGIN = f"import os, sys, json, time, signal; print({json.dumps(json.dumps({'beg
     ],
     ids=["abort", "hang", "kill", "device lost", "error at start", "hang at start", "abort at start"],
 )
-def test_a_child_that_dies(monkeypatch, code, op, status):
+def test_a_child_that_dies_or_hangs_gives_a_row(monkeypatch, code, op, status):
     monkeypatch.setattr(process, "CODE", code)
     (row,) = process.checked(CPU, "float16", True, 2.0)
     assert (row["op"], row["status"]) == (op, status)
 
 
-def test_no_process(monkeypatch):
+def test_a_child_that_cannot_start_gives_a_row(monkeypatch):
     monkeypatch.setattr(sys, "executable", "/no/such/python")
     (row,) = process.checked(CPU, "float16", True, 2.0)
     assert row["status"].startswith("not checked: no process could be started: ")
 
 
-def test_a_case_that_raises_is_a_row(monkeypatch, capfd):
+def test_a_case_that_raises_gives_a_row(monkeypatch, capfd):
     def raising(kind, words):
         def run():
             print("noise of a library")
@@ -214,14 +214,14 @@ def test_a_case_that_raises_is_a_row(monkeypatch, capfd):
 
         return process.Task("linear_add", words, run)
 
-    given = [
+    tasks = [
         raising(RuntimeError, "out of resource: shared memory"),
         raising(torch.OutOfMemoryError, "CUDA out of memory"),
         raising(RuntimeError, "Triton Error [CUDA]: an illegal memory access"),
         raising(RuntimeError, "never reached"),
     ]
-    monkeypatch.setattr(process, "tasks", lambda device, dtype, few: given)
-    monkeypatch.setattr(os, "dup2", lambda *given: None)  # what captures this test's output would see it
+    monkeypatch.setattr(process, "tasks", lambda device, dtype, few: tasks)
+    monkeypatch.setattr(os, "dup2", lambda *descriptors: None)  # or this test could not capture the output
     status = process.main("cpu", "float32", True, 0, 1)
     lines = [json.loads(line) for line in capfd.readouterr().out.splitlines() if line.startswith("{")]
     assert status == process.DEVICE_LOST
@@ -244,30 +244,30 @@ def fake_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
 
 
-def test_auto_goes_by_the_verdict(fake_gpu, monkeypatch):
-    asked = []
+def test_auto_follows_the_verdict(fake_gpu, monkeypatch):
+    queries = []
 
     def why_not_proven(device, dtype):
-        asked.append((device, dtype))
+        queries.append((device, dtype))
         return None if dtype == torch.bfloat16 else "fail"
 
     monkeypatch.setattr(verdicts, "why_not_proven", why_not_proven)
     assert dispatch.use_triton(OnCuda())
-    assert not dispatch.use_triton(OnCuda(), dtype=torch.float32)  # a waveform's dtype is not what the model computes in
-    assert asked == [(torch.device("cuda:1"), torch.bfloat16), (torch.device("cuda:1"), torch.float32)]
-    assert not dispatch.use_triton(OnCuda(), of_waveforms=True) and asked.pop() == (torch.device("cuda:1"), None)
-    assert dispatch.use_triton(OnCuda(), dtype=torch.float32, backend="triton")  # forced: nothing is asked
+    assert not dispatch.use_triton(OnCuda(), dtype=torch.float32)  # the model may compute in another dtype than its waveforms
+    assert queries == [(torch.device("cuda:1"), torch.bfloat16), (torch.device("cuda:1"), torch.float32)]
+    assert not dispatch.use_triton(OnCuda(), of_waveforms=True) and queries.pop() == (torch.device("cuda:1"), None)
+    assert dispatch.use_triton(OnCuda(), dtype=torch.float32, backend="triton")  # forced: the verdict is not needed
     monkeypatch.setenv("HUBERT_FAST_CHECK", "0")
     assert dispatch.use_triton(OnCuda(), dtype=torch.float32)
-    assert len(asked) == 2
+    assert len(queries) == 2
     monkeypatch.setenv("HUBERT_FAST_CHECK", "no")
     with pytest.raises(ValueError, match="HUBERT_FAST_CHECK must be 0 or 1, but is 'no'"):
         dispatch.use_triton(OnCuda())
 
 
-def test_a_compiler_takes_the_verdict_as_it_is(monkeypatch):
-    asked = []
-    monkeypatch.setattr(verdicts, "why_not_proven", lambda device, dtype: asked.append(dtype) or "fail")
+def test_torch_compile_treats_the_verdict_as_a_constant(monkeypatch):
+    queries = []
+    monkeypatch.setattr(verdicts, "why_not_proven", lambda device, dtype: queries.append(dtype) or "fail")
     monkeypatch.setattr(dispatch, "why_not", dispatch._constant(lambda backend: None))
     monkeypatch.setattr(dispatch, "_why_not_on", lambda tensors, also: None)
     monkeypatch.setenv("TRITON_INTERPRET", "0")
@@ -275,10 +275,10 @@ def test_a_compiler_takes_the_verdict_as_it_is(monkeypatch):
     torch.compiler.reset()
     compiled = torch.compile(lambda x: ops.layer_norm(x, weight, bias), fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x), ops.layer_norm_eager(x, weight, bias))
-    assert asked == [torch.float32]
+    assert queries == [torch.float32]
 
 
-def test_an_old_triton_is_a_reason(fake_gpu, monkeypatch):
+def test_an_old_triton_is_refused(fake_gpu, monkeypatch):
     monkeypatch.setattr(dispatch, "triton_version", lambda: "3.3.1")
     dispatch._old_triton.cache_clear()
     try:
@@ -300,15 +300,15 @@ def test_an_old_triton_is_a_reason(fake_gpu, monkeypatch):
         (["--device", "cpu", "--dtype", "bfloat16"], "1", "check bfloat16 on a GPU"),
     ],
 )
-def test_command_that_cannot_run(monkeypatch, capsys, options, interpret, message):
+def test_the_check_command_says_why_it_cannot_run(monkeypatch, capsys, options, interpret, message):
     monkeypatch.setenv("TRITON_INTERPRET", interpret)
     assert main(["check", *options]) == 2
     assert message in capsys.readouterr().err
 
 
-def test_differing_finds_one_bit():
-    given = iter([0.0, 0.0, -0.0, 0.0])
-    assert values.differing(lambda: torch.tensor([next(given), float("nan")]), 3) == 1
+def test_differing_detects_one_bit():
+    numbers = iter([0.0, 0.0, -0.0, 0.0])
+    assert values.differing(lambda: torch.tensor([next(numbers), float("nan")]), 3) == 1
 
 
 def test_cases_cover_every_op_in_production_blocks():
@@ -326,17 +326,17 @@ def test_cases_cover_every_op_in_production_blocks():
         assert len(few) < 30 < len(every)
 
 
-def test_waveforms_take_a_check_in_any_dtype(cache, monkeypatch):
-    """What normalises waveforms is the same for all models: no check of its own where one has passed."""
-    ran = answers(monkeypatch, {**ROW, "status": "pass"})
-    assert verdicts.why_not_proven(CPU, torch.float16) is None and ran == ["float16"]
-    assert verdicts.why_not_proven(CPU, None) is None and ran == ["float16"]
+def test_waveform_ops_accept_a_check_in_any_dtype(cache, monkeypatch):
+    """Waveforms are normalised alike for models of any dtype, so that a check that passed in one dtype suffices."""
+    checked_dtypes = stub_rows(monkeypatch, {**ROW, "status": "pass"})
+    assert verdicts.why_not_proven(CPU, torch.float16) is None and checked_dtypes == ["float16"]
+    assert verdicts.why_not_proven(CPU, None) is None and checked_dtypes == ["float16"]
     monkeypatch.setattr(verdicts, "_known", {})
-    assert verdicts.why_not_proven(CPU, None) is None and ran == ["float16", "bfloat16"]
+    assert verdicts.why_not_proven(CPU, None) is None and checked_dtypes == ["float16", "bfloat16"]
 
 
 def test_warnings_are_given_once(cache, monkeypatch):
-    answers(monkeypatch, FAILED)
+    stub_rows(monkeypatch, FAILED)
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         for _ in range(3):

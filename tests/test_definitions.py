@@ -1,4 +1,4 @@
-"""Each op's definition against the module of the model that it stands for, in float64.
+"""Compare each op's definition with the module of the model that computes the same, in float64.
 
 test_ops.py compares kernels with the definitions; this file compares the definitions with the model. Every option that a model
 sets has a value here that differs from the op's default.
@@ -15,7 +15,7 @@ from hubert_fast.packed.torch_graph import fold
 from hubert_fast.packed.weights import matrix_of
 from hubert_fast.processing import FeatureExtractor
 
-SAME = 1e-12  # the same mathematics in float64, summed in another order: 1e-15 seen
+SAME = 1e-12  # the same mathematics in float64, summed in another order: 1e-15 measured
 FIRST, LENGTHS = 2, (30, 1, 0, 13)  # of 48 packed frames, the first two and the last two belong to no utterance
 BOUNDARIES = torch.tensor([2, 32, 33, 33, 46])
 
@@ -34,12 +34,12 @@ def noise(*shape):
     return torch.randn(*shape, dtype=torch.float64)
 
 
-def check(found, expected):
-    assert found.dtype == torch.float64 and relative_error(found, expected) < SAME
+def check(actual, expected):
+    assert actual.dtype == torch.float64 and relative_error(actual, expected) < SAME
 
 
 def by_utterance(module, x):
-    """Apply a module to each utterance of ``[48, C]`` on its own; zeros in the rows between utterances."""
+    """Apply a module to each utterance of `[48, C]` separately; return zeros in the rows outside utterances."""
     parts = [module(part[None])[0] for part in x[FIRST:].split((*LENGTHS, 2))[:-1] if len(part)]
     return F.pad(torch.cat(parts), (0, 0, FIRST, 2))
 
@@ -67,8 +67,8 @@ def test_attention():
     attention.out_proj = torch.nn.Identity()
     x = noise(48, 48)
     heads = [layer(x).unflatten(-1, (4, 12)) for layer in (attention.q_proj, attention.k_proj, attention.v_proj)]
-    found = ops.attention_eager(*heads, BOUNDARIES).flatten(1)
-    check(found, by_utterance(lambda part: attention(part, None, False)[0], x))
+    actual = ops.attention_eager(*heads, BOUNDARIES).flatten(1)
+    check(actual, by_utterance(lambda part: attention(part, None, False)[0], x))
 
 
 def test_attention_padded():
@@ -76,9 +76,9 @@ def test_attention_padded():
     attention.out_proj = torch.nn.Identity()
     x, mask = noise(4, 20, 48), torch.arange(20) < torch.tensor([20, 13, 1, 0])[:, None]
     heads = [layer(x).unflatten(-1, (4, 12)) for layer in (attention.q_proj, attention.k_proj, attention.v_proj)]
-    found = ops.attention_padded_eager(*heads, mask).flatten(2)
-    check(found[:3], attention(x[:3], mask[:3, None, None], False)[0])
-    assert not found[3].any()  # the model never asks for a row without keys
+    actual = ops.attention_padded_eager(*heads, mask).flatten(2)
+    check(actual[:3], attention(x[:3], mask[:3, None, None], False)[0])
+    assert not actual[3].any()  # the model never computes a row without keys
 
 
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
@@ -103,13 +103,13 @@ def test_conv_first_and_window_statistics_with_a_group_norm(stride):
     weights, means, bias = fold(layer, matrix_of(layer.conv, torch.float64), *statistics)
     utterance_of_hop = torch.tensor([0, 0, 1, 2, 2, 2, 2])  # of 320 samples
     arguments = samples, weights.transpose(1, 2), bias, None, None, means, utterance_of_hop, 320 // stride
-    found = ops.conv_first_eager(*arguments, stride=stride)
+    actual = ops.conv_first_eager(*arguments, stride=stride)
     for start, length in zip(starts, lengths):
         expected = layer(samples[None, None, start : start + length])[0].t()
-        check(found[start // stride :][: len(expected)], expected)
+        check(actual[start // stride :][: len(expected)], expected)
 
 
-def test_conv_first_needs_utterances_with_means():
+def test_conv_first_with_means_needs_utterances():
     with pytest.raises(ValueError, match="means need utterances"):
         ops.conv_first_eager(noise(100), noise(1, 10, 8), None, None, None, noise(1, 10))
 
@@ -140,18 +140,18 @@ def test_conv_positional(kernel, activation):
     expected = by_utterance(embedding, x)
     check(ops.conv_positional_eager(*arguments, gelu=activation == "gelu"), expected)
     inside = (torch.arange(48) >= BOUNDARIES[0]) & (torch.arange(48) < BOUNDARIES[-1])
-    found = ops.conv_positional_eager(*arguments, residual=residual, gelu=activation == "gelu")
-    check(found, (expected + residual) * inside[:, None])
+    actual = ops.conv_positional_eager(*arguments, residual=residual, gelu=activation == "gelu")
+    check(actual, (expected + residual) * inside[:, None])
 
 
 def test_linear_gelu_and_linear_add():
-    """The feed-forward block with its residual add is the two products in turn."""
+    """The feed-forward block with its residual add is these two products in sequence."""
     block = model_of().encoder.layers[0].feed_forward
     x, residual = noise(5, 48), noise(5, 48)
     hidden = ops.linear_gelu_eager(x, block.intermediate_dense.weight, block.intermediate_dense.bias)
     check(hidden, F.gelu(block.intermediate_dense(x)))
-    found = ops.linear_add_eager(hidden, block.output_dense.weight, block.output_dense.bias, residual)
-    check(found, residual + block(x))
+    actual = ops.linear_add_eager(hidden, block.output_dense.weight, block.output_dense.bias, residual)
+    check(actual, residual + block(x))
 
 
 def test_ctc_argmax():
@@ -162,7 +162,7 @@ def test_ctc_argmax():
     assert torch.equal(ids.long(), best) and relative_error(log_probs, expected) < 1e-7  # log-probabilities are float32
 
 
-@pytest.mark.parametrize("scale", [1, 3e-4], ids=["loud", "as quiet as the floor of the variance"])
+@pytest.mark.parametrize("scale", [1, 3e-4], ids=["loud", "as quiet as the variance floor"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int16], ids=str)
 def test_normalize_waveforms(scale, dtype):
     samples = 0.1 * scale * (1 + noise(1000))
@@ -170,8 +170,8 @@ def test_normalize_waveforms(scale, dtype):
         samples = (samples * 32768).round()
     samples = samples.to(dtype)
     extractor = FeatureExtractor(do_normalize=True)
-    found = ops.normalize_waveforms_eager(samples, [0, 640], [500, 300])
+    actual = ops.normalize_waveforms_eager(samples, [0, 640], [500, 300])
     for start, length in ((0, 500), (640, 300)):
         waveform = samples[start : start + length].float() / (32768 if dtype == torch.int16 else 1)
         expected = extractor(waveform.numpy(), return_tensors="pt")["input_values"][0]
-        assert relative_error(found[start : start + length], expected) < 1e-6  # the extractor computes in float32
+        assert relative_error(actual[start : start + length], expected) < 1e-6  # the extractor computes in float32

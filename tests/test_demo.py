@@ -1,4 +1,4 @@
-"""The bundled recogniser: size, and what it hears in the bundled recordings. A regression test of the whole path."""
+"""Test the bundled recogniser: its size, and its texts of the bundled recordings, a regression test of the whole path."""
 
 import jiwer
 import pytest
@@ -13,7 +13,7 @@ def transcriber():
     return Transcriber.from_pretrained(demo.MODEL, device="cpu", dtype="float32")
 
 
-def test_it_is_small_and_of_the_real_architecture(transcriber):
+def test_the_model_is_small_and_has_the_architecture_of_hubert(transcriber):
     size = sum(file.stat().st_size for file in demo.MODEL.iterdir() if file.is_file())
     assert size <= 8e6
     config = transcriber.model.config
@@ -32,14 +32,14 @@ def test_recordings_are_varied():
 
 def test_word_error_rate_on_the_recordings(transcriber):
     recordings = demo.recordings()
-    heard = [transcriber.transcribe_file(recording.path).text.lower() for recording in recordings]
-    error = jiwer.wer([recording.reference for recording in recordings], heard)
-    report = "\n".join(f"{r.path.name}: {r.reference} | {text}" for r, text in zip(recordings, heard) if r.reference != text)
+    texts = [transcriber.transcribe_file(recording.path).text.lower() for recording in recordings]
+    error = jiwer.wer([recording.reference for recording in recordings], texts)
+    report = "\n".join(f"{r.path.name}: {r.reference} | {text}" for r, text in zip(recordings, texts) if r.reference != text)
     assert error <= 0.05, f"word error rate {100 * error:.1f} %\n{report}"
 
 
-def test_the_same_answer_as_transformers(transcriber):
-    """The bundled checkpoint is an ordinary one: transformers loads it and hears the same."""
+def test_transformers_gives_the_same_logits_and_texts(transcriber):
+    """The bundled checkpoint is an ordinary one, which transformers can load."""
     import torch
     import transformers
 
@@ -53,11 +53,11 @@ def test_the_same_answer_as_transformers(transcriber):
         with torch.no_grad():
             logits = model(**inputs).logits
             assert torch.allclose(transcriber.model(**inputs).logits, logits, atol=1e-4)
-        # without skip_special_tokens: with it, transformers loses doubled letters
+        # no skip_special_tokens, with which transformers loses doubled letters
         assert processor.batch_decode(logits.argmax(-1)) == [transcriber.transcribe(waveform)]
 
 
-def test_unknown_shapes_of_trouble(transcriber):
+def test_short_stereo_and_silent_waveforms(transcriber):
     import numpy as np
 
     with pytest.raises(ValueError, match="too short: 399 samples at 16000 Hz, but one frame needs 400"):

@@ -1,4 +1,4 @@
-"""The scripts of examples/ on the bundled model and recordings."""
+"""Test the scripts of examples/ on the bundled model and recordings."""
 
 import csv
 import importlib.util
@@ -24,41 +24,41 @@ def main_of(name):
 
 
 @pytest.fixture(scope="module")
-def two():
-    """The paths of two recordings, and their texts."""
+def files_and_texts():
+    """Return the paths of two recordings, and their texts."""
     recordings = demo.recordings()[:2]
-    return [str(each.path) for each in recordings], [each.reference.upper() for each in recordings]
+    return [str(recording.path) for recording in recordings], [recording.reference.upper() for recording in recordings]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
-def test_each_is_short_and_has_help(script):
+def test_scripts_are_short_and_have_help(script):
     assert len(script.read_text(encoding="utf-8").splitlines()) < 60
     with pytest.raises(SystemExit) as stopped:
         main_of(script.stem)(["--help"])
     assert stopped.value.code == 0
 
 
-def test_dropin(two, capsys):
-    files, texts = two
+def test_dropin(files_and_texts, capsys):
+    files, texts = files_and_texts
     main_of("dropin")([*files, "--device", "cpu"])
     assert capsys.readouterr().out.splitlines() == [f"{file}\t{text}" for file, text in zip(files, texts)]
 
 
-def test_accelerate_pipeline(two, capsys):
-    files, texts = two
+def test_accelerate_pipeline(files_and_texts, capsys):
+    files, texts = files_and_texts
     main_of("accelerate_pipeline")([*files, "--batch-size", "1"])
     *lines, speed = capsys.readouterr().out.splitlines()
     assert lines == [f"{file}\t{text}" for file, text in zip(files, texts)]
     assert speed.startswith("transformers: ") and "accelerated: " in speed
 
 
-def test_transcribe_folder(two, tmp_path):
-    files, texts = two
+def test_transcribe_folder(files_and_texts, tmp_path):
+    files, texts = files_and_texts
     for file in files:
         (tmp_path / Path(file).name).write_bytes(Path(file).read_bytes())
     (tmp_path / "empty.wav").touch()
     table = tmp_path / "table.csv"
-    # as a process of its own, as users run it
+    # in a process of its own, as users run it
     command = [sys.executable, str(FOLDER / "transcribe_folder.py"), str(tmp_path), str(table), "--device", "cpu"]
     child = subprocess.run(command, capture_output=True, text=True)
     assert child.returncode == 0, child.stderr
