@@ -38,8 +38,8 @@ COMMITS_OFTEN = [
     "import sys; from hubert_fast import cli; from hubert_fast.transcribe import job; job.COMMIT_SECONDS = 0.02; "
     "sys.exit(cli.main(['transcribe', *sys.argv[1:]]))",
 ]
-# The same, but all batches after the first LAUNCHES wait for the end of standard input, which comes with `communicate` and
-# with the end of the tests: what a test does meanwhile is done in the middle of a run.
+# The same, but all batches after the first LAUNCHES wait for the end of standard input, which comes with `communicate` or
+# with the end of the test process. Until then, a test acts in the middle of a run.
 HELD = """
 import os, sys, threading
 from hubert_fast.cli import main
@@ -67,7 +67,7 @@ pytestmark = pytest.mark.usefixtures("two_threads")
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory):
-    """A folder with ``FILES`` links to the bundled recordings, and a file that is not audio."""
+    """Return a folder with FILES recordings, most of them hard links, and a file that is not audio."""
     folder = tmp_path_factory.mktemp("archive")
     for index in range(FILES):
         recording = demo.recordings()[index % 14].path
@@ -108,17 +108,17 @@ def _wait_for_lines(process, out: Path, count: int) -> None:
 
 def test_a_killed_run_continues_and_gives_the_same_output(archive, undisturbed, tmp_path):
     out = tmp_path / "out.jsonl"
-    seen, known = [0], 0
-    while len(seen) < 4:
+    row_counts, journal_rows = [0], 0
+    while len(row_counts) < 4:
         process = _start_held(7, archive, "-o", out, "--batch-seconds", 20)
-        _wait_for_lines(process, out, seen[-1] + 15)
+        _wait_for_lines(process, out, row_counts[-1] + 15)
         process.kill()
         process.communicate()
-        seen.append(out.read_bytes().count(b"\n"))
+        row_counts.append(out.read_bytes().count(b"\n"))
         with contextlib.closing(sqlite3.connect(Paths(out).journal)) as journal:
-            known = journal.execute("SELECT count(*) FROM done").fetchone()[0]
-    assert known > 0, f"the journal was empty at every kill: {seen}"
-    assert seen[-1] < FILES, f"not killed in the middle: {seen}"
+            journal_rows = journal.execute("SELECT count(*) FROM done").fetchone()[0]
+    assert journal_rows > 0, f"the journal was empty at every kill: {row_counts}"
+    assert row_counts[-1] < FILES, f"not killed in the middle: {row_counts}"
     process = _start(archive, "-o", out)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 1 and "continuing " in errors, errors
@@ -174,8 +174,8 @@ def test_two_runs_on_one_output_refuse_each_other(archive, tmp_path):
     out, few = tmp_path / "out.jsonl", sorted(archive.glob("00*"))
     first = _start_held(3, *few, "-o", out, "--batch-seconds", 5)
     _wait_for_lines(first, out, 1)
-    for more in ([], ["--overwrite"]):
-        second = _start(archive, "-o", out, *more)
+    for extra in ([], ["--overwrite"]):
+        second = _start(archive, "-o", out, *extra)
         _, errors = second.communicate(timeout=300)
         assert second.returncode == 2 and "another run is using this output" in errors, errors
     before = out.read_bytes()
@@ -217,14 +217,14 @@ def _other_model(folder: Path) -> Path:
 
 
 def test_the_fingerprint_depends_on_weights_and_vocabulary(tmp_path):
-    one, same = (Transcriber.from_pretrained(demo.MODEL, device="cpu", dtype="float32") for _ in range(2))
-    assert fingerprint(one) == fingerprint(same)
-    same.model.hubert.encoder.layers[2].feed_forward.output_dense.weight.data[0, 0] += 1e-4
-    assert fingerprint(one) != fingerprint(same)
-    other = Transcriber.from_pretrained(demo.MODEL, device="cpu", dtype="float32")
-    other.processor.tokenizer.tokens[5] = "?"
-    assert fingerprint(one) != fingerprint(other)
-    assert settings_of(one, "float32", Options(), "jsonl", None)["chunk seconds"] == 40.0
+    transcriber, copy = (Transcriber.from_pretrained(demo.MODEL, device="cpu", dtype="float32") for _ in range(2))
+    assert fingerprint(transcriber) == fingerprint(copy)
+    copy.model.hubert.encoder.layers[2].feed_forward.output_dense.weight.data[0, 0] += 1e-4
+    assert fingerprint(transcriber) != fingerprint(copy)
+    with_other_token = Transcriber.from_pretrained(demo.MODEL, device="cpu", dtype="float32")
+    with_other_token.processor.tokenizer.tokens[5] = "?"
+    assert fingerprint(transcriber) != fingerprint(with_other_token)
+    assert settings_of(transcriber, "float32", Options(), "jsonl", None)["chunk seconds"] == 40.0
 
 
 def test_an_overwriting_run_killed_at_once_can_be_continued(archive, tmp_path):
@@ -247,7 +247,7 @@ def test_a_file_beside_an_empty_journal_is_not_touched(archive, tmp_path, capsys
     assert "--overwrite replaces it" in capsys.readouterr().err and out.read_text() == "something else\n"
 
 
-def test_only_new_files_in_a_folder_are_done(archive, tmp_path, capsys):
+def test_only_new_files_in_a_folder_are_transcribed(archive, tmp_path, capsys):
     folder, out = tmp_path / "in", tmp_path / "out.jsonl"
     folder.mkdir()
     shutil.copy(archive / "001.flac", folder)
@@ -258,7 +258,7 @@ def test_only_new_files_in_a_folder_are_done(archive, tmp_path, capsys):
     assert [Path(json.loads(line)["id"]).name for line in out.read_text().splitlines()] == ["001.flac", "000.wav"]
 
 
-def test_inputs_named_twice_are_done_once(archive, tmp_path, capsys):
+def test_inputs_named_twice_are_transcribed_once(archive, tmp_path, capsys):
     out, path = tmp_path / "out.jsonl", str(archive / "000.wav")
     assert main(["transcribe", path, path, str(archive / "00*"), "-o", str(out), *FLOAT32]) == 0
     assert len(_rows(out)) == 10 and "2 inputs were already done" in capsys.readouterr().err
@@ -273,7 +273,7 @@ def test_failures_are_kept_until_retried(archive, tmp_path, capsys, monkeypatch)
     shutil.copy(archive / "001.flac", folder)
     real, broken = Lane.launch, [True]
 
-    def launch(self, waveforms, alone=False):  # a failure not due to the file, so that another run may succeed
+    def launch(self, waveforms, alone=False):  # a failure that is not due to the file, so another run may succeed
         if broken[0] and any(len(waveform) == len(load(folder / "a.wav")) for waveform in waveforms):
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
         return real(self, waveforms, alone)
@@ -307,7 +307,7 @@ def test_a_full_disk_stops_the_run_which_can_be_continued(archive, undisturbed, 
     assert out.read_bytes().startswith(kept) and _rows(out) == undisturbed
 
 
-def test_a_real_full_disk(archive, undisturbed, tmp_path):
+def test_a_run_on_a_full_file_system_can_be_continued(archive, undisturbed, tmp_path):
     mount = tmp_path / "small"
     mount.mkdir()
     if (
@@ -345,17 +345,17 @@ def test_references_are_scored(tmp_path, capsys):
     summary = json.loads((tmp_path / "out.jsonl.summary.json").read_text())
     import jiwer
 
-    heard = {row["id"]: row["text"].lower() for row in map(json.loads, out.read_text().splitlines())}
+    texts = {row["id"]: row["text"].lower() for row in map(json.loads, out.read_text().splitlines())}
     references = [row["text"] for row in rows]
-    assert summary["wer"] == pytest.approx(jiwer.wer(references, [heard[row["audio_filepath"]] for row in rows]), abs=1e-6)
-    assert summary["cer"] == pytest.approx(jiwer.cer(references, [heard[row["audio_filepath"]] for row in rows]), abs=1e-6)
+    assert summary["wer"] == pytest.approx(jiwer.wer(references, [texts[row["audio_filepath"]] for row in rows]), abs=1e-6)
+    assert summary["cer"] == pytest.approx(jiwer.cer(references, [texts[row["audio_filepath"]] for row in rows]), abs=1e-6)
     assert f"word error rate {100 * summary['wer']:.2f} %" in capsys.readouterr().err
-    # and over all runs on one output, not only the last
+    # the rates cover all runs on one output, not only the last
     assert main(["transcribe", str(tmp_path / "m.jsonl"), "-o", str(out), *FLOAT32]) == 0
     assert json.loads((tmp_path / "out.jsonl.summary.json").read_text())["wer"] == summary["wer"]
 
 
-def test_without_jiwer_the_run_continues_and_says_so(tmp_path, capsys, monkeypatch):
+def test_without_jiwer_references_are_not_scored_and_a_message_says_why(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("hubert_fast.transcribe.scoring.find_spec", lambda name: None)
     path = demo.recordings()[0].path
     (tmp_path / "m.jsonl").write_text(json.dumps({"audio_filepath": str(path), "text": "move"}) + "\n")
@@ -364,17 +364,17 @@ def test_without_jiwer_the_run_continues_and_says_so(tmp_path, capsys, monkeypat
 
 
 @pytest.mark.parametrize("format", ["srt", "vtt"])
-def test_a_folder_of_subtitles(tmp_path, format):
+def test_a_folder_is_transcribed_to_a_folder_of_subtitles(tmp_path, format):
     folder = tmp_path / "in"
     (folder / "sub").mkdir(parents=True)
     for name, recording in zip(("a.wav", "sub/a.wav", "sub/a.flac"), ("steps.wav", "pi.wav", "radio.flac")):
         shutil.copy(demo.RECORDINGS / recording, folder / name)
     out = tmp_path / "subtitles"
     assert main(["transcribe", str(folder), "-o", str(out), "--format", format, *FLOAT32]) == 0
-    found = {str(path.relative_to(out)): path.read_text() for path in out.rglob("*") if path.is_file()}
+    texts = {str(path.relative_to(out)): path.read_text() for path in out.rglob("*") if path.is_file()}
     # two recordings have the same name without the suffix: the second one keeps its suffix
-    assert set(found) in ({f"a.{format}", f"sub/a.{format}", f"sub/a.{end}.{format}"} for end in ("wav", "flac"))
-    assert "ELEVEN STEPS" in found[f"a.{format}"] and "-->" in found[f"sub/a.{format}"]
+    assert set(texts) in ({f"a.{format}", f"sub/a.{format}", f"sub/a.{end}.{format}"} for end in ("wav", "flac"))
+    assert "ELEVEN STEPS" in texts[f"a.{format}"] and "-->" in texts[f"sub/a.{format}"]
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "in",
         "subtitles",
@@ -386,7 +386,7 @@ def test_a_folder_of_subtitles(tmp_path, format):
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
 
 
-def test_one_file_of_subtitles(tmp_path, capsys):
+def test_one_file_is_transcribed_to_one_file_of_subtitles(tmp_path, capsys):
     out = tmp_path / "steps.srt"
     assert main(["transcribe", str(demo.RECORDINGS / "steps.wav"), "-o", str(out), *FLOAT32]) == 0
     assert out.read_text().startswith("1\n00:00:00,440 --> ") and [path.name for path in tmp_path.iterdir()] == ["steps.srt"]
@@ -403,7 +403,7 @@ def test_the_name_determines_the_format(tmp_path, name):
     assert "STEPS" in text
 
 
-def test_formats_to_standard_output(capsysbinary):
+def test_jsonl_can_be_written_to_standard_output(capsysbinary):
     assert main(["transcribe", str(demo.RECORDINGS / "steps.wav"), "--format", "jsonl", *FLOAT32]) == 0
     assert json.loads(capsysbinary.readouterr().out)["text"] == "MOVE FORWARD ELEVEN STEPS"
 
@@ -423,7 +423,7 @@ def test_formats_to_standard_output(capsysbinary):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_options_that_contradict_each_other(tmp_path, capsys, arguments, message):
+def test_invalid_options_are_refused(tmp_path, capsys, arguments, message):
     second = str(demo.recordings()[1].path)
     arguments = [each.replace("DIR", str(tmp_path)).replace("SECOND", second) for each in arguments]
     assert main(["transcribe", str(demo.RECORDINGS / "steps.wav"), *arguments, *FLOAT32]) == 2
@@ -434,7 +434,7 @@ def test_options_that_contradict_each_other(tmp_path, capsys, arguments, message
 def test_shards_have_separate_outputs_that_add_up(archive, undisturbed, tmp_path):
     command = ["transcribe", str(archive), "-o", str(tmp_path / "out.jsonl"), *FLOAT32]
     statuses = [main([*command, "--shard", f"{index}/3"]) for index in (1, 2, 3)]
-    assert sorted(statuses) == [0, 0, 1], "one shard has the file that is no audio"
+    assert sorted(statuses) == [0, 0, 1], "one shard has the file that is not audio"
     outs = sorted(tmp_path.glob("out.?-of-3.jsonl"))
     assert [out.name for out in outs] == ["out.1-of-3.jsonl", "out.2-of-3.jsonl", "out.3-of-3.jsonl"]
     assert sorted(chain(*map(_rows, outs))) == undisturbed
@@ -451,7 +451,7 @@ def test_quiet_prints_nothing_and_a_log_has_progress_lines(archive, tmp_path, ca
 
 
 @pytest.mark.parametrize("count", [20, 21, 30])
-def test_many_failures_are_listed_only_in_the_file(tmp_path, capsys, count):
+def test_failures_beyond_20_are_listed_only_in_the_file(tmp_path, capsys, count):
     for index in range(count):
         (tmp_path / f"{index}.wav").write_text("no")
     assert main(["transcribe", str(tmp_path), "-o", str(tmp_path / "out.jsonl"), *FLOAT32]) == 1
@@ -462,19 +462,19 @@ def test_many_failures_are_listed_only_in_the_file(tmp_path, capsys, count):
     assert len((tmp_path / "out.jsonl.errors.jsonl").read_text().splitlines()) == count
 
 
-def test_empty_inputs(tmp_path, capsys):
+def test_an_empty_list_is_an_error(tmp_path, capsys):
     (tmp_path / "m.txt").write_text("\n")
     assert main(["transcribe", str(tmp_path / "m.txt"), *FLOAT32]) == 2
     assert "nothing to transcribe: no utterances in" in capsys.readouterr().err
 
 
-def test_a_file_that_is_not_a_journal(tmp_path):
+def test_opening_a_file_that_is_not_a_journal_raises(tmp_path):
     (tmp_path / "x.journal").write_text("not a database, but long enough to be looked at" * 100)
     with pytest.raises(JournalError, match="is not a journal"):
         Journal(tmp_path / "x.journal")
 
 
-def test_a_journal_keeps_only_what_was_committed(tmp_path):
+def test_a_journal_keeps_only_committed_rows(tmp_path):
     path = tmp_path / "x.journal"
     journal = Journal(path)
     journal.begin({"a": 1})
@@ -496,15 +496,15 @@ def test_a_journal_keeps_only_what_was_committed(tmp_path):
     journal.close()
 
 
-def test_names_of_the_files_that_belong_to_an_output():
+def test_names_of_files_beside_an_output_begin_with_its_full_name():
     """talks.jsonl and talks.txt are two outputs, each with its own files."""
     for name in ("a/talks.jsonl", "a/talks", "v1.2"):
         paths = Paths(Path(name))
-        found = [str(each) for each in (paths.journal, paths.errors, paths.summary)]
-        assert found == [f"{name}.journal", f"{name}.errors.jsonl", f"{name}.summary.json"]
+        actual = [str(each) for each in (paths.journal, paths.errors, paths.summary)]
+        assert actual == [f"{name}.journal", f"{name}.errors.jsonl", f"{name}.summary.json"]
 
 
-def test_a_list_from_standard_input(archive, tmp_path):
+def test_a_list_from_standard_input_is_transcribed(archive, tmp_path):
     run = subprocess.run(
         [*COMMAND, "-", *FLOAT32], input=f"{archive}/000.wav\n{archive}/004.wav\n", text=True, capture_output=True, check=True
     )
@@ -515,7 +515,7 @@ def test_a_worker_that_reads_a_pipe_does_not_keep_the_command_alive(archive):
     process = _start("-", stdin=subprocess.PIPE)
     process.stdin.write(f"{archive}/000.wav\n" * 2)
     process.stdin.flush()
-    # when the list has been read so far, its reader waits for more
+    # once these lines are read, the reader of the list waits for more
     wait_until(lambda: struct.unpack("i", fcntl.ioctl(process.stdin, termios.FIONREAD, bytes(4))) == (0,))
     process.send_signal(signal.SIGINT)
     assert process.wait(300) == 130, process.stderr.read()
@@ -549,7 +549,7 @@ sys.exit(main(sys.argv[1:]))
 
 @pytest.fixture(scope="module")
 def namesakes(tmp_path_factory):
-    """A folder in which two recordings have the same stem, and one file is not audio."""
+    """Return a folder in which two recordings have the same stem and one file is not audio."""
     folder = tmp_path_factory.mktemp("namesakes")
     for recording in demo.recordings():
         shutil.copy(recording.path, folder)
@@ -564,20 +564,20 @@ def _texts(out: Path) -> list:
 
 @pytest.fixture(scope="module")
 def whole(namesakes, tmp_path_factory):
-    """The output of an undisturbed run, in each format."""
-    found, folder = {}, tmp_path_factory.mktemp("whole")
+    """Return the output of an undisturbed run in each format."""
+    outputs, folder = {}, tmp_path_factory.mktemp("whole")
     for format in ("jsonl", "srt"):
         assert main(["transcribe", str(namesakes), "--format", format, "-o", str(folder / format), *FLOAT32]) == 1
-        found[format] = _texts(folder / format)
-    assert len(found["srt"]) == len(found["jsonl"]) == 15, "each once, under either name"
-    return found
+        outputs[format] = _texts(folder / format)
+    assert len(outputs["srt"]) == len(outputs["jsonl"]) == 15, "each recording once"
+    return outputs
 
 
 @pytest.mark.parametrize(
     "owner, name, call, after, formats",
     [
         ("journal.Journal", "begin", 1, True, "jsonl srt"),
-        ("journal.Journal", "commit", 3, False, "jsonl srt"),  # rows are on disk, the journal does not know
+        ("journal.Journal", "commit", 3, False, "jsonl srt"),  # rows are on disk, but not in the journal
         ("journal.Journal", "commit", 3, True, "jsonl srt"),
         ("sinks.RowFile", "append", 1, True, "jsonl srt"),  # a row is only in a buffer
         ("sinks.RowFile", "sync", 3, False, "jsonl srt"),
@@ -591,7 +591,7 @@ def test_a_run_that_dies_at_any_point_gives_the_same_output(namesakes, whole, tm
         command = ["transcribe", str(namesakes), "--format", format, "--batch-seconds", "4", *FLOAT32]
         code = KILLED.format(owner=owner, name=name, call=call, after=after)
         died = subprocess.run([sys.executable, "-c", code, *command, "-o", str(out)], capture_output=True, text=True)
-        assert died.returncode == 9, f"{format}: that call was never made\n{died.stderr}"
+        assert died.returncode == 9, f"{format}: the run ended before that call\n{died.stderr}"
         assert main([*command, "-o", str(out)]) == 1
         failures = (tmp_path / f"out.{format}s.errors.jsonl").read_text().splitlines()
         assert [Path(json.loads(line)["id"]).name for line in failures] == ["bad.wav"]
@@ -624,7 +624,7 @@ def corpus(tmp_path_factory):
 
 
 @pytest.mark.bench
-def test_benchmarks_at_small_sizes(bench, corpus, tmp_path):
+def test_benchmarks_run_at_small_sizes(bench, corpus, tmp_path):
     common = ["--corpus", str(corpus), "--out", str(tmp_path), "--dtypes", "float32", "--files", "6"]
     bench.main(["speed", *common, "--rounds", "1"])
     bench.main(["memory", *common, "--counts", "6", "--hours", "0.005"])

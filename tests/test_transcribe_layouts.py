@@ -1,4 +1,4 @@
-"""Lists of corpora and toolkits, whose rows refer to other files."""
+"""Test lists of corpora and toolkits, whose rows refer to other files."""
 
 import bz2
 import gzip
@@ -30,7 +30,7 @@ def write(tmp_path, monkeypatch):
 
 
 def _rows(*sources, **options):
-    """Return (id, audio, reference, offset, duration) of each utterance without ``None`` at the end, or its error."""
+    """Return (id, audio, reference, offset, duration) of each utterance without `None` at the end, or its error."""
     rows = []
     for each in Inputs(sources, **options):
         row = [each.id, each.audio, each.reference, each.offset_seconds or None, each.duration_seconds]
@@ -40,22 +40,22 @@ def _rows(*sources, **options):
     return rows
 
 
-def test_common_voice(write):
+def test_common_voice_paths_are_relative_to_clips(write):
     write("cv/clips/1.mp3", "cv/clips/2.mp3", **{"cv/test.tsv": "client_id\tpath\tsentence\na\t1.mp3\tEins.\nb\t2\tZwei.\n"})
     assert _rows("cv/test.tsv") == [("1.mp3", "cv/clips/1.mp3", "Eins."), ("2", "cv/clips/2.mp3", "Zwei.")]
 
 
-def test_audio_folder(write):
+def test_audio_folder_metadata_names_files_and_texts(write):
     write("d/train/a.wav", **{"d/metadata.jsonl": '{"file_name": "train/a.wav", "transcription": "one"}\n'})
     assert _rows("d/metadata.jsonl") == [("train/a.wav", "d/train/a.wav", "one")]
 
 
-def test_ljspeech(write):
+def test_ljspeech_ids_name_files_in_wavs(write):
     write("lj/wavs/LJ001-0001.wav", **{"lj/metadata.csv": 'LJ001-0001|In 1455, "he" said|In fourteen fifty-five he said\n'})
     assert _rows("lj/metadata.csv") == [("LJ001-0001", "lj/wavs/LJ001-0001.wav", "In fourteen fifty-five he said")]
 
 
-def test_librispeech(write):
+def test_librispeech_transcripts_name_files_beside_them(write):
     write("l/1-2-0000.flac", "l/1-2-0001.wav", **{"l/1-2.trans.txt": "1-2-0000 GO DO\n1-2-0001 YOU HEAR\n1-2-0002 X\n"})
     assert _rows("l/1-2.trans.txt") == [
         ("1-2-0000", "l/1-2-0000.flac", "GO DO"),
@@ -76,17 +76,17 @@ def test_a_librispeech_folder_has_references(write):
     ]
 
 
-@pytest.mark.parametrize("beside, reference", [("wrd", "ONE TWO"), ("ltr", "ONE TWO"), (None, None)])
-def test_fairseq(write, tmp_path, beside, reference):
+@pytest.mark.parametrize("companion, reference", [("wrd", "ONE TWO"), ("ltr", "ONE TWO"), (None, None)])
+def test_fairseq_references_come_from_files_beside_the_list(write, tmp_path, companion, reference):
     root = tmp_path / "speech"
     write("speech/a.flac", "speech/x/b.flac", **{"data/train.tsv": f"{root}\na.flac\t18928\nx/b.flac\t5\n"})
-    if beside is not None:
-        write(**{f"data/train.{beside}": "\n" + {"wrd": "ONE TWO\n", "ltr": "O N E | T W O |\n"}[beside]})
+    if companion is not None:
+        write(**{f"data/train.{companion}": "\n" + {"wrd": "ONE TWO\n", "ltr": "O N E | T W O |\n"}[companion]})
     expected = ("x/b.flac", f"{root}/x/b.flac") + (() if reference is None else (reference,))
     assert _rows("data/train.tsv") == [("a.flac", f"{root}/a.flac"), expected]
 
 
-def test_fairseq_whose_root_does_not_exist(write):
+def test_fairseq_paths_without_their_root_are_tried_beside_the_list(write):
     write("data/a.flac", **{"data/train.tsv": "/gone/with/the/wind\na.flac\t18928\nb.flac\t1\n"})
     assert _rows("data/train.tsv") == [("a.flac", "data/a.flac"), ("b.flac", "/gone/with/the/wind/b.flac")]
 
@@ -101,13 +101,13 @@ def test_fairseq_whose_root_does_not_exist(write):
     ids=["a third column", "a tab after the root", "the root alone"],
 )
 @pytest.mark.parametrize("name", ["train.tsv", "train.txt"])
-def test_fairseq_variants(write, name, table, rows):
+def test_variants_of_fairseq_lists_are_read(write, name, table, rows):
     write("f/a.wav", "f/b.wav", **{name: table})
     if name.endswith(".tsv") or rows:
         assert [row[1] for row in _rows(name)] == rows
 
 
-def test_kaldi(write):
+def test_kaldi_lists_have_references_in_text(write):
     write(
         "k/a.wav",
         "k/my talk.wav",
@@ -116,7 +116,7 @@ def test_kaldi(write):
     assert _rows("k/wav.scp") == [("u1", "k/a.wav", "ONE TWO"), ("u2", "k/my talk.wav"), ("u3", "/abs/c.wav", "X")]
 
 
-def test_kaldi_segments(write):
+def test_kaldi_segments_are_parts_of_recordings(write):
     write("k/a.wav", "k/b.wav", "k/c.wav")
     segments = "s3 r2 0 1.5\ns1 r1 0.5 2\ns2 r1 2 -1\ns4 r9 0 1\ns5 r1 3 2\ns6 r1 x\n"
     write(**{"k/wav.scp": "r1 a.wav\nr2 b.wav\nr3 c.wav\n", "k/segments": segments, "k/text": "s1 ONE\ns2 TWO\ns3 THREE\n"})
@@ -198,11 +198,11 @@ def test_commands_run_only_with_allow_pipes(write):
 def test_other_lists_cannot_contain_commands(write):
     write(**{"m.txt": "touch ran |\n", "m.jsonl": '{"audio": "touch ran |"}\n'})
     for source in ("m.txt", "m.jsonl"):
-        (one,) = Inputs([source], allow_pipes=True)
-        assert not isinstance(one.audio, Command)
+        (utterance,) = Inputs([source], allow_pipes=True)
+        assert not isinstance(utterance.audio, Command)
 
 
-def test_running_a_command(write, tmp_path):
+def test_a_command_yields_its_output_or_an_error(write, tmp_path):
     with piped("printf 'a b' |") as file:
         assert os.pread(file.fileno(), 9, 0) == b"a b"
     with (
@@ -221,7 +221,7 @@ RECORDING = {
     "sampling_rate": 16000,
     "duration": 4.0,
 }
-SAID = [{"start": 0.5, "text": "two"}, {"start": 0, "text": "one"}]
+SUPERVISIONS = [{"start": 0.5, "text": "two"}, {"start": 0, "text": "one"}]
 STEREO = {**RECORDING, "sources": [{"type": "file", "channels": [0, 1], "source": "a.wav"}]}
 TWO_FILES = {**RECORDING, "sources": [{"type": "file", "channels": [n], "source": f"{n}.wav"} for n in (0, 1)]}
 
@@ -232,7 +232,7 @@ TWO_FILES = {**RECORDING, "sources": [{"type": "file", "channels": [n], "source"
         ({**CUT, "recording": RECORDING}, ("c1", "a.wav", None, None, 1.0)),
         ({**CUT, "duration": 4.0, "recording": RECORDING}, ("c1", "a.wav")),
         (
-            {**CUT, "start": 1.5, "recording": RECORDING, "supervisions": SAID},
+            {**CUT, "start": 1.5, "recording": RECORDING, "supervisions": SUPERVISIONS},
             ("c1", "a.wav", "one two", 1.5, 1.0),
         ),
         (RECORDING, ("r", "a.wav")),
@@ -245,22 +245,22 @@ TWO_FILES = {**RECORDING, "sources": [{"type": "file", "channels": [n], "source"
         (TWO_FILES, "its recording has 2 files for its channels"),
     ],
 )  # fmt: skip
-def test_lhotse(write, value, expected):
+def test_lhotse_rows_become_utterances_or_errors(write, value, expected):
     write("a.wav", "0.wav", "1.wav", **{"cuts.jsonl.gz": gzip.compress(json.dumps(value).encode())})
     (row,) = _rows("cuts.jsonl.gz")
     assert row == expected if isinstance(expected, tuple) else expected in row, row
 
 
-def test_lhotse_channels_are_utterances_of_their_own(write):
+def test_lhotse_channels_are_separate_utterances(write):
     rows = [{**CUT, "id": f"c{channel}", "channel": channel, "recording": STEREO} for channel in (0, 1)]
     write("a.wav", **{"cuts.jsonl": "\n".join(map(json.dumps, rows))})
-    one, two = Inputs(["cuts.jsonl"])
-    assert (one.channel, two.channel) == (0, 1) and one.key != two.key
+    first, second = Inputs(["cuts.jsonl"])
+    assert (first.channel, second.channel) == (0, 1) and first.key != second.key
 
 
 def test_lhotse_commands_run_only_with_allow_pipes(write):
     recording = {**RECORDING, "sources": [{"type": "command", "channels": [0], "source": "cat a.wav"}]}
     write("a.wav", **{"cuts.jsonl": json.dumps({**CUT, "recording": recording})})
     assert "'cat a.wav' is a command, and commands in lists run only with --allow-pipes" in _rows("cuts.jsonl")[0]
-    (one,) = Inputs(["cuts.jsonl"], allow_pipes=True)
-    assert isinstance(one.audio, Command)
+    (utterance,) = Inputs(["cuts.jsonl"], allow_pipes=True)
+    assert isinstance(utterance.audio, Command)

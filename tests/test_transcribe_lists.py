@@ -1,4 +1,4 @@
-"""Lists as they occur in practice: encodings, compression, separators, fields and spellings of paths."""
+"""Test lists as they occur in practice: encodings, compression, separators, fields and spellings of paths."""
 
 import bz2
 import gzip
@@ -24,14 +24,14 @@ from hubert_fast.jobs.manifests import ManifestError
 from hubert_fast.jobs.tables import split_line
 from hubert_fast.transcribe import Inputs, Utterance
 
-POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1234\n"
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1234\n"
 RAW = audio.raw_format.RawFormat("s8", 8000)
 WAV = next(iter(sorted(demo.RECORDINGS.glob("*.wav")))).read_bytes()
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Make a temporary working folder with a.wav, b.wav and sub/c.wav, which are empty."""
+    """Return a temporary working folder with the empty files a.wav, b.wav and sub/c.wav."""
     for name in ("a.wav", "b.wav", "sub/c.wav"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
@@ -51,7 +51,7 @@ def _paths(name, content):
 
 
 AB = [("a.wav", None), ("b.wav", None)]
-SPOKEN = [("a.wav", "one"), ("b.wav", "two")]
+AB_WITH_TEXT = [("a.wav", "one"), ("b.wav", "two")]
 
 
 @pytest.mark.parametrize(
@@ -61,13 +61,13 @@ SPOKEN = [("a.wav", "one"), ("b.wav", "two")]
         "no end of line": b"a.wav\nb.wav",
         "CRLF": b"a.wav\r\nb.wav\r\n",
         "CR alone": b"a.wav\rb.wav\r",
-        "UTF-8 mark": b"\xef\xbb\xbfa.wav\nb.wav\n",
-        "UTF-16 with a mark": "a.wav\nb.wav\n".encode("utf-16"),
-        "UTF-16 big-endian with a mark": b"\xfe\xff" + "a.wav\r\nb.wav\r\n".encode("utf-16-be"),
-        "UTF-16 without a mark": "a.wav\nb.wav\n".encode("utf-16-le"),
+        "UTF-8 with a byte order mark": b"\xef\xbb\xbfa.wav\nb.wav\n",
+        "UTF-16 with a byte order mark": "a.wav\nb.wav\n".encode("utf-16"),
+        "UTF-16 big-endian with a byte order mark": b"\xfe\xff" + "a.wav\r\nb.wav\r\n".encode("utf-16-be"),
+        "UTF-16 without a byte order mark": "a.wav\nb.wav\n".encode("utf-16-le"),
         "UTF-32": "a.wav\nb.wav\n".encode("utf-32"),
         "NUL": b"a.wav\0b.wav\0",
-        "NUL between": b"a.wav\0b.wav",
+        "NUL between paths": b"a.wav\0b.wav",
         "trailing spaces": b"a.wav \nb.wav\t\n",
         "leading spaces": b"  a.wav\n\tb.wav\n",
         "quotes": b"\"a.wav\"\n'b.wav'\n",
@@ -85,7 +85,7 @@ SPOKEN = [("a.wav", "one"), ("b.wav", "two")]
     }.items(),
     ids=lambda case: case[0],
 )
-def test_encodings_and_compression(folder, monkeypatch, content):
+def test_lists_in_many_encodings_and_compressions_are_read(folder, monkeypatch, content):
     assert _rows("list.txt", content[1]) == AB
     with open("list.txt", "rb") as file:
         monkeypatch.setattr(inputs, "standard_input", StandardInput(file.fileno()))
@@ -172,8 +172,8 @@ def test_encodings_and_compression(folder, monkeypatch, content):
     }.values(),
     ids=lambda value: None,
 )
-def test_rows_in_many_formats(folder, name, content):
-    assert _rows(name, content) == SPOKEN
+def test_rows_in_many_formats_are_read(folder, name, content):
+    assert _rows(name, content) == AB_WITH_TEXT
 
 
 @pytest.mark.parametrize(
@@ -192,18 +192,18 @@ def test_a_missing_reference_falls_back_to_the_next_field(folder):
     assert _rows("m.jsonl", '{"audio": "a.wav", "text": NaN, "sentence": "one"}\n') == [("a.wav", "one")]
 
 
-def test_a_latin_1_table(folder):
+def test_a_latin_1_table_is_read(folder):
     with open(b"caf\xe9.wav", "wb"), open("th\xe9.wav", "wb"):
         pass
     rows = _rows("m.csv", b"path,text\ncaf\xe9.wav,d\xe9j\xe0\nth\xe9.wav,vu\n")
     assert rows == [("caf\udce9.wav", "déjà"), ("thé.wav", "vu")]
 
 
-def test_both_forms_of_an_accent_find_a_file(folder):
+def test_paths_match_files_in_the_other_unicode_form(folder):
     (folder / unicodedata.normalize("NFD", "é.wav")).write_bytes(b"")
     (folder / unicodedata.normalize("NFC", "ü.wav")).write_bytes(b"")
-    found = _paths("m.txt", f"{unicodedata.normalize('NFC', 'é.wav')}\n{unicodedata.normalize('NFD', 'ü.wav')}\n")
-    assert found == [unicodedata.normalize("NFD", "é.wav"), unicodedata.normalize("NFC", "ü.wav")]
+    paths = _paths("m.txt", f"{unicodedata.normalize('NFC', 'é.wav')}\n{unicodedata.normalize('NFD', 'ü.wav')}\n")
+    assert paths == [unicodedata.normalize("NFD", "é.wav"), unicodedata.normalize("NFC", "ü.wav")]
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_both_forms_of_an_accent_find_a_file(folder):
         ("raw:s16le:16000:1:-", "./raw:s16le:16000:1:-"),
     ],
 )
-def test_spellings_of_a_path(folder, monkeypatch, spelled, audio):
+def test_other_spellings_of_a_path_are_resolved(folder, monkeypatch, spelled, audio):
     monkeypatch.setenv("HOME", str(folder))
     for name in ("my song.wav", " kept.wav ", "#1.wav", "{1}.wav", "[1] take.wav"):
         (folder / name).write_bytes(b"")
@@ -240,7 +240,7 @@ def test_the_id_is_the_spelling_that_exists(folder):
     assert list(Inputs(["m.txt"])) == [Utterance("a.wav", "a.wav", name="a")]
 
 
-def test_other_names_and_units_of_offsets(folder):
+def test_offsets_in_other_fields_and_units_are_read(folder):
     lines = [
         '{"audio": "a.wav", "start": 1.5, "end": 4}',
         '{"audio": "a.wav", "start_time": "2", "duration": 0.5}',
@@ -314,7 +314,7 @@ def test_a_truncated_compressed_list_is_an_error_after_its_rows(folder):
 @pytest.mark.parametrize(
     "name, content, message",
     [
-        ("m.jsonl", POINTER, "a Git LFS pointer to a file of 1,234 bytes"),
+        ("m.jsonl", LFS_POINTER, "a Git LFS pointer to a file of 1,234 bytes"),
         ("m.csv", b"<!DOCTYPE html><html><body>Sign in</body></html>", "an HTML page, not a list"),
         ("m.txt", b"PK\x03\x04" + bytes(100), "a zip archive, not a list"),
         ("m.txt", b"PAR1" + bytes(range(100)), "a Parquet table, not a list"),
@@ -324,7 +324,7 @@ def test_a_truncated_compressed_list_is_an_error_after_its_rows(folder):
         ("m.csv", b"name,words\nx,y\n", "m.csv must begin with a header that has a column such as audio_filepath"),
     ],
 )  # fmt: skip
-def test_the_error_for_other_files_says_what_they_are(folder, name, content, message):
+def test_the_error_for_a_file_that_is_not_a_list_says_why(folder, name, content, message):
     with pytest.raises(ManifestError) as raised:
         _rows(name, content)
     assert message in str(raised.value) and "\n" not in str(raised.value), raised.value
@@ -347,7 +347,7 @@ def test_comments_in_a_playlist_are_skipped(folder):
         ('path,text\na.wav,"one\ntwo"\nb.wav,three\n', [("a.wav", "one\ntwo"), ("b.wav", "three")]),
         ('path,text\na.wav,"Hm" he said\nb.wav,three\n', [("a.wav", "Hm he said"), ("b.wav", "three")]),
         ("path,text\na.wav,one, two\nb.wav\n", [("a.wav", "one, two"), ("b.wav", None)]),
-        ("path,text,\na.wav,one,\nb.wav,two,\n", SPOKEN),
+        ("path,text,\na.wav,one,\nb.wav,two,\n", AB_WITH_TEXT),
     ],
     ids=["a quote that is not closed", "a line end in a text", "a quote within", "a comma in a text", "a comma at the end"],
 )
@@ -374,11 +374,11 @@ def test_a_row_without_its_offset_and_duration_is_an_error(folder):
         ("a.wav", []),
     ],
 )
-def test_lines_with_more_than_a_path(line, expected):
+def test_a_line_is_split_into_path_id_and_text(line, expected):
     assert list(split_line(line))[:1] == expected
 
 
-def test_files_by_name(folder):
+def test_json_may_map_ids_to_files(folder):
     for content in ('{"u1": "a.wav", "u2": "b.wav"}', '{\n"u1": "a.wav",\n"u2": "b.wav"\n}'):
         assert _rows("m.json", content) == AB and [each.id for each in Inputs(["m.json"])] == ["u1", "u2"]
 
@@ -401,12 +401,12 @@ def test_the_error_for_a_printed_dict_suggests_json(folder, content):
         ("file a.wav\n", [("a.wav", 0.0, None)]),
     ],
 )  # fmt: skip
-def test_ffmpeg_lists(folder, content, rows):
+def test_ffmpeg_concat_lists_are_read(folder, content, rows):
     (folder / "it's.wav").write_bytes(b"")
     (folder / "m.txt").write_text(content)
-    found = list(Inputs(["m.txt"]))
-    parts = [None if each.error else (each.audio, each.offset_seconds, each.duration_seconds) for each in found]
-    assert parts == rows and "file" not in [each.id for each in found]
+    utterances = list(Inputs(["m.txt"]))
+    parts = [None if each.error else (each.audio, each.offset_seconds, each.duration_seconds) for each in utterances]
+    assert parts == rows and "file" not in [each.id for each in utterances]
 
 
 @pytest.mark.parametrize(
@@ -419,7 +419,7 @@ def test_ffmpeg_lists(folder, content, rows):
         ("m.tsv", "7\ta.wav\tHello, you.\thello you\th e l l o | y o u\t18000\tMALE\n", "Hello, you."),
     ],
 )
-def test_the_text_of_a_row_without_a_header(folder, name, content, reference):
+def test_the_reference_is_recognized_without_a_header(folder, name, content, reference):
     assert _rows(name, content) == [("a.wav", reference)]
 
 
@@ -432,7 +432,7 @@ def test_ignored_texts_without_a_header_are_reported(folder):
     assert _rows("m.csv", "a.wav,1\nb.wav,2\n", note=notes.append) == AB and len(notes) == 1
 
 
-def test_a_name_in_other_case_is_found_if_it_is_unambiguous(folder):
+def test_a_name_in_another_case_is_found_if_unambiguous(folder):
     (folder / "X.wav").write_bytes(b"")
     (folder / "x.WAV").write_bytes(b"")
     assert _paths("m.txt", "A.WAV\nsub/C.wav\nx.wav\nX.wav\n") == ["a.wav", "sub/c.wav", "x.wav", "X.wav"]
@@ -487,7 +487,7 @@ def _parts(name, content):
 
 
 @pytest.mark.parametrize("unknown", ["", "nan", "NaN", "N/A", "NA", "null", "None", "-", " "])
-def test_missing_times_in_a_table(folder, unknown):
+def test_missing_times_in_a_table_are_ignored(folder, unknown):
     header = "path,offset,duration,start,end"
     assert _parts("m.csv", f"{header}\na.wav,{unknown},{unknown},{unknown},{unknown}\n") == [(0.0, None)]
     assert _parts("m.csv", f"{header}\na.wav,1,{unknown},{unknown},{unknown}\n") == [(1.0, None)]
@@ -495,7 +495,7 @@ def test_missing_times_in_a_table(folder, unknown):
 
 
 @pytest.mark.parametrize("unknown", ["NaN", "null", '""', '"nan"'])
-def test_missing_times_in_json(folder, unknown):
+def test_missing_times_in_json_are_ignored(folder, unknown):
     fields = "".join(f', "{name}": {unknown}' for name in ("offset", "duration", "start", "end", "id"))
     (folder / "m.jsonl").write_text(f'{{"audio": "a.wav"{fields}}}\n')
     (row,) = Inputs(["m.jsonl"])
@@ -530,7 +530,7 @@ def test_minus_one_and_zero_mean_an_unknown_duration(folder, name, value):
         ("offset,end", "3,2", "must end after it starts, but runs from 3 to 2 s"),
     ],
 )
-def test_formats_of_times(folder, header, cells, part):
+def test_times_are_read_or_an_error_says_why_not(folder, header, cells, part):
     separator = " " if str(part).startswith("must") else ": "
     expected = f"m.csv, line 2{separator}{part}" if isinstance(part, str) else part
     assert _parts("m.csv", f"path,{header}\na.wav,{cells}\n") == [expected]
@@ -560,11 +560,11 @@ def test_ignored_fields_are_reported_once(folder, fields, note):
 
 
 NAMES = "citywide/a dutyfree_a PAR1/a GIF8 BZh GGUF MThd TTA1 fLaC MP+ 2BIT allyTFL3".split()
-LETTERS = [*(f"{name}.wav" for name in (*NAMES, "MAC 1")), "G" + "x" * 183 + "/a.wG/" + "y" * 186 + "G.wav"]
+NAMES_LIKE_SIGNATURES = [*(f"{name}.wav" for name in (*NAMES, "MAC 1")), "G" + "x" * 183 + "/a.wG/" + "y" * 186 + "G.wav"]
 
 
 @pytest.mark.parametrize("end", ["\n", "\0"], ids=["lines", "NUL"])
-@pytest.mark.parametrize("name", LETTERS, ids=lambda name: name[:12])
+@pytest.mark.parametrize("name", NAMES_LIKE_SIGNATURES, ids=lambda name: name[:12])
 def test_a_list_may_begin_with_letters_of_a_file_signature(folder, monkeypatch, name, end):
     content = f"{name}{end}a.wav{end}"
     assert _paths("m.txt", content) == [name, "a.wav"]
@@ -627,10 +627,10 @@ def test_each_job_gives_standard_input_a_new_key():
     assert [each.key for each in again] == [each.key for each in again]
 
 
-def test_raw_samples_on_standard_input():
+def test_raw_samples_on_standard_input_are_one_utterance():
     raw = Inputs(["-"], raw=audio.raw_format.RawFormat.parse("S16LE:8000:2"))
-    (one,) = raw
-    assert (one.id, one.audio, one.name, raw.is_one_file) == ("-", "raw:s16le:8000:2:-", "stdin", True)
+    (utterance,) = raw
+    assert (utterance.id, utterance.audio, utterance.name, raw.is_one_file) == ("-", "raw:s16le:8000:2:-", "stdin", True)
     with pytest.raises(ValueError, match="--stdin-format describes standard input, but '-' is not among the inputs"):
         Inputs(["a.wav"], raw=RAW)
 
@@ -663,7 +663,7 @@ def test_memory_is_bounded_for_json(tmp_path, name):
     assert peak_bytes < 1 << 19, f"{peak_bytes / 1e6:.1f} MB for {len(text) / 1e6:.1f} MB of JSON"
 
 
-def test_a_list_by_url(folder):
+def test_a_list_is_read_from_a_url(folder):
     import fsspec
 
     system = fsspec.filesystem("memory")
@@ -680,12 +680,12 @@ def test_lines_are_yielded_as_they_arrive():
         for line in (b"a.wav\n", b"b.wav\n"):
             process.stdin.write(line)
             process.stdin.flush()
-            assert select.select([process.stdout], [], [], 60)[0], "nothing came in a minute"
+            assert select.select([process.stdout], [], [], 60)[0], "no line within a minute"
             assert process.stdout.readline() == line
         process.stdin.close()
 
 
-def test_peeking_and_numbering_of_lines():
+def test_lines_are_numbered_after_peeking():
     lines = Text(iter(["a\r\n", "\n", "long ", "line\n", "last"]))
     assert lines.peek(2) == ["a", "long "] and list(lines) == [(1, "a"), (3, "long line"), (4, "last")]
 
@@ -712,8 +712,8 @@ def test_the_error_for_a_refused_list_has_the_http_status(monkeypatch):
     monkeypatch.setattr(names, "PROTOCOLS", names.PROTOCOLS | {"refusing"})
     with pytest.raises(ManifestError, match=r"refusing://x/m.jsonl cannot be read: the server answered 403 Forbidden"):
         list(Inputs(["refusing://x/m.jsonl"]))
-    (one,) = Inputs(["refusing://x/a.zip"])
-    assert one.error == "refusing://x/a.zip: cannot be opened: the server answered 403 Forbidden"
+    (utterance,) = Inputs(["refusing://x/a.zip"])
+    assert utterance.error == "refusing://x/a.zip: cannot be opened: the server answered 403 Forbidden"
 
 
 def test_a_named_pipe_can_hold_a_list(folder):
@@ -722,7 +722,7 @@ def test_a_named_pipe_can_hold_a_list(folder):
         assert [each.audio for each in Inputs(["list.txt"])] == ["a.wav", "b.wav"]
 
 
-def test_a_list_from_a_stream_of_bytes():
+def test_a_list_is_read_from_a_stream_of_bytes():
     from hubert_fast.jobs.manifests import read
 
     assert [entry.audio for entry in read("-", file=io.BytesIO(b"\xef\xbb\xbfa.wav\nb.wav"))] == ["a.wav", "b.wav"]

@@ -1,4 +1,4 @@
-"""Ray Data as the engine: the same results, each written once, even if an actor dies."""
+"""Test Ray Data as the engine: the same results, each written once, even if an actor dies."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from hubert_fast.transcribe import ray_engine  # noqa: E402
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A local Ray with two CPUs."""
+    """Start a local Ray cluster with two CPUs."""
     environment = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "TRITON_INTERPRET": "0"}
     ray.init(
         num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR", runtime_env={"env_vars": environment}
@@ -50,18 +50,18 @@ def test_a_killed_actor_loses_and_duplicates_nothing(cluster, monkeypatch):
     paths = [str(each.path) for each in demo.recordings()] * 8
     utterances = [Utterance(str(index), path) for index, path in enumerate(paths)]
     run = ray_engine.RayRun(str(demo.MODEL), "cpu", "float32", utterances, Options(), ray_engine.Cluster(actors=2, cpus=1))
-    found = []
+    results = []
     for result in run.results():
-        found.append(result)
-        if len(found) == 8:
+        results.append(result)
+        if len(results) == 8:
             actors = _actors()
             assert len(actors) == 2, f"expected two actors: {actors}"
             os.kill(actors[0], signal.SIGKILL)
-    assert sorted(int(result.utterance.id) for result in found) == list(range(len(paths)))
-    assert all(result.error is None and result.transcripts[0].text == expected[result.utterance.audio] for result in found)
+    assert sorted(int(result.utterance.id) for result in results) == list(range(len(paths)))
+    assert all(result.error is None and result.transcripts[0].text == expected[result.utterance.audio] for result in results)
 
 
-def test_the_command_on_ray(cluster, tmp_path, capsys):
+def test_the_command_gives_the_same_results_on_ray(cluster, tmp_path, capsys):
     local, out = tmp_path / "local.jsonl", tmp_path / "ray.jsonl"
     common = ["--device", "cpu", "--dtype", "float32"]
     (tmp_path / "bad.wav").write_text("no")
@@ -79,7 +79,7 @@ def test_the_command_on_ray(cluster, tmp_path, capsys):
     assert main(command) == 1 and out.read_bytes() == before and "15 inputs were already done" in capsys.readouterr().err
 
 
-def test_without_ray_the_command_says_what_to_install(capsys, monkeypatch):
+def test_the_error_without_ray_names_the_package_to_install(capsys, monkeypatch):
     monkeypatch.setattr(ray_engine, "find_spec", lambda name: None)
     assert main(["transcribe", str(demo.RECORDINGS), "--engine", "ray"]) == 2
     assert "Ray is not installed: pip install 'hubert_fast[ray]'" in capsys.readouterr().err
