@@ -1,4 +1,4 @@
-"""The stages between files and text: the same texts as one by one, whatever is slow, fails or runs out of memory."""
+"""Test the stages between files and text: texts equal those of single files, whatever is slow, fails or lacks memory."""
 
 import os
 import threading
@@ -32,7 +32,7 @@ def transcriber():
 
 @pytest.fixture(scope="module")
 def alone(transcriber):
-    """The text of each bundled recording, transcribed by itself."""
+    """Return the text of each bundled recording, transcribed by itself."""
     texts = {}
     for recording in demo.recordings():
         batch = transcriber.processor([audio.load(recording.path)], sampling_rate=16000)
@@ -47,10 +47,10 @@ def _texts(results) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("batch_seconds", [0.1, 7, 64, 1000])
-def test_texts_are_those_of_each_file_by_itself(transcriber, alone, batch_seconds):
-    found = list(transcriber.transcribe_many([demo.RECORDINGS], batch_seconds=batch_seconds))
-    assert len(found) == len(alone) and _texts(found) == alone
-    for result in found:
+def test_texts_equal_those_of_files_transcribed_alone(transcriber, alone, batch_seconds):
+    results = list(transcriber.transcribe_many([demo.RECORDINGS], batch_seconds=batch_seconds))
+    assert len(results) == len(alone) and _texts(results) == alone
+    for result in results:
         (transcript,) = result.transcripts
         assert " ".join(word.word for word in transcript.words) == transcript.text and 0 < transcript.confidence <= 1
         assert transcript.duration_seconds == pytest.approx(soundfile.info(result.utterance.audio).duration, abs=1e-3)
@@ -64,12 +64,12 @@ def test_a_group_norm_model_gives_the_same_texts_in_a_batch(tmp_path):
     model = HubertForCTC(HubertConfig(**POST_LN)).eval()
     transcriber = Transcriber(model, HubertProcessor.from_tokens(["<pad>", "|", *(chr(65 + index) for index in range(30))]))
     paths = [recording.path for recording in demo.recordings()[:6]]
-    each = {str(path): transcriber.transcribe_file(path).text for path in paths}
-    assert _texts(transcriber.transcribe_many(paths)) == each and len(set(each.values())) > 1
+    texts = {str(path): transcriber.transcribe_file(path).text for path in paths}
+    assert _texts(transcriber.transcribe_many(paths)) == texts and len(set(texts.values())) > 1
 
 
 def test_ordered_results_are_in_the_order_of_the_inputs(transcriber, monkeypatch):
-    """One file is read only after all others, and if the results are not ordered, after theirs have been returned."""
+    """The first file is read last; if results are not ordered, only after those of the others have been returned."""
     real, others = audio.read_blocks, [recording.path for recording in demo.recordings()[:6]]
     read, go_on = [], threading.Event()
 
@@ -83,17 +83,17 @@ def test_ordered_results_are_in_the_order_of_the_inputs(transcriber, monkeypatch
         return blocks
 
     monkeypatch.setattr(audio, "read_blocks", slow)
-    paths, given = [demo.RECORDINGS / "long.flac", *others], dict(batch_seconds=5, workers=2)
+    paths, keywords = [demo.RECORDINGS / "long.flac", *others], dict(batch_seconds=5, workers=2)
     is_ordered = True
-    ordered = [result.utterance.audio for result in transcriber.transcribe_many(paths, ordered=True, **given)]
+    ordered = [result.utterance.audio for result in transcriber.transcribe_many(paths, ordered=True, **keywords)]
     assert ordered == list(map(str, paths)) and read[-1] == str(paths[0])
     is_ordered, as_done = False, []
     go_on.clear()
-    for result in transcriber.transcribe_many(paths, **given):
+    for result in transcriber.transcribe_many(paths, **keywords):
         as_done.append(result.utterance.audio)
         if len(as_done) == len(others):
             go_on.set()
-    assert as_done[-1] == str(paths[0]), "one slow file does not hold up the others"
+    assert as_done[-1] == str(paths[0]), "one slow file held up the others"
 
 
 def test_each_channel_has_a_transcript(transcriber, alone, tmp_path):
@@ -158,7 +158,7 @@ def test_each_bad_file_has_its_error_and_the_others_are_transcribed(transcriber,
     assert {path: results[path].transcripts[0].text for path in good} == alone
 
 
-def test_unreadable_files(transcriber, tmp_path, monkeypatch):
+def test_an_unreadable_file_is_an_error(transcriber, tmp_path, monkeypatch):
     soundfile.write(tmp_path / "secret.wav", np.zeros(16000), 16000)
 
     real = os.open
@@ -257,7 +257,7 @@ def test_an_error_of_a_library_is_an_error_of_the_file(transcriber, alone, monke
     assert "KeyError" in results[first].error and results[second].transcripts[0].text == alone[second]
 
 
-def test_leaving_early_ends_the_threads(transcriber):
+def test_closing_the_results_early_ends_the_threads(transcriber):
     before = threading.active_count()
     results = transcriber.transcribe_many([demo.RECORDINGS] * 50, batch_seconds=4)
     assert next(results).error is None
@@ -265,13 +265,13 @@ def test_leaving_early_ends_the_threads(transcriber):
     wait_until(lambda: threading.active_count() == before)
 
 
-def test_stopping_returns_running_batches_and_ends(transcriber, alone):
+def test_a_stopped_run_returns_its_running_batches_and_ends(transcriber, alone):
     run = transcriber.run(Inputs([demo.RECORDINGS] * 100), Options(batch_seconds=4))
-    found = []
+    results = []
     for result in run.results():
-        found.append(result)
+        results.append(result)
         run.stop()
-    assert 1 <= len(found) < 1400 and all(_texts([result]).items() <= alone.items() for result in found)
+    assert 1 <= len(results) < 1400 and all(_texts([result]).items() <= alone.items() for result in results)
 
 
 def test_the_number_of_torch_threads_is_restored(transcriber):
@@ -286,7 +286,7 @@ def _blocked(queue: WeightedQueue) -> int:
 
 
 class _StuckLane:
-    """A lane that takes batches only once ``go`` is set."""
+    """Take batches only once `go` is set."""
 
     depth = 0
 
@@ -304,7 +304,7 @@ class _StuckLane:
         return Landed()
 
 
-def test_decoding_runs_ahead_only_as_far_as_the_queues_reach():
+def test_decoding_runs_ahead_only_until_the_queues_are_full():
     lane, opened = _StuckLane(), []
 
     def decode(utterance, note):
@@ -317,7 +317,7 @@ def test_decoding_runs_ahead_only_as_far_as_the_queues_reach():
     results = pipeline.run(inputs)
     first = threading.Thread(target=lambda: next(results))
     first.start()
-    # first the lane is stuck, then the workers whose pieces it does not take, then the feeder
+    # first the lane blocks, then the workers, whose pieces it does not take, then the feeder
     assert lane.is_launching.wait(60)
     wait_until(lambda: _blocked(pipeline._pieces) == 2)
     wait_until(lambda: _blocked(pipeline._waiting) == 1)
@@ -372,7 +372,7 @@ def test_outputs_that_are_not_finite_are_an_error_not_silence(transcriber, monke
         transcriber.transcribe(audio.load(demo.recordings()[0].path))
 
 
-def test_memory_that_is_free_again_a_second_later(transcriber, alone, monkeypatch):
+def test_a_batch_that_ran_out_of_memory_is_retried(transcriber, alone, monkeypatch):
     monkeypatch.setattr("hubert_fast.transcribe.lanes.RETRY_SECONDS", 0.0)
     real, path = Lane.launch, next(iter(alone))
     failures = iter([True, True, False])
@@ -385,10 +385,10 @@ def test_memory_that_is_free_again_a_second_later(transcriber, alone, monkeypatc
     monkeypatch.setattr(Lane, "launch", launch)
     run = transcriber.run(Inputs([path]), Options(batch_seconds=60))
     assert _texts(run.results()) == {path: alone[path]}
-    assert run.batch_seconds >= soundfile.info(path).duration - 0.01, "a batch of one piece is not halved"
+    assert run.batch_seconds >= soundfile.info(path).duration - 0.01, "a batch of one piece was halved"
 
 
-def test_the_window_holds_back_new_utterances():
+def test_at_most_a_window_of_utterances_is_in_progress():
     lane, fed = _StuckLane(), []
     lane.go.set()
 
@@ -429,25 +429,25 @@ def test_a_batch_that_is_not_full_does_not_wait_for_a_slow_file(monkeypatch):
     assert sorted(done) == ["a", "b", "slow"] and done[-1] == "slow"
 
 
-def test_large_batches_on_a_cpu_have_frames_in_round_numbers(transcriber, monkeypatch):
-    """oneDNN keeps memory for every distinct number of rows. The filler does not show in the results."""
-    seen = []
+def test_large_cpu_batches_are_padded_to_a_multiple_of_cpu_frames(transcriber, monkeypatch):
+    """oneDNN keeps memory for every distinct number of rows. The added frames do not change the results."""
+    frame_counts = []
     real = type(transcriber.model).argmax_packed
 
     def argmax_packed(self, packed):
         out = real(self, packed)
-        seen.append(len(out.ids))
+        frame_counts.append(len(out.ids))
         return out
 
     monkeypatch.setattr(type(transcriber.model), "argmax_packed", argmax_packed)
     rng = np.random.default_rng(0)
     waveforms = [rng.standard_normal(length).astype(np.float32) for length in rng.integers(400, 60_000, 40)]
     landed = transcriber.lanes[0].launch(waveforms).land()
-    assert seen[0] > 1024 and seen[0] % CPU_FRAMES == 0
+    assert frame_counts[0] > 1024 and frame_counts[0] % CPU_FRAMES == 0
     assert [len(ids) for ids, _ in landed] == [(len(waveform) - 400) // 320 + 1 for waveform in waveforms]
     for waveform, (ids, log_probs) in list(zip(waveforms, landed))[:5]:
-        ((its_ids, its_log_probs),) = transcriber.lanes[0].launch([waveform]).land()
-        assert (its_ids == ids).mean() > 0.99 and np.abs(its_log_probs - log_probs).max() < 1e-3
+        ((single_ids, single_log_probs),) = transcriber.lanes[0].launch([waveform]).land()
+        assert (single_ids == ids).mean() > 0.99 and np.abs(single_log_probs - log_probs).max() < 1e-3
 
 
 @pytest.mark.parametrize(
@@ -460,18 +460,18 @@ def test_large_batches_on_a_cpu_have_frames_in_round_numbers(transcriber, monkey
         (dict(chunk_seconds=3, overlap_seconds=2), "overlap seconds at most half the chunk seconds"),
     ],
 )
-def test_invalid_options(transcriber, options, message):
+def test_invalid_options_raise(transcriber, options, message):
     with pytest.raises(ValueError, match=message):
         transcriber.transcribe_many([demo.RECORDINGS], **options)
 
 
 @pytest.mark.parametrize("device", ["cpu,1", "cuda:0,0", "cuda:0,x", "cuda,1"])
-def test_invalid_devices(device):
+def test_invalid_devices_raise(device):
     with pytest.raises(ValueError, match=r"device|GPUs"):
         Transcriber.from_pretrained(demo.MODEL, device=device)
 
 
-def test_errors_of_transcribe_file_and_transcribe(transcriber, tmp_path):
+def test_transcribe_file_and_transcribe_raise_for_unusable_audio(transcriber, tmp_path):
     with pytest.raises(AudioError, match="no such file"):
         transcriber.transcribe_file(tmp_path / "gone.wav")
     with pytest.raises(ValueError, match="too short: 399 samples"):
@@ -483,11 +483,11 @@ def test_errors_of_transcribe_file_and_transcribe(transcriber, tmp_path):
 
 
 @pytest.mark.parametrize("threads, lanes", [(1, 1), (2, 2), (7, 7), (8, 8), (9, 3), (11, 5), (12, 6), (16, 8), (64, 8)])
-def test_lanes_of_a_cpu(threads, lanes):
+def test_the_number_of_cpu_lanes_follows_from_the_threads(threads, lanes):
     assert cpu_lanes(threads) == lanes
 
 
-def test_queue_weights():
+def test_a_queue_limits_and_returns_items_by_weight():
     queue = WeightedQueue(10, takers=2)
     assert all(queue.put(item, item) for item in (4, 5))
     assert queue.take(3) == [4] and queue.take(100) == [5], "at least one, at most as many as there are"
@@ -505,15 +505,15 @@ def test_queue_weights():
     assert [queue.take(100) for _ in range(2)] == [[2, 3], None] and queue.is_drained
 
 
-def test_a_lane_waits_for_its_flights_before_it_waits_for_pieces(transcriber, alone, monkeypatch):
-    """As on CUDA, where a batch is launched before the previous one has landed."""
+def test_texts_are_the_same_if_lanes_launch_a_batch_ahead(transcriber, alone, monkeypatch):
+    """On CUDA, a batch is launched before the previous one has landed."""
     for lane in transcriber.lanes:
         monkeypatch.setattr(lane, "depth", 1)
     assert _texts(transcriber.transcribe_many([demo.RECORDINGS], batch_seconds=6)) == alone
 
 
-def test_on_cuda_a_batch_is_copied_once_from_where_it_was_written(transcriber, monkeypatch):
-    """A lane as on CUDA, with stand-ins for what it calls: streams that record what is done on them, in order."""
+def test_on_cuda_a_batch_is_copied_once_from_pinned_memory(transcriber, monkeypatch):
+    """Run a lane as on CUDA, with stand-ins for streams and events that log all operations in order."""
     log, blocks, streams = [], [], ["work"]
 
     class Stream:
@@ -538,11 +538,11 @@ def test_on_cuda_a_batch_is_copied_once_from_where_it_was_written(transcriber, m
 
     empty, to, model = torch.empty, PackedAudio.to, transcriber.model
 
-    def locked(*size, pin_memory=False, **options):
+    def recorded_empty(*size, pin_memory=False, **options):
         blocks.extend([empty(*size, **options)] if pin_memory else [])
         return blocks[-1] if pin_memory else empty(*size, **options)
 
-    def moved(self, device, *, non_blocking=False):
+    def logged_to(self, device, *, non_blocking=False):
         log.append(f"{'started' if non_blocking else 'whole'} copy on {streams[-1]}")
         return to(self, device)
 
@@ -561,8 +561,8 @@ def test_on_cuda_a_batch_is_copied_once_from_where_it_was_written(transcriber, m
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda self, stream: log.append(f"samples used on {stream.name}"))
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pytest.fail("a second copy of the batch"))
-    monkeypatch.setattr(torch, "empty", locked)
-    monkeypatch.setattr(PackedAudio, "to", moved)
+    monkeypatch.setattr(torch, "empty", recorded_empty)
+    monkeypatch.setattr(PackedAudio, "to", logged_to)
     monkeypatch.setattr(model, "argmax_packed", argmax_packed)
     flight = lane.launch(waveforms)
     assert log == [
@@ -570,6 +570,6 @@ def test_on_cuda_a_batch_is_copied_once_from_where_it_was_written(transcriber, m
         "event on work",
     ]  # fmt: skip
     assert [block.dtype for block in blocks] == [torch.float32, torch.int32, torch.float32], "samples, ids, probabilities"
-    for found, other in zip(flight.land(), expected, strict=True):
-        assert np.array_equal(found[0], other[0]) and np.allclose(found[1], other[1], atol=1e-5)
+    for actual, reference in zip(flight.land(), expected, strict=True):
+        assert np.array_equal(actual[0], reference[0]) and np.allclose(actual[1], reference[1], atol=1e-5)
     assert log[-1] == "event waited for"

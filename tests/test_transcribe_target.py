@@ -1,4 +1,4 @@
-"""Where an output goes and in which format: what names and options determine, and what is refused before anything runs."""
+"""Test where outputs go and in which format, and which names and options are refused before anything runs."""
 
 import contextlib
 import io
@@ -38,7 +38,7 @@ FLOAT32 = ["--device", "cpu", "--dtype", "float32"]
         ("v1.2", "json", "json"), ("out.csv", "json", "json"), ("folder.v2", "textgrid", "textgrid"), ("folder/", "srt", "srt"),
     ],
 )  # fmt: skip
-def test_the_format_of_a_name(tmp_path, name, format, expected):
+def test_the_name_and_the_format_option_determine_the_format(tmp_path, name, format, expected):
     target = Target.of(f"{tmp_path}/{name}", format, Inputs([STEPS]))
     assert target.format == expected and not target.is_stream
     assert target.is_single == (Path(name).suffix.lower()[1:] in ("srt", "vtt", "textgrid"))
@@ -64,7 +64,7 @@ def test_the_format_of_a_name(tmp_path, name, format, expected):
         ("", None, "is a folder: name a file for jsonl"),
     ],
 )  # fmt: skip
-def test_names_that_are_refused(tmp_path, name, format, message):
+def test_unusable_names_are_refused(tmp_path, name, format, message):
     with pytest.raises(ValueError) as refused:
         Target.of(f"{tmp_path}/{name}", format, Inputs([STEPS]))
     assert message in str(refused.value)
@@ -133,8 +133,8 @@ def test_csv_and_textgrid_from_end_to_end(tmp_path):
     assert len(list((tmp_path / "all").glob("*.TextGrid"))) == len(demo.recordings())
 
 
-class Full(io.RawIOBase):
-    """A file that takes a limited number of bytes."""
+class LimitedFile(io.RawIOBase):
+    """Take a limited number of bytes, then raise `BrokenPipeError`."""
 
     def __init__(self, room):
         self.room, self.taken = room, b""
@@ -165,8 +165,8 @@ def test_a_json_stream_is_a_complete_document_however_it_ends():
             assert [row["text"] for row in json.loads(file.getvalue())] == [f"{index}" for index in range(count)]
 
 
-def test_a_stream_whose_reader_left():
-    file = Full(10)
+def test_a_stream_whose_reader_left_can_be_closed():
+    file = LimitedFile(10)
     stream = Stream(file, FORMATS["json"], bare=False)
     with pytest.raises(BrokenPipeError):
         stream.write(_result("text"))
@@ -193,7 +193,7 @@ def test_json_to_standard_output_is_a_document_when_interrupted(tmp_path, number
 
 
 @pytest.mark.parametrize("number, word", [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
-def test_the_second_signal_is_the_exit_status(monkeypatch, capsys, number, word):
+def test_a_second_signal_ends_the_command_with_its_exit_status(monkeypatch, capsys, number, word):
     class Engine:
         def stop(self):
             pass
@@ -216,7 +216,7 @@ def test_an_output_without_a_name_is_refused(name):
         Target.of(name, None, Inputs(["a.wav"]))
 
 
-def test_a_journal_that_cannot_be_written_is_an_error_of_the_system(tmp_path):
+def test_a_journal_that_cannot_be_written_raises_the_systems_error(tmp_path):
     """SQLite would say "unable to open database file" whatever the reason."""
     with pytest.raises(FileNotFoundError) as error:
         Journal(tmp_path / "gone" / "x.journal")
@@ -234,11 +234,11 @@ def test_the_error_rate_names_the_normalizer(tmp_path, capsys, normalizer, error
     if normalizer == "english":
         pytest.importorskip("transformers", reason="the normaliser is transformers'")
     assert main([*_with_reference(tmp_path), "--normalizer", normalizer]) == 0
-    said = capsys.readouterr().err
+    messages = capsys.readouterr().err
     summary = json.loads((tmp_path / "out.jsonl.summary.json").read_text())
     assert (summary["word_errors"], summary["reference_words"], summary["normalizer"]) == (errors, words, normalizer)
-    assert f"word error rate {100 * errors / words:.2f} % of 4 words" in said
-    assert f"(normalizer {normalizer}: {summary['normalizer_does']})" in said and len(summary["normalizer_does"]) > 20
+    assert f"word error rate {100 * errors / words:.2f} % of 4 words" in messages
+    assert f"(normalizer {normalizer}: {summary['normalizer_does']})" in messages and len(summary["normalizer_does"]) > 20
 
 
 def test_word_errors_of_two_normalizers_are_not_added_up(tmp_path, capsys):
@@ -272,19 +272,19 @@ def test_a_journal_that_lacks_newer_settings_can_be_continued(tmp_path):
 
 
 def test_notes_are_printed_and_counted(capsys):
-    def noted(count, where, quiet=False):
-        progress = Progress(quiet=quiet, most_failures=None, notes_file=where)
+    def printed_notes(count, notes_path, quiet=False):
+        progress = Progress(quiet=quiet, most_failures=None, notes_file=notes_path)
         for index in range(count):
             progress.done(Result(Utterance("a", "a"), (Transcript("A", 1.0),), notes=(f"{index}.wav: odd",)), 1.0)
         progress.close()
         return capsys.readouterr().err.splitlines()
 
-    assert noted(2, "out.jsonl") == ["hubert-fast: 0.wav: odd", "hubert-fast: 1.wav: odd"]
-    assert len(noted(20, "out.jsonl")) == 20
-    lines = noted(30, "out.jsonl")
+    assert printed_notes(2, "out.jsonl") == ["hubert-fast: 0.wav: odd", "hubert-fast: 1.wav: odd"]
+    assert len(printed_notes(20, "out.jsonl")) == 20
+    lines = printed_notes(30, "out.jsonl")
     assert len(lines) == 21 and lines[-1] == "hubert-fast: further notes are written only to out.jsonl"
-    assert len(noted(30, None)) == 30, "no file has them"
-    assert noted(30, "out.jsonl", quiet=True) == []
+    assert len(printed_notes(30, None)) == 30, "without a file, all notes are printed"
+    assert printed_notes(30, "out.jsonl", quiet=True) == []
     lines = []
     report_summary(Summary("out", "none", "none", "none", with_notes_this_run=2), lines.append, None)
     assert lines == ["2 inputs have notes: decoding worked around faults in their files"]
@@ -292,12 +292,12 @@ def test_notes_are_printed_and_counted(capsys):
 
 def test_an_ignored_interrupt_stays_ignored():
     """As in a job that a script starts with `&`, which must not stop when somebody interrupts the script."""
-    before, of_termination = signal.signal(signal.SIGINT, signal.SIG_IGN), signal.getsignal(signal.SIGTERM)
+    sigint_handler, sigterm_handler = signal.signal(signal.SIGINT, signal.SIG_IGN), signal.getsignal(signal.SIGTERM)
     try:
         with command._stopping(None) as received:
             assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-            assert signal.getsignal(signal.SIGTERM) not in (of_termination, signal.SIG_IGN)
+            assert signal.getsignal(signal.SIGTERM) not in (sigterm_handler, signal.SIG_IGN)
             signal.raise_signal(signal.SIGINT)
-        assert received == [] and signal.getsignal(signal.SIGTERM) is of_termination
+        assert received == [] and signal.getsignal(signal.SIGTERM) is sigterm_handler
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, sigint_handler)
