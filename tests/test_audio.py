@@ -33,7 +33,7 @@ def test_files_are_resampled_to_16_khz(tmp_path, rate_hz):
      ("a.ogg", "VORBIS"), ("a.mp3", "MPEG_LAYER_III")],
     ids=lambda value: value,
 )  # fmt: skip
-def test_formats_keep_pitch_and_level(tmp_path, name, subtype):
+def test_decoding_keeps_pitch_and_level(tmp_path, name, subtype):
     soundfile.write(tmp_path / name, _tone(16000), 16000, subtype=subtype)
     samples = load(tmp_path / name)
     assert _spectrum_peak_hz(samples) == pytest.approx(440, abs=2)

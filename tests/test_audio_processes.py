@@ -67,7 +67,7 @@ def test_the_memory_of_the_decoder_is_limited(recording, no_idle_children, monke
     message = r"a\.m4a: (decoding it needs more|cannot be (decoded as mp4|read)|the decoder crashed on this file)"
     with pytest.raises(AudioError, match=message):
         load(recording)
-    while decoder_process._pool.idle:  # children with that limit
+    while decoder_process._pool.idle:  # end the children that have this limit
         decoder_process._pool.idle.pop().end()
 
 

@@ -71,7 +71,7 @@ def test_the_error_for_a_folder_without_audio_counts_its_files():
 def test_files_with_unknown_suffixes_are_recognized_by_their_bytes():
     content = RECORDING.read_bytes()
     _write("talks/noname", "talks/a.wav~", "talks/b.2024", content=content)
-    _write("talks/c.txt", "talks/d.part", content=content)  # suffixes known for something else
+    _write("talks/c.txt", "talks/d.part", content=content)  # suffixes of other kinds of files
     _write("talks/e.2024", "talks/f", content=b"text")
     _write("talks/g", content="text".encode("utf-16"))
     assert _expand("talks") == (
@@ -113,7 +113,7 @@ def test_links_to_files_in_the_same_tree_are_dropped():
     os.symlink("../other", "talks/linked")
     os.link("talks/a.wav", "talks/hard.wav")
     os.symlink("../elsewhere.wav", "talks/4.wav")
-    os.symlink("../elsewhere.wav", "talks/5.wav")  # the target has no path of its own below the folder
+    os.symlink("../elsewhere.wav", "talks/5.wav")  # the target is outside the folder
     _write("elsewhere.wav")
     expected = [f"talks/{name}.wav" for name in ("1", "2", "3", "4", "5", "a", "hard", "linked/d")]
     assert _expand("talks") == (expected, [])

@@ -150,7 +150,7 @@ def test_files_beside_a_list_may_be_compressed(write, suffix, pack, is_list_pack
     assert _rows("l") == [("l/1-2-0.flac", "l/1-2-0.flac", "GO")]
 
 
-def test_compressed_files_beside_a_list_at_a_url():
+def test_compressed_files_beside_a_list_at_a_url_are_read():
     system = fsspec.filesystem("memory")
     for name, text in {"wav.scp": b"r a.wav\n", "segments": b"u r 1 2\n", "text": b"u ONE\n"}.items():
         system.pipe(f"/packed/{name}.gz", gzip.compress(text))

@@ -122,7 +122,7 @@ def test_json_is_one_document_after_each_run(tmp_path):
     assert out.read_bytes() == before
 
 
-def test_csv_and_textgrid_from_end_to_end(tmp_path):
+def test_csv_and_textgrid_are_written_by_the_command(tmp_path):
     assert main(["transcribe", STEPS, "-o", str(tmp_path / "out.csv"), *FLOAT32]) == 0
     head, row = (tmp_path / "out.csv").read_bytes().split(b"\r\n")[:2]
     assert head == b"id,audio,start_seconds,duration_seconds,confidence,text"
