@@ -92,86 +92,85 @@ def test_lists_in_many_encodings_and_compressions_are_read(folder, monkeypatch, 
         assert [(each.audio, each.reference) for each in Inputs(["-"])] == AB
 
 
-@pytest.mark.parametrize(
-    "name, content",
-    {
-        "jsonl": ("m.jsonl", '{"audio": "a.wav", "text": "one"}\n{"audio": "b.wav", "text": "two"}\n'),
-        "array": (
-            "m.json",
-            '[\n  {"audio_filepath": "a.wav", "text": "one"},\n  {"audio_filepath": "b.wav", "text": "two"}\n]\n',
-        ),
-        "array in a line": ("m.jsonl", '[{"audio": "a.wav", "text": "one"}, {"audio": "b.wav", "text": "two"}]'),
-        "array with a comma at its end": (
-            "m.json",
-            '[{"audio": "a.wav", "text": "one"}, {"audio": "b.wav", "text": "two"},\n]',
-        ),
-        "SpeechBrain": (
-            "m.json",
-            '{\n "u1": {"wav": "{data_root}/a.wav", "length": 2.5, "wrd": "one"},\n'
-            ' "u2": {"wav": "$root/b.wav", "length": 2.5, "wrd": "two"}\n}\n',
-        ),
-        "SpeechBrain in a line": ("m.json", '{"u1": {"wav": "a.wav", "wrd": "one"}, "u2": {"wav": "b.wav", "wrd": "two"}}'),
-        "rows under a name": (
-            "m.json",
-            '{"version": 1, "data": [{"audio": "a.wav", "text": "one"},\n {"audio": "b.wav", "text": "two"}]}',
-        ),
-        "rows under a name in a line": (
-            "m.json",
-            '{"audios": [{"path": "a.wav", "text": "one"}, {"path": "b.wav", "text": "two"}]}',
-        ),
-        "objects with commas between": (
-            "m.jsonl",
-            '{"audio": "a.wav", "text": "one"},\n{"audio": "b.wav", "text": "two"},\n',
-        ),
-        "texts by file": ("m.json", '{"a.wav": "one", "b.wav": "two"}'),
-        "texts by file over lines": ("m.json", '{\n"a.wav": "one",\n"b.wav": "two"\n}'),
-        "objects by file": ("m.json", '{\n"a.wav": {"text": "one"},\n"b.wav": {"text": "two"}\n}'),
-        "pairs": ("m.json", '[["a.wav", "one"], ["b.wav", "two"]]'),
-        "pandas by columns": ("m.json", '{"path":{"0":"a.wav","1":"b.wav"},"text":{"0":"one","1":"two"}}'),
-        "pandas by columns over lines": (
-            "m.json",
-            '{\n"path": {"x": "a.wav", "y": "b.wav"},\n"text": {"x": "one", "y": "two"}\n}',
-        ),
-        "lists by column": ("m.json", '{"audio": ["a.wav", "b.wav"], "text": ["one", "two"]}'),
-        "pandas split": ("m.json", '{"columns":["path","text"],"index":[0,1],"data":[["a.wav","one"],["b.wav","two"]]}'),
-        "Label Studio": (
-            "m.json",
-            '[{"id": 1, "data": {"audio": "a.wav", "text": "one"}}, {"id": 2, "data": {"audio": "b.wav", "text": "two"}}]',
-        ),
-        "Label Studio in lines": (
-            "m.jsonl",
-            '{"id": 1, "data": {"audio": "a.wav", "text": "one"}}\n{"id": 2, "data": {"audio": "b.wav", "text": "two"}}\n',
-        ),
-        "objects over lines": ("m.json", '{\n"audio": "a.wav",\n"text": "one"\n}\n{\n"audio": "b.wav",\n"text": "two"\n}\n'),
-        "Hugging Face": (
-            "m.jsonl",
-            '{"audio": {"path": "a.wav", "bytes": null}, "text": "one"}\n'
-            '{"audio": {"path": "b.wav", "array": [0.0], "sampling_rate": 16000}, "text": "two"}\n',
-        ),
-        "lists of one": ("m.jsonl", '{"audio": ["a.wav"], "text": "one"}\n{"audio": [{"path": "b.wav"}], "text": "two"}\n'),
-        "WeNet": ("data.list", '{"key": "u1", "wav": "a.wav", "txt": "one"}\n{"key": "u2", "wav": "b.wav", "txt": "two"}\n'),
-        "AudioFolder": ("metadata.csv", "file_name,transcription\na.wav,one\nb.wav,two\n"),
-        "capitals": ("m.csv", "ID,Audio Path,Sentence\n1,a.wav,one\n2,b.wav,two\n"),
-        "DeepSpeech": ("m.csv", "wav_filename,wav_filesize,transcript\na.wav,10,one\nb.wav,10,two\n"),
-        "semicolons": ("m.csv", "path;text\na.wav;one\nb.wav;two\n"),
-        "Excel": ("m.csv", b"\xef\xbb\xbfsep=;\r\npath;text\r\na.wav;one\r\nb.wav;two\r\n"),
-        "Excel's Unicode text": ("m.csv", "path\ttext\r\na.wav\tone\r\nb.wav\ttwo\r\n".encode("utf-16")),
-        "tabs in csv": ("m.csv", "path\ttext\na.wav\tone\nb.wav\ttwo\n"),
-        "pandas' index": ("m.csv", ",path,text\n0,a.wav,one\n1,b.wav,two\n"),
-        "no header": ("m.csv", "a.wav,one\nb.wav,two\n"),
-        "no header, tabs": ("m.tsv", "a.wav\tone\nb.wav\ttwo\n"),
-        "bars": ("m.csv", "a.wav|one\nb.wav|two\n"),
-        "bars with a speaker": ("m.txt", "a.wav|7|one\nb.wav|7|two\n"),
-        "tabs in a list": ("m.txt", "a.wav\tone\nb.wav\ttwo\n"),
-        "spaces in a list": ("m.txt", "a.wav one\nb.wav two\n"),
-        "a table named as a list": ("m.txt", "path\tsentence\na.wav\tone\nb.wav\ttwo\n"),
-        "gzip": ("m.csv.gz", gzip.compress(b"path,text\na.wav,one\nb.wav,two\n")),
-        "jsonl.gz": ("m.jsonl.gz", gzip.compress(b'{"audio": "a.wav", "text": "one"}\n{"audio": "b.wav", "text": "two"}\n')),
-        "named gz, but not compressed": ("m.tsv.gz", "path\ttext\na.wav\tone\nb.wav\ttwo\n"),
-        "quotes and a comma": ("m.csv", 'path,text\n"a.wav","one"\n"b.wav","two"\n'),
-    }.values(),
-    ids=lambda value: None,
-)
+TABLES = {
+    "jsonl": ("m.jsonl", '{"audio": "a.wav", "text": "one"}\n{"audio": "b.wav", "text": "two"}\n'),
+    "array": (
+        "m.json",
+        '[\n  {"audio_filepath": "a.wav", "text": "one"},\n  {"audio_filepath": "b.wav", "text": "two"}\n]\n',
+    ),
+    "array in a line": ("m.jsonl", '[{"audio": "a.wav", "text": "one"}, {"audio": "b.wav", "text": "two"}]'),
+    "array with a comma at its end": (
+        "m.json",
+        '[{"audio": "a.wav", "text": "one"}, {"audio": "b.wav", "text": "two"},\n]',
+    ),
+    "SpeechBrain": (
+        "m.json",
+        '{\n "u1": {"wav": "{data_root}/a.wav", "length": 2.5, "wrd": "one"},\n'
+        ' "u2": {"wav": "$root/b.wav", "length": 2.5, "wrd": "two"}\n}\n',
+    ),
+    "SpeechBrain in a line": ("m.json", '{"u1": {"wav": "a.wav", "wrd": "one"}, "u2": {"wav": "b.wav", "wrd": "two"}}'),
+    "rows under a name": (
+        "m.json",
+        '{"version": 1, "data": [{"audio": "a.wav", "text": "one"},\n {"audio": "b.wav", "text": "two"}]}',
+    ),
+    "rows under a name in a line": (
+        "m.json",
+        '{"audios": [{"path": "a.wav", "text": "one"}, {"path": "b.wav", "text": "two"}]}',
+    ),
+    "objects with commas between": (
+        "m.jsonl",
+        '{"audio": "a.wav", "text": "one"},\n{"audio": "b.wav", "text": "two"},\n',
+    ),
+    "texts by file": ("m.json", '{"a.wav": "one", "b.wav": "two"}'),
+    "texts by file over lines": ("m.json", '{\n"a.wav": "one",\n"b.wav": "two"\n}'),
+    "objects by file": ("m.json", '{\n"a.wav": {"text": "one"},\n"b.wav": {"text": "two"}\n}'),
+    "pairs": ("m.json", '[["a.wav", "one"], ["b.wav", "two"]]'),
+    "pandas by columns": ("m.json", '{"path":{"0":"a.wav","1":"b.wav"},"text":{"0":"one","1":"two"}}'),
+    "pandas by columns over lines": (
+        "m.json",
+        '{\n"path": {"x": "a.wav", "y": "b.wav"},\n"text": {"x": "one", "y": "two"}\n}',
+    ),
+    "lists by column": ("m.json", '{"audio": ["a.wav", "b.wav"], "text": ["one", "two"]}'),
+    "pandas split": ("m.json", '{"columns":["path","text"],"index":[0,1],"data":[["a.wav","one"],["b.wav","two"]]}'),
+    "Label Studio": (
+        "m.json",
+        '[{"id": 1, "data": {"audio": "a.wav", "text": "one"}}, {"id": 2, "data": {"audio": "b.wav", "text": "two"}}]',
+    ),
+    "Label Studio in lines": (
+        "m.jsonl",
+        '{"id": 1, "data": {"audio": "a.wav", "text": "one"}}\n{"id": 2, "data": {"audio": "b.wav", "text": "two"}}\n',
+    ),
+    "objects over lines": ("m.json", '{\n"audio": "a.wav",\n"text": "one"\n}\n{\n"audio": "b.wav",\n"text": "two"\n}\n'),
+    "Hugging Face": (
+        "m.jsonl",
+        '{"audio": {"path": "a.wav", "bytes": null}, "text": "one"}\n'
+        '{"audio": {"path": "b.wav", "array": [0.0], "sampling_rate": 16000}, "text": "two"}\n',
+    ),
+    "lists of one": ("m.jsonl", '{"audio": ["a.wav"], "text": "one"}\n{"audio": [{"path": "b.wav"}], "text": "two"}\n'),
+    "WeNet": ("data.list", '{"key": "u1", "wav": "a.wav", "txt": "one"}\n{"key": "u2", "wav": "b.wav", "txt": "two"}\n'),
+    "AudioFolder": ("metadata.csv", "file_name,transcription\na.wav,one\nb.wav,two\n"),
+    "capitals": ("m.csv", "ID,Audio Path,Sentence\n1,a.wav,one\n2,b.wav,two\n"),
+    "DeepSpeech": ("m.csv", "wav_filename,wav_filesize,transcript\na.wav,10,one\nb.wav,10,two\n"),
+    "semicolons": ("m.csv", "path;text\na.wav;one\nb.wav;two\n"),
+    "Excel": ("m.csv", b"\xef\xbb\xbfsep=;\r\npath;text\r\na.wav;one\r\nb.wav;two\r\n"),
+    "Excel's Unicode text": ("m.csv", "path\ttext\r\na.wav\tone\r\nb.wav\ttwo\r\n".encode("utf-16")),
+    "tabs in csv": ("m.csv", "path\ttext\na.wav\tone\nb.wav\ttwo\n"),
+    "pandas' index": ("m.csv", ",path,text\n0,a.wav,one\n1,b.wav,two\n"),
+    "no header": ("m.csv", "a.wav,one\nb.wav,two\n"),
+    "no header, tabs": ("m.tsv", "a.wav\tone\nb.wav\ttwo\n"),
+    "bars": ("m.csv", "a.wav|one\nb.wav|two\n"),
+    "bars with a speaker": ("m.txt", "a.wav|7|one\nb.wav|7|two\n"),
+    "tabs in a list": ("m.txt", "a.wav\tone\nb.wav\ttwo\n"),
+    "spaces in a list": ("m.txt", "a.wav one\nb.wav two\n"),
+    "a table named as a list": ("m.txt", "path\tsentence\na.wav\tone\nb.wav\ttwo\n"),
+    "gzip": ("m.csv.gz", gzip.compress(b"path,text\na.wav,one\nb.wav,two\n")),
+    "jsonl.gz": ("m.jsonl.gz", gzip.compress(b'{"audio": "a.wav", "text": "one"}\n{"audio": "b.wav", "text": "two"}\n')),
+    "named gz, but not compressed": ("m.tsv.gz", "path\ttext\na.wav\tone\nb.wav\ttwo\n"),
+    "quotes and a comma": ("m.csv", 'path,text\n"a.wav","one"\n"b.wav","two"\n'),
+}
+
+
+@pytest.mark.parametrize("name, content", TABLES.values(), ids=TABLES)
 def test_rows_in_many_formats_are_read(folder, name, content):
     assert _rows(name, content) == AB_WITH_TEXT
 
