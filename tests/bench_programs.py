@@ -1,4 +1,4 @@
-"""The programs of bench/, for tests: where they are, how they are imported, and the rows that they write."""
+"""Helpers for tests of the programs in bench/: their folder, a fixture that imports them, and a reader of their rows."""
 
 import csv
 import importlib
@@ -20,7 +20,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 @pytest.fixture
 def bench_program(monkeypatch):
-    """Give a function that imports a program of bench/; forget what was imported afterwards."""
+    """Yield a function that imports a program of bench/; forget the imported modules afterwards."""
     monkeypatch.syspath_prepend(str(FOLDER))
     yield importlib.import_module
     for name, module in list(sys.modules.items()):

@@ -1,4 +1,4 @@
-"""The programs of bench/ that measure CPUs and write the documentation's tables, at tiny sizes."""
+"""Test the programs of bench/ that measure CPUs and write the documentation's tables, at tiny sizes."""
 
 import csv
 import os
@@ -14,7 +14,7 @@ pytestmark = needs_programs
 
 
 @pytest.mark.bench
-def test_profile(bench_program, tmp_path):
+def test_cpu_profile(bench_program, tmp_path):
     options = ["--models", "tiny", "tiny-large", "--cases", "tiny", "--dtypes", "float32", "--out", str(tmp_path)]
     bench_program("cpu_profile").main(options)
     rows = rows_of(tmp_path / "packed_profile.csv")
@@ -26,7 +26,7 @@ def test_profile(bench_program, tmp_path):
 
 
 @pytest.mark.bench
-def test_cpu(bench_program, tmp_path, capsys):
+def test_cpu_benchmark(bench_program, tmp_path, capsys):
     path = tmp_path / "bench.csv"
     assert bench_program("cpu").main(["--tiny", "--csv", str(path)]) == 0
     rows = rows_of(path)
@@ -59,17 +59,17 @@ def test_accuracy_of_words(bench_program, tmp_path):
     assert "HUBERT_FAST_BACKEND" not in os.environ
 
 
-def test_the_documentation_says_what_the_rows_say(bench_program):
+def test_the_documentation_matches_the_rows(bench_program):
     assert bench_program("report").main(["--check"]) == 0, "make report"
 
 
-def test_report(bench_program, tmp_path):
+def test_report_writes_the_blocks_and_images(bench_program, tmp_path):
     report = bench_program("report")
     results = tmp_path / "results"
     shutil.copytree(FOLDER / "results", results)
     before = {page.relative_to(report.ROOT): page.read_text(encoding="utf-8") for page in report.pages(report.ROOT)}
     used = [match[2] for text in before.values() for match in report.BLOCK.finditer(text)]
-    assert sorted(used) == sorted(report.BLOCKS)  # each block stands on one page
+    assert sorted(used) == sorted(report.BLOCKS)  # each block is on exactly one page
     (tmp_path / "docs").mkdir()
     for page, text in before.items():
         (tmp_path / page).write_text(report.BLOCK.sub(r"\1\4", text), encoding="utf-8")
@@ -86,7 +86,7 @@ def test_report(bench_program, tmp_path):
     with open(results / "bench.csv", "a", newline="") as file:
         csv.DictWriter(file, newer[0]).writerows(newer)
     assert "1.23 (" in report.BLOCKS["files"](results)
-    # a call in which transformers was compiled in time
+    # a run in which compiling transformers did not take too long
     gpu = sorted((results / "gpu").glob("*/models.csv"))[-1]
     rows = rows_of(gpu)
     ours = next(row for row in rows if (row["model"], row["provider"], row["batch"]) == ("large", "ours", "1280 s"))
@@ -105,8 +105,8 @@ def test_report(bench_program, tmp_path):
 
 
 @pytest.mark.bench
-def test_ctc():
-    """Every benchmark of the suite runs once, and writes no row."""
+def test_ctc_benchmark():
+    """Each benchmark of bench/ctc.py runs once, without writing a row."""
     before = (FOLDER / "results/ctc.csv").read_bytes()
     command = [sys.executable, FOLDER / "ctc.py", "--benchmark-disable", "-vv", "-p", "no:cacheprovider"]
     child = subprocess.run(command, capture_output=True, text=True, cwd=FOLDER.parent)
@@ -115,7 +115,7 @@ def test_ctc():
     assert (FOLDER / "results/ctc.csv").read_bytes() == before
 
 
-def programs():
+def paths_of_programs():
     """Yield the path of every program in bench/."""
     for path in sorted(FOLDER.rglob("*.py")):
         if path.name == "__main__.py":
@@ -125,14 +125,14 @@ def programs():
 
 
 @pytest.mark.bench
-@pytest.mark.parametrize("name", list(programs()))
+@pytest.mark.parametrize("name", list(paths_of_programs()))
 def test_programs_start_from_a_bare_checkout(name, tmp_path):
     """Programs start in any working directory with only the libraries installed: `-S` hides an editable installation."""
     if name.startswith(("demo", "transcribe_corpus")):
         pytest.importorskip("soxr")
     clean = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     clean["PYTHONPATH"] = sysconfig.get_path("purelib")
-    assert "hubert_fast" not in os.listdir(clean["PYTHONPATH"]), "hubert_fast is installed there, and would be found"
+    assert "hubert_fast" not in os.listdir(clean["PYTHONPATH"]), "hubert_fast is installed there and would be imported"
     command = [sys.executable, "-S", FOLDER / name, "--help"]
     child = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=clean)
     assert child.returncode == 0 and "usage: " in child.stdout, child.stderr

@@ -1,4 +1,4 @@
-"""The programs that make the demo recogniser, at a tiny size and without a synthesiser."""
+"""Test the programs that make the demo recogniser, at a tiny size and without a synthesiser."""
 
 import random
 import sys
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(not FOLDER.exists(), reason="bench/ is not besid
 
 
 @pytest.fixture(autouse=True)
-def _on_the_path(monkeypatch):
+def _import_from_demo_folder(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
 
 
@@ -31,7 +31,7 @@ def _on_the_path(monkeypatch):
         (100000, "one hundred thousand"),
     ],
 )
-def test_numbers(value, words):
+def test_numbers_in_words(value, words):
     from sentences import number
 
     assert number(value) == words
@@ -68,13 +68,13 @@ def test_held_out_voices_are_not_in_training():
 def test_accents_are_consistent_and_repeatable():
     from accents import NEIGHBOURS, Accent
 
-    said = "t'3:n h'aI h'aI2 'aIz"
-    assert Accent(3).apply(said) == Accent(3).apply(said)
-    changed = [Accent(seed).apply(said) for seed in range(50)]
-    assert len(set(changed)) > 10 and any(text == said for text in changed)
-    everything = Accent(0)
-    everything.replacements = {"aI": "eI", "h": ""}
-    assert everything.apply(said) == "t'3:n 'eI 'aI2 'eIz"
+    phonemes = "t'3:n h'aI h'aI2 'aIz"
+    assert Accent(3).apply(phonemes) == Accent(3).apply(phonemes)
+    changed = [Accent(seed).apply(phonemes) for seed in range(50)]
+    assert len(set(changed)) > 10 and any(text == phonemes for text in changed)
+    accent = Accent(0)
+    accent.replacements = {"aI": "eI", "h": ""}
+    assert accent.apply(phonemes) == "t'3:n 'eI 'aI2 'eIz"
     assert all(phone not in neighbours for phone, neighbours in NEIGHBOURS.items())
 
 

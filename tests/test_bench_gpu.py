@@ -1,4 +1,4 @@
-"""The GPU benchmark and the tuner, interpreted at tiny sizes: every stage writes its rows, and only right answers are timed."""
+"""Test the GPU benchmark and the tuner, interpreted at tiny sizes: every stage writes rows, and no wrong answer is timed."""
 
 import importlib.util
 import itertools
@@ -47,12 +47,12 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def bench(bench_program, monkeypatch):
-    """Import a program of bench/, and undo what its ``main`` sets."""
+    """Import a program of bench/, and undo what its `main` sets."""
     for variable in ("TRITON_INTERPRET", "HUBERT_FAST_BACKEND"):
         monkeypatch.setenv(variable, "1" if variable == "TRITON_INTERPRET" else "auto")
     threads = torch.get_num_threads()
     yield bench_program
-    torch.set_num_threads(threads)  # --tiny takes one
+    torch.set_num_threads(threads)  # --tiny sets one thread
 
 
 @pytest.mark.bench
@@ -70,7 +70,7 @@ def test_every_stage_succeeds(finished):
 
 
 @pytest.mark.bench
-def test_ceilings(finished):
+def test_ceilings_stage(finished):
     rows = rows_of(finished[0] / "ceilings.csv")
     assert {row["status"] for row in rows} == {"ok"}
     assert [row["name"] for row in rows if row["kind"] == "sustained"] == ["bfloat16", "float16", "bfloat16 tiny"]
@@ -82,7 +82,7 @@ def test_ceilings(finished):
 
 
 @pytest.mark.bench
-def test_values(finished):
+def test_values_stage(finished):
     """Two processes compare every case with float64 exactly once."""
     rows = rows_of(finished[0] / "values.csv")
     assert [row for row in rows if row["status"] != "pass"] == []
@@ -97,17 +97,17 @@ def test_values_cover_production_blocks(bench):
     run.tiny = False  # cases only draw their inputs when they run
     cases = list(gpu_values.value_cases(run))
     for name, dtype in itertools.product(("large", "base", "xlarge"), (torch.bfloat16, torch.float16)):
-        found = {case.op for case in cases if case.shape.startswith(f"{name} [4500, ") and case.dtype == dtype}
-        assert {"linear_gelu", "linear_add", "attention", "layer_norm", "add_layer_norm", "conv_positional"} <= found
-    dealt = [gpu_values.shard_of(cases, shard, 14) for shard in range(14)]
-    assert sorted(map(id, itertools.chain(*dealt))) == sorted(map(id, cases))
-    slow = [[case.op in gpu_values.SLOW_TO_COMPILE for case in part] for part in dealt]
+        covered = {case.op for case in cases if case.shape.startswith(f"{name} [4500, ") and case.dtype == dtype}
+        assert {"linear_gelu", "linear_add", "attention", "layer_norm", "add_layer_norm", "conv_positional"} <= covered
+    shards = [gpu_values.shard_of(cases, shard, 14) for shard in range(14)]
+    assert sorted(map(id, itertools.chain(*shards))) == sorted(map(id, cases))
+    slow = [[case.op in gpu_values.SLOW_TO_COMPILE for case in part] for part in shards]
     assert all(part == sorted(part, reverse=True) for part in slow)
     assert max(map(sum, slow)) - min(map(sum, slow)) <= 1
 
 
 @pytest.mark.bench
-def test_repeat(finished):
+def test_repeat_stage(finished):
     rows = rows_of(finished[0] / "repeat.csv")
     assert [row["op"] for row in rows] == ["linear_gelu", "linear_add", "conv_gelu", "conv_positional", "attention"]
     assert {(row["calls"], row["differ"], row["status"]) for row in rows} == {("2", "0", "ok")}
@@ -127,26 +127,26 @@ def test_repeat_detects_one_bit(bench, monkeypatch, tmp_path):
 
 
 @pytest.mark.bench
-def test_whole(finished):
+def test_whole_stage(finished):
     rows = rows_of(finished[0] / "whole.csv")
     assert [row["provider"] for row in rows] == ["ours", "ours-padded", "accelerate", "hf-sdpa"]
     assert {row["status"] for row in rows} == {"ok"}
     assert all(0 < float(row["max_error"]) < 1e-5 and row["tolerance"] == "0.0001" for row in rows)
 
 
-def test_a_wrong_model_is_called_wrong(bench, monkeypatch, tmp_path):
+def test_a_wrong_model_is_marked_wrong(bench, monkeypatch, tmp_path):
     gpu_run, gpu_whole = bench("gpu.run"), bench("gpu.whole")
     right = gpu_whole.Reference.compare
     monkeypatch.setattr(gpu_whole, "PROVIDERS", ("hf-sdpa", "hf-eager", "hf-flash"))
     errors = iter((2e-4, float("inf")))
-    monkeypatch.setattr(gpu_whole.Reference, "compare", lambda *given: (right(*given)[0] + next(errors), 0))
+    monkeypatch.setattr(gpu_whole.Reference, "compare", lambda *arguments: (right(*arguments)[0] + next(errors), 0))
     gpu_whole.whole(gpu_run.Run(tmp_path, 60, True))
     statuses = [row["status"] for row in rows_of(tmp_path / "whole.csv")]
     assert statuses[:2] == ["WRONG", "WRONG"] and statuses[2].startswith("Unavailable: ")
 
 
 @pytest.mark.bench
-def test_models(finished):
+def test_headline_and_compile_stages(finished):
     """Every provider of every item has a row of `hubert-fast bench`, or a row with the reason why it could not run."""
     out, _ = finished
     rows = rows_of(out / "models.csv")
@@ -182,7 +182,7 @@ def test_shares_refer_to_sustained_rates(bench, tmp_path):
 
 
 @pytest.mark.bench
-def test_ops(finished):
+def test_ops_stage(finished):
     """Our kernels and both sides of decisions give right answers. Rows of libraries that cannot run here give the reason."""
     rows = rows_of(finished[0] / "ops.csv")
     ours = [row for row in rows if row["provider"] == "ours" or row["op"].startswith("decision")]
@@ -215,11 +215,11 @@ def test_wrong_and_failing_providers_are_not_timed(bench, tmp_path):
         "broken": gpu_cases.plain(lambda *arguments: torch.zeros(2) @ torch.zeros(3)),
     }
     gpu_times.time_case(gpu_run.Run(tmp_path, 60, True), gpu_run.Table(tmp_path / "ops.csv", gpu_times.COLUMNS), case)
-    found = {row["provider"]: row for row in rows_of(tmp_path / "ops.csv")}
-    assert found["right"]["status"] == "ok" and float(found["right"]["max_error"]) == 0
+    timed = {row["provider"]: row for row in rows_of(tmp_path / "ops.csv")}
+    assert timed["right"]["status"] == "ok" and float(timed["right"]["max_error"]) == 0
     for name in ("ours", "nothing"):
-        assert found[name]["status"].startswith("not timed: wrong") and not found[name]["p50_ms"]
-    assert found["broken"]["status"].startswith("RuntimeError")
+        assert timed[name]["status"].startswith("not timed: wrong") and not timed[name]["p50_ms"]
+    assert timed["broken"]["status"].startswith("RuntimeError")
 
 
 def test_a_library_replaces_a_definition_that_runs_out_of_memory(bench, monkeypatch, tmp_path):
@@ -233,7 +233,7 @@ def test_a_library_replaces_a_definition_that_runs_out_of_memory(bench, monkeypa
     monkeypatch.setattr(case, "definition", full)
     case.libraries = {
         "library: first": gpu_cases.plain(definition),
-        "other": gpu_cases.plain(lambda *given: -definition(*given)),
+        "other": gpu_cases.plain(lambda *arguments: -definition(*arguments)),
     }
     table = gpu_run.Table(tmp_path / "ops.csv", gpu_times.COLUMNS)
     gpu_times.time_case(gpu_run.Run(tmp_path, 60, True), table, case)
@@ -251,17 +251,17 @@ def test_the_largest_error_can_be_in_any_part(bench, monkeypatch):
     monkeypatch.setattr(tolerances, "PART", 4)
     difference = bench("gpu.run").difference
     expected = torch.arange(-5.0, 5.0).view(2, 5)
-    found = expected.t().contiguous().t().clone()
-    assert difference(found, expected) == 0
-    found[1, 4] += 0.5
-    assert difference((found, expected), (expected, expected)) == pytest.approx(0.1)
-    found[0, 1] = torch.nan
-    assert difference(found, expected) == difference(found[0], expected) == float("inf")
-    assert difference(found[:0], expected[:0]) == 0
+    actual = expected.t().contiguous().t().clone()
+    assert difference(actual, expected) == 0
+    actual[1, 4] += 0.5
+    assert difference((actual, expected), (expected, expected)) == pytest.approx(0.1)
+    actual[0, 1] = torch.nan
+    assert difference(actual, expected) == difference(actual[0], expected) == float("inf")
+    assert difference(actual[:0], expected[:0]) == 0
 
 
 @pytest.mark.bench
-def test_profile(finished):
+def test_profile_stage(finished):
     wall, *kernels = rows_of(finished[0] / "profile.csv")
     assert wall["kernel"] == "wall, without the profiler" and float(wall["total_ms"]) > 0
     times = [float(row["total_ms"]) for row in kernels]
@@ -283,14 +283,14 @@ def test_a_crash_or_hang_only_ends_its_stage(bench, monkeypatch, tmp_path, capsy
         "repeat": [[*python, "import signal; print('attention [9]', flush=True); signal.pause()"]],
         "whole": [[*python, "import sys; print('base', flush=True); sys.exit('the device is lost: CUDA error')"]],
     }
-    monkeypatch.setattr(gpu, "commands_of", lambda stage, *given: wrong.get(stage) or right(stage, *given))
+    monkeypatch.setattr(gpu, "commands_of", lambda stage, *arguments: wrong.get(stage) or right(stage, *arguments))
     monkeypatch.setattr(gpu, "limit_of", lambda stage, left, tiny: 1.0 if stage == "repeat" else left)
     monkeypatch.setattr(gpu, "LEAST_SECONDS", 0.5)
     arguments = ["--out", str(tmp_path), "--tiny", "--stage", "ops", *wrong, "--ops", "layer_norm"]
     table_of_stages = tmp_path / "stages.csv"
     assert gpu.main(arguments) == 1
-    found = [(row["stage"], row["status"], row["exit_code"], row["reason"]) for row in rows_of(table_of_stages)]
-    assert found == [
+    stages = [(row["stage"], row["status"], row["exit_code"], row["reason"]) for row in rows_of(table_of_stages)]
+    assert stages == [
         ("values", "crashed: SIGABRT", "-6", "while measuring conv_gelu [3]"),
         ("values", "ok", "0", ""),
         ("repeat", "killed: took longer than its limit", "-9", "while measuring attention [9]"),
@@ -314,8 +314,8 @@ def test_several_processes_append_whole_rows(tmp_path):
     path = tmp_path / "rows.csv"
     children = [subprocess.Popen([sys.executable, "-c", code, str(FOLDER), str(path), name]) for name in "ab"]
     assert [child.wait() for child in children] == [0, 0]
-    found = sorted((row["process"], int(row["number"])) for row in rows_of(path))
-    assert found == list(itertools.product("ab", range(50)))
+    written = sorted((row["process"], int(row["number"])) for row in rows_of(path))
+    assert written == list(itertools.product("ab", range(50)))
 
 
 @pytest.mark.parametrize(
@@ -347,7 +347,7 @@ def test_a_lost_device_ends_the_process(bench, tmp_path, error, lost):
 
 
 @pytest.mark.bench
-def test_a_bare_checkout_with_no_time(tmp_path):
+def test_a_bare_checkout_without_time_leaves_out_every_stage(tmp_path):
     """Only the libraries are installed: `-S` ignores the .pth file that links this package."""
     for name in ("hubert_fast", "kernels", "bench"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "results"))
@@ -377,8 +377,8 @@ def test_results_of_two_runs_are_not_mixed(bench, tmp_path, capsys):
 
 @pytest.mark.bench
 @torch.inference_mode()
-def test_only_one_provider_replays_graphs(captures, monkeypatch):
-    """It captures while a batch is prepared, so that every timed call is a replay."""
+def test_when_providers_capture_and_replay_graphs(captures, monkeypatch):
+    """ours-graphs captures while a batch is prepared, so that each of its timed calls is a replay."""
     monkeypatch.setattr(providers, "_check_graphs", lambda subject: None)
     subject = Subject.random("tiny", torch.device("cpu"), torch.float32)
     waveforms = [np.random.default_rng(count).standard_normal(count).astype(np.float32) for count in (900, 401)]
@@ -390,7 +390,7 @@ def test_only_one_provider_replays_graphs(captures, monkeypatch):
     for count in range(1, 3):
         torch.testing.assert_close(graphs(), expected)
         assert captures == ["captured", *["replayed"] * (count + 1)]
-    for count in range(3):  # with the cache that every user has
+    for count in range(3):  # by default, the second call captures and later calls replay
         torch.testing.assert_close(ours(), expected)
         assert captures.count("captured") == (2 if count else 1) and captures.count("replayed") == 3 + count
 
@@ -418,7 +418,7 @@ def test_whole_models_under_graphs(bench, captures, monkeypatch, tmp_path, name)
 
 
 @pytest.mark.parametrize("program", ["gpu.__main__", "tune"])
-def test_no_gpu(bench, monkeypatch, tmp_path, capsys, program):
+def test_programs_need_a_gpu(bench, monkeypatch, tmp_path, capsys, program):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     arguments = ["--csv", str(tmp_path / "tune.csv")] if program == "tune" else ["--out", str(tmp_path)]
     assert bench(program).main(arguments) == 2
@@ -434,14 +434,14 @@ def test_values_detect_unwritten_memory(bench, monkeypatch, tmp_path):
     assert [row["status"] for row in rows_of(tmp_path / "values.csv")] == ["fail: NaN"]
 
 
-def test_tune(bench, monkeypatch, tmp_path):
+def test_tune_writes_the_fastest_candidates(bench, monkeypatch, tmp_path):
     """Each measurement is 3 % faster than the one before, so that the last candidate wins."""
     tune = bench("tune")
     from hubert_fast.kernels import tuning
 
     table, times = tmp_path / "tuned.py", itertools.count()
-    other = ("attention", (12, 0), 64, 2)
-    monkeypatch.setattr(tuning, "TUNED", {other: {"BLOCK_M": 64}})
+    existing = ("attention", (12, 0), 64, 2)
+    monkeypatch.setattr(tuning, "TUNED", {existing: {"BLOCK_M": 64}})
     monkeypatch.setattr(tune.Run, "times_ms", lambda run, calls, seconds: [0.97 ** next(times)])
     try:
         csv_path = tmp_path / "tune.csv"
@@ -449,17 +449,17 @@ def test_tune(bench, monkeypatch, tmp_path):
         spec = importlib.util.spec_from_file_location("tuned", table)
         written = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(written)
-        assert max(map(len, table.read_text().splitlines())) <= 128 and written.TUNED[other] == {"BLOCK_M": 64}
+        assert max(map(len, table.read_text().splitlines())) <= 128 and written.TUNED[existing] == {"BLOCK_M": 64}
         monkeypatch.setattr(tuning, "TUNED", written.TUNED)
         for rule in (tuning.linear, tuning.attention, tuning.conv_positional):
             rule.cache_clear()
-        ours = [(key, entry) for key, entry in written.TUNED.items() if key != other]
+        ours = [(key, entry) for key, entry in written.TUNED.items() if key != existing]
         blocks, choices = {"linear", "attention", "conv_positional"}, {"linear_gelu_by_library", "linear_add_by_library"}
-        assert {key[0] for key, _ in ours} == blocks | choices  # the rule, too, chooses the norm inside, which is measured last
+        assert {key[0] for key, _ in ours} == blocks | choices  # no norm_in_convolution: the last candidate is the rule's
         for (op, capability, *key), entry in ours:
             assert capability == tuning.SMALL
-            found = getattr(tuning, op)(*key, capability)
-            assert entry.items() <= found.items() if isinstance(found, dict) else found == bool(next(iter(entry.values())))
+            chosen = getattr(tuning, op)(*key, capability)
+            assert entry.items() <= chosen.items() if isinstance(chosen, dict) else chosen == bool(next(iter(entry.values())))
         assert {row["status"] for row in rows_of(csv_path)} == {"ok"}
     finally:
         for rule in (tuning.linear, tuning.attention, tuning.conv_positional):

@@ -1,4 +1,4 @@
-"""``hubert-fast bench``: what is run, what is counted, and that nothing is timed which answers otherwise."""
+"""Test `hubert-fast bench`: what it runs and counts, and that it times no wrong answers."""
 
 import csv
 import json
@@ -23,12 +23,12 @@ FEW = ["--audio-seconds", "1", "--batch-seconds", "0.5", "--rounds", "2", "--len
 
 @pytest.fixture(autouse=True)
 def _small_ceiling(monkeypatch):
-    """The products that show what a machine can do at best take seconds."""
+    """Use small matrix products to measure the machine's ceiling: the real ones take seconds."""
     monkeypatch.setattr(arithmetic, "CPU_PRODUCTS", ((64, 64, 64),))
 
 
 def bench(tmp_path, *arguments):
-    """Run the command; its exit status and its rows."""
+    """Run the command; return its exit status and its rows."""
     path = tmp_path / "rows.csv"
     status = cli.main(["bench", *arguments, "--csv", str(path)])
     return status, rows.read(path)
@@ -39,10 +39,10 @@ def bench(tmp_path, *arguments):
 def test_every_protocol_has_a_row_for_every_provider(tmp_path, capsys, config):
     names = "ours,ours-padded,accelerate,hf-sdpa,hf-sdpa-sorted,hf-eager"
     options = ["--config", config, "--dtype", "float32", "--protocol", ",".join(PROTOCOLS), "--providers", names, *FEW]
-    status, found = bench(tmp_path, *options, "--dollars-per-hour", "2", "--plot", str(tmp_path / "plot.svg"))
-    assert [(row["protocol"], row["provider"]) for row in found] == [(p, n) for p in PROTOCOLS for n in names.split(",")]
+    status, results = bench(tmp_path, *options, "--dollars-per-hour", "2", "--plot", str(tmp_path / "plot.svg"))
+    assert [(row["protocol"], row["provider"]) for row in results] == [(p, n) for p in PROTOCOLS for n in names.split(",")]
     out = capsys.readouterr().out
-    for row in found:
+    for row in results:
         if (row["protocol"], row["provider"]) == ("files", "ours-padded"):
             assert row["status"].startswith("cannot run: transformers' pipeline") and not row["rtfx"]
             assert row["status"] in out
@@ -54,7 +54,7 @@ def test_every_protocol_has_a_row_for_every_provider(tmp_path, capsys, config):
         assert float(row["latency_p50_ms"] or 1) <= float(row["latency_p95_ms"] or 1)
         assert bool(row["latency_p50_ms"]) == (row["protocol"] != "files")
         assert float(row["share_of_ceiling"]) > 0 and row["threads"] == str(torch.get_num_threads())
-        assert row["texts_equal"] == "" and row["wer"] == ""  # of random weights
+        assert row["texts_equal"] == "" and row["wer"] == ""  # the weights are random
     assert status == console.EXIT_SOME_FAILED
     assert (tmp_path / "plot.svg").read_text().count("ours-padded") >= 2
 
@@ -69,21 +69,23 @@ def test_every_protocol_has_a_row_for_every_provider(tmp_path, capsys, config):
         ("files", 0.1, 1, True),
     ],
 )
-def test_work_in_one_batch(protocol, batch_seconds, batch_utterances, is_one):
+def test_plan_detects_work_in_one_batch(protocol, batch_seconds, batch_utterances, is_one):
     plan = measure.Plan(protocol, batch_seconds, batch_utterances, rounds=1, ceiling=1.0)
     assert plan.is_one_batch(Work.of("fixed:0.4", 0.8)) == is_one
 
 
-@pytest.mark.parametrize("providers, is_told", [("hf-sdpa,hf-sdpa-sorted", True), ("hf-sdpa", False)], ids=["sorted", "as is"])
-def test_sorting_one_batch_is_told_to_be_nothing(capsys, providers, is_told):
+@pytest.mark.parametrize(
+    "providers, is_reported", [("hf-sdpa,hf-sdpa-sorted", True), ("hf-sdpa", False)], ids=["sorted", "as is"]
+)
+def test_sorting_a_single_batch_is_reported_as_useless(capsys, providers, is_reported):
     few = ["--config", "tiny", "--dtype", "float32", "--device", "cpu", "--lengths", "fixed:0.4", "--audio-seconds", "0.8"]
     assert cli.main(["bench", *few, "--rounds", "1", "--providers", providers]) == console.EXIT_OK
-    assert ("all utterances fit in one batch, so sorting has no effect" in capsys.readouterr().err) == is_told
+    assert ("all utterances fit in one batch, so sorting has no effect" in capsys.readouterr().err) == is_reported
 
 
 @pytest.mark.bench
-def test_the_demo_model_is_as_right_as_it_is(tmp_path):
-    """One by one, without padding: texts, and the error rate of all words of the recordings."""
+def test_the_demo_model_has_equal_texts_and_a_low_word_error_rate(tmp_path):
+    """Each utterance is decoded alone, without padding. The word error rate is that of all recordings."""
     options = [
         "--model",
         str(demo.MODEL),
@@ -96,16 +98,16 @@ def test_the_demo_model_is_as_right_as_it_is(tmp_path):
         "--rounds",
         "1",
     ]
-    status, found = bench(tmp_path, *options, "--batch-utterances", "1", "--providers", "ours,hf-sdpa")
+    status, results = bench(tmp_path, *options, "--batch-utterances", "1", "--providers", "ours,hf-sdpa")
     assert status == console.EXIT_OK
-    ours, theirs = found
+    ours, theirs = results
     assert ours["texts_equal"] == "4 of 4" and 0 < float(ours["wer"]) < 0.06
     assert ours["model"] == "demo" and ours["utterances"] == "14"
     # the leaderboard decodes with skip_special_tokens=True, with which transformers loses doubled letters
     assert float(theirs["wer"]) > float(ours["wer"]) and float(theirs["max_error"]) < 1e-5
 
 
-def test_nothing_is_timed_that_answers_otherwise(tmp_path, monkeypatch):
+def test_wrong_answers_are_not_timed(tmp_path, monkeypatch):
     right = Ours.forward
 
     def wrong(self, waveforms):
@@ -113,10 +115,10 @@ def test_nothing_is_timed_that_answers_otherwise(tmp_path, monkeypatch):
         return ready._replace(run=lambda: 1.001 * ready.run())
 
     monkeypatch.setattr(Ours, "forward", wrong)
-    status, found = bench(tmp_path, "--config", "tiny", "--dtype", "float32", "--providers", "ours,hf-sdpa", *FEW)
+    status, results = bench(tmp_path, "--config", "tiny", "--dtype", "float32", "--providers", "ours,hf-sdpa", *FEW)
     assert status == console.EXIT_SOME_FAILED
-    assert found[0]["status"].startswith("not timed: differs from float32 by 1.0e-03") and not found[0]["rtfx"]
-    assert found[1]["status"] == "ok"
+    assert results[0]["status"].startswith("not timed: differs from float32 by 1.0e-03") and not results[0]["rtfx"]
+    assert results[1]["status"] == "ok"
 
 
 @pytest.mark.parametrize(
@@ -127,8 +129,7 @@ def test_nothing_is_timed_that_answers_otherwise(tmp_path, monkeypatch):
         (KeyError("weight"), "failed: KeyError: 'weight'"),
     ],
 )
-def test_what_fails_is_a_row_and_stops_no_other(tmp_path, monkeypatch, error, reason):
-    """At any time: before, in the untimed round, or later."""
+def test_a_failing_provider_gets_a_row_and_stops_no_other(tmp_path, monkeypatch, error, reason):
     calls = []
 
     def failing(self, waveforms):
@@ -139,11 +140,11 @@ def test_what_fails_is_a_row_and_stops_no_other(tmp_path, monkeypatch, error, re
 
     monkeypatch.setattr(Ours, "text", failing)
     options = ["--config", "tiny", "--dtype", "float32", "--protocol", "leaderboard", "--providers", "ours,hf-sdpa", *FEW]
-    _, found = bench(tmp_path, *options)
-    assert [row["status"] for row in found] == [reason, "ok"]
+    _, results = bench(tmp_path, *options)
+    assert [row["status"] for row in results] == [reason, "ok"]
 
 
-def test_rows_of_other_columns_are_not_mixed(tmp_path, capsys):
+def test_a_file_with_other_columns_is_refused(tmp_path, capsys):
     (tmp_path / "rows.csv").write_text("a,b\n1,2\n")
     status, _ = bench(tmp_path, "--config", "tiny", "--dtype", "float32", "--providers", "ours", *FEW)
     assert status == console.EXIT_CANNOT_RUN and "other columns" in capsys.readouterr().err
@@ -166,17 +167,17 @@ def test_rows_of_other_columns_are_not_mixed(tmp_path, capsys):
     ],
 )
 def test_bad_options(capsys, options, message):
-    given = ["bench", "--dtype", "float32", *options] + ([] if "--model" in options else ["--config", "tiny"])
-    assert cli.main(given) == console.EXIT_CANNOT_RUN
+    arguments = ["bench", "--dtype", "float32", *options] + ([] if "--model" in options else ["--config", "tiny"])
+    assert cli.main(arguments) == console.EXIT_CANNOT_RUN
     assert message in capsys.readouterr().err
 
 
 def test_lengths():
     work = Work.of("librispeech", 100)
     seconds = [len(waveform) / 16000 for waveform in work.waveforms]
-    assert 99.99 < sum(seconds) < 100 + 35 and all(1.3 <= one <= 35 for one in seconds)
+    assert 99.99 < sum(seconds) < 100 + 35 and all(1.3 <= duration <= 35 for duration in seconds)
     again = Work.of("librispeech", 100)
-    assert all(np.array_equal(one, other) for one, other in zip(work.waveforms, again.waveforms))
+    assert all(np.array_equal(first, second) for first, second in zip(work.waveforms, again.waveforms))
     assert [len(waveform) for waveform in Work.of("fixed:0.5", 2).waveforms] == [8000] * 4
     many = [len(waveform) / 16000 for waveform in Work.of("librispeech", 20000).waveforms]
     assert np.median(many) == pytest.approx(5.9, rel=0.05)
@@ -185,13 +186,19 @@ def test_lengths():
 def test_lengths_from_files(tmp_path):
     (tmp_path / "seconds.txt").write_text("0.5\n\n1.25\n")
     assert [len(waveform) for waveform in Work.of(str(tmp_path / "seconds.txt"), 1).waveforms] == [8000, 20000]
-    found = demo.recordings()[:3]
+    recordings = demo.recordings()[:3]
     manifest = tmp_path / "manifest.jsonl"
-    manifest.write_text("".join(json.dumps({"audio_filepath": str(one.path), "text": one.reference}) + "\n" for one in found))
+    manifest.write_text(
+        "".join(
+            json.dumps({"audio_filepath": str(recording.path), "text": recording.reference}) + "\n" for recording in recordings
+        )
+    )
     work = Work.of(str(manifest), 1000)
-    assert work.references == tuple(one.reference for one in found) and work.paths == tuple(str(one.path) for one in found)
-    assert all(np.array_equal(waveform, audio.load(one.path)) for waveform, one in zip(work.waveforms, found))
-    assert len(Work.of(str(manifest), 0.1).waveforms) == 1  # until there is so much
+    assert work.references == tuple(recording.reference for recording in recordings) and work.paths == tuple(
+        str(recording.path) for recording in recordings
+    )
+    assert all(np.array_equal(waveform, audio.load(recording.path)) for waveform, recording in zip(work.waveforms, recordings))
+    assert len(Work.of(str(manifest), 0.1).waveforms) == 1  # stops at the requested seconds
     for text in ('{"audio_filepath": "missing.wav"}', '{"audio_filepath": "a.wav", "offset": 1.0, "duration": 2.0}'):
         manifest.write_text(text + "\n")
         with pytest.raises(ValueError, match=r"missing\.wav|parts of files"):
@@ -201,7 +208,7 @@ def test_lengths_from_files(tmp_path):
         Work.of(str(tmp_path / "seconds.txt"), 1)
 
 
-def test_saved_files_are_what_is_timed(tmp_path):
+def test_saved_files_hold_the_waveforms(tmp_path):
     work = Work.of("fixed:0.3", 0.9).saved(tmp_path)
     assert len(work.paths) == 3
     assert all(np.array_equal(audio.load(path), waveform) for path, waveform in zip(work.paths, work.waveforms))
@@ -215,34 +222,34 @@ def test_batches():
 
 def test_sorted_providers_batch_by_length_and_keep_texts_in_place():
     subject = Subject.random("tiny", CPU, torch.float32)
-    made = provider("hf-sdpa-sorted", subject)
-    made.text = lambda waveforms: [str(len(waveform)) for waveform in waveforms]
+    instance = provider("hf-sdpa-sorted", subject)
+    instance.text = lambda waveforms: [str(len(waveform)) for waveform in waveforms]
     sizes = [900, 500, 700, 600]
     work = Work("", tuple(np.zeros(size, np.float32) for size in sizes))
-    assert prepare("leaderboard", made, work, 1.0, 2)().texts == [str(size) for size in sizes]
+    assert prepare("leaderboard", instance, work, 1.0, 2)().texts == [str(size) for size in sizes]
     seen = []
-    made.text = lambda waveforms: seen.append([len(waveform) for waveform in waveforms]) or [""] * len(waveforms)
-    prepare("leaderboard", made, work, 1.0, 2)()
+    instance.text = lambda waveforms: seen.append([len(waveform) for waveform in waveforms]) or [""] * len(waveforms)
+    prepare("leaderboard", instance, work, 1.0, 2)()
     assert seen == [[500, 600], [700, 900]]
-    made.is_sorted, made.is_single = False, True
-    prepare("leaderboard", made, work, 1.0, 2)()
+    instance.is_sorted, instance.is_single = False, True
+    prepare("leaderboard", instance, work, 1.0, 2)()
     assert seen[2:] == [[900], [500], [700], [600]]
-    one, two = provider("hf-sdpa-single", subject), provider("hf-sdpa-sorted", subject)
-    assert one.is_single and not one.is_sorted and two.is_sorted and not two.is_single
+    single, ordered = provider("hf-sdpa-single", subject), provider("hf-sdpa-sorted", subject)
+    assert single.is_single and not single.is_sorted and ordered.is_sorted and not ordered.is_single
     assert not provider("hf-sdpa", subject).is_sorted
     assert checked_names(" ours, hf-eager-sorted ") == ["ours", "hf-eager-sorted"]
 
 
 @pytest.mark.parametrize("name", ["tiny", "tiny-large"])
-def test_arithmetic_is_counted_as_pytorch_counts_it(name):
-    """Of the definition, by torch's own counter, which knows no attention of this form: that one is added."""
+def test_operations_are_counted_as_pytorch_counts_them(name):
+    """PyTorch counts our definition, which returns attentions so that it computes attention by counted products."""
     from torch.utils.flop_counter import FlopCounterMode
 
     subject = Subject.random(name, CPU, torch.float32)
     length = 16000
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         subject.ours(torch.randn(1, length), output_attentions=True)
-    # an even kernel gives one frame more, which is dropped: they count it
+    # an even kernel gives an extra frame, which the model drops but PyTorch counts
     config = subject.config
     frames = (length - 400) // 320 + 1
     extra = 2 * config.hidden_size**2 // config.num_conv_pos_embedding_groups * config.num_conv_pos_embeddings
@@ -253,9 +260,9 @@ def test_arithmetic_is_counted_as_pytorch_counts_it(name):
 def test_meters():
     memory = meters.Memory(CPU)
     memory.start()
-    kept = torch.ones(30_000_000)
+    block = torch.ones(30_000_000)
     peak = memory.peak_bytes()
-    assert peak is None or 0.9 * kept.nbytes < peak < 2 * kept.nbytes
+    assert peak is None or 0.9 * block.nbytes < peak < 2 * block.nbytes
     energy = meters.Energy(CPU)
     assert energy.joules() is None and "GPU" in energy.missing
 
@@ -268,25 +275,25 @@ def test_table_of_rows():
         "peak_bytes": 2_000_000,
     }
     row |= {"latency_p50_ms": 1.0, "latency_p95_ms": 2.0, "share_of_ceiling": 0.5}
-    made = [
+    timed = [
         row | {"provider": "ours", "rtfx": 300.0},
         row | {"provider": "hf-sdpa", "rtfx": 100.0},
         row | {"provider": "hf-eager", "rtfx": 150.0},
     ]
-    lines = table([*made, row | {"provider": "hf-flash", "status": "cannot run: no GPU"}]).splitlines()
+    lines = table([*timed, row | {"provider": "hf-flash", "status": "cannot run: no GPU"}]).splitlines()
     assert lines[1].split()[:4] == ["model", "ours", "300", "2.00"] and lines[-1] == "model, hf-flash: cannot run: no GPU"
     assert "WER" not in lines[0] and "h/$" not in lines[0]
     assert table([row | {"provider": "ours", "status": "failed: x"}]).splitlines()[1:] == ["model, ours: failed: x"]
 
 
-def test_flash_attention_names_its_reason():
+def test_flash_attention_says_why_it_cannot_run():
     for _ in range(2):  # transformers 5.20 to 5.22 raises once in a process
         with pytest.raises(Unavailable, match="FlashAttention2"):
             provider("hf-flash", Subject.random("tiny", CPU, torch.bfloat16))
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda:0"])
-def test_ours_writes_a_batch_where_the_device_copies_it_from(monkeypatch, device):
+def test_ours_pins_memory_only_for_gpus(monkeypatch, device):
     from hubert_fast import PackedAudio
 
     subject, log = Subject.random("tiny", CPU, torch.float32), []
@@ -298,23 +305,23 @@ def test_ours_writes_a_batch_where_the_device_copies_it_from(monkeypatch, device
         lambda waveforms, pin_memory, **options: log.append(pin_memory) or from_waveforms(waveforms, **options),
     )
     monkeypatch.setattr(PackedAudio, "to", lambda self, to, non_blocking=False: log.append((str(to), non_blocking)) or self)
-    made = Ours(subject)
-    assert len(made.text([np.zeros(800, np.float32)] * 2)) == 2
-    assert made.forward([np.zeros(800, np.float32)] * 2).run().shape == (4, 32)
+    ours = Ours(subject)
+    assert len(ours.text([np.zeros(800, np.float32)] * 2)) == 2
+    assert ours.forward([np.zeros(800, np.float32)] * 2).run().shape == (4, 32)
     assert log[:2] == log[3:5] == [device != "cpu", (device, True)]
 
 
 def test_without_transformers(monkeypatch, tmp_path):
-    """Ours is timed against our definition; the others are rows with the reason."""
+    """Our provider is compared with our definition; the others get rows with the reason."""
     from hubert_fast.benchmark import subject
 
     monkeypatch.setattr(subject, "find_spec", lambda name: None)
-    status, found = bench(tmp_path, "--config", "tiny", "--dtype", "float32", "--providers", "ours,hf-sdpa", *FEW)
-    assert found[0]["status"] == "ok" and float(found[0]["max_error"]) < 1e-5
-    assert found[1]["status"].startswith("cannot run: transformers is not installed") and status == console.EXIT_SOME_FAILED
+    status, results = bench(tmp_path, "--config", "tiny", "--dtype", "float32", "--providers", "ours,hf-sdpa", *FEW)
+    assert results[0]["status"] == "ok" and float(results[0]["max_error"]) < 1e-5
+    assert results[1]["status"].startswith("cannot run: transformers is not installed") and status == console.EXIT_SOME_FAILED
 
 
-def test_numbers_of_csv_are_read_back(tmp_path):
+def test_csv_numbers_are_rounded_to_four_digits_unless_whole(tmp_path):
     path = tmp_path / "a.csv"
     rows.append(path, {"utc": "x"}, [{"value": math.pi, "count": 12345678}])
     rows.append(path, {"utc": "y"}, [{"value": "", "count": 1}])

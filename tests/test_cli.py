@@ -1,4 +1,4 @@
-"""The command line as users see it: text on standard output, everything else on standard error, exit statuses."""
+"""Test the command line as users see it: text on standard output, all else on standard error, and exit statuses."""
 
 import ast
 import json
@@ -25,16 +25,18 @@ from hubert_fast.transcribe.lanes import Lane
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory):
-    """A folder with two bundled recordings, one of them in a subfolder; and both recordings with the model's text."""
+    """Return a folder with two bundled recordings, one in a subfolder, and both recordings with the model's text."""
     folder = tmp_path_factory.mktemp("recordings")
     (folder / "sub").mkdir()
     first, second = demo.recordings()[:2]
     shutil.copy(first.path, folder)
     shutil.copy(second.path, folder / "sub")
     transcriber = Transcriber.from_pretrained(demo.MODEL, device="cpu", dtype="float32")
-    heard = [recording._replace(reference=transcriber.transcribe_file(recording.path).text) for recording in (first, second)]
-    assert all(recording.reference for recording in heard)
-    return folder, *heard
+    transcribed = [
+        recording._replace(reference=transcriber.transcribe_file(recording.path).text) for recording in (first, second)
+    ]
+    assert all(recording.reference for recording in transcribed)
+    return folder, *transcribed
 
 
 def test_one_file_gives_only_its_text(recordings, capsys):
@@ -157,7 +159,7 @@ def test_file_names_that_are_not_utf8(recordings, tmp_path):
     assert text.splitlines()[0].partition(b"\t")[0] == os.fsencode(tmp_path / name)
 
 
-def test_a_full_disk_is_one_line(recordings, capsys):
+def test_a_full_disk_is_reported(recordings, capsys):
     assert main(["transcribe", str(recordings[1].path), "-o", "/dev/full"]) == 2
     assert "/dev/full cannot be written: No space left on device" in capsys.readouterr().err
 
@@ -264,16 +266,16 @@ def test_version_needs_no_torch():
 
 
 def _imported(path: Path, package: list[str]) -> set[str]:
-    """Return the names within ``hubert_fast`` that a module imports, at any depth of its code."""
-    found = set()
+    """Return the names in `hubert_fast` that a module imports, anywhere in its code."""
+    names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.level:
             home = ".".join([*package[: len(package) - node.level + 1], *filter(None, [node.module])])
-            found |= {home, *(f"{home}.{alias.name}".lstrip(".") for alias in node.names)}
-    return found
+            names |= {home, *(f"{home}.{alias.name}".lstrip(".") for alias in node.names)}
+    return names
 
 
-def test_no_circle_of_imports_leads_through_the_command_line():
+def test_command_line_modules_are_in_no_import_cycle():
     root = Path(hubert_fast.__file__).parent
     paths = {path.relative_to(root).with_suffix("").as_posix().replace("/", "."): path for path in root.rglob("*.py")}
     imports = {name: _imported(path, name.split(".")[:-1]) & paths.keys() for name, path in paths.items()}
@@ -283,8 +285,8 @@ def test_no_circle_of_imports_leads_through_the_command_line():
         reached, following = set(), {*imports[name]}
         while following:
             reached |= following
-            following = set().union(*(imports[each] for each in following)) - reached
-        assert name not in reached, f"{name} imports what imports it"
+            following = set().union(*(imports[module] for module in following)) - reached
+        assert name not in reached, f"{name} imports itself through other modules"
 
 
 def test_demo(capsys):
@@ -308,7 +310,7 @@ def test_errors_are_one_line_with_python_dash_m_too(recordings):
     assert "device must be auto, cpu, cuda or cuda:N, but is 'toaster'" in errors
 
 
-def test_ctrl_c_keeps_what_is_done_and_exits_130(recordings, tmp_path):
+def test_ctrl_c_keeps_finished_lines_and_exits_130(recordings, tmp_path):
     for index in range(2000):
         os.symlink(recordings[1].path, tmp_path / f"{index:04d}.wav")
     process = _start("transcribe", tmp_path)
@@ -339,20 +341,20 @@ def test_a_reader_that_leaves_early_causes_no_error_message(recordings, tmp_path
         ("", torch.float32),
         ("amx_tile", torch.bfloat16),
         ("avx512_bf16", torch.bfloat16),
-        ("avx512 avx2 vnni", torch.float32),  # widened and narrowed one by one there
+        ("avx512 avx2 vnni", torch.float32),  # no bfloat16 instructions: values are converted one by one
     ],
     ids=str,
 )
-def test_auto_on_a_cpu(monkeypatch, features, expected):
+def test_auto_dtype_on_a_cpu(monkeypatch, features, expected):
     for feature in ("amx_tile", "avx512_bf16", "avx512", "avx2", "vnni"):
         monkeypatch.setattr(
             torch.cpu, f"_is_{feature}_supported", lambda feature=feature: feature in features.split(), raising=False
         )
     assert resolve_dtype("auto", torch.device("cpu")) == expected
-    assert resolve_dtype("float16", torch.device("cpu")) == torch.float16  # what is asked for is given
+    assert resolve_dtype("float16", torch.device("cpu")) == torch.float16  # an explicit dtype is used
 
 
-def test_auto_on_a_cpu_of_an_older_torch(monkeypatch):
+def test_auto_dtype_on_a_cpu_with_an_older_torch(monkeypatch):
     for name in [name for name in vars(torch.cpu) if name.startswith("_is_")]:
         monkeypatch.delattr(torch.cpu, name)
     assert resolve_dtype("auto", torch.device("cpu")) == torch.float32

@@ -1,4 +1,4 @@
-"""The kit for a bare GPU machine: its contents, its run.sh, and that its kernels are those that a GPU needs."""
+"""Test the kit for a bare GPU machine: its contents, its run.sh, and that it has the kernels that a GPU needs."""
 
 import ast
 import importlib
@@ -87,7 +87,7 @@ def test_run_passes_options_and_kernels(gpu_kit, kit, tmp_path, capfd, monkeypat
     assert rows_of(out / "rows.tar.gz", "summary.txt") == (out / "summary.txt").read_text() == "fast"
     assert sorted(path.name for path in out.iterdir()) == ["rows.tar.gz", "summary.txt"]
     printed = capfd.readouterr().out
-    assert printed.endswith("kernels that were not in the kit: 1\n")  # without those of the kit and of torch.compile
+    assert printed.endswith("kernels that were not in the kit: 1\n")  # not counting those of the kit and of torch.compile
     assert "unpacked the kernels" in printed and "compiled again" not in printed
     with pytest.raises(SystemExit, match=r"out already has a rows.tar.gz: name another folder"):
         gpu_kit.run(kit, cache, out, [])
@@ -125,8 +125,8 @@ def test_run_reports_missing_and_different_packages(gpu_kit, kit, tmp_path, capf
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["interrupted", "terminated"])
 def test_an_interruption_keeps_the_rows(kit, tmp_path, number):
-    given = f"Path({str(kit)!r}), Path({str(tmp_path / 'cache')!r}), Path({str(tmp_path / 'out')!r}), ['--wait']"
-    program = f"import sys; from pathlib import Path; from gpu import kit; sys.exit(kit.run({given}))"
+    arguments = f"Path({str(kit)!r}), Path({str(tmp_path / 'cache')!r}), Path({str(tmp_path / 'out')!r}), ['--wait']"
+    program = f"import sys; from pathlib import Path; from gpu import kit; sys.exit(kit.run({arguments}))"
     child = subprocess.Popen([sys.executable, "-c", program], cwd=FOLDER, stdout=subprocess.PIPE, text=True)
     assert "measuring\n" in iter(child.stdout.readline, "")
     child.send_signal(number)
@@ -219,21 +219,21 @@ def test_run_sh_and_make_refuse_other_pythons(gpu_kit, tmp_path):
     (kit / "run.sh").write_text(gpu_kit.RUN)
     shutil.copy(FOLDER / "gpu/kit.py", kit / "source/bench/gpu")
 
-    def said(version, *command):
+    def run(version, *command):
         path = python_of(tmp_path / version, version) if version else os.environ["PATH"]
         return subprocess.run([*map(str, command)], capture_output=True, text=True, env={**os.environ, "PATH": path}, cwd=ROOT)
 
-    found = said("3.9.1", "bash", kit / "run.sh", tmp_path / "out")
-    assert found.returncode == 2 and "this kit needs Python 3.12, but python3 is 3.9.1: put" in found.stderr
+    child = run("3.9.1", "bash", kit / "run.sh", tmp_path / "out")
+    assert child.returncode == 2 and "this kit needs Python 3.12, but python3 is 3.9.1: put" in child.stderr
     for number, arguments in enumerate(([], ["--seconds", "9"])):
-        found = said(f"3.12.{number}", "bash", kit / "run.sh", *arguments)
-        assert found.returncode == 1 and found.stderr.startswith("usage: bash run.sh OUT [options of bench/gpu]")
+        child = run(f"3.12.{number}", "bash", kit / "run.sh", *arguments)
+        assert child.returncode == 1 and child.stderr.startswith("usage: bash run.sh OUT [options of bench/gpu]")
     assert not (tmp_path / "out").exists()
     if shutil.which("make"):
-        found = said("", "make", "gpu-kit", "GPU_PYTHON=no-such-python")
-        assert found.returncode == 2 and "there is no no-such-python: name one with GPU_PYTHON=" in found.stderr
-        found = said("3.10.2", "make", "gpu-kit", "GPU_PYTHON=python3")
-        assert found.returncode == 2 and "make gpu-kit needs Python 3.12, but python3 is 3.10.2\n" in found.stderr
+        child = run("", "make", "gpu-kit", "GPU_PYTHON=no-such-python")
+        assert child.returncode == 2 and "there is no no-such-python: name one with GPU_PYTHON=" in child.stderr
+        child = run("3.10.2", "make", "gpu-kit", "GPU_PYTHON=python3")
+        assert child.returncode == 2 and "make gpu-kit needs Python 3.12, but python3 is 3.10.2\n" in child.stderr
 
 
 LAUNCHES = """
@@ -275,7 +275,7 @@ launches.compile_all(compilations, Path(sys.argv[1]), 2)
 
 @pytest.mark.bench
 @pytest.mark.skipif(sys.platform != "linux", reason="triton compiles on Linux")
-def test_kernels_are_those_that_a_gpu_needs(tmp_path):
+def test_the_kit_compiles_the_kernels_that_a_gpu_needs(tmp_path):
     """Tensors without memory need the same kernels as real ones, and a process in another folder finds the compiled kernels."""
     pytest.importorskip("triton")
     cache, copy = tmp_path / "cache", tmp_path / "elsewhere"
@@ -283,28 +283,28 @@ def test_kernels_are_those_that_a_gpu_needs(tmp_path):
     ignored = shutil.ignore_patterns("results", "recordings", "model.safetensors", "__pycache__", "*.so")
     for name in ("hubert_fast", "kernels", "bench"):
         shutil.copytree(ROOT / name, copy / name, ignore=ignored)
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("TRITON_", "HUBERT_FAST_"))}
-    kept |= {"TRITON_CACHE_DIR": str(cache), "HUBERT_FAST_BACKEND": "triton", "HUBERT_FAST_CUDA_GRAPHS": "1"}
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(("TRITON_", "HUBERT_FAST_"))}
+    variables |= {"TRITON_CACHE_DIR": str(cache), "HUBERT_FAST_BACKEND": "triton", "HUBERT_FAST_CUDA_GRAPHS": "1"}
 
-    def printed(root, what):
-        environment = {**kept, "PYTHONPATH": f"{root}:{root / 'bench'}"}
-        command = [sys.executable, "-c", LAUNCHES, cache, what]
+    def printed(root, mode):
+        environment = {**variables, "PYTHONPATH": f"{root}:{root / 'bench'}"}
+        command = [sys.executable, "-c", LAUNCHES, cache, mode]
         child = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert child.returncode == 0, child.stdout + child.stderr
         return child.stdout.splitlines()
 
-    meta, both, what, models, *compiled = printed(ROOT, "all")
+    meta, both, descriptions, models, *compiled = printed(ROOT, "all")
     assert meta == both  # odd sizes give odd addresses, for which triton compiles other kernels
-    meta, what, models = map(ast.literal_eval, (meta, what, models))
+    meta, descriptions, models = map(ast.literal_eval, (meta, descriptions, models))
     assert [f"_{name}_kernel" for name in (
         "add_layer_norm", "attention", "attention", "conv_first_product", "conv_positional", "ctc_argmax", "layer_norm",
         "linear", "linear", "linear_layer_norm", "moments", "normalize", "window_sums",
     )] == meta  # fmt: skip
-    assert [one.rpartition(" ")[2] for one in what] == [
+    assert [description.rpartition(" ")[2] for description in descriptions] == [
         *("ours", "ours-padded", "accelerate"), "s", *["ours"] * 2, *["ours-graphs"] * 2, *["ours"] * 2, *["accelerate"] * 2,
         *["ours-graphs"] * 2,
     ]  # fmt: skip
-    assert set(models) == set(meta) | {"_conv_first_kernel"}  # for results in float32
+    assert set(models) == set(meta) | {"_conv_first_kernel"}  # used for outputs in float32
     assert models.count("_add_layer_norm_kernel") == 3 and models.count("_attention_kernel") == 2
     assert compiled[0].startswith("cannot run here: wrong: ValueError: weight and bias must be [4] for x [4]")
     assert compiled[-1] == f"2 kernels: 2 compiled, 0 already in {cache}"
