@@ -205,7 +205,7 @@ def layer_norm_case(bench):
 
 
 def test_wrong_and_failing_providers_are_not_timed(bench, tmp_path):
-    """This includes our own kernel: the definition decides which answer is right."""
+    """The definition decides which answers are right, even for our own kernel."""
     gpu_run, gpu_times = bench("gpu.run"), bench("gpu.times")
     gpu_cases, case = layer_norm_case(bench)
     case.launcher = gpu_cases.plain(lambda x, weight, bias: 1.01 * case.definition(x, weight, bias))

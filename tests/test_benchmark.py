@@ -166,13 +166,13 @@ def test_a_file_with_other_columns_is_refused(tmp_path, capsys):
         (["--model", "no_such_folder_or_name"], "no_such_folder_or_name"),
     ],
 )
-def test_bad_options(capsys, options, message):
+def test_bad_options_are_refused(capsys, options, message):
     arguments = ["bench", "--dtype", "float32", *options] + ([] if "--model" in options else ["--config", "tiny"])
     assert cli.main(arguments) == console.EXIT_CANNOT_RUN
     assert message in capsys.readouterr().err
 
 
-def test_lengths():
+def test_random_and_fixed_lengths():
     work = Work.of("librispeech", 100)
     seconds = [len(waveform) / 16000 for waveform in work.waveforms]
     assert 99.99 < sum(seconds) < 100 + 35 and all(1.3 <= duration <= 35 for duration in seconds)

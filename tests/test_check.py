@@ -335,7 +335,7 @@ def test_waveform_ops_accept_a_check_in_any_dtype(cache, monkeypatch):
     assert verdicts.why_not_proven(CPU, None) is None and checked_dtypes == ["float16", "bfloat16"]
 
 
-def test_warnings_are_given_once(cache, monkeypatch):
+def test_a_failed_check_warns_once(cache, monkeypatch):
     stub_rows(monkeypatch, FAILED)
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")

@@ -330,11 +330,11 @@ def test_configuration_defaults_equal_those_of_transformers():
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
-def test_contradictory_configurations(values, message):
+def test_contradictory_configurations_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
         small_config(**values)
 
 
-def test_unknown_activation():
+def test_an_unknown_activation_is_refused():
     with pytest.raises(ValueError, match="activation must be one of gelu"):
         HubertModel(small_config(hidden_act="gleu"))

@@ -308,7 +308,7 @@ BAD = {
 
 @BACKENDS
 @pytest.mark.parametrize("arguments, message", BAD.values(), ids=BAD.keys())
-def test_wrong_arguments_are_named(arguments, message, backend):
+def test_errors_name_wrong_arguments(arguments, message, backend):
     ids, boundaries = arguments
     ids = np.array(ids) if isinstance(ids, list) else ids
     with pytest.raises(ValueError, match=message):
@@ -335,7 +335,7 @@ def test_wrong_arguments_are_named(arguments, message, backend):
     ],
     ids=str,
 )
-def test_wrong_options_are_named(options, message):
+def test_errors_name_wrong_options(options, message):
     with pytest.raises(ValueError, match=message):
         decode([0, 0], **options)
     with pytest.raises(ValueError, match="log_probs may be given only with ids"):

@@ -22,7 +22,7 @@ TOKENS = ["<pad>", "<s>", "</s>", "<unk>", "|", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ'"]
 
 
 class _Hub(http.server.BaseHTTPRequestHandler):
-    """`GET` and `HEAD` of `/OWNER/NAME/resolve/REVISION/FILE`, with the hub's headers."""
+    """Answer `GET` and `HEAD` of `/OWNER/NAME/resolve/REVISION/FILE` with the hub's headers."""
 
     folder: Path
     requested: list[str]
