@@ -124,7 +124,7 @@ def test_a_deep_copy_is_accelerated_independently(batch):
     assert torch.equal(answers(twin, *batch).logits, expected) and twin.hubert.forward.reason is None
 
 
-def test_data_parallel_replicas_run_their_own_forward(batch):
+def test_data_parallel_replicas_run_their_own_forward():
     """Trainer replicates a model across GPUs. Each replica has its device's own weights, which our forward would not use."""
     model = accelerate(theirs("HubertModel"))
     replica = model._replicate_for_data_parallel()
@@ -133,7 +133,7 @@ def test_data_parallel_replicas_run_their_own_forward(batch):
     assert not {"forward", "_replicate_for_data_parallel"} & set(vars(restore(model)))
 
 
-def test_unsupported_models_are_rejected(batch):
+def test_unsupported_models_are_rejected():
     class Subclass(transformers.HubertModel):
         def forward(self, *args, **kwargs):
             return super().forward(*args, **kwargs)

@@ -122,19 +122,21 @@ def test_wrong_answers_are_not_timed(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "error, reason",
+    "error, reason, good_calls",
     [
-        (RuntimeError("[enforce fail] can't allocate memory: you tried"), "failed: out of memory"),
-        (Unavailable("no such chip"), "cannot run: no such chip"),
-        (KeyError("weight"), "failed: KeyError: 'weight'"),
+        (RuntimeError("[enforce fail] can't allocate memory: you tried"), "failed: out of memory", 2),
+        (Unavailable("no such chip"), "cannot run: no such chip", 2),
+        (KeyError("weight"), "failed: KeyError: 'weight'", 0),
+        (KeyError("weight"), "failed: KeyError: 'weight'", 1),
+        (KeyError("weight"), "failed: KeyError: 'weight'", 2),
     ],
 )
-def test_a_failing_provider_gets_a_row_and_stops_no_other(tmp_path, monkeypatch, error, reason):
+def test_a_failing_provider_gets_a_row_and_stops_no_other(tmp_path, monkeypatch, error, reason, good_calls):
     calls = []
 
     def failing(self, waveforms):
         calls.append(len(waveforms))
-        if len(calls) > 2:
+        if len(calls) > good_calls:
             raise error
         return ["" for _ in waveforms]
 

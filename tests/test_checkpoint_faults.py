@@ -396,7 +396,7 @@ def test_an_untrained_head_causes_a_warning(folder, caplog):
     assert caplog.text == ""
 
 
-def _transformers_texts(folder: Path, waveform: np.ndarray) -> list[str]:
+def _transformers_texts(folder: Path, waveform: np.ndarray) -> tuple[list[str], torch.Tensor]:
     """Return transformers' text with and without special tokens, and the ids it was decoded from."""
     import transformers
 

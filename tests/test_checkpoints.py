@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 import sys
 import types
@@ -253,11 +254,11 @@ def test_errors_name_the_file_and_the_reason(saved, tmp_path):
         ("config.json", '{"num_hidden_layers": -1}', "num_hidden_layers must not be negative"),
     ],
 )
-def test_malformed_files_are_refused(saved, name, content, message):
+def test_malformed_files_are_named(saved, name, content, message):
     _, folder = saved
     (folder / "model.safetensors").unlink()
     (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises((CheckpointError, ValueError), match=message):
+    with pytest.raises((CheckpointError, ValueError), match=f"{re.escape(str(folder / name))}.*{message}"):
         HubertForCTC.from_pretrained(folder)
 
 
