@@ -1,6 +1,6 @@
-"""What all tests share: the tolerance table, small configurations, waveforms.
+"""Provide the tolerance table, small configurations and waveforms that all tests share.
 
-The environment is set before anything imports triton: kernels run interpreted, on the CPU.
+The environment is set before anything imports triton, so that kernels run interpreted, on the CPU.
 """
 
 import os
@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 os.environ.setdefault("TRITON_INTERPRET", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may depend on a hub
-if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores; two threads each would take turns at spinning
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores: with two threads each, they would wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
@@ -29,7 +29,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell; processes of tests would inherit it
+    # A shell's background jobs ignore SIGINT, and the processes that tests start would inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     path = config.getoption("--ctc-extension")
     if path:
@@ -43,7 +44,7 @@ def pytest_configure(config):
 
 
 def pytest_make_parametrize_id(val, argname):
-    """Name binary data by their argument: gzip writes the time, and two workers must collect tests of the same names."""
+    """Name binary data after its argument: gzip writes the time, and all workers must collect the same test names."""
     return argname if isinstance(val, bytes) and not val.isascii() else None
 
 
@@ -79,16 +80,18 @@ NEWER_ARCHITECTURES = {  # not in transformers 4.34.1
 }
 
 
-def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Largest difference as a share of the largest expected magnitude."""
-    assert found.shape == expected.shape, f"{list(found.shape)} instead of {list(expected.shape)}"
-    difference = (found.double() - expected.double()).abs().max().item()
+def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return the largest difference as a share of the largest expected magnitude."""
+    assert actual.shape == expected.shape, f"{list(actual.shape)} instead of {list(expected.shape)}"
+    difference = (actual.double() - expected.double()).abs().max().item()
     return difference / max(expected.double().abs().max().item(), 1e-30)
 
 
-def assert_close(found: torch.Tensor, expected: torch.Tensor, tolerance: str | torch.dtype, what: str = "") -> None:
-    error = relative_error(found, expected)
-    assert error <= TOLERANCES[tolerance], f"{what}: relative error {error:.2e} above {TOLERANCES[tolerance]:.0e} ({tolerance})"
+def assert_close(actual: torch.Tensor, expected: torch.Tensor, tolerance: str | torch.dtype, label: str = "") -> None:
+    error = relative_error(actual, expected)
+    assert error <= TOLERANCES[tolerance], (
+        f"{label}: relative error {error:.2e} above {TOLERANCES[tolerance]:.0e} ({tolerance})"
+    )
 
 
 def small_config(**overrides) -> HubertConfig:
@@ -96,7 +99,7 @@ def small_config(**overrides) -> HubertConfig:
 
 
 def perturb(model: torch.nn.Module) -> torch.nn.Module:
-    """Move every parameter away from zero and one, so that each matters."""
+    """Move every parameter away from zero and one, so that each affects the outputs."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -104,13 +107,13 @@ def perturb(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def masked_batch(lengths: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noise of these lengths, zero-padded, and its mask: [B, S] each."""
+    """Return noise of these lengths, zero-padded, and its mask: [B, S] each."""
     mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
     return torch.randn(mask.shape) * mask, mask
 
 
 def true_frames(x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Drop what a model gave for padding: ``[B, T, C]`` to ``[N, C]``. What has no frames, and all without a mask, stays."""
+    """Drop the frames of padding: `[B, T, C]` becomes `[N, C]`. Without a mask or a frame axis, return `x` itself."""
     if mask is None or x.dim() != 3:
         return x
     counts = ((mask.sum(-1) - 400) // 320 + 1).clamp(min=0)
@@ -118,16 +121,16 @@ def true_frames(x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
-    """Wait for a state that another thread or process brings about; fail when it does not come."""
+    """Wait until another thread or process makes the condition true; fail after the time limit."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, f"not in {seconds:.0f} s"
+        assert time.monotonic() < deadline, f"the condition is still false after {seconds:.0f} s"
         time.sleep(0.002)
 
 
 @pytest.fixture
 def speech() -> np.ndarray:
-    """Two seconds of something with the spectrum and the pauses of speech, [S] float32 at 16 kHz."""
+    """Return two seconds of sound with the spectrum and the pauses of speech, [S] float32 at 16 kHz."""
     rng = np.random.default_rng(0)
     time = np.arange(32000) / 16000
     pitch = np.cumsum(110 + 20 * np.sin(2 * np.pi * 0.7 * time)) / 16000
@@ -142,7 +145,7 @@ def batch():
 
 @pytest.fixture(scope="module")
 def two_threads():
-    """Let PyTorch have two threads, here and in processes that a test starts: a CPU then transcribes in two lanes."""
+    """Let PyTorch use two threads, here and in the processes that a test starts: a CPU then transcribes in two lanes."""
     threads, variable = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
     torch.set_num_threads(2)
     os.environ["OMP_NUM_THREADS"] = "2"

@@ -1,4 +1,4 @@
-"""fairseq's HuBERT and s3prl's DistilHuBERT for tests: random state dicts under their names, and their forward passes."""
+"""Provide random state dicts and forward passes of fairseq's HuBERT and s3prl's DistilHuBERT, under their own names."""
 
 import ast
 import math
@@ -13,7 +13,7 @@ ACTIVATIONS = {"gelu": F.gelu, "gelu_accurate": lambda x: F.gelu(x, approximate=
 
 
 def conv_layers(text: str) -> list[tuple[int, int, int]]:
-    """The (channels, kernel, stride) of each convolution of a string such as "[(512,10,5)] + [(512,3,2)] * 4"."""
+    """Return the (channels, kernel, stride) of each convolution in a string such as "[(512,10,5)] + [(512,3,2)] * 4"."""
 
     def value(node: ast.expr):
         if isinstance(node, ast.Constant) and isinstance(node.value, int):
@@ -68,14 +68,14 @@ def _draw(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, Tensor]:
             state[name] = torch.tensor(1000)
         elif name.endswith(("weight_g", "running_var")) or (len(shape) == 1 and name.endswith("weight")):
             state[name] = (1 + 0.2 * noise).abs()
-        else:  # a weight's scale keeps the size of the activations from layer to layer
+        else:  # this scale keeps activations about equally large from layer to layer
             scale = min(0.3, max(0.1, 1.5 / math.prod(shape[1:]) ** 0.5)) if name.endswith("weight") else 0.2
             state[name] = scale * noise
     return state
 
 
 def fairseq_state(cfg: dict, vocabulary_size: int | None = None, seed: int = 0) -> dict[str, Tensor]:
-    """A random state dict of fairseq's HubertModel or, with a vocabulary size V, HubertCtc (proj.weight [V, C])."""
+    """Return a random state dict of fairseq's HubertModel or, with a vocabulary size V, HubertCtc (proj.weight [V, C])."""
     width, channels = cfg["encoder_embed_dim"], conv_layers(cfg["conv_feature_layers"])[-1][0]
     final = cfg.get("final_dim", 0) if cfg.get("final_dim", 0) > 0 else width
     shapes = {"mask_emb": (width,), "label_embs_concat": (LABELS, final)} | _shapes(cfg) | _affine("layer_norm", channels)
@@ -87,7 +87,7 @@ def fairseq_state(cfg: dict, vocabulary_size: int | None = None, seed: int = 0) 
 
 
 def distilhubert_state(config: dict, seed: int = 0) -> dict[str, Tensor]:
-    """A random state dict of s3prl's DistillerModel, "expand-last", with n_tasks = N > 1 (output_layer.2.weight [N, I, D])."""
+    """Return random weights of s3prl's "expand-last" DistillerModel with n_tasks = N > 1 (output_layer.2.weight [N, I, D])."""
     width, tasks, final = config["encoder_embed_dim"], config.get("n_tasks", 3), config.get("final_dim", 768)
     inner = config.get("out_layer_inter_dim", -1) if config.get("out_layer_inter_dim", -1) > 0 else width
     shapes = _shapes(_fairseq_names(config)) | _affine("output_layer.0", inner * tasks, width)
@@ -127,7 +127,7 @@ def _position(state: dict, cfg: dict, x: Tensor) -> Tensor:
         mean, variance = state[f"{conv}.running_mean"], state[f"{conv}.running_var"]
         x = F.batch_norm(x, mean, variance, state[f"{conv}.weight"], state[f"{conv}.bias"])
         conv, weight = "encoder.pos_conv.1", state["encoder.pos_conv.1.weight"]
-    else:  # dim=2 of weight_norm: one length for each tap of the kernel
+    else:  # weight_norm with dim=2 has one magnitude for each tap of the kernel
         direction = state[f"{conv}.weight_v"]
         weight = state[f"{conv}.weight_g"] * direction / direction.square().sum((0, 1), keepdim=True).sqrt()
     x = F.conv1d(x, weight, state[f"{conv}.bias"], padding=kernel // 2, groups=cfg["conv_pos_groups"])
@@ -162,17 +162,17 @@ def _encode(state: dict, cfg: dict, x: Tensor) -> Tensor:
 
 
 def fairseq_features(state: dict[str, Tensor], cfg: dict, waveform: Tensor) -> Tensor:
-    """The x [B, T, C] of HubertModel.extract_features for a waveform [B, S]; the state may be that of a HubertCtc."""
+    """Return the x [B, T, C] of HubertModel.extract_features for a waveform [B, S]; the state may be that of a HubertCtc."""
     state = {name.removeprefix(CTC_PREFIX): tensor for name, tensor in state.items()}
     return _encode(state, cfg, _norm(state, "layer_norm", _extract(state, cfg, waveform)))
 
 
 def fairseq_ctc_logits(state: dict[str, Tensor], cfg: dict, waveform: Tensor) -> Tensor:
-    """The logits [B, T, V] of HubertCtc for a waveform [B, S]; fairseq's encoder_out is their transpose [T, B, V]."""
+    """Return the logits [B, T, V] of HubertCtc for a waveform [B, S]; fairseq's encoder_out is their transpose [T, B, V]."""
     return _linear(state, "w2v_encoder.proj", fairseq_features(state, cfg, waveform))
 
 
 def distilhubert_features(state: dict[str, Tensor], config: dict, waveform: Tensor) -> Tensor:
-    """The hidden [B, T, C] that the Distiller's encoder gives to its heads, for a waveform [B, S]."""
+    """Return the hidden states [B, T, C] that the Distiller's encoder passes to its heads, for a waveform [B, S]."""
     cfg = _fairseq_names(config)
     return _encode(state, cfg, _extract(state, cfg, waveform))  # no norm of the extracted features

@@ -1,10 +1,10 @@
-"""Run ``python -m hubert_fast ARGUMENTS`` once, and interrupt forks of it at many moments.
+"""Run `python -m hubert_fast ARGUMENTS` once, and interrupt forks of it at many moments.
 
     python interrupted_startup.py CALLS ARGUMENTS...
 
-A moment is every line of ``main`` and of interrupts.py, and every CALLS-th call of a Python function, from the first line of
+A moment is every line of `main` and of interrupts.py, and every CALLS-th call of a Python function, from the first line of
 the entry point to the shutdown of the interpreter; but none once the process has threads, which a fork would lack. At each of
-them a fork of the process gets SIGINT. Prints a line of JSON for each: where it was, the fork's exit status, and what it wrote.
+them a fork of the process gets SIGINT. For each, it prints a line of JSON: the place, the fork's exit status, and its output.
 
 The shutdown runs Python code too, such as callbacks of weak references, but no handlers: Python has restored the default action
 of SIGINT, which kills the process without a word, and which shells report as status 130.
@@ -40,25 +40,25 @@ def interrupt_a_fork(frame) -> None:
         os.close(writer)
         sys.settrace(None)
         os.kill(os.getpid(), signal.SIGINT)
-        return  # goes on, and should not come far
+        return  # the child goes on, and should soon exit
     os.close(writer)
-    said, deadline = b"", time.monotonic() + SECONDS
+    output, deadline = b"", time.monotonic() + SECONDS
     while select.select([reader], [], [], max(deadline - time.monotonic(), 0))[0]:
         more = os.read(reader, 1 << 16)
         if not more:
             break
-        said += more
+        output += more
     else:
         os.kill(child, signal.SIGKILL)
     os.close(reader)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    print(json.dumps({"where": where, "status": status, "said": said.decode()}), file=reports, flush=True)
+    print(json.dumps({"where": where, "status": status, "output": output.decode()}), file=reports, flush=True)
 
 
 def trace_lines(frame, event, argument):
     global armed
     if event == "line":
-        armed = armed or frame.f_lineno > frame.f_code.co_firstlineno + 2  # the line of `try` itself is not yet within it
+        armed = armed or frame.f_lineno > frame.f_code.co_firstlineno + 2  # the `try` line itself is not yet protected
         if armed:
             interrupt_a_fork(frame)
     return trace_lines

@@ -1,4 +1,4 @@
-"""Our models at small sizes, of every architecture."""
+"""Build small models of every architecture."""
 
 import torch
 from conftest import ARCHITECTURES, NEWER_ARCHITECTURES, POST_LN, PRE_LN, perturb
@@ -17,8 +17,8 @@ ALL = {
 }
 
 
-def model_of(cls=HubertForCTC, values=PRE_LN, **more):
-    model = perturb(cls(HubertConfig(**{**values, "num_labels": 5, "use_weighted_layer_sum": True, **more}))).eval()
+def model_of(cls=HubertForCTC, values=PRE_LN, **overrides):
+    model = perturb(cls(HubertConfig(**{**values, "num_labels": 5, "use_weighted_layer_sum": True, **overrides}))).eval()
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm1d):
             torch.nn.init.normal_(module.running_mean)

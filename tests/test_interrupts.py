@@ -1,4 +1,4 @@
-"""Ctrl-C while a command starts: status 130 and one line, whatever is being imported."""
+"""Check that Ctrl-C while a command starts gives status 130 and one line, whatever is being imported."""
 
 import json
 import os
@@ -18,7 +18,7 @@ TINY = ["--config", "tiny", "--lengths", "fixed:0.5", "--audio-seconds", "1", "-
 
 @pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
 @pytest.mark.parametrize(
-    ("command", "calls", "last"),
+    ("command", "calls", "expected_output"),
     [
         (["transcribe", str(demo.RECORDINGS / "steps.wav"), "--device", "cpu"], 5000, "MOVE FORWARD ELEVEN STEPS"),
         pytest.param(["info"], 250, "C++ extension", marks=pytest.mark.slow),
@@ -26,18 +26,18 @@ TINY = ["--config", "tiny", "--lengths", "fixed:0.5", "--audio-seconds", "1", "-
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_an_interrupt_at_any_moment_of_the_start(command, calls, last):
-    # one thread, since a fork has no other
+def test_interrupts_at_any_moment_of_startup_exit_with_130(command, calls, expected_output):
+    # one thread, because a fork copies only the thread that forks
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     run = subprocess.run([sys.executable, PROGRAM, str(calls), *command], capture_output=True, text=True, env=environment)
     moments = [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]
-    assert len(moments) > 100_000 / calls, "start-up calls that many functions"
-    assert last in run.stdout and not run.returncode, run.stderr  # of the process that was not interrupted
-    wrong = [moment for moment in moments if (moment["status"], moment["said"]) != (130, LINE)]
+    assert len(moments) > 100_000 / calls, f"only {len(moments)} interrupts"
+    assert expected_output in run.stdout and not run.returncode, run.stderr  # the parent itself is not interrupted
+    wrong = [moment for moment in moments if (moment["status"], moment["output"]) != (130, LINE)]
     assert not wrong, f"{len(wrong)} of {len(moments)}: {json.dumps(wrong[:3], indent=1)}"
 
 
-def test_work_may_be_cleaned_up():
+def test_keyboard_interrupts_allow_cleanup():
     code = (
         "import os, signal; from hubert_fast import interrupts; interrupts.exit_at_interrupts()\n"
         "try:\n"
@@ -53,7 +53,7 @@ def test_work_may_be_cleaned_up():
 
 
 @pytest.mark.parametrize("handler", [signal.SIG_IGN, lambda *_: None], ids=["ignored", "handled"])
-def test_other_handlers_stay(handler):
+def test_existing_handlers_are_kept(handler):
     before = signal.signal(signal.SIGINT, handler)
     try:
         interrupts.exit_at_interrupts()

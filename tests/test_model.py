@@ -1,4 +1,4 @@
-"""What the definition promises beyond parity: rows that are too short, outputs, training switches, bad input."""
+"""Check the definition beyond parity: rows that are too short, outputs, training switches, bad input."""
 
 import pickle
 import warnings
@@ -25,8 +25,8 @@ def test_frame_counts():
 
 
 @BOTH
-def test_rows_without_a_frame_are_finite_and_change_nothing(values):
-    """transformers' index wraps round for them; here they have 0 frames."""
+def test_rows_without_frames_are_finite_and_change_no_other_row(values):
+    """In transformers, the index of their last frame wraps around; here they have 0 frames."""
     torch.manual_seed(1)
     model = HubertForCTC(HubertConfig(**values)).eval()
     waveforms = torch.randn(5, 4000)
@@ -42,25 +42,25 @@ def test_rows_without_a_frame_are_finite_and_change_nothing(values):
 
 
 @pytest.mark.parametrize("cls", [HubertModel, HubertForCTC, HubertForSequenceClassification])
-@pytest.mark.parametrize("attentions", [False, True], ids=["", "attentions"])
-def test_rows_without_a_frame_change_no_neighbour(cls, attentions):
+@pytest.mark.parametrize("attentions", [False, True], ids=["no attentions", "attentions"])
+def test_rows_without_frames_change_no_other_row_in_any_output(cls, attentions):
     model = cls(small_config(num_labels=4, use_weighted_layer_sum=True)).eval()
     mask = torch.arange(4000) < torch.tensor([0, 4000, 399, 1, 400, 2500])[:, None]
     waveforms = torch.randn(6, 4000) * mask
-    asked = dict(output_attentions=attentions, output_hidden_states=True)
+    options = dict(output_attentions=attentions, output_hidden_states=True)
     with torch.no_grad():
-        together = model(waveforms, attention_mask=mask, **asked)
+        together = model(waveforms, attention_mask=mask, **options)
         assert all(state.isfinite().all() for state in together.hidden_states)
         for row in (1, 4, 5):
-            alone = model(waveforms[row : row + 1], attention_mask=mask[row : row + 1], **asked)
+            alone = model(waveforms[row : row + 1], attention_mask=mask[row : row + 1], **options)
             frames = model.frame_counts(mask[row].sum())
-            for found, expected in zip((together[0], *together.hidden_states), (alone[0], *alone.hidden_states)):
-                real = slice(None) if found.dim() == 2 else slice(frames)  # logits of a class have no frames
-                assert_close(found[row][real], expected[0][real], "same graph")
+            for actual, expected in zip((together[0], *together.hidden_states), (alone[0], *alone.hidden_states)):
+                real = slice(None) if actual.dim() == 2 else slice(frames)  # logits of classes have no frames
+                assert_close(actual[row][real], expected[0][real], "same graph")
 
 
-def test_losses_of_rows_without_a_frame():
-    """No alignment fits in no frame: infinite, or zero where the configuration asks for it."""
+def test_ctc_loss_of_rows_without_frames_is_infinite_or_zero():
+    """No alignment fits in zero frames: the loss is infinite, or zero with `ctc_zero_infinity`."""
     model = HubertForCTC(small_config(ctc_loss_reduction="none")).eval()
     mask = torch.arange(4000) < torch.tensor([4000, 399, 0])[:, None]
     waveforms, labels = torch.randn(3, 4000) * mask, torch.tensor([[1, 2], [1, 2], [-100, -100]])
@@ -75,7 +75,7 @@ def test_losses_of_rows_without_a_frame():
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None)
 
 
-@pytest.mark.parametrize("attentions", [False, True], ids=["", "attentions"])
+@pytest.mark.parametrize("attentions", [False, True], ids=["no attentions", "attentions"])
 def test_nan_and_infinity_stay_in_their_row(attentions):
     model = HubertForCTC(small_config()).eval()
     mask = torch.arange(4000) < torch.tensor([4000, 3000, 2000])[:, None]
@@ -84,33 +84,33 @@ def test_nan_and_infinity_stay_in_their_row(attentions):
         expected = model(waveforms, attention_mask=mask, output_attentions=attentions).logits
         for poison in (float("nan"), float("inf")):
             waveforms[1, 1000] = poison
-            found = model(waveforms, attention_mask=mask, output_attentions=attentions).logits
-            assert found[1, :9].isnan().all()  # loud, not plausible
-            assert torch.equal(found[[0, 2]], expected[[0, 2]])
+            actual = model(waveforms, attention_mask=mask, output_attentions=attentions).logits
+            assert actual[1, :9].isnan().all()  # NaN shows the fault, where finite values would hide it
+            assert torch.equal(actual[[0, 2]], expected[[0, 2]])
             waveforms[1, 1000] = 0
             waveforms[1, 3500] = poison  # in the padding of a row
-            found = model(waveforms, attention_mask=mask, output_attentions=attentions).logits
+            actual = model(waveforms, attention_mask=mask, output_attentions=attentions).logits
             frames = model.frame_counts(torch.tensor(3000))
-            assert_close(found[[0, 2]], expected[[0, 2]], "same graph")
+            assert_close(actual[[0, 2]], expected[[0, 2]], "same graph")
             waveforms[1, 3500] = 0
             clean = model(waveforms, attention_mask=mask, output_attentions=attentions).logits
-            assert_close(found[1, :frames], clean[1, :frames], "same graph")
+            assert_close(actual[1, :frames], clean[1, :frames], "same graph")
 
 
-def test_an_empty_batch_gives_empty_answers():
+def test_empty_batches_give_empty_outputs():
     waveforms, mask = torch.zeros(0, 4000), torch.ones(0, 4000)
-    asked = dict(attention_mask=mask, output_hidden_states=True, output_attentions=True)
+    options = dict(attention_mask=mask, output_hidden_states=True, output_attentions=True)
     for cls, shape in ((HubertModel, (0, 12, 48)), (HubertForCTC, (0, 12, 32)), (HubertForSequenceClassification, (0, 4))):
         model = cls(small_config(num_labels=4)).eval()
         with torch.no_grad():
-            output = model(waveforms, **asked)
+            output = model(waveforms, **options)
         assert output[0].shape == shape and output.attentions[0].shape == (0, 4, 12, 12)
         if cls is not HubertModel:
             with pytest.raises(ValueError, match="labels need at least one row of input_values, but the batch is empty"):
                 model(waveforms, labels=torch.zeros(0, 1, dtype=torch.long))
 
 
-def test_padding_does_not_reach_a_layer_norm_model():
+def test_padding_does_not_change_layer_norm_models():
     model = HubertForCTC(small_config()).eval()
     waveforms = torch.randn(2, 6000)
     mask = torch.ones(2, 6000)
@@ -122,7 +122,7 @@ def test_padding_does_not_reach_a_layer_norm_model():
     assert_close(batch[1:, : alone.shape[1]], alone, "same graph")
 
 
-def test_classification_of_a_row_without_frames_is_finite():
+def test_classification_of_rows_without_frames_is_finite():
     model = HubertForSequenceClassification(small_config(num_labels=4)).eval()
     mask = torch.ones(2, 1000)
     mask[1, 300:] = 0
@@ -131,7 +131,7 @@ def test_classification_of_a_row_without_frames_is_finite():
     assert logits.shape == (2, 4) and logits.isfinite().all()
 
 
-def test_outputs_read_in_every_way():
+def test_outputs_read_as_objects_dicts_and_tuples():
     model = HubertForCTC(small_config()).eval()
     waveforms = torch.randn(1, 1000)
     with torch.no_grad():
@@ -146,8 +146,8 @@ def test_outputs_read_in_every_way():
         output["loss"]
 
 
-def test_outputs_of_other_make():
-    """A subclass keeps the fields; tracing, compiling and exporting give what transformers' outputs give."""
+def test_outputs_of_subclasses_and_of_exported_compiled_and_traced_models():
+    """Subclasses keep the fields; exported, compiled and traced models return the same outputs."""
 
     class Scored(CausalLMOutput):
         score: torch.Tensor
@@ -166,16 +166,16 @@ def test_outputs_of_other_make():
         exported = torch.export.export(model, (waveforms,), {"attention_mask": mask}).module()
         torch.compiler.reset()
         compiled = torch.compile(model, fullgraph=True, backend="eager")
-        for other in (exported, compiled):
-            assert isinstance(other(waveforms, attention_mask=mask), CausalLMOutput)
-            assert_close(other(waveforms, attention_mask=mask).logits, expected, "same graph")
+        for variant in (exported, compiled):
+            assert isinstance(variant(waveforms, attention_mask=mask), CausalLMOutput)
+            assert_close(variant(waveforms, attention_mask=mask).logits, expected, "same graph")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             traced = torch.jit.trace(model, (waveforms, mask), strict=False)
         assert_close(traced(waveforms, mask)["logits"], expected, "same graph")
 
 
-def test_activations_are_those_of_transformers():
+def test_activations_match_transformers():
     from transformers.activations import ACT2FN
 
     x = torch.linspace(-12, 12, 200)
@@ -183,7 +183,7 @@ def test_activations_are_those_of_transformers():
         assert_close(function(x), ACT2FN[name](x), "same graph", name)
 
 
-def test_configuration_sets_the_defaults_of_a_call():
+def test_configuration_sets_default_call_options():
     model = HubertModel(small_config(output_hidden_states=True, output_attentions=True, return_dict=False)).eval()
     with torch.no_grad():
         last, states, attentions = model(torch.randn(1, 1000))
@@ -215,7 +215,7 @@ def test_freezing():
     ]
 
 
-def test_training_drops_and_masks_and_evaluation_does_not():
+def test_dropout_and_masking_act_only_in_training():
     model = HubertForCTC(small_config(mask_time_prob=0.3, mask_time_length=2))
     waveforms = torch.randn(2, 8000)
     with torch.no_grad():
@@ -233,7 +233,7 @@ def test_layerdrop_of_one_skips_every_layer():
     assert torch.equal(states[0], states[1]) and torch.equal(states[1], states[2])
 
 
-def test_masked_frames_become_the_embedding():
+def test_masked_frames_become_the_mask_embedding():
     model = HubertModel(small_config()).eval()
     assert not hasattr(HubertModel(small_config(mask_time_prob=0.0)), "masked_spec_embed")
     indices = torch.zeros(1, 12, dtype=torch.bool)
@@ -246,7 +246,7 @@ def test_masked_frames_become_the_embedding():
     assert not torch.equal(seen["x"][0, 4], model.masked_spec_embed)
 
 
-def test_mask_time_indices_that_do_not_fit():
+def test_bad_mask_time_indices_are_refused():
     waveforms, indices = torch.randn(1, 4000), torch.zeros(1, 12, dtype=torch.bool)
     with pytest.raises(ValueError, match=r"\[batch, frames\], here \[1, 12\], but has \[1, 13\]"):
         HubertModel(small_config())(waveforms, mask_time_indices=torch.zeros(1, 13, dtype=torch.bool))
@@ -283,12 +283,12 @@ def test_mask_time_indices_that_do_not_fit():
         "mask list",
     ],
 )
-def test_bad_input_is_named(waveforms, mask, message):
+def test_errors_describe_bad_input(waveforms, mask, message):
     with pytest.raises(ValueError, match=message):
         HubertModel(small_config())(waveforms, attention_mask=mask)
 
 
-def test_labels_outside_the_vocabulary():
+def test_labels_outside_the_vocabulary_are_refused():
     with pytest.raises(ValueError, match=r"below vocab_size \(32\), but reach 32"):
         HubertForCTC(small_config())(torch.randn(1, 1000), labels=torch.tensor([[1, 32]]))
 
@@ -308,20 +308,20 @@ def test_samples_are_counted_exactly_in_half_precision():
             model.float()
 
 
-def test_a_configuration_is_required():
+def test_models_require_a_configuration():
     with pytest.raises(TypeError, match="expected a HubertConfig, but got a dict"):
         HubertModel({})
 
 
 @BOTH
-def test_half_precision_against_float64(values):
-    """Groups of 16 channels: with fewer, torch 2.13's bfloat16 grouped convolution is wrong on CPUs."""
+def test_bfloat16_against_float64(values):
+    """Positional groups have 16 channels: with fewer, torch 2.13's bfloat16 grouped convolution is wrong on CPUs."""
     values = dict(values, hidden_size=48, num_conv_pos_embedding_groups=3)
     model = HubertForCTC(HubertConfig(**values)).eval()
     waveforms = torch.randn(2, 6000)
     with torch.no_grad():
         expected = model.double()(waveforms.double()).logits
-        found = model.bfloat16()(waveforms.bfloat16()).logits
-    # bf16 keeps 8 bits: 2^-8 a rounding, a few dozen of them on the way, partly cancelling
-    error = ((found.double() - expected).square().mean() / expected.square().mean()).sqrt().item()
+        actual = model.bfloat16()(waveforms.bfloat16()).logits
+    # bf16 has 8 bits of precision: a rounding errs by up to 2^-8, and a few dozen roundings partly cancel
+    error = ((actual.double() - expected).square().mean() / expected.square().mean()).sqrt().item()
     assert error < 0.04, f"relative RMS error {error:.3f}"

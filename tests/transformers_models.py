@@ -1,4 +1,4 @@
-"""Small models of the transformers that is installed, for the tests of accelerate."""
+"""Build small models with the installed transformers, for the tests of accelerate."""
 
 import torch
 import transformers
@@ -6,8 +6,8 @@ from conftest import PRE_LN, perturb
 from torch import nn
 
 
-def theirs(class_name: str = "HubertForCTC", values: dict = PRE_LN, **more):
-    model = getattr(transformers, class_name)(transformers.HubertConfig(**{**values, **more}))
+def theirs(class_name: str = "HubertForCTC", values: dict = PRE_LN, **overrides):
+    model = getattr(transformers, class_name)(transformers.HubertConfig(**{**values, **overrides}))
     return perturb(model).eval()
 
 
@@ -15,6 +15,6 @@ def forward_of(model: nn.Module):
     return getattr(model, "hubert", model).forward
 
 
-def answers(model: nn.Module, waveforms: torch.Tensor, mask: torch.Tensor | None, **asked):
+def answers(model: nn.Module, waveforms: torch.Tensor, mask: torch.Tensor | None, **options):
     with torch.no_grad():
-        return model(waveforms, attention_mask=mask, **asked)
+        return model(waveforms, attention_mask=mask, **options)
