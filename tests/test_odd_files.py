@@ -1,6 +1,6 @@
-"""Odd files of every kind, each compared with the expected result.
+"""Transcribe odd files of every kind and compare each with the expected result.
 
-``odd_files/make.py`` generates the files (``odd_files/files``) and the expected results (``odd_files/expected.csv``).
+`odd_files/make.py` generates the files (`odd_files/files`) and the expected results (`odd_files/expected.csv`).
 """
 
 import csv
@@ -29,10 +29,10 @@ CUT = [row for row in ROWS if row["error"].startswith("cut") and row["sounds"]]
 SECONDS = 0.1
 # One frame of the model is 20 ms, and a sound at its border may fall on either side. Two frames would be 0.04 s.
 WORD_SECONDS = 0.03
-# Where recordings are joined, the padding that is left of the first one depends on the version of FFmpeg.
+# Where recordings are joined, how much padding of the first one remains depends on the version of FFmpeg.
 JOINED_WORD_SECONDS = 0.05
-# Nothing is left when these are cut off: their only page or block is incomplete, or their index was at the end.
-NOTHING_LEFT = {
+# These have no audio left when cut off: their only page or block is incomplete, or their index was at the end.
+NO_AUDIO_LEFT = {
     "wav-44-bytes.wav", "header-only.flac", "header-only.ogg", "cut-flac-ogg.oga", "cut-vorbis.ogg", "cut-opus.opus",
     "cut-speex.spx", "cut-aac.m4a", "cut-alac.m4a", "cut-phone.3gp", "cut-caf-alac.caf", "cut-flac.flac", "cut-musepack.mpc",
     "cut-mp3.avi", "cut-caf.caf", "cut-wavpack.wv", "cut-tta.tta",
@@ -50,8 +50,8 @@ def results(transcriber):
 
 
 @pytest.fixture(scope="module")
-def kept(transcriber):
-    """Transcribe what is left of files that are cut off."""
+def truncated_results(transcriber):
+    """Transcribe the remaining part of files that are cut off."""
     names = [row["name"] for row in CUT]
     results = transcriber.transcribe_many([FILES / name for name in names], ordered=True, keep_truncated=True)
     return dict(zip(names, results, strict=True))
@@ -59,7 +59,7 @@ def kept(transcriber):
 
 @pytest.fixture(scope="module")
 def references(transcriber, tmp_path_factory):
-    """Transcribe a 16 kHz WAV of each formula, made without the package's own decoder."""
+    """Transcribe a 16 kHz WAV of each formula, written without the package's own decoder."""
     folder = tmp_path_factory.mktemp("references")
     formulas = sorted({row["sounds"] for row in ROWS if row["sounds"] and not row["error"]})
     paths = [folder / f"{number}.wav" for number in range(len(formulas))]
@@ -87,29 +87,29 @@ def test_each_file_gives_the_expected_result(row, results, references):
         assert row["error"] in result.error.removeprefix(f"{FILES / row['name']}: ")
         return
     assert result.error is None, result.error
-    (heard,) = result.transcripts
-    assert heard.duration_seconds == pytest.approx(float(row["seconds"]), abs=SECONDS)
-    assert heard.text == row["text"]
+    (transcript,) = result.transcripts
+    assert transcript.duration_seconds == pytest.approx(float(row["seconds"]), abs=SECONDS)
+    assert transcript.text == row["text"]
     notes = " ".join(note.removeprefix(f"{FILES / row['name']}: ") for note in result.notes)
     assert row["note"] in notes if row["note"] else not notes
     reference, limit = references[row["sounds"]], JOINED_WORD_SECONDS if row["note"] == "joined" else WORD_SECONDS
     assert reference.text == row["text"]
-    for word, expected in zip(heard.words, reference.words, strict=True):
+    for word, expected in zip(transcript.words, reference.words, strict=True):
         assert word.start_seconds == pytest.approx(expected.start_seconds, abs=limit), word.word
         assert word.end_seconds == pytest.approx(expected.end_seconds, abs=limit), word.word
 
 
 @pytest.mark.parametrize("row", CUT, ids=[row["name"] for row in CUT])
-def test_what_is_left_of_a_file_that_is_cut_off(row, kept):
-    """It is the beginning of the speech, up to a word that may be cut in two, unless nothing but a header is left."""
-    result = kept[row["name"]]
+def test_truncated_files_give_the_beginning_of_the_speech(row, truncated_results):
+    """The transcript is the beginning of the speech, with the last word perhaps cut in two, unless only a header remains."""
+    result = truncated_results[row["name"]]
     if result.error is not None:
-        assert row["name"] in NOTHING_LEFT, result.error
+        assert row["name"] in NO_AUDIO_LEFT, result.error
         return
-    (heard,) = result.transcripts
-    assert heard.duration_seconds < odd_sounds.seconds(row["sounds"]) + SECONDS
-    whole, words = odd_sounds.text(row["sounds"]).split(), heard.text.split()
-    if len(whole) > 1:  # the beginning of a single word may be heard as any word
+    (transcript,) = result.transcripts
+    assert transcript.duration_seconds < odd_sounds.seconds(row["sounds"]) + SECONDS
+    whole, words = odd_sounds.text(row["sounds"]).split(), transcript.text.split()
+    if len(whole) > 1:  # part of a single word may be transcribed as any word
         assert words[:-1] == whole[: max(len(words) - 1, 0)]
 
 
@@ -130,7 +130,7 @@ def _header(kind: str, data_bytes: int) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["wrapped", "rf64", "w64"])
-def test_more_than_4_gib(kind, transcriber, tmp_path):
+def test_speech_after_4_gib_is_transcribed(kind, transcriber, tmp_path):
     """Speech after 37 hours of silence, which take no disk space. "wrapped": the sizes are truncated to 32 bits."""
     speech = odd_sounds.at_16_khz("garden@16000")
     silent_bytes = (1 << 32) + 64000
@@ -143,8 +143,8 @@ def test_more_than_4_gib(kind, transcriber, tmp_path):
     start = silent_bytes / 32000
     (result,) = transcriber.transcribe_many([Utterance("end", str(path), offset_seconds=start)])
     assert result.error is None, result.error
-    (heard,) = result.transcripts
-    assert heard.text == "TURN THE GARDEN"
-    assert heard.duration_seconds == pytest.approx(len(speech) / 16000, abs=1e-3)
-    assert np.all([word.start_seconds > start for word in heard.words])
+    (transcript,) = result.transcripts
+    assert transcript.text == "TURN THE GARDEN"
+    assert transcript.duration_seconds == pytest.approx(len(speech) / 16000, abs=1e-3)
+    assert np.all([word.start_seconds > start for word in transcript.words])
     assert ("but the file has" in " ".join(result.notes)) == (kind == "wrapped")

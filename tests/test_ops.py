@@ -1,4 +1,4 @@
-"""Every op with a kernel, interpreted: values against the definition in float64, any strides, errors, registration."""
+"""Check every op with a kernel, interpreted: values against the definition in float64, strides, errors, registration."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ triton = pytest.importorskip("triton", reason="triton is not installed (it exist
 DTYPES = pytest.mark.parametrize(
     "dtype", [torch.float32, torch.float16], ids=str
 )  # the interpreter's bfloat16 product is wrong
-# utterances of none, one and many frames, none at the end
+# utterances of no, one and many frames; the last one is empty
 CU_SEQLENS = torch.tensor([0, 0, 5, 6, 71, 100, 100], dtype=torch.int32)
 
 
@@ -27,33 +27,33 @@ def float64(arguments):
 
 
 def check(name, *arguments, tolerance=None, **options):
-    """Hold a kernel to its definition in float64; memory that it left unwritten shows, since fresh memory is NaN here."""
+    """Compare a kernel with its definition in float64. Fresh memory is NaN, so that elements left unwritten fail."""
     with filled_with_nan():
-        found = getattr(ops, name)(*arguments, **options, backend="triton")
+        actual = getattr(ops, name)(*arguments, **options, backend="triton")
     expected = getattr(ops, f"{name}_eager")(*float64(arguments), **options)
-    for one, other in zip(*((x,) if isinstance(x, torch.Tensor) else x for x in (found, expected)), strict=True):
-        assert one.shape == other.shape
-        if not one.numel():
+    for output, reference in zip(*((x,) if isinstance(x, torch.Tensor) else x for x in (actual, expected)), strict=True):
+        assert output.shape == reference.shape
+        if not output.numel():
             continue
-        if one.is_floating_point():
-            assert_close(one, other, tolerance or one.dtype, name)
+        if output.is_floating_point():
+            assert_close(output, reference, tolerance or output.dtype, name)
         else:
-            assert torch.equal(one, other)
-    return found
+            assert torch.equal(output, reference)
+    return actual
 
 
 class filled_with_nan:
-    """Have ``torch.empty`` return NaN, so that what a kernel forgets is seen."""
+    """Make `torch.empty` return NaN, so that elements a kernel leaves unwritten are seen."""
 
     def __enter__(self):
-        self.kept = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+        self.saved = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = True
         assert torch.empty(3).isnan().all()
 
     def __exit__(self, *error):
-        torch.use_deterministic_algorithms(self.kept[0])
-        torch.utils.deterministic.fill_uninitialized_memory = self.kept[1]
+        torch.use_deterministic_algorithms(self.saved[0])
+        torch.utils.deterministic.fill_uninitialized_memory = self.saved[1]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
@@ -65,7 +65,7 @@ def test_layer_norm(shape, dtype):
         check("layer_norm", x.to(dtype).transpose(-1, -2).contiguous().transpose(-1, -2), weight, bias)
 
 
-def test_layer_norm_of_rows_that_repeat_or_lie_apart():
+def test_layer_norm_of_expanded_and_strided_rows():
     weight, bias = randn(2, 33)
     expanded, inside = (3 * randn(1, 33) + 5).expand(5, 33), torch.full((5, 64), float("nan"))
     inside[:, :33] = expanded
@@ -83,7 +83,7 @@ def test_add_layer_norm(shape, post, dtype):
     check("add_layer_norm", x, delta, None, *vectors[1:], post=post)
 
 
-def test_add_layer_norm_of_rows_that_repeat_or_lie_apart():
+def test_add_layer_norm_of_expanded_and_strided_rows():
     vectors = randn(3, 33)
     apart = torch.full((9, 64), float("nan"))
     apart[:, :33] = randn(9, 33)
@@ -98,10 +98,10 @@ def test_add_layer_norm_in_place():
     for post in (False, True):
         stream = x.clone()
         expected = ops.add_layer_norm_eager(x, delta, bias, scale, shift, post=post)
-        found = add_layer_norm.launch(stream, delta, bias, scale, shift, 1e-5, torch.float32, post, in_place=True)
-        assert found[0] is stream and (found[1] is stream) == post
-        for one, other in zip(found, expected, strict=True):
-            assert_close(one, other, torch.float32)
+        actual = add_layer_norm.launch(stream, delta, bias, scale, shift, 1e-5, torch.float32, post, in_place=True)
+        assert actual[0] is stream and (actual[1] is stream) == post
+        for output, reference in zip(actual, expected, strict=True):
+            assert_close(output, reference, torch.float32)
 
 
 @DTYPES
@@ -134,7 +134,7 @@ def test_conv_gelu(frames, kernel, stride, normed, dtype):
 
 @DTYPES
 @pytest.mark.parametrize("channels", [24, 40, 512])
-def test_a_convolution_normalises_in_its_epilogue_or_after(channels, dtype, monkeypatch):
+def test_conv_gelu_normalises_in_its_epilogue_or_afterwards(channels, dtype, monkeypatch):
     from hubert_fast.kernels import tuning
 
     x, weight, vectors = randn(31, 16, dtype=dtype), randn(channels, 48, dtype=dtype), randn(3, channels, dtype=dtype)
@@ -151,7 +151,7 @@ def test_attention(head_dim, dtype):
     check("attention", q, k, v, CU_SEQLENS, tolerance="attention" if dtype == torch.float32 else None)
 
 
-def test_attention_of_more_than_one_block_of_queries_and_of_other_strides():
+def test_attention_of_many_query_blocks_and_of_other_strides():
     cu_seqlens = torch.tensor([0, 300, 300, 301, 460])
     q, k, v = randn(3, 2, 460, 32).transpose(1, 2)  # [H, N, D] in memory
     check("attention", q, k, v, cu_seqlens, tolerance="attention")
@@ -176,12 +176,12 @@ def test_attention_padded(head_dim, dtype):
         check("attention_padded", q, k, v, key_mask, tolerance="attention" if dtype == torch.float32 else None)
 
 
-def test_attention_keeps_nan_where_it_is():
+def test_attention_keeps_nan_in_its_utterance():
     q, k, v = randn(3, 100, 2, 16)
     expected = ops.attention(q, k, v, CU_SEQLENS, backend="triton")
     q[80], k[80], v[80] = torch.nan, torch.nan, torch.inf
-    found = ops.attention(q, k, v, CU_SEQLENS, backend="triton")
-    assert torch.equal(found[:71], expected[:71]) and found[71:].isnan().all()
+    actual = ops.attention(q, k, v, CU_SEQLENS, backend="triton")
+    assert torch.equal(actual[:71], expected[:71]) and actual[71:].isnan().all()
 
 
 @DTYPES
@@ -194,7 +194,7 @@ def test_conv_positional(channels, kernel, dtype):
     check("conv_positional", x, weight, bias, CU_SEQLENS, gelu=False)
 
 
-def test_conv_positional_of_128_taps_over_hundreds_of_frames_and_of_none():
+def test_conv_positional_of_128_taps_over_many_frames_and_over_none():
     weight, bias = randn(2, 128, 16, 16) / 16, randn(32)
     apart = torch.full((600, 64), float("nan"))
     apart[:, :32] = randn(600, 32)
@@ -204,7 +204,7 @@ def test_conv_positional_of_128_taps_over_hundreds_of_frames_and_of_none():
     check("conv_positional", randn(0, 32), weight, bias, torch.tensor([0]))
 
 
-def test_conv_positional_is_that_of_the_model():
+def test_conv_positional_matches_the_model():
     from conftest import PRE_LN
 
     from hubert_fast import HubertConfig, HubertModel
@@ -215,8 +215,8 @@ def test_conv_positional_is_that_of_the_model():
     with torch.no_grad():
         expected = embedding(x[None])[0]
         weight = positional_weight(embedding.conv, torch.float32)
-        found = ops.conv_positional(x, weight, embedding.conv.bias, torch.tensor([0, 30]), backend="triton")
-    assert_close(found, expected, torch.float32)
+        actual = ops.conv_positional(x, weight, embedding.conv.bias, torch.tensor([0, 30]), backend="triton")
+    assert_close(actual, expected, torch.float32)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
@@ -238,22 +238,22 @@ def test_conv_first_by_utterance(frames_per_hop, dtype):
 
 
 @pytest.mark.parametrize("has_norm", [False, True], ids=["none", "layer norm"])
-def test_conv_first_in_parts_keeps_more_than_16_bits_hold(has_norm):
-    """Two parts of each operand leave an error of 2^-16, also for a waveform far from zero and channels far from each other."""
+def test_conv_first_with_split_operands_is_more_precise_than_16_bits(has_norm):
+    """Splitting operands into two parts leaves an error of 2^-16, even far from zero and with very different channels."""
     from hubert_fast.kernels import conv_first_product
 
     waveform, weight, vectors = 20 + 5 * randn(4001), 3 * randn(10, 48) + 8, randn(3, 48)
     bias, norm = vectors[0], vectors[1:] if has_norm else (None, None)
     expected = ops.conv_first_eager(*float64((waveform, weight, bias, *norm)))
-    found = torch.full_like(expected, float("nan"), dtype=torch.float32)
+    actual = torch.full_like(expected, float("nan"), dtype=torch.float32)
     taps = conv_first_product.taps_of(weight, bias, has_norm)
-    conv_first_product.launch(waveform, taps, *norm, None, None, 1, 10, 5, 1e-5, found)
-    error = (found - expected).norm() / expected.norm()
+    conv_first_product.launch(waveform, taps, *norm, None, None, 1, 10, 5, 1e-5, actual)
+    error = (actual - expected).norm() / expected.norm()
     assert error < 2**-14 and expected.norm() > 1, error
 
 
-def test_conv_first_in_parts_of_a_signal_that_its_filters_cancel():
-    """A dull waveform, filters of its highest frequencies, a norm folded in: operands of 16 bits leave no correct digit."""
+def test_conv_first_with_split_operands_stays_precise_under_cancellation():
+    """The filters pass only frequencies that the waveform lacks: with operands of 16 bits, no digit would be correct."""
     from hubert_fast.kernels import conv_first_product
 
     waveform = randn(8000, dtype=torch.float64).cumsum(0).cumsum(0)
@@ -270,19 +270,19 @@ def test_conv_first_in_parts_of_a_signal_that_its_filters_cancel():
     exact = torch.nn.functional.gelu(convolved(windows, means, weight.double()))
     rounded = (x.bfloat16().double() for x in (windows - means, weight))
     rounded = torch.nn.functional.gelu(convolved(next(rounded), 0, next(rounded)))
-    found = torch.full_like(exact, float("nan"), dtype=torch.float32)
+    actual = torch.full_like(exact, float("nan"), dtype=torch.float32)
     taps = conv_first_product.taps_of(weight[None], None, False)
     utterances = torch.zeros(len(windows) // 64 + 1, dtype=torch.int32)
-    conv_first_product.launch(waveform, taps, None, None, means.float()[None], utterances, 64, 10, 5, 0.0, found)
-    errors = [((x - exact).norm() / exact.norm()).item() for x in (found, rounded)]
+    conv_first_product.launch(waveform, taps, None, None, means.float()[None], utterances, 64, 10, 5, 0.0, actual)
+    errors = [((x - exact).norm() / exact.norm()).item() for x in (actual, rounded)]
     assert errors[1] > 1 and errors[0] < errors[1] / 100, errors
 
 
 @DTYPES
 @pytest.mark.parametrize("gelu", [False, True], ids=["none", "gelu"])
 @pytest.mark.parametrize("rows", [1, 16, 67, 300])
-def test_persistent_product(rows, gelu, dtype, monkeypatch):
-    """More tiles than programs, rows that overlap, and a last tile that is not whole."""
+def test_linear_persistent(rows, gelu, dtype, monkeypatch):
+    """There are more tiles than programs, rows overlap, and the last tile is partial."""
     from hubert_fast.kernels import linear_persistent, tuning
 
     blocks = {"BLOCK_M": 16, "BLOCK_N": 32, "BLOCK_K": 16, "GROUP_M": 2, "num_warps": 4, "num_stages": 2}
@@ -291,37 +291,40 @@ def test_persistent_product(rows, gelu, dtype, monkeypatch):
     x, weight, bias = randn(rows * 32 + 17, dtype=dtype), randn(64, 48, dtype=dtype), randn(64, dtype=dtype)
     windows = x.as_strided((rows, 48), (32, 1))
     assert linear_persistent.takes(windows, weight) and not linear_persistent.takes(x[1:].as_strided((rows, 48), (32, 1)))
-    for given in (bias, None):
+    for bias_or_none in (bias, None):
         out = torch.full((rows, 64), float("nan"), dtype=dtype)
-        linear_persistent.launch(windows, weight, given, out, gelu)
-        product = torch.nn.functional.linear(*float64((windows, weight)), None if given is None else given.double())
+        linear_persistent.launch(windows, weight, bias_or_none, out, gelu)
+        double_bias = None if bias_or_none is None else bias_or_none.double()
+        product = torch.nn.functional.linear(*float64((windows, weight)), double_bias)
         assert_close(out, torch.nn.functional.gelu(product) if gelu else product, dtype)
 
 
-def test_which_products_are_persistent():
+def test_persistent_products_are_large_aligned_16_bit_and_on_sm_90():
     from hubert_fast.kernels import tuning
 
     assert tuning.is_persistent(4096, 1024, 4096, 2, (9, 0)) and tuning.is_persistent(60_000, 1536, 512, 2, (9, 0))
-    for other in ((4095, 1024, 4096, 2, (9, 0)), (4096, 1000, 4096, 2, (9, 0)), (4096, 1024, 4000, 2, (9, 0)),
+    for arguments in ((4095, 1024, 4096, 2, (9, 0)), (4096, 1000, 4096, 2, (9, 0)), (4096, 1024, 4000, 2, (9, 0)),
                   (4096, 1024, 4096, 4, (9, 0)), (4096, 1024, 4096, 2, (8, 0)), (4096, 1024, 4096, 2, (10, 0))):  # fmt: skip
-        assert not tuning.is_persistent(*other), other
+        assert not tuning.is_persistent(*arguments), arguments
 
 
-def test_operands_that_tma_cannot_read_take_the_other_product(monkeypatch):
+def test_operands_that_tma_cannot_read_use_the_plain_kernel(monkeypatch):
     from hubert_fast.kernels import linear_persistent, tuning
 
-    took, launch = [], linear_persistent.launch
+    rows_launched, launch = [], linear_persistent.launch
     blocks = {"BLOCK_M": 16, "BLOCK_N": 32, "BLOCK_K": 16, "GROUP_M": 2, "num_warps": 4, "num_stages": 2}
     monkeypatch.setattr(tuning, "linear_persistent", lambda *shape: blocks)
     monkeypatch.setattr(tuning, "is_persistent", lambda *shape: True)
-    monkeypatch.setattr(linear_persistent, "launch", lambda *operands: (took.append(len(operands[0])), launch(*operands)))
+    monkeypatch.setattr(
+        linear_persistent, "launch", lambda *operands: (rows_launched.append(len(operands[0])), launch(*operands))
+    )
     weight, bias, rows = randn(64, 32, dtype=torch.float16), randn(64, dtype=torch.float16), randn(50, 40, dtype=torch.float16)
     check("linear_gelu", rows[:, :32], weight, bias)
-    assert took == [50]
-    check("linear_gelu", rows[:, 1:33], weight, bias)  # at an odd address
-    check("linear_gelu", randn(50, 33, dtype=torch.float16)[:, :32], weight, bias)  # rows at odd addresses
+    assert rows_launched == [50]
+    check("linear_gelu", rows[:, 1:33], weight, bias)  # at an unaligned address
+    check("linear_gelu", randn(50, 33, dtype=torch.float16)[:, :32], weight, bias)  # with rows at unaligned addresses
     check("linear_add", rows[:, :32], weight, bias, randn(50, 64))
-    assert took == [50]
+    assert rows_launched == [50]
 
 
 @pytest.mark.parametrize("dtype", [torch.int16, torch.float32, torch.float16], ids=str)
@@ -329,24 +332,24 @@ def test_normalize_waveforms(dtype):
     starts, lengths = [0, 320, 640, 1280], [0, 1, 500, 70000]
     samples = (3000 * randn(72000) + 500).to(dtype) if dtype == torch.int16 else (3 * randn(72000) + 5).to(dtype)
     samples[320 + 1 : 640] = 777  # between utterances
-    found = ops.normalize_waveforms(samples, starts, lengths, backend="triton")
+    actual = ops.normalize_waveforms(samples, starts, lengths, backend="triton")
     exact = samples if dtype == torch.int16 else samples.double()
     expected = ops.normalize_waveforms_eager(exact, starts, lengths)
-    assert found.dtype == torch.float32 and not found[321:640].any() and not found[1140:1280].any()
-    # the definition of int16 is float32 itself: two roundings of the deviation
-    assert_close(found, expected, "other graph")
+    assert actual.dtype == torch.float32 and not actual[321:640].any() and not actual[1140:1280].any()
+    # for int16, the definition itself computes in float32: the deviation is rounded twice
+    assert_close(actual, expected, "other graph")
     check("normalize_waveforms", samples[:0], [], [])
 
 
 def test_window_statistics():
     samples = torch.cumsum(randn(40000), 0)  # strongly low-passed
     starts, lengths = [0, 320, 640, 2560, 3200], [0, 9, 10, 500, 36000]
-    found = ops.window_statistics(samples, starts, lengths, 10, 5, backend="triton")
+    actual = ops.window_statistics(samples, starts, lengths, 10, 5, backend="triton")
     expected = ops.window_statistics_eager(samples.double(), starts, lengths, 10, 5)
-    for one, other in zip(found, expected, strict=True):
-        assert one.dtype == torch.float64 and one[:2].isnan().all() and other[:2].isnan().all()
-        # float64 sums in another order, which the subtraction of the mean's square makes 1e4 times as large
-        assert ((one - other)[2:].abs() <= 1e-11 * other[2:].abs().max()).all()
+    for output, reference in zip(actual, expected, strict=True):
+        assert output.dtype == torch.float64 and output[:2].isnan().all() and reference[:2].isnan().all()
+        # float64 sums differ with their order, and subtracting the mean's square makes the difference 1e4 times as large
+        assert ((output - reference)[2:].abs() <= 1e-11 * reference[2:].abs().max()).all()
     assert all(len(part) == 0 for part in ops.window_statistics(samples, [], [], 10, 5, backend="triton"))
 
 
@@ -360,8 +363,8 @@ def test_ctc_argmax(vocabulary, dtype):
     check("ctc_argmax", x[:0], weight, bias)
 
 
-def test_ctc_argmax_of_equals_is_the_first():
-    # whole numbers, whose sums are the same in whatever order a product takes them
+def test_ctc_argmax_of_equal_logits_is_the_first():
+    # sums of whole numbers are exact in any order
     weight = torch.randint(-9, 9, (1, 16)).float().expand(300, 16).contiguous()
     ids, log_probs = ops.ctc_argmax(torch.randint(-9, 9, (20, 16)).float(), weight, None, backend="triton")
     assert not ids.any()
@@ -382,7 +385,7 @@ OPERANDS = {
     "window_statistics": lambda: (randn(99), [0], [98], 10, 5),
     "ctc_argmax": lambda: (randn(3, 16), randn(8, 16), randn(8)),
 }
-KEYWORDS = {  # of the public function, for what the registered one takes by position
+KEYWORDS = {  # keywords of the public function that the registered op takes by position
     "layer_norm": (),
     "add_layer_norm": ("dtype", "post"),
     "conv_gelu": ("stride", "eps"),
@@ -391,8 +394,8 @@ KEYWORDS = {  # of the public function, for what the registered one takes by pos
 }
 
 
-def called(name):
-    """Operands as the public function takes them: by position and by keyword."""
+def call_arguments(name):
+    """Return the arguments of the public function: by position and by keyword."""
     arguments, keywords = OPERANDS[name](), KEYWORDS.get(name, ())
     split = len(arguments) - len(keywords)
     return list(arguments[:split]), dict(zip(keywords, arguments[split:]))
@@ -401,25 +404,25 @@ def called(name):
 every_op = pytest.mark.parametrize("name", OPERANDS)
 
 
-def test_every_op_is_here():
+def test_every_op_is_tested():
     assert set(OPERANDS) == {name for name in ops.__all__ if not name.endswith("_eager")}
     assert set(ops.__all__) == {name for op in OPERANDS for name in (op, f"{op}_eager")}
 
 
 @every_op
-def test_registration(name):
+def test_ops_pass_opcheck(name):
     torch.library.opcheck(getattr(torch.ops.hubert_fast, name).default, OPERANDS[name]())
 
 
 @every_op
-def test_compiles_whole_and_exports(name):
-    positional, options = called(name)
+def test_ops_compile_without_graph_breaks_and_export(name):
+    positional, options = call_arguments(name)
 
     class Call(torch.nn.Module):
         def forward(self, *tensors):
-            given = iter(tensors)
+            remaining = iter(tensors)
             return getattr(ops, name)(
-                *(next(given) if isinstance(x, torch.Tensor) else x for x in positional), **options, backend="triton"
+                *(next(remaining) if isinstance(x, torch.Tensor) else x for x in positional), **options, backend="triton"
             )
 
     tensors = tuple(x for x in positional if isinstance(x, torch.Tensor))
@@ -428,19 +431,19 @@ def test_compiles_whole_and_exports(name):
     for dynamic in (False, True):
         torch.compiler.reset()
         results.append(torch.compile(Call(), fullgraph=True, dynamic=dynamic, backend="aot_eager")(*tensors))
-    for found in results:
-        for one, other in zip(*((x,) if isinstance(x, torch.Tensor) else x for x in (found, expected)), strict=True):
-            assert torch.equal(one, other)
+    for actual in results:
+        for output, reference in zip(*((x,) if isinstance(x, torch.Tensor) else x for x in (actual, expected)), strict=True):
+            assert torch.equal(output, reference)
 
 
 @every_op
-def test_gradients_take_the_definition(name):
-    positional, options = called(name)
+def test_gradients_use_the_definition(name):
+    positional, options = call_arguments(name)
     first = positional[0].requires_grad_()
     with pytest.raises(RuntimeError, match="backend triton was requested, but cannot run: a gradient is required"):
         getattr(ops, name)(*positional, **options, backend="triton")
-    found = getattr(ops, name)(*positional, **options)
-    sum(x.double().sum() for x in ((found,) if isinstance(found, torch.Tensor) else found)).backward()
+    actual = getattr(ops, name)(*positional, **options)
+    sum(x.double().sum() for x in ((actual,) if isinstance(actual, torch.Tensor) else actual)).backward()
     assert first.grad is not None and first.grad.isfinite().all()
 
 
@@ -473,14 +476,14 @@ def test_gradients_take_the_definition(name):
         ("ctc_argmax", {1: randn(8, 15)}, r"x must be \[3, 15\].*\[3, 16\]"),
     ],
 )
-def test_operands_that_do_not_fit_are_named(name, change, message):
-    positional, options = called(name)
+def test_errors_describe_operands_that_do_not_fit(name, change, message):
+    positional, options = call_arguments(name)
     positional = [change.get(index, argument) for index, argument in enumerate(positional)]
     with pytest.raises(ValueError, match=message):
         getattr(ops, name)(*positional, **options, backend="triton")
 
 
-def test_the_longest_utterances_are_worked_on_first():
+def test_attention_starts_with_the_longest_utterances():
     from hubert_fast.kernels import attention
 
     counts = torch.tensor([3, 0, 40, 17])
@@ -488,16 +491,16 @@ def test_the_longest_utterances_are_worked_on_first():
     work = attention.work_of(counts, starts, counts, 16, 8)
     longest = [[3, first, 40, 40] for first in (0, 16, 32)]
     assert work[:6].tolist() == [*longest, [43, 0, 17, 17], [43, 16, 17, 17], [0, 0, 3, 3]]
-    assert not work[6:, 2:].any()  # entries that there are not
+    assert not work[6:, 2:].any()  # unused entries
 
 
 def far_apart(rows, columns):
-    """Rows 2^30 elements apart, a stride of 32 bits, in memory that is never touched in between."""
+    """Return rows that are 2^30 elements apart, so that offsets pass 2^31. The memory in between is never touched."""
     storage = torch.empty((rows - 1) * 2**30 + columns, dtype=torch.float16)
     return storage.as_strided((rows, columns), (2**30, 1)).copy_(randn(rows, columns))
 
 
-def test_offsets_beyond_two_to_the_31():
+def test_offsets_beyond_2_to_the_31():
     x, vectors = far_apart(4, 32), randn(2, 32).half()
     weight, square = randn(16, 32).half(), randn(32, 32).half()
     check("layer_norm", x, *vectors, 1e-5)
@@ -514,7 +517,7 @@ def test_offsets_beyond_two_to_the_31():
 
 @pytest.mark.parametrize("capability", [(8, 0), (9, 0)], ids=["sm_80", "sm_90"])
 @pytest.mark.parametrize("name", ["linear_gelu", "linear_add", "conv_gelu", "attention", "conv_positional", "ctc_argmax"])
-def test_blocks_of_large_chips(name, capability, monkeypatch):
+def test_block_sizes_of_large_gpus(name, capability, monkeypatch):
     from hubert_fast.kernels import tuning
 
     monkeypatch.setattr(tuning, "capability_of", lambda device: capability)
@@ -537,7 +540,7 @@ def test_blocks_of_large_chips(name, capability, monkeypatch):
     check(name, *operands, tolerance=half if name == "ctc_argmax" else None)
 
 
-def test_chips_that_are_not_known_are_taken_for_small_ones():
+def test_unknown_gpus_get_blocks_for_the_least_shared_memory():
     from hubert_fast.kernels import tuning
 
     for capability in ((12, 0), (12, 1), (11, 0), (13, 0), (8, 9)):
@@ -547,40 +550,40 @@ def test_chips_that_are_not_known_are_taken_for_small_ones():
             assert needed <= tuning.LEAST_SHARED_BYTES
 
 
-def test_what_was_tuned_goes_first_for_the_nearest_number_of_rows(monkeypatch):
+def test_tuned_blocks_of_the_nearest_row_count_are_preferred(monkeypatch):
     from hubert_fast.kernels import tuning
 
     few, many = {"BLOCK_M": 1}, {"BLOCK_M": 2}
     tuned = {("linear", (9, 0), 512, 7, 5, 2): few, ("linear", (9, 0), 16384, 7, 5, 2): many}
     monkeypatch.setattr(tuning, "TUNED", tuned)
     tuning.linear.cache_clear()
-    found = [tuning.linear(rows, 7, 5, 2, (9, 0)) for rows in (1, 300, 2000, 6000, 100_000)]
-    assert found == [few, few, few, many, many]
+    actual = [tuning.linear(rows, 7, 5, 2, (9, 0)) for rows in (1, 300, 2000, 6000, 100_000)]
+    assert actual == [few, few, few, many, many]
     assert tuning.linear(300, 7, 5, 2, (8, 0)) not in (few, many)
     tuning.linear.cache_clear()
 
 
 @pytest.mark.parametrize("setting", ["legacy", "matmul", "all"])
-def test_tf32_is_used_where_pytorch_may_use_it(setting):
-    """In a process of its own: PyTorch refuses to have its settings mixed."""
-    ways = {
+def test_tf32_is_used_if_pytorch_allows_it(setting):
+    """Each setting has its own process, because PyTorch refuses to mix its old and new settings."""
+    statements = {
         "legacy": "torch.set_float32_matmul_precision('high')",
         "matmul": "torch.backends.cuda.matmul.fp32_precision = 'tf32'",
         "all": "torch.backends.fp32_precision = 'tf32'",
     }
     if setting != "legacy" and not hasattr(torch.backends, "fp32_precision"):
-        pytest.skip("this PyTorch has only the older setting")
+        pytest.skip("this PyTorch has only the legacy setting")
     code = f"""
 import torch
 from hubert_fast.kernels.checks import precision_of
 assert precision_of(torch.float32) == "tf32x3"
-{ways[setting]}
+{statements[setting]}
 assert precision_of(torch.float32) == "tf32"
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_definitions_take_no_notice_of_autocast():
+def test_ctc_argmax_ignores_autocast():
     x, weight, bias = randn(67, 48), randn(32, 48), randn(32)
     expected = ops.ctc_argmax(x, weight, bias)
     with torch.autocast("cpu", torch.bfloat16):
@@ -588,7 +591,7 @@ def test_definitions_take_no_notice_of_autocast():
             assert_close(ops.ctc_argmax(x, weight, bias, backend=backend)[1], expected[1], "other graph")
 
 
-def test_frames_of_no_utterance_are_zeros():
+def test_frames_after_the_last_utterance_are_zeros():
     q, k, v = randn(3, 9, 1, 16)
     x, weight, bias = randn(9, 16), randn(1, 3, 16, 16), randn(16)
     for backend in ("eager", "triton"):
@@ -596,19 +599,19 @@ def test_frames_of_no_utterance_are_zeros():
         assert not ops.conv_positional(x, weight, bias, torch.tensor([0, 4]), x, backend=backend)[4:].any()
 
 
-def test_scores_of_minus_infinity():
+def test_attention_with_scores_of_minus_infinity():
     q, k, v = torch.ones(3, 80, 1, 16)
     k[:40] = -torch.inf
     check("attention", q, k, v, torch.tensor([0, 80]), tolerance="attention")
 
 
-def test_utterances_need_not_be_contiguous():
+def test_conv_first_with_strided_utterance_indices():
     waveform, weight, means = randn(1300), randn(3, 10, 24), randn(3, 10)
     utterances = torch.tensor([[0, 9], [0, 9], [1, 9], [2, 9], [2, 9]], dtype=torch.int32)[:, 0]
     check("conv_first", waveform, weight, None, None, None, means, utterances, 64)
 
 
-def test_sizes_of_nothing_under_a_fake():
+def test_empty_outputs_under_fake_tensors():
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with FakeTensorMode():
@@ -617,15 +620,15 @@ def test_sizes_of_nothing_under_a_fake():
     assert conv_first.shape == (0, 4) and conv_gelu.shape == (0, 4)
 
 
-def test_groups_too_wide_for_the_kernel():
+def test_positional_groups_too_wide_for_the_kernel_use_the_definition():
     operands = randn(5, 160), randn(1, 3, 160, 160), randn(160), torch.tensor([0, 5])
     assert ops.conv_positional(*operands).shape == (5, 160)
     with pytest.raises(RuntimeError, match="groups have 160 channels, but the kernel takes up to 128"):
         ops.conv_positional(*operands, backend="triton")
 
 
-def test_the_persistent_product_is_one_kernel_for_all_rows(monkeypatch):
-    """How many programs share the tiles is compiled in, and must not follow from the rows of a batch."""
+def test_linear_persistent_compiles_once_for_all_row_counts(monkeypatch):
+    """The number of programs is a compile-time constant, so it must not depend on the number of rows."""
     from hubert_fast.kernels import linear_persistent
 
     launches = []
@@ -644,8 +647,8 @@ def test_the_persistent_product_is_one_kernel_for_all_rows(monkeypatch):
 
 
 @pytest.mark.parametrize("channels", [40, 512], ids=["narrow", "wide"])
-def test_eps(channels):
-    """A norm's eps reaches the kernel: here it weighs as much as the variance."""
+def test_eps_reaches_the_kernels(channels):
+    """Here eps is about as large as the variance, so that a kernel that ignores it fails."""
     vectors, eps = randn(3, channels), 0.5
     bias, norm = vectors[0], vectors[1:]
     check("layer_norm", 0.7 * randn(5, channels), *norm, eps=eps)

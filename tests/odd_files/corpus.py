@@ -24,7 +24,7 @@ class Row:
 
     Attributes:
         what: A description of the file in a few words.
-        sounds: A formula of ``odd_sounds`` for the sound to be transcribed or, in a file that is refused, for the original.
+        sounds: A formula of `odd_sounds` for the sound to be transcribed or, in a file that is refused, for the original.
         seconds: Duration of the transcript.
         text: Text of the transcript.
         error: Part of the error for a file that is refused.
@@ -50,9 +50,9 @@ class Corpus:
     def add(
         self, name: str, data: bytes, what: str, sounds: str = "", *, text: str | None = None, error: str = "", note: str = ""
     ) -> None:
-        """Add a file that must be transcribed, or refused with ``error``.
+        """Add a file that must be transcribed, or refused with `error`.
 
-        text: the expected text; by default, the text of the recordings that ``sounds`` names.
+        text: the expected text; by default, the text of the recordings that `sounds` names.
         """
         assert name not in self.files and data, name
         seconds = f"{odd_sounds.seconds(sounds):.2f}" if not error else ""
@@ -78,7 +78,7 @@ def read_rows() -> list[Row]:
 
 
 def wav(sounds: str | np.ndarray, rate_hz: int = 16000) -> bytes:
-    """Return a 16-bit WAV of a formula whose terms have one rate, or of int16 samples ``[S]`` or ``[S, channels]``."""
+    """Return a 16-bit WAV of a formula whose terms have one rate, or of int16 samples `[S]` or `[S, channels]`."""
     if isinstance(sounds, str):
         terms = odd_sounds.samples(sounds)
         values, rate_hz = np.concatenate([term for term, _ in terms]), terms[0][1]
@@ -94,9 +94,9 @@ def wav(sounds: str | np.ndarray, rate_hz: int = 16000) -> bytes:
 
 
 def tool(command: str, suffix: str, source: str | bytes, source_suffix: str = "wav") -> bytes:
-    """Run a command that reads the file ``IN`` and writes the file ``OUT``; return the bytes written.
+    """Run a command that reads the file `IN` and writes the file `OUT`; return the bytes written.
 
-    source: the bytes of ``IN``, or a formula, which stands for its WAV.
+    source: the bytes of `IN`, or a formula, which stands for its WAV.
     """
     with tempfile.TemporaryDirectory() as folder:
         in_path, out_path = Path(folder) / f"in.{source_suffix}", Path(folder) / f"out.{suffix}"

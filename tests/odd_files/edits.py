@@ -24,7 +24,7 @@ def fmt(rate_hz: int, *, bits: int = 16, channels: int = 1, tag: int = 1) -> byt
 
 
 def put(data: bytes, at: int, new: bytes) -> bytes:
-    """Return ``data`` with the bytes from ``at`` on replaced."""
+    """Return `data` with the bytes from `at` on replaced."""
     return data[:at] + new + data[at + len(new) :]
 
 
@@ -34,7 +34,7 @@ def cut(data: bytes, share: float) -> bytes:
 
 
 def damaged(data: bytes, share: float, count: int) -> bytes:
-    """Return ``data`` with ``count`` bytes replaced by random ones, the same ones each time. share: position of the first."""
+    """Return `data` with `count` bytes replaced by random ones, the same ones each time. share: position of the first."""
     at = int(len(data) * share)
     return put(data, at, random.Random(17).randbytes(count))
 
@@ -123,7 +123,7 @@ def with_serial(ogg: bytes, serial: int) -> bytes:
 
 
 def flac_samples(flac: bytes, count: int) -> bytes:
-    """Return FLAC with ``count`` samples according to its header."""
+    """Return FLAC with `count` samples according to its header."""
     packed = int.from_bytes(flac[18:26], "big") >> 36 << 36 | count
     return put(flac, 18, packed.to_bytes(8, "big"))
 

@@ -16,7 +16,7 @@ from edits import (
     put,
 )  # fmt: skip
 
-WORD, SPEECH = "short@6000", "garden@16000"  # the shortest that the model understands
+WORD, SPEECH = "short@6000", "garden@16000"  # the shortest sounds that the model understands
 
 
 def add(corpus: Corpus) -> None:
@@ -46,35 +46,37 @@ def _add_names(corpus: Corpus) -> None:
 
 
 def _add_other_headers(corpus: Corpus) -> None:
-    more = "but the file has"
+    longer = "but the file has"
     aiff, au, caf = corpus.files["aiff.aiff"], corpus.files["au.au"], corpus.files["caf.caf"]
     w64, sphere, rf64 = corpus.files["w64.w64"], corpus.files["sphere.sph"], corpus.files["wav-rf64.wav"]
     at = aiff.index(b"SSND")
     corpus.add("aiff-size-zero.aiff", put(put(aiff, at + 4, bytes(4)), 4, bytes(4)), "an AIFF with sizes of 0", WORD)
     corpus.add(
-        "aiff-size-half.aiff", put(aiff, at + 4, struct.pack(">I", 2648)), "an AIFF with half of its size", WORD, note=more
+        "aiff-size-half.aiff", put(aiff, at + 4, struct.pack(">I", 2648)), "an AIFF with half of its size", WORD, note=longer
     )
     count = aiff.index(b"COMM") + 10
     corpus.add(
         "aiff-frames-zero.aiff", put(put(aiff, count, bytes(4)), at + 4, bytes(4)), "an AIFF of 0 frames and size 0", WORD
     )
     corpus.add("au-size-unknown.au", put(au, 8, b"\xff" * 4), "an AU of unknown size", WORD)
-    corpus.add("au-size-zero.au", put(au, 8, bytes(4)), "an AU with a size of 0", WORD, note=more)
-    corpus.add("au-size-half.au", put(au, 8, struct.pack(">I", 2640)), "an AU with half of its size", WORD, note=more)
+    corpus.add("au-size-zero.au", put(au, 8, bytes(4)), "an AU with a size of 0", WORD, note=longer)
+    corpus.add("au-size-half.au", put(au, 8, struct.pack(">I", 2640)), "an AU with half of its size", WORD, note=longer)
     at = caf.index(b"data")
     corpus.add("caf-size-unknown.caf", put(caf, at + 4, b"\xff" * 8), "a CAF with a size of -1, as in streams", WORD)
-    corpus.add("caf-size-half.caf", put(caf, at + 4, struct.pack(">Q", 2644)), "a CAF with half of its size", WORD, note=more)
+    corpus.add("caf-size-half.caf", put(caf, at + 4, struct.pack(">Q", 2644)), "a CAF with half of its size", WORD, note=longer)
     at = w64.index(b"data")
     corpus.add("w64-size-zero.w64", put(put(w64, at + 16, bytes(8)), 16, bytes(8)), "a W64 with sizes of 0", WORD)
-    corpus.add("w64-size-half.w64", put(w64, at + 16, struct.pack("<Q", 2664)), "a W64 with half of its size", WORD, note=more)
+    corpus.add(
+        "w64-size-half.w64", put(w64, at + 16, struct.pack("<Q", 2664)), "a W64 with half of its size", WORD, note=longer
+    )
     half = sphere.replace(b"sample_count -i 2640", b"sample_count -i 1320")
     assert half != sphere
-    corpus.add("sphere-half.sph", half, "a SPHERE file with half of its sample count", WORD, note=more)
+    corpus.add("sphere-half.sph", half, "a SPHERE file with half of its sample count", WORD, note=longer)
     at = rf64.index(b"ds64")
     corpus.add("rf64-ds64-zero.wav", put(rf64, at + 8, bytes(24)), "an RF64 whose sizes are 0", WORD)
     flac = corpus.files["flac.flac"]
     corpus.add("flac-total-zero.flac", flac_samples(flac, 0), "a FLAC of unknown length", WORD)
-    corpus.add("flac-total-short.flac", flac_samples(flac, 1320), "a FLAC whose header says half", WORD, note=more)
+    corpus.add("flac-total-short.flac", flac_samples(flac, 1320), "a FLAC whose header says half", WORD, note=longer)
     corpus.add("flac-total-long.flac", flac_samples(flac, 48000), "a FLAC whose header says 8 s", WORD, error="cut off")
     corpus.add("flac-md5-wrong.flac", put(flac, 26, b"\x17" * 16), "a FLAC with the MD5 of other samples", WORD)
     for name, what in (("vorbis.ogg", "Vorbis"), ("opus.opus", "Opus"), ("speex.spx", "Speex"), ("flac-ogg.oga", "FLAC")):
@@ -108,11 +110,11 @@ def _mdat_to_the_end(m4a: bytes) -> bytes:
 
 def _add_mpeg_surroundings(corpus: Corpus) -> None:
     cbr, bare = corpus.files["mp3-cbr.mp3"], corpus.files["mp3-cbr-bare.mp3"]
-    left = "skipped"
+    skipped = "skipped"
     junk = bytes(range(1, 200)) * 2
-    corpus.add("mp3-after-junk.mp3", junk + bare, "an MP3 after 398 bytes of junk", SPEECH, note=left)
-    corpus.add("mp3-after-zeros.mp3", bytes(2000) + bare, "an MP3 after 2,000 zeros", SPEECH, note=left)
-    corpus.add("mp3-junk-at-end.mp3", cbr + junk, "an MP3 with 398 bytes of junk at its end", SPEECH, note=left)
+    corpus.add("mp3-after-junk.mp3", junk + bare, "an MP3 after 398 bytes of junk", SPEECH, note=skipped)
+    corpus.add("mp3-after-zeros.mp3", bytes(2000) + bare, "an MP3 after 2,000 zeros", SPEECH, note=skipped)
+    corpus.add("mp3-junk-at-end.mp3", cbr + junk, "an MP3 with 398 bytes of junk at its end", SPEECH, note=skipped)
     corpus.add("mp3-zeros-at-end.mp3", bare + bytes(3000), "an MP3 with 3,000 zeros at its end", SPEECH)
     quiet_first = mpeg_frames(lame("-t -b 16", "silence@16000:0.5 + garden@16000"))
     corpus.add(
@@ -120,7 +122,7 @@ def _add_mpeg_surroundings(corpus: Corpus) -> None:
         b"".join(quiet_first[10:])[50:],  # 11 frames of 36 ms
         "an MP3 whose beginning was cut off within a frame",
         "silence@16000:0.104 + garden@16000",
-        note=left,
+        note=skipped,
     )
     corpus.add(
         "mp3-id3v2-twice.mp3", id3v2(b"TIT2", b"\0a") + id3v2(b"APIC", picture(), 4) + bare, "an MP3 with two tags", SPEECH
@@ -158,9 +160,9 @@ def _add_joined(corpus: Corpus) -> None:
     join("joined-bare-info.mp3", "an MP3 without an Info frame, then one with", bare, (lame("-b 40", word), word))
     join("joined-bare.mp3", "two MP3s without Info frames", bare, bare_stop, note="")
     join("joined-three.mp3", "three MP3s with Info frames", last, first, last)
-    wav_word, wav_other = (files["wav-pcm-u8.wav"], WORD), (ffmpeg("-c:a pcm_u8", "wav", stop), stop)
+    wav_word, wav_stop = (files["wav-pcm-u8.wav"], WORD), (ffmpeg("-c:a pcm_u8", "wav", stop), stop)
     join("joined.wav", "two WAVs of one rate", wav_word, wav_word)
-    join("joined-rates.wav", "two WAVs of different rates", wav_word, wav_other)
+    join("joined-rates.wav", "two WAVs of different rates", wav_word, wav_stop)
     stereo = sox("-c 2 -b 8", "wav", WORD)
     join("joined-channels.wav", "a WAV of one channel and a WAV of two", wav_word, (stereo, WORD))
     join("joined-mulaw.wav", "two mu-law WAVs", (files["wav-mulaw.wav"], WORD), (files["wav-alaw.wav"], WORD))
@@ -173,9 +175,9 @@ def _add_joined(corpus: Corpus) -> None:
         (tool("flac --silent --best --no-padding -o OUT IN", "flac", stop), stop),
     )
     vorbis = tool("oggenc -Q --serial 1 -q -1 -o OUT IN", "ogg", word), word
-    other = tool("oggenc -Q --serial 2 -q -1 -o OUT IN", "ogg", turn), turn
+    vorbis_turn = tool("oggenc -Q --serial 2 -q -1 -o OUT IN", "ogg", turn), turn
     stereo_vorbis = tool("oggenc -Q --serial 3 -q -1 -o OUT IN", "ogg", sox("-c 2", "wav", word)), word
-    join("joined.ogg", "two Ogg Vorbis of different rates", vorbis, other)
+    join("joined.ogg", "two Ogg Vorbis of different rates", vorbis, vorbis_turn)
     join("joined-channels.ogg", "two Ogg Vorbis of one channel and of two", vorbis, stereo_vorbis)
     join("joined-same-serial.ogg", "two Ogg Vorbis with the same serial number", vorbis, vorbis)
     opus = (files["opus.opus"], SPEECH)

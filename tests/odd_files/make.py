@@ -1,8 +1,8 @@
-"""Generate the odd files, and ``expected.csv`` with a description of each and the result it must give.
+"""Generate the odd files, and `expected.csv` with a description of each and the result it must give.
 
-Run by hand after a change: ``python tests/odd_files/make.py``. Needs Debian's ffmpeg, sox, libsox-fmt-all, lame, flac,
+Run by hand after a change: `python tests/odd_files/make.py`. Needs Debian's ffmpeg, sox, libsox-fmt-all, lame, flac,
 vorbis-tools, opus-tools, speex, twolame, wavpack and musepack-tools; other versions of them produce other bytes. The tests only
-need the generated files in ``files/``.
+need the generated files in `files/`.
 """
 
 import cut_and_damaged

@@ -87,11 +87,11 @@ def _add_others(corpus: Corpus) -> None:
 
 
 def _add_too_short(corpus: Corpus) -> None:
-    few = wav(np.arange(399, dtype=np.int16))
+    short = wav(np.arange(399, dtype=np.int16))
     for name, data, what in (
-        ("short-399.wav", few, "a WAV of 399 samples, where the model needs 400"),
+        ("short-399.wav", short, "a WAV of 399 samples, where the model needs 400"),
         ("short-1.wav", wav(np.ones(1, np.int16)), "a WAV of one sample"),
-        ("short.flac", tool("flac --silent --no-padding -o OUT IN", "flac", few), "a FLAC of 399 samples"),
+        ("short.flac", tool("flac --silent --no-padding -o OUT IN", "flac", short), "a FLAC of 399 samples"),
     ):
         corpus.add(name, data, what, error="too short")
     corpus.add("short-400.wav", wav(np.zeros(400, np.int16)), "a WAV of 400 samples, which is one frame", "silence@16000:0.025")
@@ -119,6 +119,6 @@ def _add_unreadable(corpus: Corpus) -> None:
     corpus.add("header-only.ogg", corpus.files["vorbis.ogg"][:58], "the first page of an Ogg Vorbis", error="cut off")
     last = pages(corpus.files["vorbis.ogg"])[-1]
     corpus.add("no-beginning.ogg", last, "an Ogg Vorbis without its beginning", "garden@16000", error="beginning")
-    flood = riff(put(fmt(8000), 12, struct.pack("<I", 4_000_000_000)) + chunk(b"data", bytes(2000)))
-    corpus.add("wav-rate-4-GHz.wav", flood, "a WAV of four billion samples a second", error="cannot be decoded")
+    too_fast = riff(put(fmt(8000), 12, struct.pack("<I", 4_000_000_000)) + chunk(b"data", bytes(2000)))
+    corpus.add("wav-rate-4-GHz.wav", too_fast, "a WAV of four billion samples a second", error="cannot be decoded")
     corpus.add("quiet.wav", sox("", "wav", "silence@6000:0.3"), "0.3 s of silence", "silence@6000:0.3")

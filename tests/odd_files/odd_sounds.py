@@ -1,7 +1,7 @@
 """Provide the sounds in the odd files: parts of the demo recordings, joined with each other and with silence.
 
-A formula describes a sound: ``"garden@8000"`` is the recording of that name below at 8,000 Hz, ``"silence@8000:0.5"`` is half a
-second of silence, ``"garden@8000[0:0.6]"`` is the first 0.6 s, and ``" + "`` joins. The rate matters, because at 8,000 Hz the
+A formula describes a sound: `"garden@8000"` is the recording of that name below at 8,000 Hz, `"silence@8000:0.5"` is half a
+second of silence, `"garden@8000[0:0.6]"` is the first 0.6 s, and `" + "` joins. The rate matters, because at 8,000 Hz the
 upper half of the spectrum is lost. Nothing here uses the package's own decoder.
 """
 
@@ -37,12 +37,12 @@ BASES = {
 
 
 def samples(formula: str) -> list[tuple[np.ndarray, int]]:
-    """Return mono int16 samples ``[S]`` and their rate in Hz for each term of a formula."""
+    """Return mono int16 samples `[S]` and their rate in Hz for each term of a formula."""
     return [_samples_of(TERM.fullmatch(term)) for term in formula.split(" + ")]
 
 
 def at_16_khz(formula: str) -> np.ndarray:
-    """Return the sound of a formula as int16 samples ``[S]`` at 16,000 Hz."""
+    """Return the sound of a formula as int16 samples `[S]` at 16,000 Hz."""
     return np.concatenate([_resampled(term, rate_hz, 16000) for term, rate_hz in samples(formula)])
 
 

@@ -10,7 +10,7 @@ from corpus import Corpus
 from edits import SIZE_UNKNOWN, chunk, fmt, id3v1, id3v2, put, riff
 
 WORD = "short@6000"
-MORE = "but the file has"
+LONGER = "but the file has"
 
 
 def add(corpus: Corpus) -> None:
@@ -28,10 +28,10 @@ def _add_sizes(corpus: Corpus) -> None:
         ("ffffffff", SIZE_UNKNOWN, SIZE_UNKNOWN, "sizes of 0xFFFFFFFF, from a pipe", ""),
         ("7fffffff", 0x7FFFFFFF - 36, 0x7FFFFFFF, "sizes of 0x7FFFFFFF, from SoX", ""),
         ("80000024", 0x80000000, 0x80000024, "sizes of 0x80000000, from arecord", ""),
-        ("half", half, len(pcm) + 36, "an inner size of half the samples", MORE),
-        ("half-both", half, half + 36, "sizes of half the samples", MORE),
-        ("44", 44, len(pcm) + 36, "an inner size of 44 bytes", MORE),
-        ("odd", half + 1, len(pcm) + 36, "an odd inner size of half the samples", MORE),
+        ("half", half, len(pcm) + 36, "an inner size of half the samples", LONGER),
+        ("half-both", half, half + 36, "sizes of half the samples", LONGER),
+        ("44", 44, len(pcm) + 36, "an inner size of 44 bytes", LONGER),
+        ("odd", half + 1, len(pcm) + 36, "an odd inner size of half the samples", LONGER),
         ("outer-zero", len(pcm), 0, "an outer size of 0 and a right inner one", ""),
         ("outer-long", len(pcm), 10**6, "an outer size that is too long", ""),
         ("outer-short", len(pcm), 100, "an outer size that is too short", ""),
@@ -85,10 +85,10 @@ def _add_encodings(corpus: Corpus) -> None:
         corpus.add(f"wav-{name}-size-zero.wav", zero, f"a WAV of {name} with sizes of 0", "garden@8000")
         few = 650 if name == "gsm" else 1024  # whole blocks
         short = put(data, at + 4, struct.pack("<I", few))
-        corpus.add(f"wav-{name}-size-short.wav", short, f"a WAV of {name} with part of its size", "garden@8000", note=MORE)
+        corpus.add(f"wav-{name}-size-short.wav", short, f"a WAV of {name} with part of its size", "garden@8000", note=LONGER)
     stereo = np.frombuffer(_eight_bit(), np.uint8).repeat(2).tobytes()
     whole = riff(fmt(6000, bits=8, channels=2) + chunk(b"data", stereo, len(stereo) // 2))
-    corpus.add("wav-stereo-size-half.wav", whole, "a WAV of two channels with half of its size", WORD, note=MORE)
+    corpus.add("wav-stereo-size-half.wav", whole, "a WAV of two channels with half of its size", WORD, note=LONGER)
 
 
 def _add_without_samples(corpus: Corpus) -> None:
