@@ -1,4 +1,4 @@
-"""Outputs of packed calls: the host knows how many frames each utterance has, for as long as that is what the output says."""
+"""Check that outputs of packed calls unpack without waiting for the device, unless their cu_seqlens were replaced."""
 
 import copy
 import io
@@ -24,15 +24,15 @@ calls = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 
 
 class OnDevice(torch.Tensor):
-    """A tensor that cannot be read, nor anything else done with it."""
+    """A stand-in for a tensor on a device: every operation on it raises."""
 
     @classmethod
-    def __torch_function__(cls, function, types, arguments=(), named=None):
+    def __torch_function__(cls, function, types, arguments=(), options=None):
         raise AssertionError(f"{function} waits for the device")
 
 
 def output_of(call, **options):
-    """The output of a small model, with all that it can have."""
+    """Return the output of a small model, with hidden states."""
     cls, method = call
     model = cls(HubertConfig(**PRE_LN, num_labels=5, output_hidden_states=True, **options)).eval()
     audio = PackedAudio.from_waveforms([torch.randn(length) for length in LENGTHS])
@@ -41,12 +41,12 @@ def output_of(call, **options):
 
 
 def names_of(output):
-    """The fields that have a part for each utterance."""
+    """Return the names of the fields that have a part for each utterance."""
     return [name for name in output if name != "cu_seqlens"]
 
 
 def sizes_of(output, name):
-    """The frames of each utterance that unpack gives; of hidden states, in every layer."""
+    """Return the number of unpacked frames of each utterance; all layers of hidden states must agree."""
     parts = [part if isinstance(part, tuple) else (part,) for part in output.unpack(name)]
     assert all(len({len(state) for state in part}) == 1 for part in parts)
     return [len(part[0]) for part in parts]
@@ -59,8 +59,8 @@ def assert_unpacks(output, counts=COUNTS):
 
 
 @calls
-def test_unpacking_waits_for_nothing(call, monkeypatch):
-    """Also where gradients are recorded, and utterances go one by one."""
+def test_unpacking_does_not_wait_for_the_device(call, monkeypatch):
+    """This also holds while gradients are recorded, when utterances run one by one."""
     on_host = Grid.cu_seqlens
     monkeypatch.setattr(Grid, "cu_seqlens", lambda grid, device: on_host(grid, device).as_subclass(OnDevice))
     output = output_of(call)
@@ -74,8 +74,8 @@ def test_unpacking_waits_for_nothing(call, monkeypatch):
     assert_unpacks(recorded)
 
 
-def saved(output):
-    """Save and load as users of torch do."""
+def saved_and_loaded(output):
+    """Save with torch.save and load again."""
     file = io.BytesIO()
     torch.save(output, file)
     file.seek(0)
@@ -89,21 +89,21 @@ REBUILT = {
     "copy": copy.copy,
     "deepcopy": copy.deepcopy,
     "pickle": lambda output: pickle.loads(pickle.dumps(output)),
-    "torch.save": saved,
+    "torch.save": saved_and_loaded,
 }
 
 
 @calls
 @pytest.mark.parametrize("rebuild", REBUILT.values(), ids=REBUILT)
-def test_what_is_made_of_an_output_unpacks_as_it_does(call, rebuild):
+def test_rebuilt_outputs_unpack_like_the_original(call, rebuild):
     output = output_of(call)
-    again = rebuild(output)
-    assert type(again) is type(output) and list(again) == list(output)
-    assert_unpacks(again)
-    for found, other in zip(pytree.tree_leaves(again), pytree.tree_leaves(output), strict=True):
-        assert torch.equal(found, other)
-    again.cu_seqlens = torch.tensor([0, 4, 9], dtype=torch.int32)
-    assert sizes_of(again, "ids" if "ids" in again else "hidden_states") == [4, 5]
+    rebuilt = rebuild(output)
+    assert type(rebuilt) is type(output) and list(rebuilt) == list(output)
+    assert_unpacks(rebuilt)
+    for actual, expected in zip(pytree.tree_leaves(rebuilt), pytree.tree_leaves(output), strict=True):
+        assert torch.equal(actual, expected)
+    rebuilt.cu_seqlens = torch.tensor([0, 4, 9], dtype=torch.int32)
+    assert sizes_of(rebuilt, "ids" if "ids" in rebuilt else "hidden_states") == [4, 5]
     assert_unpacks(output)
 
 
@@ -115,18 +115,18 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("put", SETTINGS.values(), ids=SETTINGS)
-def test_other_boundaries_count(put):
+def test_replaced_cu_seqlens_are_used(put):
     output = output_of(CALLS["logits"])
-    own = output.cu_seqlens
+    original = output.cu_seqlens
     put(output, torch.tensor([0, 1, 9]))
     assert sizes_of(output, None) == sizes_of(output, "hidden_states") == [1, 8]
-    put(output, own.clone())
+    put(output, original.clone())
     assert_unpacks(output)
-    put(output, own)
+    put(output, original)
     assert_unpacks(output)
 
 
-def test_an_exported_call_unpacks():
+def test_outputs_of_exported_calls_unpack():
     model = HubertForCTC(HubertConfig(**PRE_LN)).eval()
 
     class Packed(torch.nn.Module):
@@ -143,7 +143,7 @@ def test_an_exported_call_unpacks():
     assert sizes_of(output, None) == COUNTS
 
 
-def test_what_an_output_knows_is_no_entry_of_it():
+def test_cached_counts_are_no_field_of_the_output():
     output = output_of(CALLS["tokens"])
     assert list(output) == ["ids", "log_probs", "cu_seqlens"] and len(output.to_tuple()) == 3
     assert "counted" not in repr(output) and dict(output) == output

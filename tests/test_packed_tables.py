@@ -1,4 +1,4 @@
-"""What the host tells kernels of a batch: the forms in NumPy against those for tensors and against plain loops."""
+"""Compare the NumPy tables that the host gives to kernels with their tensor versions and with plain loops."""
 
 import numpy as np
 import pytest
@@ -27,8 +27,8 @@ CPU = torch.device("cpu")
 COUNTS = {
     "one": [1],
     "whole parts": [16, 32, 16],
-    "of none": [0, 0],
-    "equal and none": [17, 0, 40, 17, 0, 1, 40],
+    "no frames": [0, 0],
+    "equal and empty": [17, 0, 40, 17, 0, 1, 40],
     "many": np.random.default_rng(0).integers(0, 300, 165).tolist(),
 }
 counts = pytest.mark.parametrize("counts", COUNTS.values(), ids=COUNTS)
@@ -75,9 +75,9 @@ def test_chunks_of_windows_and_of_samples(lengths):
         chunks.append(windows)
         first = len(samples)
         samples += [[start + at, min(8192, length - at), first, length] for at in range(0, length, 8192)]
-    work, found = window_statistics.work_of(lengths, starts, 10, 5)
+    work, chunk_counts = window_statistics.work_of(lengths, starts, 10, 5)
     entries = [entry for row in rows for entry in row]
-    assert work.tolist() == entries and found.tolist() == [len(row) for row in rows]
+    assert work.tolist() == entries and chunk_counts.tolist() == [len(row) for row in rows]
     assert waveforms.work_of(lengths, starts).tolist() == samples
     tables = WindowTables.of(starts, lengths, 10, 5, CPU)
     most = max(map(len, rows), default=0)
@@ -88,7 +88,7 @@ def test_chunks_of_windows_and_of_samples(lengths):
 
 def test_utterances_of_hops():
     assert utterances_of((0, 3, 3, 5), 7).tolist() == [0, 0, 0, 2, 2, 3, 3]
-    assert utterances_of((0, 3, 9, 12), 5).tolist() == [0, 0, 0, 1, 1]  # what starts later has no frames
+    assert utterances_of((0, 3, 9, 12), 5).tolist() == [0, 0, 0, 1, 1]  # utterances that start later have no frames
     assert utterances_of((0,), 2).dtype == np.int32
 
 
@@ -102,22 +102,22 @@ def test_frames_of_the_grid():
     assert grid.true_frames_on_host(np.int32).tolist() == expected
     assert grid.cu_seqlens(CPU).tolist() == [0, 7, 7, 8, 8, 10, 12] and grid.cu_seqlens(CPU).dtype == torch.int32
     assert Grid.of((2400, 0, 100), config).true_frames(CPU) is None
-    assert grid == Grid.of((2400, 0, 401, 1, 1039, 720), config)  # what was computed of it is no part of it
+    assert grid == Grid.of((2400, 0, 401, 1, 1039, 720), config)  # cached values do not affect equality
 
 
-def test_one_copy_of_many_arrays():
+def test_upload_together_copies_many_arrays_at_once():
     strided = np.arange(12, dtype=np.int32).reshape(3, 4).T
     arrays = [strided, np.array([], np.int64), np.array([1.5, -np.inf]), np.arange(3), np.zeros((0, 2), np.int32)]
-    found = upload_together(arrays, CPU)
-    for tensor, array in zip(found, arrays, strict=True):
+    uploaded = upload_together(arrays, CPU)
+    for tensor, array in zip(uploaded, arrays, strict=True):
         assert tensor.tolist() == array.tolist() and tensor.numpy().dtype == array.dtype and tensor.shape == array.shape
         assert tensor.storage_offset() * tensor.itemsize % 16 == 0 and tensor.is_contiguous()
-    assert len({tensor.untyped_storage().data_ptr() for tensor in found}) == 1
+    assert len({tensor.untyped_storage().data_ptr() for tensor in uploaded}) == 1
     assert upload_together([], CPU) == []
 
 
 @pytest.mark.parametrize("values", [POST_LN, PRE_LN], ids=["post-LN", "pre-LN"])
-@pytest.mark.parametrize("lengths", [(720, 0, 401, 1, 9000), (3600,)], ids=["gaps", "none"])
+@pytest.mark.parametrize("lengths", [(720, 0, 401, 1, 9000), (3600,)], ids=["gaps", "no gaps"])
 def test_all_tables_are_uploaded_at_once(values, lengths):
     from hubert_fast.kernels import attention, conv_positional
 
@@ -145,30 +145,30 @@ def test_all_tables_are_uploaded_at_once(values, lengths):
 
 
 @pytest.mark.parametrize("values", [POST_LN, PRE_LN], ids=["post-LN", "pre-LN"])
-def test_tables_of_a_bucket(values):
-    """They begin as those of the batch, and their sizes are those of the bucket, whatever the lengths."""
+def test_tables_of_a_bucket_have_fixed_sizes(values):
+    """They begin like the tables of the batch, and their sizes depend only on the bucket."""
     model, random, sizes = model_of(HubertModel, values), np.random.default_rng(0), {}
     draws = [random.integers(0, most, number).tolist() for most in (400, 3000, 60000) for number in range(1, 9)]
-    # what has the most entries: an utterance that fills its bucket, and eight that each begin entries anew
+    # the most entries: one utterance that fills its bucket, and eight that each begin new entries
     for lengths in [*draws, [20480], [491520], [61440] * 8, [61121] * 8, [399] * 8, [491520 - 8 * 320, *[1] * 7]]:
         grid = Grid.of(lengths, model.config)
         hops = sum(-(-length // 320) for length in lengths)
         spans = SampleSpans(torch.empty(hops * 320), [320 * start for start in grid.starts], lengths)
         bucket = bucket_of(hops, len(lengths))
         exact, _ = tables_on_host(model, torch.float32, grid, spans, CPU)
-        found, most = tables_on_host(model, torch.float32, grid, spans, CPU, bucket)
-        shapes = [(table.shape, table.dtype) for table in found], most
+        padded, most = tables_on_host(model, torch.float32, grid, spans, CPU, bucket)
+        shapes = [(table.shape, table.dtype) for table in padded], most
         assert sizes.setdefault(bucket, shapes) == shapes
         exact[1] = exact[1] if len(exact[1]) else np.arange(grid.frames)
-        utterances, true_frames, work, chunks = found[0], found[1], found[2], exact[-3]
+        utterances, true_frames, work, chunks = padded[0], padded[1], padded[2], exact[-3]
         assert len(utterances) == bucket + 2 and utterances.max() < len(lengths) and len(true_frames) == bucket
-        for index, (table, own) in enumerate(zip(found, exact, strict=True)):
-            if (index, values) != (5, POST_LN):  # places, which depend on the most chunks there may be
+        for index, (table, own) in enumerate(zip(padded, exact, strict=True)):
+            if (index, values) != (5, POST_LN):  # slots, which depend on the largest number of chunks
                 assert np.array_equal(table[: len(own)], own)
             rest = table[len(own) :]
             assert index == 0 or (rest == {5: GRAPH_UTTERANCES * most, 6: 1}.get(index, 0)).all()
         if values is POST_LN:
-            places = found[5][: len(chunks)]
-            assert len(set(places.tolist())) == len(chunks) and (places < GRAPH_UTTERANCES * most).all()
-            assert (np.bincount(places // most, minlength=8)[: len(lengths)] * 1024 >= np.array(lengths) // 5 - 1).all()
-        assert len(work) > 0 and found[2].dtype == np.int32
+            slots = padded[5][: len(chunks)]
+            assert len(set(slots.tolist())) == len(chunks) and (slots < GRAPH_UTTERANCES * most).all()
+            assert (np.bincount(slots // most, minlength=8)[: len(lengths)] * 1024 >= np.array(lengths) // 5 - 1).all()
+        assert len(work) > 0 and padded[2].dtype == np.int32

@@ -1,4 +1,4 @@
-"""Whatever changes a model's weights reaches the packed graph at its next call, and nothing is kept that need not be."""
+"""Check that every change to a model's weights reaches the next packed call, and that stale copies are freed."""
 
 import copy
 import gc
@@ -28,28 +28,28 @@ def packed(model):
         return model(WAVEFORM.to(model.dtype)).logits
 
 
-def defined(model):
+def by_definition(model):
     with torch.no_grad():
         return model(WAVEFORM.to(model.dtype), output_attentions=True).logits
 
 
-def everything(model):
+def trainable(model):
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 @torch.no_grad()
 def in_place(model):
-    for parameter in everything(model):
+    for parameter in trainable(model):
         parameter.mul_(1.01)
 
 
 def through_data(model):
-    for parameter in everything(model):
+    for parameter in trainable(model):
         parameter.data.mul_(1.01)
 
 
 def new_data(model):
-    for parameter in everything(model):
+    for parameter in trainable(model):
         parameter.data = parameter.data * 1.01
 
 
@@ -62,7 +62,7 @@ def one_element(model):
 
 @torch.inference_mode()
 def in_inference_mode(model):
-    for parameter in everything(model):
+    for parameter in trainable(model):
         parameter.mul_(1.01)
 
 
@@ -119,49 +119,49 @@ def swap(model):
     ],
     ids=lambda edit: edit.__name__,
 )
-def test_an_edit_is_seen(values, edit):
+def test_weight_edits_are_noticed(values, edit):
     model = fresh(dict(values, conv_dim=(16, 24, 24, 16, 16, 24, 32)))
     before = packed(model)
     edit(model)
     after = packed(model)
-    assert_close(after, defined(model), "other graph")
-    assert (after - before).abs().max() > 1e-4  # it did change something
+    assert_close(after, by_definition(model), "other graph")
+    assert (after - before).abs().max() > 1e-4  # the edit changed the output
 
 
 @both
-def test_casting_is_seen(values):
+def test_casts_are_noticed(values):
     model = fresh(values)
     expected = packed(model)
     for cast in (model.double, model.half, model.bfloat16, model.float):
         cast()
-        found = packed(model)
-        assert found.dtype == model.dtype
-        assert_close(found, defined(model), "half-precision model" if model.dtype.itemsize == 2 else "other graph")
-    assert not torch.equal(found, expected)  # what was lost in half precision stays lost
-    assert_close(model.to("cpu", torch.float64)(WAVEFORM.double()).logits, defined(model), "other graph")
+        actual = packed(model)
+        assert actual.dtype == model.dtype
+        assert_close(actual, by_definition(model), "half-precision model" if model.dtype.itemsize == 2 else "other graph")
+    assert not torch.equal(actual, expected)  # what was lost in half precision stays lost
+    assert_close(model.to("cpu", torch.float64)(WAVEFORM.double()).logits, by_definition(model), "other graph")
 
 
 @both
-def test_copies_are_on_their_own(values):
+def test_copies_are_independent(values):
     model = fresh(values)
     expected = packed(model)
     copies = [copy.deepcopy(model)]
-    if values.get("conv_pos_batch_norm"):  # PyTorch pickles no module with weight norm, of transformers either
+    if values.get("conv_pos_batch_norm"):  # PyTorch cannot pickle modules with weight norm, even those of transformers
         buffer = io.BytesIO()
         torch.save(model, buffer)
         buffer.seek(0)
         copies += [pickle.loads(pickle.dumps(model)), torch.load(buffer, weights_only=False)]
         size = len(pickle.dumps(fresh(values)))
-        assert len(pickle.dumps(model)) == pytest.approx(size, rel=0.01), "what was laid out is pickled too"
+        assert len(pickle.dumps(model)) == pytest.approx(size, rel=0.01), "the packed weights are pickled too"
     in_place(model)
-    for other in copies:
-        assert torch.equal(packed(other), expected)
-        in_place(other)
-        assert_close(packed(other), packed(model), "same graph")
+    for twin in copies:
+        assert torch.equal(packed(twin), expected)
+        in_place(twin)
+        assert_close(packed(twin), packed(model), "same graph")
 
 
-def test_the_sample_alone_sees_every_tap_and_channel_of_real_sizes():
-    """Where no version counter tells: neither a step of the sample nor a size may hide a part of the tensor."""
+def test_sample_notices_changes_throughout_tensors_of_real_sizes():
+    """Without a version counter, only the sample can notice an edit, so its step must not skip a part of the tensor."""
     convolution, positions = torch.randn(512, 512, 3), torch.randn(1024, 64, 128)
     for tensor in (convolution, positions):
         for axis, size in enumerate(tensor.shape):
@@ -173,30 +173,30 @@ def test_the_sample_alone_sees_every_tap_and_channel_of_real_sizes():
     assert _Source([with_nan]).is_still([with_nan])
 
 
-def test_a_model_made_in_inference_mode():
+def test_models_created_in_inference_mode():
     with torch.inference_mode():
         model = fresh()
         before = packed(model)
-        model.hubert.feature_extractor.conv_layers[2].conv.weight.mul_(1.5)  # of tensors that count no versions
+        model.hubert.feature_extractor.conv_layers[2].conv.weight.mul_(1.5)  # inference tensors have no version counter
         assert not torch.allclose(packed(model), before)
-        assert_close(packed(model), defined(model), "other graph")
-    assert_close(packed(model), defined(model), "other graph")
+        assert_close(packed(model), by_definition(model), "other graph")
+    assert_close(packed(model), by_definition(model), "other graph")
 
 
-def test_nothing_is_made_twice():
+def test_packed_weights_are_cached():
     model = fresh()
     weights = [model.hubert.fast_path.weights.weights_of(model.hubert, torch.float32) for _ in range(2)]
     assert weights[0] is weights[1]
-    other = model.hubert.fast_path.weights.weights_of(model.hubert, torch.bfloat16)
+    half = model.hubert.fast_path.weights.weights_of(model.hubert, torch.bfloat16)
     assert model.hubert.fast_path.weights.weights_of(model.hubert, torch.float32) is weights[0]
-    assert other.convolutions[1].dtype == torch.bfloat16 and other.convolutions[0].dtype == torch.float32
+    assert half.convolutions[1].dtype == torch.bfloat16 and half.convolutions[0].dtype == torch.float32
     in_place(model)
     again = model.hubert.fast_path.weights.weights_of(model.hubert, torch.float32)
-    assert again is not weights[0] and len(model.hubert.fast_path.weights._entries) == 1  # the stale one went too
+    assert again is not weights[0] and len(model.hubert.fast_path.weights._entries) == 1  # the stale entry is gone too
 
 
-def test_what_it_costs():
-    """As its docstring says: the convolutions and the spectrum, and no linear layer."""
+def test_memory_of_packed_weights():
+    """As documented, the convolutions and the positional spectrum are copied, and the first convolution is a view."""
     model = HubertModel(HubertConfig())
     weights = model.fast_path.weights.weights_of(model, torch.float32)
     assert isinstance(weights, PackedWeights)
@@ -206,7 +206,7 @@ def test_what_it_costs():
     assert weights.convolutions[0].data_ptr() == first.data_ptr()  # a view
 
 
-def test_stale_weights_are_freed_and_models_too():
+def test_stale_weights_and_deleted_models_are_freed():
     model = HubertModel(HubertConfig(**POST_LN)).eval()
     with torch.no_grad():
         model(WAVEFORM)
@@ -215,7 +215,7 @@ def test_stale_weights_are_freed_and_models_too():
     with torch.no_grad():
         model(WAVEFORM)
     assert old() is None
-    kept, parameter = weakref.ref(model), weakref.ref(model.encoder.layer_norm.weight)
+    model_ref, parameter_ref = weakref.ref(model), weakref.ref(model.encoder.layer_norm.weight)
     del model
     gc.collect()
-    assert kept() is None and parameter() is None
+    assert model_ref() is None and parameter_ref() is None

@@ -1,4 +1,4 @@
-"""When the packed graph serves a call and when it must not, and that it may be called from anywhere."""
+"""Check when the packed graph serves a call, when it must not, and that threads and worker processes can call it."""
 
 import gc
 import threading
@@ -79,50 +79,50 @@ def dropout_left_on(model):
     model.encoder.layers[0].dropout.train()
 
 
-def another_activation(model):
+def replaced_activation(model):
     model.encoder.layers[0].feed_forward.activation = torch.relu
 
 
-def activation_of_a_convolution(model):
+def replaced_convolution_activation(model):
     model.feature_extractor.conv_layers[2].activation = torch.relu
 
 
-def another_eps(model):
+def changed_eps(model):
     model.encoder.layers[0].layer_norm.eps = 0.5
 
 
-def a_bias_less(model):
+def missing_bias(model):
     model.encoder.layers[0].attention.k_proj.bias = None
 
 
-def another_norm_before(model):
+def changed_normalize_before(model):
     model.encoder.layers[0].normalize_before = not model.encoder.layers[0].normalize_before
 
 
-def forward_under_another_name(model):
+def renamed_forward(model):
     entries = vars(model.encoder.layers[0].feed_forward)
     entries["forward"] = entries.pop("kept")
 
 
-def another_dictionary_of_hooks(model):
+def replaced_dictionary_of_hooks(model):
     layer = model.encoder.layers[0]
     layer._forward_hooks = type(layer._forward_hooks)()
-    watched(model)
+    reason_not_packed(model)
     layer._forward_hooks[0] = print
 
 
-def another_dictionary(model):
+def replaced_dictionary(model):
     layer = model.encoder.layers[0]
     layer.__dict__ = dict(vars(layer))
-    watched(model)
+    reason_not_packed(model)
     layer.training = True
 
 
-def a_number_that_changes(model):
+def eps_changed_in_place(model):
     model.encoder.layers[0].final_layer_norm.eps[...] = 0.5
 
 
-def a_weight_of_a_kind_of_its_own(model):
+def parameter_subclass(model):
     class Quantised(nn.Parameter):
         pass
 
@@ -138,16 +138,16 @@ def another_class(model):
     model.encoder.layers[1].attention.q_proj.__class__ = Twice
 
 
-def a_patched_class(model):
+def patched_class(model):
     type(model.encoder.layers[1].feed_forward).forward = lambda self, x: x
 
 
-def a_weight_of_another_name(model):
+def renamed_bias(model):
     parameters = model.encoder.layers[0].attention.q_proj._parameters
     parameters["slope"] = parameters.pop("bias")
 
 
-def watched(model):
+def reason_not_packed(model):
     with torch.no_grad():
         return model.fast_path.why_not(model, type(model), torch.empty(1, 800), True)
 
@@ -158,99 +158,99 @@ def watched(model):
         (hook, "encoder.layers.1.feed_forward has a hook"),
         (replaced_linear, "encoder.layers.0.attention.q_proj is replaced_linear.<locals>.Twice"),
         (replaced_forward, "forward of encoder.layers.0.feed_forward is replaced"),
-        (forward_under_another_name, "forward of encoder.layers.0.feed_forward is replaced"),
+        (renamed_forward, "forward of encoder.layers.0.feed_forward is replaced"),
         (removed_layer, "encoder.layers.2 is missing"),
         (dropout_left_on, "encoder.layers.0.dropout is in training mode"),
-        (another_eps, "eps of encoder.layers.0.layer_norm is 0.5"),
-        (a_number_that_changes, "eps of encoder.layers.0.final_layer_norm is array(0.5)"),
-        (a_bias_less, "bias of encoder.layers.0.attention.k_proj is added or missing"),
-        (a_weight_of_another_name, "bias, slope of encoder.layers.0.attention.q_proj is added or missing"),
-        (a_weight_of_a_kind_of_its_own, "encoder.layers.1.attention.q_proj has weights of type"),
-        (another_dictionary_of_hooks, "encoder.layers.0 has a hook"),
-        (another_dictionary, "encoder.layers.0 is in training mode"),
+        (changed_eps, "eps of encoder.layers.0.layer_norm is 0.5"),
+        (eps_changed_in_place, "eps of encoder.layers.0.final_layer_norm is array(0.5)"),
+        (missing_bias, "bias of encoder.layers.0.attention.k_proj is added or missing"),
+        (renamed_bias, "bias, slope of encoder.layers.0.attention.q_proj is added or missing"),
+        (parameter_subclass, "encoder.layers.1.attention.q_proj has weights of type"),
+        (replaced_dictionary_of_hooks, "encoder.layers.0 has a hook"),
+        (replaced_dictionary, "encoder.layers.0 is in training mode"),
         (another_class, "encoder.layers.1.attention.q_proj is another_class.<locals>.Twice"),
-        (a_patched_class, "the forward of FeedForward is patched"),
+        (patched_class, "the forward of FeedForward is patched"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_a_change_after_many_calls_is_seen_at_the_next(change, reason, monkeypatch):
-    """By the quick look too, which compares the modules with a snapshot of them."""
+def test_changes_after_many_calls_are_noticed_at_the_next(change, reason, monkeypatch):
+    """The quick check notices too, which compares the modules with a snapshot of them."""
     model = fresh(cls=HubertModel)
     kind = type(model.encoder.layers[0].feed_forward)
     monkeypatch.setattr(kind, "forward", kind.forward)
-    if change is forward_under_another_name:
+    if change is renamed_forward:
         model.encoder.layers[0].feed_forward.kept = lambda x: x
-    if change is a_number_that_changes:
+    if change is eps_changed_in_place:
         model.encoder.layers[0].final_layer_norm.eps = np.array(1e-5)
     for _ in range(3):
-        assert watched(model) is None
+        assert reason_not_packed(model) is None
     change(model)
-    assert watched(model).startswith(reason) and watched(model).startswith(reason)
+    assert reason_not_packed(model).startswith(reason) and reason_not_packed(model).startswith(reason)
 
 
-def test_any_number_of_any_module_that_changes_after_many_calls_is_seen():
-    """Whatever the interpreter: CPython 3.13 stores the attributes of objects in another way than 3.12."""
+def test_changed_numbers_of_every_module_are_noticed():
+    """This must hold for every interpreter: CPython 3.13 stores attributes of objects differently from 3.12."""
     model, changes = fresh(cls=HubertModel), 0
     for _ in range(3):
-        assert watched(model) is None
+        assert reason_not_packed(model) is None
     for name, module in model.named_modules():
         for key, value in list(vars(module).items()):
             if isinstance(value, (int, float)) and name and not key.startswith("_"):
                 setattr(module, key, not value if isinstance(value, bool) else value + 1)
-                reason = watched(model) or ""
+                reason = reason_not_packed(model) or ""
                 assert reason.startswith((f"{key} of {name} is ", f"{name} is in training mode")), f"{name}.{key}: {reason}"
                 setattr(module, key, value)
-                assert watched(model) is None and watched(model) is None
+                assert reason_not_packed(model) is None and reason_not_packed(model) is None
                 changes += 1
     assert changes > 100
 
 
-def test_modules_that_keep_parameters_in_a_mapping_that_is_no_dictionary():
-    """Such a module is looked at anew at every call."""
+def test_changes_in_parameter_mappings_that_are_not_dicts_are_noticed():
+    """Such a module is inspected at every call."""
     model = fresh(cls=HubertModel)
     module = model.encoder.layers[0].attention.q_proj
     module._parameters = UserDict(module._parameters)
-    assert watched(model) is None and watched(model) is None
+    assert reason_not_packed(model) is None and reason_not_packed(model) is None
     module._parameters["bias"] = None
-    assert watched(model) == "bias of encoder.layers.0.attention.q_proj is added or missing"
+    assert reason_not_packed(model) == "bias of encoder.layers.0.attention.q_proj is added or missing"
 
 
-def test_a_layer_that_was_replaced_is_not_kept():
+def test_replaced_layers_are_freed():
     model = fresh(cls=HubertModel)
-    assert watched(model) is None and watched(model) is None
+    assert reason_not_packed(model) is None and reason_not_packed(model) is None
     old = weakref.ref(model.encoder.layers[0].attention.q_proj)
     replaced_linear(model)
-    assert "Twice" in watched(model)
+    assert "Twice" in reason_not_packed(model)
     gc.collect()
     assert old() is None
 
 
-def test_an_attribute_that_the_class_has_later(monkeypatch):
+def test_class_attributes_added_later_are_noticed(monkeypatch):
     model = fresh(cls=HubertModel)
     model.encoder.layers[0].feed_forward.kept = lambda x: x
-    assert watched(model) is None and watched(model) is None
+    assert reason_not_packed(model) is None and reason_not_packed(model) is None
     monkeypatch.setattr(type(model.encoder.layers[0].feed_forward), "kept", None, raising=False)
-    assert watched(model) == "kept of encoder.layers.0.feed_forward is replaced"
+    assert reason_not_packed(model) == "kept of encoder.layers.0.feed_forward is replaced"
 
 
-def test_a_model_that_stays_is_looked_at_once(monkeypatch):
+def test_unchanged_models_are_inspected_once(monkeypatch):
     from hubert_fast.packed import untouched
 
-    model, looked_at = fresh(cls=HubertModel), []
+    model, inspected = fresh(cls=HubertModel), []
     why_changed = untouched.why_changed
     monkeypatch.setattr(
-        untouched, "why_changed", lambda base, below, *rest: looked_at.append(len(below)) or why_changed(base, below, *rest)
+        untouched, "why_changed", lambda base, below, *rest: inspected.append(len(below)) or why_changed(base, below, *rest)
     )
     modules = len(list(model.modules())) - 1
-    assert [watched(model) for _ in range(3)] == [None] * 3 and looked_at == [modules, 0, 0]
+    assert [reason_not_packed(model) for _ in range(3)] == [None] * 3 and inspected == [modules, 0, 0]
     model.encoder.layers[0].layer_norm.eps = float("1e-5")  # another object of the same value
     model.encoder.layers[0].attention.q_proj.bias = nn.Parameter(torch.zeros(48))  # and another weight
     model.encoder.layers[1].note = torch.zeros(2)
-    assert [watched(model) for _ in range(3)] == [None] * 3 and looked_at == [modules, 0, 0, modules, 0, 0]
-    model.encoder.layers[1].note = torch.zeros(2)  # of which no comparison can be made
-    assert [watched(model) for _ in range(3)] == [None] * 3 and looked_at[6:] == [modules, 0, 0]
-    model.forward = model.forward  # which only counts when the call is not one of the module
-    assert watched(model) is None and looked_at[9:] == [0]
+    assert [reason_not_packed(model) for _ in range(3)] == [None] * 3 and inspected == [modules, 0, 0, modules, 0, 0]
+    model.encoder.layers[1].note = torch.zeros(2)  # tensors are not compared
+    assert [reason_not_packed(model) for _ in range(3)] == [None] * 3 and inspected[6:] == [modules, 0, 0]
+    model.forward = model.forward  # this matters only for calls that bypass the module's own, below
+    assert reason_not_packed(model) is None and inspected[9:] == [0]
     with torch.no_grad():
         assert model.why_not_packed(torch.empty(800), whole_call=False) == "forward of the model is replaced"
 
@@ -260,12 +260,12 @@ def test_a_model_that_stays_is_looked_at_once(monkeypatch):
     "change",
     [
         *(hook, pre_hook, replaced_linear, replaced_forward, removed_layer, parametrized, dropout_left_on),
-        *(another_activation, activation_of_a_convolution, another_eps, a_bias_less, another_norm_before),
+        *(replaced_activation, replaced_convolution_activation, changed_eps, missing_bias, changed_normalize_before),
     ],
     ids=lambda change: change.__name__,
 )
-@pytest.mark.parametrize("before", [True, False], ids=["before the first call", "after it"])
-def test_a_changed_model_answers_as_its_modules_do(values, change, before):
+@pytest.mark.parametrize("before", [True, False], ids=["before the first call", "after the first call"])
+def test_changed_models_match_their_modules(values, change, before):
     model = fresh(values)
     waveforms, mask = masked_batch((4000, 3000))
     with torch.no_grad():
@@ -273,13 +273,13 @@ def test_a_changed_model_answers_as_its_modules_do(values, change, before):
             model(waveforms, attention_mask=mask)
         change(model.hubert)
         torch.manual_seed(3)
-        found = model(waveforms[:1])[0]
+        actual = model(waveforms[:1])[0]
         torch.manual_seed(3)
         expected = model(waveforms[:1], output_attentions=True)[0]
-    assert_close(found, expected, "other graph")
+    assert_close(actual, expected, "other graph")
 
 
-def test_hooks_on_the_model_itself_run_and_let_it_be_fast():
+def test_hooks_on_the_model_itself_run_with_the_packed_graph():
     model, seen = fresh(cls=HubertModel), []
     model.register_forward_hook(lambda module, inputs, output: seen.append(output.last_hidden_state))
     with torch.no_grad():
@@ -288,7 +288,7 @@ def test_hooks_on_the_model_itself_run_and_let_it_be_fast():
     assert seen == [output.last_hidden_state]
 
 
-def test_a_hook_on_the_encoder_of_a_head_and_one_that_goes():
+def test_encoder_and_global_hooks_select_the_definition_until_removed():
     model = fresh()
     handle = model.hubert.encoder.register_forward_hook(lambda *arguments: None)
     with torch.no_grad():
@@ -301,7 +301,7 @@ def test_a_hook_on_the_encoder_of_a_head_and_one_that_goes():
         assert model.explain_path() == "packed"
 
 
-def test_hooks_on_the_encoder_of_a_head_run_in_packed_calls_too():
+def test_encoder_hooks_and_replaced_forwards_run_in_packed_calls():
     model = fresh()
     audio = PackedAudio.from_waveforms([torch.randn(4000), torch.randn(800)])
     with torch.no_grad():
@@ -331,7 +331,7 @@ def test_hooks_on_the_encoder_of_a_head_run_in_packed_calls_too():
     ],
 )
 @BOTH
-def test_a_parameter_that_goes_after_the_first_call(values, module, name):
+def test_parameters_removed_after_the_first_call_are_noticed(values, module, name):
     model = fresh(values, HubertModel)
     waveform = torch.randn(1, 4000)
     with torch.no_grad():
@@ -341,7 +341,7 @@ def test_a_parameter_that_goes_after_the_first_call(values, module, name):
         assert_close(model(waveform)[0], model(waveform, output_attentions=True)[0], "attention")
 
 
-def test_modes_that_watch_operations():
+def test_fake_tensors_make_fx_and_flop_counter():
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.experimental.proxy_tensor import make_fx
     from torch.utils.flop_counter import FlopCounterMode
@@ -351,7 +351,7 @@ def test_modes_that_watch_operations():
     with torch.no_grad():
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
             assert model(mode.from_tensor(waveform))[0].shape == (1, 12, 48)
-        expected = model(waveform)[0]  # the mode left nothing behind
+        expected = model(waveform)[0]  # the mode left no state behind
         assert_close(make_fx(lambda x: model(x).last_hidden_state)(waveform)(waveform), expected, "other graph")
         with FlopCounterMode(display=False) as counter:
             model(waveform)
@@ -359,13 +359,13 @@ def test_modes_that_watch_operations():
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.enable_grad], ids=["packed", "definition"])
-def test_another_dtype_than_the_weights(mode):
+def test_waveforms_of_another_dtype_than_the_weights_are_refused(mode):
     model = fresh(cls=HubertModel)
     with mode(), pytest.raises(ValueError, match=r"must be torch\.float32 like the weights, but is torch\.float64"):
         model(torch.randn(1, 800, dtype=torch.float64))
 
 
-def test_a_class_of_its_own_is_not_bypassed():
+def test_subclasses_are_not_bypassed():
     class Louder(HubertModel):
         def _mask_features(self, x, mask_time_indices):
             return 2 * x
@@ -377,7 +377,7 @@ def test_a_class_of_its_own_is_not_bypassed():
         assert_close(model(waveform)[0], model(waveform, output_attentions=True)[0], "attention")
 
 
-def test_replicas_of_data_parallel_leave_the_model_alone():
+def test_data_parallel_replicas_leave_the_model_unchanged():
     model, waveform = fresh(cls=HubertModel), torch.randn(1, 4000)
     with torch.no_grad():
         expected = model(waveform)[0]
@@ -415,13 +415,14 @@ def test_modes_without_gradients(values, mode):
     model = fresh(values)
     waveforms, mask = masked_batch((8000, 5000))
     with mode():
-        found = model(waveforms, attention_mask=mask).logits
+        actual = model(waveforms, attention_mask=mask).logits
         packed = model.forward_packed(PackedAudio.from_waveforms([waveforms[0], waveforms[1, :5000]]))
     with torch.no_grad() if mode is torch.inference_mode else torch.inference_mode():
-        assert torch.equal(model(waveforms, attention_mask=mask).logits, found)  # weights made in the other mode serve
+        # weights packed in one mode serve in the other
+        assert torch.equal(model(waveforms, attention_mask=mask).logits, actual)
         assert torch.equal(model.forward_packed(PackedAudio.from_waveforms([waveforms[0], waveforms[1, :5000]]))[0], packed[0])
     model.train()
-    model(waveforms, attention_mask=mask, labels=torch.tensor([[1], [2]])).loss.backward()  # and disturb no training
+    model(waveforms, attention_mask=mask, labels=torch.tensor([[1], [2]])).loss.backward()  # and do not disturb training
 
 
 @BOTH
@@ -434,11 +435,11 @@ def test_autocast(values, dtype):
         exact = model(waveforms, attention_mask=mask).logits[frames]
         with torch.autocast("cpu", dtype):
             assert model.explain_path() == "packed"
-            found = model(waveforms, attention_mask=mask).logits
+            actual = model(waveforms, attention_mask=mask).logits
             expected = model(waveforms, attention_mask=mask, output_attentions=True).logits
-        assert found.dtype == expected.dtype == dtype
-        lost, allowed = ((x[frames] - exact).square().mean().sqrt() for x in (found.float(), expected.float()))
-        assert 0 < lost < 1.2 * allowed
+        assert actual.dtype == expected.dtype == dtype
+        error, allowed = ((x[frames] - exact).square().mean().sqrt() for x in (actual.float(), expected.float()))
+        assert 0 < error < 1.2 * allowed
         assert torch.equal(model(waveforms, attention_mask=mask).logits[frames], exact)  # float32 again
 
 
@@ -447,22 +448,22 @@ def test_threads_share_a_model():
     audios = [PackedAudio.from_waveforms([torch.randn(400 * (thread + 1) + 100 * i) for i in range(3)]) for thread in range(6)]
     with torch.no_grad():
         expected = [fresh_copy(model).forward_packed(audio).logits for audio in audios]
-    found = [None] * len(audios)
+    outputs = [None] * len(audios)
     barrier = threading.Barrier(len(audios))
 
     def work(index):
         barrier.wait()
         with torch.inference_mode():
             for _ in range(5):
-                found[index] = model.forward_packed(audios[index]).logits
+                outputs[index] = model.forward_packed(audios[index]).logits
 
     threads = [threading.Thread(target=work, args=(index,)) for index in range(len(audios))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    for ours, other in zip(found, expected):
-        assert_close(ours, other, "same graph")
+    for actual, reference in zip(outputs, expected):
+        assert_close(actual, reference, "same graph")
 
 
 def fresh_copy(model):
@@ -472,7 +473,7 @@ def fresh_copy(model):
 
 
 class Encoded(torch.utils.data.Dataset):
-    """What a data set does that encodes its waveforms in the workers of its loader."""
+    """A data set that encodes its waveforms in the workers of its loader."""
 
     def __init__(self, model):
         self.model, self.waveforms = model, torch.randn(4, 4000)
@@ -487,8 +488,8 @@ class Encoded(torch.utils.data.Dataset):
 
 
 @pytest.mark.parametrize("context", ["fork", "spawn"])
-def test_in_the_workers_of_a_data_loader(context):
+def test_packed_calls_in_data_loader_workers(context):
     data = Encoded(fresh(cls=HubertModel, conv_pos_batch_norm=True))  # PyTorch pickles no weight norm, as spawning needs
     expected = torch.stack([data[index] for index in range(4)])
-    found = torch.cat(list(DataLoader(data, batch_size=2, num_workers=2, multiprocessing_context=context)))
-    assert_close(found, expected, "same graph")
+    actual = torch.cat(list(DataLoader(data, batch_size=2, num_workers=2, multiprocessing_context=context)))
+    assert_close(actual, expected, "same graph")
