@@ -1,4 +1,4 @@
-"""Waveform normalisation and text against transformers' Wav2Vec2Processor, and the files both read and write."""
+"""Compare waveform normalisation, text and files with transformers' Wav2Vec2Processor."""
 
 import copy
 import json
@@ -28,21 +28,21 @@ def extractors(request, tmp_path):
     return theirs, FeatureExtractor.from_pretrained(tmp_path)
 
 
-def test_batches_equal_those_of_transformers(extractors, speech):
+def test_batches_match_transformers(extractors, speech):
     theirs, ours = extractors
     waveforms = [speech[:9000], 0.01 * speech[3000:8000] + 0.2, speech[:401]]
     expected = theirs(waveforms, sampling_rate=16000, padding=True, return_tensors="pt")
-    found = ours(waveforms, sampling_rate=16000)
-    assert found.keys() == expected.keys()
-    assert_close(found["input_values"], expected["input_values"], "same graph")
+    actual = ours(waveforms, sampling_rate=16000)
+    assert actual.keys() == expected.keys()
+    assert_close(actual["input_values"], expected["input_values"], "same graph")
     if "attention_mask" in expected:
-        assert torch.equal(found["attention_mask"], expected["attention_mask"].long())
+        assert torch.equal(actual["attention_mask"], expected["attention_mask"].long())
 
 
-def test_without_normalisation_and_as_one_array(speech):
+def test_waveforms_of_every_type_and_silence(speech):
     extractor = FeatureExtractor(do_normalize=False)
-    for one in (speech, [speech], speech.tolist(), torch.from_numpy(speech)):
-        assert torch.equal(extractor(one)["input_values"], torch.from_numpy(speech)[None])
+    for waveform in (speech, [speech], speech.tolist(), torch.from_numpy(speech)):
+        assert torch.equal(extractor(waveform)["input_values"], torch.from_numpy(speech)[None])
     quiet = FeatureExtractor()(np.zeros(500, np.float32))["input_values"]
     assert torch.equal(quiet, torch.zeros(1, 500))
 
@@ -50,11 +50,11 @@ def test_without_normalisation_and_as_one_array(speech):
 def test_int16_samples_normalise_like_float_ones(speech):
     extractor = FeatureExtractor()
     loud = np.round(speech * 32767).astype(np.int16)
-    # 16-bit rounding, about 1e-4 of this waveform's amplitude; the 1e-7 under the root adds as much
+    # 16-bit rounding, about 1e-4 of this waveform's amplitude; the 1e-7 under the root adds about as much
     assert torch.allclose(extractor(loud)["input_values"], extractor(speech)["input_values"], atol=2e-3)
 
 
-def test_what_comes_out_reads_and_moves_as_in_transformers(speech):
+def test_batches_read_and_move_as_in_transformers(speech):
     batch = FeatureExtractor(return_attention_mask=True)([speech, speech[:5000]])
     assert batch.input_values is batch["input_values"] and {**batch}.keys() == {"input_values", "attention_mask"}
     moved = batch.to("cpu", torch.float16)
@@ -64,7 +64,7 @@ def test_what_comes_out_reads_and_moves_as_in_transformers(speech):
         _ = batch.labels
 
 
-def test_arguments_written_for_transformers(speech):
+def test_arguments_of_transformers_are_accepted(speech):
     processor = HubertProcessor.from_tokens(LARGE_LS960)
     expected = processor([speech], sampling_rate=16000)["input_values"]
     assert torch.equal(processor([speech], sampling_rate=16000, return_tensors="pt", padding=True)["input_values"], expected)
@@ -81,9 +81,9 @@ def test_arguments_written_for_transformers(speech):
         ([np.array(["a", "b"])], 16000, "must hold numbers"),
         ([], 16000, "at least one waveform"),
     ],
-    ids=["rate", "stereo", "NaN", "text", "nothing"],
+    ids=["rate", "stereo", "NaN", "text", "no waveforms"],
 )
-def test_bad_waveforms(waveforms, rate, message):
+def test_errors_describe_bad_waveforms(waveforms, rate, message):
     with pytest.raises(ValueError, match=message):
         FeatureExtractor()(waveforms, sampling_rate=rate)
 
@@ -111,7 +111,7 @@ VOCABULARIES = {
 
 @pytest.fixture(scope="module", params=VOCABULARIES, ids=list(VOCABULARIES))
 def tokenizers(request, tmp_path_factory):
-    """transformers' tokenizer and ours, from its files."""
+    """Return transformers' tokenizer, and ours loaded from its files."""
     tokens, options = VOCABULARIES[request.param]
     folder = tmp_path_factory.mktemp("tokenizer")
     return _their_tokenizer(folder, tokens, **options), CTCTokenizer.from_pretrained(folder)
@@ -119,21 +119,21 @@ def tokenizers(request, tmp_path_factory):
 
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_batch_decode_and_its_offsets_equal_those_of_transformers(tokenizers, data):
+def test_batch_decode_and_its_offsets_match_transformers(tokenizers, data):
     theirs, ours = tokenizers
     blank, size = ours.pad_token_id, len(ours.vocabulary)
     ids = st.one_of(st.just(blank), st.integers(0, size - 1))  # half blanks, as in real output
     length = data.draw(st.integers(0, 40))
     rows = data.draw(st.lists(st.lists(ids, min_size=length, max_size=length), min_size=1, max_size=4))
     group = data.draw(st.booleans())
-    # transformers 4.34.1 also tidies spaces before punctuation, unless told not to: see the README
+    # transformers 4.34.1 also removes spaces before punctuation by default: see the README
     options = dict(group_tokens=group, output_char_offsets=True, output_word_offsets=True)
     expected = theirs.batch_decode(rows, **options, clean_up_tokenization_spaces=False)
     for batch in (rows, torch.tensor(rows), np.array(rows)):
-        found = ours.batch_decode(batch, **options)
-        assert found.text == expected["text"]
-        assert found.char_offsets == expected["char_offsets"]
-        assert found.word_offsets == expected["word_offsets"]
+        actual = ours.batch_decode(batch, **options)
+        assert actual.text == expected["text"]
+        assert actual.char_offsets == expected["char_offsets"]
+        assert actual.word_offsets == expected["word_offsets"]
     assert ours.batch_decode(rows, group_tokens=group) == expected["text"]
     assert list(ours.batch_decode(rows, output_word_offsets=True).keys()) == ["text", "word_offsets"]
     if length:
@@ -142,18 +142,18 @@ def test_batch_decode_and_its_offsets_equal_those_of_transformers(tokenizers, da
 
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_skipping_special_tokens_is_what_blanks_in_their_place_are(tokenizers, data):
-    """transformers drops them before it merges runs, blanks among them, and so makes HELO of HELLO."""
+def test_skipped_special_tokens_act_like_blanks(tokenizers, data):
+    """transformers drops special tokens, blanks included, before it merges runs, which turns HELLO into HELO."""
     theirs, ours = tokenizers
     row = data.draw(st.lists(st.integers(0, len(ours.vocabulary) - 1), max_size=40))
     blanked = [ours.pad_token_id if id in ours.special_ids else id for id in row]
     options = dict(output_char_offsets=True, output_word_offsets=True)
     expected = theirs.batch_decode([blanked], **options, clean_up_tokenization_spaces=False)
-    found = ours.batch_decode([row], skip_special_tokens=True, **options)
-    assert (found.text, found.char_offsets, found.word_offsets) == tuple(expected.values())
+    actual = ours.batch_decode([row], skip_special_tokens=True, **options)
+    assert (actual.text, actual.char_offsets, actual.word_offsets) == tuple(expected.values())
 
 
-def test_text_becomes_labels_as_in_transformers(tmp_path):
+def test_labels_of_text_match_transformers(tmp_path):
     theirs = _their_tokenizer(tmp_path, LARGE_LS960)
     ours = HubertProcessor(FeatureExtractor(return_attention_mask=True), CTCTokenizer.from_pretrained(tmp_path))
     for text in ("HELLO WORLD", "", "IT'S", "naïve", "<s>A </s>", "A <unk> B"):
@@ -195,7 +195,7 @@ def test_which_tokens_are_special(tmp_path, options, ids):
     assert copy.deepcopy(ours) == ours == pickle.loads(pickle.dumps(ours))  # after it was used
 
 
-def test_a_collator_pads_as_with_transformers(tmp_path, speech):
+def test_padding_matches_transformers(tmp_path, speech):
     tokenizer = _their_tokenizer(tmp_path)
     extractor = transformers.Wav2Vec2FeatureExtractor(return_attention_mask=True)
     theirs = transformers.Wav2Vec2Processor(feature_extractor=extractor, tokenizer=tokenizer)
@@ -203,12 +203,12 @@ def test_a_collator_pads_as_with_transformers(tmp_path, speech):
     rows = [ours([waveform]).input_values[0] for waveform in (speech, speech[:5000])]
     features = [{"input_values": row.numpy()} for row in rows]
     labels = [{"input_ids": ours(text=text).input_ids} for text in ("HELLO", "A B C D E")]
-    found = ours.pad(features, labels, padding=True, return_tensors="pt")
+    actual = ours.pad(features, labels, padding=True, return_tensors="pt")
     expected = theirs.pad(features, labels=labels, padding=True, return_tensors="pt")
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], expected[name]) for name in found)
-    found, expected = (processor.pad(labels=labels, return_tensors="pt") for processor in (ours, theirs))
-    assert torch.equal(found.input_ids, expected.input_ids) and torch.equal(found.attention_mask, expected.attention_mask)
+    assert actual.keys() == expected.keys()
+    assert all(torch.equal(actual[name], expected[name]) for name in actual)
+    actual, expected = (processor.pad(labels=labels, return_tensors="pt") for processor in (ours, theirs))
+    assert torch.equal(actual.input_ids, expected.input_ids) and torch.equal(actual.attention_mask, expected.attention_mask)
     together = ours([speech], text=["A B"])
     assert together.labels == [ours(text="A B").input_ids] and together.input_values.shape == (1, len(speech))
     assert together.to("cpu").labels == together.labels
@@ -222,7 +222,7 @@ def test_doubled_letters_survive_and_special_tokens_do_not(tmp_path):
     assert ours.decode(ids) == "<s>HELLO <unk>A</s>"
 
 
-def test_files_go_both_ways(tmp_path):
+def test_transformers_and_we_read_each_others_files(tmp_path):
     processor = HubertProcessor.from_tokens(LARGE_LS960)
     processor.save_pretrained(tmp_path)
     theirs = transformers.Wav2Vec2Processor.from_pretrained(tmp_path)
@@ -247,7 +247,7 @@ def test_processor_as_newer_transformers_saves_it(tmp_path):
     assert extractor.return_attention_mask and not extractor.do_normalize
 
 
-def test_tokenizer_file_troubles(tmp_path):
+def test_errors_describe_bad_tokenizer_files(tmp_path):
     with pytest.raises(CheckpointError, match=r"has no vocab\.json"):
         CTCTokenizer.from_pretrained(tmp_path)
     (tmp_path / "vocab.json").write_text('{"a": 0}')

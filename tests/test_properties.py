@@ -1,4 +1,4 @@
-"""What must hold for any configuration and any lengths: random small ones, drawn by hypothesis."""
+"""Check what must hold for any configuration and any lengths, with random small ones from hypothesis."""
 
 import torch
 from conftest import TOLERANCES, perturb
@@ -46,11 +46,11 @@ def configurations(draw, norm=NORMS, batch_norm=BOOLEANS):
     st.lists(st.integers(0, 3000), min_size=1, max_size=5),
     st.booleans(),
 )
-def test_a_masked_batch_is_each_row_alone(config, cls, lengths, attentions):
-    """For models that normalise over channels, whatever the padding holds.
+def test_masked_batches_match_each_row_alone(config, cls, lengths, attentions):
+    """This holds for models that normalise over channels, whatever the padding holds.
 
-    Not so with a group norm, and not with a batch norm before the positional convolution, which turns the zeros of padded
-    frames into something else: both as in transformers.
+    It does not hold with a group norm, nor with a batch norm before the positional convolution, which makes the zeros of
+    padded frames nonzero: both as in transformers.
     """
     lengths = torch.tensor([*lengths, 400])
     model = perturb(cls(config)).eval()
@@ -63,15 +63,15 @@ def test_a_masked_batch_is_each_row_alone(config, cls, lengths, attentions):
             if length < 400:
                 continue
             alone = model(waveforms[row : row + 1, :length])[0][0]
-            found = together[row] if cls is HubertForSequenceClassification else together[row, : len(alone)]
+            actual = together[row] if cls is HubertForSequenceClassification else together[row, : len(alone)]
             # some layers here are two numbers wide, and a norm over those amplifies rounding
             bound = 20 * TOLERANCES["same graph"] * max(1.0, alone.abs().max().item())
-            assert (found - alone).abs().max().item() <= bound
+            assert (actual - alone).abs().max().item() <= bound
 
 
 @BOUNDED
 @given(configurations(), MODELS, st.sampled_from([torch.float32, torch.float16, torch.bfloat16, torch.float64]), st.booleans())
-def test_saving_and_loading_is_exact(tmp_path_factory, config, cls, dtype, sharded):
+def test_saved_models_load_exactly(tmp_path_factory, config, cls, dtype, sharded):
     folder = tmp_path_factory.mktemp("saved")
     model = perturb(cls(config)).to(dtype)
     model.save_pretrained(folder, max_shard_size="10KB" if sharded else "5GB")
@@ -90,7 +90,7 @@ def test_saving_and_loading_is_exact(tmp_path_factory, config, cls, dtype, shard
     st.lists(st.tuples(st.integers(1, 11), st.integers(1, 5)), min_size=1, max_size=7),
     st.integers(0, 2000),
 )
-def test_frame_counts_are_what_the_convolutions_yield(layers, samples):
+def test_frame_counts_match_the_convolutions(layers, samples):
     kernels, strides = zip(*layers)
     config = HubertConfig(
         conv_dim=(1,) * len(layers), conv_kernel=kernels, conv_stride=strides, hidden_size=4, num_attention_heads=1,

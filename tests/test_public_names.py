@@ -1,4 +1,4 @@
-"""The public names of the package: those that load on first use, those that type checkers see, those in the API reference."""
+"""Check that names loaded on first use, names that type checkers see and names in the API reference agree."""
 
 import ast
 import inspect
@@ -25,7 +25,7 @@ def test_type_checkers_see_what_loads_on_first_use():
 
 
 @pytest.mark.skipif(not REFERENCE.exists(), reason="docs/ is not beside the package under test")
-def test_each_public_name_is_in_the_reference():
+def test_public_names_and_the_reference_agree():
     listed = re.findall(r"^::: hubert_fast\.(\w+)$", REFERENCE.read_text(encoding="utf-8"), re.MULTILINE)
     assert sorted(listed) == sorted(hubert_fast.__all__)
     of_transcribe = re.findall(r"^::: hubert_fast\.transcribe\.(\w+)$", REFERENCE.read_text(encoding="utf-8"), re.MULTILINE)

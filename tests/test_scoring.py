@@ -1,4 +1,4 @@
-"""Word and character errors: what counts as an error in various scripts, and what the normalizers ignore."""
+"""Check what counts as a word or character error in various scripts, and what the normalizers ignore."""
 # ruff: noqa: RUF001 - the tests need quotation marks that look alike
 
 import sys
@@ -84,7 +84,7 @@ def test_differences_that_basic_ignores(reference, text):
         ("й", "и"), ("が", "か"), ("well", "we'll"), ("2", "3"), ("x²", "x"),
     ],
 )  # fmt: skip
-def test_differences_that_count(reference, text):
+def test_differences_that_count_as_errors(reference, text):
     assert score(reference, text).word_errors == score(text, reference).word_errors == 1
 
 
@@ -94,13 +94,13 @@ def test_combining_marks_are_kept_and_do_not_split_words(word):
     assert score(word, word) == Errors(1, 0, len(basic(word)), 0)
 
 
-def test_none_changes_only_white_space():
+def test_normalizer_none_changes_only_white_space():
     assert score("Don’t  stop.", "Don’t\tstop.", "none") == Errors(2, 0, 11, 0)
     assert score("Don't stop", "DON'T STOP", "none").word_errors == 2
     assert score("stop.", "stop", "none") == Errors(1, 1, 5, 1)
 
 
-def test_english_is_whispers_normalizer():
+def test_normalizer_english_matches_whispers():
     pytest.importorskip("transformers", reason="the normalizer comes from transformers")
     from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
@@ -112,7 +112,7 @@ def test_english_is_whispers_normalizer():
     assert description("english").startswith(DESCRIPTIONS["english"]) and "transformers" in description("english")
 
 
-def test_english_without_its_packages(monkeypatch):
+def test_normalizer_english_without_its_packages(monkeypatch):
     from hubert_fast.transcribe import normalizers
 
     for cached in (normalizers.normalizer, normalizers._english, normalizers.description):
@@ -123,7 +123,7 @@ def test_english_without_its_packages(monkeypatch):
         normalizer("english")
 
 
-def test_a_normalizer_that_does_not_exist():
+def test_unknown_normalizers_are_refused():
     with pytest.raises(ValueError, match="normalizer must be one of none, basic, english, but is 'french'"):
         score("a", "a", "french")
     assert NORMALIZERS == ("none", "basic", "english")
