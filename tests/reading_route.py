@@ -5,7 +5,7 @@ A reader who follows a call changes files as often as the call does. Run from th
     python tests/reading_route.py
 
 Each route is called twice and the second call traced, so that what happens once is left out. The bodies of kernels are left
-out too: a reader takes a launch for one step.
+out too, because a reader sees a launch as one step.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Route:
         self.files: set[str] = set()
         self.crossings = 0
         self._stack = ["outside"]
-        self._kernels = 0  # that are running
+        self._running_kernels = 0
 
     def __enter__(self) -> Route:
         sys.setprofile(self._event)
@@ -63,8 +63,8 @@ class Route:
         if name is None or event not in ("call", "return"):
             return
         if frame.f_code.co_name.endswith("_kernel"):
-            self._kernels += 1 if event == "call" else -1
-        elif self._kernels:
+            self._running_kernels += 1 if event == "call" else -1
+        elif self._running_kernels:
             return
         elif event == "call":
             self._cross(self._stack[-1], name)

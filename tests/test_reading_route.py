@@ -1,11 +1,11 @@
-"""How far a reader has to go who follows one call: the limits of reading_route.py for the definition and the plain graph."""
+"""Limit how many files a reader must open to follow one call of the definition or of the plain graph."""
 
 import pytest
 from reading_route import routes, trace
 
 from hubert_fast.dispatch import BACKEND_VARIABLE
 
-LIMITS = {  # files, crossings from one file to another; before packed/ was one room, 17 and 138 for the plain graph
+LIMITS = {  # files, crossings from one file to another; before packed/ was one package, the plain graph had 17 and 138
     "base: forward, the definition": (6, 16),
     "large: forward, the definition": (6, 16),
     "base: forward, plain PyTorch": (16, 72),

@@ -1,6 +1,6 @@
-"""README.md, docs/ and their companions: the Python runs as it stands, and links, paths, names, options and targets exist.
+"""Check README.md, docs/ and their companions: snippets run as printed; links, paths, names, options and targets exist.
 
-The demo's checkpoint and recordings stand in for a hub name and for files of the reader's.
+The demo's checkpoint and recordings stand in for a hub name and for the reader's own files.
 """
 
 import importlib
@@ -20,7 +20,7 @@ README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 PROSE = [*PAGES, *(ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "RELEASING.md"))]
 pytestmark = pytest.mark.skipif(not README.exists(), reason="the package under test is not a checkout")
-names = pytest.mark.parametrize("page", PROSE, ids=lambda page: page.stem)
+every_page = pytest.mark.parametrize("page", PROSE, ids=lambda page: page.stem)
 
 
 def snippets_of(page: Path) -> list[str]:
@@ -28,7 +28,7 @@ def snippets_of(page: Path) -> list[str]:
 
 
 def code_of(page: Path) -> list[str]:
-    """Return code blocks, and what stands between backticks in the rest."""
+    """Return code blocks, and the text between backticks outside them."""
     text = page.read_text(encoding="utf-8")
     blocks = re.findall(r"^```.*?\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     return blocks + re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
@@ -44,7 +44,7 @@ def test_the_readme_is_short():
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.exists() and snippets_of(page)], ids=lambda page: page.stem)
-def test_python_snippets(page, capsys):
+def test_python_snippets_run(page, capsys):
     import transformers
 
     waveforms = [audio.load(recording.path) for recording in demo.recordings()[:2]]
@@ -74,13 +74,13 @@ def test_python_snippets(page, capsys):
             assert [decode(logits.argmax(-1)) for logits in shared["per_utterance"]] == [first, second, first]
             assert shared.get("texts", [first, second, first]) == [first, second, first]
         else:
-            assert "assert" in code, "nothing is known of what this snippet should do"
+            assert "assert" in code, "no check is known for this snippet"
         seen.add(code)
     assert seen
 
 
-@names
-def test_links_lead_somewhere(page):
+@every_page
+def test_link_targets_exist(page):
     for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
         if link.startswith(("http://", "https://")):
             continue
@@ -91,16 +91,16 @@ def test_links_lead_somewhere(page):
             assert anchor in anchors_of(target), f"{page.name}: {link}, but there are {sorted(anchors_of(target))}"
 
 
-@names
+@every_page
 def test_make_targets_exist(page):
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     named = {name for code in code_of(page) for name in re.findall(r"\bmake ([a-z][\w-]*)", code)}
     assert named <= set(targets)
 
 
-@names
+@every_page
 def test_options_exist(page):
-    """Every option named is one of the command line, of a program of bench/, or of a tool named beside it."""
+    """Every option on a page belongs to the command line, to a program of bench/, or to a tool named before it."""
     known = "".join(
         path.read_text(encoding="utf-8") for path in (*ROOT.glob("hubert_fast/**/*.py"), *ROOT.glob("bench/**/*.py"))
     )
@@ -129,16 +129,16 @@ def test_each_format_and_option_of_transcribe_is_described():
     assert {option for option in options if option not in text} == set()
 
 
-@names
+@every_page
 def test_paths_exist(page):
-    """Paths below the repository's folders; a path with a word in capitals stands for many."""
+    """Paths below the repository's folders; a path with a word in capitals is a placeholder."""
     for code in code_of(page):
         for path in re.findall(r"(?<![\w/.])(?:bench|csrc|docs|examples|hubert_fast|kernels|tests)/[\w./-]*", code):
             if not re.search(r"[A-Z]{3}", path):
                 assert (ROOT / path.rstrip(".")).exists(), f"{page.name}: {path}"
 
 
-@names
+@every_page
 def test_dotted_names_exist(page):
     for code in code_of(page):
         for name in re.findall(r"(?<![\w/.])hubert_fast(?:\.\w+)+(?![\w/])", code):
@@ -149,7 +149,7 @@ def test_dotted_names_exist(page):
                 value = getattr(value, part)
 
 
-def test_the_layout_is_that_of_the_package():
+def test_documented_layout_matches_the_package():
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     (tree,) = re.findall(r"^```\n(hubert_fast/\n.*?)^```", text, re.DOTALL | re.MULTILINE)
     named = set(re.findall(r"\b\w+\.py\b", tree))
@@ -159,7 +159,7 @@ def test_the_layout_is_that_of_the_package():
     assert {folder for folder in folders if f" {folder}/" not in tree} == set()
 
 
-def test_the_steps_of_contributing_name_what_is_in_the_files_they_name():
+def test_identifiers_in_contributing_exist_in_the_named_files():
     """Each identifier in a section of steps occurs in one of the files that the section names."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     for section in re.split(r"^## ", text, flags=re.MULTILINE):

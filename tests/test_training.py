@@ -1,4 +1,4 @@
-"""Training: our loss curve against transformers', gradient checkpointing, Trainer, LoRA, regression."""
+"""Check training: loss curves against transformers, gradient checkpointing, Trainer, LoRA, regression."""
 
 from types import SimpleNamespace
 
@@ -11,24 +11,24 @@ from conftest import POST_LN, PRE_LN, assert_close, masked_batch, perturb, relat
 import hubert_fast
 from hubert_fast import HubertConfig, HubertForCTC, HubertForSequenceClassification, HubertModel, HubertProcessor, audio, demo
 
-ON = dict(
+RANDOM_DROPS_AND_MASKS = dict(
     hidden_dropout=0.1, attention_dropout=0.1, layerdrop=0.3, mask_time_prob=0.3, mask_time_length=2, mask_feature_prob=0.1
 )
-LOADED = dict(dtype=torch.float32, layerdrop=0.2, ctc_loss_reduction="mean")
+LOAD_OPTIONS = dict(dtype=torch.float32, layerdrop=0.2, ctc_loss_reduction="mean")
 BOTH = pytest.mark.parametrize("values", [POST_LN, PRE_LN], ids=["post-LN", "pre-LN"])
 
 
 @pytest.fixture(scope="module")
 def examples():
-    """The demo's recordings as a Trainer's data set: samples and labels."""
+    """Return the demo's recordings as a Trainer's data set: samples and labels."""
     processor = HubertProcessor.from_pretrained(demo.MODEL)
     vocabulary = processor.tokenizer.vocabulary
-    made = []
+    rows = []
     for recording in demo.recordings():
         text = recording.reference.upper().replace(" ", "|")
-        row = processor(audio.load(recording.path))["input_values"][0]
-        made.append({"input_values": row, "labels": torch.tensor([vocabulary[letter] for letter in text])})
-    return made
+        samples = processor(audio.load(recording.path))["input_values"][0]
+        rows.append({"input_values": samples, "labels": torch.tensor([vocabulary[letter] for letter in text])})
+    return rows
 
 
 def collate(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
@@ -41,11 +41,11 @@ def collate(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     }
 
 
-def test_the_loss_curve_is_that_of_transformers_step_for_step(examples):
-    """SpecAugment and LayerDrop on: both draw what transformers draws. Dropout off: its masks depend on the kernel."""
+def test_loss_curve_matches_transformers_at_every_step(examples):
+    """SpecAugment and LayerDrop are on, and draw as in transformers. Dropout is off: its masks depend on the kernel."""
 
     def losses(cls) -> list[float]:
-        model = cls.from_pretrained(demo.MODEL, **LOADED).train()
+        model = cls.from_pretrained(demo.MODEL, **LOAD_OPTIONS).train()
         assert model.config.mask_time_prob > 0 and model.config.hidden_dropout == 0
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
         torch.manual_seed(0)
@@ -66,52 +66,52 @@ def test_the_loss_curve_is_that_of_transformers_step_for_step(examples):
     assert ours == pytest.approx(theirs, rel=1e-5)
 
 
-def _kept_bytes(model, batch) -> tuple[int, dict[str, torch.Tensor]]:
-    """Bytes that one training step keeps for its backward pass, and the gradients."""
-    kept = {}
+def _saved_bytes(model, batch) -> tuple[int, dict[str, torch.Tensor]]:
+    """Return the bytes that one training step saves for its backward pass, and the gradients."""
+    sizes = {}
 
-    def note(tensor):
-        kept[tensor.data_ptr()] = tensor.nbytes
+    def record(tensor):
+        sizes[tensor.data_ptr()] = tensor.nbytes
         return tensor
 
     model.zero_grad()
     torch.manual_seed(1)
     np.random.seed(1)
     parameters = {parameter.data_ptr() for parameter in model.parameters()}
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor):
         loss = model(**batch).loss
-        bytes_kept = sum(size for pointer, size in kept.items() if pointer not in parameters)
+        saved_bytes = sum(size for pointer, size in sizes.items() if pointer not in parameters)
     loss.backward()
-    return bytes_kept, {
+    return saved_bytes, {
         name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None
     }
 
 
 @BOTH
 @pytest.mark.parametrize("options", [None, {"use_reentrant": True}], ids=["default", "reentrant"])
-def test_gradient_checkpointing_keeps_less_and_changes_nothing(values, options):
-    model = perturb(HubertForCTC(HubertConfig(**values, **ON))).train()
+def test_gradient_checkpointing_saves_memory_and_changes_no_gradient(values, options):
+    model = perturb(HubertForCTC(HubertConfig(**values, **RANDOM_DROPS_AND_MASKS))).train()
     waveforms, mask = masked_batch((8000, 5000))
     batch = {"input_values": waveforms, "attention_mask": mask, "labels": torch.tensor([[1, 2, 3], [4, 5, -100]])}
-    plain_bytes, expected = _kept_bytes(model, batch)
+    plain_bytes, expected = _saved_bytes(model, batch)
     assert not model.is_gradient_checkpointing
     model.gradient_checkpointing_enable(options)
     assert model.is_gradient_checkpointing
-    kept_bytes, found = _kept_bytes(model, batch)
-    # reentrant checkpoints cannot begin at the waveform, so the first convolution keeps what it has
-    assert kept_bytes < (0.7 if options else 0.5) * plain_bytes, f"{kept_bytes} of {plain_bytes} bytes"
-    assert found.keys() == expected.keys()
+    saved_bytes, actual = _saved_bytes(model, batch)
+    # reentrant checkpoints cannot begin at the waveform, so the first convolution still saves its activations
+    assert saved_bytes < (0.7 if options else 0.5) * plain_bytes, f"{saved_bytes} of {plain_bytes} bytes"
+    assert actual.keys() == expected.keys()
     for name, gradient in expected.items():
-        assert torch.equal(found[name], gradient), f"{name}: {relative_error(found[name], gradient):.1e}"
+        assert torch.equal(actual[name], gradient), f"{name}: {relative_error(actual[name], gradient):.1e}"
     model.gradient_checkpointing_disable()
-    assert not model.is_gradient_checkpointing and _kept_bytes(model, batch)[0] == plain_bytes
+    assert not model.is_gradient_checkpointing and _saved_bytes(model, batch)[0] == plain_bytes
     model.gradient_checkpointing_enable()
     model.eval()
     with torch.no_grad():
         assert model(waveforms).logits.isfinite().all()
 
 
-def test_gradient_checkpointing_by_the_newer_name():
+def test_gradient_checkpointing_under_its_newer_name():
     model = HubertModel(small_config())
     model.activation_checkpointing_enable({"use_reentrant": True})
     assert model.is_gradient_checkpointing
@@ -122,7 +122,7 @@ def test_gradient_checkpointing_by_the_newer_name():
         assert model.is_gradient_checkpointing
         with pytest.raises(ValueError, match="every_n_layers must be 1 and offload False, but they are 2 and False"):
             enable(every_n_layers=2)
-    assert HubertModel(small_config(gradient_checkpointing=True)).is_gradient_checkpointing  # as old configurations ask
+    assert HubertModel(small_config(gradient_checkpointing=True)).is_gradient_checkpointing  # as in old configurations
 
 
 def test_freezing():
@@ -170,19 +170,19 @@ def test_one_label_is_regression(labels):
         (HubertForCTC, torch.tensor([[1], [32]]), r"below vocab_size \(32\), but reach 32"),
     ],
 )
-def test_labels_that_do_not_fit_are_named(cls, labels, message):
+def test_errors_describe_labels_that_do_not_fit(cls, labels, message):
     with pytest.raises(ValueError, match=message):
         cls(small_config(num_labels=4))(torch.randn(2, 4000), labels=labels)
 
 
 @pytest.mark.parametrize("blank", [None, -1, 32])
-def test_a_blank_that_is_no_output(blank):
+def test_blank_must_be_an_output(blank):
     model = HubertForCTC(small_config(pad_token_id=blank))
     with pytest.raises(ValueError, match=f"pad_token_id is CTC's blank and must be an output, 0 to 31, but is {blank}"):
         model(torch.randn(1, 4000), labels=torch.tensor([[1]]))
 
 
-def test_labels_that_are_whole_but_floating(examples):
+def test_whole_numbered_floating_point_labels(examples):
     model = HubertForCTC(small_config()).eval()
     waveforms, labels = torch.randn(2, 4000), torch.tensor([[1, 2], [3, -100]])
     assert torch.equal(model(waveforms, labels=labels.float()).loss, model(waveforms, labels=labels).loss)
@@ -195,16 +195,16 @@ def test_layerdrop_may_change_after_construction():
     assert not torch.equal(states[0], states[1])
 
 
-def test_ignored_labels():
+def test_labels_of_minus_100_are_ignored():
     model = HubertForSequenceClassification(small_config(num_labels=4)).eval()
     waveforms = torch.randn(2, 4000)
-    both = model(waveforms, labels=torch.tensor([2, -100])).loss
-    assert_close(both, model(waveforms[:1], labels=torch.tensor([2])).loss, "same graph")
+    loss = model(waveforms, labels=torch.tensor([2, -100])).loss
+    assert_close(loss, model(waveforms[:1], labels=torch.tensor([2])).loss, "same graph")
 
 
 @BOTH
 @pytest.mark.parametrize("class_name", ["HubertModel", "HubertForCTC", "HubertForSequenceClassification"])
-def test_initial_weights_are_distributed_as_those_of_transformers(values, class_name):
+def test_initial_weights_are_distributed_as_in_transformers(values, class_name):
     values = dict(values, hidden_size=192, intermediate_size=256, use_weighted_layer_sum=True, initializer_range=0.05)
     ours, theirs = (getattr(library, class_name)(library.HubertConfig(**values)) for library in (hubert_fast, transformers))
     expected = dict(theirs.named_parameters())
@@ -216,8 +216,8 @@ def test_initial_weights_are_distributed_as_those_of_transformers(values, class_
         assert parameter.mean().item() == pytest.approx(expected[name].mean().item(), abs=8 * std / np.sqrt(n) + 1e-7), name
 
 
-def trained(model, examples, folder, **options):
-    """A few steps under transformers' Trainer, with an evaluation at the end: the trainer and what it logged."""
+def train(model, examples, folder, **options):
+    """Train for a few steps with transformers' Trainer and evaluate at the end. Return the trainer and its logs."""
     arguments = transformers.TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=3,
@@ -246,45 +246,45 @@ def trained(model, examples, folder, **options):
     )
 
 
-def test_trainer_on_our_model_and_on_theirs(examples, tmp_path):
-    ours, found = trained(HubertForCTC.from_pretrained(demo.MODEL, **LOADED), examples, tmp_path / "ours")
-    _, expected = trained(transformers.HubertForCTC.from_pretrained(demo.MODEL, **LOADED), examples, tmp_path / "theirs")
-    assert len(found.losses) == 4
-    assert found.losses == pytest.approx(expected.losses, rel=1e-5)
-    assert found.norms == pytest.approx(expected.norms, rel=1e-4)  # a sum over 3.6 million gradients
-    assert found.eval_loss == pytest.approx(expected.eval_loss, rel=1e-5)
+def test_trainer_gives_the_losses_of_transformers(examples, tmp_path):
+    ours, actual = train(HubertForCTC.from_pretrained(demo.MODEL, **LOAD_OPTIONS), examples, tmp_path / "ours")
+    _, expected = train(transformers.HubertForCTC.from_pretrained(demo.MODEL, **LOAD_OPTIONS), examples, tmp_path / "theirs")
+    assert len(actual.losses) == 4
+    assert actual.losses == pytest.approx(expected.losses, rel=1e-5)
+    assert actual.norms == pytest.approx(expected.norms, rel=1e-4)  # a sum over 3.6 million gradients
+    assert actual.eval_loss == pytest.approx(expected.eval_loss, rel=1e-5)
     prediction = ours.predict(examples[8:11])
     assert prediction.predictions.shape[0] == 3 and np.isfinite(prediction.metrics["test_loss"])
 
 
 def test_trainer_with_gradient_checkpointing_bf16_and_checkpoints(examples, tmp_path):
-    model = HubertForCTC.from_pretrained(demo.MODEL, **LOADED)
+    model = HubertForCTC.from_pretrained(demo.MODEL, **LOAD_OPTIONS)
     name = "activation_checkpointing" if "activation_checkpointing" in vars(transformers.TrainingArguments) else None
-    trainer, log = trained(model, examples, tmp_path, bf16=True, **{name or "gradient_checkpointing": True})
+    trainer, log = train(model, examples, tmp_path, bf16=True, **{name or "gradient_checkpointing": True})
     assert model.is_gradient_checkpointing and np.isfinite(log.losses).all()
-    trainer.save_model(tmp_path / "saved")  # weights alone, as of any model that is not transformers' own
+    trainer.save_model(tmp_path / "saved")  # only weights, as for any model that is not transformers' own
     model.config.save_pretrained(tmp_path / "saved")
     loaded, info = HubertForCTC.from_pretrained(tmp_path / "saved", output_loading_info=True)
     assert not any(info.values())
     assert all(torch.equal(parameter, model.state_dict()[name]) for name, parameter in loaded.state_dict().items())
 
 
-def test_trainer_on_an_accelerated_model_trains_as_before_and_evaluates_with_ours(examples, tmp_path):
-    _, expected = trained(transformers.HubertForCTC.from_pretrained(demo.MODEL, **LOADED), examples, tmp_path / "plain")
-    model = hubert_fast.accelerate(transformers.HubertForCTC.from_pretrained(demo.MODEL, **LOADED))
-    reasons, own = [], type(model.hubert.forward).__call__
+def test_trainer_on_accelerated_models_trains_unchanged_and_evaluates_fast(examples, tmp_path):
+    _, expected = train(transformers.HubertForCTC.from_pretrained(demo.MODEL, **LOAD_OPTIONS), examples, tmp_path / "plain")
+    model = hubert_fast.accelerate(transformers.HubertForCTC.from_pretrained(demo.MODEL, **LOAD_OPTIONS))
+    reasons, original_call = [], type(model.hubert.forward).__call__
 
     class Watched(type(model.hubert.forward)):
         def __call__(self, *args, **kwargs):
-            output = own(self, *args, **kwargs)
+            output = original_call(self, *args, **kwargs)
             reasons.append(self.reason)
             return output
 
     model.hubert.forward.__class__ = Watched
-    _, found = trained(model, examples, tmp_path / "fast")
+    _, actual = train(model, examples, tmp_path / "fast")
     assert reasons == ["the model is training"] * 4 + [None]
-    assert found.losses == expected.losses
-    assert found.eval_loss == pytest.approx(expected.eval_loss, rel=1e-5)
+    assert actual.losses == expected.losses
+    assert actual.eval_loss == pytest.approx(expected.eval_loss, rel=1e-5)
 
 
 def lora(model):
@@ -294,7 +294,7 @@ def lora(model):
     return peft.get_peft_model(model, config)
 
 
-def test_lora_on_our_model_is_honoured():
+def test_lora_on_our_model_matches_transformers():
     dropouts = dict.fromkeys(("hidden_dropout", "activation_dropout", "attention_dropout", "final_dropout", "layerdrop"), 0.0)
     values = dict(PRE_LN, mask_time_prob=0.0, **dropouts)
     ours, theirs = (
@@ -304,15 +304,15 @@ def test_lora_on_our_model_is_honoured():
     ours.load_state_dict(theirs.state_dict())
     waveforms, mask = masked_batch((6000, 4000))
     with torch.no_grad():
-        without = ours(waveforms, attention_mask=mask).logits
+        without_lora = ours(waveforms, attention_mask=mask).logits
     ours, theirs = lora(ours).eval(), lora(theirs).eval()
     theirs.load_state_dict(ours.state_dict())
     assert sum("lora_" in name for name, _ in ours.named_parameters()) == 2 * 2 * 3  # A and B, q and v, three layers
     with torch.no_grad():
-        found = ours(waveforms, attention_mask=mask).logits
+        actual = ours(waveforms, attention_mask=mask).logits
         expected = true_frames(theirs(waveforms, attention_mask=mask).logits, mask)
-        assert_close(true_frames(found, mask), expected, "same graph")
-    assert relative_error(found, without) > 0.01
+        assert_close(true_frames(actual, mask), expected, "same graph")
+    assert relative_error(actual, without_lora) > 0.01
     labels = torch.tensor([[1, 2], [3, 4]])
     losses = [model.train()(waveforms, attention_mask=mask, labels=labels).loss for model in (ours, theirs)]
     for loss in losses:
@@ -325,28 +325,28 @@ def test_lora_on_our_model_is_honoured():
         assert_close(gradient, expected[name].grad, "gradient", name)
     merged = ours.eval().merge_and_unload()
     with torch.no_grad():
-        assert_close(true_frames(merged(waveforms, attention_mask=mask).logits, mask), true_frames(found, mask), "attention")
+        assert_close(true_frames(merged(waveforms, attention_mask=mask).logits, mask), true_frames(actual, mask), "attention")
 
 
-def test_lora_makes_an_accelerated_model_step_aside():
+def test_accelerated_models_with_lora_use_transformers_forward():
     model = perturb(transformers.HubertForCTC(transformers.HubertConfig(**PRE_LN))).eval()
     base = hubert_fast.accelerate(model).hubert
     waveforms, mask = masked_batch((6000, 4000))
 
-    def answer(module):
+    def logits_of(module):
         with torch.no_grad():
             return true_frames(module(waveforms, attention_mask=mask).logits, mask)
 
-    plain = answer(model)
+    plain = logits_of(model)
     assert base.forward.reason is None
     adapted = lora(model).eval()
-    found = answer(adapted)
+    actual = logits_of(adapted)
     assert "q_proj is Linear" in base.forward.reason or "has a hook" in base.forward.reason
     hubert_fast.restore(adapted)
-    assert torch.equal(answer(adapted), found) and relative_error(found, plain) > 0.01
+    assert torch.equal(logits_of(adapted), actual) and relative_error(actual, plain) > 0.01
     hubert_fast.accelerate(adapted)
     with adapted.disable_adapter():
-        assert_close(answer(adapted), plain, "same graph")
+        assert_close(logits_of(adapted), plain, "same graph")
     merged = adapted.merge_and_unload()
-    assert_close(answer(merged), found, "attention")
+    assert_close(logits_of(merged), actual, "attention")
     assert base.forward.reason is None

@@ -1,4 +1,4 @@
-"""Our three models against the transformers that is installed, live."""
+"""Compare our three models with the installed transformers."""
 
 from pathlib import Path
 
@@ -12,13 +12,13 @@ from golden.cases import CASES, answers, models
 import hubert_fast
 
 GOLDEN = Path(__file__).parent / "golden"
-LIVE = {**ARCHITECTURES, **NEWER_ARCHITECTURES}
+ALL = {**ARCHITECTURES, **NEWER_ARCHITECTURES}
 CLASSES = ("HubertModel", "HubertForCTC", "HubertForSequenceClassification")
 LENGTHS = (8000, 5000, 401, 6399)
 
 
 def _pair(class_name: str, values: dict):
-    """The same random weights in transformers' class and in ours."""
+    """Return transformers' model and ours with the same random weights."""
     theirs = perturb(getattr(transformers, class_name)(transformers.HubertConfig(**values)).eval())
     ours = getattr(hubert_fast, class_name)(hubert_fast.HubertConfig(**values)).eval()
     if set(theirs.state_dict()) != set(ours.state_dict()):
@@ -27,18 +27,18 @@ def _pair(class_name: str, values: dict):
     return theirs, ours
 
 
-def _assert_same_outputs(found, expected, mask=None):
-    assert list(found.keys()) == list(expected.keys())
-    for name in found.keys():
-        pairs = zip(found[name], expected[name]) if isinstance(found[name], tuple) else [(found[name], expected[name])]
+def _assert_same_outputs(actual, expected, mask=None):
+    assert list(actual.keys()) == list(expected.keys())
+    for name in actual.keys():
+        pairs = zip(actual[name], expected[name]) if isinstance(actual[name], tuple) else [(actual[name], expected[name])]
         for index, (ours, theirs) in enumerate(pairs):
             assert_close(true_frames(ours, mask), true_frames(theirs, mask), "same graph", f"{name}[{index}]")
 
 
 @pytest.mark.parametrize("class_name", CLASSES)
-@pytest.mark.parametrize("values", LIVE.values(), ids=LIVE.keys())
+@pytest.mark.parametrize("values", ALL.values(), ids=ALL.keys())
 @pytest.mark.parametrize("masked", [False, True], ids=["no mask", "mask"])
-def test_live(class_name, values, masked):
+def test_outputs_match_transformers(class_name, values, masked):
     theirs, ours = _pair(class_name, values)
     waveforms, mask = masked_batch(LENGTHS)
     mask = mask if masked else None
@@ -47,23 +47,23 @@ def test_live(class_name, values, masked):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_live_states_attentions_losses_and_gradients(name):
-    """What the golden files hold, from the transformers that is installed."""
-    peers = models(transformers, CASES[name])
-    for theirs in peers:
-        if hasattr(theirs, "set_attn_implementation"):  # 5.x, where only this one returns attentions
+def test_states_attentions_losses_and_gradients_match_transformers(name):
+    """Compute the values of the golden files with the installed transformers."""
+    their_models = models(transformers, CASES[name])
+    for theirs in their_models:
+        if hasattr(theirs, "set_attn_implementation"):  # in 5.x, only this implementation returns attentions
             theirs.set_attn_implementation("eager")
     ours = models(hubert_fast, CASES[name])
     for model in ours:  # 5.x: before the final norm of a pre-LN model, also for use_weighted_layer_sum
         model.hubert.encoder.final_norm_in_hidden_states = not getattr(transformers.HubertModel, "_can_record_outputs", None)
-    expected, found = answers(*peers), answers(*ours)
-    assert found.keys() == expected.keys()
+    expected, actual = answers(*their_models), answers(*ours)
+    assert actual.keys() == expected.keys()
     for key, value in expected.items():
-        assert_close(found[key], value, "gradient" if key.startswith("gradient") else "same graph", key)
+        assert_close(actual[key], value, "gradient" if key.startswith("gradient") else "same graph", key)
 
 
 @pytest.mark.parametrize("name", ["post_ln", "pre_ln"])
-def test_what_we_save_transformers_loads(name, tmp_path):
+def test_transformers_loads_our_checkpoints(name, tmp_path):
     hubert_fast.HubertForCTC.from_pretrained(GOLDEN / name).save_pretrained(tmp_path)
     theirs = transformers.HubertForCTC.from_pretrained(tmp_path).eval()
     expected = np.load(GOLDEN / name / "expected.npz")
@@ -72,7 +72,7 @@ def test_what_we_save_transformers_loads(name, tmp_path):
     assert_close(logits, torch.from_numpy(expected["plain.logits"]), "same graph")
 
 
-def test_what_transformers_saves_we_load(tmp_path):
+def test_we_load_checkpoints_of_transformers(tmp_path):
     theirs, _ = _pair("HubertForCTC", PRE_LN)
     theirs.save_pretrained(tmp_path)
     ours, info = hubert_fast.HubertForCTC.from_pretrained(tmp_path, output_loading_info=True)
@@ -92,10 +92,10 @@ def test_spec_augment_draws_the_same_masks(values):
 
     for seed in range(20):
         np.random.seed(seed)
-        found = [sample_spec_augment_mask((3, 49), **values) for _ in range(2)]
+        actual = [sample_spec_augment_mask((3, 49), **values) for _ in range(2)]
         np.random.seed(seed)
         expected = [
             _compute_mask_indices((3, 49), values["probability"], values["length"], min_masks=values["min_masks"])
             for _ in range(2)
         ]
-        assert np.array_equal(np.stack(found), np.stack(expected))
+        assert np.array_equal(np.stack(actual), np.stack(expected))
