@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 from conftest import ARCHITECTURES, NEWER_ARCHITECTURES, PRE_LN, assert_close, true_frames
-from transformers_models import answers, forward_of, theirs
+from transformers_models import forward_of, outputs_of, transformers_model
 
 import hubert_fast
 from hubert_fast import accelerate, audio, demo, restore
@@ -24,12 +24,12 @@ ALL = {**ARCHITECTURES, **NEWER_ARCHITECTURES}
 )
 @pytest.mark.parametrize("masked", [False, True], ids=["no mask", "mask"])
 def test_accelerated_outputs_equal_the_originals(class_name, values, masked, batch):
-    model = theirs(class_name, values, use_weighted_layer_sum=True)
+    model = transformers_model(class_name, values, use_weighted_layer_sum=True)
     supported = set(model.state_dict()) == set(getattr(hubert_fast, class_name)(model.config).state_dict())
     waveforms, mask = batch[0], batch[1] if masked else None
-    expected = answers(model, waveforms, mask, **STATES)
+    expected = outputs_of(model, waveforms, mask, **STATES)
     assert accelerate(model) is model
-    actual = answers(model, waveforms, mask, **STATES)
+    actual = outputs_of(model, waveforms, mask, **STATES)
     assert (forward_of(model).reason is None) == supported  # transformers 4.34.1 ignores the newer options
     assert type(actual) is type(expected) and list(actual.keys()) == list(expected.keys())
     has_head = class_name != "HubertModel"  # transformers' own, which get zeros for padding
@@ -44,13 +44,13 @@ def test_accelerated_outputs_equal_the_originals(class_name, values, masked, bat
     assert len(actual.hidden_states) == len(expected.hidden_states)
     for index, (output, reference) in enumerate(zip(actual.hidden_states, expected.hidden_states)):
         compare(output, reference, f"hidden state {index}")
-    as_tuple = answers(model, waveforms, mask, return_dict=False)
+    as_tuple = outputs_of(model, waveforms, mask, return_dict=False)
     assert isinstance(as_tuple, tuple) and torch.equal(as_tuple[0], actual[0])
 
 
 def test_accelerate_changes_only_the_given_object(batch):
     forward, modules = transformers.HubertModel.forward, set(vars(transformers.models.hubert.modeling_hubert))
-    model, untouched = theirs(), theirs()
+    model, untouched = transformers_model(), transformers_model()
     keys, signature = list(model.state_dict()), inspect.signature(model.hubert.forward)
     accelerate(model)
     assert transformers.HubertModel.forward is forward and set(vars(transformers.models.hubert.modeling_hubert)) == modules
@@ -58,13 +58,13 @@ def test_accelerate_changes_only_the_given_object(batch):
     assert list(model.state_dict()) == keys and inspect.signature(model.hubert.forward) == signature
     assert restore(model) is model and "forward" not in vars(model.hubert)
     assert restore(model) is model  # nothing to undo
-    answers(model, *batch)
+    outputs_of(model, *batch)
 
 
 def test_accelerate_twice_and_restore_under_a_wrapper(batch):
     import functools
 
-    model = theirs("HubertModel")
+    model = transformers_model("HubertModel")
     fast = accelerate(accelerate(model)).forward
     assert fast.__wrapped__.__self__ is model
 
@@ -73,26 +73,26 @@ def test_accelerate_twice_and_restore_under_a_wrapper(batch):
         return fast(*args, **kwargs)
 
     model.forward = wrapper
-    expected = answers(model, *batch)[0]
+    expected = outputs_of(model, *batch)[0]
     assert fast.reason is None
     restore(model)
     fast.reason = "not called"
-    assert_close(true_frames(answers(model, *batch)[0], batch[1]), true_frames(expected, batch[1]), "same graph")
+    assert_close(true_frames(outputs_of(model, *batch)[0], batch[1]), true_frames(expected, batch[1]), "same graph")
     assert fast.reason == "not called" and model.forward is wrapper
     accelerate(model)
-    answers(model, *batch)
+    outputs_of(model, *batch)
     assert fast.reason is None
 
 
 def test_weight_changes_apply_accelerated_and_restored(batch):
-    model = accelerate(theirs())
-    answers(model, *batch)
-    source = theirs()
+    model = accelerate(transformers_model())
+    outputs_of(model, *batch)
+    source = transformers_model()
 
     def check(waveforms=batch[0]):
-        actual = answers(model, waveforms, batch[1]).logits
+        actual = outputs_of(model, waveforms, batch[1]).logits
         assert forward_of(model).reason is None
-        expected = answers(restore(model), waveforms, batch[1]).logits
+        expected = outputs_of(restore(model), waveforms, batch[1]).logits
         assert_close(true_frames(actual, batch[1]), true_frames(expected, batch[1]), "same graph")
         accelerate(model)
         return actual
@@ -109,24 +109,24 @@ def test_weight_changes_apply_accelerated_and_restored(batch):
     model.double()
     assert check(batch[0].double()).dtype == torch.float64
     model.float().hubert.encoder.layers = model.hubert.encoder.layers[:2]  # fewer layers than configured
-    answers(model, *batch)
+    outputs_of(model, *batch)
     assert forward_of(model).reason.startswith("encoder.layers.2 is missing")
 
 
 def test_a_deep_copy_is_accelerated_independently(batch):
-    model = accelerate(theirs())
-    expected = answers(model, *batch).logits
+    model = accelerate(transformers_model())
+    expected = outputs_of(model, *batch).logits
     twin = copy.deepcopy(model)
     assert twin.hubert.forward is not model.hubert.forward and twin.hubert.forward.base is twin.hubert
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
-    assert torch.equal(answers(twin, *batch).logits, expected) and twin.hubert.forward.reason is None
+    assert torch.equal(outputs_of(twin, *batch).logits, expected) and twin.hubert.forward.reason is None
 
 
 def test_data_parallel_replicas_run_their_own_forward():
     """Trainer replicates a model across GPUs. Each replica has its device's own weights, which our forward would not use."""
-    model = accelerate(theirs("HubertModel"))
+    model = accelerate(transformers_model("HubertModel"))
     replica = model._replicate_for_data_parallel()
     assert not {"forward", "_replicate_for_data_parallel"} & set(vars(replica)) and "forward" in vars(model)
     assert replica.forward.__func__ is type(model).forward
@@ -144,14 +144,14 @@ def test_unsupported_models_are_rejected():
         for function in (accelerate, restore):
             with pytest.raises(TypeError, match="expected a HuBERT model of transformers, but got a "):
                 function(unsupported)
-    model = theirs()
+    model = transformers_model()
     model.hubert.forward = lambda *args, **kwargs: None
     with pytest.raises(ValueError, match="forward of this HubertModel has already been replaced"):
         accelerate(model)
 
 
 def test_invalid_calls_still_raise():
-    model = accelerate(theirs())
+    model = accelerate(transformers_model())
     with torch.no_grad(), pytest.raises(TypeError):
         model.hubert()
     with torch.no_grad(), pytest.raises(ValueError, match="at least 400 samples"):
@@ -184,7 +184,7 @@ def test_speech_recognition_pipeline(recordings, options):
 
 def test_audio_classification_pipeline(recordings):
     extractor = transformers.Wav2Vec2FeatureExtractor(return_attention_mask=True)
-    model = theirs("HubertForSequenceClassification", num_labels=3)
+    model = transformers_model("HubertForSequenceClassification", num_labels=3)
     pipe = transformers.pipeline("audio-classification", model=model, feature_extractor=extractor, device="cpu")
     expected = pipe([np.array(samples) for samples in recordings])
     accelerate(model)

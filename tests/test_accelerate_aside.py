@@ -8,7 +8,7 @@ import torch
 import transformers
 from conftest import assert_close, true_frames
 from torch import nn
-from transformers_models import answers, forward_of, theirs
+from transformers_models import forward_of, outputs_of, transformers_model
 
 from hubert_fast import accelerate, restore
 
@@ -16,7 +16,7 @@ from hubert_fast import accelerate, restore
 def requesting_attentions(model, batch):
     if hasattr(model, "set_attn_implementation"):
         model.set_attn_implementation("eager")
-    assert len(answers(model, *batch, output_attentions=True).attentions) == 3
+    assert len(outputs_of(model, *batch, output_attentions=True).attentions) == 3
 
 
 def masking_time_indices(model, batch):
@@ -24,14 +24,14 @@ def masking_time_indices(model, batch):
     indices[:, 3:5] = True
     with torch.no_grad():
         masked = model.hubert(batch[0], attention_mask=batch[1], mask_time_indices=indices)[0]
-    assert not torch.equal(masked, answers(model.hubert, *batch)[0])
+    assert not torch.equal(masked, outputs_of(model.hubert, *batch)[0])
     with torch.no_grad():
         model.hubert(batch[0], mask_time_indices=indices)
 
 
 def training(model, batch):
     model.train()
-    answers(model, *batch)
+    outputs_of(model, *batch)
     model.eval()
 
 
@@ -50,10 +50,10 @@ def needing_the_gradient_of_the_input(model, batch):
 def compiling_the_model(model, batch):
     torch.compiler.reset()
     compiled = torch.compile(model, backend="eager")
-    expected = answers(restore(model), *batch).logits
-    assert_close(answers(compiled, *batch).logits, expected, "same graph")
+    expected = outputs_of(restore(model), *batch).logits
+    assert_close(outputs_of(compiled, *batch).logits, expected, "same graph")
     accelerate(model)
-    assert_close(answers(compiled, *batch).logits, expected, "same graph")
+    assert_close(outputs_of(compiled, *batch).logits, expected, "same graph")
 
 
 STEPS_ASIDE = {
@@ -68,12 +68,12 @@ STEPS_ASIDE = {
 
 @pytest.mark.parametrize("reason, call", STEPS_ASIDE.items(), ids=[call.__name__ for call in STEPS_ASIDE.values()])
 def test_steps_aside_for_one_call(reason, call, batch):
-    model = accelerate(theirs())
-    answers(model, *batch)
+    model = accelerate(transformers_model())
+    outputs_of(model, *batch)
     assert forward_of(model).reason is None
     call(model, batch)
     assert forward_of(model).reason.startswith(reason.strip())
-    answers(model, *batch)
+    outputs_of(model, *batch)
     assert forward_of(model).reason is None  # it steps aside for that call only
 
 
@@ -170,42 +170,42 @@ CHANGES = {
 @pytest.mark.parametrize("change, reason", CHANGES.items(), ids=[change.__name__ for change in CHANGES])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_steps_aside_for_a_changed_layer(change, reason, when, batch):
-    model = theirs()
-    untouched = answers(model, *batch).logits
+    model = transformers_model()
+    untouched = outputs_of(model, *batch).logits
     if when == "after":
         accelerate(model)
-        answers(model, *batch)
+        outputs_of(model, *batch)
         assert forward_of(model).reason is None
     change(model.hubert.encoder.layers[1])
     accelerate(model)
-    actual = answers(model, *batch).logits
+    actual = outputs_of(model, *batch).logits
     assert forward_of(model).reason.startswith(reason)
-    assert torch.equal(actual, answers(restore(model), *batch).logits)
+    assert torch.equal(actual, outputs_of(restore(model), *batch).logits)
     if change not in (pre_hooked, backward_hooked, compiled, compiled_in_place, quantised):
         assert not torch.allclose(actual, untouched)
 
 
 def test_steps_aside_for_a_patched_class(batch, monkeypatch):
     """The class is patched after the graph has been built."""
-    model = accelerate(theirs())
-    answers(model, *batch)
+    model = accelerate(transformers_model())
+    outputs_of(model, *batch)
     cls = type(model.hubert.encoder.layers[0].feed_forward)
     monkeypatch.setattr(cls, "forward", lambda self, x: x)
-    actual = answers(model, *batch).logits
+    actual = outputs_of(model, *batch).logits
     assert forward_of(model).reason == "the forward of HubertFeedForward is patched"
-    assert torch.equal(actual, answers(restore(model), *batch).logits)
+    assert torch.equal(actual, outputs_of(restore(model), *batch).logits)
 
 
 def test_steps_aside_for_a_method_replaced_on_the_model(batch):
-    model = accelerate(theirs())
+    model = accelerate(transformers_model())
     model.hubert._get_feature_vector_attention_mask = lambda frames, mask: torch.ones(len(mask), frames, dtype=torch.bool)
-    answers(model, *batch)
+    outputs_of(model, *batch)
     assert forward_of(model).reason == "_get_feature_vector_attention_mask of the model is replaced"
 
 
 def test_steps_aside_for_a_replaced_attention_function(batch, monkeypatch):
     modeling = pytest.importorskip("transformers.masking_utils") and transformers.modeling_utils
-    model = accelerate(theirs())
+    model = accelerate(transformers_model())
     sdpa = modeling.ALL_ATTENTION_FUNCTIONS["sdpa"]
     model.config._attn_implementation = "sdpa"
 
@@ -214,45 +214,45 @@ def test_steps_aside_for_a_replaced_attention_function(batch, monkeypatch):
         return output + 1, weights
 
     monkeypatch.setitem(modeling.ALL_ATTENTION_FUNCTIONS._global_mapping, "sdpa", shifted_attention)
-    answers(model, *batch)
+    outputs_of(model, *batch)
     assert forward_of(model).reason == "the attention 'sdpa' is not one of transformers' own"
 
 
 def test_steps_aside_for_hidden_states_by_index(batch):
-    model = accelerate(theirs())
+    model = accelerate(transformers_model())
     if not hasattr(type(model.hubert), "_can_record_outputs"):
         pytest.skip(f"transformers {transformers.__version__} cannot return single hidden states")
-    answers(model, *batch, output_hidden_states=[-1])
+    outputs_of(model, *batch, output_hidden_states=[-1])
     assert forward_of(model).reason == "individual hidden states are requested"
 
 
 def test_steps_aside_for_a_mask_of_another_shape(batch):
-    model = accelerate(theirs())
+    model = accelerate(transformers_model())
     with torch.no_grad():
         model(batch[0][:2], attention_mask=batch[1][:2, :6000])  # transformers uses only the mask's sums
     assert forward_of(model).reason == "attention_mask does not have the shape of input_values"
 
 
 def test_later_configuration_changes_have_no_effect(batch):
-    model = theirs()
-    expected = true_frames(answers(model, *batch).logits, batch[1])
+    model = transformers_model()
+    expected = true_frames(outputs_of(model, *batch).logits, batch[1])
     accelerate(model)
     model.config.hidden_act, model.config.do_stable_layer_norm = "relu", False
-    assert_close(true_frames(answers(model, *batch).logits, batch[1]), expected, "same graph")
-    assert_close(true_frames(answers(copy.deepcopy(model), *batch).logits, batch[1]), expected, "same graph")
+    assert_close(true_frames(outputs_of(model, *batch).logits, batch[1]), expected, "same graph")
+    assert_close(true_frames(outputs_of(copy.deepcopy(model), *batch).logits, batch[1]), expected, "same graph")
     assert forward_of(model).reason is None
 
 
 def test_steps_aside_for_an_unsupported_configuration(batch, monkeypatch):
     monkeypatch.setitem(transformers.activations.ACT2FN, "custom_activation", nn.Softplus)
-    model = accelerate(theirs(hidden_act="custom_activation"))
-    expected = answers(model, *batch).logits
+    model = accelerate(transformers_model(hidden_act="custom_activation"))
+    expected = outputs_of(model, *batch).logits
     assert forward_of(model).reason.startswith("the configuration is not supported: activation must be one of")
-    assert torch.equal(answers(restore(model), *batch).logits, expected)
+    assert torch.equal(outputs_of(restore(model), *batch).logits, expected)
 
 
 def test_the_random_state_is_unchanged():
-    model = theirs()
+    model = transformers_model()
     state = torch.get_rng_state()
     accelerate(model)
     with torch.no_grad():
@@ -265,8 +265,8 @@ def test_concurrent_first_calls_agree(batch):
 
     with ThreadPoolExecutor(4) as pool:
         for _ in range(5):
-            model = accelerate(theirs("HubertModel"))
-            outputs = list(pool.map(lambda _: answers(model, *batch)[0], range(4)))  # noqa: B023
+            model = accelerate(transformers_model("HubertModel"))
+            outputs = list(pool.map(lambda _: outputs_of(model, *batch)[0], range(4)))  # noqa: B023
             assert all(torch.equal(output, outputs[0]) for output in outputs)
 
 
@@ -274,7 +274,7 @@ def test_a_deleted_model_frees_its_memory():
     import gc
     import weakref
 
-    model = accelerate(theirs())
+    model = accelerate(transformers_model())
     with torch.no_grad():
         model(torch.zeros(1, 4000))
     assert forward_of(model).reason is None
@@ -292,43 +292,45 @@ def test_mixed_precision_of_hugging_face_accelerate_and_restore(batch):
     state = pytest.importorskip("accelerate.state").AcceleratorState
     state._reset_state(reset_partial_state=True)  # a Trainer in another test may have set it
     tool = pytest.importorskip("accelerate").Accelerator(mixed_precision="bf16", cpu=True)
-    model = accelerate(theirs("HubertModel"))
+    model = accelerate(transformers_model("HubertModel"))
     fast = model.forward
     prepared = tool.prepare_model(model, evaluation_mode=True)
-    assert answers(prepared, *batch)[0].dtype == torch.float32 and fast.reason is None
+    assert outputs_of(prepared, *batch)[0].dtype == torch.float32 and fast.reason is None
     unwrapped = tool.unwrap_model(prepared, keep_fp32_wrapper=False)
-    expected = answers(unwrapped, *batch)[0]  # its forward is now our forward, bound as a method
+    expected = outputs_of(unwrapped, *batch)[0]  # its forward is now our forward, bound as a method
     assert fast.reason is None
-    restored = answers(restore(unwrapped), *batch)[0]
+    restored = outputs_of(restore(unwrapped), *batch)[0]
     assert_close(true_frames(restored, batch[1]), true_frames(expected, batch[1]), "same graph")
     assert "forward" not in vars(unwrapped)
-    plain = tool.unwrap_model(tool.prepare_model(theirs("HubertModel"), evaluation_mode=True), keep_fp32_wrapper=False)
+    plain = tool.unwrap_model(
+        tool.prepare_model(transformers_model("HubertModel"), evaluation_mode=True), keep_fp32_wrapper=False
+    )
     accelerate(plain)  # its forward is its class's own, set as an attribute
-    answers(plain, *batch)
+    outputs_of(plain, *batch)
     assert plain.forward.reason is None
     state._reset_state(reset_partial_state=True)
 
 
 def test_steps_aside_while_an_inner_hook_is_registered(batch):
-    model = accelerate(theirs())
+    model = accelerate(transformers_model())
     handle = model.hubert.encoder.register_forward_hook(lambda *arguments: None)
-    answers(model, *batch)
+    outputs_of(model, *batch)
     assert forward_of(model).reason == "encoder has a hook"
     handle.remove()
-    answers(model, *batch)
+    outputs_of(model, *batch)
     assert forward_of(model).reason is None
     seen = []
     model.hubert.register_forward_hook(lambda module, inputs, output: seen.append(output))
-    answers(model, *batch)  # a hook on the model itself runs around our forward
+    outputs_of(model, *batch)  # a hook on the model itself runs around our forward
     assert len(seen) == 1 and forward_of(model).reason is None
     handle = nn.modules.module.register_module_forward_hook(lambda *arguments: None)
-    answers(model, *batch)
+    outputs_of(model, *batch)
     handle.remove()
     assert forward_of(model).reason == "PyTorch has hooks that run on all modules"
 
 
 def test_each_reason_is_logged_once(batch, caplog):
-    model = accelerate(theirs())
+    model = accelerate(transformers_model())
     with caplog.at_level(logging.INFO, logger="hubert_fast"):
         for _ in range(2):
             model(batch[0])
