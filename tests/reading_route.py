@@ -35,7 +35,7 @@ CONFIGS = {
 
 @cache
 def file_of(filename: str) -> str | None:
-    """Return the path of a file of the package within the checkout; ``None`` for any other file."""
+    """Return the path of a file of the package within the checkout; `None` for any other file."""
     path = Path(filename)
     if not path.is_relative_to(ROOT) or path.relative_to(ROOT).parts[0] not in ("hubert_fast", "kernels"):
         return None

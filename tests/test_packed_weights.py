@@ -191,8 +191,8 @@ def test_packed_weights_are_cached():
     assert model.hubert.fast_path.weights.weights_of(model.hubert, torch.float32) is weights[0]
     assert half.convolutions[1].dtype == torch.bfloat16 and half.convolutions[0].dtype == torch.float32
     in_place(model)
-    again = model.hubert.fast_path.weights.weights_of(model.hubert, torch.float32)
-    assert again is not weights[0] and len(model.hubert.fast_path.weights._entries) == 1  # the stale entry is gone too
+    repacked = model.hubert.fast_path.weights.weights_of(model.hubert, torch.float32)
+    assert repacked is not weights[0] and len(model.hubert.fast_path.weights._entries) == 1  # the stale entry is gone too
 
 
 def test_memory_of_packed_weights():

@@ -111,12 +111,12 @@ def test_text_that_needs_phonemizing_is_refused(tmp_path):
 def test_saved_tokenizers_load_in_transformers_and_here(tokenizers, tmp_path):
     theirs, ours = tokenizers
     ours.save_pretrained(tmp_path)
-    again = transformers.AutoTokenizer.from_pretrained(tmp_path)
-    assert type(again) is type(theirs) and again.get_vocab() == theirs.get_vocab()
+    reloaded = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert type(reloaded) is type(theirs) and reloaded.get_vocab() == theirs.get_vocab()
     for name in ("phone_delimiter_token", "word_delimiter_token", "do_phonemize", "phonemizer_lang", "phonemizer_backend"):
-        assert getattr(again, name) == getattr(theirs, name) == getattr(ours, name), name
+        assert getattr(reloaded, name) == getattr(theirs, name) == getattr(ours, name), name
     row = [5, 5, 0, 4, 6, 7, 3, 12]
-    assert again.decode(row) == theirs.decode(row) == ours.decode(row)
+    assert reloaded.decode(row) == theirs.decode(row) == ours.decode(row)
     assert CTCTokenizer.from_pretrained(tmp_path) == ours
 
 

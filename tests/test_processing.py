@@ -228,11 +228,11 @@ def test_transformers_and_we_read_each_others_files(tmp_path):
     theirs = transformers.Wav2Vec2Processor.from_pretrained(tmp_path)
     assert theirs.tokenizer.get_vocab() == processor.tokenizer.vocabulary
     assert theirs.feature_extractor.return_attention_mask and theirs.feature_extractor.do_normalize
-    again = tmp_path / "again"
-    theirs.save_pretrained(again)
+    resaved = tmp_path / "resaved"
+    theirs.save_pretrained(resaved)
     ours = HubertProcessor.from_pretrained(tmp_path)
     assert ours.tokenizer == processor.tokenizer and ours.feature_extractor == processor.feature_extractor
-    assert CTCTokenizer.from_pretrained(again) == processor.tokenizer
+    assert CTCTokenizer.from_pretrained(resaved) == processor.tokenizer
 
 
 def test_processor_as_newer_transformers_saves_it(tmp_path):
