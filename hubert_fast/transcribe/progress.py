@@ -32,6 +32,7 @@ class Progress:
         self, *, quiet: bool, most_failures: int | None, failures_file: str | None = None, notes_file: str | None = None
     ):
         self.quiet, self.most_failures, self.failures_file = quiet, most_failures, failures_file
+        self.most_notes = 0 if quiet else None if notes_file is None else MOST_NOTES_SHOWN
         self.notes_file, self.notes = notes_file, 0
         self.files = self.failed = self.skipped = 0
         self.audio_seconds = 0.0
@@ -60,9 +61,12 @@ class Progress:
         self.audio_seconds += audio_seconds
         if result.error is not None:
             self.failed += 1
-            self._show_failure(result.error)
+            self._show(
+                result.error, self.failed, self.most_failures, f"further failures are written only to {self.failures_file}"
+            )
         for note in result.notes:
-            self._show_note(note)
+            self.notes += 1
+            self._show(note, self.notes, self.most_notes, f"further notes are written only to {self.notes_file}")
         if not self._bar.disable:
             self._bar.total = None if self.total is None else self.total - self.skipped
             self._bar.set_postfix_str(self._state(), refresh=False)
@@ -72,19 +76,12 @@ class Progress:
             total = "" if self.total is None else f" of {self.total - self.skipped}"
             say(f"{self.files}{total} files, {self._state()}{self._time_left()}")
 
-    def _show_failure(self, reason: str) -> None:
-        if self.most_failures is None or self.failed <= self.most_failures:
-            say(reason)
-        elif not self.quiet and self.failed == self.most_failures + 1:
-            say(f"further failures are written only to {self.failures_file}")
-
-    def _show_note(self, note: str) -> None:
-        self.notes += 1
-        most = None if self.notes_file is None else MOST_NOTES_SHOWN
-        if not self.quiet and (most is None or self.notes <= most):
-            say(note)
-        elif not self.quiet and self.notes == MOST_NOTES_SHOWN + 1:
-            say(f"further notes are written only to {self.notes_file}")
+    def _show(self, message: str, number: int, limit: int | None, rest: str) -> None:
+        """Print a message of a kind up to its `limit`, then once the line `rest`, which says where further ones are."""
+        if limit is None or number <= limit:
+            say(message)
+        elif not self.quiet and number == limit + 1:
+            say(rest)
 
     def _state(self) -> str:
         speed = self.audio_seconds / max(time.monotonic() - self._start, 1e-9)
