@@ -3,7 +3,7 @@
 ceilings  the machine and its versions (environment.csv), and the rates of matrix products and a copy on it (ceilings.csv)
 values    every op on kernels against its definition in float64, in many processes (values.csv)
 repeat    whether ops give the same bits when they are called again (repeat.csv)
-whole     whole models against transformers in float32, untimed (whole.csv)
+whole     whole models against transformers in float32, untimed, a process for each (whole.csv)
 headline  times of whole models, ours and transformers' (models.csv)
 ops       times of every op, ours and library calls (ops.csv)
 profile   the kernels that a batch spends its time in (profile.csv)
@@ -35,12 +35,12 @@ STAGES = {  # name -> time limit in seconds, the stage's file
     "values": (80, "values.csv"),
     "repeat": (15, "repeat.csv"),
     "whole": (60, "whole.csv"),
-    "headline": (70, "models.csv"),
+    "headline": (90, "models.csv"),
     "ops": (60, "ops.csv"),
     "profile": (30, "profile.csv"),
-    "compile": (150, "models.csv"),
+    "compile": (200, "models.csv"),
 }
-SHARDS = 14  # largest number of processes for values
+SHARDS = {"values": 14, "whole": 9}  # largest number of processes of the stages that time nothing
 LEAST_SECONDS = 6.0  # a stage with less time left is skipped: importing torch takes most of it
 LAST_SECONDS = 3.0  # at the end of its limit a stage starts nothing new
 ERROR_LINES = 12  # printed when a process fails
@@ -108,8 +108,9 @@ def _lines(file: IO[str]) -> list[str]:
 
 
 def commands_of(stage: str, options: argparse.Namespace, until: float) -> list[list[str]]:
-    """Return the commands of a stage: several for values, which spends most of its time compiling, and one for every other."""
-    shards = (2 if options.tiny else min(SHARDS, max((os.cpu_count() or 1) - 2, 1))) if stage == "values" else 1
+    """Return the commands of a stage: several if it times nothing, as then its processes need not have the GPU alone."""
+    processes = 2 if options.tiny else max((os.cpu_count() or 1) - 2, 1)
+    shards = min(SHARDS.get(stage, 1), processes)
     command = [sys.executable, str(BENCH / "gpu/stage.py"), stage, "--out", str(options.out), "--until", str(until)]
     command += ["--ops", options.ops, "--commit", options.commit, *(["--tiny"] if options.tiny else [])]
     return [[*command, "--shard", str(shard), str(shards)] for shard in range(shards)]

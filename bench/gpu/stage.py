@@ -58,7 +58,7 @@ def main() -> int:
     if options.shard[0] == 0:
         environment(run, options.commit)
     module, function = FUNCTIONS[options.stage]
-    arguments = {"values": options.shard, "ops": (options.ops,)}.get(options.stage, ())
+    arguments = {"values": options.shard, "whole": options.shard, "ops": (options.ops,)}.get(options.stage, ())
     try:
         getattr(import_module(f"gpu.{module}"), function)(run, *arguments)
     except DeviceLost as error:

@@ -22,11 +22,14 @@ PROVIDERS = ("ours", "ours-padded", "accelerate", "hf-sdpa")
 GRAPH_SECONDS = ((3.01,), (3.05,), (5.0,), (4.97,), (12.0,), (11.9,), (3.01, 4.97, 1.7), (1.7, 3.05, 4.9), (5.0, 0.5, 4.3))
 
 
-def whole(run: Run) -> None:
-    """Write whole.csv: the largest error of each provider as a share of the largest logit, and whether rounding explains it."""
+def whole(run: Run, shard: int = 0, shards: int = 1) -> None:
+    """Add the rows of one shard to whole.csv: each provider's largest error, and whether rounding explains it.
+
+    Errors are shares of the largest logit.
+    """
     table = Table(run.out / "whole.csv", "model dtype provider max_error tolerance status")
     work = Work.of("fixed:0.05", 0.1) if run.tiny else Work.of("librispeech", 30.0)
-    for name, dtype in models(run.tiny):
+    for name, dtype in list(models(run.tiny))[shard::shards]:
         row = {"model": name, "dtype": NAMES[dtype]}
         if not table.is_due(run, **row):
             continue
