@@ -285,7 +285,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the arguments, run the command and return the exit status."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("hubert_fast.check").setLevel(logging.INFO)  # a check takes a while, so its progress is shown
     try:
         from . import commands  # on demand: it imports torch, which --help and --version do not need
 

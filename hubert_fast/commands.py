@@ -17,11 +17,12 @@ from .console import EXIT_OK, CannotRunError, say
 from .devices import DTYPES
 from .hub import CheckpointError, listed
 from .modeling import HubertForCTC
-from .transcribe.command import load_transcriber, run_command
 
 
 def transcribe(options: argparse.Namespace) -> int:
     """Run `hubert-fast transcribe`: see `transcribe.command`."""
+    from .transcribe.command import run_command  # on demand: the other commands need no library that reads audio
+
     return run_command(options)
 
 
@@ -31,6 +32,8 @@ def run_demo(options: argparse.Namespace) -> int:
         import jiwer
     except ImportError:
         raise CannotRunError("the demo counts word errors with jiwer: pip install 'hubert_fast[demo]'") from None
+    from .transcribe.command import load_transcriber
+
     transcriber = load_transcriber(demo.MODEL, options.device, options.dtype)
     recordings = demo.recordings()
     transcriber.transcribe_file(recordings[0].path)  # warm-up: the first call includes PyTorch's initialisation

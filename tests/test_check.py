@@ -1,11 +1,13 @@
 """Test the kernels' self-check: it names wrong kernels, survives crashes, and its verdict decides what `auto` uses."""
 
+import itertools
 import json
 import os
 import shutil
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import torch
 
 import hubert_fast
 from hubert_fast import dispatch, ops
-from hubert_fast.check import cases, process, selections, values, verdicts
+from hubert_fast.check import cases, parallel, process, selections, values, verdicts
 from hubert_fast.cli import main
 
 CPU = torch.device("cpu")
@@ -34,11 +36,11 @@ def stub_rows(monkeypatch, *rows):
     """Make each check return these rows; return a list to which each check adds its dtype."""
     checked_dtypes = []
 
-    def checked(device, dtype, **options):
-        checked_dtypes.append(dtype)
+    def checked_in_parallel(device, dtypes, few, limit_seconds, processes):
+        checked_dtypes.extend(dtypes)
         return iter(rows)
 
-    monkeypatch.setattr(verdicts, "checked", checked)
+    monkeypatch.setattr(verdicts, "checked_in_parallel", checked_in_parallel)
     return checked_dtypes
 
 
@@ -100,7 +102,10 @@ def test_the_command_line_announces_the_check_once(cache, monkeypatch, caplog):
     assert main(["info"]) == 0
     for _ in range(2):
         assert verdicts.why_not_proven(CPU, torch.float32) is None
-    assert caplog.messages == ["checking the kernels on cpu in float32 (once per chip, torch and triton; takes a few seconds)"]
+    (message,) = caplog.messages
+    assert message.startswith(
+        "compiling and checking kernels in float32 on interpreter, which takes 10 to 60 seconds, once per"
+    )
 
 
 def test_changed_kernels_are_checked_again(cache, monkeypatch):
@@ -140,11 +145,11 @@ def test_concurrent_callers_check_once(cache, monkeypatch):
     """Threads stand in for processes here: each opens the lock file itself."""
     barrier, checked_dtypes = threading.Barrier(4), []
 
-    def checked(device, dtype, **options):
-        checked_dtypes.append(dtype)
+    def checked_in_parallel(device, dtypes, few, limit_seconds, processes):
+        checked_dtypes.extend(dtypes)
         yield {**ROW, "status": "pass"}
 
-    monkeypatch.setattr(verdicts, "checked", checked)
+    monkeypatch.setattr(verdicts, "checked_in_parallel", checked_in_parallel)
     reasons = []
 
     def call():
@@ -212,7 +217,7 @@ def test_a_case_that_raises_gives_a_row(monkeypatch, capfd):
             print("noise of a library")
             raise kind(words)
 
-        return process.Task("linear_add", words, run)
+        return process.Task("linear_add", words, run, words)
 
     tasks = [
         raising(RuntimeError, "out of resource: shared memory"),
@@ -230,6 +235,40 @@ def test_a_case_that_raises_gives_a_row(monkeypatch, capfd):
         "not checked: OutOfMemoryError: CUDA out of memory",
         "fail: RuntimeError: Triton Error [CUDA]: an illegal memory access",
     ]
+
+
+@pytest.mark.parametrize("shards", [1, 5, 40])
+def test_processes_share_the_tasks_but_never_a_kernel(shards):
+    selected = process.tasks(torch.device("meta"), torch.bfloat16, True)
+    parts = [process.part_of(selected, shard, shards) for shard in range(shards)]
+    assert sorted(map(id, itertools.chain(*parts))) == sorted(map(id, selected))
+    places = [{task.kernels for task in part} for part in parts]
+    assert sum(map(len, places)) == len(set().union(*places))
+    repeats = [task for task in selected if task.shape.endswith(" times")]
+    assert repeats and all(sum(task.kernels == other.kernels for other in selected) == 2 for task in repeats)
+
+
+@pytest.mark.parametrize(
+    ("free_gigabytes", "processors", "dtypes", "count"),
+    [(140, 16, 1, 12), (140, 16, 3, 4), (14, 16, 1, 4), (2, 64, 1, 1), (140, 1, 1, 1)],
+)
+def test_processes_fit_the_processors_and_the_gpu_memory(monkeypatch, free_gigabytes, processors, dtypes, count):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(processors)), raising=False)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free_gigabytes << 30, 150 << 30))
+    assert parallel.process_count(torch.device("cuda:0"), dtypes) == count
+    assert parallel.process_count(CPU, dtypes) == 1
+
+
+def test_rows_of_parallel_checks_arrive_and_an_early_end_kills_the_children(monkeypatch):
+    monkeypatch.setattr(process, "CODE", BEGIN + "time.sleep(600)")
+    start = time.monotonic()
+    rows = list(parallel.checked_in_parallel(CPU, ["float16", "float32"], True, 1.0, 2))
+    assert sorted(row["dtype"] for row in rows) == ["float16"] * 4  # BEGIN names the task
+    assert all(row["status"] == "fail: took longer than 1 s" for row in rows)
+    monkeypatch.setattr(process, "CODE", BEGIN.replace("begins", "unknown") + "time.sleep(600)")
+    next(rows := parallel.checked_in_parallel(CPU, ["float16"], True, 600.0, 3))
+    rows.close()
+    assert time.monotonic() - start < 60
 
 
 class OnCuda:

@@ -358,3 +358,13 @@ def test_auto_dtype_on_a_cpu_with_an_older_torch(monkeypatch):
     for name in [name for name in vars(torch.cpu) if name.startswith("_is_")]:
         monkeypatch.delattr(torch.cpu, name)
     assert resolve_dtype("auto", torch.device("cpu")) == torch.float32
+
+
+@pytest.mark.parametrize("command", [["info"], ["check", "--device", "cpu"]], ids=["info", "check"])
+def test_commands_that_read_no_audio_need_no_library_for_it(command):
+    """A machine on which only GPUs are measured may have no libsndfile."""
+    code = f"import sys; sys.modules['soundfile'] = None; from hubert_fast.cli import main; sys.exit(main({command}))"
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert "soundfile" not in run.stderr and "Traceback" not in run.stderr
+    assert run.returncode == (0 if command == ["info"] else 2), run.stderr

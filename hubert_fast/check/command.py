@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import os
-import queue
-import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
 
 import torch
 from tqdm import tqdm
@@ -20,16 +15,16 @@ from ..dispatch import interpreting, why_not, why_too_old
 from ..interrupts import keyboard_interrupts
 from . import verdicts
 from .models import MODELS
-from .process import FAIL, NOT_CHECKED, PASS, Row, checked, not_run, tasks
+from .parallel import checked_in_parallel, process_count
+from .process import FAIL, NOT_CHECKED, PASS, Row, tasks
 
 LIMIT_SECONDS = 1800.0  # enough to compile some hundred kernels
-MAX_PROCESSES = 12  # each takes half a gigabyte of GPU memory
 
 
 def run(options: argparse.Namespace) -> int:
     """Check the dtypes in the options, print a line for each op, store the verdicts for `auto`, and return the exit status."""
     device, dtypes = _device(options.device), _dtypes(options.dtype)
-    processes = max(1, min(MAX_PROCESSES, (os.cpu_count() or 1) - 2) // len(dtypes)) if device.type == "cuda" else 1
+    processes = process_count(device, len(dtypes))
     total = processes * len(dtypes)
     chip, torch_version, triton, _ = verdicts.combination(device).values()
     print(f"{chip}, torch {torch_version}, triton {triton}, {', '.join(dtypes)}", flush=True)
@@ -37,8 +32,9 @@ def run(options: argparse.Namespace) -> int:
     rows: list[Row] = []
     # a model is one task, but gives two rows
     count = sum(len(tasks(torch.device("meta"), DTYPES[dtype], options.short)) + len(MODELS) for dtype in dtypes)
-    with tqdm(total=count, unit=" checks", file=sys.stderr, disable=not sys.stderr.isatty()) as bar:
-        for row in _check_in_parallel(device, dtypes, options.short, processes):
+    bar = tqdm(total=count, unit=" checks", file=sys.stderr, disable=not sys.stderr.isatty())
+    with keyboard_interrupts(), bar:
+        for row in checked_in_parallel(device, dtypes, options.short, LIMIT_SECONDS, processes):
             rows.append(row)
             bar.update(1)
     _print_table(rows, dtypes)
@@ -76,39 +72,6 @@ def _dtypes(option: str) -> list[str]:
     if not set(selected) <= set(supported):
         raise CannotRunError("triton's interpreter multiplies bfloat16 incorrectly: check bfloat16 on a GPU")
     return selected
-
-
-def _check_in_parallel(device: torch.device, dtypes: list[str], few: bool, shards: int) -> Iterator[Row]:
-    """Check in several processes at once, as compilation takes most of the time. Yield rows as they arrive."""
-    rows: queue.SimpleQueue[Row | None] = queue.SimpleQueue()
-    children: list[subprocess.Popen] = []
-
-    def read(dtype: str, shard: int) -> None:
-        try:
-            for row in checked(device, dtype, few, LIMIT_SECONDS, (shard, shards), children):
-                rows.put(row)
-        except Exception as error:
-            rows.put(not_run(dtype, str(error)))
-        finally:
-            rows.put(None)
-
-    threads = [threading.Thread(target=read, args=(dtype, shard), daemon=True) for dtype in dtypes for shard in range(shards)]
-    with keyboard_interrupts():
-        for thread in threads:
-            thread.start()
-        try:
-            ended = 0
-            while ended < len(threads):
-                row = rows.get()
-                if row is None:
-                    ended += 1
-                else:
-                    yield row
-        finally:
-            for child in children:
-                child.kill()
-            for thread in threads:
-                thread.join()
 
 
 def _print_table(rows: list[Row], dtypes: list[str]) -> None:

@@ -39,11 +39,19 @@ Row = dict[str, Any]  # op, shape, dtype and status; also relative_error and tol
 
 
 class Task(NamedTuple):
-    """Something to check: an op at a shape, or a model. `run` returns the rows, without the columns that `Task` holds."""
+    """Something to check: an op at a shape, or a model.
+
+    Attributes:
+        op: The name of the op, or `"model"`.
+        shape: A description of the shape, or the name of the model.
+        run: Returns the rows, without the columns above.
+        kernels: Tasks in which this is equal use the same kernels.
+    """
 
     op: str
     shape: str
     run: Callable[[], list[Row]]
+    kernels: str
 
 
 def tasks(device: torch.device, dtype: torch.dtype, few: bool) -> list[Task]:
@@ -55,13 +63,21 @@ def tasks(device: torch.device, dtype: torch.dtype, few: bool) -> list[Task]:
         few: Return only the tasks that take seconds.
     """
     at, small = Where(dtype, device), interpreting()
-    selected = [Task(case.op, case.shape, partial(_compare, case)) for case in (few_cases if few else every_case)(at, small)]
+    cases = (few_cases if few else every_case)(at, small)
+    selected = [Task(case.op, case.shape, partial(_compare, case), f"{case.op} {case.shape}") for case in cases]
     calls = INTERPRETED_CALLS if small else FEW_CALLS if few else CALLS
     for case in repeated_cases(at, small):
-        selected.append(Task(case.op, f"{case.shape}, {calls + 1} times", partial(_repeat, case, calls)))
+        shape = f"{case.shape}, {calls + 1} times"
+        selected.append(Task(case.op, shape, partial(_repeat, case, calls), f"{case.op} {case.shape}"))
     for name in MODELS:
-        selected.append(Task("model", name, partial(_compare_model, name, dtype, device, small)))
+        selected.append(Task("model", name, partial(_compare_model, name, dtype, device, small), name))
     return selected
+
+
+def part_of(selected: list[Task], shard: int, shards: int) -> list[Task]:
+    """Return the tasks of one of `shards` processes. Tasks that use the same kernels are in the same part."""
+    kernels = list(dict.fromkeys(task.kernels for task in selected))[shard::shards]
+    return [task for task in selected if task.kernels in kernels]
 
 
 def _compare(case: OpCase) -> list[Row]:
@@ -88,7 +104,7 @@ def main(device: str, dtype: str, few: bool, shard: int, shards: int) -> int:
             print(json.dumps(line), file=out, flush=True)
 
         torch.zeros(1, device=device)  # fail before the first task if the device is busy or full: no kernel is to blame
-        for task in tasks(torch.device(device), DTYPES[dtype], few)[shard::shards]:
+        for task in part_of(tasks(torch.device(device), DTYPES[dtype], few), shard, shards):
             row = {"op": task.op, "shape": task.shape, "dtype": dtype}
             say({"begins": row})
             try:

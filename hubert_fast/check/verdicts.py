@@ -1,8 +1,9 @@
 """Store the outcome of checks for each combination of chip, torch, triton and kernels, in the user's cache folder.
 
-The first time `auto` would use kernels on a combination in a dtype, the short check runs in a separate process, for a few
-seconds. If it fails or cannot run, plain PyTorch runs instead of the kernels, and a warning says so once. Only definite
-outcomes are stored, in a file for each combination and dtype. A change to the source of a kernel makes a new combination.
+The first time `auto` would use kernels on a combination in a dtype, the short check runs in separate processes, and a line on
+the log says so: it takes seconds, most of them to compile kernels that the model needs anyway. If it fails or cannot run, plain
+PyTorch runs instead of the kernels, and a warning says so once. Only definite outcomes are stored, in a file for each
+combination and dtype. A change to the source of a kernel makes a new combination.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ import torch
 
 from ..devices import DTYPES
 from ..dispatch import BACKEND_VARIABLE, CHECK_VARIABLE, cache_folder, triton_version
-from .process import FAIL, NOT_CHECKED, PASS, Row, checked
+from .parallel import checked_in_parallel, process_count
+from .process import FAIL, NOT_CHECKED, PASS, Row
 
 logger = logging.getLogger(__name__)
 
@@ -62,10 +64,13 @@ def _load_or_check(device: torch.device, dtype: str) -> str | None:
     with _locked(file):
         outcome = _read(file)
         if outcome is None:
-            logger.info(
-                "checking the kernels on %s in %s (once per chip, torch and triton; takes a few seconds)", device, dtype
+            processes = process_count(device, 1)
+            logger.warning(  # shown even where nothing configures logging: the first call seems to hang otherwise
+                "compiling and checking kernels in %s on %s, which takes 10 to 60 seconds, once per chip, torch and triton",
+                dtype,
+                combination(device)["chip"],
             )
-            outcome = verdict(checked(device, dtype, few=True, limit_seconds=LIMIT_SECONDS))
+            outcome = verdict(checked_in_parallel(device, [dtype], True, LIMIT_SECONDS, processes))
             _store(file, device, dtype, outcome)
     return None if outcome == PASS else outcome
 
