@@ -34,8 +34,9 @@ def timed(results: Path, **values: str) -> list[Row]:
 
 
 def ours_and_theirs(rows: list[Row], ours: str = "ours") -> tuple[Row, Row]:
-    """Return our row and transformers' fastest, of one case."""
-    return next(row for row in rows if row["provider"] == ours), best_of_theirs(rows)
+    """Return transformers' fastest row of one case, and our row that was measured in turn with it: the last one before it."""
+    theirs = best_of_theirs(rows)
+    return next(row for row in reversed(rows[: rows.index(theirs)]) if row["provider"] == ours), theirs
 
 
 def environment(results: Path) -> dict[str, str]:

@@ -218,6 +218,14 @@ def _compiled(subject: Subject) -> Provider:
     return Padded(subject, torch.compile(subject.theirs("sdpa"), dynamic=True))
 
 
+def _compiled_layers(subject: Subject) -> Provider:
+    torch.compiler.reset()
+    model = subject.theirs("sdpa")
+    for layer in model.hubert.encoder.layers:  # one compilation serves all of them
+        layer.compile(dynamic=True)
+    return Padded(subject, model)
+
+
 def _compiled_graphs(subject: Subject) -> Provider:
     _check_graphs(subject)
     torch.compiler.reset()
@@ -234,6 +242,7 @@ PROVIDERS: dict[str, tuple[Callable[[Subject], Provider], str]] = {
     "hf-eager": (lambda subject: Padded(subject, subject.theirs("eager")), "transformers, eager attention"),
     "hf-flash": (lambda subject: Padded(subject, subject.theirs("flash_attention_2")), "transformers, flash_attention_2"),
     "hf-compile": (_compiled, "transformers, sdpa, under torch.compile"),
+    "hf-compile-layers": (_compiled_layers, "transformers, sdpa, each layer of the encoder under torch.compile"),
     "hf-compile-graphs": (_compiled_graphs, "transformers, sdpa, under torch.compile with CUDA graphs (reduce-overhead)"),
 }
 DEFAULT_PROVIDERS = "ours,hf-sdpa,hf-sdpa-sorted"
