@@ -1,16 +1,21 @@
 """Accelerate inference of a transformers model in place, until it is restored.
 
-`accelerate` replaces `forward` of the `transformers.HubertModel` object inside a model, and nothing else: classes and modules
-stay unchanged. The fast graph is built around the object's own layers, so that it shares the weights and sees their changes
-(`load_state_dict`, `.to`, `.half`, an optimizer). Each call decides anew whether the fast graph can serve it. Otherwise the
-object's own `forward` does.
+`accelerate` replaces `forward` of the `transformers.HubertModel` object inside a model; classes and modules stay unchanged. The
+fast graph is built around the object's own layers, so that it shares the weights and sees their changes (`load_state_dict`,
+`.to`, `.half`, an optimizer). Each call decides anew whether the fast graph can serve it. Otherwise the object's own `forward`
+does. A `HubertForCTC` also gets a hook that gives the logits of padding to the blank.
+
+`hubert_fast.transformers` defines subclasses of transformers' classes that are accelerated from birth.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import logging
+import sys
+import threading
 import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,17 +23,21 @@ import torch
 from torch import nn
 
 from ..config import as_hubert_config
+from ..ctc.padding import blank_padding
 from ..input_checks import check_inputs
 from ..modeling import HubertModel
 from ..packed import GRADIENT, Inspection, Watch, attention_is_unknown, run_padded, walk, why_not_now
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from transformers import HubertModel as TransformersHubertModel
 
 logger = logging.getLogger(__name__)
 
 SHARED_LAYERS = (nn.Linear, nn.Conv1d, nn.LayerNorm, nn.GroupNorm, nn.BatchNorm1d)
-OWN_ATTRIBUTES = {"forward", "_replicate_for_data_parallel"}  # set on the object by accelerate
+STATE = "_hubert_fast"  # the attribute of a model that holds its FastForward
+OWN_ATTRIBUTES = {"forward", "_replicate_for_data_parallel", STATE}  # set on the object by accelerate
 
 
 def accelerate(model: nn.Module) -> nn.Module:
@@ -37,6 +46,9 @@ def accelerate(model: nn.Module) -> nn.Module:
     The model's own `forward` still serves calls that train, may need a gradient, request attentions or pass
     `mask_time_indices`; calls under `torch.compile`; and all calls while a layer has a hook, an adapter, or quantised or
     compiled weights, or is changed in some other way. The logger `hubert_fast.integrations.transformers` logs each reason once.
+
+    A `HubertForCTC` called with an `attention_mask` for inference returns +100 for the blank and -100 for all other tokens in
+    frames that are padding, and its output has an attribute `frame_counts`, int64 `[B]`: how many frames of each row are not.
 
     Args:
         model: A `HubertModel`, `HubertForCTC` or `HubertForSequenceClassification` of transformers, or a module that contains
@@ -50,16 +62,21 @@ def accelerate(model: nn.Module) -> nn.Module:
         ValueError: Another library has replaced the `forward` of the model.
     """
     for base in _hubert_models(model):
-        fast = _installed(base)
+        fast = installed(base)
         if fast is not None:
             fast.enabled = True
+        elif type(base) in _accelerated_classes():
+            vars(base)[STATE] = FastForward(base)
         elif "forward" in vars(base) and inspect.unwrap(_innermost(base.forward)) is not inspect.unwrap(type(base).forward):
             name = getattr(base.forward, "__qualname__", type(base.forward).__qualname__)
             raise ValueError(f"the forward of this {type(base).__name__} has already been replaced, by {name}")
         else:
-            forward = FastForward(base)
+            vars(base)[STATE] = forward = FastForward(base)
             base.forward = forward
             base._replicate_for_data_parallel = forward.replicate  # type: ignore[method-assign]
+    for head in _ctc_models(model):
+        if finish_logits not in head._forward_hooks.values():
+            head.register_forward_hook(finish_logits, with_kwargs=True)
     return model
 
 
@@ -76,37 +93,96 @@ def restore(model: nn.Module) -> nn.Module:
         TypeError: `model` contains no HuBERT model of transformers.
     """
     for base in _hubert_models(model):
-        fast = _installed(base)
-        if fast is not None:
-            fast.enabled = False  # takes effect even if another library has wrapped it
-            vars(base).pop("_replicate_for_data_parallel", None)
-            if _innermost(vars(base)["forward"]) is fast:
-                del base.forward
+        fast = installed(base)
+        if fast is None and type(base) in _accelerated_classes():
+            vars(base)[STATE] = fast = FastForward(base)
+        if fast is None:
+            continue
+        fast.enabled = False  # takes effect even if another library has wrapped it
+        vars(base).pop("_replicate_for_data_parallel", None)
+        if _innermost(vars(base).get("forward")) in (fast, fast.__func__):
+            del base.forward, vars(base)[STATE]
+    for head in _ctc_models(model):
+        for key in [key for key, hook in head._forward_hooks.items() if hook is finish_logits]:
+            del head._forward_hooks[key], head._forward_hooks_with_kwargs[key]
     return model
 
 
 def _hubert_models(model: nn.Module) -> list[TransformersHubertModel]:
     from transformers import HubertModel as TransformersHubertModel
 
-    # not subclasses, whose overrides would be bypassed
     modules = [model, *walk(model)] if isinstance(model, nn.Module) else []
-    matching = [module for module in modules if type(module) is TransformersHubertModel]
+    # not other subclasses, whose overrides would be bypassed
+    classes = (TransformersHubertModel, *_accelerated_classes())
+    matching = [module for module in modules if type(module) in classes]
     if not matching:
         kind = f"{type(model).__module__}.{type(model).__qualname__}"
         raise TypeError(f"expected a HuBERT model of transformers, but got a {kind}")
     return matching
 
 
+def _accelerated_classes() -> list[type]:
+    """Return our subclass of transformers' HubertModel, if it has been imported."""
+    module = sys.modules.get("hubert_fast.transformers")
+    return [] if module is None else [module.HubertModel]
+
+
+def _ctc_models(model: nn.Module) -> list[nn.Module]:
+    from transformers import HubertForCTC as TransformersHubertForCTC
+
+    return [module for module in (model, *walk(model)) if isinstance(module, TransformersHubertForCTC)]
+
+
+def finish_logits(model: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
+    """Give the logits of padded frames to the blank, and add `frame_counts` to the output: a hook of `HubertForCTC`.
+
+    Calls whose encoder ran transformers' own `forward` keep transformers' logits.
+    """
+    fast = installed(model.hubert)
+    if fast is None or not fast.enabled or fast.reason is not None:
+        return None
+    logits = output["logits"] if isinstance(output, dict) else output[output[0].dim() == 0]  # after the loss, a scalar
+    given = dict(zip(("input_values", "attention_mask"), args)) | kwargs
+    waveforms, mask = given["input_values"], given.get("attention_mask")
+    if mask is None:
+        counts = torch.full((len(logits),), logits.shape[1], device=logits.device)
+    elif mask.shape == waveforms.shape:
+        counts = model._get_feat_extract_output_lengths(mask.sum(-1)).clamp(min=0).long().to(logits.device)
+        frame_mask = torch.arange(logits.shape[1], device=logits.device) < counts[:, None]
+        padded = blank_padding(logits, frame_mask, model.config.pad_token_id)
+        if not isinstance(output, dict):
+            return tuple(padded if value is logits else value for value in output)
+        output["logits"] = padded
+    else:
+        return None
+    if isinstance(output, dict):
+        output.frame_counts = counts
+    return output
+
+
 def _innermost(forward: Any) -> Any:
     """Return `forward`, or its function if it is a bound method: another library may have bound a `FastForward`."""
-    return getattr(forward, "__func__", forward)
+    return forward if isinstance(forward, FastForward) else getattr(forward, "__func__", forward)
 
 
-def _installed(base: nn.Module) -> FastForward | None:
+def installed(base: nn.Module) -> FastForward | None:
     """Return the `FastForward` of `base`, even if other libraries have wrapped it; `None` if there is none."""
-    forward = _innermost(vars(base).get("forward"))
-    while forward is not None and not isinstance(forward, FastForward):
-        forward = _innermost(getattr(forward, "__wrapped__", None))
+    return vars(base).get(STATE)
+
+
+@functools.cache
+def forward_function(cls: type[nn.Module]) -> Callable[..., Any]:
+    """Return a function with the signature of `cls.forward` that calls the `FastForward` of a model.
+
+    Unlike a `FastForward`, it refers to no model, so that what other libraries build from it and bind to a model also serves a
+    copy of that model.
+    """
+
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        fast = installed(self)
+        return cls.forward(self, *args, **kwargs) if fast is None else fast(*args, **kwargs)
+
+    forward.__signature__ = inspect.signature(cls.forward)  # type: ignore[attr-defined]
     return forward
 
 
@@ -123,12 +199,10 @@ class FastForward:
 
     Attributes:
         enabled: Whether our `forward` may serve calls.
-        reason: Why we did not serve the last call; `None` if we did.
     """
 
     def __init__(self, base: TransformersHubertModel):
         self.enabled = True
-        self.reason: str | None = None
         self._config = copy.deepcopy(base.config)  # later changes to the configuration do not affect the model
         self._watch = Watch(type(base), self._config)
         self._refer_to(base)
@@ -138,6 +212,7 @@ class FastForward:
         self._signature = inspect.signature(type(base).forward)
         self._built = _BuiltGraph(None, None, None)
         self._reasons_logged: set[str] = set()
+        self._last_call = threading.local()
 
     @property
     def base(self) -> TransformersHubertModel:
@@ -147,21 +222,38 @@ class FastForward:
         return base
 
     @property
+    def reason(self) -> str | None:
+        """Why we did not serve the last call of this thread; `None` if we did."""
+        return getattr(self._last_call, "reason", None)
+
+    @reason.setter
+    def reason(self, reason: str | None) -> None:
+        self._last_call.reason = reason
+
+    @property
+    def __func__(self) -> Callable[..., Any]:
+        """The function of a bound method. Hugging Face's Accelerate wraps it and binds the result to the model."""
+        return forward_function(type(self.base))
+
+    @property
     def __wrapped__(self) -> Any:
-        """The object's own `forward`. Tools such as transformers' Trainer read its signature from here."""
-        return type(self.base).forward.__get__(self.base)
+        """transformers' own `forward` of the object. Tools such as transformers' Trainer read its signature from here."""
+        from transformers import HubertModel as TransformersHubertModel
+
+        return TransformersHubertModel.forward.__get__(self.base)
 
     def replicate(self) -> nn.Module:
         """Create a copy of the model for `nn.DataParallel` on another device. The copy runs transformers' own `forward`."""
         replica = type(self.base)._replicate_for_data_parallel(self.base)
         vars(replica).pop("_replicate_for_data_parallel", None)
+        vars(replica).pop(STATE, None)
         if _innermost(vars(replica).get("forward")) is self:
             del replica.forward
         return replica
 
     def __getstate__(self) -> dict[str, Any]:
         # a copy builds its own graph, on the layers of the copied model
-        rebuilt = ("_base", "_signature", "_built", "_reasons_logged")
+        rebuilt = ("_base", "_signature", "_built", "_reasons_logged", "_last_call")
         return {"base": self.base, **{name: value for name, value in vars(self).items() if name not in rebuilt}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -183,10 +275,11 @@ class FastForward:
                 arguments[name] = getattr(base.config, name)
         if arguments.get("return_dict") is None:
             arguments["return_dict"] = base.config.return_dict and not getattr(base.config, "torchscript", False)
-        graph, self.reason = self._graph_for(base, arguments)
+        graph, reason = self._graph_for(base, arguments)
+        self.reason = reason
         if graph is None:
-            assert self.reason is not None
-            self._log(self.reason)
+            assert reason is not None
+            self._log(reason)
             return self.__wrapped__(*args, **kwargs)
         return self._run(graph, arguments)
 

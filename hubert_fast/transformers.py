@@ -1,0 +1,75 @@
+"""transformers' HuBERT classes whose instances are accelerated from birth: change one import, and keep everything else.
+
+    from hubert_fast.transformers import HubertForCTC  # instead of: from transformers import HubertForCTC
+
+An instance is accelerated as by `hubert_fast.accelerate`, however it is made: by the constructor, `from_pretrained`,
+`copy.deepcopy` or unpickling. In all other respects it is transformers': options, Trainer, pipelines, PEFT, quantisation,
+`push_to_hub`, `isinstance`. Calls that the fast graph cannot serve run transformers' own `forward`. Saved models bear the name
+of transformers' class, and transformers loads them. `hubert_fast.restore(model)` undoes the acceleration of an instance.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from typing import Any
+
+MINIMUM = "4.34.1"
+
+try:
+    import transformers
+except ImportError as error:
+    raise ImportError(
+        f"hubert_fast.transformers needs transformers {MINIMUM} or newer: pip install 'hubert_fast[transformers]'. "
+        "The classes of hubert_fast itself do without it."
+    ) from error
+if [int(part) for part in re.findall(r"\d+", transformers.__version__)[:3]] < [int(part) for part in MINIMUM.split(".")]:
+    raise ImportError(
+        f"hubert_fast.transformers needs transformers {MINIMUM} or newer, but this is transformers {transformers.__version__}"
+    )
+
+from transformers import HubertConfig, HubertPreTrainedModel  # noqa: E402
+
+from .integrations.transformers import STATE, FastForward, accelerate, installed  # noqa: E402
+
+__all__ = ["HubertConfig", "HubertForCTC", "HubertForSequenceClassification", "HubertModel", "HubertPreTrainedModel"]
+
+
+class HubertModel(transformers.HubertModel):
+    """`transformers.HubertModel`, accelerated. The `forward` of a subclass is transformers' own."""
+
+    @functools.wraps(transformers.HubertModel.forward, updated=())
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if type(self) is not HubertModel:  # the fast graph would bypass what the subclass overrides
+            return super().forward(*args, **kwargs)
+        fast = installed(self)
+        if fast is None:
+            vars(self)[STATE] = fast = FastForward(self)
+        return fast(*args, **kwargs)
+
+    # in place of `__wrapped__`, which other libraries follow to what they take for the model's own function
+    forward.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
+    del forward.__wrapped__  # type: ignore[attr-defined]
+
+    def _replicate_for_data_parallel(self) -> transformers.HubertModel:
+        replica = super()._replicate_for_data_parallel()
+        vars(replica).pop(STATE, None)
+        replica.__class__ = transformers.HubertModel  # the weights of a replica are no parameters
+        return replica
+
+
+class HubertForCTC(transformers.HubertForCTC):
+    """`transformers.HubertForCTC`, accelerated."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        accelerate(self)
+
+
+class HubertForSequenceClassification(transformers.HubertForSequenceClassification):
+    """`transformers.HubertForSequenceClassification`, accelerated."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        accelerate(self)

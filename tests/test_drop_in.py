@@ -1,0 +1,211 @@
+"""Test `hubert_fast.transformers`: every instance is accelerated from birth, and in all other respects is transformers'."""
+
+import copy
+import inspect
+import json
+import logging
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+transformers = pytest.importorskip("transformers")
+
+from conftest import POST_LN, PRE_LN, perturb  # noqa: E402
+from transformers_models import outputs_of  # noqa: E402
+
+import hubert_fast  # noqa: E402
+from hubert_fast import transformers as drop_in  # noqa: E402
+
+CLASSES = ["HubertModel", "HubertForCTC", "HubertForSequenceClassification"]
+
+
+def new(name, values=PRE_LN, **changes):
+    return perturb(getattr(drop_in, name)(transformers.HubertConfig(**{**values, **changes}))).eval()
+
+
+def own(model, name, folder):
+    """Return transformers' model with the weights of `model`, through a checkpoint."""
+    model.save_pretrained(folder)
+    return getattr(transformers, name).from_pretrained(folder).eval()
+
+
+def fast_forward(model):
+    return vars(getattr(model, "hubert", model))["_hubert_fast"]
+
+
+def assert_served(model, peer, batch, by_us=True):
+    """Check that a call gives the peer's first output, apart from padding, and which forward served it."""
+    waveforms, mask = batch
+    actual, expected = outputs_of(model, waveforms, mask)[0], outputs_of(peer, waveforms, mask)[0]
+    assert (fast_forward(model).reason is None) == by_us
+    if actual.dim() == 3:
+        frames = getattr(peer, "hubert", peer)._get_feature_vector_attention_mask(actual.shape[1], mask)
+        actual, expected = actual[frames], expected[frames]
+    assert (actual - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("values", [PRE_LN, POST_LN], ids=["large", "base"])
+@pytest.mark.parametrize("name", CLASSES)
+def test_instances_are_accelerated_however_they_are_made(name, values, batch, tmp_path):
+    model = new(name, values)
+    peer = own(model, name, tmp_path)
+    cls = getattr(drop_in, name)
+    assert issubclass(cls, getattr(transformers, name)) and cls.__name__ == name
+    made = {
+        "constructor": model,
+        "from_pretrained": cls.from_pretrained(tmp_path),
+        "deepcopy": copy.deepcopy(model),
+        "deepcopy after a call": copy.deepcopy(cls.from_pretrained(tmp_path)),
+    }
+    if hasattr(cls, "_from_config"):
+        made["_from_config"] = cls._from_config(model.config).eval()
+        made["_from_config"].load_state_dict(model.state_dict())
+    for instance in made.values():
+        assert_served(instance, peer, batch)
+
+
+def test_unpickled_instances_are_accelerated(batch, tmp_path):
+    """Parametrized modules cannot be pickled, in transformers either, so this model has a batch norm instead."""
+    model = new("HubertForCTC", conv_pos_batch_norm=True)
+    if any(torch.nn.utils.parametrize.is_parametrized(module) for module in model.modules()):
+        pytest.skip("transformers 4.34.1 ignores conv_pos_batch_norm")
+    outputs_of(model, *batch)
+    unpickled = pickle.loads(pickle.dumps(model))
+    assert torch.equal(outputs_of(unpickled, *batch).logits, outputs_of(model, *batch).logits)
+    assert fast_forward(unpickled) is not fast_forward(model) and fast_forward(unpickled).base is unpickled.hubert
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_saved_models_are_transformers(name, batch, tmp_path):
+    model = new(name)
+    peer = own(model, name, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["architectures"] == [name] and "auto_map" not in config
+    assert type(peer) is getattr(transformers, name)
+    assert list(model.state_dict()) == list(peer.state_dict())
+    automatic = {"HubertModel": "AutoModel", "HubertForCTC": "AutoModelForCTC"}.get(name, "AutoModelForAudioClassification")
+    assert type(getattr(transformers, automatic).from_pretrained(tmp_path)) is type(peer)
+
+
+def test_copies_compute_with_their_own_weights(batch):
+    for name in CLASSES:
+        model = new(name)
+        before = outputs_of(model, *batch)[0]
+        changed = copy.deepcopy(model)
+        with torch.no_grad():
+            for parameter in changed.parameters():
+                parameter.mul_(1.5)
+        assert not torch.allclose(outputs_of(changed, *batch)[0], before)
+        assert torch.equal(outputs_of(model, *batch)[0], before)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_signatures_are_transformers(name):
+    ours, theirs = getattr(drop_in, name), getattr(transformers, name)
+    assert inspect.signature(ours.forward) == inspect.signature(theirs.forward)
+    assert inspect.signature(new(name).forward) == inspect.signature(theirs(transformers.HubertConfig(**PRE_LN)).forward)
+    assert ours.config_class is theirs.config_class and ours.base_model_prefix == theirs.base_model_prefix
+
+
+def test_training_runs_transformers_forward(tmp_path):
+    """Loss and gradients are transformers', bit for bit."""
+    waveforms, mask = torch.randn(2, 9000), torch.ones(2, 9000, dtype=torch.long)
+    mask[1, 6000:] = 0
+    model = new("HubertForCTC", attention_dropout=0.0, hidden_dropout=0.0, activation_dropout=0.0, feat_proj_dropout=0.0)
+    peer = own(model, "HubertForCTC", tmp_path)
+    labels = torch.tensor([[3, 4, 5], [6, 7, -100]])
+    losses, gradients = [], []
+    for each in (model, peer):
+        torch.manual_seed(0)
+        np.random.seed(0)  # SpecAugment
+        each.train()
+        loss = each(waveforms, attention_mask=mask, labels=labels).loss
+        loss.backward()
+        losses.append(loss.detach())
+        gradients.append([parameter.grad for parameter in each.parameters()])
+    assert torch.equal(*losses)
+    for (name, _), mine, theirs in zip(model.named_parameters(), *gradients):
+        assert (mine is None and theirs is None) or torch.equal(mine, theirs), name
+    assert all(gradient is None or gradient.isfinite().all() for gradient in gradients[0])
+    assert fast_forward(model).reason is not None
+
+
+def test_a_subclass_runs_its_own_overrides(batch):
+    class Doubled(drop_in.HubertModel):
+        def _get_feature_vector_attention_mask(self, frames, attention_mask):
+            return torch.ones(len(attention_mask), frames, dtype=torch.bool)
+
+    torch.manual_seed(0)
+    model = perturb(Doubled(transformers.HubertConfig(**PRE_LN))).eval()
+    plain = transformers.HubertModel(model.config).eval()
+    plain.load_state_dict(model.state_dict())
+    waveforms, mask = batch
+    assert torch.equal(outputs_of(model, waveforms, mask)[0], outputs_of(plain, waveforms, torch.ones_like(mask))[0])
+
+
+def test_a_head_of_ones_own_gets_an_accelerated_encoder(batch):
+    class HubertForSpeechClassification(drop_in.HubertPreTrainedModel):
+        def __init__(self, config):
+            super().__init__(config)
+            self.hubert = drop_in.HubertModel(config)
+            self.classifier = torch.nn.Linear(config.hidden_size, 4)
+            self.post_init()
+
+        def forward(self, input_values, attention_mask=None):
+            return (self.classifier(self.hubert(input_values, attention_mask=attention_mask).last_hidden_state.mean(1)),)
+
+    model = HubertForSpeechClassification(transformers.HubertConfig(**PRE_LN)).eval()
+    with torch.no_grad():
+        (logits,) = model(*batch)
+    assert logits.shape == (len(batch[0]), 4) and fast_forward(model).reason is None
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_restore_and_accelerate_again(name, batch, tmp_path):
+    model = new(name)
+    peer = own(model, name, tmp_path)
+    hubert_fast.restore(model)
+    assert torch.equal(outputs_of(model, *batch)[0], outputs_of(peer, *batch)[0])
+    hubert_fast.accelerate(model)
+    assert_served(model, peer, batch)
+
+
+def test_data_parallel_replicas_run_transformers_forward(batch):
+    model = new("HubertModel")
+    outputs_of(model, *batch)
+    replica = model._replicate_for_data_parallel()
+    assert type(replica) is transformers.HubertModel and "_hubert_fast" not in vars(replica)
+    assert type(model) is drop_in.HubertModel and fast_forward(model).base is model
+
+
+def test_random_state_and_weights_are_as_with_transformers():
+    states = []
+    for module in (transformers, drop_in):
+        for name in CLASSES:
+            torch.manual_seed(0)
+            model = getattr(module, name)(transformers.HubertConfig(**POST_LN))
+            states.append((name, list(model.state_dict().values()), torch.rand(3)))
+    for (name, mine, drawn), (_, theirs, expected) in zip(states[: len(CLASSES)], states[len(CLASSES) :]):
+        assert all(map(torch.equal, mine, theirs)) and torch.equal(drawn, expected), name
+
+
+def test_nothing_is_logged_for_calls_that_are_served(batch, caplog):
+    with caplog.at_level(logging.DEBUG, "hubert_fast.integrations"):
+        outputs_of(new("HubertForCTC"), *batch)
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("version", [None, "4.30.2"], ids=["missing", "old"])
+def test_a_missing_or_old_transformers_is_named(version):
+    code = "import sys, types; sys.modules['transformers'] = None"
+    if version is not None:
+        code = f"import sys, types; sys.modules['transformers'] = types.SimpleNamespace(__version__={version!r})"
+    code += "\nimport hubert_fast.transformers"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    message = run.stderr.strip().splitlines()[-1]
+    expected = "needs transformers 4.34.1 or newer" + ("" if version is None else f", but this is transformers {version}")
+    assert message.startswith("ImportError: hubert_fast.transformers ") and expected in message
