@@ -40,7 +40,7 @@ class HubertModel(transformers.HubertModel):
     """`transformers.HubertModel`, accelerated. The `forward` of a subclass is transformers' own."""
 
     @functools.wraps(transformers.HubertModel.forward, updated=())
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         if type(self) is not HubertModel:  # the fast graph would bypass what the subclass overrides
             return super().forward(*args, **kwargs)
         fast = installed(self)
@@ -50,7 +50,7 @@ class HubertModel(transformers.HubertModel):
 
     # in place of `__wrapped__`, which other libraries follow to what they take for the model's own function
     forward.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
-    del forward.__wrapped__  # type: ignore[attr-defined]
+    del forward.__wrapped__
 
     def _replicate_for_data_parallel(self) -> transformers.HubertModel:
         replica = super()._replicate_for_data_parallel()

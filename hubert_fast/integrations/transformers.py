@@ -114,7 +114,7 @@ def _hubert_models(model: nn.Module) -> list[TransformersHubertModel]:
     modules = [model, *walk(model)] if isinstance(model, nn.Module) else []
     # not other subclasses, whose overrides would be bypassed
     classes = (TransformersHubertModel, *_accelerated_classes())
-    matching = [module for module in modules if type(module) in classes]
+    matching: list[Any] = [module for module in modules if type(module) in classes]
     if not matching:
         kind = f"{type(model).__module__}.{type(model).__qualname__}"
         raise TypeError(f"expected a HuBERT model of transformers, but got a {kind}")
@@ -127,13 +127,13 @@ def _accelerated_classes() -> list[type]:
     return [] if module is None else [module.HubertModel]
 
 
-def _ctc_models(model: nn.Module) -> list[nn.Module]:
+def _ctc_models(model: nn.Module) -> list[Any]:
     from transformers import HubertForCTC as TransformersHubertForCTC
 
     return [module for module in (model, *walk(model)) if isinstance(module, TransformersHubertForCTC)]
 
 
-def finish_logits(model: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
+def finish_logits(model: Any, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
     """Give the logits of padded frames to the blank, and add `frame_counts` to the output: a hook of `HubertForCTC`.
 
     Calls whose encoder ran transformers' own `forward` keep transformers' logits.
@@ -142,21 +142,18 @@ def finish_logits(model: nn.Module, args: tuple, kwargs: dict[str, Any], output:
     if fast is None or not fast.enabled or fast.reason is not None:
         return None
     logits = output["logits"] if isinstance(output, dict) else output[output[0].dim() == 0]  # after the loss, a scalar
-    given = dict(zip(("input_values", "attention_mask"), args)) | kwargs
-    waveforms, mask = given["input_values"], given.get("attention_mask")
+    mask = (dict(zip(("input_values", "attention_mask"), args)) | kwargs).get("attention_mask")
     if mask is None:
         counts = torch.full((len(logits),), logits.shape[1], device=logits.device)
-    elif mask.shape == waveforms.shape:
+    else:
         counts = model._get_feat_extract_output_lengths(mask.sum(-1)).clamp(min=0).long().to(logits.device)
         frame_mask = torch.arange(logits.shape[1], device=logits.device) < counts[:, None]
         padded = blank_padding(logits, frame_mask, model.config.pad_token_id)
         if not isinstance(output, dict):
             return tuple(padded if value is logits else value for value in output)
         output["logits"] = padded
-    else:
-        return None
     if isinstance(output, dict):
-        output.frame_counts = counts
+        output.frame_counts = counts  # type: ignore[attr-defined]
     return output
 
 
@@ -233,7 +230,7 @@ class FastForward:
     @property
     def __func__(self) -> Callable[..., Any]:
         """The function of a bound method. Hugging Face's Accelerate wraps it and binds the result to the model."""
-        return forward_function(type(self.base))
+        return forward_function(type(self.base))  # type: ignore[arg-type]
 
     @property
     def __wrapped__(self) -> Any:
