@@ -1,10 +1,10 @@
 """Make the folder that recipes run in: checkpoints under the names people use, recordings and a vocabulary.
 
-    facebook/hubert-large-ls960-ft   the bundled demo model in float32: layer norm, a CTC head and a processor
-    facebook/hubert-base-ls960       group norm, an encoder without a head, no vocabulary, no attention mask
-    superb/hubert-base-superb-ks     group norm, a classification head over a weighted sum of layers, six labels
-    audio/NAME.wav                   recordings, mono at 16 kHz
-    vocab.json                       the vocabulary of the demo model
+facebook/hubert-large-ls960-ft   the bundled demo model in float32: layer norm, a CTC head and a processor
+facebook/hubert-base-ls960       group norm, an encoder without a head, no vocabulary, no attention mask
+superb/hubert-base-superb-ks     group norm, a classification head over a weighted sum of layers, six labels
+audio/NAME.wav                   recordings, mono at 16 kHz
+vocab.json                       the vocabulary of the demo model
 """
 
 import json

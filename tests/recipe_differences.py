@@ -25,9 +25,41 @@ SENTENCES = ["STOP", "MOVE FORWARD ELEVEN STEPS", "SWITCH ON THE OFFICE FAN", "O
 DIFFERENCES: dict[tuple[str, str], Difference] = {
     **{("inference_batch", name): Difference("values", PADDING, SENTENCES) for name in IMPORTS},
     **{("decode_beam_search", name): Difference("values", PADDING, [SENTENCES[0], SENTENCES[3]]) for name in IMPORTS},
+    ("head_sequence_encoder_decoder", "hubert_fast"): Difference(
+        "AttributeError", "SpeechEncoderDecoderModel takes transformers' own classes only"
+    ),
+    ("train_resume_trainer", "hubert_fast"): Difference(
+        "FileAbsentError", "Trainer saves the weights of foreign classes, and not their configuration"
+    ),
 }
 
 # recipe -> the first transformers whose API it uses, and that API
 NEEDS: dict[str, tuple[str, str]] = {}
 
-SLOW = {"export_compile"}  # recipes that take seconds
+COMPILED = {"export_compile"}  # recipes that take many seconds and a C++ compiler
+
+# recipes whose outcome with our own classes is about to change
+PENDING = {
+    "decode_beam_search",
+    "decode_by_hand",
+    "decode_forced_alignment",
+    "features_layer",
+    "features_masked_time",
+    "features_mean_pooling",
+    "features_units",
+    "head_emotion",
+    "inference_base_model",
+    "inference_batch_sliced",
+    "inference_no_mask_group_norm",
+    "save_keyword_spellings",
+    "save_options",
+    "surgery_activation_and_scaling",
+    "surgery_parts_by_hand",
+    "train_accelerate",
+    "train_classification",
+    "train_classification_trainer",
+    "train_ctc_loop",
+    "train_ctc_loss_by_hand",
+    "train_ctc_trainer",
+    "train_gradient_accumulation",
+}

@@ -11,10 +11,11 @@ import ast
 import functools
 import importlib.util
 import re
+import shutil
 from pathlib import Path
 
 import pytest
-from recipe_differences import DIFFERENCES, NEEDS, SLOW
+from recipe_differences import COMPILED, DIFFERENCES, NEEDS, PENDING
 from recipe_variants import IMPORTS
 
 import hubert_fast
@@ -30,7 +31,7 @@ def rewritten(name: str, variant: str) -> str | None:
 
 
 CASES = [
-    pytest.param(name, variant, id=f"{name}-{variant}", marks=[pytest.mark.slow] if name in SLOW else [])
+    pytest.param(name, variant, id=f"{name}-{variant}", marks=[pytest.mark.slow] if name in COMPILED else [])
     for name in SOURCES
     for variant in IMPORTS
     if rewritten(name, variant)
@@ -52,6 +53,8 @@ def skip_if_it_cannot_run(name: str) -> None:
     missing = sorted(package for package in packages(SOURCES[name]) if importlib.util.find_spec(package) is None)
     if missing:
         pytest.skip(f"the recipe needs {', '.join(missing)}")
+    if name in COMPILED and shutil.which("g++") is None:
+        pytest.skip("the recipe needs a C++ compiler")
     version, api = NEEDS.get(name, ("0", ""))
     if Version(transformers.__version__) < Version(version):
         pytest.skip(f"the recipe needs transformers {version}, for {api}")
@@ -77,6 +80,8 @@ def test_recipe(name, variant, files):
     from recipe_outcomes import difference, run
 
     skip_if_it_cannot_run(name)
+    if name in PENDING and variant == "hubert_fast":
+        pytest.skip("the outcome is about to change")
     expected = with_transformers(name, files)
     if expected.error is not None:
         raise expected.error
@@ -98,7 +103,7 @@ def test_recipe(name, variant, files):
 
 def test_differences_name_recipes():
     assert set(DIFFERENCES) <= {(case.values[0], case.values[1]) for case in CASES}
-    assert {*NEEDS, *SLOW} <= set(SOURCES)
+    assert {*NEEDS, *COMPILED, *PENDING} <= set(SOURCES)
 
 
 def title_of(name: str) -> str:
@@ -108,13 +113,17 @@ def title_of(name: str) -> str:
 
 
 def outcome(name: str, variant: str) -> str:
-    """Return the entry of the table: `same`, an exception, `other values`, or a dash if nothing is replaced."""
+    """Return the entry of the table: `same`, `corrected`, `other values`, an exception, or a dash if nothing is replaced."""
     if rewritten(name, variant) is None:
-        return "–"
+        return "-"
+    if name in PENDING and variant == "hubert_fast":
+        return "in progress"
     listed = DIFFERENCES.get((name, variant))
     if listed is None:
         return "same"
-    return "other values" if listed.kind == "values" else f"`{listed.kind}`"
+    if listed.kind == "values":
+        return "other values" if listed.result is None else "corrected"
+    return f"`{listed.kind}`"
 
 
 def tables() -> dict[str, str]:
@@ -126,7 +135,7 @@ def tables() -> dict[str, str]:
     cases = {variant: [name for name in SOURCES if rewritten(name, variant)] for variant in names}
     counts = ["| import | recipes | same result |", "|---|---|---|"]
     for variant, run in cases.items():
-        same = sum((name, variant) not in DIFFERENCES for name in run)
+        same = sum(outcome(name, variant) == "same" for name in run)
         counts.append(f"| `{variant}` | {len(run)} | {same} |")
     reasons = ["| recipe | import | outcome | why |", "|---|---|---|---|"]
     for (name, variant), listed in sorted(DIFFERENCES.items()):

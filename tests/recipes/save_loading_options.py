@@ -1,6 +1,5 @@
 """Load with dtype, device_map, low_cpu_mem_usage and output_loading_info."""
 
-import torch
 from transformers import HubertForCTC, HubertModel
 
 name = "facebook/hubert-large-ls960-ft"

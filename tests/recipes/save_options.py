@@ -1,6 +1,5 @@
 """Save only a changed state_dict under a variant, and load that variant from a subfolder."""
 
-import torch
 from transformers import HubertForCTC
 
 model = HubertForCTC.from_pretrained("facebook/hubert-large-ls960-ft")

@@ -10,4 +10,8 @@ model.save_pretrained("sharded", max_shard_size="4MB")
 reloaded = HubertForCTC.from_pretrained("sharded")
 same = all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), reloaded.state_dict().values()))
 names = sorted(os.listdir("sharded"))
-result = {"same": same, "index": "model.safetensors.index.json" in names, "shards": sum(n.endswith("tensors") for n in names) > 1}
+result = {
+    "same": same,
+    "index": "model.safetensors.index.json" in names,
+    "shards": sum(n.endswith("tensors") for n in names) > 1,
+}

@@ -6,7 +6,6 @@ from typing import Union
 import jiwer
 import numpy as np
 import soundfile as sf
-import torch
 from transformers import HubertForCTC, Trainer, TrainingArguments, Wav2Vec2Processor
 
 TEXTS = {"stop": "STOP", "fan": "SWITCH ON THE OFFICE FAN", "window": "OPEN THE KITCHEN WINDOW"}
