@@ -24,7 +24,7 @@ SENTENCES = ["STOP", "MOVE FORWARD ELEVEN STEPS", "SWITCH ON THE OFFICE FAN", "O
 
 DIFFERENCES: dict[tuple[str, str], Difference] = {
     **{("inference_batch", name): Difference("values", PADDING, SENTENCES) for name in IMPORTS},
-    **{("decode_beam_search", name): Difference("values", PADDING, [SENTENCES[0], SENTENCES[3]]) for name in IMPORTS},
+    **{("decode_beam_search", name): Difference("values", PADDING, ["STOP", "OPEN THE KITCHEN HINDOW"]) for name in IMPORTS},
     ("head_sequence_encoder_decoder", "hubert_fast"): Difference(
         "AttributeError", "SpeechEncoderDecoderModel takes transformers' own classes only"
     ),

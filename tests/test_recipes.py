@@ -18,10 +18,9 @@ import pytest
 from recipe_differences import COMPILED, DIFFERENCES, NEEDS, PENDING
 from recipe_variants import IMPORTS
 
-import hubert_fast
-
-PAGE = Path(hubert_fast.__file__).parent.parent / "docs" / "recipes.md"
-SOURCES = {path.stem: path.read_text(encoding="utf-8") for path in sorted((Path(__file__).parent / "recipes").glob("*.py"))}
+TESTS = Path(__file__).parent
+PAGE = TESTS.parent / "docs" / "recipes.md"
+SOURCES = {path.stem: path.read_text(encoding="utf-8") for path in sorted((TESTS / "recipes").glob("*.py"))}
 
 
 def rewritten(name: str, variant: str) -> str | None:
