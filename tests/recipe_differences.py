@@ -20,10 +20,11 @@ class Difference(NamedTuple):
 
 
 PADDING = "transformers writes letters for padded frames; ours are blanks for certain"
-SENTENCES = ["STOP", "MOVE FORWARD ELEVEN STEPS", "SWITCH ON THE OFFICE FAN", "OPEN THE KITCHEN WINDOW"]
+# what the model reads in each recording alone
+ALONE = ["STOP", "MOVE FORWARD ELEVEN STEPS", "SWITCH ON THE OFFICE TEN", "OPEN THE KITCHEN WHINDOW"]
 
 DIFFERENCES: dict[tuple[str, str], Difference] = {
-    **{("inference_batch", name): Difference("values", PADDING, SENTENCES) for name in IMPORTS},
+    **{("inference_batch", name): Difference("values", PADDING, ALONE) for name in IMPORTS},
     **{("decode_beam_search", name): Difference("values", PADDING, ["STOP", "OPEN THE KITCHEN HINDOW"]) for name in IMPORTS},
     ("head_sequence_encoder_decoder", "hubert_fast"): Difference(
         "AttributeError", "SpeechEncoderDecoderModel takes transformers' own classes only"
