@@ -209,3 +209,74 @@ def test_a_missing_or_old_transformers_is_named(version):
     message = run.stderr.strip().splitlines()[-1]
     expected = "needs transformers 4.34.1 or newer" + ("" if version is None else f", but this is transformers {version}")
     assert message.startswith("ImportError: hubert_fast.transformers ") and expected in message
+
+
+@pytest.mark.parametrize("way", ["accelerate", "drop-in"])
+def test_a_copy_of_a_model_prepared_for_mixed_precision_computes_with_its_own_weights(way, batch):
+    """Hugging Face's Accelerate wraps the function of `forward` and binds it to the model."""
+    accelerate = pytest.importorskip("accelerate", reason="Hugging Face's Accelerate is not installed")
+    config = transformers.HubertConfig(**PRE_LN)
+    model = drop_in.HubertModel(config) if way == "drop-in" else hubert_fast.accelerate(transformers.HubertModel(config))
+    prepared = accelerate.Accelerator(mixed_precision="bf16", cpu=True).prepare(perturb(model).eval())
+    before = outputs_of(prepared, *batch)[0]
+    copied = copy.deepcopy(prepared)
+    with torch.no_grad():
+        for parameter in copied.parameters():
+            parameter.mul_(1.5)
+    changed, restored = outputs_of(copied, *batch)[0], outputs_of(hubert_fast.restore(copied), *batch)[0]
+    assert not torch.allclose(changed, before)
+    assert torch.equal(outputs_of(prepared, *batch)[0], before)
+    frames = ~(changed == 0).all(-1)
+    assert (changed - restored)[frames].abs().max() <= 0.05 * restored.abs().max()  # in bfloat16
+    unwrapped = accelerate.utils.extract_model_from_parallel(prepared, keep_fp32_wrapper=False)
+    assert unwrapped is prepared and outputs_of(unwrapped, *batch)[0].isfinite().any()
+
+
+@pytest.mark.parametrize("way", ["accelerate", "drop-in"])
+def test_the_trainer_predicts_what_it_predicts_with_transformers(way, tmp_path):
+    """The weighted layer sum needs the hidden states, but the predictions have them only if transformers' do."""
+    pytest.importorskip("accelerate", reason="transformers' Trainer needs Hugging Face's Accelerate")
+    config = transformers.HubertConfig(**PRE_LN, use_weighted_layer_sum=True, num_labels=3)
+    peer = perturb(transformers.HubertForSequenceClassification(config)).eval()
+    model = drop_in.HubertForSequenceClassification(config) if way == "drop-in" else hubert_fast.accelerate(copy.deepcopy(peer))
+    model.load_state_dict(peer.state_dict())
+    rows = [{"input_values": torch.randn(4000 + 500 * index).numpy(), "labels": index % 3} for index in range(4)]
+    predictions = []
+    for each in (peer, model.eval()):
+        arguments = transformers.TrainingArguments(str(tmp_path), report_to=[], disable_tqdm=True, per_device_eval_batch_size=1)
+        predicted = transformers.Trainer(model=each, args=arguments).predict(rows).predictions
+        predictions.append(predicted if isinstance(predicted, tuple) else (predicted,))
+    assert fast_forward(model).reason is None
+    assert len(predictions[0]) == len(predictions[1])
+    assert np.abs(predictions[0][0] - predictions[1][0]).max() <= 1e-5 * np.abs(predictions[0][0]).max()
+
+
+@pytest.mark.parametrize("way", ["accelerate", "drop-in"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("blank", [0, 5, None], ids=["blank 0", "blank 5", "no blank"])
+def test_padding_is_the_blank_for_certain(blank, dtype, way, batch):
+    """Also in a tuple, with labels, and where only the encoder is ours; calls that transformers serves keep its logits."""
+    waveforms, mask = batch[0].to(dtype), batch[1]
+    config = transformers.HubertConfig(**{**PRE_LN, "pad_token_id": blank})
+    model = drop_in.HubertForCTC(config) if way == "drop-in" else hubert_fast.accelerate(transformers.HubertForCTC(config))
+    model = perturb(model).eval().to(dtype)
+    output = outputs_of(model, waveforms, mask)
+    counts = model._get_feat_extract_output_lengths(mask.sum(-1)).clamp(min=0)
+    assert output.frame_counts.dtype == torch.int64 and torch.equal(output.frame_counts, counts)
+    assert "frame_counts" not in output.keys() and len(output.to_tuple()) == len(output.keys())
+    padding = torch.arange(output.logits.shape[1]) >= counts[:, None]
+    expected = torch.zeros(config.vocab_size) if blank is None else torch.full((config.vocab_size,), -100.0)
+    if blank is not None:
+        expected[blank] = 100
+    assert padding.any() and (output.logits[padding] == expected.to(dtype)).all()
+    assert output.logits.dtype == dtype and not (output.logits[~padding].abs() == 100).any()
+    options = {} if blank is None else {"labels": torch.tensor([[3]] * len(mask))}
+    assert torch.equal(outputs_of(model, waveforms, mask, return_dict=False, **options)[len(options)], output.logits)
+    with torch.no_grad():
+        assert torch.equal(model(waveforms, mask).logits, output.logits)  # by position
+    whole = outputs_of(model, waveforms, None)
+    assert (whole.frame_counts == whole.logits.shape[1]).all() and not (whole.logits.abs() == 100).any()
+    hubert_fast.restore(model)
+    theirs = outputs_of(model, waveforms, mask)
+    assert not hasattr(theirs, "frame_counts") and not (theirs.logits[padding] == expected.to(dtype)).all(-1).any()
+    assert not model._forward_hooks and not model._forward_hooks_with_kwargs
