@@ -162,6 +162,13 @@ def _innermost(forward: Any) -> Any:
     return forward if isinstance(forward, FastForward) else getattr(forward, "__func__", forward)
 
 
+def _own_forward() -> Callable[..., Any]:
+    """Return transformers' `HubertModel.forward`."""
+    from transformers import HubertModel as TransformersHubertModel
+
+    return TransformersHubertModel.forward
+
+
 def installed(base: nn.Module) -> FastForward | None:
     """Return the `FastForward` of `base`, even if other libraries have wrapped it; `None` if there is none."""
     return vars(base).get(STATE)
@@ -235,9 +242,7 @@ class FastForward:
     @property
     def __wrapped__(self) -> Any:
         """transformers' own `forward` of the object. Tools such as transformers' Trainer read its signature from here."""
-        from transformers import HubertModel as TransformersHubertModel
-
-        return TransformersHubertModel.forward.__get__(self.base)
+        return _own_forward().__get__(self.base)
 
     def replicate(self) -> nn.Module:
         """Create a copy of the model for `nn.DataParallel` on another device. The copy runs transformers' own `forward`."""
@@ -262,8 +267,9 @@ class FastForward:
         base = self.base
         if args and args[0] is base:  # a library saved this object and restored it as a bound method
             args = args[1:]
+        own_forward = _own_forward()  # not `__wrapped__`: after a graph break torch.compile takes that for `base.forward`
         if not self.enabled:
-            return self.__wrapped__(*args, **kwargs)
+            return own_forward(base, *args, **kwargs)
         arguments = self._signature.bind(base, *args, **kwargs).arguments
         arguments.pop("self")
         arguments = {**arguments.pop("kwargs", {}), **arguments}
@@ -277,7 +283,7 @@ class FastForward:
         if graph is None:
             assert reason is not None
             self._log(reason)
-            return self.__wrapped__(*args, **kwargs)
+            return own_forward(base, *args, **kwargs)
         return self._run(graph, arguments)
 
     def _log(self, reason: str) -> None:
