@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # type checkers and documentation tools read these; `_HOMES` 
     from .modeling import HubertForSequenceClassification as HubertForSequenceClassification
     from .modeling import HubertModel as HubertModel
     from .packed.audio import PackedAudio as PackedAudio
+    from .pretrained import HubertPreTrainedModel as HubertPreTrainedModel
     from .processing import HubertProcessor as HubertProcessor
 
 # Public name -> module. Loaded on first use, so that `hubert-fast --version` need not wait for torch.
@@ -22,6 +23,7 @@ _HOMES = {
     "HubertForCTC": "modeling",
     "HubertForSequenceClassification": "modeling",
     "HubertModel": "modeling",
+    "HubertPreTrainedModel": "pretrained",
     "HubertProcessor": "processing",
     "PackedAudio": "packed.audio",
     "accelerate": "integrations.transformers",

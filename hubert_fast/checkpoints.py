@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from .config import HubertConfig, field_names, refuse_unknown
+from .config import HubertConfig, as_hubert_config
 from .hub import CONFIG_NAME, CheckpointError, FileAbsentError, listed, read_json, resolve_file
+from .initialization import draw_order, initialize_missing, loading
 from .other_formats import SAFE_WEIGHTS, WEIGHT_FILES, folder_hint
 from .weight_files import read_weight_names, read_weights
 from .weight_names import current_spelling, fit_prefix, without_wrappers
@@ -24,18 +26,17 @@ logger = logging.getLogger(__name__)
 
 Model = TypeVar("Model", bound="HubertPreTrainedModel")
 
-# Options of transformers that change how a model is loaded or computed, but not its output.
-WITHOUT_EFFECT = {"attn_implementation", "low_cpu_mem_usage", "trust_remote_code", "use_safetensors"}
 
-
-def read_state_dict(name_or_path: str | Path, **hub_options: Any) -> dict[str, Tensor]:
+def read_state_dict(
+    name_or_path: str | Path, file_names: Sequence[str] = WEIGHT_FILES, **hub_options: Any
+) -> dict[str, Tensor]:
     """Read all weights of a checkpoint, with the parameters of weight norm named as in current PyTorch.
 
-    No class or function that a pickle names is imported or called. Raises `CheckpointError` if there are no weights or they
-    cannot be read.
+    The first of `file_names` that exists counts. No class or function that a pickle names is imported or called. Raises
+    `CheckpointError` if there are no weights or they cannot be read.
     """
     state: dict[str, Tensor] = {}
-    for file in _weight_files(name_or_path, hub_options):
+    for file in _weight_files(name_or_path, hub_options, file_names):
         state.update(read_weights(file))
     return {current_spelling(key): tensor for key, tensor in state.items()}
 
@@ -46,10 +47,12 @@ def has_ctc_head(name_or_path: str | Path, **hub_options: Any) -> bool:
     return any(re.search(r"(?:^|\.)lm_head\.weight$", name) for file in files for name in read_weight_names(file))
 
 
-def _weight_files(name_or_path: str | Path, hub_options: dict[str, Any]) -> list[Path]:
+def _weight_files(
+    name_or_path: str | Path, hub_options: dict[str, Any], file_names: Sequence[str] = WEIGHT_FILES
+) -> list[Path]:
     """Return the files that hold the weights: one, or several that an index lists."""
-    first = _first_weight_file(name_or_path, hub_options)
-    if not first.name.endswith(".index.json"):
+    first = _first_weight_file(name_or_path, hub_options, file_names)
+    if first.suffix != ".json":
         return [first]
     weight_map = read_json(first).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map or not all(map(_is_file_name, weight_map.values())):
@@ -73,13 +76,13 @@ def _is_file_name(name: Any) -> bool:
     return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & {"/", "\\", "\0"}
 
 
-def _first_weight_file(name_or_path: str | Path, hub_options: dict[str, Any]) -> Path:
-    for name in WEIGHT_FILES:
+def _first_weight_file(name_or_path: str | Path, hub_options: dict[str, Any], file_names: Sequence[str]) -> Path:
+    for name in file_names:
         try:
             return resolve_file(name_or_path, name, **hub_options)
         except FileAbsentError:
             continue
-    raise CheckpointError(f"{name_or_path} has no weights: none of {', '.join(WEIGHT_FILES)}{folder_hint(name_or_path)}")
+    raise CheckpointError(f"{name_or_path} has no weights: none of {', '.join(file_names)}{folder_hint(name_or_path)}")
 
 
 @dataclass
@@ -109,61 +112,102 @@ def _as_dtype(dtype: str | torch.dtype | None, state: dict[str, Tensor]) -> torc
     return dtype
 
 
+class Source(NamedTuple):
+    """The place from which a model's weights come.
+
+    Attributes:
+        name: The folder or repository, for messages; `"state_dict"` without one.
+        read: A function that returns the weights, on the CPU.
+    """
+
+    name: str | Path
+    read: Callable[[], dict[str, Tensor]]
+
+    @classmethod
+    def of(
+        cls,
+        name_or_path: str | Path | None,
+        state_dict: dict[str, Tensor] | None = None,
+        variant: str | None = None,
+        use_safetensors: bool | None = None,
+        hub_options: dict[str, Any] | None = None,
+    ) -> Source:
+        """Return the source that these arguments of `from_pretrained` describe."""
+        if state_dict is not None:
+            copies = {current_spelling(key): tensor.detach().cpu().clone() for key, tensor in state_dict.items()}
+            return cls("state_dict" if name_or_path is None else name_or_path, lambda: copies)
+        if name_or_path is None:
+            raise ValueError(
+                "from_pretrained needs pretrained_model_name_or_path, a folder or a repository, or both config= and state_dict="
+            )
+        kept = [name for name in WEIGHT_FILES if use_safetensors is None or ("safetensors" in name) == use_safetensors]
+        names = [with_variant(name, variant) for name in kept]
+        return cls(name_or_path, lambda: read_state_dict(name_or_path, names, **(hub_options or {})))
+
+
+def with_variant(file_name: str, variant: str | None) -> str:
+    """Return the name of a variant's file: `model.safetensors` becomes `model.VARIANT.safetensors`."""
+    stem, _, suffix = file_name.rpartition(".")
+    return file_name if variant is None else f"{stem}.{variant}.{suffix}"
+
+
 def load(
-    cls: type[Model],
-    name_or_path: str | Path,
-    config: HubertConfig,
-    dtype: str | torch.dtype | None,
-    ignore_mismatched_sizes: bool,
-    hub_options: dict[str, Any],
+    construct: Callable[[], Model], source: Source, dtype: str | torch.dtype | None, ignore_mismatched_sizes: bool = False
 ) -> tuple[Model, LoadingInfo]:
     """Load a model on the CPU for `from_pretrained`, and return it with a `LoadingInfo`.
 
     Log a warning if a prefix that a wrapper added to the names of the weights was removed.
     """
-    state = read_state_dict(name_or_path, **hub_options)
-    state, prefix = without_wrappers(state, cls.base_model_prefix + ".")
+    state = source.read()
+    order = draw_order()
+    with loading(order.loads_without_defaults) as default_draws:
+        model = construct()
+    state, prefix = without_wrappers(state, model.base_model_prefix + ".")
     if prefix is not None:
-        logger.warning("%s: removed %r, which a wrapper added to the names of the weights", name_or_path, prefix)
-    with torch.device("meta"):
-        model = cls(config)
+        logger.warning("%s: removed %r, which a wrapper added to the names of the weights", source.name, prefix)
     state, info = _match(state, model)
     if info.mismatched_keys and not ignore_mismatched_sizes:
         key, shape, expected = info.mismatched_keys[0]
         raise ValueError(
-            f"{name_or_path}: {key} has shape {list(shape)}, but the configuration expects {list(expected)} "
+            f"{source.name}: {key} has shape {list(shape)}, but the configuration expects {list(expected)} "
             f"(shapes that differ: {len(info.mismatched_keys)}): config.json belongs to another model or has wrong sizes; "
             f"from_pretrained(..., ignore_mismatched_sizes=True) initialises these weights instead"
         )
-    if info.missing_keys or info.mismatched_keys:
-        model = cls(config)  # again, this time with initialised weights
-        model.load_state_dict(state, strict=False)
-    else:
-        model.load_state_dict(state, assign=True)
+    model.load_state_dict(state, strict=False, assign=True)
+    initialize_missing(model, set(state), default_draws, order)
     return model.to(_as_dtype(dtype, state)).eval(), info
 
 
 def write_checkpoint(
-    model: HubertPreTrainedModel, state: dict[str, Tensor], folder: Path, max_shard_size: str | int = "5GB"
+    model: HubertPreTrainedModel,
+    state: dict[str, Tensor],
+    folder: Path,
+    max_shard_size: str | int = "5GB",
+    variant: str | None = None,
 ) -> None:
     """Write `config.json` and the weights `state`, which are those of the model and possibly further ones."""
-    values = model.config.to_dict() | {
+    values = as_hubert_config(model.config).to_dict() | {
         "architectures": [type(model).__name__],
         "torch_dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
     }
     values.pop("dtype", None)  # transformers 5's name for torch_dtype, which it would override
     HubertConfig.from_dict(values).save_pretrained(folder)
-    _write_weights(state, folder, max_shard_size)
+    _write_weights(state, folder, max_shard_size, variant)
     permissions = (folder / CONFIG_NAME).stat().st_mode
     for file in folder.glob("*.safetensors"):
         file.chmod(permissions)  # safetensors creates files that only their owner can read
 
 
-def _write_weights(state: dict[str, Tensor], folder: Path, max_shard_size: str | int) -> None:
+def _write_weights(state: dict[str, Tensor], folder: Path, max_shard_size: str | int, variant: str | None) -> None:
     import huggingface_hub
 
+    name = with_variant(SAFE_WEIGHTS, variant)
     if hasattr(huggingface_hub, "save_torch_state_dict"):
-        huggingface_hub.save_torch_state_dict(state, folder, max_shard_size=max_shard_size)
+        pattern = name.replace(".safetensors", "{suffix}.safetensors")
+        huggingface_hub.save_torch_state_dict(state, folder, filename_pattern=pattern, max_shard_size=max_shard_size)
+        index = folder / f"{name}.index.json"
+        if variant is not None and index.exists():
+            index.replace(folder / with_variant(SAFE_WEIGHTS + ".index.json", variant))  # transformers' name for it
         return
     # transformers 4.34.1 has such an old huggingface_hub, since its tokenizers require version 0.17
     if max_shard_size != "5GB" or sum(tensor.nbytes for tensor in state.values()) > 5e9:
@@ -171,13 +215,7 @@ def _write_weights(state: dict[str, Tensor], folder: Path, max_shard_size: str |
         raise RuntimeError(f"writing shards needs huggingface_hub 0.24 or newer, but {installed} is installed")
     from safetensors.torch import save_file
 
-    save_file({key: tensor.contiguous() for key, tensor in state.items()}, folder / SAFE_WEIGHTS, metadata={"format": "pt"})
-
-
-def with_overrides(config: HubertConfig, overrides: dict[str, Any]) -> HubertConfig:
-    """Return `config` with the fields in `overrides`. Raises `TypeError` for keywords that `from_pretrained` does not know."""
-    refuse_unknown(set(overrides) - field_names() - WITHOUT_EFFECT)
-    return config.with_overrides({name: value for name, value in overrides.items() if name not in WITHOUT_EFFECT})
+    save_file({key: tensor.contiguous() for key, tensor in state.items()}, folder / name, metadata={"format": "pt"})
 
 
 def _match(state: dict[str, Tensor], model: HubertPreTrainedModel) -> tuple[dict[str, Tensor], LoadingInfo]:

@@ -15,7 +15,7 @@ from .other_formats import file_hint, folder_hint
 CONFIG_NAME = "config.json"
 JSON_KINDS = {"json", "text", "utf-16", "utf-32"}  # kinds of `first_bytes.Identity` that may be JSON with a syntax error
 MAX_CHARACTERS = 300  # quoted from a message of another library
-HUB_OPTIONS = {"revision", "cache_dir", "token", "local_files_only"}
+HUB_OPTIONS = {"revision", "cache_dir", "token", "local_files_only", "force_download", "subfolder"}
 
 
 class CheckpointError(OSError):
@@ -32,7 +32,8 @@ def resolve_file(name_or_path: str | Path, filename: str, **hub_options: Any) ->
     Args:
         name_or_path: A folder, or a repository of the Hugging Face hub.
         filename: The file in it.
-        hub_options: `revision`, `cache_dir`, `token` and `local_files_only` of `huggingface_hub.hf_hub_download`.
+        hub_options: `revision`, `cache_dir`, `token`, `local_files_only`, `force_download` and `subfolder` of
+            `huggingface_hub.hf_hub_download`. In a folder, only `subfolder` has an effect.
 
     Raises:
         FileAbsentError: The folder or repository has no such file.
@@ -44,6 +45,7 @@ def resolve_file(name_or_path: str | Path, filename: str, **hub_options: Any) ->
     except OSError as error:  # the name is too long, or permission is denied
         raise CheckpointError(f"{path} cannot be accessed: {error.strerror or error}") from None
     if is_folder:
+        path = path / (hub_options.get("subfolder") or "")
         if not (path / filename).is_file():
             hint = folder_hint(path) if filename == CONFIG_NAME else ""
             raise FileAbsentError(f"{path} has no {filename}{hint}")
@@ -58,6 +60,7 @@ def _fetch(name: str, filename: str, hub_options: dict[str, Any]) -> Path:
     from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
     from huggingface_hub import utils as errors  # all versions since 0.16 have them there
 
+    hub_options = {option: value for option, value in hub_options.items() if value not in (None, "")}
     try:
         return Path(hf_hub_download(name, filename, **hub_options))
     except errors.HFValidationError:
@@ -65,9 +68,10 @@ def _fetch(name: str, filename: str, hub_options: dict[str, Any]) -> Path:
     except errors.LocalEntryNotFoundError as error:
         offline = constants.HF_HUB_OFFLINE or hub_options.get("local_files_only")
         options = {key: hub_options.get(key) for key in ("cache_dir", "revision")}
+        folder = f"{hub_options['subfolder']}/" if "subfolder" in hub_options else ""
         # offline by request, a file that is not cached counts as absent; otherwise only if the hub once said that it is
-        is_cached = isinstance(try_to_load_from_cache(name, CONFIG_NAME, **options), str)
-        is_known_absent = try_to_load_from_cache(name, filename, **options) is not None
+        is_cached = isinstance(try_to_load_from_cache(name, folder + CONFIG_NAME, **options), str)
+        is_known_absent = try_to_load_from_cache(name, folder + filename, **options) is not None
         if is_cached and (offline or is_known_absent):
             raise FileAbsentError(f"{name} in the Hugging Face cache has no {filename}") from None
         reason = "the hub is out of reach" if offline else _unreachable_reason(error)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import functools
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,6 +15,31 @@ from .packed.audio import PackedAudio
 if TYPE_CHECKING:
     from .config import HubertConfig
     from .modeling import HubertModel
+
+Parameters = ParamSpec("Parameters")
+Returned = TypeVar("Returned")
+
+
+def refuse_unknown_keywords(forward: Callable[Parameters, Returned]) -> Callable[Parameters, Returned]:
+    """Let a method raise `TypeError` for an unknown keyword, with a message that names it and the known ones.
+
+    `inspect.signature` sees the method's own parameters: Trainer takes from them which columns of a data set the model reads.
+    """
+    signature = inspect.signature(forward)
+    known = tuple(signature.parameters)
+
+    @functools.wraps(forward)
+    def checked(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Returned:
+        for name in kwargs:
+            if name not in known:
+                raise TypeError(
+                    f"{forward.__qualname__}() got an unknown argument {name!r}: its arguments are {', '.join(known[1:])}"
+                )
+        return forward(*args, **kwargs)
+
+    del checked.__wrapped__  # Accelerate unwraps functions that have it
+    checked.__signature__ = signature  # type: ignore[attr-defined]
+    return checked
 
 
 def check_inputs(model: HubertModel, input_values: Tensor, attention_mask: Tensor | None) -> None:

@@ -130,6 +130,10 @@ class FeatureEncoder(nn.Module):
             ConvLayer(config, index, norm) for index, norm in enumerate(norms)
         )
 
+    def _freeze_parameters(self) -> None:
+        """Exclude the feature encoder from training. Published heads call this method of transformers."""
+        self.requires_grad_(False)
+
     def forward(self, input_values: Tensor) -> Tensor:
         x = input_values[:, None]
         for layer in self.conv_layers:
@@ -192,7 +196,11 @@ class PositionalConvEmbedding(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention, `[B, T, C] -> [B, T, C]`, which can also return the probabilities `[B, H, T, T]`."""
+    """Multi-head self-attention, `[B, T, C] -> [B, T, C]`, which can also return the probabilities `[B, H, T, T]`.
+
+    Attributes:
+        scaling: The factor of the scores, by default `D ** -0.5`. The definition alone serves another one.
+    """
 
     k_proj: nn.Linear
     v_proj: nn.Linear
@@ -202,6 +210,7 @@ class Attention(nn.Module):
     def __init__(self, config: HubertConfig):
         super().__init__()
         self.num_heads = config.num_attention_heads
+        self.scaling = (config.hidden_size // config.num_attention_heads) ** -0.5
         self.dropout = config.attention_dropout
         self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
@@ -216,18 +225,22 @@ class Attention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         probabilities = None
         if output_attentions:
-            scores = q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)
+            scores = q * self.scaling @ k.transpose(-1, -2)
             if key_mask is not None:
                 scores = scores.masked_fill(~key_mask, torch.finfo(scores.dtype).min)
             probabilities = scores.softmax(dim=-1)
             context = F.dropout(probabilities, dropout) @ v
         else:
-            context = F.scaled_dot_product_attention(q, k, v, attn_mask=key_mask, dropout_p=dropout)
+            context = F.scaled_dot_product_attention(q, k, v, attn_mask=key_mask, dropout_p=dropout, scale=self.scaling)
         return self.out_proj(context.transpose(1, 2).flatten(2)), probabilities
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with an activation between them, `[..., C] -> [..., C]`."""
+    """Two linear layers with an activation between them, `[..., C] -> [..., C]`.
+
+    Attributes:
+        intermediate_act_fn: The activation, a function or a module. The packed graph serves functions, the kernels only GELU.
+    """
 
     intermediate_dense: nn.Linear
     output_dense: nn.Linear
@@ -238,10 +251,10 @@ class FeedForward(nn.Module):
         self.intermediate_dropout = nn.Dropout(config.activation_dropout)
         self.output_dense = nn.Linear(config.intermediate_size, config.hidden_size)
         self.output_dropout = nn.Dropout(config.hidden_dropout)
-        self.activation = activation(config.hidden_act)
+        self.intermediate_act_fn = activation(config.hidden_act)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.intermediate_dropout(self.activation(self.intermediate_dense(x)))
+        x = self.intermediate_dropout(self.intermediate_act_fn(self.intermediate_dense(x)))
         return self.output_dropout(self.output_dense(x))
 
 

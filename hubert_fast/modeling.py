@@ -22,7 +22,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import HubertConfig
-from .input_checks import check_class_labels, check_ctc_labels, check_inputs, check_packed, check_time_indices
+from .initialization import draw_order
+from .input_checks import (
+    check_class_labels,
+    check_ctc_labels,
+    check_inputs,
+    check_packed,
+    check_time_indices,
+    refuse_unknown_keywords,
+)
 from .layers import Encoder, FeatureEncoder, FeatureProjection, sample_spec_augment_mask
 from .ops import ctc_argmax
 from .outputs import (
@@ -37,11 +45,13 @@ from .outputs import (
     keep_counts,
 )
 from .packed import FastPath, Grid, PackedAudio, has_hook, run_packed, run_padded
-from .pretrained import HubertPreTrainedModel, initialize
+from .pretrained import HubertPreTrainedModel
 
 __all__ = ["HubertForCTC", "HubertForSequenceClassification", "HubertModel"]
 
 logger = logging.getLogger("hubert_fast.packed")
+
+PADDING_LOGIT = 100.0  # finite in every dtype; a softmax makes it 1 and its negative 0
 
 
 class HubertModel(HubertPreTrainedModel):
@@ -59,11 +69,17 @@ class HubertModel(HubertPreTrainedModel):
         self.feature_extractor = FeatureEncoder(config)
         self.feature_projection = FeatureProjection(config)
         if config.mask_time_prob > 0 or config.mask_feature_prob > 0:
-            self.masked_spec_embed = nn.Parameter(torch.empty(config.hidden_size))
+            self.masked_spec_embed = nn.Parameter(torch.empty(config.hidden_size).uniform_())
         self.encoder = Encoder(config)
         self.fast_path = FastPath()
-        initialize(self, config)
+        self.post_init()
 
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if module is self and hasattr(self, "masked_spec_embed") and draw_order().draws_embedding_twice:
+            nn.init.uniform_(self.masked_spec_embed)
+
+    @refuse_unknown_keywords
     def forward(
         self,
         input_values: Tensor,
@@ -207,8 +223,9 @@ class HubertForCTC(HubertPreTrainedModel):
         self.hubert = HubertModel(config)
         self.dropout = nn.Dropout(config.final_dropout)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
-        initialize(self.lm_head, config)
+        self.post_init()
 
+    @refuse_unknown_keywords
     def forward(
         self,
         input_values: Tensor,
@@ -220,8 +237,8 @@ class HubertForCTC(HubertPreTrainedModel):
     ) -> CausalLMOutput | tuple:
         """Return logits `[B, T, V]` and, with labels, the CTC loss (Graves et al. 2006).
 
-        With a mask and no gradient, the logits of padded frames are zero, except the blank's, which is 1 unless the blank is
-        token 0: argmax yields the blank there.
+        With a mask and no gradient, the logits of padded frames are 100 for the blank (`config.pad_token_id`) and -100 for the
+        other tokens, so that greedy and beam search write nothing there; zeros if `pad_token_id` is not in the vocabulary.
 
         Args:
             input_values, attention_mask, output_attentions, output_hidden_states, return_dict: See `HubertModel.forward`.
@@ -241,27 +258,30 @@ class HubertForCTC(HubertPreTrainedModel):
             return_dict=True,
         )
         logits = self.lm_head(self.dropout(encoded["last_hidden_state"]))
-        if attention_mask is not None and not (self.training or logits.requires_grad):
-            logits = self._blank_padding(logits, self.frame_mask(attention_mask, logits.shape[1]))
-        loss = None
-        if labels is not None:
-            mask = torch.ones_like(input_values, dtype=torch.long) if attention_mask is None else attention_mask
-            loss = self._ctc_loss(logits, self.frame_counts(mask.sum(-1, dtype=torch.long)), labels)
+        batch, frames, _ = logits.shape
+        if attention_mask is None:
+            counts = torch.full((batch,), frames, dtype=torch.long, device=logits.device)
+        else:
+            counts = self.frame_counts(attention_mask.sum(-1, dtype=torch.long)).clamp(max=frames)
+            if not (self.training or logits.requires_grad):
+                logits = self._blank_padding(logits, counts)
+        loss = None if labels is None else self._ctc_loss(logits, counts, labels)
         output = CausalLMOutput(
             loss=loss, logits=logits, hidden_states=encoded.get("hidden_states"), attentions=encoded.get("attentions")
         )
+        if not torch.compiler.is_compiling():
+            output.keep_frame_counts(counts)
         return self._returned(output, return_dict)
 
-    def _blank_padding(self, logits: Tensor, frame_mask: Tensor) -> Tensor:
-        """Zero the logits of padded frames and set the blank's to 1, so that argmax yields the blank there.
-
-        A blank that is token 0 needs no 1: among equal logits argmax takes the first.
-        """
+    def _blank_padding(self, logits: Tensor, frame_counts: Tensor) -> Tensor:
+        """Make the blank all but certain in frames beyond `frame_counts` `[B]`, so that no decoder writes a token there."""
         padding = logits.new_zeros(logits.shape[-1])
         blank = self.config.pad_token_id
-        if blank is not None and 0 < blank < len(padding):
-            padding[blank] = 1
-        return torch.where(frame_mask[..., None], logits, padding)
+        if blank is not None and 0 <= blank < len(padding):
+            padding.fill_(-PADDING_LOGIT)
+            padding[blank] = PADDING_LOGIT
+        is_frame = torch.arange(logits.shape[1], device=logits.device) < frame_counts[:, None]
+        return torch.where(is_frame[..., None], logits, padding)
 
     def forward_packed(self, audio: PackedAudio, output_hidden_states: bool | None = None) -> PackedCausalLMOutput:
         """Return logits `[N, V]` for utterances of any lengths without padding. See `HubertModel.forward_packed`."""
@@ -319,9 +339,9 @@ class HubertForSequenceClassification(HubertPreTrainedModel):
             self.layer_weights = nn.Parameter(torch.full((states,), 1 / states))
         self.projector = nn.Linear(config.hidden_size, config.classifier_proj_size)
         self.classifier = nn.Linear(config.classifier_proj_size, config.num_labels)
-        initialize(self.projector, config)
-        initialize(self.classifier, config)
+        self.post_init()
 
+    @refuse_unknown_keywords
     def forward(
         self,
         input_values: Tensor,

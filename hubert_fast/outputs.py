@@ -79,6 +79,9 @@ class BaseModelOutput(ModelOutput):
 class CausalLMOutput(ModelOutput):
     """The output of `HubertForCTC`.
 
+    `frame_counts`, int64 `[B]`, has the frames of each row that are not padding; it is no entry of the dictionary. It is `None`
+    in a compiled or exported model, and in an output that DataParallel or a pipeline has rebuilt.
+
     Attributes:
         loss: The CTC loss, a scalar, if labels were given.
         logits: `[B, T, V]`, before the softmax.
@@ -90,6 +93,15 @@ class CausalLMOutput(ModelOutput):
     logits: torch.Tensor
     hidden_states: tuple[torch.Tensor, ...] | None
     attentions: tuple[torch.Tensor | None, ...] | None
+
+    @property
+    def frame_counts(self) -> torch.Tensor | None:
+        """The frames of each row that are not padding, int64 `[B]`."""
+        return vars(self).get("_frame_counts")
+
+    def keep_frame_counts(self, frame_counts: torch.Tensor) -> None:
+        """Store `frame_counts` beside the entries."""
+        vars(self)["_frame_counts"] = frame_counts
 
 
 class SequenceClassifierOutput(ModelOutput):

@@ -1,68 +1,101 @@
-"""Define the base class of the three models: loading, saving, initialisation, frame counts, freezing, checkpointing."""
+"""Define the base class of the models: loading, saving and initial weights."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import is_parametrized
 
-from .checkpoints import load, warn_of_differences, with_overrides, write_checkpoint
+from .checkpoints import Source, load, warn_of_differences, write_checkpoint
 from .config import HubertConfig, as_hubert_config
 from .devices import resolve_device_map
-from .layers import CheckpointedLayer
-from .outputs import ModelOutput
+from .initialization import INITIALIZED, draw_order, initialize_module, is_loading
+from .loading_options import check_saving_options, sort_loading_options
+from .model_methods import ModelMethods
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from .modeling import HubertModel
 
+class HubertPreTrainedModel(ModelMethods):
+    """Base class of the models, with the methods that transformers' models have.
 
-Output = TypeVar("Output", bound=ModelOutput)
-
-
-class HubertPreTrainedModel(nn.Module):
-    """Base class of the models, with the methods that transformers' models have."""
+    An own head is a subclass. Its constructor creates a `HubertModel` as `self.hubert`, then its own layers, and calls
+    `self.post_init()` last. Its `forward` is its own; `from_pretrained` and `save_pretrained` work as for the other models.
+    """
 
     config_class = HubertConfig
     base_model_prefix = "hubert"
     main_input_name = "input_values"
     supports_gradient_checkpointing = True
 
-    def __init__(self, config: HubertConfig):
+    def __init__(self, config: HubertConfig, *inputs: Any, **kwargs: Any):
         super().__init__()
         self.config = as_hubert_config(config)
+
+    def post_init(self) -> None:
+        """Initialise the weights. Every constructor calls this last."""
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Initialise the weights that are neither loaded nor initialised yet, unless `from_pretrained` is loading them.
+
+        Equal seeds give the weights of the installed transformers.
+        """
+        if not is_loading():
+            self._initialize_below(self)
+
+    def _initialize_below(self, module: nn.Module) -> None:
+        """Initialise `module` and all below it, children first; a model within it initialises its own."""
+        for child in module.children():
+            owner = child if isinstance(child, HubertPreTrainedModel) else self
+            owner._initialize_below(child)
+        if not getattr(module, INITIALIZED, False):
+            self._init_weights(module)
+            setattr(module, INITIALIZED, True)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Initialise the weights of one module. Own heads may override this, as in transformers."""
+        initialize_module(module, self.config.initializer_range, draw_order())
 
     @classmethod
     def from_pretrained(
         cls,
-        name_or_path: str | Path,
-        *,
+        pretrained_model_name_or_path: str | Path | None = None,
+        *model_args: Any,
         config: HubertConfig | str | Path | None = None,
+        state_dict: dict[str, Tensor] | None = None,
         dtype: str | torch.dtype | None = None,
         torch_dtype: str | torch.dtype | None = None,
         device: str | int | torch.device | None = None,
         device_map: str | int | torch.device | dict | None = None,
         ignore_mismatched_sizes: bool = False,
         output_loading_info: bool = False,
+        subfolder: str | None = None,
+        variant: str | None = None,
+        use_safetensors: bool | None = None,
         revision: str | None = None,
         cache_dir: str | Path | None = None,
+        force_download: bool = False,
         token: str | bool | None = None,
         local_files_only: bool = False,
-        **config_overrides: Any,
+        name_or_path: str | Path | None = None,
+        **options: Any,
     ) -> Self:
         """Load a model, in evaluation mode, from a folder or a Hugging Face hub repository.
 
         Weights that the checkpoint lacks are initialised, and a warning names them.
 
         Args:
-            name_or_path: A folder, or a repository name such as `facebook/hubert-base-ls960`.
+            pretrained_model_name_or_path: A folder, or a repository name such as `facebook/hubert-base-ls960`. `None` with
+                both `config` and `state_dict`.
+            model_args: Arguments of the constructor after the configuration, for own heads.
             config: A configuration to use instead of the checkpoint's `config.json`, or a folder or repository to read it from.
+            state_dict: Weights to load instead of the checkpoint's. They are copied.
             dtype: The dtype of the parameters; float32 by default. `"auto"` keeps the checkpoint's.
             torch_dtype: The older name of `dtype`, which takes precedence.
             device: The device to put the model on; the CPU by default. `"auto"` is CUDA if there is a GPU.
@@ -71,194 +104,97 @@ class HubertPreTrainedModel(nn.Module):
             output_loading_info: Return `(model, info)`. `info` is a dictionary with `missing_keys`, `unexpected_keys`,
                 `mismatched_keys` (key, shape in the file, shape in the model) and `error_msgs` (always empty: errors
                 raise).
-            revision, cache_dir, token, local_files_only: As in `huggingface_hub`.
-            config_overrides: Fields of `HubertConfig` that replace those of `config`. The options `attn_implementation`,
-                `low_cpu_mem_usage`, `trust_remote_code` and `use_safetensors` of transformers are accepted and have no effect.
+            subfolder: A folder within the folder or repository that holds the files.
+            variant: Read `model.VARIANT.safetensors` or `pytorch_model.VARIANT.bin`.
+            use_safetensors: `True` reads safetensors only, `False` pickles only; by default safetensors come first.
+            revision, cache_dir, force_download, token, local_files_only: As in `huggingface_hub`.
+            name_or_path: Another name of `pretrained_model_name_or_path`.
+            options: Fields of `HubertConfig` that replace those of `config`, and keywords of an own head's constructor.
+                transformers' options `attn_implementation` (one of its own), `low_cpu_mem_usage`, `trust_remote_code`,
+                `weights_only`, `resume_download`, `mirror`, `use_kernels` and `_fast_init` are accepted and have no effect.
 
         Raises:
             CheckpointError: A file is missing or unreadable.
-            ValueError: Shapes differ and `ignore_mismatched_sizes` is not set, or the dtype or device is not valid.
+            ValueError: Shapes differ and `ignore_mismatched_sizes` is not set, the dtype or device is not valid, or an option
+                of transformers has a value that is not supported here, such as `load_in_8bit=True`.
             TypeError: A keyword is neither an option nor a field of `HubertConfig`.
         """
-        hub_options = {
+        if name_or_path is not None:
+            if pretrained_model_name_or_path is not None:
+                raise ValueError("name_or_path is another name of pretrained_model_name_or_path: give only one of them")
+            pretrained_model_name_or_path = name_or_path
+        if device is not None and device_map is not None:
+            raise ValueError(f"from_pretrained takes device or device_map, but got both: {device!r} and {device_map!r}")
+        if "use_auth_token" in options:
+            token = options.pop("use_auth_token") if token is None else token
+        target = resolve_device_map(device if device_map is None else device_map)
+        hub_options: dict[str, Any] = {
             "revision": revision,
             "cache_dir": cache_dir,
             "token": token,
             "local_files_only": local_files_only,
+            "force_download": force_download,
+            "subfolder": subfolder,
         }
-        if device is not None and device_map is not None:
-            raise ValueError(f"from_pretrained takes device or device_map, but got both: {device!r} and {device_map!r}")
-        target = resolve_device_map(device if device_map is None else device_map)
+        source = Source.of(pretrained_model_name_or_path, state_dict, variant, use_safetensors, hub_options)
         if config is None or isinstance(config, (str, Path)):
-            config = HubertConfig.from_pretrained(name_or_path if config is None else config, **hub_options)
-        config = with_overrides(as_hubert_config(config), config_overrides)
+            named = pretrained_model_name_or_path if config is None else config
+            if named is None:
+                raise ValueError("from_pretrained without a name needs config=, a HubertConfig, beside state_dict=")
+            config = HubertConfig.from_pretrained(named, **hub_options)
+        config = as_hubert_config(config)
+        overrides, keywords = sort_loading_options(cls, config, options)
+        config = config.with_overrides(overrides) if overrides else config
         model, info = load(
-            cls, name_or_path, config, torch_dtype if dtype is None else dtype, ignore_mismatched_sizes, hub_options
+            lambda: cls(config, *model_args, **keywords),
+            source,
+            torch_dtype if dtype is None else dtype,
+            ignore_mismatched_sizes,
         )
-        warn_of_differences(name_or_path, cls.__name__, info)
+        warn_of_differences(source.name, cls.__name__, info)
         model = model.to(device=target)
         if output_loading_info:
             return model, asdict(info) | {"error_msgs": []}  # type: ignore[return-value]
         return model
 
     def save_pretrained(
-        self, folder: str | Path, *, max_shard_size: str | int = "5GB", safe_serialization: bool = True
+        self,
+        save_directory: str | Path,
+        is_main_process: bool = True,
+        state_dict: dict[str, Tensor] | None = None,
+        save_function: Callable[..., Any] | None = None,
+        push_to_hub: bool = False,
+        max_shard_size: str | int = "5GB",
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        **options: Any,
     ) -> None:
         """Write `config.json` and safetensors that transformers can read.
 
         Args:
-            folder: The folder to write into, which is created if it does not exist.
+            save_directory: The folder to write into, which is created if it does not exist.
+            is_main_process: Whether to write at all. In distributed training, `False` in every process but one.
+            state_dict: The weights to write instead of the model's, for example those that Accelerate gathered.
+            save_function: No effect, as in transformers for safetensors.
+            push_to_hub: Must be `False`: `huggingface_hub.upload_folder` uploads the folder.
             max_shard_size: The largest size of a weight file, in bytes or as in `"5GB"`. Larger models are split into several
                 files.
             safe_serialization: Must be `True`: pickles can be read, but are not written.
+            variant: Write `model.VARIANT.safetensors`.
+            options: transformers' `save_peft_format` and `save_original_format`, which have no effect here.
 
         Raises:
-            ValueError: `safe_serialization` is `False`.
-            NotADirectoryError: `folder` is a file.
+            ValueError: `safe_serialization` is `False`, `push_to_hub` is set, or another option is not supported.
+            TypeError: A keyword is not an option.
+            NotADirectoryError: `save_directory` is a file.
         """
+        check_saving_options(options | {"push_to_hub": push_to_hub})
         if not safe_serialization:
             raise ValueError("safe_serialization must be True: weights are written as safetensors, not as pickles")
-        folder = Path(folder)
+        if not is_main_process:
+            return
+        folder = Path(save_directory)
         if folder.is_file():
             raise NotADirectoryError(f"save_pretrained needs a folder, but {folder} is a file")
         folder.mkdir(parents=True, exist_ok=True)
-        write_checkpoint(self, self.state_dict(), folder, max_shard_size)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the parameters."""
-        return next(self.parameters()).dtype
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the parameters."""
-        return next(self.parameters()).device
-
-    @property
-    def base_model(self) -> HubertModel:
-        """The encoder without the head."""
-        return getattr(self, self.base_model_prefix, self)  # type: ignore[arg-type]
-
-    def explain_path(
-        self,
-        input_values: Tensor | None = None,
-        mask_time_indices: Tensor | None = None,
-        output_attentions: bool | None = None,
-    ) -> str:
-        """Return which graph would serve a call with these arguments: `"packed"`, or `"definition: "` and the reason.
-
-        The logger `hubert_fast.packed` reports the same for every call at level DEBUG. Other arguments of a call make no
-        difference. `forward_packed` also leaves a model with a forward hook to the definition, since it would bypass the hook.
-
-        Args:
-            input_values: The waveforms of the call. Needed only if they require a gradient or are on another device than the
-                model.
-            mask_time_indices: As in `HubertModel.forward`.
-            output_attentions: As in `HubertModel.forward`.
-        """
-        if output_attentions is None:
-            output_attentions = self.config.output_attentions
-        waveforms = torch.empty(0, device=self.device) if input_values is None else input_values
-        reason = self.base_model.why_not_packed(waveforms, mask_time_indices, output_attentions)
-        return "packed" if reason is None else f"definition: {reason}"
-
-    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
-        """Return the number of parameters. `exclude_embeddings` has no effect, since speech models have no embedding table."""
-        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad or not only_trainable)
-
-    def freeze_feature_encoder(self) -> None:
-        """Exclude the convolutional feature encoder from training."""
-        self.base_model.feature_extractor.requires_grad_(False)
-
-    def freeze_feature_extractor(self) -> None:
-        """Call `freeze_feature_encoder`. This older name is deprecated in transformers 4 and removed in 5."""
-        self.freeze_feature_encoder()
-
-    def freeze_base_model(self) -> None:
-        """Exclude everything but the head from training."""
-        self.base_model.requires_grad_(False)
-
-    def gradient_checkpointing_enable(
-        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, every_n_layers: int = 1, offload: bool = False
-    ) -> None:
-        """Keep only the inputs of convolutions and Transformer layers in training, and recompute the rest in the backward pass.
-
-        Args:
-            gradient_checkpointing_kwargs: Keyword arguments for `torch.utils.checkpoint.checkpoint`; `use_reentrant` is `False`
-                by default.
-            every_n_layers, offload: Options of transformers 5.20 and newer, of which only the defaults are supported.
-
-        Raises:
-            ValueError: `every_n_layers` is not 1, or `offload` is set.
-        """
-        if every_n_layers != 1 or offload:
-            raise ValueError(f"every_n_layers must be 1 and offload False, but they are {every_n_layers} and {offload}")
-        options = {"use_reentrant": False, **(gradient_checkpointing_kwargs or {})}
-        for layer in self._checkpointed_layers():
-            layer.checkpointing = options
-
-    def gradient_checkpointing_disable(self) -> None:
-        """Keep all activations in training."""
-        for layer in self._checkpointed_layers():
-            layer.checkpointing = None
-
-    def activation_checkpointing_enable(
-        self, activation_checkpointing_kwargs: dict[str, Any] | None = None, every_n_layers: int = 1, offload: bool = False
-    ) -> None:
-        """Call `gradient_checkpointing_enable`, which transformers 5.23 calls by this name."""
-        self.gradient_checkpointing_enable(activation_checkpointing_kwargs, every_n_layers, offload)
-
-    def activation_checkpointing_disable(self) -> None:
-        """Call `gradient_checkpointing_disable`, which transformers 5.23 calls by this name."""
-        self.gradient_checkpointing_disable()
-
-    @property
-    def is_gradient_checkpointing(self) -> bool:
-        """Whether gradient checkpointing is enabled."""
-        return any(layer.checkpointing is not None for layer in self._checkpointed_layers())
-
-    def _checkpointed_layers(self) -> list[CheckpointedLayer]:
-        return [module for module in self.modules() if isinstance(module, CheckpointedLayer)]
-
-    def frame_counts(self, sample_counts: Tensor) -> Tensor:
-        """Return the frame count for each sample count: integers of any shape; 0 below the receptive field (400 samples)."""
-        for kernel, stride in zip(self.config.conv_kernel, self.config.conv_stride):
-            sample_counts = torch.div(sample_counts - kernel, stride, rounding_mode="floor") + 1
-        return sample_counts.clamp(min=0)
-
-    def frame_mask(self, attention_mask: Tensor, frames: int) -> Tensor:
-        """Reduce a sample mask `[B, S]` to a frame mask, bool `[B, frames]`. Only the row sums of the mask matter."""
-        counts = self.frame_counts(attention_mask.sum(-1, dtype=torch.long))
-        return torch.arange(frames, device=counts.device) < counts[:, None]
-
-    def _returned(self, output: Output, return_dict: bool | None) -> Output | tuple:
-        """Return `output` as it is, or as a tuple if `return_dict` is false; `None` means the configuration's setting."""
-        return_dict = self.config.return_dict if return_dict is None else return_dict
-        if not return_dict:
-            return output.to_tuple()
-        if torch.jit.is_tracing():  # tracing supports only built-in containers
-            return dict(output)  # type: ignore[return-value]
-        return output
-
-
-@torch.no_grad()
-def initialize(module: nn.Module, config: HubertConfig) -> None:
-    """Initialise a module and everything below it in place, as transformers does.
-
-    Linear weights are normal with standard deviation `initializer_range`, convolution weights Kaiming-normal, biases 0, norms 1
-    and 0, and the SpecAugment mask embedding uniform in [0, 1). A weight-normed convolution gets PyTorch's default weight:
-    transformers initialises the computed weight, which weight norm overwrites, so that has no effect there.
-    """
-    for child in module.modules():
-        if isinstance(child, nn.Linear):
-            nn.init.normal_(child.weight, std=config.initializer_range)
-            nn.init.zeros_(child.bias)
-        elif isinstance(child, nn.Conv1d):
-            if is_parametrized(child):  # this assignment sets magnitude and direction
-                child.weight = nn.init.kaiming_uniform_(child.weight.clone(), a=math.sqrt(5))
-            else:
-                nn.init.kaiming_normal_(child.weight)
-            if child.bias is not None:
-                nn.init.zeros_(child.bias)
-    if hasattr(module, "masked_spec_embed"):
-        nn.init.uniform_(module.masked_spec_embed)  # type: ignore[arg-type]
+        write_checkpoint(self, self.state_dict() if state_dict is None else state_dict, folder, max_shard_size, variant)

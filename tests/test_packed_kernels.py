@@ -178,7 +178,8 @@ def test_models_with_replaced_activations_do_not_run_on_kernels(values, name, mo
     model = model_of(HubertModel, values)
     audio = packed(model)
     run_on("triton", monkeypatch, model.forward_packed, audio)
-    model.get_submodule(module).activation = torch.relu
+    attribute = "intermediate_act_fn" if name == "hidden_act" else "activation"
+    setattr(model.get_submodule(module), attribute, torch.relu)
     reason = f"{name} is replaced in a module, but kernels support only 'gelu'"
     with pytest.raises(RuntimeError, match=f"backend triton was requested, but cannot run: .*{reason}"):
         run_on("triton", monkeypatch, model.forward_packed, audio)

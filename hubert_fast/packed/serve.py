@@ -115,9 +115,11 @@ def why_not_on_kernels(model: HubertModel, dtype: torch.dtype) -> str | None:
     if dtype not in (torch.float32, torch.float16, torch.bfloat16):
         return f"the model computes in {dtype}, but kernels support only float32, float16 and bfloat16"
     convolutions: list[Any] = [*model.feature_extractor.conv_layers, model.encoder.pos_conv_embed]
-    feed_forwards: list[Any] = [layer.feed_forward for layer in model.encoder.layers]
-    for name, modules in (("feat_extract_activation", convolutions), ("hidden_act", feed_forwards)):
-        if any(module.activation is not F.gelu for module in modules):
+    for name, functions in (
+        ("feat_extract_activation", [layer.activation for layer in convolutions]),
+        ("hidden_act", [layer.feed_forward.intermediate_act_fn for layer in model.encoder.layers]),
+    ):
+        if any(function is not F.gelu for function in functions):
             is_replaced = activation(getattr(config, name)) is F.gelu
             value = "replaced in a module" if is_replaced else repr(getattr(config, name))
             return f"{name} is {value}, but kernels support only 'gelu'"

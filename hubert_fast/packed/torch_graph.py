@@ -366,7 +366,7 @@ def _feed_forward(layer: EncoderLayer, x: Tensor, dtype: torch.dtype) -> Tensor:
     """Compute the rest of a layer after attention, on some rows of the residual stream `[rows, C]`."""
     block = layer.feed_forward
     source = norm(x, layer.final_layer_norm) if layer.normalize_before else x
-    hidden = activate(linear(source, block.intermediate_dense, dtype), block.activation)
+    hidden = activate(linear(source, block.intermediate_dense, dtype), block.intermediate_act_fn)
     x = x.add_(linear(hidden, block.output_dense, dtype))
     if not layer.normalize_before:
         return norm(x, layer.final_layer_norm)

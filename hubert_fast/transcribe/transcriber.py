@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from .. import audio, ctc
-from ..checkpoints import load
+from ..checkpoints import Source, load
 from ..config import HubertConfig
 from ..ctc import Word
 from ..devices import resolve_device, resolve_dtype
@@ -78,7 +78,8 @@ class Transcriber:
         # small files first, so that errors in them show before the weights are downloaded
         config = HubertConfig.from_pretrained(name_or_path, **hub_options)
         processor = heads.read_processor(name_or_path, config, hub_options)
-        model, info = load(HubertForCTC, name_or_path, config, number_format, False, hub_options)
+        source = Source.of(name_or_path, hub_options=hub_options)
+        model, info = load(lambda: HubertForCTC(config), source, number_format)
         assert isinstance(model, HubertForCTC)
         heads.check_complete(name_or_path, model, info)
         return cls(model.to(devices[0]), processor, devices)

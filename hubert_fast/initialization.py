@@ -1,0 +1,206 @@
+"""Draw initial weights as transformers does: equal seeds give equal weights.
+
+Versions of transformers draw in different orders. `DrawOrder` describes them; the installed version decides, so that a script
+gets the same weights from both libraries. Without transformers the newest order holds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from importlib import metadata
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
+from torch.overrides import TorchFunctionMode
+
+# The functions of `torch.nn.init` that a function mode sees. Layers of PyTorch call them for their default weights.
+DEFAULT_DRAWS = {nn.init.uniform_, nn.init.normal_, nn.init.constant_, nn.init.kaiming_uniform_}
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+OTHER_CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d)
+INITIALIZED = "_is_hf_initialized"  # transformers' name for the mark on a module whose weights are drawn or loaded
+
+
+class DrawOrder(NamedTuple):
+    """The order in which a version of transformers draws initial weights.
+
+    Attributes:
+        draws_embedding_twice: Whether the SpecAugment mask embedding is drawn in the constructor and again after the layers.
+        draws_convolutions_twice: Whether a convolution is drawn from a normal distribution before its Kaiming initialisation.
+        loads_without_defaults: Whether loading a checkpoint draws no default weights for the layers of PyTorch.
+        loads_with_weight_norm: Whether loading a checkpoint draws for a weight-normed convolution, although it is loaded.
+    """
+
+    draws_embedding_twice: bool
+    draws_convolutions_twice: bool
+    loads_without_defaults: bool
+    loads_with_weight_norm: bool
+
+
+NEWEST = DrawOrder(True, True, True, True)
+ORDERS = (  # first version -> order; compared with 4.34.1, 4.48.0, 5.17.0 and 5.23.0
+    ((5, 13), NEWEST),
+    ((5, 0), DrawOrder(True, False, True, True)),
+    ((4, 52), DrawOrder(True, False, True, False)),
+    ((4, 35), DrawOrder(False, False, True, False)),
+    ((0, 0), DrawOrder(False, False, False, False)),
+)
+
+
+@cache
+def draw_order() -> DrawOrder:
+    """Return the order of the installed transformers, which is not imported; the newest order if none is installed."""
+    try:
+        major, minor, *_ = metadata.version("transformers").split(".")
+        installed = int(major), int(minor)
+    except (metadata.PackageNotFoundError, ValueError):
+        return NEWEST
+    return next(order for first, order in ORDERS if installed >= first)
+
+
+@torch.no_grad()
+def initialize_module(module: nn.Module, std: float, order: DrawOrder) -> None:
+    """Initialise the weights of one module, not of those below it, as transformers' Hubert does.
+
+    Linear weights are normal, convolution weights Kaiming-normal, biases 0, norms 1 and 0. A weight-normed convolution keeps
+    PyTorch's default weight: transformers initialises the computed weight, which weight norm overwrites. The draws happen all
+    the same, since later ones depend on them.
+
+    Args:
+        std: The standard deviation of linear weights (`initializer_range`).
+        order: The order of draws. `NEWEST` also covers other convolutions, embeddings, LSTMs and multi-head attention, which
+            an own head may have.
+    """
+    if isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=std)
+        _zero(module.bias)
+    elif isinstance(module, nn.Conv1d):
+        weight = module.weight.clone() if is_parametrized(module) else module.weight
+        if order.draws_convolutions_twice:
+            nn.init.normal_(weight, std=std)
+        nn.init.kaiming_normal_(weight)
+        _zero(module.bias)
+    elif isinstance(module, NORMS):
+        if module.weight is not None:
+            nn.init.ones_(module.weight)
+        _zero(module.bias)
+        if getattr(module, "running_mean", None) is not None:
+            module.reset_running_stats()  # type: ignore[operator]
+    elif order != NEWEST:
+        return
+    elif isinstance(module, OTHER_CONVOLUTIONS):
+        nn.init.normal_(module.weight, std=std)
+        _zero(module.bias)
+    elif isinstance(module, nn.Embedding):
+        nn.init.normal_(module.weight, std=std)
+        if module.padding_idx is not None:
+            nn.init.zeros_(module.weight[module.padding_idx])
+    elif isinstance(module, nn.LSTM):
+        for name, parameter in module.named_parameters():
+            if "weight" in name:
+                nn.init.xavier_uniform_(parameter)
+            elif "bias" in name:
+                nn.init.zeros_(parameter)
+    elif isinstance(module, nn.MultiheadAttention):
+        module._reset_parameters()
+
+
+def _zero(bias: Tensor | None) -> None:
+    if bias is not None:
+        nn.init.zeros_(bias)
+
+
+class DefaultDraws(TorchFunctionMode):
+    """Record the default draws of layers instead of making them, because a checkpoint fills most of the weights."""
+
+    def __init__(self) -> None:
+        self._calls: list[tuple[Callable, tuple, dict]] = []
+
+    def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if function in DEFAULT_DRAWS:
+            kwargs = kwargs or {}
+            self._calls.append((function, args, kwargs))
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **(kwargs or {}))
+
+    def draw(self, wanted: set[int]) -> None:
+        """Make the draws for the tensors whose `id` is in `wanted`, leaving the state of the random generator as it is."""
+        with torch.random.fork_rng(devices=[]):
+            for function, args, kwargs in self._calls:
+                if id(args[0] if args else kwargs["tensor"]) in wanted:
+                    function(*args, **kwargs)
+
+
+_is_loading: ContextVar[bool] = ContextVar("_is_loading", default=False)
+
+
+def is_loading() -> bool:
+    """Return whether `from_pretrained` is constructing a model, which then leaves weights uninitialised."""
+    return _is_loading.get()
+
+
+@contextmanager
+def loading(without_defaults: bool) -> Iterator[DefaultDraws]:
+    """Construct models without initialising them, and yield the default draws that were left out.
+
+    Args:
+        without_defaults: Whether to leave out the default draws of PyTorch's layers, too.
+    """
+    token = _is_loading.set(True)
+    draws = DefaultDraws()
+    try:
+        if without_defaults:
+            with draws:
+                yield draws
+        else:
+            yield draws
+    finally:
+        _is_loading.reset(token)
+
+
+@torch.no_grad()
+def initialize_missing(model: nn.Module, loaded: set[str], draws: DefaultDraws, order: DrawOrder) -> None:
+    """Initialise the weights of `model` that a checkpoint lacks, in the order of draws; loaded ones keep their values.
+
+    Args:
+        model: A `HubertPreTrainedModel`, constructed within `loading`.
+        loaded: The keys of its `state_dict` that are loaded, as new tensors.
+        draws: What `loading` yielded.
+        order: The order of draws.
+    """
+    draws.draw({id(tensor) for tensor in (*model.parameters(), *model.buffers())})  # those loaded are other tensors now
+    missing = {id(tensor) for name, tensor in model.state_dict(keep_vars=True).items() if name not in loaded}
+
+    def visit(module: nn.Module, initialize: Callable[[nn.Module], None]) -> None:
+        for child in module.children():
+            visit(child, getattr(child, "_init_weights", initialize))
+        tensors = list(_tensors_of(module))
+        lacks_some = any(id(tensor) in missing for tensor in tensors)
+        if lacks_some or (order.loads_with_weight_norm and is_parametrized(module)):
+            kept = [(tensor, tensor.clone()) for tensor in tensors if id(tensor) not in missing]
+            if lacks_some and is_parametrized(module):
+                _reset_weight_norm(module)
+            initialize(module)
+            for tensor, value in kept:
+                tensor.copy_(value)
+        setattr(module, INITIALIZED, True)
+
+    visit(model, model._init_weights)  # type: ignore[arg-type]
+
+
+def _tensors_of(module: nn.Module) -> Iterator[Tensor]:
+    """Yield the weights and buffers of a module itself, with those that weight norm keeps in modules below it."""
+    yield from module.parameters(recurse=False)
+    yield from module.buffers(recurse=False)
+    if is_parametrized(module):
+        yield from module.parametrizations.parameters()  # type: ignore[union-attr]
+
+
+def _reset_weight_norm(module: nn.Module) -> None:
+    with torch.random.fork_rng(devices=[]):
+        module.weight = nn.init.kaiming_uniform_(torch.empty_like(module.weight), a=math.sqrt(5))  # type: ignore[arg-type]
