@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
-from collections.abc import Callable
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .packed.audio import PackedAudio
 
@@ -16,30 +15,24 @@ if TYPE_CHECKING:
     from .config import HubertConfig
     from .modeling import HubertModel
 
-Parameters = ParamSpec("Parameters")
-Returned = TypeVar("Returned")
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 
-def refuse_unknown_keywords(forward: Callable[Parameters, Returned]) -> Callable[Parameters, Returned]:
-    """Let a method raise `TypeError` for an unknown keyword, with a message that names it and the known ones.
+def named_keywords_only(forward: Method) -> Method:
+    """Let `inspect.signature` show a method without its `**unknown`, from which `refuse_keywords` makes a clear error.
 
-    `inspect.signature` sees the method's own parameters: Trainer takes from them which columns of a data set the model reads.
+    Trainer takes from the signature which columns of a data set a model reads, and how it scales a loss.
     """
     signature = inspect.signature(forward)
-    known = tuple(signature.parameters)
+    named = [entry for entry in signature.parameters.values() if entry.kind is not inspect.Parameter.VAR_KEYWORD]
+    forward.__signature__ = signature.replace(parameters=named)  # type: ignore[attr-defined]
+    return forward
 
-    @functools.wraps(forward)
-    def checked(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Returned:
-        for name in kwargs:
-            if name not in known:
-                raise TypeError(
-                    f"{forward.__qualname__}() got an unknown argument {name!r}: its arguments are {', '.join(known[1:])}"
-                )
-        return forward(*args, **kwargs)
 
-    del checked.__wrapped__  # Accelerate unwraps functions that have it
-    checked.__signature__ = signature  # type: ignore[attr-defined]
-    return checked
+def refuse_keywords(model: nn.Module, unknown: Iterable[str]) -> NoReturn:
+    """Raise `TypeError` for keywords that `model.forward` does not have. The message names them and those that exist."""
+    known = ", ".join(inspect.signature(type(model).forward).parameters).removeprefix("self, ")
+    raise TypeError(f"{type(model).__name__} got unknown arguments: {', '.join(unknown)}. Its arguments are {known}")
 
 
 def check_inputs(model: HubertModel, input_values: Tensor, attention_mask: Tensor | None) -> None:

@@ -16,6 +16,7 @@ Source: Hsu et al. 2021, "HuBERT: Self-Supervised Speech Representation Learning
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +30,8 @@ from .input_checks import (
     check_inputs,
     check_packed,
     check_time_indices,
-    refuse_unknown_keywords,
+    named_keywords_only,
+    refuse_keywords,
 )
 from .layers import Encoder, FeatureEncoder, FeatureProjection, sample_spec_augment_mask
 from .ops import ctc_argmax
@@ -79,7 +81,7 @@ class HubertModel(HubertPreTrainedModel):
         if module is self and hasattr(self, "masked_spec_embed") and draw_order().draws_embedding_twice:
             nn.init.uniform_(self.masked_spec_embed)
 
-    @refuse_unknown_keywords
+    @named_keywords_only
     def forward(
         self,
         input_values: Tensor,
@@ -88,6 +90,7 @@ class HubertModel(HubertPreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        **unknown: Any,
     ) -> BaseModelOutput | tuple:
         """Encode waveforms.
 
@@ -107,7 +110,10 @@ class HubertModel(HubertPreTrainedModel):
 
         Raises:
             ValueError: A shape or dtype is wrong, or the waveforms are too short for a single frame.
+            TypeError: An argument is unknown.
         """
+        if unknown:
+            refuse_keywords(self, unknown)
         check_inputs(self, input_values, attention_mask)
         config = self.config
         output_attentions = config.output_attentions if output_attentions is None else output_attentions
@@ -225,7 +231,7 @@ class HubertForCTC(HubertPreTrainedModel):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
         self.post_init()
 
-    @refuse_unknown_keywords
+    @named_keywords_only
     def forward(
         self,
         input_values: Tensor,
@@ -234,6 +240,7 @@ class HubertForCTC(HubertPreTrainedModel):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         labels: Tensor | None = None,
+        **unknown: Any,
     ) -> CausalLMOutput | tuple:
         """Return logits `[B, T, V]` and, with labels, the CTC loss (Graves et al. 2006).
 
@@ -247,7 +254,10 @@ class HubertForCTC(HubertPreTrainedModel):
 
         Raises:
             ValueError: A label is not in the vocabulary, or an input has the wrong shape or dtype.
+            TypeError: An argument is unknown.
         """
+        if unknown:
+            refuse_keywords(self, unknown)
         if labels is not None:
             check_ctc_labels(labels, len(input_values), self.config)
         encoded = self.hubert(
@@ -341,7 +351,7 @@ class HubertForSequenceClassification(HubertPreTrainedModel):
         self.classifier = nn.Linear(config.classifier_proj_size, config.num_labels)
         self.post_init()
 
-    @refuse_unknown_keywords
+    @named_keywords_only
     def forward(
         self,
         input_values: Tensor,
@@ -350,6 +360,7 @@ class HubertForSequenceClassification(HubertPreTrainedModel):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         labels: Tensor | None = None,
+        **unknown: Any,
     ) -> SequenceClassifierOutput | tuple:
         """Return logits `[B, num_labels]` and, with labels, the loss.
 
@@ -362,7 +373,10 @@ class HubertForSequenceClassification(HubertPreTrainedModel):
 
         Raises:
             ValueError: The labels do not fit the batch or the classes, or an input has the wrong shape or dtype.
+            TypeError: An argument is unknown.
         """
+        if unknown:
+            refuse_keywords(self, unknown)
         if labels is not None:
             check_class_labels(labels, len(input_values), self.config)
         weighted = self.config.use_weighted_layer_sum
