@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import HubertConfig
+from .ctc.padding import blank_padding
 from .initialization import draw_order
 from .input_checks import (
     check_class_labels,
@@ -52,8 +53,6 @@ from .pretrained import HubertPreTrainedModel
 __all__ = ["HubertForCTC", "HubertForSequenceClassification", "HubertModel"]
 
 logger = logging.getLogger("hubert_fast.packed")
-
-PADDING_LOGIT = 100.0  # finite in every dtype; a softmax makes it 1 and its negative 0
 
 
 class HubertModel(HubertPreTrainedModel):
@@ -274,7 +273,8 @@ class HubertForCTC(HubertPreTrainedModel):
         else:
             counts = self.frame_counts(attention_mask.sum(-1, dtype=torch.long)).clamp(max=frames)
             if not (self.training or logits.requires_grad):
-                logits = self._blank_padding(logits, counts)
+                is_frame = torch.arange(frames, device=logits.device) < counts[:, None]
+                logits = blank_padding(logits, is_frame, self.config.pad_token_id)
         loss = None if labels is None else self._ctc_loss(logits, counts, labels)
         output = CausalLMOutput(
             loss=loss, logits=logits, hidden_states=encoded.get("hidden_states"), attentions=encoded.get("attentions")
@@ -282,16 +282,6 @@ class HubertForCTC(HubertPreTrainedModel):
         if not torch.compiler.is_compiling():
             output.keep_frame_counts(counts)
         return self._returned(output, return_dict)
-
-    def _blank_padding(self, logits: Tensor, frame_counts: Tensor) -> Tensor:
-        """Make the blank all but certain in frames beyond `frame_counts` `[B]`, so that no decoder writes a token there."""
-        padding = logits.new_zeros(logits.shape[-1])
-        blank = self.config.pad_token_id
-        if blank is not None and 0 <= blank < len(padding):
-            padding.fill_(-PADDING_LOGIT)
-            padding[blank] = PADDING_LOGIT
-        is_frame = torch.arange(logits.shape[1], device=logits.device) < frame_counts[:, None]
-        return torch.where(is_frame[..., None], logits, padding)
 
     def forward_packed(self, audio: PackedAudio, output_hidden_states: bool | None = None) -> PackedCausalLMOutput:
         """Return logits `[N, V]` for utterances of any lengths without padding. See `HubertModel.forward_packed`."""
