@@ -19,7 +19,8 @@ def main(arguments: list[str] | None = None) -> None:
 
     processor = HubertProcessor.from_pretrained(options.model)
     model = HubertForCTC.from_pretrained(options.model).to(options.device)
-    batch = processor([audio.load(file) for file in files], sampling_rate=16000).to(options.device)
+    waveforms = [audio.load(file) for file in files]
+    batch = processor(waveforms, sampling_rate=16000, padding=True, return_tensors="pt").to(options.device)
     with torch.no_grad():
         logits = model(**batch).logits  # [files, frames, vocabulary]
     for file, text in zip(files, processor.batch_decode(logits.argmax(-1))):

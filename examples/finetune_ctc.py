@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> list[float]:
         waveforms, texts = zip(*(recordings[index] for index in chosen))
         labels = [torch.tensor(ids) for ids in processor(text=texts)["input_ids"]]
         labels = torch.nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=-100)
-        loss = model(**processor(waveforms, sampling_rate=16000), labels=labels).loss
+        loss = model(**processor(waveforms, sampling_rate=16000, padding=True, return_tensors="pt"), labels=labels).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:  # type checkers and documentation tools read these; `_HOMES` says the same at run time
     from .config import HubertConfig as HubertConfig
+    from .feature_extractor import HubertFeatureExtractor as HubertFeatureExtractor
     from .integrations.transformers import accelerate as accelerate
     from .integrations.transformers import restore as restore
     from .modeling import HubertForCTC as HubertForCTC
@@ -16,10 +17,13 @@ if TYPE_CHECKING:  # type checkers and documentation tools read these; `_HOMES` 
     from .packed.audio import PackedAudio as PackedAudio
     from .pretrained import HubertPreTrainedModel as HubertPreTrainedModel
     from .processing import HubertProcessor as HubertProcessor
+    from .tokenizer import CTCTokenizer as CTCTokenizer
 
 # Public name -> module. Loaded on first use, so that `hubert-fast --version` need not wait for torch.
 _HOMES = {
+    "CTCTokenizer": "tokenizer",
     "HubertConfig": "config",
+    "HubertFeatureExtractor": "feature_extractor",
     "HubertForCTC": "modeling",
     "HubertForSequenceClassification": "modeling",
     "HubertModel": "modeling",

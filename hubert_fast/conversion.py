@@ -18,10 +18,10 @@ from torch import Tensor
 from .checkpoints import write_checkpoint
 from .config import HubertConfig
 from .fairseq_config import architecture, required_weight, training_options
+from .feature_extractor import HubertFeatureExtractor
 from .hub import CheckpointError, listed
 from .inert_pickle import entries, plain
 from .modeling import HubertForCTC, HubertModel
-from .processing import FeatureExtractor
 from .tokenizer import CTCTokenizer
 from .weight_files import read_pickle
 from .weight_names import ANCHOR, current_spelling
@@ -66,7 +66,7 @@ class Converted:
     """
 
     model: HubertModel | HubertForCTC
-    feature_extractor: FeatureExtractor
+    feature_extractor: HubertFeatureExtractor
     tokenizer: CTCTokenizer | None
     left_out: list[str]
     kept: dict[str, Tensor] = field(default_factory=dict)
@@ -161,7 +161,7 @@ def _from_fairseq(content: dict[str, Any], dictionary: str | Path | None) -> Con
         raise CheckpointError("a dictionary was given, but this model is not fine-tuned, so it has no output layer")
     has_layer_norms = values["feat_extract_norm"] == "layer"
     normalize = plain(task.get("normalize", has_layer_norms))
-    extractor = FeatureExtractor(do_normalize=bool(normalize), return_attention_mask=has_layer_norms)
+    extractor = HubertFeatureExtractor(do_normalize=bool(normalize), return_attention_mask=has_layer_norms)
     model, left_out = _build(HubertForCTC if tuned else HubertModel, HubertConfig(**values), state)
     return Converted(model, extractor, tokenizer, left_out)
 
@@ -178,7 +178,7 @@ def _from_s3prl(content: dict[str, Any], dictionary: str | Path | None) -> Conve
     values |= {"feat_proj_layer_norm": False, "mask_time_prob": 0.0, "apply_spec_augment": False}
     values |= training_options({**cfg, "dropout_input": 0.0, "final_dropout": 0.0}, tuned=False)
     model, left_out = _build(HubertModel, HubertConfig(**values), state)
-    return Converted(model, FeatureExtractor(do_normalize=False, return_attention_mask=True), None, left_out)
+    return Converted(model, HubertFeatureExtractor(do_normalize=False, return_attention_mask=True), None, left_out)
 
 
 def _model_key(content: dict[str, Any]) -> str:

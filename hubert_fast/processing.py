@@ -2,203 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+import inspect
+import warnings
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from .hub import CheckpointError, read_optional_json, write_json
-from .tokenizer import CTCTokenizer, CTCTokenizerOutput
-
-PREPROCESSOR_NAME = "preprocessor_config.json"
-PROCESSOR_NAME = "processor_config.json"
-
-
-class BatchFeature(dict):
-    """The input of a model: a dictionary from names to tensors whose entries are also attributes."""
-
-    def __getattr__(self, name: str) -> torch.Tensor:
-        if name in self:
-            return self[name]
-        raise AttributeError(f"this input has {', '.join(self)}, but no {name}")
-
-    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> BatchFeature:
-        """Return a copy on `device`, with floating-point tensors in `dtype`."""
-        return BatchFeature({name: self._move(value, device, dtype) for name, value in self.items()})
-
-    @staticmethod
-    def _move(value: Any, device: str | torch.device | None, dtype: torch.dtype | None) -> Any:
-        if not isinstance(value, torch.Tensor):  # labels that have not been padded
-            return value
-        return value.to(device, dtype if value.is_floating_point() else None)
-
-
-@dataclass
-class FeatureExtractor:
-    """Normalise waveforms and pad them to a batch, as `preprocessor_config.json` specifies.
-
-    Args:
-        sampling_rate: The sampling rate that the model expects, in Hz.
-        do_normalize: Scale each waveform to zero mean and unit variance.
-        return_attention_mask: Return a mask, and ignore padding when normalising. Models with a group norm take none.
-        padding_value: The value of padded samples.
-    """
-
-    sampling_rate: int = 16000
-    do_normalize: bool = True
-    return_attention_mask: bool = False
-    padding_value: float = 0.0
-
-    @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, **hub_options: Any) -> FeatureExtractor:
-        """Read `preprocessor_config.json`, or the part of `processor_config.json` that replaces it in transformers 5.
-
-        Args:
-            name_or_path: A folder, or a repository of the Hugging Face hub. Without either file the defaults apply.
-            hub_options: `revision`, `cache_dir`, `token` and `local_files_only` of `huggingface_hub`.
-
-        Raises:
-            CheckpointError: A file cannot be read, or a field has the wrong type.
-        """
-        values = read_optional_json(name_or_path, PREPROCESSOR_NAME, hub_options)
-        if not values:
-            values = read_optional_json(name_or_path, PROCESSOR_NAME, hub_options).get("feature_extractor", {})
-        known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
-        for name, value in known.items():
-            if type(value) is not type(getattr(cls, name)) and not (name == "padding_value" and type(value) is int):
-                raise CheckpointError(
-                    f"{name} in {PREPROCESSOR_NAME} of {name_or_path} must be {type(getattr(cls, name)).__name__}, but is "
-                    f"{value!r}"
-                )
-        return cls(**known)
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write `preprocessor_config.json` into an existing folder."""
-        values = {"feature_extractor_type": "Wav2Vec2FeatureExtractor", "feature_size": 1, "padding_side": "right"}
-        write_json(Path(folder, PREPROCESSOR_NAME), values | asdict(self))
-
-    def __call__(
-        self,
-        waveforms: np.ndarray | Sequence[np.ndarray],
-        sampling_rate: int | None = None,
-        padding: bool | str = True,
-        return_tensors: str = "pt",
-    ) -> BatchFeature:
-        """Turn waveforms into a batch.
-
-        With `return_attention_mask` each utterance is normalised over its own samples; without it over its whole padded row,
-        as in transformers.
-
-        Args:
-            waveforms: A 1-D array, or a sequence of 1-D arrays of any lengths.
-            sampling_rate: The sampling rate of the waveforms, in Hz. It is checked if given.
-            padding: `True` or `"longest"`: batches are always padded to their longest utterance.
-            return_tensors: `"pt"`: tensors are always PyTorch's.
-
-        Returns:
-            `input_values`, float32 `[B, S]`, and with `return_attention_mask` also `attention_mask`, int64 `[B, S]`.
-
-        Raises:
-            ValueError: The sampling rate is not the model's, or a waveform is not 1-D or has NaN or infinite samples.
-        """
-        _check_padding(padding, return_tensors)
-        if sampling_rate is not None and sampling_rate != self.sampling_rate:
-            raise ValueError(f"this model takes {self.sampling_rate} Hz audio, but got {sampling_rate} Hz: resample it first")
-        is_single = waveforms.ndim == 1 if hasattr(waveforms, "ndim") else len(waveforms) and np.isscalar(waveforms[0])
-        rows = self._check_all([waveforms] if is_single else waveforms)
-        if self.do_normalize and self.return_attention_mask:
-            rows = [normalize(row) for row in rows]
-        batch = self._pad(rows)
-        if self.do_normalize and not self.return_attention_mask:
-            for row in batch["input_values"].numpy():
-                row[:] = normalize(row)
-        return batch
-
-    def pad(self, features: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> BatchFeature:
-        """Pad waveforms that are already normalised to a batch, as a data collator does.
-
-        Args:
-            features: A sequence of `{"input_values": waveform}`, or one such dictionary with a list of waveforms.
-        """
-        rows = features["input_values"] if isinstance(features, Mapping) else [row["input_values"] for row in features]
-        return self._pad(self._check_all(rows))
-
-    def _pad(self, rows: list[np.ndarray]) -> BatchFeature:
-        lengths = torch.tensor([len(row) for row in rows])
-        padded = np.full((len(rows), int(lengths.max())), self.padding_value, dtype=np.float32)
-        for out, row in zip(padded, rows):
-            out[: len(row)] = row
-        batch = BatchFeature(input_values=torch.from_numpy(padded))
-        if self.return_attention_mask:
-            batch["attention_mask"] = (torch.arange(padded.shape[1]) < lengths[:, None]).long()
-        return batch
-
-    def _check_all(self, waveforms: Iterable[Any]) -> list[np.ndarray]:
-        rows = [self.checked(waveform, index) for index, waveform in enumerate(waveforms)]
-        if not rows:
-            raise ValueError("expected at least one waveform, but got none")
-        return rows
-
-    @staticmethod
-    def checked(waveform: Any, index: int = 0) -> np.ndarray:
-        """Return a waveform as float32 `[S]`. Raises `ValueError` if it is not 1-D or has samples that are not finite numbers.
-
-        Args:
-            waveform: The waveform.
-            index: Its position in the batch, for messages.
-        """
-        row = np.asarray(waveform)
-        if row.ndim != 1:
-            raise ValueError(f"waveform {index} must be 1-D (mono), but has shape {list(row.shape)}")
-        if not (np.issubdtype(row.dtype, np.floating) or np.issubdtype(row.dtype, np.integer)):
-            raise ValueError(f"waveform {index} must hold numbers, but holds {row.dtype}")
-        row = row.astype(np.float32, copy=False)
-        if not np.isfinite(row).all():
-            raise ValueError(f"waveform {index} has NaN or infinite samples")
-        return row
-
-
-def _check_padding(padding: bool | str, return_tensors: str) -> None:
-    if padding not in (True, "longest") or return_tensors != "pt":
-        raise ValueError(f"expected padding=True and return_tensors='pt', but got {padding!r} and {return_tensors!r}")
-
-
-def normalize(waveform: np.ndarray) -> np.ndarray:
-    """Scale a waveform `[S]` to zero mean and unit variance. As in transformers, 1e-7 is added to the variance."""
-    if not len(waveform):
-        return waveform
-    return (waveform - waveform.mean()) / np.sqrt(waveform.var() + 1e-7)
+from .batch_feature import BatchFeature
+from .feature_extractor import HubertFeatureExtractor
+from .pretrained_options import split_options
+from .tokenizer import CTCTokenizer
+from .tokenizer_outputs import CTCTokenizerOutput
 
 
 class HubertProcessor:
     """A feature extractor and a CTC tokenizer: from waveforms to the input of a model, and from its output to text.
 
+    It takes the arguments of transformers' `Wav2Vec2Processor` and returns its values.
+
     Args:
         feature_extractor: Normalises and pads waveforms.
         tokenizer: Converts between token ids and text.
+
+    Attributes:
+        current_processor: The feature extractor, or the tokenizer within `as_target_processor`.
     """
 
-    def __init__(self, feature_extractor: FeatureExtractor, tokenizer: CTCTokenizer):
+    def __init__(self, feature_extractor: HubertFeatureExtractor, tokenizer: CTCTokenizer):
         self.feature_extractor = feature_extractor
         self.tokenizer = tokenizer
+        self.current_processor: HubertFeatureExtractor | CTCTokenizer = feature_extractor
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, **hub_options: Any) -> HubertProcessor:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> HubertProcessor:
         """Load a feature extractor and a tokenizer.
 
         Args:
-            name_or_path: A folder, or a repository of the Hugging Face hub.
-            hub_options: `revision`, `cache_dir`, `token` and `local_files_only` of `huggingface_hub`.
+            pretrained_model_name_or_path: A folder, or a repository of the Hugging Face hub.
+            options: Arguments of the constructors of `HubertFeatureExtractor` and `CTCTokenizer`, which replace values of the
+                files; and `revision`, `cache_dir`, `token`, `local_files_only` and so on, as in `huggingface_hub`.
 
         Raises:
             CheckpointError: There is no `vocab.json`, or a file cannot be read.
+            TypeError: An option is unknown.
         """
+        names = [HubertFeatureExtractor.__dataclass_fields__, CTCTokenizer.option_names()]
+        (of_extractor, of_tokenizer), hub = split_options(cls.__name__, options, names)
         return cls(
-            FeatureExtractor.from_pretrained(name_or_path, **hub_options),
-            CTCTokenizer.from_pretrained(name_or_path, **hub_options),
+            HubertFeatureExtractor.from_pretrained(pretrained_model_name_or_path, **of_extractor, **hub),
+            CTCTokenizer.from_pretrained(pretrained_model_name_or_path, **of_tokenizer, **hub),
         )
 
     @classmethod
@@ -209,81 +65,112 @@ class HubertProcessor:
             tokens: The vocabulary: token `i` has id `i`.
         """
         vocabulary = {token: id for id, token in enumerate(tokens)}
-        return cls(FeatureExtractor(return_attention_mask=True), CTCTokenizer(vocabulary))
+        return cls(HubertFeatureExtractor(return_attention_mask=True), CTCTokenizer(vocabulary))
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write the files of the feature extractor and the tokenizer into `folder`, which is created if it does not exist."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        self.feature_extractor.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+    @property
+    def model_input_names(self) -> list[str]:
+        """The names of the model's inputs, as in transformers 4.34.1, which does not count labels among them."""
+        return self.feature_extractor.model_input_names
+
+    def save_pretrained(self, save_directory: str | Path) -> list[str]:
+        """Write the files of the feature extractor and the tokenizer, and return their paths.
+
+        Args:
+            save_directory: The folder, which is created if it does not exist.
+        """
+        return self.feature_extractor.save_pretrained(save_directory) + self.tokenizer.save_pretrained(save_directory)
 
     def __call__(
         self,
-        waveforms: np.ndarray | Sequence[np.ndarray] | None = None,
-        sampling_rate: int | None = None,
-        *,
+        audio: np.ndarray | torch.Tensor | Sequence[Any] | None = None,
         text: str | Sequence[str] | None = None,
+        *,
+        raw_speech: Any = None,
+        audio_kwargs: Mapping[str, Any] | None = None,
+        text_kwargs: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> BatchFeature:
         """Prepare waveforms for a model, text for training, or both.
 
         Args:
-            waveforms: See `FeatureExtractor.__call__`.
-            sampling_rate: See `FeatureExtractor.__call__`.
-            text: See `CTCTokenizer.__call__`. Becomes `input_ids`, or `labels` if waveforms are given too.
-            options: Further arguments of `FeatureExtractor.__call__`.
+            audio: Waveforms. See `HubertFeatureExtractor.__call__`.
+            text: See `CTCTokenizer.__call__`. Becomes `input_ids` and `attention_mask`, or `labels` if there is audio, too.
+            raw_speech: The former name of `audio`.
+            audio_kwargs: Arguments of `HubertFeatureExtractor.__call__` alone.
+            text_kwargs: Arguments of `CTCTokenizer.__call__` alone.
+            options: Arguments of either or both, such as `sampling_rate`, `padding` and `return_tensors`. Those that both have
+                go to both.
 
         Raises:
-            ValueError: Neither waveforms nor text are given, or options are given with text alone.
+            ValueError: Neither audio nor text is given, or a value is not supported.
+            TypeError: An option is unknown.
         """
-        if waveforms is None and text is None:
-            raise ValueError("expected waveforms, text or both, but got neither")
-        if waveforms is None and options:
-            raise ValueError(f"text alone takes no options, but got {', '.join(options)}; pad(labels=...) makes tensors")
-        if waveforms is None:
-            assert text is not None
-            return BatchFeature(self.tokenizer(text))
-        batch = self.feature_extractor(waveforms, sampling_rate, **options)
+        if self.current_processor is self.tokenizer:  # within as_target_processor
+            return self.tokenizer(text if audio is None else audio, **options, **(text_kwargs or {}))  # type: ignore[arg-type]
+        if audio is None:
+            audio = raw_speech
+        elif raw_speech is not None:
+            raise ValueError("audio and raw_speech are two names of one argument, but both are given")
+        if audio is None and text is None:
+            raise ValueError("expected audio, text or both, but got neither")
+        parts = [self.feature_extractor, self.tokenizer]
+        of_audio, of_text = _split_call_options(options, parts, [audio is not None, text is not None])
+        if audio is None:
+            return self.tokenizer(text, **of_text, **(text_kwargs or {}))  # type: ignore[arg-type]
+        batch = self.feature_extractor(audio, **of_audio, **(audio_kwargs or {}))
         if text is not None:
-            batch["labels"] = self.tokenizer(text)["input_ids"]
+            batch["labels"] = self.tokenizer(text, **of_text, **(text_kwargs or {}))["input_ids"]
         return batch
 
     def pad(
         self,
         input_features: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
         labels: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
-        padding: bool | str = True,
-        return_tensors: str = "pt",
+        **options: Any,
     ) -> BatchFeature:
         """Pad features, label sequences or both to a batch, as a data collator does.
 
         Args:
-            input_features: See `FeatureExtractor.pad`.
+            input_features: See `HubertFeatureExtractor.pad`.
             labels: See `CTCTokenizer.pad`. If features are given too, the padded ids become `labels` of the batch. They are
                 padded with `pad_token_id`: replace it by -100 before computing a loss.
-            padding: `True` or `"longest"`: batches are always padded to their longest sequence.
-            return_tensors: `"pt"`: tensors are always PyTorch's.
+            options: Arguments of `HubertFeatureExtractor.pad` and `CTCTokenizer.pad`, such as `padding` and `return_tensors`.
+                With both features and labels they must be arguments of both, and go to both.
         """
-        _check_padding(padding, return_tensors)
+        if self.current_processor is self.tokenizer:  # within as_target_processor
+            return self.tokenizer.pad(labels if input_features is None else input_features, **options)  # type: ignore[arg-type]
         if input_features is None and labels is None:
             raise ValueError("expected input_features, labels or both, but got neither")
         if input_features is None:
-            assert labels is not None
-            return BatchFeature(self.tokenizer.pad(labels))
-        batch = self.feature_extractor.pad(input_features)
+            return self.tokenizer.pad(labels, **options)  # type: ignore[arg-type]
+        batch = self.feature_extractor.pad(input_features, **options)
         if labels is not None:
-            batch["labels"] = self.tokenizer.pad(labels)["input_ids"]
+            batch["labels"] = self.tokenizer.pad(labels, **options)["input_ids"]
         return batch
 
-    def decode(self, frame_ids: Iterable[int], skip_special_tokens: bool = False, **options: Any) -> str | CTCTokenizerOutput:
-        """Turn the most probable id of each frame into text. See `CTCTokenizer.decode`."""
-        return self.tokenizer.decode(frame_ids, skip_special_tokens, **options)
+    @contextmanager
+    def as_target_processor(self) -> Generator[None]:
+        """Let calls and `pad` go to the tokenizer. transformers deprecated it: pass `text=` or `labels=` instead."""
+        warnings.warn("as_target_processor is deprecated: pass text= or labels= instead", FutureWarning, stacklevel=3)
+        self.current_processor = self.tokenizer
+        try:
+            yield
+        finally:
+            self.current_processor = self.feature_extractor
 
-    def batch_decode(
-        self,
-        frame_ids: torch.Tensor | np.ndarray | Sequence[Iterable[int]],
-        skip_special_tokens: bool = False,
-        **options: Any,
-    ) -> list[str] | CTCTokenizerOutput:
+    def decode(self, token_ids: Any, *args: Any, **options: Any) -> str | CTCTokenizerOutput:
+        """Turn the most probable id of each frame into text. See `CTCTokenizer.decode`."""
+        return self.tokenizer.decode(token_ids, *args, **options)
+
+    def batch_decode(self, sequences: Any, *args: Any, **options: Any) -> list[str] | CTCTokenizerOutput:
         """Turn the most probable ids of a batch into texts. See `CTCTokenizer.batch_decode`."""
-        return self.tokenizer.batch_decode(frame_ids, skip_special_tokens, **options)
+        return self.tokenizer.batch_decode(sequences, *args, **options)
+
+
+def _split_call_options(options: dict[str, Any], parts: Sequence[Any], wanted: Sequence[bool]) -> list[dict[str, Any]]:
+    """Return the options for the call of each part. Raises `TypeError` for those that no wanted part takes."""
+    names = [inspect.signature(part).parameters if is_wanted else {} for part, is_wanted in zip(parts, wanted)]
+    if unknown := [name for name in options if not any(name in known for known in names)]:
+        known = sorted({name for part in names for name in part} - {"raw_speech", "text"})
+        raise TypeError(f"HubertProcessor got unknown options: {', '.join(unknown)}. This call takes {', '.join(known)}")
+    return [{name: value for name, value in options.items() if name in known} for known in names]

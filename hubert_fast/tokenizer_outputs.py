@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,3 +49,15 @@ def offsets(name: str, texts: list[str], begins: np.ndarray, ends: np.ndarray, c
         for text, begin, end in zip(texts, begins.tolist(), ends.tolist())
     )
     return [[next(rows) for _ in range(count)] for count in counts.tolist()]
+
+
+def words_of(char_offsets: Iterable[Mapping[str, Any]], delimiter: str = " ") -> list[dict[str, Any]]:
+    """Return the words of offsets of characters, as `CTCTokenizerOutput` has them. Words end at `delimiter`."""
+    words = []
+    for is_delimiter, run in groupby(char_offsets, key=lambda offset: offset["char"] == delimiter):
+        characters = [] if is_delimiter else list(run)
+        if characters:
+            text = "".join(offset["char"] for offset in characters)
+            begin, end = characters[0]["start_offset"], characters[-1]["end_offset"]
+            words.append({"word": text, "start_offset": begin, "end_offset": end})
+    return words

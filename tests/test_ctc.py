@@ -146,7 +146,7 @@ def test_word_times_of_real_recordings():
     processor = HubertProcessor.from_pretrained(demo.MODEL)
     recordings = demo.recordings()[:3]
     waveforms = [audio.load(recording.path) for recording in recordings]
-    batch = processor(waveforms, sampling_rate=16000)
+    batch = processor(waveforms, sampling_rate=16000, padding=True, return_tensors="pt")
     with torch.no_grad():
         logits = model(**batch).logits
     frames = model.frame_counts(batch.attention_mask.sum(-1))

@@ -9,11 +9,10 @@ import torch
 import torch.nn.functional as F
 from conftest import perturb, relative_error, small_config
 
-from hubert_fast import HubertForCTC, HubertModel, ops
+from hubert_fast import HubertFeatureExtractor, HubertForCTC, HubertModel, ops
 from hubert_fast.packed.kernel_graph import positional_weight
 from hubert_fast.packed.torch_graph import fold
 from hubert_fast.packed.weights import matrix_of
-from hubert_fast.processing import FeatureExtractor
 
 SAME = 1e-12  # the same mathematics in float64, summed in another order: 1e-15 measured
 FIRST, LENGTHS = 2, (30, 1, 0, 13)  # of 48 packed frames, the first two and the last two belong to no utterance
@@ -169,7 +168,7 @@ def test_normalize_waveforms(scale, dtype):
     if dtype == torch.int16:
         samples = (samples * 32768).round()
     samples = samples.to(dtype)
-    extractor = FeatureExtractor(do_normalize=True)
+    extractor = HubertFeatureExtractor(do_normalize=True)
     actual = ops.normalize_waveforms_eager(samples, [0, 640], [500, 300])
     for start, length in ((0, 500), (640, 300)):
         waveform = samples[start : start + length].float() / (32768 if dtype == torch.int16 else 1)

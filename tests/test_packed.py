@@ -352,7 +352,7 @@ class TestPackedAudio:
 
     @pytest.mark.parametrize("as_int16", [False, True], ids=["float32", "int16"])
     def test_normalizes_like_the_processor(self, speech, as_int16):
-        from hubert_fast.processing import normalize
+        from hubert_fast.feature_extractor import normalize
 
         waveforms = [speech, 3 * speech[:1111] + 0.1, np.zeros(500, np.float32), np.zeros(0, np.float32)]
         if as_int16:

@@ -12,9 +12,8 @@ from conftest import assert_close
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hubert_fast import HubertProcessor
+from hubert_fast import HubertFeatureExtractor, HubertProcessor
 from hubert_fast.hub import CheckpointError
-from hubert_fast.processing import FeatureExtractor
 from hubert_fast.tokenizer import CTCTokenizer
 
 LARGE_LS960 = "<pad> <s> </s> <unk> | E T A O N I H S R D L U M W C F G Y P B V K ' X J Q Z".split()
@@ -25,51 +24,53 @@ def extractors(request, tmp_path):
     options = dict(feature_size=1, sampling_rate=16000, padding_value=0.0, do_normalize=True)
     theirs = transformers.Wav2Vec2FeatureExtractor(**options, return_attention_mask=request.param)
     theirs.save_pretrained(tmp_path)
-    return theirs, FeatureExtractor.from_pretrained(tmp_path)
+    return theirs, HubertFeatureExtractor.from_pretrained(tmp_path)
 
 
 def test_batches_match_transformers(extractors, speech):
     theirs, ours = extractors
     waveforms = [speech[:9000], 0.01 * speech[3000:8000] + 0.2, speech[:401]]
     expected = theirs(waveforms, sampling_rate=16000, padding=True, return_tensors="pt")
-    actual = ours(waveforms, sampling_rate=16000)
+    actual = ours(waveforms, sampling_rate=16000, padding=True, return_tensors="pt")
     assert actual.keys() == expected.keys()
     assert_close(actual["input_values"], expected["input_values"], "same graph")
     if "attention_mask" in expected:
-        assert torch.equal(actual["attention_mask"], expected["attention_mask"].long())
+        assert torch.equal(actual["attention_mask"], expected["attention_mask"])
 
 
 def test_waveforms_of_every_type_and_silence(speech):
-    extractor = FeatureExtractor(do_normalize=False)
+    extractor = HubertFeatureExtractor(do_normalize=False)
     for waveform in (speech, [speech], speech.tolist(), torch.from_numpy(speech)):
-        assert torch.equal(extractor(waveform)["input_values"], torch.from_numpy(speech)[None])
-    quiet = FeatureExtractor()(np.zeros(500, np.float32))["input_values"]
+        assert torch.equal(extractor(waveform, return_tensors="pt")["input_values"], torch.from_numpy(speech)[None])
+    pair = extractor(torch.from_numpy(speech[:400]).reshape(2, 200), return_tensors="pt")["input_values"]
+    assert torch.equal(pair, torch.from_numpy(speech[:400]).reshape(2, 200))
+    quiet = HubertFeatureExtractor()(np.zeros(500, np.float32), return_tensors="pt")["input_values"]
     assert torch.equal(quiet, torch.zeros(1, 500))
 
 
 def test_int16_samples_normalise_like_float_ones(speech):
-    extractor = FeatureExtractor()
+    extractor = HubertFeatureExtractor()
     loud = np.round(speech * 32767).astype(np.int16)
     # 16-bit rounding, about 1e-4 of this waveform's amplitude; the 1e-7 under the root adds about as much
-    assert torch.allclose(extractor(loud)["input_values"], extractor(speech)["input_values"], atol=2e-3)
+    (actual,), (expected,) = extractor(loud)["input_values"], extractor(speech)["input_values"]
+    assert actual.dtype == np.float32
+    np.testing.assert_allclose(actual, expected, atol=2e-3)
 
 
 def test_batches_read_and_move_as_in_transformers(speech):
-    batch = FeatureExtractor(return_attention_mask=True)([speech, speech[:5000]])
+    extractor = HubertFeatureExtractor(return_attention_mask=True)
+    batch = extractor([speech, speech[:5000]], padding=True, return_tensors="pt")
     assert batch.input_values is batch["input_values"] and {**batch}.keys() == {"input_values", "attention_mask"}
-    moved = batch.to("cpu", torch.float16)
-    assert moved.input_values.dtype == torch.float16 and moved.attention_mask.dtype == torch.int64
-    assert torch.equal(batch.to("cpu").input_values, batch.input_values)
-    with pytest.raises(AttributeError, match="has input_values, attention_mask, but no labels"):
-        _ = batch.labels
-
-
-def test_arguments_of_transformers_are_accepted(speech):
-    processor = HubertProcessor.from_tokens(LARGE_LS960)
-    expected = processor([speech], sampling_rate=16000)["input_values"]
-    assert torch.equal(processor([speech], sampling_rate=16000, return_tensors="pt", padding=True)["input_values"], expected)
-    with pytest.raises(ValueError, match="return_tensors='pt', but got True and 'tf'"):
-        processor([speech], return_tensors="tf")
+    expected = batch.input_values.half()
+    assert batch.to("cpu", torch.float16) is batch, "transformers moves a batch in place"
+    assert torch.equal(batch.input_values, expected) and batch.attention_mask.dtype == torch.int32
+    assert batch.to(torch.float64).input_values.dtype == torch.float64
+    assert batch.to(dtype=torch.float32, device="cpu", non_blocking=True).input_values.dtype == torch.float32
+    assert batch.to(torch.device("meta")).attention_mask.is_meta
+    batch["labels"] = [torch.zeros(2), "text"]
+    assert batch.to(device="meta").labels[0].is_meta and batch.labels[1] == "text"
+    with pytest.raises(AttributeError, match="has input_values, attention_mask, labels, but no logits"):
+        _ = batch.logits
 
 
 @pytest.mark.parametrize(
@@ -85,7 +86,7 @@ def test_arguments_of_transformers_are_accepted(speech):
 )
 def test_errors_describe_bad_waveforms(waveforms, rate, message):
     with pytest.raises(ValueError, match=message):
-        FeatureExtractor()(waveforms, sampling_rate=rate)
+        HubertFeatureExtractor()(waveforms, sampling_rate=rate)
 
 
 def _their_tokenizer(folder, tokens=LARGE_LS960, **options):
@@ -155,7 +156,7 @@ def test_skipped_special_tokens_act_like_blanks(tokenizers, data):
 
 def test_labels_of_text_match_transformers(tmp_path):
     theirs = _their_tokenizer(tmp_path, LARGE_LS960)
-    ours = HubertProcessor(FeatureExtractor(return_attention_mask=True), CTCTokenizer.from_pretrained(tmp_path))
+    ours = HubertProcessor(HubertFeatureExtractor(return_attention_mask=True), CTCTokenizer.from_pretrained(tmp_path))
     for text in ("HELLO WORLD", "", "IT'S", "naïve", "<s>A </s>", "A <unk> B"):
         assert ours(text=text).input_ids == theirs(text).input_ids
     (tmp_path / "long").mkdir()
@@ -166,12 +167,12 @@ def test_labels_of_text_match_transformers(tmp_path):
         assert long(text)["input_ids"] == theirs(text).input_ids, text
     theirs = _their_tokenizer(tmp_path)
     assert ours(text=["A B", "C"]).input_ids == theirs(["A B", "C"]).input_ids
-    with pytest.raises(ValueError, match="'x' is not in the vocabulary, and neither is the unknown token '<unk>'"):
-        CTCTokenizer({"<pad>": 0})("x")
-    with pytest.raises(ValueError, match="waveforms, text or both, but got neither"):
+    assert ours.decode(ours(text="A X").input_ids) == "A X"
+    for unknown in ("<unk>", None):
+        with pytest.raises(ValueError, match=f"'x' is not in the vocabulary, and neither is the unknown token {unknown!r}"):
+            CTCTokenizer({"<pad>": 0}, unk_token=unknown)("x")
+    with pytest.raises(ValueError, match="expected audio, text or both, but got neither"):
         ours()
-    with pytest.raises(ValueError, match="text alone takes no options, but got return_tensors"):
-        ours(text="A", return_tensors="pt")
 
 
 @pytest.mark.parametrize(
@@ -199,9 +200,8 @@ def test_padding_matches_transformers(tmp_path, speech):
     tokenizer = _their_tokenizer(tmp_path)
     extractor = transformers.Wav2Vec2FeatureExtractor(return_attention_mask=True)
     theirs = transformers.Wav2Vec2Processor(feature_extractor=extractor, tokenizer=tokenizer)
-    ours = HubertProcessor(FeatureExtractor(return_attention_mask=True), CTCTokenizer.from_pretrained(tmp_path))
-    rows = [ours([waveform]).input_values[0] for waveform in (speech, speech[:5000])]
-    features = [{"input_values": row.numpy()} for row in rows]
+    ours = HubertProcessor(HubertFeatureExtractor(return_attention_mask=True), CTCTokenizer.from_pretrained(tmp_path))
+    features = [{"input_values": ours(waveform).input_values[0]} for waveform in (speech, speech[:5000])]
     labels = [{"input_ids": ours(text=text).input_ids} for text in ("HELLO", "A B C D E")]
     actual = ours.pad(features, labels, padding=True, return_tensors="pt")
     expected = theirs.pad(features, labels=labels, padding=True, return_tensors="pt")
@@ -209,7 +209,7 @@ def test_padding_matches_transformers(tmp_path, speech):
     assert all(torch.equal(actual[name], expected[name]) for name in actual)
     actual, expected = (processor.pad(labels=labels, return_tensors="pt") for processor in (ours, theirs))
     assert torch.equal(actual.input_ids, expected.input_ids) and torch.equal(actual.attention_mask, expected.attention_mask)
-    together = ours([speech], text=["A B"])
+    together = ours([speech], text=["A B"], audio_kwargs={"return_tensors": "pt"})
     assert together.labels == [ours(text="A B").input_ids] and together.input_values.shape == (1, len(speech))
     assert together.to("cpu").labels == together.labels
 
@@ -251,18 +251,19 @@ def test_errors_describe_bad_tokenizer_files(tmp_path):
     with pytest.raises(CheckpointError, match=r"has no vocab\.json"):
         CTCTokenizer.from_pretrained(tmp_path)
     (tmp_path / "vocab.json").write_text('{"a": 0}')
-    with pytest.raises(ValueError, match="lacks the pad token '<pad>'"):
+    with pytest.raises(CheckpointError, match=r"lacks the pad token '<pad>', .*or pass pad_token= to from_pretrained"):
         CTCTokenizer.from_pretrained(tmp_path)
+    assert CTCTokenizer.from_pretrained(tmp_path, pad_token="a").pad_token_id == 0
     (tmp_path / "vocab.json").write_text('{"eng": {"<pad>": 0, "a": 1}, "deu": {"<pad>": 0, "ä": 1}}')
     with pytest.raises(CheckpointError, match="vocabulary per language"):
         CTCTokenizer.from_pretrained(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text('{"target_lang": "deu"}')
     assert CTCTokenizer.from_pretrained(tmp_path).decode([1]) == "ä"
     (tmp_path / "preprocessor_config.json").write_text('{"sampling_rate": "16000"}')
-    with pytest.raises(CheckpointError, match=r"sampling_rate in preprocessor_config\.json .* must be int, but is '16000'"):
-        FeatureExtractor.from_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"preprocessor_config\.json of .*: sampling_rate must be int, but is '16000'"):
+        HubertFeatureExtractor.from_pretrained(tmp_path)
     with pytest.raises(ValueError, match="maps 'a' to '1'"):
         CTCTokenizer({"<pad>": 0, "a": "1"})
     (tmp_path / "tokenizer_config.json").write_text('{"target_lang": "deu", "unk_token": null}')
-    with pytest.raises(ValueError, match="token id 9, which is not in the vocabulary of 2"):
+    with pytest.raises(ValueError, match="token id 9, which is not in the vocabulary of 4"):
         CTCTokenizer.from_pretrained(tmp_path).decode([9])

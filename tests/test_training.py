@@ -26,7 +26,7 @@ def examples():
     rows = []
     for recording in demo.recordings():
         text = recording.reference.upper().replace(" ", "|")
-        samples = processor(audio.load(recording.path))["input_values"][0]
+        samples = processor(audio.load(recording.path), return_tensors="pt")["input_values"][0]
         rows.append({"input_values": samples, "labels": torch.tensor([vocabulary[letter] for letter in text])})
     return rows
 

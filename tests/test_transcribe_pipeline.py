@@ -35,7 +35,7 @@ def alone(transcriber):
     """Return the text of each bundled recording, transcribed by itself."""
     texts = {}
     for recording in demo.recordings():
-        batch = transcriber.processor([audio.load(recording.path)], sampling_rate=16000)
+        batch = transcriber.processor([audio.load(recording.path)], sampling_rate=16000, return_tensors="pt")
         with torch.inference_mode():
             ids = transcriber.model(batch["input_values"]).logits[0].argmax(-1)
         texts[str(recording.path)] = transcriber.processor.decode(ids, skip_special_tokens=True)

@@ -197,7 +197,7 @@ class Reference:
         tokenizer = subject.processor.tokenizer
 
         def logits(waveforms: list[np.ndarray]) -> Tensor:
-            batch = subject.processor(waveforms, sampling_rate=16000).to(subject.device)
+            batch = subject.processor(waveforms, sampling_rate=16000, padding=True, return_tensors="pt").to(subject.device)
             output = exact(batch["input_values"], attention_mask=batch.get("attention_mask"), **options).logits
             counts = subject.ours.frame_counts(torch.tensor([len(waveform) for waveform in waveforms]))
             return output[torch.arange(output.shape[1]) < counts[:, None]].double().cpu()
