@@ -73,7 +73,8 @@ def compiled(results: Path) -> str:
     for lengths, ours, text in ((MIXED, "ours", "mixed lengths"), (ONE, "ours-graphs", "one utterance of 5 s")):
         rows = timed(results, model="large", lengths=lengths, stage=COMPILED)
         if {"ours", "hf"} <= {row["provider"].partition("-")[0] for row in rows}:
-            parts.append(f"{ratio(*ours_and_theirs(rows, ours))} times at {text}")
+            pair = ours_and_theirs(rows, ours)
+            parts.append(f"{ratio(*pair)} times at {text} (`{pair[1]['provider']}`)")
     if parts:
         return f", and for hubert-large with it {' and '.join(parts)}"
     if stage["status"].startswith("killed"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from report_cpu import ALIKE_TEXTS, ONE, texts_in_batches
-from report_gpu import EAGER, MIXED, environment, ours_and_theirs, rate, ratio, timed
+from report_gpu import COMPILED, EAGER, MIXED, environment, ours_and_theirs, rate, ratio, timed
 from report_gpu import ONE as ONE_ON_GPU
 from report_rows import Row, bench, newest, shown, table
 
@@ -39,6 +39,9 @@ def summary(results: Path) -> str:
         lines.append([gpu, f"hubert-{model}: forward pass, mixed lengths", *cells(*pair)])
     pair = ours_and_theirs(timed(results, model="large", lengths=ONE_ON_GPU, stage=EAGER))
     lines.append([gpu, "hubert-large: forward pass, one utterance of 5 s at a time", *cells(*pair)])
+    if compiled := timed(results, model="large", lengths=ONE_ON_GPU, stage=COMPILED):
+        work = "the same, with transformers under `torch.compile` with CUDA graphs"
+        lines.append([gpu, f"hubert-large: {work}", *cells(*ours_and_theirs(compiled, "ours-graphs"))])
 
     mixed = of_the_model(texts_in_batches(results, "librispeech"))
     cpu = f"{mixed[0]['threads']} CPU cores ({mixed[0]['device']}), bfloat16"

@@ -97,7 +97,7 @@ def test_report_writes_the_blocks_and_images(bench_program, tmp_path):
     claim = report.BLOCKS["gpu_claim"](results)
     assert (
         re.search(r"That is \d\.\d and \d\.\d times the speed", claim)
-        and "and for hubert-large with it 3.0 times at mixed lengths." in claim
+        and "and for hubert-large with it 3.0 times at mixed lengths (`hf-compile-sorted`)" in claim
     )
     assert "| 9,000 |" in report.BLOCKS["gpu"](results)
     shutil.rmtree(results / "gpu")
