@@ -1,0 +1,363 @@
+"""Ask of every import what transformers' model tester asks of training: gradients, losses, SpecAugment, new weights."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import assert_close
+from model_tester_cases import (
+    FRAMES,
+    HEADS,
+    IMPORTS,
+    SMALL,
+    TRANSFORMERS_5,
+    Case,
+    padded_batch,
+    parametrize_cases,
+    result,
+    waveforms_of,
+)
+from torch import nn
+
+CTC = ("HubertForCTC",)
+
+
+def _loss(model, case, waveforms, **options) -> torch.Tensor:
+    output = model(waveforms, **options, **({} if case.labels() is None else {"labels": case.labels(len(waveforms))}))
+    return output[0].square().mean() if case.labels() is None else output.loss
+
+
+def _gradients(model, case, waveforms, **options) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    _loss(model, case, waveforms, **options).sum().backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+def _assert_same_gradients(actual: dict, expected: dict) -> None:
+    assert actual.keys() == expected.keys() and expected
+    for name, gradient in expected.items():
+        assert_close(actual[name], gradient, "gradient", name)
+
+
+@parametrize_cases()
+def test_every_weight_gets_a_gradient(case):
+    model = case.still_model(
+        apply_spec_augment=True,
+        mask_time_prob=0.3,
+        mask_time_length=2,
+        use_weighted_layer_sum=case.is_ours or not TRANSFORMERS_5,  # there the states to sum leave out the final norm
+    )
+    gradients = _gradients(model, case, waveforms_of())
+    assert gradients.keys() == dict(model.named_parameters()).keys()
+    for name, gradient in gradients.items():
+        assert gradient.isfinite().all()
+        if "k_proj.bias" not in name:  # the softmax does not change when all its inputs are moved alike
+            assert gradient.abs().max() > 1e-9, name
+
+
+@parametrize_cases(HEADS)
+def test_training_lowers_the_loss(case):
+    model, waveforms = case.still_model(), waveforms_of()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    losses = []
+    for _ in range(15):
+        loss = _loss(model, case, waveforms)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0], losses
+    model.eval()  # inference must see the trained weights
+    with torch.no_grad():
+        assert _loss(model, case, waveforms).item() < losses[-1] * 1.05
+
+
+@parametrize_cases()
+def test_checkpointing_is_switched_on_and_off(case):
+    model = case.model()
+    assert model.supports_gradient_checkpointing and not model.is_gradient_checkpointing
+    model.gradient_checkpointing_enable()
+    assert model.is_gradient_checkpointing
+    model.gradient_checkpointing_disable()
+    assert not model.is_gradient_checkpointing
+
+
+@parametrize_cases()
+@pytest.mark.parametrize("use_reentrant", [None, False, True], ids=["default", "not reentrant", "reentrant"])
+def test_checkpointing_keeps_gradients(case, use_reentrant):
+    model, waveforms = case.still_model(), waveforms_of()
+    expected = {name: gradient.clone() for name, gradient in _gradients(model, case, waveforms).items()}
+    options = {} if use_reentrant is None else {"gradient_checkpointing_kwargs": {"use_reentrant": use_reentrant}}
+    model.gradient_checkpointing_enable(**options)
+    _assert_same_gradients(_gradients(model, case, waveforms), expected)
+    model.gradient_checkpointing_disable()
+    _assert_same_gradients(_gradients(model, case, waveforms), expected)
+
+
+@parametrize_cases()
+def test_checkpointing_keeps_what_dropout_drew(case):
+    model, waveforms = case.still_model(hidden_dropout=0.3, activation_dropout=0.3, attention_dropout=0.3), waveforms_of()
+    torch.manual_seed(1)
+    expected = {name: gradient.clone() for name, gradient in _gradients(model, case, waveforms).items()}
+    model.gradient_checkpointing_enable()
+    torch.manual_seed(1)
+    _assert_same_gradients(_gradients(model, case, waveforms), expected)
+
+
+@parametrize_cases(HEADS)
+def test_frozen_feature_encoders_get_no_gradients(case):
+    model, waveforms = case.still_model(), waveforms_of()
+    expected = {name: gradient.clone() for name, gradient in _gradients(model, case, waveforms).items()}
+    model.freeze_feature_encoder()
+    actual = _gradients(model, case, waveforms)
+    inside = {name for name in expected if name.startswith("hubert.feature_extractor.")}
+    assert inside and actual.keys() == expected.keys() - inside
+    _assert_same_gradients(actual, {name: gradient for name, gradient in expected.items() if name not in inside})
+
+
+@parametrize_cases(HEADS)
+def test_frozen_base_models_leave_the_head(case):
+    model = case.still_model()
+    model.freeze_base_model()
+    assert not any(name.startswith("hubert.") for name in _gradients(model, case, waveforms_of()))
+    assert all(parameter.requires_grad != name.startswith("hubert.") for name, parameter in model.named_parameters())
+
+
+@parametrize_cases()
+def test_equal_seeds_give_equal_weights_and_dropout(case):
+    waveforms = waveforms_of()
+    masks = {"mask_time_prob": 0.3, "mask_time_length": 2, "mask_feature_prob": 0.2, "mask_feature_length": 4}
+    outputs = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        outputs.append(result(case.cls(case.config(**masks, layerdrop=0.3)).train(), waveforms))
+    assert torch.equal(outputs[0], outputs[1]) and not torch.allclose(outputs[0], outputs[2], rtol=1e-2)
+
+
+@pytest.mark.parametrize("class_name", HEADS)
+@pytest.mark.parametrize("architecture", SMALL)
+def test_equal_seeds_give_equal_new_heads_in_every_import(class_name, architecture, tmp_path):
+    """Fine-tuning begins with a new head over a loaded encoder."""
+    Case("transformers", "HubertModel", architecture).model().save_pretrained(tmp_path)
+    states = []
+    for library in IMPORTS:
+        torch.manual_seed(3)
+        states.append(Case(library, class_name, architecture).cls.from_pretrained(tmp_path).state_dict())
+    for state in states[1:]:
+        assert state.keys() == states[0].keys()
+        for key, weight in states[0].items():
+            assert torch.equal(state[key], weight), key
+
+
+@parametrize_cases()
+def test_new_weights_have_their_distributions(case):
+    model = case.cls(case.config(initializer_range=0.05, hidden_size=96, mask_time_prob=0.1))
+    assert model.training
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            assert abs(module.weight.mean().item()) < 0.01 and not module.bias.any(), name
+            assert module.weight.std().item() == pytest.approx(0.05, rel=0.12), name
+        elif isinstance(module, (nn.LayerNorm, nn.GroupNorm)):
+            assert torch.equal(module.weight, torch.ones_like(module.weight)) and not module.bias.any(), name
+        elif isinstance(module, nn.Conv1d) and "pos_conv_embed" not in name:  # Kaiming: a variance of 2 per input
+            inputs = module.in_channels * module.kernel_size[0]
+            assert module.weight.std().item() == pytest.approx(math.sqrt(2 / inputs), rel=0.2), name
+            assert module.bias is None or not module.bias.any(), name
+    embedding = model.base_model.masked_spec_embed
+    assert embedding.min() >= 0 and embedding.max() < 1 and embedding.mean().item() == pytest.approx(0.5, abs=0.12)
+
+
+def _log_likelihood(log_probs: torch.Tensor, labels: list[int], blank: int) -> float:
+    """Return the log-probability of a text under `[T, V]` log-probabilities: the sum over alignments (Graves 2006, 4.1)."""
+    symbols = [blank, *(symbol for label in labels for symbol in (label, blank))]
+    ending = {0: log_probs[0, blank].item(), 1: log_probs[0, symbols[1]].item()}  # by the symbol that the alignment has reached
+    for frame in log_probs[1:].tolist():
+        reached = {}
+        for place, symbol in enumerate(symbols):
+            steps = (0, 1, 2) if symbol != blank and place > 1 and symbol != symbols[place - 2] else (0, 1)
+            sources = [ending[place - step] for step in steps if place - step in ending]
+            if sources:
+                reached[place] = torch.tensor(sources, dtype=torch.float64).logsumexp(0).item() + frame[symbol]
+        ending = reached
+    last = [ending[place] for place in (len(symbols) - 1, len(symbols) - 2) if place in ending]
+    return torch.tensor(last, dtype=torch.float64).logsumexp(0).item() if last else -math.inf
+
+
+@parametrize_cases(CTC)
+@pytest.mark.parametrize("blank", [0, 31])
+def test_ctc_loss_is_the_likelihood_of_all_alignments(case, blank):
+    model, labels = case.model(pad_token_id=blank), case.labels()
+    waveforms, mask = padded_batch()
+    with torch.no_grad():
+        output = model(waveforms, attention_mask=mask, labels=labels)
+        losses = []
+        for row, frames, text in ((0, FRAMES, [3, 5, 5]), (1, 6, [7, 1, 2, 4])):
+            losses.append(-_log_likelihood(output.logits[row, :frames].double().log_softmax(-1), text, blank))
+        assert output.loss.item() == pytest.approx(sum(losses), rel=1e-5), "the default reduction is a sum"
+        model.config.ctc_loss_reduction = "mean"
+        mean = model(waveforms, attention_mask=mask, labels=labels).loss.item()
+    assert mean == pytest.approx((losses[0] / 3 + losses[1] / 4) / 2, rel=1e-5), "the mean of losses per label"
+
+
+@parametrize_cases(CTC)
+def test_ctc_padding_of_labels_is_ignored(case):
+    model, waveforms = case.model(), waveforms_of(1)
+    with torch.no_grad():
+        losses = [
+            model(waveforms, labels=torch.tensor([labels])).loss.item()
+            for labels in ([4, 6], [4, 6, -100], [4, 6, -100, -100, -100], [4, 7])
+        ]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6) and losses[2] == pytest.approx(losses[0], rel=1e-6)
+    assert losses[3] != pytest.approx(losses[0], rel=1e-4)
+
+
+@parametrize_cases(CTC)
+def test_ctc_losses_without_an_alignment(case):
+    model, waveforms = case.model(), waveforms_of()
+    labels = torch.full((2, FRAMES + 1), 5)
+    labels[0, 3:] = -100
+    with torch.no_grad():
+        assert model(waveforms, labels=labels).loss.item() == math.inf
+        model.config.ctc_zero_infinity = True
+        loss = model(waveforms, labels=labels).loss.item()
+        assert loss == pytest.approx(model(waveforms[:1], labels=labels[:1]).loss.item(), rel=1e-5)
+
+
+@parametrize_cases(CTC)
+def test_ctc_labels_outside_of_the_vocabulary_are_refused(case):
+    model = case.model()
+    for label in (32, 1000):
+        with pytest.raises(ValueError, match="vocab_size"):
+            model(waveforms_of(1), labels=torch.tensor([[1, label]]))
+    assert model(waveforms_of(1), labels=torch.tensor([[1, 31]])).loss.isfinite()
+
+
+@parametrize_cases(HEADS)
+def test_labels_change_no_logits(case):
+    model, waveforms = case.model(), waveforms_of()
+    with torch.no_grad():
+        with_labels, without = model(waveforms, labels=case.labels()), model(waveforms)
+    assert without.loss is None and torch.equal(with_labels.logits, without.logits)
+
+
+@parametrize_cases(("HubertForSequenceClassification",))
+@pytest.mark.parametrize("problem_type", [None, "single_label_classification", "multi_label_classification"])
+def test_classification_loss_is_cross_entropy(case, problem_type):
+    """The problem type of the configuration has no effect on this model."""
+    model = case.model(problem_type=problem_type)
+    waveforms, mask = padded_batch()
+    with torch.no_grad():
+        padded = model(waveforms, attention_mask=mask, labels=case.labels())
+        plain = model(waveforms, labels=case.labels())
+    for output in (padded, plain):
+        expected = -output.logits.double().log_softmax(-1)[torch.arange(2), case.labels()].mean()
+        assert output.loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert padded.loss.item() != pytest.approx(plain.loss.item(), rel=1e-4), "the mask changes the pooling"
+
+
+@parametrize_cases(("HubertForSequenceClassification",))
+def test_classes_are_pooled_over_the_real_frames(case):
+    model = case.model()
+    waveforms, mask = padded_batch()
+    with torch.no_grad():
+        states = model.projector(model.hubert(waveforms, attention_mask=mask).last_hidden_state)
+        expected = model.classifier(torch.stack((states[0].mean(0), states[1, :6].mean(0))))
+    assert_close(result(model, waveforms, attention_mask=mask), expected, "same graph")
+
+
+def _masked_frames(model, waveforms) -> torch.Tensor:
+    """Return which frames the encoder got as the mask embedding: bool `[B, T]`."""
+    seen = {}
+    handle = model.base_model.encoder.register_forward_pre_hook(
+        lambda module, arguments, options: seen.update(x=arguments[0] if arguments else options["hidden_states"]),
+        with_kwargs=True,
+    )
+    model(waveforms)
+    handle.remove()
+    return (seen["x"] == model.base_model.masked_spec_embed).all(-1)
+
+
+@parametrize_cases()
+@pytest.mark.parametrize("probability, length, least", [(0.5, 3, 2), (0.05, 4, 2), (0.3, 2, 0)])
+def test_spec_augment_masks_spans_of_frames(case, probability, length, least):
+    options = {"mask_time_prob": probability, "mask_time_length": length, "mask_time_min_masks": least}
+    model = case.still_model(apply_spec_augment=True, **options)
+    draws = []
+    for seed in (0, 0, 1, 2):
+        np.random.seed(seed)
+        draws.append(_masked_frames(model, waveforms_of(4)))
+    assert torch.equal(draws[0], draws[1])
+    assert len({tuple(draw.flatten().tolist()) for draw in draws}) == 3
+    spans = max(least, math.ceil(probability * FRAMES / length))
+    for draw in draws:
+        for row in draw.int().tolist():
+            assert sum(row) <= spans * length
+            assert all(run >= length for run in _runs(row)) and len(_runs(row)) >= min(least, 1)
+    assert not _masked_frames(model.eval(), waveforms_of()).any()
+
+
+def _runs(row: list[int]) -> list[int]:
+    """Return the lengths of the runs of ones."""
+    return [len(run) for run in "".join(map(str, row)).split("0") if run]
+
+
+@parametrize_cases()
+def test_spec_augment_masks_channels(case):
+    model = case.still_model(apply_spec_augment=True, mask_time_prob=0.0, mask_feature_prob=0.3, mask_feature_length=4)
+    assert hasattr(model.base_model, "masked_spec_embed")
+    seen = {}
+    model.base_model.encoder.register_forward_pre_hook(
+        lambda module, arguments, options: seen.update(x=arguments[0] if arguments else options["hidden_states"]),
+        with_kwargs=True,
+    )
+    model(waveforms_of(3))
+    silent = (seen["x"] == 0).all(1)
+    assert torch.equal((seen["x"] == 0).any(1), silent), "a channel is masked in all frames or in none"
+    for row in silent.int().tolist():
+        assert 4 <= sum(row) <= 0.3 * 48 + 4 and all(run >= 4 for run in _runs(row))
+
+
+@parametrize_cases()
+def test_spec_augment_needs_frames_for_a_span(case):
+    model = case.still_model(apply_spec_augment=True, mask_time_prob=0.1, mask_time_length=FRAMES + 1)
+    with pytest.raises(ValueError, match=r"mask[_ ]length"):
+        model(waveforms_of())
+
+
+@parametrize_cases(("HubertModel",))
+def test_frames_to_mask_can_be_given(case):
+    model, waveforms = case.model(), waveforms_of()
+    indices = torch.zeros(2, FRAMES, dtype=torch.bool)
+    indices[0, 2:5] = True
+    plain, masked = result(model, waveforms), result(model, waveforms, mask_time_indices=indices)
+    assert_close(masked[1], plain[1], "attention")
+    assert not torch.allclose(masked[0], plain[0], rtol=1e-2)
+    other = waveforms.clone()
+    model.feature_projection.register_forward_hook(lambda module, arguments, output: _without(output, indices))
+    assert_close(result(model, other, mask_time_indices=indices), masked, "attention")
+
+
+def _without(output, indices):
+    """Set the frames that are masked to 7, in the output of the projection or in its first part."""
+    states = output[0] if isinstance(output, tuple) else output
+    states = torch.where(indices[..., None], torch.full_like(states, 7), states)
+    return (states, *output[1:]) if isinstance(output, tuple) else states
+
+
+@parametrize_cases()
+def test_layerdrop_of_one_skips_every_layer(case):
+    model, waveforms = case.still_model(layerdrop=1.0), waveforms_of()
+    skipping, whole = result(model, waveforms), result(model.eval(), waveforms)
+    model.base_model.encoder.layers = nn.ModuleList()
+    assert_close(skipping, result(model, waveforms), "same graph")
+    assert not torch.allclose(skipping, whole, rtol=1e-2)
+
+
+@parametrize_cases(HEADS)
+def test_regularisation_is_for_training_only(case):
+    model, waveforms = case.model(hidden_dropout=0.5, final_dropout=0.5, layerdrop=0.5), waveforms_of()
+    assert torch.equal(result(model, waveforms), result(model, waveforms))
+    model.train()
+    assert not torch.equal(result(model, waveforms), result(model, waveforms))
