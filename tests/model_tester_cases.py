@@ -5,6 +5,7 @@ transformers itself is one of the imports. It is the control: what it does not p
 
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 import transformers
 from conftest import POST_LN, PRE_LN, masked_batch, perturb
 
-IMPORTS = ("transformers", "hubert_fast")  # the modules from which a program may import the classes
+IMPORTS = ("transformers", "hubert_fast", "hubert_fast.transformers")  # the modules from which a program may import the classes
 CLASSES = ("HubertModel", "HubertForCTC", "HubertForSequenceClassification")
 HEADS = CLASSES[1:]
 SMALL = {"group norm": POST_LN, "layer norm": PRE_LN}
@@ -65,10 +66,17 @@ class Case:
         return torch.tensor([1, 3])[:rows] if self.class_name == "HubertForSequenceClassification" else None
 
 
-def parametrize_cases(class_names: tuple[str, ...] = CLASSES, libraries: tuple[str, ...] = IMPORTS):
-    """Run a test with every import, architecture and named class, as `case`."""
+def parametrize_cases(
+    class_names: tuple[str, ...] = CLASSES, libraries: tuple[str, ...] = IMPORTS, fails_with: tuple[str, ...] = ()
+):
+    """Run a test with every import, architecture and named class, as `case`. It may fail with some of the imports."""
     cases = [Case(library, name, architecture) for library in libraries for name in class_names for architecture in SMALL]
-    return pytest.mark.parametrize("case", cases, ids=lambda case: f"{case.library}-{case.class_name}-{case.architecture}")
+    may_fail = pytest.mark.xfail(reason="a known fault", strict=False)
+    return pytest.mark.parametrize(
+        "case",
+        [pytest.param(case, marks=[may_fail] if case.library in fails_with else []) for case in cases],
+        ids=[f"{case.library}-{case.class_name}-{case.architecture}" for case in cases],
+    )
 
 
 def waveforms_of(rows: int = 2, samples: int = SAMPLES) -> torch.Tensor:
@@ -78,6 +86,11 @@ def waveforms_of(rows: int = 2, samples: int = SAMPLES) -> torch.Tensor:
 def padded_batch() -> tuple[torch.Tensor, torch.Tensor]:
     """Return a batch whose second row has half of the samples, and its mask."""
     return masked_batch((SAMPLES, SAMPLES // 2))
+
+
+def save(model, folder: Path, **options: Any) -> None:
+    """Save a model as safetensors, which is not the default of transformers 4.34.1."""
+    model.save_pretrained(folder, **{"safe_serialization": True, **options})
 
 
 def result(model, *arguments, **options) -> torch.Tensor:

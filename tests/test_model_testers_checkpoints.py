@@ -18,6 +18,7 @@ from model_tester_cases import (
     Case,
     parametrize_cases,
     result,
+    save,
     waveforms_of,
 )
 
@@ -36,7 +37,7 @@ def _assert_same_weights(actual: dict, expected: dict) -> None:
 @parametrize_cases()
 def test_saved_models_load_as_they_were(case, tmp_path):
     model, waveforms = case.model(hidden_dropout=0.25, my_own_field="kept"), waveforms_of()
-    model.save_pretrained(tmp_path)
+    save(model, tmp_path)
     assert {"config.json", "model.safetensors"} <= {file.name for file in tmp_path.iterdir()}
     values = json.loads((tmp_path / "config.json").read_text())
     assert values["architectures"] == [case.class_name] and values["model_type"] == "hubert"
@@ -53,7 +54,7 @@ def test_saved_models_load_as_they_were(case, tmp_path):
 def test_saving_twice_writes_the_same_weights(case, tmp_path):
     model = case.model()
     for name in ("first", "second"):
-        model.save_pretrained(tmp_path / name)
+        save(model, tmp_path / name)
         model = case.cls.from_pretrained(tmp_path / name)
     first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("first", "second"))
     assert first == second
@@ -63,7 +64,7 @@ def test_saving_twice_writes_the_same_weights(case, tmp_path):
 @pytest.mark.parametrize("size", ["30KB", 30_000])
 def test_shards_load_as_one(case, size, tmp_path):
     model = case.model()
-    model.save_pretrained(tmp_path, max_shard_size=size)
+    save(model, tmp_path, max_shard_size=size)
     shards = sorted(tmp_path.glob("model-*-of-*.safetensors"))
     index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
     assert len(shards) > 2 and set(index["weight_map"].values()) == {shard.name for shard in shards}
@@ -73,9 +74,9 @@ def test_shards_load_as_one(case, size, tmp_path):
 
 @parametrize_cases(("HubertForCTC",))
 def test_saving_over_shards_leaves_no_old_weights(case, tmp_path):
-    case.model().save_pretrained(tmp_path, max_shard_size="30KB")
+    save(case.model(), tmp_path, max_shard_size="30KB")
     model = case.model()
-    model.save_pretrained(tmp_path)
+    save(model, tmp_path)
     assert not list(tmp_path.glob("model-*"))
     _assert_same_weights(case.cls.from_pretrained(tmp_path).state_dict(), model.state_dict())
 
@@ -84,7 +85,7 @@ def test_saving_over_shards_leaves_no_old_weights(case, tmp_path):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
 def test_saved_models_keep_their_dtype(case, dtype, tmp_path):
     model = case.model().to(dtype)
-    model.save_pretrained(tmp_path)
+    save(model, tmp_path)
     values = json.loads((tmp_path / "config.json").read_text())
     assert f"torch.{values.get('dtype') or values.get('torch_dtype')}" == str(dtype)
     loaded = case.cls.from_pretrained(tmp_path, torch_dtype="auto")
@@ -96,7 +97,7 @@ def test_saved_models_keep_their_dtype(case, dtype, tmp_path):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
 def test_models_load_in_another_dtype(case, dtype, tmp_path):
     model = case.model()
-    model.save_pretrained(tmp_path)
+    save(model, tmp_path)
     loaded = case.cls.from_pretrained(tmp_path, torch_dtype=dtype)
     assert loaded.dtype == dtype
     for key, weight in model.state_dict().items():
@@ -109,7 +110,7 @@ def test_models_load_in_another_dtype(case, dtype, tmp_path):
 
 @parametrize_cases(("HubertForCTC",))
 def test_dtype_without_a_request(case, tmp_path):
-    case.model().to(torch.bfloat16).save_pretrained(tmp_path)
+    save(case.model().to(torch.bfloat16), tmp_path)
     expected = torch.bfloat16 if TRANSFORMERS_5 and not case.is_ours else torch.float32
     assert case.cls.from_pretrained(tmp_path).dtype == expected
 
@@ -174,7 +175,7 @@ def _replaced(key: str, names: dict[str, str]) -> str:
 @parametrize_cases(HEADS)
 def test_an_encoder_loads_into_a_model_with_a_head(case, tmp_path):
     encoder = case.with_class("HubertModel").model()
-    encoder.save_pretrained(tmp_path)
+    save(encoder, tmp_path)
     model, info = case.cls.from_pretrained(tmp_path, output_loading_info=True)
     assert set(info["missing_keys"]) == HEAD_WEIGHTS[case.class_name] and not info["unexpected_keys"]
     _assert_same_weights(model.hubert.state_dict(), encoder.state_dict())
@@ -185,7 +186,7 @@ def test_an_encoder_loads_into_a_model_with_a_head(case, tmp_path):
 @parametrize_cases(HEADS)
 def test_a_model_with_a_head_loads_into_an_encoder(case, tmp_path):
     model = case.model()
-    model.save_pretrained(tmp_path)
+    save(model, tmp_path)
     encoder, info = case.with_class("HubertModel").cls.from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"] and set(info["unexpected_keys"]) == HEAD_WEIGHTS[case.class_name]
     _assert_same_weights(encoder.state_dict(), model.hubert.state_dict())
@@ -194,7 +195,7 @@ def test_a_model_with_a_head_loads_into_an_encoder(case, tmp_path):
 @parametrize_cases(("HubertForCTC",))
 def test_another_head_loads_the_encoder_only(case, tmp_path):
     model = case.model()
-    model.save_pretrained(tmp_path)
+    save(model, tmp_path)
     other, info = case.with_class("HubertForSequenceClassification").cls.from_pretrained(tmp_path, output_loading_info=True)
     assert set(info["missing_keys"]) == HEAD_WEIGHTS["HubertForSequenceClassification"]
     assert set(info["unexpected_keys"]) == HEAD_WEIGHTS["HubertForCTC"]
@@ -223,7 +224,7 @@ def test_absent_and_additional_weights_are_reported(case, tmp_path):
 @parametrize_cases(("HubertForCTC",))
 def test_sizes_that_differ(case, tmp_path):
     model = case.model()
-    model.save_pretrained(tmp_path)
+    save(model, tmp_path)
     with pytest.raises((RuntimeError, ValueError), match="ignore_mismatched_sizes"):
         case.cls.from_pretrained(tmp_path, vocab_size=40)
     loaded, info = case.cls.from_pretrained(tmp_path, vocab_size=40, ignore_mismatched_sizes=True, output_loading_info=True)
@@ -236,7 +237,7 @@ def test_sizes_that_differ(case, tmp_path):
 
 @parametrize_cases(("HubertForSequenceClassification",))
 def test_another_number_of_labels(case, tmp_path):
-    case.model().save_pretrained(tmp_path)
+    save(case.model(), tmp_path)
     names = {0: "yes", 1: "no", 2: "silence"}
     options = {"num_labels": 3, "id2label": names, "label2id": {name: index for index, name in names.items()}}
     loaded = case.cls.from_pretrained(tmp_path, ignore_mismatched_sizes=True, **options)
@@ -247,7 +248,7 @@ def test_another_number_of_labels(case, tmp_path):
 @parametrize_cases()
 def test_fields_of_the_configuration_are_options_of_loading(case, tmp_path):
     model = case.model()
-    model.save_pretrained(tmp_path)
+    save(model, tmp_path)
     loaded = case.cls.from_pretrained(tmp_path, layerdrop=0.0, mask_time_length=3, ctc_loss_reduction="mean")
     assert (loaded.config.layerdrop, loaded.config.mask_time_length) == (0.0, 3)
     assert loaded.config.ctc_loss_reduction == "mean" and loaded.config.num_labels == NUM_LABELS
@@ -258,7 +259,7 @@ def test_fields_of_the_configuration_are_options_of_loading(case, tmp_path):
 @parametrize_cases(("HubertForCTC",))
 def test_every_load_has_weights_of_its_own(case, tmp_path):
     model, waveforms = case.model(), waveforms_of()
-    model.save_pretrained(tmp_path)
+    save(model, tmp_path)
     first, second = (case.cls.from_pretrained(tmp_path) for _ in range(2))
     with torch.no_grad():
         for parameter in first.parameters():
@@ -271,7 +272,7 @@ def test_every_load_has_weights_of_its_own(case, tmp_path):
 def test_weights_stay_after_their_files_are_gone(case, tmp_path):
     """Loaded weights may be views of a mapped file."""
     model, waveforms = case.model(), waveforms_of()
-    model.save_pretrained(tmp_path)
+    save(model, tmp_path)
     loaded = case.cls.from_pretrained(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     assert_close(result(loaded, waveforms), result(model, waveforms), "attention")
@@ -280,8 +281,10 @@ def test_weights_stay_after_their_files_are_gone(case, tmp_path):
 @parametrize_cases(("HubertForCTC",))
 @pytest.mark.parametrize("device_map", ["cpu", {"": "cpu"}, torch.device("cpu")], ids=["name", "dictionary", "device"])
 def test_device_maps(case, device_map, tmp_path):
+    if not case.is_ours:
+        pytest.importorskip("accelerate", reason="transformers needs it for device_map")
     model, waveforms = case.model(), waveforms_of()
-    model.save_pretrained(tmp_path)
+    save(model, tmp_path)
     loaded = case.cls.from_pretrained(tmp_path, device_map=device_map)
     assert loaded.device == torch.device("cpu")
     assert_close(result(loaded, waveforms), result(model, waveforms), "attention")
@@ -294,7 +297,7 @@ def test_device_maps(case, device_map, tmp_path):
 def test_every_import_reads_what_every_import_writes(writer, reader, class_name, architecture, tmp_path):
     waveforms = waveforms_of()
     model = Case(writer, class_name, architecture).model()
-    model.save_pretrained(tmp_path)
+    save(model, tmp_path)
     loaded, info = Case(reader, class_name, architecture).cls.from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
     _assert_same_weights(loaded.state_dict(), model.state_dict())
@@ -321,7 +324,7 @@ def test_parameters_are_counted(case):
     assert frozen > 1000 and model.num_parameters(only_trainable=True) == total - frozen
 
 
-@parametrize_cases(("HubertForCTC",))
+@parametrize_cases(("HubertForCTC",), fails_with=("hubert_fast",))
 def test_keywords_of_transformers(case, tmp_path):
     model = case.model()
     model.save_pretrained(save_directory=str(tmp_path), is_main_process=True, safe_serialization=True)
@@ -331,24 +334,24 @@ def test_keywords_of_transformers(case, tmp_path):
     assert not (tmp_path / "unwritten" / "model.safetensors").exists()
 
 
-@parametrize_cases(("HubertForCTC",))
+@parametrize_cases(("HubertForCTC",), fails_with=("hubert_fast",))
 def test_subfolders_and_variants(case, tmp_path):
     model = case.model()
-    model.save_pretrained(tmp_path / "sub", variant="first")
+    save(model, tmp_path / "sub", variant="first")
     assert (tmp_path / "sub" / "model.first.safetensors").is_file()
     loaded = case.cls.from_pretrained(Path(tmp_path), subfolder="sub", variant="first")
     _assert_same_weights(loaded.state_dict(), model.state_dict())
 
 
-@parametrize_cases(("HubertForCTC",))
+@parametrize_cases(("HubertForCTC",), fails_with=("hubert_fast",))
 def test_state_dicts_to_save(case, tmp_path):
     model = case.model()
     state = {key: weight + 1 for key, weight in model.state_dict().items()}
-    model.save_pretrained(tmp_path, state_dict=dict(state))
+    save(model, tmp_path, state_dict=dict(state))
     _assert_same_weights(case.cls.from_pretrained(tmp_path).state_dict(), state)
 
 
-@parametrize_cases(("HubertForCTC",))
+@parametrize_cases(("HubertForCTC",), fails_with=("hubert_fast",))
 def test_memory_footprint(case):
     model = case.model()
     assert model.get_memory_footprint() == sum(weight.nbytes for weight in model.state_dict().values())

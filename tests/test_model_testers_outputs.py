@@ -209,7 +209,7 @@ def test_a_mask_of_zeros_leaves_other_rows_alone(case):
     assert_close(output[:1], result(model, waveforms[:1]), "same graph")
 
 
-@parametrize_cases(("HubertModel",))
+@parametrize_cases(("HubertModel",), fails_with=("hubert_fast",))
 def test_frame_counts_match_output_lengths(case):
     model = case.model()
     lengths = torch.tensor([400, 719, 720, 3999, SAMPLES])
@@ -256,7 +256,7 @@ def test_options_that_do_not_exist_are_refused(case):
         case.model()(waveforms_of(), scroe=True)
 
 
-@parametrize_cases()
+@parametrize_cases(fails_with=("hubert_fast",))
 def test_a_traced_model_gives_the_same(case):
     model = _FirstOutput(case.model()).eval()
     waveforms, mask = padded_batch()
@@ -275,7 +275,7 @@ def test_a_traced_model_gives_the_same(case):
 
 
 @pytest.mark.slow
-@parametrize_cases()
+@parametrize_cases(fails_with=("hubert_fast.transformers",))
 def test_a_compiled_model_gives_the_same(case):
     model, waveforms = case.model(), waveforms_of()
     expected = result(model, waveforms)
