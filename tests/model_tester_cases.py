@@ -21,6 +21,8 @@ SAMPLES = 4000
 FRAMES = 12  # of SAMPLES
 NUM_LABELS = 5
 TRANSFORMERS_5 = int(transformers.__version__.split(".")[0]) >= 5
+# the imports to test where transformers 4.34.1 lacks an option or errs
+RECENT = IMPORTS if TRANSFORMERS_5 else ("hubert_fast",)
 
 
 @dataclass(frozen=True)
@@ -103,3 +105,9 @@ def tensors_of(output) -> list[torch.Tensor]:
     """Return all tensors of an output, in their order."""
     parts = output.to_tuple() if hasattr(output, "to_tuple") else output
     return [tensor for part in parts for tensor in (part if isinstance(part, tuple) else (part,))]
+
+
+def assert_same_weights(actual: dict, expected: dict) -> None:
+    assert actual.keys() == expected.keys()
+    for key, weight in expected.items():
+        assert torch.equal(actual[key], weight), key

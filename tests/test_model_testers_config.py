@@ -8,7 +8,7 @@ from importlib import import_module
 import pytest
 import transformers
 from conftest import POST_LN, PRE_LN
-from model_tester_cases import IMPORTS, TRANSFORMERS_5, parametrize_cases, result, waveforms_of
+from model_tester_cases import IMPORTS, RECENT, parametrize_cases, result, waveforms_of
 
 from hubert_fast import HubertConfig
 from hubert_fast.config import field_names
@@ -166,7 +166,7 @@ def test_convolutions_must_agree(library):
         _class(library)(conv_dim=[8, 8], conv_stride=[5, 2, 2], conv_kernel=[10, 3, 3])
 
 
-@pytest.mark.parametrize("library", IMPORTS if TRANSFORMERS_5 else ("hubert_fast",))
+@pytest.mark.parametrize("library", RECENT)
 def test_bad_values_and_absent_files_are_refused(library, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({**POST_LN, "model_type": "hubert", "hidden_dropout": "none"}))
     with pytest.raises(Exception, match="hidden_dropout"):
