@@ -29,6 +29,7 @@ if [int(part) for part in re.findall(r"\d+", transformers.__version__)[:3]] < [i
         f"hubert_fast.transformers needs transformers {MINIMUM} or newer, but this is transformers {transformers.__version__}"
     )
 
+import torch  # noqa: E402
 from transformers import HubertConfig, HubertPreTrainedModel  # noqa: E402
 
 from .integrations.transformers import STATE, FastForward, accelerate, installed  # noqa: E402
@@ -41,7 +42,8 @@ class HubertModel(transformers.HubertModel):
 
     @functools.wraps(transformers.HubertModel.forward, updated=())
     def forward(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
-        if type(self) is not HubertModel:  # the fast graph would bypass what the subclass overrides
+        # the fast graph would bypass what a subclass overrides, and compilers cannot trace how it is chosen
+        if type(self) is not HubertModel or torch.compiler.is_compiling():
             return super().forward(*args, **kwargs)
         fast = installed(self)
         if fast is None:

@@ -280,3 +280,21 @@ def test_padding_is_the_blank_for_certain(blank, dtype, way, batch):
     theirs = outputs_of(model, waveforms, mask)
     assert not hasattr(theirs, "frame_counts") and not (theirs.logits[padding] == expected.to(dtype)).all(-1).any()
     assert not model._forward_hooks and not model._forward_hooks_with_kwargs
+
+
+@pytest.mark.parametrize("how", ["compile", "export", "trace"])
+@pytest.mark.parametrize("name", ["HubertModel", "HubertForCTC"])
+def test_compilers_take_a_model_as_one_graph(name, how, tmp_path):
+    """They compile transformers' own forward, with the same result."""
+    model, waveforms = new(name), torch.randn(2, 4000)
+    peer = own(model, name, tmp_path)
+    expected = outputs_of(peer, waveforms, None)[0]
+    with torch.no_grad():
+        if how == "compile":
+            actual = torch.compile(model, fullgraph=True, backend="eager")(waveforms)[0]
+        elif how == "export":
+            actual = torch.export.export(model, (waveforms,)).module()(waveforms)[0]
+        else:
+            traced = torch.jit.trace(model, (waveforms,), strict=False)(waveforms)
+            actual = traced["last_hidden_state" if name == "HubertModel" else "logits"]
+    assert (actual - expected).abs().max() <= 1e-6 * expected.abs().max()
