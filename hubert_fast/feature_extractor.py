@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -55,6 +55,8 @@ class HubertFeatureExtractor:
     do_normalize: bool = True
     padding_side: str = "right"
 
+    _processor_class: ClassVar[str] = "Wav2Vec2Processor"  # transformers' pipelines read it
+
     def __post_init__(self) -> None:
         self.model_input_names = ["input_values", "attention_mask"]
         for field in fields(self):
@@ -100,7 +102,7 @@ class HubertFeatureExtractor:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of `preprocessor_config.json`."""
-        names = {"feature_extractor_type": "Wav2Vec2FeatureExtractor", "processor_class": "Wav2Vec2Processor"}
+        names = {"feature_extractor_type": "Wav2Vec2FeatureExtractor", "processor_class": self._processor_class}
         return names | asdict(self)
 
     def __call__(
@@ -146,17 +148,15 @@ class HubertFeatureExtractor:
         rows = self._truncated(self._check_all(_rows_of(raw_speech)), layout, truncation)
         with_mask = self.return_attention_mask if return_attention_mask is None else return_attention_mask
         lengths = [len(row) for row in rows]
-        if self.do_normalize and with_mask:
-            rows = [normalize(row) for row in rows]
         padded = self._padded(rows, layout, self.padding_value, np.float32)
-        if self.do_normalize and not with_mask:
-            for row in padded:
-                row[:] = normalize(row)
+        if self.do_normalize:
+            for row, length in zip(padded, lengths):
+                _normalize_in_place(row[:length] if with_mask else row)
         if return_tensors is None:  # in transformers, too, only waveforms as they came are one array
             padded = list(padded) if self.do_normalize else one_array(padded)
         batch = BatchFeature(input_values=converted("input_values", padded, return_tensors))
         if with_mask:
-            masks = self._padded([np.ones(length, np.int32) for length in lengths], layout, 0, np.int32)
+            masks = self._padded([_ones(length) for length in lengths], layout, 0, np.int32)
             batch["attention_mask"] = list(masks) if return_tensors is None else converted("masks", masks, return_tensors)
         return batch
 
@@ -192,7 +192,7 @@ class HubertFeatureExtractor:
         rows = self._check_all(values)
         kind = return_tensors or kind_of(values if isinstance(values, torch.Tensor) else values[0]) or "np"
         with_mask = self.return_attention_mask if return_attention_mask is None else return_attention_mask
-        masks = [np.ones(len(row), np.int32) for row in rows] if with_mask else None
+        masks = [_ones(len(row)) for row in rows] if with_mask else None
         if "attention_mask" in table:
             masks = [np.asarray(on_host(mask)).astype(np.int32, copy=False) for mask in table["attention_mask"]]
             if [len(mask) for mask in masks] != [len(row) for row in rows]:
@@ -259,9 +259,21 @@ class HubertFeatureExtractor:
 
 def normalize(waveform: np.ndarray) -> np.ndarray:
     """Scale a waveform `[S]` to zero mean and unit variance. As in transformers, 1e-7 is added to the variance."""
-    if not len(waveform):
-        return waveform
-    return (waveform - waveform.mean()) / np.sqrt(waveform.var() + 1e-7)
+    row = waveform.copy()
+    _normalize_in_place(row)
+    return row
+
+
+def _normalize_in_place(row: np.ndarray) -> None:
+    if len(row):
+        mean, deviation = row.mean(), np.sqrt(row.var() + 1e-7)
+        row -= mean
+        row /= deviation
+
+
+def _ones(length: int) -> np.ndarray:
+    """Return the mask of a whole waveform, int32 `[S]`, which takes no memory."""
+    return np.broadcast_to(np.int32(1), length)
 
 
 def _rows_of(waveforms: Any) -> Iterable[Any]:

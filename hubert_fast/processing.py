@@ -6,6 +6,7 @@ import inspect
 import warnings
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -169,8 +170,14 @@ class HubertProcessor:
 
 def _split_call_options(options: dict[str, Any], parts: Sequence[Any], wanted: Sequence[bool]) -> list[dict[str, Any]]:
     """Return the options for the call of each part. Raises `TypeError` for those that no wanted part takes."""
-    names = [inspect.signature(part).parameters if is_wanted else {} for part, is_wanted in zip(parts, wanted)]
+    names = [_arguments_of(part.__class__) if is_wanted else () for part, is_wanted in zip(parts, wanted)]
     if unknown := [name for name in options if not any(name in known for known in names)]:
         known = sorted({name for part in names for name in part} - {"raw_speech", "text"})
         raise TypeError(f"HubertProcessor got unknown options: {', '.join(unknown)}. This call takes {', '.join(known)}")
     return [{name: value for name, value in options.items() if name in known} for known in names]
+
+
+@cache
+def _arguments_of(part: type) -> tuple[str, ...]:
+    """Return the names of the arguments of a call of an object of a class."""
+    return tuple(inspect.signature(part.__call__).parameters)[1:]

@@ -76,7 +76,7 @@ def read_tokenizer(
         for id, token in added.items()
         if not _is_implied(token, vocabulary.get(token.content) == id, named, options["tokenizer_class"])
     }
-    _check_blank(name_or_path, vocabulary, added, options.get("pad_token", "<pad>"))
+    _check_blank(name_or_path, {*vocabulary, *(token.content for token in added.values())}, options.get("pad_token", "<pad>"))
     return vocabulary, options
 
 
@@ -85,8 +85,8 @@ def _is_implied(token: AddedToken, is_in_vocabulary: bool, special: set[Any], cl
     return is_in_vocabulary and (class_name == LETTERS or token.content in special)
 
 
-def _check_blank(name_or_path: str | Path, vocabulary: dict[str, int], added: dict[int, AddedToken], pad_token: str) -> None:
-    if pad_token not in vocabulary and all(token.content != pad_token for token in added.values()):
+def _check_blank(name_or_path: str | Path, tokens: set[str], pad_token: str | None) -> None:
+    if pad_token is not None and pad_token not in tokens:
         raise CheckpointError(
             f"{VOCABULARY_NAME} of {name_or_path} lacks the pad token {pad_token!r}, which is CTC's blank: name the blank with "
             f"pad_token in {TOKENIZER_CONFIG_NAME}, or pass pad_token= to from_pretrained"

@@ -206,6 +206,7 @@ def test_calls_of_the_processor_match_transformers(processors, name):
         assert_same(ours(options.pop("raw_speech"), **options), {key: expected[key] for key in expected})
 
 
+@pytest.mark.skipif(transformers.__version__ < "4.5", reason="transformers 4.34 has no options of one part")
 def test_options_of_one_part_alone(processors):
     theirs, ours = processors
     options = dict(

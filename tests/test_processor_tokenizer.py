@@ -1,6 +1,7 @@
 """Compare the tokenizer's methods and attributes with transformers' tokenizers of letters and of phones."""
 
 import copy
+import inspect
 import json
 
 import numpy as np
@@ -38,7 +39,7 @@ def write_vocabulary(folder, tokens):
 
 def both(folder, tokens, options):
     """Return transformers' tokenizer and ours, made from the same file with the same arguments."""
-    path = write_vocabulary(folder, tokens)
+    path, options = write_vocabulary(folder, tokens), {"clean_up_tokenization_spaces": False, **options}
     if "do_phonemize" in options:
         return getattr(transformers, PHONES)(path, **options), CTCTokenizer(path, tokenizer_class=PHONES, **options)
     return transformers.Wav2Vec2CTCTokenizer(path, **options), CTCTokenizer(path, **options)
@@ -64,8 +65,9 @@ def test_attributes_match_transformers(tokenizers):
         assert getattr(ours, name) == getattr(theirs, name), name
     assert ours.all_special_tokens == without_delimiter(theirs.all_special_tokens, ours)
     assert ours.all_special_ids == theirs.convert_tokens_to_ids(ours.all_special_tokens)
-    named = {name: token for name, token in theirs.special_tokens_map.items() if name != "word_delimiter_token"}
-    assert {name: token for name, token in ours.special_tokens_map.items() if isinstance(token, str)} == named
+    maps = [{name: token for name, token in tokenizer.special_tokens_map.items() if token != "|"} for tokenizer in tokenizers]
+    maps[0].setdefault("additional_special_tokens", maps[1].get("additional_special_tokens"))  # transformers 5 leaves them out
+    assert {**maps[1], "additional_special_tokens": maps[1].get("additional_special_tokens")} == maps[0]
     assert ours.get_added_vocab() == ours.added_tokens_encoder
     theirs_added = {token: id for token, id in theirs.added_tokens_encoder.items() if token != ours.word_delimiter_token}
     assert ours.added_tokens_encoder == theirs_added
@@ -84,6 +86,8 @@ CALLS = dict(
     add_special_tokens=st.booleans(),
     padding_side=st.sampled_from([None, "left", "right"]),
 )
+# transformers 4.34.1 does not have it
+TOO_NEW = {"padding_side"} - inspect.signature(transformers.PreTrainedTokenizer.pad).parameters.keys()
 NO_FIXTURE_CHECK = dict(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -104,7 +108,7 @@ def lacks_ids(theirs, text):
 def test_calls_match_transformers(tokenizers, data):
     theirs, ours = tokenizers
     text = texts_of(data, ours)
-    left_out = data.draw(st.sets(st.sampled_from(sorted(CALLS)), max_size=6))
+    left_out = {*data.draw(st.sets(st.sampled_from(sorted(CALLS)), max_size=6)), *TOO_NEW}
     options = {name: data.draw(values) for name, values in CALLS.items() if name not in left_out}
     expected, their_error = outcome(theirs, text, **options)
     actual, error = outcome(ours, text, **options)
@@ -174,7 +178,7 @@ def test_nothing_becomes_an_empty_string(tokenizers):
 def test_padding_matches_transformers(tokenizers, data):
     theirs, ours = tokenizers
     names = ("padding", "max_length", "pad_to_multiple_of", "return_attention_mask", "return_tensors", "padding_side")
-    left_out = data.draw(st.sets(st.sampled_from(names), max_size=5))
+    left_out = {*data.draw(st.sets(st.sampled_from(names), max_size=5)), *TOO_NEW}
     options = {name: data.draw(CALLS[name]) for name in names if name not in left_out}
     rows = data.draw(st.lists(st.lists(st.integers(0, len(ours) - 1), min_size=1, max_size=7), min_size=1, max_size=3))
     convert = data.draw(st.sampled_from([list, np.array, torch.tensor]))
@@ -205,6 +209,8 @@ def test_added_tokens_match_transformers(tmp_path):
         assert len(ours) == len(theirs) and ours.get_vocab() == theirs.get_vocab() and ours.vocab_size == len(tokens)
         assert ours.pad_token_id == theirs.pad_token_id == ours.get_vocab()["[P]"]
         for text in ("xy a axyb [S]zz", "a  [L] zz[Z] xyzz", "[P]a[UNK]"):
+            if TOO_NEW and ours.do_lower_case:  # transformers 4.34.1 lowers [S] before it looks for it
+                text = text.replace("[S]", "")
             assert ours.tokenize(text) == theirs.tokenize(text), (name, text)
             if not lacks_ids(theirs, text):
                 assert ours(text).input_ids == theirs(text).input_ids, (name, text)
