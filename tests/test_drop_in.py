@@ -282,19 +282,25 @@ def test_padding_is_the_blank_for_certain(blank, dtype, way, batch):
     assert not model._forward_hooks and not model._forward_hooks_with_kwargs
 
 
+def compiled_with(how, model, waveforms):
+    """Compile a model as one graph, call it, and return its first output."""
+    if how == "compile":
+        return torch.compile(model, fullgraph=True, backend="eager")(waveforms)[0]
+    if how == "export":
+        return torch.export.export(model, (waveforms,)).module()(waveforms)[0]
+    output = torch.jit.trace(model, (waveforms,), strict=False, check_trace=False)(waveforms)
+    return next(iter(output.values())) if isinstance(output, dict) else output[0]
+
+
 @pytest.mark.parametrize("how", ["compile", "export", "trace"])
 @pytest.mark.parametrize("name", ["HubertModel", "HubertForCTC"])
-def test_compilers_take_a_model_as_one_graph(name, how, tmp_path):
-    """They compile transformers' own forward, with the same result."""
+def test_what_compiles_with_transformers_compiles(name, how, tmp_path):
+    """Compilers take transformers' own forward, as one graph."""
     model, waveforms = new(name), torch.randn(2, 4000)
-    peer = own(model, name, tmp_path)
-    expected = outputs_of(peer, waveforms, None)[0]
     with torch.no_grad():
-        if how == "compile":
-            actual = torch.compile(model, fullgraph=True, backend="eager")(waveforms)[0]
-        elif how == "export":
-            actual = torch.export.export(model, (waveforms,)).module()(waveforms)[0]
-        else:
-            traced = torch.jit.trace(model, (waveforms,), strict=False)(waveforms)
-            actual = traced["last_hidden_state" if name == "HubertModel" else "logits"]
+        try:
+            expected = compiled_with(how, own(model, name, tmp_path), waveforms)
+        except Exception as error:
+            pytest.skip(f"transformers {transformers.__version__} itself does not: {type(error).__name__}")
+        actual = compiled_with(how, model, waveforms)
     assert (actual - expected).abs().max() <= 1e-6 * expected.abs().max()
