@@ -4,7 +4,7 @@ import torch
 from transformers import HubertForCTC
 
 
-class WithEntropy(HubertForCTC):
+class EntropyHubertForCTC(HubertForCTC):
     def forward(self, input_values, labels=None, **kwargs):
         outputs = super().forward(input_values, labels=labels, **kwargs)
         log_probs = outputs.logits.log_softmax(-1)
@@ -15,11 +15,16 @@ class WithEntropy(HubertForCTC):
         return outputs
 
 
-model = WithEntropy.from_pretrained("facebook/hubert-large-ls960-ft", apply_spec_augment=False)
+model = EntropyHubertForCTC.from_pretrained("facebook/hubert-large-ls960-ft", apply_spec_augment=False)
 torch.manual_seed(0)
 waveforms = torch.randn(2, 8000)
 outputs = model(waveforms, labels=torch.tensor([[5, 6], [7, 8]]))
 outputs.loss.backward()
 with torch.no_grad():
     evaluated = model.eval()(waveforms)
-result = {"loss": outputs.loss, "gradient": model.lm_head.weight.grad, "logits": evaluated.logits, "entropy": evaluated["entropy"]}
+result = {
+    "loss": outputs.loss,
+    "gradient": model.lm_head.weight.grad,
+    "logits": evaluated.logits,
+    "entropy": evaluated["entropy"],
+}

@@ -3,7 +3,7 @@
 from transformers import HubertForCTC
 
 try:
-    HubertForCTC.from_pretrained("./no-such-folder")
+    HubertForCTC.from_pretrained("no-such-folder")
     result = "loaded"
 except OSError:
     result = "absent"
