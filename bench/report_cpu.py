@@ -148,6 +148,20 @@ def recognition(results: Path) -> str:
     return table(["provider", "protocol", "times real time", "texts equal to float32's", "WER"], lines)
 
 
+def padded_texts(results: Path) -> str:
+    rows = [row for row in newest(read(results / "padded_texts.csv"), "provider", "batch") if row["batch"] != "1"]
+    names = list(dict.fromkeys(row["provider"] for row in rows))
+    ways = [
+        ("audio", "False", "frames of audio"),
+        ("all", "False", "all frames"),
+        ("audio", "True", "frames of audio, `skip_special_tokens=True`"),
+        ("all", "True", "all frames, `skip_special_tokens=True`"),
+    ]
+    rates = {(row["provider"], row["frames"], row["skip_special_tokens"]): percent(row["wer"]) for row in rows}
+    lines = ([way, *(rates[name, frames, skips] for name in names)] for frames, skips, way in ways)
+    return table(["decoded", *(f"`{name}`" for name in names)], lines)
+
+
 def wer(results: Path) -> str:
     rows = newest(read(results / "accuracy_wer.csv"), "dtype", "backend")
     lines = (
