@@ -1,5 +1,7 @@
 """Check what must hold for any configuration and any lengths, with random small ones from hypothesis."""
 
+from types import SimpleNamespace
+
 import torch
 from conftest import TOLERANCES, perturb
 from hypothesis import HealthCheck, given, settings
@@ -102,3 +104,19 @@ def test_frame_counts_match_the_convolutions(layers, samples):
     if counted:
         with torch.no_grad():
             assert model.feature_extractor(torch.zeros(1, samples)).shape[2] == counted
+
+
+@BOUNDED
+@given(
+    layers=st.lists(st.tuples(st.integers(1, 12), st.integers(1, 6)), min_size=1, max_size=8),
+    samples=st.lists(st.integers(0, 10**7), min_size=1, max_size=20),
+)
+def test_frame_counts_are_those_of_the_convolutions_one_by_one(layers, samples):
+    kernels, strides = zip(*layers)
+    config = HubertConfig(conv_kernel=kernels, conv_stride=strides, conv_dim=(8,) * len(layers))
+    expected = torch.tensor(samples)
+    for kernel, stride in layers:
+        expected = (expected - kernel).div(stride, rounding_mode="floor") + 1
+    owner = SimpleNamespace(config=config)
+    counts = HubertForCTC.frame_counts(owner, torch.tensor(samples))
+    assert torch.equal(counts, expected.clamp(min=0))

@@ -146,7 +146,7 @@ def finish_logits(model: Any, args: tuple, kwargs: dict[str, Any], output: Any) 
     if mask is None:
         counts = torch.full((len(logits),), logits.shape[1], device=logits.device)
     else:
-        counts = model._get_feat_extract_output_lengths(mask.sum(-1)).clamp(min=0).long().to(logits.device)
+        counts = fast.frame_counts(mask).to(logits.device)
         frame_mask = torch.arange(logits.shape[1], device=logits.device) < counts[:, None]
         padded = blank_padding(logits, frame_mask, model.config.pad_token_id)
         if not isinstance(output, dict):
@@ -285,6 +285,11 @@ class FastForward:
             self._log(reason)
             return own_forward(base, *args, **kwargs)
         return self._run(graph, arguments)
+
+    def frame_counts(self, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Return how many frames of each row are not padding, int64 `[B]`, once this has served a call."""
+        assert self._built.graph is not None
+        return self._built.graph.frame_counts(attention_mask.sum(-1, dtype=torch.long))
 
     def _log(self, reason: str) -> None:
         if not torch.compiler.is_compiling() and reason not in self._reasons_logged:
