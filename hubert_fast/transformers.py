@@ -42,8 +42,8 @@ class HubertModel(transformers.HubertModel):
 
     @functools.wraps(transformers.HubertModel.forward, updated=())
     def forward(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
-        # the fast graph would bypass what a subclass overrides, and compilers cannot trace how it is chosen
-        if type(self) is not HubertModel or torch.compiler.is_compiling():
+        # the fast graph would bypass what a subclass overrides, and compilers would record how it is chosen
+        if type(self) is not HubertModel or torch.compiler.is_compiling() or torch.jit.is_tracing():
             return super().forward(*args, **kwargs)
         fast = installed(self)
         if fast is None:

@@ -288,7 +288,7 @@ def compiled_with(how, model, waveforms):
         return torch.compile(model, fullgraph=True, backend="eager")(waveforms)[0]
     if how == "export":
         return torch.export.export(model, (waveforms,)).module()(waveforms)[0]
-    output = torch.jit.trace(model, (waveforms,), strict=False, check_trace=False)(waveforms)
+    output = torch.jit.trace(model, (waveforms,), strict=False)(waveforms)
     return next(iter(output.values())) if isinstance(output, dict) else output[0]
 
 
