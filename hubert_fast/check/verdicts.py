@@ -30,7 +30,7 @@ from .process import FAIL, NOT_CHECKED, PASS, Row
 
 logger = logging.getLogger(__name__)
 
-LIMIT_SECONDS = 300.0  # the check takes a few seconds, but compilers may be slow
+LIMIT_SECONDS = 300.0  # the check takes half a minute, but compilers may be slow
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _known: dict[tuple[torch.device, torch.dtype], str | None] = {}
 _lock = threading.Lock()
