@@ -181,6 +181,7 @@ class CTCTokenizer(TokenTable):
         """
         if not (filter_word_delimiter_token or self.is_of_phones):
             raise ValueError("filter_word_delimiter_token=False is for tokenizers of phones: letters have delimiters in text")
+        cleaned = self.clean_up_tokenization_spaces
         return decode_batch(
             sequences,
             self.vocabulary_of(skip_special_tokens, with_delimiters=not filter_word_delimiter_token),
@@ -189,7 +190,7 @@ class CTCTokenizer(TokenTable):
             chars=output_char_offsets,
             words=output_word_offsets,
             spaced=spaces_between_special_tokens and not self.is_of_phones,
-            cleaned=self.clean_up_tokenization_spaces if clean_up_tokenization_spaces is None else clean_up_tokenization_spaces,
+            cleaned=cleaned if clean_up_tokenization_spaces is None else clean_up_tokenization_spaces,
         )
 
     def convert_tokens_to_string(
@@ -276,17 +277,8 @@ class CTCTokenizer(TokenTable):
         """
         if is_split_into_words:
             raise ValueError("is_split_into_words=True is not supported, as versions of transformers differ: join the words")
-        return encode_batch(
-            self,
-            text,
-            padding,
-            truncation,
-            max_length,
-            pad_to_multiple_of,
-            padding_side,
-            return_tensors,
-            return_attention_mask,
-        )
+        more = padding_side, return_tensors, return_attention_mask
+        return encode_batch(self, text, padding, truncation, max_length, pad_to_multiple_of, *more)
 
     def pad(
         self,
@@ -317,13 +309,5 @@ class CTCTokenizer(TokenTable):
             ValueError: There are other entries, which cannot be padded, or sequences of different lengths should become a
                 tensor without padding.
         """
-        return pad_encoded(
-            self,
-            encoded_inputs,
-            padding,
-            max_length,
-            pad_to_multiple_of,
-            padding_side,
-            return_attention_mask,
-            return_tensors,
-        )
+        more = padding_side, return_tensors, return_attention_mask
+        return pad_encoded(self, encoded_inputs, padding, max_length, pad_to_multiple_of, *more)

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from .added_tokens import AddedToken
 from .batch_feature import DO_NOT_PAD, MAX_LENGTH, BatchFeature, Padding, check_tensors, columns, kind_of, on_host
-from .tokenizer_tokens import AddedToken, TokenTable
+from .tokenizer_tokens import TokenTable
 
 TRUNCATIONS = ("longest_first", "only_first")  # the same for a single text
 
@@ -163,8 +164,8 @@ def pad_encoded(
     max_length: int | None,
     pad_to_multiple_of: int | None,
     padding_side: str | None,
-    return_attention_mask: bool | None,
     return_tensors: str | None,
+    return_attention_mask: bool | None,
 ) -> BatchFeature:
     """Pad sequences of ids that are already encoded. See `CTCTokenizer.pad`."""
     data = columns(encoded_inputs, "input_ids", ("input_ids", "attention_mask"))

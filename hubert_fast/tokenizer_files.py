@@ -8,8 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from .added_tokens import AddedToken, text_of, texts_of
 from .hub import CONFIG_NAME, CheckpointError, listed, read_json, read_optional_json, resolve_file, write_json
-from .tokenizer_tokens import LETTERS, NO_LIMIT, PHONES, SPECIAL_NAMES, AddedToken, TokenTable, text_of, texts_of
+from .tokenizer_tokens import LETTERS, NO_LIMIT, PHONES, SPECIAL_NAMES, TokenTable
 
 logger = logging.getLogger(__name__)
 

