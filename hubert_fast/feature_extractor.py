@@ -79,7 +79,7 @@ class HubertFeatureExtractor:
         """
         (own,), hub = split_options(cls.__name__, options, [cls.__dataclass_fields__])
         name_or_path, source = pretrained_model_name_or_path, PREPROCESSOR_NAME
-        if Path(name_or_path).is_file():
+        if str(name_or_path).endswith(".json") and Path(name_or_path).is_file():
             values = read_json(name_or_path)
         else:
             values = read_optional_json(name_or_path, PREPROCESSOR_NAME, hub)
