@@ -160,7 +160,7 @@ def load(
     """
     state = source.read()
     order = draw_order()
-    with loading(order.loads_without_defaults) as default_draws:
+    with loading(order):
         model = construct()
     state, prefix = without_wrappers(state, model.base_model_prefix + ".")
     if prefix is not None:
@@ -174,7 +174,7 @@ def load(
             f"from_pretrained(..., ignore_mismatched_sizes=True) initialises these weights instead"
         )
     model.load_state_dict(state, strict=False, assign=True)
-    initialize_missing(model, set(state), default_draws, order)
+    initialize_missing(model, set(state), order)
     return model.to(_as_dtype(dtype, state)).eval(), info
 
 

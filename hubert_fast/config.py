@@ -134,8 +134,10 @@ class HubertConfig:
     return_dict: bool = True
 
     model_type = "hubert"
+    # pipelines of transformers read these
     is_encoder_decoder = False
-    _commit_hash = None  # pipelines of transformers read this
+    task_specific_params = None
+    _commit_hash = None
 
     def __init__(self, **values: Any):
         num_labels = values.pop("num_labels", None)

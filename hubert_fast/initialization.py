@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import cache
 from importlib import metadata
@@ -115,73 +115,82 @@ def _zero(bias: Tensor | None) -> None:
         nn.init.zeros_(bias)
 
 
-class DefaultDraws(TorchFunctionMode):
-    """Record the default draws of layers instead of making them, because a checkpoint fills most of the weights."""
-
-    def __init__(self) -> None:
-        self._calls: list[tuple[Callable, tuple, dict]] = []
+class _NoDraws(TorchFunctionMode):
+    """Leave out the default draws of PyTorch's layers: their weights stay uninitialised memory."""
 
     def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if function in DEFAULT_DRAWS:
-            kwargs = kwargs or {}
-            self._calls.append((function, args, kwargs))
-            return args[0] if args else kwargs["tensor"]
+            return args[0] if args else (kwargs or {})["tensor"]
         return function(*args, **(kwargs or {}))
 
-    def draw(self, wanted: set[int]) -> None:
-        """Make the draws for the tensors whose `id` is in `wanted`, leaving the state of the random generator as it is."""
+
+class _DrawsAside(TorchFunctionMode):
+    """Make the default draws of PyTorch's layers from a generator of their own, which the state of the global one seeds."""
+
+    def __init__(self) -> None:
         with torch.random.fork_rng(devices=[]):
-            for function, args, kwargs in self._calls:
-                if id(args[0] if args else kwargs["tensor"]) in wanted:
-                    function(*args, **kwargs)
+            seed = int(torch.randint(2**62, ()))
+        self._state = torch.Generator().manual_seed(seed).get_state()
+
+    def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if function not in DEFAULT_DRAWS:
+            return function(*args, **(kwargs or {}))
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(self._state)
+            result = function(*args, **(kwargs or {}))
+            self._state = torch.get_rng_state()
+        return result
 
 
 _is_loading: ContextVar[bool] = ContextVar("_is_loading", default=False)
 
 
 def is_loading() -> bool:
-    """Return whether `from_pretrained` is constructing a model, which then leaves weights uninitialised."""
+    """Return whether `from_pretrained` is constructing a model, which then leaves initialisation to `initialize_missing`."""
     return _is_loading.get()
 
 
 @contextmanager
-def loading(without_defaults: bool) -> Iterator[DefaultDraws]:
-    """Construct models without initialising them, and yield the default draws that were left out.
+def loading(order: DrawOrder) -> Iterator[None]:
+    """Construct a model within `from_pretrained`.
 
-    Args:
-        without_defaults: Whether to leave out the default draws of PyTorch's layers, too.
+    The constructor of a head draws its default weights without moving the global generator on, if `order` says so.
     """
     token = _is_loading.set(True)
-    draws = DefaultDraws()
     try:
-        if without_defaults:
-            with draws:
-                yield draws
-        else:
-            yield draws
+        with _DrawsAside() if order.loads_without_defaults else nullcontext():
+            yield
     finally:
         _is_loading.reset(token)
 
 
+@contextmanager
+def encoder_construction(order: DrawOrder) -> Iterator[None]:
+    """Construct the encoder, without default draws if its weights are being loaded and `order` says so."""
+    with _NoDraws() if is_loading() and order.loads_without_defaults else nullcontext():
+        yield
+
+
 @torch.no_grad()
-def initialize_missing(model: nn.Module, loaded: set[str], draws: DefaultDraws, order: DrawOrder) -> None:
+def initialize_missing(model: nn.Module, loaded: set[str], order: DrawOrder) -> None:
     """Initialise the weights of `model` that a checkpoint lacks, in the order of draws; loaded ones keep their values.
 
     Args:
         model: A `HubertPreTrainedModel`, constructed within `loading`.
-        loaded: The keys of its `state_dict` that are loaded, as new tensors.
-        draws: What `loading` yielded.
+        loaded: The keys of its `state_dict` that are loaded.
         order: The order of draws.
     """
-    draws.draw({id(tensor) for tensor in (*model.parameters(), *model.buffers())})  # those loaded are other tensors now
     missing = {id(tensor) for name, tensor in model.state_dict(keep_vars=True).items() if name not in loaded}
+
+    # transformers passes over the loaded modules of a class that is not its own
+    draws_for_weight_norm = order.loads_with_weight_norm and type(model).__module__.split(".")[0] == __package__
 
     def visit(module: nn.Module, initialize: Callable[[nn.Module], None]) -> None:
         for child in module.children():
             visit(child, getattr(child, "_init_weights", initialize))
         tensors = list(_tensors_of(module))
         lacks_some = any(id(tensor) in missing for tensor in tensors)
-        if lacks_some or (order.loads_with_weight_norm and is_parametrized(module)):
+        if lacks_some or (draws_for_weight_norm and is_parametrized(module)):
             kept = [(tensor, tensor.clone()) for tensor in tensors if id(tensor) not in missing]
             if lacks_some and is_parametrized(module):
                 _reset_weight_norm(module)

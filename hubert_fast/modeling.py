@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from .config import HubertConfig
 from .ctc.padding import blank_padding
-from .initialization import draw_order
+from .initialization import draw_order, encoder_construction
 from .input_checks import (
     check_class_labels,
     check_ctc_labels,
@@ -67,11 +67,12 @@ class HubertModel(HubertPreTrainedModel):
     def __init__(self, config: HubertConfig):
         super().__init__(config)
         config = self.config
-        self.feature_extractor = FeatureEncoder(config)
-        self.feature_projection = FeatureProjection(config)
-        if config.mask_time_prob > 0 or config.mask_feature_prob > 0:
-            self.masked_spec_embed = nn.Parameter(torch.empty(config.hidden_size).uniform_())
-        self.encoder = Encoder(config)
+        with encoder_construction(draw_order()):
+            self.feature_extractor = FeatureEncoder(config)
+            self.feature_projection = FeatureProjection(config)
+            if config.mask_time_prob > 0 or config.mask_feature_prob > 0:
+                self.masked_spec_embed = nn.Parameter(torch.empty(config.hidden_size).uniform_())
+            self.encoder = Encoder(config)
         self.fast_path = FastPath()
         self.post_init()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -13,10 +14,17 @@ from torch.utils import _pytree as pytree
 class ModelOutput(dict):
     """The base class of outputs: a dictionary whose entries are also attributes. Fields that are `None` have no entry.
 
-    `output.logits`, `output["logits"]`, `output[0]` and `logits, *rest = output.to_tuple()` all work.
+    `output.logits`, `output["logits"]`, `output[0]` and `logits, *rest = output.to_tuple()` all work. Where transformers is
+    imported, `isinstance` also takes an output for a `transformers.utils.ModelOutput`: its pipelines move the entries of those
+    to another device without losing the attributes.
     """
 
     fields: tuple[str, ...] = ()
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:  # read by isinstance after type(self), as for unittest.mock
+        transformers_outputs = sys.modules.get("transformers.utils.generic")
+        return getattr(transformers_outputs, "ModelOutput", type(self))
 
     def __init_subclass__(cls) -> None:
         added = inspect.get_annotations(cls)
@@ -52,6 +60,12 @@ class ModelOutput(dict):
 
     def __missing__(self, key: str) -> Any:
         raise KeyError(f"{key!r} is not in this output, which has {', '.join(self)}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (dict(self),), vars(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.items())})"
