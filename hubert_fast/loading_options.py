@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from .config import HubertConfig, refuse_unknown
+from .config import HubertConfig
+from .config_files import refuse_unknown
 from .packed.untouched import ATTENTIONS
 
 # Options of transformers that change how a model is loaded or computed, but not its output. Any value is accepted.
@@ -13,6 +14,7 @@ WITHOUT_EFFECT = {
     "_fast_init",
     "_from_auto",
     "_from_pipeline",
+    "disable_mmap",
     "low_cpu_mem_usage",
     "mirror",
     "resume_download",
@@ -29,8 +31,11 @@ REFUSED = {
     "adapter_name": BY_CHANGED_IMPORT,
     "device_mesh": BY_CHANGED_IMPORT,
     "distributed_config": BY_CHANGED_IMPORT,
+    "experts_implementation": "no HuBERT has experts",
     "from_flax": CONVERT,
     "from_tf": CONVERT,
+    "fusion_config": BY_CHANGED_IMPORT,
+    "generation_config": "no HuBERT generates",
     "gguf_file": BY_CHANGED_IMPORT,
     "key_mapping": "rename the weights, and pass them as state_dict",
     "load_in_4bit": BY_CHANGED_IMPORT,
