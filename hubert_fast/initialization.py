@@ -34,21 +34,24 @@ class DrawOrder(NamedTuple):
         draws_convolutions_twice: Whether a convolution is drawn from a normal distribution before its Kaiming initialisation.
         loads_without_defaults: Whether loading a checkpoint draws no default weights for the layers of PyTorch.
         loads_with_weight_norm: Whether loading a checkpoint draws for a weight-normed convolution, although it is loaded.
+        draws_without_layerdrop: Whether training draws a number for each layer although LayerDrop is off.
     """
 
     draws_embedding_twice: bool
     draws_convolutions_twice: bool
     loads_without_defaults: bool
     loads_with_weight_norm: bool
+    draws_without_layerdrop: bool
 
 
-NEWEST = DrawOrder(True, True, True, True)
+NEWEST = DrawOrder(True, True, True, True, False)
 ORDERS = (  # first version -> order; compared with 4.34.1, 4.48.0, 5.17.0 and 5.23.0
-    ((5, 13), NEWEST),
-    ((5, 0), DrawOrder(True, False, True, True)),
-    ((4, 52), DrawOrder(True, False, True, False)),
-    ((4, 35), DrawOrder(False, False, True, False)),
-    ((0, 0), DrawOrder(False, False, False, False)),
+    ((5, 23), NEWEST),
+    ((5, 13), DrawOrder(True, True, True, True, True)),
+    ((5, 0), DrawOrder(True, False, True, True, True)),
+    ((4, 52), DrawOrder(True, False, True, False, True)),
+    ((4, 35), DrawOrder(False, False, True, False, True)),
+    ((0, 0), DrawOrder(False, False, False, False, True)),
 )
 
 
@@ -73,8 +76,8 @@ def initialize_module(module: nn.Module, std: float, order: DrawOrder) -> None:
 
     Args:
         std: The standard deviation of linear weights (`initializer_range`).
-        order: The order of draws. `NEWEST` also covers other convolutions, embeddings, LSTMs and multi-head attention, which
-            an own head may have.
+        order: The order of draws. Newer orders also cover other convolutions, embeddings, LSTMs and multi-head attention,
+            which an own head may have.
     """
     if isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, std=std)
@@ -91,7 +94,7 @@ def initialize_module(module: nn.Module, std: float, order: DrawOrder) -> None:
         _zero(module.bias)
         if getattr(module, "running_mean", None) is not None:
             module.reset_running_stats()  # type: ignore[operator]
-    elif order != NEWEST:
+    elif not order.draws_convolutions_twice:
         return
     elif isinstance(module, OTHER_CONVOLUTIONS):
         nn.init.normal_(module.weight, std=std)

@@ -18,6 +18,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.checkpoint import checkpoint
 
 from .config import HubertConfig
+from .initialization import draw_order
 from .outputs import BaseModelOutput
 
 
@@ -327,6 +328,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.normalize_before = config.do_stable_layer_norm
         self.config = config  # the whole configuration, since its layerdrop may change later
+        self._always_draws = draw_order().draws_without_layerdrop
         self.pos_conv_embed = PositionalConvEmbedding(config)
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout)
@@ -335,11 +337,17 @@ class Encoder(nn.Module):
         )
 
     def forward(
-        self, x: Tensor, frame_mask: Tensor | None, output_attentions: bool, output_hidden_states: bool
-    ) -> BaseModelOutput:
-        """Encode frames. `frame_mask` is bool `[B, T]`, False for padding; padded frames are set to zero first."""
-        key_mask = None
-        if frame_mask is not None:
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+        return_dict: bool = True,
+    ) -> BaseModelOutput | tuple:
+        """Encode frames. `attention_mask` is bool `[B, T]`, False for padding; padded frames are set to zero first."""
+        x, key_mask = hidden_states, None
+        if attention_mask is not None:
+            frame_mask = attention_mask.bool()
             x = x.masked_fill(~frame_mask[..., None], 0)
             # A row that is all padding may attend anywhere: its result is meaningless, but must be finite.
             key_mask = (frame_mask | ~frame_mask.any(-1, keepdim=True))[:, None, None, :]
@@ -348,23 +356,25 @@ class Encoder(nn.Module):
             x = self.layer_norm(x)
         x = self.dropout(x)
 
-        hidden_states = [x]
+        states = [x]
         attentions = []
         for layer in self.layers:
             probabilities = None
-            if not (self.training and torch.rand(()) < self.config.layerdrop):
+            draws = self.training and (self.config.layerdrop > 0 or self._always_draws)
+            if not (draws and torch.rand(()) < self.config.layerdrop):
                 x, probabilities = layer(x, key_mask, output_attentions)
-            hidden_states.append(x)
+            states.append(x)
             attentions.append(probabilities)
         if self.normalize_before:
             x = self.layer_norm(x)
             if self.final_norm_in_hidden_states:
-                hidden_states[-1] = x
-        return BaseModelOutput(
+                states[-1] = x
+        output = BaseModelOutput(
             last_hidden_state=x,
-            hidden_states=tuple(hidden_states) if output_hidden_states else None,
+            hidden_states=tuple(states) if output_hidden_states else None,
             attentions=tuple(attentions) if output_attentions else None,
         )
+        return output if return_dict else output.to_tuple()
 
 
 def sample_spec_augment_mask(shape: tuple[int, int], probability: float, length: int, min_masks: int) -> Tensor:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from .config import HubertConfig
 from .layers import CheckpointedLayer
-from .outputs import ModelOutput
 
 if TYPE_CHECKING:
     from .modeling import HubertModel
-
-
-Output = TypeVar("Output", bound=ModelOutput)
 
 
 class ModelMethods(nn.Module):
@@ -190,12 +186,3 @@ class ModelMethods(nn.Module):
             attention_mask: `[B, S]`, 1 for samples and 0 for padding.
         """
         return self.frame_mask(attention_mask, feature_vector_length)
-
-    def _returned(self, output: Output, return_dict: bool | None) -> Output | tuple:
-        """Return `output` as it is, or as a tuple if `return_dict` is false; `None` means the configuration's setting."""
-        return_dict = self.config.return_dict if return_dict is None else return_dict
-        if not return_dict:
-            return output.to_tuple()
-        if torch.jit.is_tracing():  # tracing supports only built-in containers
-            return dict(output)  # type: ignore[return-value]
-        return output

@@ -46,6 +46,7 @@ from .outputs import (
     SequenceClassifierOutput,
     counts_of,
     keep_counts,
+    returned,
 )
 from .packed import FastPath, Grid, PackedAudio, has_hook, run_packed, run_padded
 from .pretrained import HubertPreTrainedModel
@@ -120,13 +121,13 @@ class HubertModel(HubertPreTrainedModel):
         output_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         if self.why_not_packed(input_values, mask_time_indices, output_attentions) is None:
             last, states = run_padded(self, input_values, attention_mask, output_hidden_states)
-            return self._returned(BaseModelOutput(last_hidden_state=last, hidden_states=states), return_dict)
+            return returned(BaseModelOutput(last_hidden_state=last, hidden_states=states), config, return_dict)
         features = self.feature_extractor(input_values).transpose(1, 2)
         frame_mask = None if attention_mask is None else self.frame_mask(attention_mask, features.shape[1])
         x = self.feature_projection(features)
         x = self._spec_augment(x, mask_time_indices)
         output = self.encoder(x, frame_mask, output_attentions, output_hidden_states)
-        return self._returned(output, return_dict)
+        return returned(output, self.config, return_dict)
 
     def forward_packed(self, audio: PackedAudio, output_hidden_states: bool | None = None) -> PackedModelOutput:
         """Encode utterances of any lengths without padding. Each utterance gets the result it would get alone.
@@ -282,7 +283,7 @@ class HubertForCTC(HubertPreTrainedModel):
         )
         if not torch.compiler.is_compiling():
             output.keep_frame_counts(counts)
-        return self._returned(output, return_dict)
+        return returned(output, self.config, return_dict)
 
     def forward_packed(self, audio: PackedAudio, output_hidden_states: bool | None = None) -> PackedCausalLMOutput:
         """Return logits `[N, V]` for utterances of any lengths without padding. See `HubertModel.forward_packed`."""
@@ -371,11 +372,12 @@ class HubertForSequenceClassification(HubertPreTrainedModel):
         if labels is not None:
             check_class_labels(labels, len(input_values), self.config)
         weighted = self.config.use_weighted_layer_sum
+        wants_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         encoded = self.hubert(
             input_values,
             attention_mask,
             output_attentions=output_attentions,
-            output_hidden_states=True if weighted else output_hidden_states,
+            output_hidden_states=weighted or wants_states,
             return_dict=True,
         )
         x = self._weighted_sum(encoded["hidden_states"]) if weighted else encoded["last_hidden_state"]
@@ -390,10 +392,10 @@ class HubertForSequenceClassification(HubertPreTrainedModel):
         output = SequenceClassifierOutput(
             loss=None if labels is None else self._loss(logits, labels),
             logits=logits,
-            hidden_states=encoded.get("hidden_states"),
+            hidden_states=encoded.get("hidden_states") if wants_states else None,
             attentions=encoded.get("attentions"),
         )
-        return self._returned(output, return_dict)
+        return returned(output, self.config, return_dict)
 
     def forward_packed(self, audio: PackedAudio, output_hidden_states: bool | None = None) -> PackedSequenceClassifierOutput:
         """Return logits `[B, num_labels]` for utterances of any lengths without padding. See `HubertModel.forward_packed`.
@@ -401,14 +403,15 @@ class HubertForSequenceClassification(HubertPreTrainedModel):
         For an utterance without frames, the classifier gets zeros in place of the mean.
         """
         weighted = self.config.use_weighted_layer_sum
-        encoded = self.hubert.forward_packed(audio, True if weighted else output_hidden_states)
+        wants_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        encoded = self.hubert.forward_packed(audio, weighted or wants_states)
         x = self._weighted_sum(encoded.hidden_states) if weighted else encoded.last_hidden_state
         x = self.projector(x)
         counts = counts_of(encoded)
         pooled = [part.sum(dim=0) / max(len(part), 1) for part in x.split(list(counts))]
         output = PackedSequenceClassifierOutput(
             logits=self.classifier(torch.stack(pooled) if pooled else x),
-            hidden_states=encoded.hidden_states,
+            hidden_states=encoded.hidden_states if wants_states else None,
             cu_seqlens=encoded.cu_seqlens,
         )
         return keep_counts(output, counts)

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch.utils import _pytree as pytree
+
+if TYPE_CHECKING:
+    from .config import HubertConfig
 
 
 class ModelOutput(dict):
     """The base class of outputs: a dictionary whose entries are also attributes. Fields that are `None` have no entry.
 
-    `output.logits`, `output["logits"]`, `output[0]` and `logits, *rest = output.to_tuple()` all work. Where transformers is
-    imported, `isinstance` also takes an output for a `transformers.utils.ModelOutput`: its pipelines move the entries of those
-    to another device without losing the attributes.
+    `output.logits`, `output["logits"]`, `output[0]` and `logits, *rest = output.to_tuple()` all work.
     """
 
     fields: tuple[str, ...] = ()
-
-    @property  # type: ignore[misc]
-    def __class__(self) -> type:  # read by isinstance after type(self), as for unittest.mock
-        transformers_outputs = sys.modules.get("transformers.utils.generic")
-        return getattr(transformers_outputs, "ModelOutput", type(self))
+    plain: type[ModelOutput] | None = None  # the class from which `returned` derived this one
 
     def __init_subclass__(cls) -> None:
         added = inspect.get_annotations(cls)
@@ -62,7 +60,7 @@ class ModelOutput(dict):
         raise KeyError(f"{key!r} is not in this output, which has {', '.join(self)}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (dict(self),), vars(self)
+        return self.plain or type(self), (dict(self),), vars(self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -73,6 +71,35 @@ class ModelOutput(dict):
     def to_tuple(self) -> tuple[Any, ...]:
         """Return the fields that are not `None`, in their order."""
         return tuple(self[name] for name in self.fields if name in self)
+
+
+Output = TypeVar("Output", bound=ModelOutput)
+
+
+def returned(output: Output, config: HubertConfig, return_dict: bool | None) -> Output | tuple:
+    """Return an output in the form that a call asks for: an object, or a tuple if `return_dict` is false.
+
+    `None` means the configuration's setting. If transformers is imported, `isinstance` takes the object for one of its
+    outputs: pipelines move the entries of those to another device without losing the attributes. The class of the object is
+    then a subclass of that of `output`; its copies and pickles have the latter.
+    """
+    if not (config.return_dict if return_dict is None else return_dict):
+        return output.to_tuple()
+    if torch.jit.is_tracing():  # tracing supports only built-in containers
+        return dict(output)  # type: ignore[return-value]
+    if torch.compiler.is_compiling() or "transformers.utils.generic" not in sys.modules:
+        return output
+    result = _class_for_transformers(type(output))(output)
+    vars(result).update(vars(output))
+    return result
+
+
+@functools.cache
+def _class_for_transformers(cls: type[Output]) -> type[Output]:
+    """Return a subclass whose instances name transformers' class as their `__class__`, which `isinstance` reads last."""
+    theirs = sys.modules["transformers.utils.generic"].ModelOutput
+    names = {"__module__": cls.__module__, "__qualname__": f"{cls.__qualname__}.ForTransformers", "plain": cls}
+    return type(cls.__name__, (cls,), {**names, "__class__": property(lambda output: theirs)})
 
 
 class BaseModelOutput(ModelOutput):

@@ -4,6 +4,7 @@ import json
 import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import POST_LN, PRE_LN
@@ -100,9 +101,8 @@ def test_the_installed_version_decides(installed, monkeypatch):
         return installed
 
     monkeypatch.setattr(initialization.metadata, "version", version)
-    newest = ORDERS[0][1]
-    expected = {"4.34.1": ORDERS[-1][1], "4.48.0": ORDERS[-2][1]}.get(installed, newest)
-    assert draw_order.__wrapped__() == expected
+    expected = {"4.34.1": ORDERS[-1], "4.48.0": ORDERS[-2], "5.17.0": ORDERS[1]}.get(installed, ORDERS[0])
+    assert draw_order.__wrapped__() == expected[1]
 
 
 class Everything(HubertPreTrainedModel):
@@ -169,3 +169,21 @@ def test_initialised_weights_are_not_drawn_again():
     assert all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items())
     model.apply(model._init_weights)
     assert not torch.equal(before["lm_head.weight"], model.lm_head.weight)
+
+
+DROPOUTS = ("hidden_dropout", "activation_dropout", "attention_dropout", "feat_proj_dropout", "final_dropout", "layerdrop")
+
+
+@pytest.mark.parametrize("on", [None, *DROPOUTS])
+def test_equal_seeds_drop_the_same_in_training(on):
+    transformers = pytest.importorskip("transformers")
+    values = {**PRE_LN, **dict.fromkeys(DROPOUTS, 0.0), **({on: 0.3} if on else {}), "mask_time_prob": 0.2}
+    outcomes = []
+    for library, config in ((transformers, transformers.HubertConfig), (None, HubertConfig)):
+        model = seeded(library.HubertForCTC if library else HubertForCTC, config(**values)).train()
+        np.random.seed(0)
+        loss = model(torch.randn(2, 8000), labels=torch.tensor([[1, 2], [3, 4]])).loss
+        outcomes.append((loss.item(), torch.random.get_rng_state()))
+    (expected, their_state), (actual, our_state) = outcomes
+    assert actual == pytest.approx(expected, rel=1e-5)
+    assert torch.equal(our_state, their_state)

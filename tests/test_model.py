@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import POST_LN, PRE_LN, assert_close, small_config
 
-from hubert_fast import HubertConfig, HubertForCTC, HubertForSequenceClassification, HubertModel
+from hubert_fast import HubertConfig, HubertForCTC, HubertForSequenceClassification, HubertModel, PackedAudio
 from hubert_fast.layers import ACTIVATIONS
 from hubert_fast.outputs import CausalLMOutput
 
@@ -325,3 +325,18 @@ def test_bfloat16_against_float64(values):
     # bf16 has 8 bits of precision: a rounding errs by up to 2^-8, and a few dozen roundings partly cancel
     error = ((actual.double() - expected).square().mean() / expected.square().mean()).sqrt().item()
     assert error < 0.04, f"relative RMS error {error:.3f}"
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_classifier_returns_hidden_states_only_on_request(weighted):
+    model = HubertForSequenceClassification(small_config(use_weighted_layer_sum=weighted)).eval()
+    waveform = torch.randn(1, 4000)
+    audio = PackedAudio.from_waveforms([waveform[0].numpy()])
+    with torch.no_grad():
+        for call in (lambda **options: model(waveform, **options), lambda **options: model.forward_packed(audio, **options)):
+            without, with_states = call(), call(output_hidden_states=True)
+            assert without.hidden_states is None and len(with_states.hidden_states) == 4
+            assert torch.equal(without.logits, with_states.logits)
+            model.config.output_hidden_states = True
+            assert len(call().hidden_states) == 4 and call(output_hidden_states=False).hidden_states is None
+            model.config.output_hidden_states = False

@@ -1,6 +1,8 @@
 """Test that pipelines of transformers take our models and give the results of transformers' models."""
 
+import copy
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -101,7 +103,11 @@ def test_what_pipelines_ask_of_a_model(recognisers):
 
 def test_outputs_pass_for_those_of_transformers():
     model = HubertModel(HubertConfig(**PRE_LN)).eval()
-    output = model(torch.randn(1, 4000))
+    with torch.no_grad():
+        output = model(torch.randn(1, 4000))
     assert isinstance(output, transformers.utils.ModelOutput)
-    assert isinstance(output, hubert_fast.outputs.BaseModelOutput) and type(output) is hubert_fast.outputs.BaseModelOutput
-    assert not isinstance(output, list) and isinstance(output, dict)
+    assert isinstance(output, hubert_fast.outputs.BaseModelOutput) and isinstance(output, dict)
+    assert not isinstance(output, list)
+    for copied in (copy.deepcopy(output), pickle.loads(pickle.dumps(output))):
+        assert type(copied) is hubert_fast.outputs.BaseModelOutput
+        assert torch.equal(copied.last_hidden_state, output.last_hidden_state)
