@@ -212,6 +212,7 @@ def test_accelerates_way_of_saving(tmp_path):
         save_function=accelerator.save,
         state_dict=state,
     )
+    accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)  # for the tests after this one
     written = load_file(tmp_path / "model.safetensors")
     assert written.keys() == state.keys() and all(torch.equal(written[key], state[key]) for key in state)
 
