@@ -34,8 +34,8 @@ DIFFERENCES: dict[tuple[str, str], Difference] = {
     ("outputs_isinstance", "hubert_fast"): Difference("values", "our classes are not derived from transformers'"),
     ("train_trainer_checkpointing", "hubert_fast"): Difference(
         "values",
-        "from 4.46 on, Trainer leaves the loss of transformers' model undivided under gradient accumulation; ours is divided",
-        since="4.46",
+        "transformers 5 does not divide the loss of its own model under gradient accumulation; ours is divided, as in 4.57",
+        since="5",
     ),
     ("train_resume_trainer", "hubert_fast"): Difference(
         "FileAbsentError", "Trainer saves the weights of foreign classes, and not their configuration"
@@ -43,7 +43,16 @@ DIFFERENCES: dict[tuple[str, str], Difference] = {
 }
 
 # recipe -> the first transformers whose API it uses, and that API
+ATTENTION = ("4.46", "attn_implementation")
+SAFETENSORS = ("4.35", "safetensors by default")
 NEEDS = {
+    "features_attentions": ATTENTION,
+    "inference_attention_implementations": ATTENTION,
+    "save_safetensors_by_hand": SAFETENSORS,
+    "save_sharded": SAFETENSORS,
+    "surgery_empty_weights": SAFETENSORS,
+    "train_resume_trainer": ("4.46", "checkpoints that torch 2.6 reads"),
+    "train_trainer_checkpointing": ("4.38", "grad_norm in the log"),
     "train_classification_trainer": ("5", "outputs of Trainer.predict without hidden states"),
 }
 

@@ -7,7 +7,6 @@ model = HubertForSequenceClassification.from_pretrained("superb/hubert-base-supe
 torch.manual_seed(0)
 result = []
 with torch.no_grad():
-    for batch in (1, 3):
-        waveforms = torch.randn(batch, 7000)
+    for waveforms in (torch.randn(1, 7000), torch.randn(3, 7000)):
         result.append(model(waveforms).logits)
         result.append(model(waveforms, attention_mask=torch.ones_like(waveforms, dtype=torch.long)).logits)
