@@ -4,9 +4,9 @@ import torch
 from transformers import HubertForSequenceClassification
 
 model = HubertForSequenceClassification.from_pretrained(
-    "superb/hubert-base-superb-ks", attn_implementation="eager", apply_spec_augment=False
+    "superb/hubert-base-superb-ks", attn_implementation="eager"
 )
-model.train()
+model.eval()
 torch.manual_seed(0)
 waveform = torch.randn(1, 5000, requires_grad=True)
 loss = model(waveform, labels=torch.tensor([2])).loss
