@@ -10,8 +10,6 @@ of transformers' class, and transformers loads them. `hubert_fast.restore(model)
 
 from __future__ import annotations
 
-import functools
-import inspect
 import re
 from typing import Any
 
@@ -32,7 +30,7 @@ if [int(part) for part in re.findall(r"\d+", transformers.__version__)[:3]] < [i
 import torch  # noqa: E402
 from transformers import HubertConfig, HubertPreTrainedModel  # noqa: E402
 
-from .integrations.transformers import STATE, FastForward, accelerate, installed  # noqa: E402
+from .integrations.transformers import STATE, FastForward, accelerate, finish_logits, installed, stand_in_for  # noqa: E402
 
 __all__ = ["HubertConfig", "HubertForCTC", "HubertForSequenceClassification", "HubertModel", "HubertPreTrainedModel"]
 
@@ -40,7 +38,7 @@ __all__ = ["HubertConfig", "HubertForCTC", "HubertForSequenceClassification", "H
 class HubertModel(transformers.HubertModel):
     """`transformers.HubertModel`, accelerated. The `forward` of a subclass is transformers' own."""
 
-    @functools.wraps(transformers.HubertModel.forward, updated=())
+    @stand_in_for(transformers.HubertModel.forward)
     def forward(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         # the fast graph would bypass what a subclass overrides, and compilers would record how it is chosen
         if type(self) is not HubertModel or torch.compiler.is_compiling() or torch.jit.is_tracing():
@@ -49,10 +47,6 @@ class HubertModel(transformers.HubertModel):
         if fast is None:
             vars(self)[STATE] = fast = FastForward(self)
         return fast(*args, **kwargs)
-
-    # in place of `__wrapped__`, which other libraries follow to what they take for the model's own function
-    forward.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
-    del forward.__wrapped__
 
     def _replicate_for_data_parallel(self) -> transformers.HubertModel:
         replica = super()._replicate_for_data_parallel()
@@ -64,9 +58,15 @@ class HubertModel(transformers.HubertModel):
 class HubertForCTC(transformers.HubertForCTC):
     """`transformers.HubertForCTC`, accelerated."""
 
+    finishes_logits = True  # in `forward`, so that calls that bypass hooks have the same logits
+
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         accelerate(self)
+
+    @stand_in_for(transformers.HubertForCTC.forward)
+    def forward(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        return finish_logits(self, args, kwargs, super().forward(*args, **kwargs))
 
 
 class HubertForSequenceClassification(transformers.HubertForSequenceClassification):

@@ -274,6 +274,8 @@ def test_padding_is_the_blank_for_certain(blank, dtype, way, batch):
     assert torch.equal(outputs_of(model, waveforms, mask, return_dict=False, **options)[len(options)], output.logits)
     with torch.no_grad():
         assert torch.equal(model(waveforms, mask).logits, output.logits)  # by position
+        if way == "drop-in":
+            assert torch.equal(model.forward(waveforms, mask).logits, output.logits)  # no hook runs
     whole = outputs_of(model, waveforms, None)
     assert (whole.frame_counts == whole.logits.shape[1]).all() and not (whole.logits.abs() == 100).any()
     hubert_fast.restore(model)

@@ -75,7 +75,8 @@ def accelerate(model: nn.Module) -> nn.Module:
             base.forward = forward
             base._replicate_for_data_parallel = forward.replicate  # type: ignore[method-assign]
     for head in _ctc_models(model):
-        if finish_logits not in head._forward_hooks.values():
+        # our own subclass finishes them in its forward
+        if not hasattr(head, "finishes_logits") and finish_logits not in head._forward_hooks.values():
             head.register_forward_hook(finish_logits, with_kwargs=True)
     return model
 
@@ -140,7 +141,7 @@ def finish_logits(model: Any, args: tuple, kwargs: dict[str, Any], output: Any) 
     """
     fast = installed(model.hubert)
     if fast is None or not fast.enabled or fast.reason is not None:
-        return None
+        return output
     logits = output["logits"] if isinstance(output, dict) else output[output[0].dim() == 0]  # after the loss, a scalar
     mask = (dict(zip(("input_values", "attention_mask"), args)) | kwargs).get("attention_mask")
     if mask is None:
@@ -186,8 +187,22 @@ def forward_function(cls: type[nn.Module]) -> Callable[..., Any]:
         fast = installed(self)
         return cls.forward(self, *args, **kwargs) if fast is None else fast(*args, **kwargs)
 
-    forward.__signature__ = inspect.signature(cls.forward)  # type: ignore[attr-defined]
-    return forward
+    return stand_in_for(cls.forward)(forward)
+
+
+def stand_in_for(own: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
+    """Return a decorator that gives a function the name, documentation and signature of transformers' own.
+
+    Unlike `functools.wraps` it leaves no `__wrapped__`, which other libraries follow to what they take for the real function.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        functools.update_wrapper(function, own, updated=())
+        del function.__wrapped__  # type: ignore[attr-defined]
+        function.__signature__ = inspect.signature(own)  # type: ignore[attr-defined]
+        return function
+
+    return decorate
 
 
 class _BuiltGraph(NamedTuple):
