@@ -11,7 +11,6 @@ from conftest import POST_LN, PRE_LN
 from model_tester_cases import IMPORTS, RECENT, parametrize_cases, result, waveforms_of
 
 from hubert_fast import HubertConfig
-from hubert_fast.config import field_names
 
 CONFIGS = pytest.mark.parametrize("library", IMPORTS)
 # every field with a value other than its default
@@ -74,7 +73,7 @@ def test_every_field_is_an_argument_and_an_attribute(library):
     _assert_holds(defaults, VALUES)
 
 
-@pytest.mark.parametrize("name", sorted(field_names() - {"conv_pos_batch_norm", "adapter_attn_dim"}))
+@pytest.mark.parametrize("name", sorted(HubertConfig.field_names() - {"conv_pos_batch_norm", "adapter_attn_dim"}))
 def test_defaults_are_those_of_transformers(name):
     expected, actual = getattr(transformers.HubertConfig(), name), getattr(HubertConfig(), name)
     assert (list(actual) if isinstance(actual, tuple) else actual) == (
