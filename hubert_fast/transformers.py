@@ -39,7 +39,7 @@ class HubertModel(transformers.HubertModel):
     """`transformers.HubertModel`, accelerated. The `forward` of a subclass is transformers' own."""
 
     @stand_in_for(transformers.HubertModel.forward)
-    def forward(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         # the fast graph would bypass what a subclass overrides, and compilers would record how it is chosen
         if type(self) is not HubertModel or torch.compiler.is_compiling() or torch.jit.is_tracing():
             return super().forward(*args, **kwargs)
@@ -65,7 +65,7 @@ class HubertForCTC(transformers.HubertForCTC):
         accelerate(self)
 
     @stand_in_for(transformers.HubertForCTC.forward)
-    def forward(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         return finish_logits(self, args, kwargs, super().forward(*args, **kwargs))
 
 
