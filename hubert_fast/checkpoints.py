@@ -210,12 +210,22 @@ def _write_weights(state: dict[str, Tensor], folder: Path, max_shard_size: str |
             index.replace(folder / with_variant(SAFE_WEIGHTS + ".index.json", variant))  # transformers' name for it
         return
     # transformers 4.34.1 has such an old huggingface_hub, since its tokenizers require version 0.17
-    if max_shard_size != "5GB" or sum(tensor.nbytes for tensor in state.values()) > 5e9:
+    if sum(tensor.nbytes for tensor in state.values()) > _size_bytes(max_shard_size):
         installed = huggingface_hub.__version__
         raise RuntimeError(f"writing shards needs huggingface_hub 0.24 or newer, but {installed} is installed")
     from safetensors.torch import save_file
 
     save_file({key: tensor.contiguous() for key, tensor in state.items()}, folder / name, metadata={"format": "pt"})
+
+
+def _size_bytes(size: str | int) -> int:
+    """Return a size such as `"5GB"` in bytes."""
+    if isinstance(size, int):
+        return size
+    match = re.fullmatch(r"(\d+)([KMGT])B", size.upper())
+    if match is None:
+        raise ValueError(f"max_shard_size must be a number of bytes or text such as '5GB', but is {size!r}")
+    return int(match[1]) * 1000 ** ("KMGT".index(match[2]) + 1)
 
 
 def _match(state: dict[str, Tensor], model: HubertPreTrainedModel) -> tuple[dict[str, Tensor], LoadingInfo]:

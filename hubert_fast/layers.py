@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -375,36 +374,3 @@ class Encoder(nn.Module):
             attentions=tuple(attentions) if output_attentions else None,
         )
         return output if return_dict else output.to_tuple()
-
-
-def sample_spec_augment_mask(shape: tuple[int, int], probability: float, length: int, min_masks: int) -> Tensor:
-    """Draw a bool mask in which about `probability` of each row lies in spans of `length`.
-
-    This is SpecAugment (Park et al. 2019, https://arxiv.org/abs/1904.08779) in the variant of wav2vec 2.0. It draws from
-    NumPy's global generator in the same order as transformers, so equal seeds give equal masks: first a number that rounds the
-    span count up or down at random, then the starts of the spans in each row. Spans may overlap.
-
-    Args:
-        shape: The numbers of rows and of positions.
-        probability: The share of each row to mask, if no spans overlapped.
-        length: The length of a span.
-        min_masks: The smallest number of spans in a row, as far as they fit.
-
-    Returns:
-        bool `[rows, positions]`, on the CPU.
-
-    Raises:
-        ValueError: A span is longer than a row.
-    """
-    size = shape[1]
-    if not 1 <= length <= size:
-        raise ValueError(f"the mask length must be between 1 and the number of positions, {size}, but is {length}")
-    spans = max(int(probability * size / length + np.random.rand(1).item()), min_masks)
-    spans = min(spans, size // length)
-    mask = torch.zeros(shape, dtype=torch.bool)
-    if spans == 0:  # do not call the generator, which even an empty choice would advance
-        return mask
-    for row in mask.numpy():
-        for start in np.random.choice(np.arange(size - length + 1), spans, replace=False):
-            row[start : start + length] = True
-    return mask

@@ -30,11 +30,10 @@ from .input_checks import (
     check_ctc_labels,
     check_inputs,
     check_packed,
-    check_time_indices,
     named_keywords_only,
     refuse_keywords,
 )
-from .layers import Encoder, FeatureEncoder, FeatureProjection, sample_spec_augment_mask
+from .layers import Encoder, FeatureEncoder, FeatureProjection
 from .ops import ctc_argmax
 from .outputs import (
     BaseModelOutput,
@@ -50,6 +49,7 @@ from .outputs import (
 )
 from .packed import FastPath, Grid, PackedAudio, has_hook, run_packed, run_padded
 from .pretrained import HubertPreTrainedModel
+from .spec_augment import spec_augment
 
 __all__ = ["HubertForCTC", "HubertForSequenceClassification", "HubertModel"]
 
@@ -125,7 +125,8 @@ class HubertModel(HubertPreTrainedModel):
         features = self.feature_extractor(input_values).transpose(1, 2)
         frame_mask = None if attention_mask is None else self.frame_mask(attention_mask, features.shape[1])
         x = self.feature_projection(features)
-        x = self._spec_augment(x, mask_time_indices)
+        if config.apply_spec_augment and (self.training or mask_time_indices is not None):
+            x = spec_augment(self, x, mask_time_indices)
         output = self.encoder(x, frame_mask, output_attentions, output_hidden_states)
         return returned(output, self.config, return_dict)
 
@@ -198,27 +199,6 @@ class HubertModel(HubertPreTrainedModel):
         if reason is not None and not torch.compiler.is_compiling():
             logger.debug("definition: %s", reason)
         return reason
-
-    def _spec_augment(self, x: Tensor, mask_time_indices: Tensor | None) -> Tensor:
-        """Mask spans of time, then spans of channels, in projected frames `[B, T, C]` (SpecAugment, Park et al. 2019)."""
-        config = self.config
-        if not config.apply_spec_augment:
-            return x
-        batch, frames, channels = x.shape
-        if mask_time_indices is not None:
-            check_time_indices(self, mask_time_indices, batch, frames)
-        elif self.training and config.mask_time_prob > 0:
-            mask_time_indices = sample_spec_augment_mask(
-                (batch, frames), config.mask_time_prob, config.mask_time_length, config.mask_time_min_masks
-            ).to(x.device)
-        if mask_time_indices is not None:
-            x = torch.where(mask_time_indices.bool()[..., None], self.masked_spec_embed.to(x.dtype), x)
-        if self.training and config.mask_feature_prob > 0:
-            mask = sample_spec_augment_mask(
-                (batch, channels), config.mask_feature_prob, config.mask_feature_length, config.mask_feature_min_masks
-            ).to(x.device)
-            x = x.masked_fill(mask[:, None], 0)
-        return x
 
 
 class HubertForCTC(HubertPreTrainedModel):

@@ -21,7 +21,7 @@ from hubert_fast import (
     modeling,
     pretrained,
 )
-from hubert_fast.initialization import ORDERS, draw_order
+from hubert_fast.initialization import NEWEST, ORDERS, draw_order
 
 CLASSES = [HubertModel, HubertForCTC, HubertForSequenceClassification]
 DRAWN = json.loads((Path(__file__).parent / "golden/drawn_weights.json").read_text())
@@ -65,6 +65,8 @@ def test_a_new_head_over_a_loaded_encoder_has_the_weights_of_transformers(cls, t
 
 def test_a_head_of_another_size_has_the_weights_of_transformers(tmp_path):
     transformers = pytest.importorskip("transformers")
+    if not draw_order().loads_without_defaults:
+        pytest.skip("transformers 4.34 takes such a head for loaded and keeps PyTorch's default weights")
     HubertForCTC(HubertConfig(**PRE_LN)).save_pretrained(tmp_path)
     options = dict(vocab_size=40, ignore_mismatched_sizes=True)
     ours = seeded(HubertForCTC.from_pretrained, tmp_path, **options)
@@ -123,7 +125,9 @@ class Everything(HubertPreTrainedModel):
         self.post_init()
 
 
-def test_every_weight_of_an_own_head_is_initialised_over_a_loaded_encoder(tmp_path):
+def test_every_weight_of_an_own_head_is_initialised_over_a_loaded_encoder(tmp_path, monkeypatch):
+    for module in (modeling, pretrained, checkpoints):
+        monkeypatch.setattr(module, "draw_order", lambda: NEWEST)
     HubertModel(HubertConfig(**PRE_LN)).save_pretrained(tmp_path)
     model = Everything.from_pretrained(tmp_path)
     assert model.constant.tolist() == [0, 1, 2] and model.own.tolist() == [0.25] * 4

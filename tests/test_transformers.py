@@ -88,7 +88,7 @@ def test_we_load_checkpoints_of_transformers(tmp_path):
 def test_spec_augment_draws_the_same_masks(values):
     from transformers.models.hubert.modeling_hubert import _compute_mask_indices
 
-    from hubert_fast.layers import sample_spec_augment_mask
+    from hubert_fast.spec_augment import sample_spec_augment_mask
 
     for seed in range(20):
         np.random.seed(seed)
