@@ -278,6 +278,9 @@ def _ones(length: int) -> np.ndarray:
 
 def _rows_of(waveforms: Any) -> Iterable[Any]:
     """Return one waveform in a list, and several as they are."""
+    if isinstance(waveforms, (str, bytes, Mapping)):
+        hint = "pass its samples" if isinstance(waveforms, Mapping) else "hubert_fast.audio.load returns the samples of a file"
+        raise ValueError(f"waveforms must be arrays, tensors or lists of samples, but are a {type(waveforms).__name__}: {hint}")
     if not hasattr(waveforms, "ndim"):
         return [waveforms] if len(waveforms) and np.isscalar(waveforms[0]) else waveforms
     if waveforms.ndim > 2:

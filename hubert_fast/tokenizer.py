@@ -19,7 +19,7 @@ from .ctc.vocabulary import Vocabulary
 from .hub import write_json
 from .pretrained_options import split_options
 from .tokenizer_decoding import decode_batch, decode_tokens
-from .tokenizer_encoding import encode_batch, pad_encoded, splitter
+from .tokenizer_encoding import encode_batch, one_text, pad_encoded, splitter
 from .tokenizer_files import NOT_IN_FILES, VOCABULARY_NAME, read_tokenizer, write_tokenizer
 from .tokenizer_outputs import CTCTokenizerOutput, words_of
 from .tokenizer_tokens import TokenTable
@@ -228,11 +228,11 @@ class CTCTokenizer(TokenTable):
 
     def tokenize(self, text: str) -> list[str]:
         """Return the tokens of a text. See `__call__`."""
-        return splitter(self)(text)
+        return splitter(self)(one_text(text))
 
     def encode(self, text: str, **options: Any) -> Any:
         """Return the `input_ids` of a text. See `__call__` for the options."""
-        return self(text, **options)["input_ids"]
+        return self(one_text(text), **options)["input_ids"]
 
     def __call__(
         self,

@@ -71,6 +71,13 @@ def texts_in(text: Any) -> list[str]:
     return texts
 
 
+def one_text(text: Any) -> str:
+    """Return a text. Raises `ValueError` for anything else."""
+    if not isinstance(text, str):
+        raise ValueError(f"expected one text, but got {text!r} ({type(text).__name__}): call the tokenizer for several")
+    return text
+
+
 def encode_batch(
     table: TokenTable,
     text: str | Sequence[str],

@@ -32,7 +32,8 @@ def flat(frame_ids: torch.Tensor | np.ndarray | Sequence[Iterable[int]]) -> tupl
         frame_ids = frame_ids.detach().cpu().numpy()
     if isinstance(frame_ids, np.ndarray):
         if frame_ids.ndim != 2 or not (np.issubdtype(frame_ids.dtype, np.integer) or frame_ids.size == 0):
-            raise ValueError(f"frame ids must be integers [B, T], but are {frame_ids.dtype} {list(frame_ids.shape)}")
+            hint = ": pass logits.argmax(-1)" if np.issubdtype(frame_ids.dtype, np.floating) else ""
+            raise ValueError(f"frame ids must be integers [B, T], but are {frame_ids.dtype} {list(frame_ids.shape)}{hint}")
         return frame_ids.astype(np.int64, copy=False).reshape(-1), np.full(len(frame_ids), frame_ids.shape[1], np.int64)
     rows = [np.asarray(row.cpu() if isinstance(row, torch.Tensor) else row) for row in frame_ids]
     for row in rows:

@@ -248,7 +248,7 @@ def test_the_deprecated_target_context(processors):
     assert ours.current_processor is ours.feature_extractor
 
 
-def test_processors_name_options_that_they_do_not_know(processors):
+def test_processors_name_what_they_do_not_take(processors):
     _, ours = processors
     with pytest.raises(TypeError, match=r"HubertProcessor got unknown options: paddding\. This call takes .*padding"):
         ours(AUDIO, paddding=True)
@@ -258,6 +258,13 @@ def test_processors_name_options_that_they_do_not_know(processors):
         ours(AUDIO, raw_speech=AUDIO)
     with pytest.raises(ValueError, match=r"text must be a text or a list of texts, but got 16000 \(int\)"):
         ours(AUDIO, 16000)
+    for waveforms, message in (
+        ("talk.wav", "but are a str: hubert_fast.audio.load returns the samples of a file"),
+        ({"array": [0.5], "sampling_rate": 16000}, "but are a dict: pass its samples"),
+        (np.zeros((2, 3, 4)), r"must be \[S\] or \[B, S\] \(mono\), but have shape \[2, 3, 4\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ours(waveforms)
     assert ours.model_input_names == ["input_values", "attention_mask"]
     assert ours.tokenizer.model_input_names == ["input_ids", "attention_mask"]
 

@@ -280,6 +280,13 @@ def test_values_that_are_not_supported_are_refused(tmp_path):
     for text in (3, ["A", 3], [["A"]], None):
         with pytest.raises(ValueError, match="text must be a text or a list of texts"):
             tokenizer(text)
+    for encode in (tokenizer.tokenize, tokenizer.encode):
+        with pytest.raises(
+            ValueError, match=r"expected one text, but got \['A', 'B'\] \(list\): call the tokenizer"
+        ):
+            encode(["A", "B"])
+    with pytest.raises(ValueError, match=r"must be integers \[B, T\], but are float32 \[1, 4, 9\]: pass logits.argmax\(-1\)"):
+        tokenizer.batch_decode(torch.zeros(1, 4, 9))
     with pytest.raises(ValueError, match="filter_word_delimiter_token=False is for tokenizers of phones"):
         tokenizer.decode([1], filter_word_delimiter_token=False)
     with pytest.raises(TypeError, match="beams"):
