@@ -203,6 +203,9 @@ def test_added_tokens_match_transformers(tmp_path):
         for new in (["xy", "a"], "zz", [transformers.AddedToken("[L]", lstrip=True, normalized=False)], [], None):
             assert ours.add_tokens(new) == theirs.add_tokens(new), name
         assert ours.add_tokens(["[S]"], special_tokens=True) == theirs.add_tokens(["[S]"], special_tokens=True) == 1
+        assert (
+            ours.all_special_tokens == without_delimiter(theirs.all_special_tokens, ours) and "[S]" in ours.all_special_tokens
+        )
         for special in ({"additional_special_tokens": ["[Z]"]}, {"pad_token": "[P]", "bos_token": "a"}, {}):
             assert ours.add_special_tokens(special) == theirs.add_special_tokens(special), name
             assert ours.all_special_tokens == without_delimiter(theirs.all_special_tokens, ours)
@@ -281,9 +284,7 @@ def test_values_that_are_not_supported_are_refused(tmp_path):
         with pytest.raises(ValueError, match="text must be a text or a list of texts"):
             tokenizer(text)
     for encode in (tokenizer.tokenize, tokenizer.encode):
-        with pytest.raises(
-            ValueError, match=r"expected one text, but got \['A', 'B'\] \(list\): call the tokenizer"
-        ):
+        with pytest.raises(ValueError, match=r"expected one text, but got \['A', 'B'\] \(list\): call the tokenizer"):
             encode(["A", "B"])
     with pytest.raises(ValueError, match=r"must be integers \[B, T\], but are float32 \[1, 4, 9\]: pass logits.argmax\(-1\)"):
         tokenizer.batch_decode(torch.zeros(1, 4, 9))
