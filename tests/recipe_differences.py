@@ -41,8 +41,15 @@ DIFFERENCES: dict[tuple[str, str], Difference] = {
         "transformers 5 does not divide the loss of its own model under gradient accumulation; ours is divided, as in 4.57",
         since="5",
     ),
-    ("train_resume_trainer", "hubert_fast"): Difference(
-        "FileAbsentError", "Trainer saves the weights of foreign classes, and not their configuration"
+    **{
+        (name, "hubert_fast"): Difference("FileAbsentError", "Trainer saves only the weights of classes that are not transformers'")
+        for name in ("train_resume_trainer", "train_save_model")
+    },
+    ("tokenizer_skip_special", "hubert_fast"): Difference(
+        "values", "transformers drops blanks first and so loses doubled letters; ours keeps them", ["HELLO W", "HELLO W"]
+    ),
+    ("train_regression", "hubert_fast"): Difference(
+        "values", "the loss of one label is the squared error, as documented; transformers' is a cross entropy, and always 0"
     ),
 }
 
@@ -56,6 +63,7 @@ NEEDS = {
     "save_sharded": SAFETENSORS,
     "surgery_empty_weights": SAFETENSORS,
     "train_resume_trainer": ("4.46", "checkpoints that torch 2.6 reads"),
+    "train_best_model": ("4.41", "eval_strategy"),
     "train_trainer_checkpointing": ("4.38", "grad_norm in the log"),
     "train_classification_trainer": ("5", "outputs of Trainer.predict without hidden states"),
 }
@@ -67,9 +75,5 @@ PENDING = {
     ("inference_forward_mode", "hubert_fast.transformers"),
     ("inference_vmap", "hubert_fast.transformers"),
     ("outputs_container", "hubert_fast"),
-    ("pipeline_audio_classification", "hubert_fast"),
     ("surgery_attention_class", "hubert_fast"),
-    ("surgery_parts_by_hand", "hubert_fast"),
-    ("train_classification_trainer", "hubert_fast"),
-    ("train_gradient_accumulation", "hubert_fast"),
 }
