@@ -42,7 +42,7 @@ DIFFERENCES: dict[tuple[str, str], Difference] = {
         since="5",
     ),
     **{
-        (name, "hubert_fast"): Difference("FileAbsentError", "Trainer saves only the weights of classes that are not transformers'")
+        (name, "hubert_fast"): Difference("FileAbsentError", "Trainer saves only the weights of foreign classes")
         for name in ("train_resume_trainer", "train_save_model")
     },
     ("tokenizer_skip_special", "hubert_fast"): Difference(
@@ -55,17 +55,26 @@ DIFFERENCES: dict[tuple[str, str], Difference] = {
 
 # recipe -> the first transformers whose API it uses, and that API
 ATTENTION = ("4.46", "attn_implementation")
+DRAWS = ("5", "inference that draws no random numbers")
 SAFETENSORS = ("4.35", "safetensors by default")
+TRAINER = ("4.46", "checkpoints and logs of Trainer")
 NEEDS = {
+    "export_flop_counter": ATTENTION,
     "features_attentions": ATTENTION,
     "inference_attention_implementations": ATTENTION,
+    "inference_forward_mode": ATTENTION,
+    "inference_mc_dropout": DRAWS,
+    "inference_vmap": DRAWS,
+    "save_loading_options": SAFETENSORS,
     "save_safetensors_by_hand": SAFETENSORS,
     "save_sharded": SAFETENSORS,
     "surgery_empty_weights": SAFETENSORS,
-    "train_resume_trainer": ("4.46", "checkpoints that torch 2.6 reads"),
-    "train_best_model": ("4.41", "eval_strategy"),
-    "train_trainer_checkpointing": ("4.38", "grad_norm in the log"),
+    "train_best_model": TRAINER,
     "train_classification_trainer": ("5", "outputs of Trainer.predict without hidden states"),
+    "train_resume_trainer": TRAINER,
+    "train_second_order": ATTENTION,
+    "train_trainer_checkpointing": TRAINER,
+    "train_trainer_peft": TRAINER,
 }
 
 COMPILED = {"export_compile"}  # recipes that take many seconds and a C++ compiler
