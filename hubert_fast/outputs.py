@@ -89,15 +89,19 @@ def returned(output: Output, config: HubertConfig, return_dict: bool | None) -> 
         return dict(output)  # type: ignore[return-value]
     if torch.compiler.is_compiling() or "transformers.utils.generic" not in sys.modules:
         return output
-    result = _class_for_transformers(type(output))(output)
+    any_output = sys.modules["transformers.utils.generic"].ModelOutput
+    theirs = getattr(sys.modules.get("transformers.modeling_outputs"), type(output).__name__, any_output)
+    result = _class_for_transformers(type(output), theirs)(output)
     vars(result).update(vars(output))
     return result
 
 
 @functools.cache
-def _class_for_transformers(cls: type[Output]) -> type[Output]:
-    """Return a subclass whose instances name transformers' class as their `__class__`, which `isinstance` reads last."""
-    theirs = sys.modules["transformers.utils.generic"].ModelOutput
+def _class_for_transformers(cls: type[Output], theirs: type) -> type[Output]:
+    """Return a subclass whose instances give a class of transformers as their `__class__`.
+
+    `isinstance` reads that if the type itself is no subclass; `unittest.mock` relies on it, too.
+    """
     names = {"__module__": cls.__module__, "__qualname__": f"{cls.__qualname__}.ForTransformers", "plain": cls}
     return type(cls.__name__, (cls,), {**names, "__class__": property(lambda output: theirs)})
 
