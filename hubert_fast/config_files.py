@@ -113,7 +113,8 @@ class ConfigFiles:
         for name in WITHOUT_EFFECT:
             options.pop(name, None)
         path = Path(named)
-        config = cls.from_json_file(path if path.suffix == ".json" and path.is_file() else resolve_file(named, CONFIG_NAME, **hub_options))
+        is_file = path.suffix == ".json" and path.is_file()
+        config = cls.from_json_file(path if is_file else resolve_file(named, CONFIG_NAME, **hub_options))
         overrides = {name: options.pop(name) for name in list(options) if config.has_option(name)}
         config = config.with_overrides(overrides) if overrides else config
         if return_unused_kwargs:
