@@ -61,6 +61,9 @@ class Case:
     def with_class(self, class_name: str) -> "Case":
         return Case(self.library, class_name, self.architecture)
 
+    def with_library(self, library: str) -> "Case":
+        return Case(library, self.class_name, self.architecture)
+
     def labels(self, rows: int = 2) -> torch.Tensor | None:
         """Return labels for a batch, or `None` for the model without a head."""
         if self.class_name == "HubertForCTC":
