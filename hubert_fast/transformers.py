@@ -44,6 +44,8 @@ class HubertModel(transformers.HubertModel):
         if type(self) is not HubertModel or torch.compiler.is_compiling() or torch.jit.is_tracing():
             return super().forward(*args, **kwargs)
         fast = installed(self)
+        if fast is None and torch._C._are_functorch_transforms_active():  # they would transform what builds the graph
+            return super().forward(*args, **kwargs)
         if fast is None:
             vars(self)[STATE] = fast = FastForward(self)
         return fast(*args, **kwargs)

@@ -81,8 +81,6 @@ COMPILED = {"export_compile"}  # recipes that take many seconds and a C++ compil
 
 # outcomes that are about to change
 PENDING = {
-    ("inference_forward_mode", "hubert_fast.transformers"),
-    ("inference_vmap", "hubert_fast.transformers"),
     ("outputs_container", "hubert_fast"),
     ("surgery_attention_class", "hubert_fast"),
 }
