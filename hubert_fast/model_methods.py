@@ -105,6 +105,13 @@ class ModelMethods(nn.Module):
     def tie_weights(self) -> None:
         """Do nothing: no weights of a HuBERT are tied."""
 
+    def push_to_hub(self, *arguments: Any, **options: Any) -> NoReturn:
+        """Raise `NotImplementedError`. The message says how to upload a model."""
+        raise NotImplementedError(
+            "push_to_hub is not supported: call save_pretrained(FOLDER), then "
+            "huggingface_hub.upload_folder(repo_id=NAME, folder_path=FOLDER)"
+        )
+
     def freeze_feature_encoder(self) -> None:
         """Exclude the convolutional feature encoder from training."""
         self.base_model.feature_extractor.requires_grad_(False)

@@ -249,6 +249,11 @@ def test_ways_of_saving_that_are_not_supported_are_refused(options, message, tmp
     assert not (tmp_path / "new").exists()
 
 
+def test_uploading_is_refused():
+    with pytest.raises(NotImplementedError, match="upload_folder"):
+        HubertForCTC(small_config()).push_to_hub("someone/hubert")
+
+
 @pytest.mark.parametrize("cls", CLASSES)
 def test_forward_names_unknown_arguments_and_the_known(cls):
     model = cls(small_config())

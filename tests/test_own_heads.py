@@ -188,14 +188,18 @@ def test_it_saves_and_loads_in_both_libraries(encoder, tmp_path):
     assert not any(info.values()) and torch.equal(loaded.classifier.dense.weight, theirs.classifier.dense.weight)
 
 
-def test_a_configuration_of_transformers_is_taken_too(encoder):
+def test_a_configuration_of_transformers_is_taken_too(encoder, tmp_path):
     config = transformers.AutoConfig.from_pretrained(encoder, num_labels=3)
     config.pooling_mode = "mean"
     model = classifier_of(hubert_fast).from_pretrained(encoder, config=config)
     waveforms, mask = masked_batch((6000, 4000))
     with torch.no_grad():
         assert model(waveforms, attention_mask=mask).logits.shape == (2, 3)
-    assert model.num_parameters() == sum(parameter.numel() for parameter in model.parameters())
+    model.save_pretrained(tmp_path / "saved")
+    for library in (hubert_fast, transformers):
+        loaded = classifier_of(library).from_pretrained(tmp_path / "saved")
+        assert loaded.config.pooling_mode == "mean" and loaded.config.num_labels == 3
+        assert all(torch.equal(tensor, model.state_dict()[key]) for key, tensor in loaded.state_dict().items())
 
 
 class Wide(hubert_fast.HubertPreTrainedModel):
