@@ -143,3 +143,23 @@ def test_parameters_are_counted(case):
 def test_memory_footprint(case):
     model = case.model()
     assert model.get_memory_footprint() == sum(weight.nbytes for weight in model.state_dict().values())
+
+
+@parametrize_cases()
+def test_a_state_dict_takes_the_place_of_a_checkpoint(case):
+    model = case.model()
+    loaded = case.cls.from_pretrained(None, config=case.config(), state_dict=dict(model.state_dict()))
+    assert type(loaded) is case.cls and not loaded.training
+    assert_same_weights(loaded.state_dict(), model.state_dict())
+
+
+@parametrize_cases()
+def test_speech_models_have_no_embeddings(case):
+    model, waveforms = case.model(), waveforms_of()
+    expected = result(model, waveforms)
+    with pytest.raises(NotImplementedError):
+        model.get_input_embeddings()
+    with pytest.raises(NotImplementedError):
+        model.resize_token_embeddings(40)
+    model.tie_weights()
+    assert model.get_output_embeddings() is None and torch.equal(result(model, waveforms), expected)

@@ -79,6 +79,7 @@ def test_checkpointing_is_switched_on_and_off(case):
     assert model.is_gradient_checkpointing
     model.gradient_checkpointing_disable()
     assert not model.is_gradient_checkpointing
+    assert case.model(gradient_checkpointing=True).is_gradient_checkpointing, "as old configurations ask for it"
 
 
 @parametrize_cases(libraries=RECENT)
