@@ -41,7 +41,7 @@ class ModelOutput(dict):
         super().__init__({name: values[name] for name in self.fields if values.get(name) is not None})
 
     def __getattr__(self, name: str) -> Any:
-        if name in self.fields:
+        if name in self.fields or name in self:
             return self.get(name)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 

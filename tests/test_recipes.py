@@ -15,7 +15,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from recipe_differences import COMPILED, DIFFERENCES, NEEDS, PENDING
+from recipe_differences import COMPILED, DIFFERENCES, NEEDS
 from recipe_variants import IMPORTS
 
 TESTS = Path(__file__).parent
@@ -23,6 +23,7 @@ PAGE = TESTS.parent / "docs" / "recipes.md"
 SOURCES = {path.stem: path.read_text(encoding="utf-8") for path in sorted((TESTS / "recipes").glob("*.py"))}
 
 
+@functools.cache
 def rewritten(name: str, variant: str) -> str | None:
     """Return the recipe with the variant's imports; `None` if the variant replaces nothing in it."""
     source = IMPORTS[variant](SOURCES[name])
@@ -83,8 +84,6 @@ def test_recipe(name, variant, files):
     from recipe_outcomes import difference, run
 
     skip_if_it_cannot_run(name)
-    if (name, variant) in PENDING:
-        pytest.skip("the outcome is about to change")
     expected = with_transformers(name, files)
     if expected.error is not None:
         raise expected.error
@@ -107,7 +106,7 @@ def test_recipe(name, variant, files):
 
 
 def test_differences_name_recipes():
-    assert {*DIFFERENCES, *PENDING} <= {(case.values[0], case.values[1]) for case in CASES}
+    assert set(DIFFERENCES) <= {(case.values[0], case.values[1]) for case in CASES}
     assert {*NEEDS, *COMPILED} <= set(SOURCES)
 
 
@@ -121,8 +120,6 @@ def outcome(name: str, variant: str) -> str:
     """Return the entry of the table: `same`, `corrected`, `other values`, an exception, or a dash if nothing is replaced."""
     if rewritten(name, variant) is None:
         return "-"
-    if (name, variant) in PENDING:
-        return "in progress"
     listed = DIFFERENCES.get((name, variant))
     if listed is None:
         return "same"
