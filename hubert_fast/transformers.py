@@ -27,26 +27,32 @@ if [int(part) for part in re.findall(r"\d+", transformers.__version__)[:3]] < [i
         f"hubert_fast.transformers needs transformers {MINIMUM} or newer, but this is transformers {transformers.__version__}"
     )
 
-import torch  # noqa: E402
 from transformers import HubertConfig, HubertPreTrainedModel  # noqa: E402
 
-from .integrations.transformers import STATE, FastForward, accelerate, finish_logits, installed, stand_in_for  # noqa: E402
+from .integrations.fast_forward import STATE, FastForward, installed, is_recorded, stand_in_for  # noqa: E402
+from .integrations.transformers import finish_logits  # noqa: E402
 
 __all__ = ["HubertConfig", "HubertForCTC", "HubertForSequenceClassification", "HubertModel", "HubertPreTrainedModel"]
 
 
-class HubertModel(transformers.HubertModel):
+class _TransformersOwn:
+    """What transformers does for its own classes, which it knows by the name of their module, it does for ours."""
+
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        return cls.__module__ != __name__ and super().is_custom_code()  # type: ignore[misc]
+
+
+class HubertModel(_TransformersOwn, transformers.HubertModel):
     """`transformers.HubertModel`, accelerated. The `forward` of a subclass is transformers' own."""
 
     @stand_in_for(transformers.HubertModel.forward)
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        # the fast graph would bypass what a subclass overrides, and compilers would record how it is chosen
-        if type(self) is not HubertModel or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        # the fast graph would bypass what a subclass overrides
+        if type(self) is not HubertModel or is_recorded():
             return super().forward(*args, **kwargs)
         fast = installed(self)
-        if fast is None and torch._C._are_functorch_transforms_active():  # they would transform what builds the graph
-            return super().forward(*args, **kwargs)
-        if fast is None:
+        if fast is None or not fast.belongs_to(self):
             vars(self)[STATE] = fast = FastForward(self)
         return fast(*args, **kwargs)
 
@@ -57,23 +63,28 @@ class HubertModel(transformers.HubertModel):
         return replica
 
 
-class HubertForCTC(transformers.HubertForCTC):
+class HubertForCTC(_TransformersOwn, transformers.HubertForCTC):
     """`transformers.HubertForCTC`, accelerated."""
 
-    finishes_logits = True  # in `forward`, so that calls that bypass hooks have the same logits
-
+    @stand_in_for(transformers.HubertForCTC.__init__)
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        accelerate(self)
+        _accelerate_encoder(self)
 
     @stand_in_for(transformers.HubertForCTC.forward)
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return finish_logits(self, args, kwargs, super().forward(*args, **kwargs))
 
 
-class HubertForSequenceClassification(transformers.HubertForSequenceClassification):
+class HubertForSequenceClassification(_TransformersOwn, transformers.HubertForSequenceClassification):
     """`transformers.HubertForSequenceClassification`, accelerated."""
 
+    @stand_in_for(transformers.HubertForSequenceClassification.__init__)
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        accelerate(self)
+        _accelerate_encoder(self)
+
+
+def _accelerate_encoder(model: Any) -> None:
+    if type(model.hubert) is transformers.HubertModel:  # no other class, whose overrides would be lost
+        model.hubert.__class__ = HubertModel

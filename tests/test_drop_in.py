@@ -1,12 +1,15 @@
 """Test `hubert_fast.transformers`: every instance is accelerated from birth, and in all other respects is transformers'."""
 
 import copy
+import functools
+import gc
 import inspect
 import json
 import logging
 import pickle
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -107,6 +110,7 @@ def test_copies_compute_with_their_own_weights(batch):
 def test_signatures_are_transformers(name):
     ours, theirs = getattr(drop_in, name), getattr(transformers, name)
     assert inspect.signature(ours.forward) == inspect.signature(theirs.forward)
+    assert inspect.signature(ours) == inspect.signature(theirs)
     assert inspect.signature(new(name).forward) == inspect.signature(theirs(transformers.HubertConfig(**PRE_LN)).forward)
     assert ours.config_class is theirs.config_class and ours.base_model_prefix == theirs.base_model_prefix
 
@@ -306,3 +310,180 @@ def test_what_compiles_with_transformers_compiles(name, how, tmp_path):
             pytest.skip(f"transformers {transformers.__version__} itself does not: {type(error).__name__}")
         actual = compiled_with(how, model, waveforms)
     assert (actual - expected).abs().max() <= 1e-6 * expected.abs().max()
+
+
+def halved(own):
+    """Return a patch for a `forward` that halves its result, and has its names, as decorators of tracing libraries do."""
+
+    @functools.wraps(own)
+    def forward(self, *args, **kwargs):
+        output = own(self, *args, **kwargs)
+        if isinstance(output, tuple):
+            return (output[0] * 0.5, *output[1:])
+        if isinstance(output, dict):
+            return type(output)(**{**output, "last_hidden_state": output["last_hidden_state"] * 0.5})
+        return output * 0.5
+
+    return forward
+
+
+PATCHED = ["HubertModel", "HubertEncoderLayerStableLayerNorm", "HubertFeedForward", "HubertFeatureEncoder"]
+
+
+@pytest.mark.parametrize("when", ["before construction", "after a call"])
+@pytest.mark.parametrize("patched", PATCHED)
+@pytest.mark.parametrize("name", ["HubertModel", "HubertForCTC"])
+def test_patched_classes_are_noticed(name, patched, when, batch, tmp_path, monkeypatch):
+    cls = getattr(transformers.models.hubert.modeling_hubert, patched)
+    folder = tmp_path / "model"
+    new(name).save_pretrained(folder)
+    model = getattr(drop_in, name).from_pretrained(folder)
+    before = outputs_of(model, *batch)[0]
+    assert fast_forward(model).reason is None
+    monkeypatch.setattr(cls, "forward", halved(cls.forward))
+    if when == "before construction":
+        model = getattr(drop_in, name).from_pretrained(folder)
+    peer = getattr(transformers, name).from_pretrained(folder)
+    actual, expected = outputs_of(model, *batch)[0], outputs_of(peer, *batch)[0]
+    frames = getattr(peer, "hubert", peer)._get_feature_vector_attention_mask(actual.shape[1], batch[1])
+    assert torch.equal(actual[frames], expected[frames]) and "patched" in fast_forward(model).reason
+    assert not torch.allclose(actual[frames], before[frames])
+    monkeypatch.undo()
+    assert torch.equal(outputs_of(model, *batch)[0], before) and fast_forward(model).reason is None
+
+
+def test_patched_methods_and_attentions_are_noticed(batch, tmp_path, monkeypatch):
+    model = new("HubertForCTC")
+    peer, own_mask = own(model, "HubertForCTC", tmp_path), transformers.HubertModel._get_feature_vector_attention_mask
+    monkeypatch.setattr(
+        transformers.HubertModel, "_get_feature_vector_attention_mask", lambda *arguments: torch.ones_like(own_mask(*arguments))
+    )
+    assert torch.equal(outputs_of(model, *batch).logits, outputs_of(peer, *batch).logits)
+    assert fast_forward(model).reason == "_get_feature_vector_attention_mask of HubertModel is patched"
+    monkeypatch.undo()
+    modeling = transformers.models.hubert.modeling_hubert
+    if not hasattr(modeling, "eager_attention_forward"):
+        pytest.skip("attentions are classes in this transformers")
+    own_attention = modeling.eager_attention_forward
+
+    @functools.wraps(own_attention)
+    def attention(*args, **kwargs):
+        output, weights = own_attention(*args, **kwargs)
+        return output * 0.5, weights
+
+    model = new("HubertForCTC", attn_implementation="eager")
+    before = outputs_of(model, *batch).logits
+    assert fast_forward(model).reason is None
+    monkeypatch.setattr(modeling, "eager_attention_forward", attention)
+    assert not torch.allclose(outputs_of(model, *batch).logits, before) and "attention" in fast_forward(model).reason
+
+
+def test_a_wrapped_forward_without_the_signature_is_called(batch, monkeypatch):
+    own_forward, calls = transformers.HubertModel.forward, []
+    monkeypatch.setattr(
+        transformers.HubertModel, "forward", lambda self, *args, **kwargs: calls.append(1) or own_forward(self, *args, **kwargs)
+    )
+    model = new("HubertForCTC")
+    outputs_of(model, *batch)
+    outputs_of(hubert_fast.accelerate(transformers.HubertModel(model.config).eval()), *batch)
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("result", ["tensor", "upsampled", "pooled", "no logits"])
+def test_heads_with_a_forward_of_their_own_keep_their_output(result, batch):
+    class Own(transformers.HubertForCTC):
+        def forward(self, input_values, attention_mask=None):
+            logits = self.lm_head(self.hubert(input_values, attention_mask=attention_mask).last_hidden_state)
+            return {
+                "tensor": lambda: logits,
+                "upsampled": lambda: {"logits": logits.repeat_interleave(2, 1)},
+                "pooled": lambda: {"logits": logits.mean(1)},
+                "no logits": lambda: {"loss": logits.sum()},
+            }[result]()
+
+    model = hubert_fast.accelerate(perturb(Own(transformers.HubertConfig(**PRE_LN))).eval())
+    with torch.no_grad():
+        output = model(*batch)
+    assert fast_forward(model).reason is None
+    value = output if isinstance(output, torch.Tensor) else next(iter(output.values()))
+    assert not (value.abs() == 100).any()
+
+
+def test_a_model_that_cannot_be_accelerated_is_transformers(batch, monkeypatch):
+    modeling = transformers.models.hubert.modeling_hubert
+    mine = type("HubertModel", (modeling.HubertModel,), {})
+    monkeypatch.setattr(modeling, "HubertModel", mine)
+    model = drop_in.HubertForCTC(transformers.HubertConfig(**PRE_LN)).eval()
+    assert type(model.hubert) is mine and outputs_of(model, *batch).logits.dim() == 3
+    monkeypatch.undo()
+    config = transformers.HubertConfig(**PRE_LN)
+    config.lock = threading.Lock()  # cannot be copied
+    model = drop_in.HubertModel(config).eval()
+    outputs_of(model, *batch)
+    assert fast_forward(model).reason.startswith("the configuration is not supported: TypeError: cannot pickle")
+
+
+def test_new_heads_are_drawn_as_with_transformers(tmp_path):
+    new("HubertModel").save_pretrained(tmp_path)
+    drawn = []
+    for module in (transformers, drop_in):
+        for name in CLASSES[1:]:
+            torch.manual_seed(0)
+            model = getattr(module, name).from_pretrained(tmp_path)
+            drawn.append([*model.state_dict().values(), torch.rand(3)])
+    for theirs, mine in zip(drawn[:2], drawn[2:]):
+        assert all(map(torch.equal, theirs, mine))
+
+
+def test_a_shallow_copy_outlives_its_original(batch):
+    model = new("HubertModel")
+    expected = outputs_of(model, *batch)[0]
+    shallow = copy.copy(model)
+    assert torch.equal(outputs_of(shallow, *batch)[0], expected)
+    del model
+    gc.collect()
+    assert torch.equal(outputs_of(shallow, *batch)[0], expected) and fast_forward(shallow).base is shallow
+    model = new("HubertForCTC")
+    encoder = copy.copy(model.hubert)
+    del model
+    gc.collect()
+    outputs_of(encoder, *batch)
+    assert fast_forward(encoder).reason is None
+
+
+@pytest.mark.parametrize("way", ["accelerate", "drop-in"])
+def test_a_dispatched_model_can_be_copied(way, batch):
+    accelerate = pytest.importorskip("accelerate", reason="Hugging Face's Accelerate is not installed")
+    model = new("HubertForCTC")
+    if way == "accelerate":
+        peer = transformers.HubertForCTC(model.config).eval()
+        peer.load_state_dict(model.state_dict())
+        model = hubert_fast.accelerate(peer)
+    devices = {"hubert": "cpu", "lm_head": "cpu"}
+    model = accelerate.dispatch_model(model, devices, main_device="cpu", force_hooks=True)
+    assert torch.equal(outputs_of(copy.deepcopy(model), *batch).logits, outputs_of(model, *batch).logits)
+
+
+def test_evaluation_after_training_with_gradient_checkpointing_is_accelerated(batch, tmp_path):
+    model = new("HubertForCTC")
+    peer = own(model, "HubertForCTC", tmp_path)
+    model.gradient_checkpointing_enable()
+    assert_served(model, peer, batch)
+    model.gradient_checkpointing_disable()
+    assert_served(model, peer, batch)
+
+
+def test_a_configuration_of_ones_own_class_is_accelerated(batch):
+    class MyConfig(transformers.HubertConfig):
+        model_type = "my-hubert"
+
+    model = perturb(drop_in.HubertForCTC(MyConfig(**PRE_LN))).eval()
+    outputs_of(model, *batch)
+    assert fast_forward(model).reason is None
+
+
+def test_the_default_device_does_not_matter(batch):
+    model = new("HubertForCTC")
+    expected = outputs_of(model, *batch).logits
+    with torch.device("meta"):
+        assert torch.equal(outputs_of(model, *batch).logits, expected)

@@ -11,7 +11,7 @@ from .audio import PackedAudio
 from .grid import Grid
 from .run import run_packed, run_padded
 from .serve import GRADIENT, FastPath, is_on_kernels, why_not_now
-from .untouched import Inspection, Watch, attention_is_unknown, has_hook, walk
+from .untouched import Inspection, Watch, attention_is_unknown, has_hook, is_defined_in, walk
 
 __all__ = [
     "FastPath",
@@ -22,6 +22,7 @@ __all__ = [
     "Watch",
     "attention_is_unknown",
     "has_hook",
+    "is_defined_in",
     "is_on_kernels",
     "run_packed",
     "run_padded",

@@ -237,18 +237,18 @@ def blocks_of(grid: Grid, kernel: int, points: int) -> Blocks:
     Beyond the ends of an utterance lie zeros, but padding up to `grid.padded` frames if that is not `None`.
     """
     hop = points - kernel + 1
-    counts = torch.tensor(grid.counts, dtype=torch.long)
-    starts = torch.tensor(grid.boundaries[:-1], dtype=torch.long)
+    counts = torch.tensor(grid.counts, dtype=torch.long, device="cpu")
+    starts = torch.tensor(grid.boundaries[:-1], dtype=torch.long, device="cpu")
     per_utterance = (counts + hop - 1) // hop
-    utterance = torch.repeat_interleave(torch.arange(len(counts)), per_utterance)
-    block = torch.arange(len(utterance)) - (per_utterance.cumsum(0) - per_utterance)[utterance]
+    utterance = torch.repeat_interleave(torch.arange(len(counts), device="cpu"), per_utterance)
+    block = torch.arange(len(utterance), device="cpu") - (per_utterance.cumsum(0) - per_utterance)[utterance]
     count, start = counts[utterance, None], starts[utterance, None]
-    frame = block[:, None] * hop - kernel // 2 + torch.arange(points)
+    frame = block[:, None] * hop - kernel // 2 + torch.arange(points, device="cpu")
     beyond = torch.full_like(frame, grid.frames)
     if grid.padded is not None:
         beyond[(frame >= count) & (frame < grid.padded)] += 1
     rows = torch.where((frame >= 0) & (frame < count), start + frame, beyond)
-    kept = (block[:, None] * hop + torch.arange(hop) < count).flatten().nonzero()[:, 0]
+    kept = (block[:, None] * hop + torch.arange(hop, device="cpu") < count).flatten().nonzero()[:, 0]
     firsts = [0, *(count[:, 0] - block * hop).clamp(max=hop).cumsum(0).tolist()]
     return Blocks(rows, kept, firsts)
 
@@ -404,7 +404,7 @@ def _attention_jagged(q: Tensor, k: Tensor, v: Tensor, counts: tuple[int, ...], 
     counts = tuple(count for count in counts if count)
     if not counts:
         return torch.empty_like(v)
-    offsets = upload(torch.tensor([0, *counts]).cumsum(0), q.device)
+    offsets = upload(torch.tensor([0, *counts], device="cpu").cumsum(0), q.device)
     query, key, value = (
         torch.nested.nested_tensor_from_jagged(
             x.unflatten(-1, (num_heads, -1)), offsets, min_seqlen=min(counts), max_seqlen=max(counts)

@@ -9,6 +9,9 @@ since the last check. `Watch` runs the cheapest of these that is sufficient for 
 from __future__ import annotations
 
 import copy
+import functools
+import os
+import sys
 from collections.abc import Iterable
 from itertools import chain
 from typing import Any, NamedTuple
@@ -19,6 +22,8 @@ from torch.nn.utils.parametrize import is_parametrized
 
 # The module of the harmless hooks that transformers 5 leaves on a model after a call that returns hidden states or attentions.
 OUTPUT_CAPTURING = "transformers.utils.output_capturing"
+# Attributes without effect in evaluation mode, the only one in which another graph serves.
+WITHOUT_EFFECT = {"gradient_checkpointing"}
 # transformers' names for its implementations of attention, which all compute the same.
 ATTENTIONS = (None, "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
 
@@ -42,7 +47,8 @@ class Part(NamedTuple):
 
 def _part(module: nn.Module) -> Part:
     own = vars(module)
-    public = ((name, value) for name, value in own.items() if not name.startswith("_") and name != "training")
+    ignored = WITHOUT_EFFECT | {"training"}
+    public = ((name, value) for name, value in own.items() if not name.startswith("_") and name not in ignored)
     values = {name: value for name, value in public if isinstance(value, (int, float, str, tuple))}
     shapes = {name: tuple(value.shape) for name, value in module._parameters.items() if value is not None}
     # PyTorch gives a parametrized module a class of its own
@@ -237,7 +243,7 @@ def why_changed(base: nn.Module, below: list[nn.Module], parts: list[Part], own:
             if parameter is not None and type(parameter) is not nn.Parameter:
                 return f"{_name_of(module, base)} has weights of type {type(parameter).__qualname__}"
         if not entries.keys() <= part.names:
-            for name in entries.keys() - part.names - (own if module is base else set()):
+            for name in entries.keys() - part.names - WITHOUT_EFFECT - (own if module is base else set()):
                 if hasattr(type(module), name):
                     return f"{name} of {_name_of(module, base)} is replaced"
         if module is base:
@@ -254,14 +260,33 @@ def why_changed(base: nn.Module, below: list[nn.Module], parts: list[Part], own:
 
 
 def _is_patched(cls: type) -> bool:
-    """Return whether the `forward` of a class was defined outside the class and assigned to it."""
+    """Return whether the `forward` of a class was defined outside its library and assigned to it."""
     for ancestor in cls.__mro__:
         forward = vars(ancestor).get("forward")
         if forward is not None and ancestor is not nn.Module:
-            return not (
-                forward.__module__ == ancestor.__module__ and forward.__qualname__ == f"{ancestor.__qualname__}.forward"
-            )
+            return not is_defined_in(forward, ancestor.__module__.partition(".")[0])
     return False
+
+
+@functools.lru_cache(maxsize=1024)
+def is_defined_in(function: Any, package: str) -> bool:
+    """Return whether a function and all that it wraps come from files of a package, or of PyTorch.
+
+    Names are no evidence: `functools.wraps` gives a patch the names of what it replaces.
+    """
+    folders = tuple(_folder(name) for name in (package, "torch"))
+    while function is not None:
+        code = getattr(function, "__code__", None)
+        if code is None or not code.co_filename.startswith(folders):
+            return False
+        function = getattr(function, "__wrapped__", None)
+    return True
+
+
+@functools.cache
+def _folder(package: str) -> str:
+    file = getattr(sys.modules.get(package), "__file__", None)
+    return os.path.join(os.path.dirname(file), "") if file else package
 
 
 def has_hook(module: nn.Module) -> bool:
@@ -286,4 +311,8 @@ def attention_is_unknown(config: Any) -> bool:
         from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS as functions
     except ImportError:  # before 4.48, attentions were classes
         return False
-    return name in functions and not functions[name].__module__.startswith("transformers.")
+    if name in functions and not is_defined_in(functions[name], "transformers"):
+        return True
+    module = sys.modules.get("transformers.models.hubert.modeling_hubert")
+    eager = getattr(module, "eager_attention_forward", None)  # the model's own, in no table
+    return name in (None, "eager") and eager is not None and not is_defined_in(eager, "transformers")
