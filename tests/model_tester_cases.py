@@ -76,7 +76,7 @@ def parametrize_cases(
 ):
     """Run a test with every import, architecture and named class, as `case`. It may fail with some of the imports."""
     cases = [Case(library, name, architecture) for library in libraries for name in class_names for architecture in SMALL]
-    may_fail = pytest.mark.xfail(reason="a known fault", strict=False)
+    may_fail = pytest.mark.xfail(reason="a known fault, which the test describes", strict=False)
     return pytest.mark.parametrize(
         "case",
         [pytest.param(case, marks=[may_fail] if case.library in fails_with else []) for case in cases],
