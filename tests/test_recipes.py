@@ -39,11 +39,12 @@ CASES = [
 
 
 def packages(source: str) -> set[str]:
-    """Return the packages that a recipe imports."""
+    """Return the packages that a recipe imports, and Accelerate if transformers does so for it."""
     nodes = list(ast.walk(ast.parse(source)))
     names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
-    return {name.split(".")[0] for name in names}
+    behind = {"accelerate"} if re.search("TrainingArguments|device_map|low_cpu_mem", source) else set()
+    return {name.split(".")[0] for name in names} | behind
 
 
 def transformers_has_reached(version: str) -> bool:
@@ -139,9 +140,12 @@ def tables() -> dict[str, str]:
     for variant, run in cases.items():
         same = sum(outcome(name, variant) == "same" for name in run)
         counts.append(f"| `{variant}` | {len(run)} | {same} |")
-    reasons = ["| recipe | import | outcome | why |", "|---|---|---|---|"]
+    reasons = ["| recipe | with | outcome | why |", "|---|---|---|---|"]
+    by_reason: dict[tuple[str, str, str], list[str]] = {}
     for (name, variant), listed in sorted(DIFFERENCES.items()):
-        reasons.append(f"| `{name}` | `{variant}` | {outcome(name, variant)} | {listed.reason} |")
+        by_reason.setdefault((name, outcome(name, variant), listed.reason), []).append(f"`{variant}`")
+    for (name, result, reason), variants in by_reason.items():
+        reasons.append(f"| `{name}` | {', '.join(variants)} | {result} | {reason} |")
     return {"counts": _lines(counts), "outcomes": _lines(rows), "differences": _lines(reasons)}
 
 
