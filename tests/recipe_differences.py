@@ -56,7 +56,7 @@ DIFFERENCES: dict[tuple[str, str], Difference] = {
 
 # recipe -> the first transformers whose API it uses, and that API
 ATTENTION = ("4.46", "attn_implementation")
-DRAWS = ("5", "inference that draws no random numbers")
+DRAWS = ("5.23", "inference that draws no random numbers")
 SAFETENSORS = ("4.35", "safetensors by default")
 TRAINER = ("4.46", "checkpoints and logs of Trainer")
 NEEDS = {
