@@ -487,3 +487,31 @@ def test_the_default_device_does_not_matter(batch):
     expected = outputs_of(model, *batch).logits
     with torch.device("meta"):
         assert torch.equal(outputs_of(model, *batch).logits, expected)
+
+
+@pytest.mark.parametrize("way", ["accelerate", "drop-in"])
+def test_padding_is_that_of_the_mask_which_the_encoder_got(way, batch):
+    waveforms, mask = batch
+    config = transformers.HubertConfig(**PRE_LN)
+    model = drop_in.HubertForCTC(config) if way == "drop-in" else hubert_fast.accelerate(transformers.HubertForCTC(config))
+    model = perturb(model).eval()
+    whole = outputs_of(model, waveforms, None).logits
+    model.hubert.register_forward_pre_hook(
+        lambda module, args, kwargs: (args, kwargs | {"attention_mask": None}), with_kwargs=True
+    )
+    output = outputs_of(model, waveforms, mask)
+    assert torch.equal(output.logits, whole) and (output.frame_counts == whole.shape[1]).all()
+
+
+def test_a_class_given_later_runs_its_own_forward(batch):
+    class Doubled(transformers.HubertModel):
+        def forward(self, *args, **kwargs):
+            return (2 * super().forward(*args, **kwargs)[0],)
+
+    for model in (
+        new("HubertForCTC"),
+        hubert_fast.accelerate(transformers.HubertForCTC(transformers.HubertConfig(**PRE_LN)).eval()),
+    ):
+        expected = 2 * outputs_of(hubert_fast.restore(copy.deepcopy(model)).hubert, *batch)[0]
+        model.hubert.__class__ = Doubled
+        assert torch.equal(outputs_of(model.hubert, *batch)[0], expected)

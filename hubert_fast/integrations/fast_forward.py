@@ -32,17 +32,21 @@ OWN_ATTRIBUTES = {"forward", "_replicate_for_data_parallel", STATE}  # set on th
 METHODS = ("forward", "_get_feature_vector_attention_mask", "_get_feat_extract_output_lengths", "_mask_hidden_states")
 
 
-def _own_forward() -> Callable[..., Any]:
-    """Return transformers' `HubertModel.forward`."""
+def _own_forward(base: nn.Module) -> Callable[..., Any]:
+    """Return the `forward` of a model without acceleration: transformers', or that of a class that it was given later."""
     from transformers import HubertModel as TransformersHubertModel
 
-    return TransformersHubertModel.forward
+    cls = type(base)
+    is_ours = cls.__module__ == "hubert_fast.transformers"
+    return TransformersHubertModel.forward if is_ours else cls.forward
 
 
-def _patched() -> str | None:
+def _patched(own_forward: Callable[..., Any]) -> str | None:
     """Return which method of transformers' `HubertModel` somebody has replaced, or `None`."""
     from transformers import HubertModel as TransformersHubertModel
 
+    if own_forward is not TransformersHubertModel.forward:
+        return "the model was given another class"
     for name in METHODS:
         if not is_defined_in(getattr(TransformersHubertModel, name), "transformers"):
             return f"{name} of HubertModel is patched"
@@ -155,7 +159,7 @@ class FastForward:
     @property
     def __wrapped__(self) -> Any:
         """transformers' own `forward` of the object. Tools such as transformers' Trainer read its signature from here."""
-        return _own_forward().__get__(self.base)
+        return _own_forward(self.base).__get__(self.base)
 
     def replicate(self) -> nn.Module:
         """Create a copy of the model for `nn.DataParallel` on another device. The copy runs transformers' own `forward`."""
@@ -179,10 +183,10 @@ class FastForward:
         base = self.base
         if args and args[0] is base:  # a library saved this object and restored it as a bound method
             args = args[1:]
-        own_forward = _own_forward()  # not `__wrapped__`: after a graph break torch.compile takes that for `base.forward`
+        own_forward = _own_forward(base)  # not `__wrapped__`: after a graph break torch.compile takes that for `base.forward`
         if not self.enabled:
             return own_forward(base, *args, **kwargs)
-        never = self._why_never or _patched()
+        never = self._why_never or _patched(own_forward)
         if never is not None:
             return self._step_aside(never, own_forward, args, kwargs)
         arguments = _signature_of(own_forward).bind(base, *args, **kwargs).arguments
@@ -202,13 +206,19 @@ class FastForward:
 
     def _step_aside(self, reason: str, own_forward: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
         self.reason = reason
+        self._last_call.count = None
         self._log(reason)
         return own_forward(self.base, *args, **kwargs)
 
-    def frame_counts(self, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Return how many frames of each row are not padding, int64 `[B]`, once this has served a call."""
-        assert self._built.graph is not None
-        return self._built.graph.frame_counts(attention_mask.sum(-1, dtype=torch.long))
+    def take_frame_counts(self) -> Callable[[], torch.Tensor | None] | None:
+        """Return a function that counts the frames of the call that this thread made last, or `None` if it was not served.
+
+        A call is returned only once. The function returns how many frames of each row are not padding, int64 `[B]`; `None` if
+        the call had no mask.
+        """
+        count = getattr(self._last_call, "count", None)
+        self._last_call.count = None
+        return count
 
     def _log(self, reason: str) -> None:
         if not torch.compiler.is_compiling() and reason not in self._reasons_logged:
@@ -221,6 +231,7 @@ class FastForward:
         waveforms, mask = arguments["input_values"], arguments.get("attention_mask")
         check_inputs(graph, waveforms, mask)
         last, states = run_padded(graph, waveforms, mask, arguments["output_hidden_states"])
+        self._last_call.count = lambda: None if mask is None else graph.frame_counts(mask.sum(-1, dtype=torch.long))
         output = BaseModelOutput(last_hidden_state=last, hidden_states=states)
         return output if arguments["return_dict"] else output.to_tuple()
 

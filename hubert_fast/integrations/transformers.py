@@ -128,16 +128,17 @@ def finish_logits(model: Any, args: tuple, kwargs: dict[str, Any], output: Any) 
     Calls whose encoder ran transformers' own `forward` keep transformers' logits.
     """
     fast = None if is_recorded() else installed(model.hubert)
-    if fast is None or not fast.enabled or fast.reason is not None:
+    count = None if fast is None else fast.take_frame_counts()
+    if count is None:
         return output
     logits = output.get("logits") if isinstance(output, dict) else output[output[0].dim() == 0]  # after the loss, a scalar
     if not isinstance(logits, torch.Tensor) or logits.dim() != 3:  # another hook has changed the output
         return output
-    mask = (dict(zip(("input_values", "attention_mask"), args)) | kwargs).get("attention_mask")
-    if mask is None:
+    counts = count()
+    if counts is None:
         counts = torch.full((len(logits),), logits.shape[1], device=logits.device)
     else:
-        counts = fast.frame_counts(mask).to(logits.device)
+        counts = counts.to(logits.device)
         frame_mask = torch.arange(logits.shape[1], device=logits.device) < counts[:, None]
         padded = blank_padding(logits, frame_mask, model.config.pad_token_id)
         if not isinstance(output, dict):
