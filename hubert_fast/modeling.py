@@ -121,14 +121,14 @@ class HubertModel(HubertPreTrainedModel):
         output_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         if self.why_not_packed(input_values, mask_time_indices, output_attentions) is None:
             last, states = run_padded(self, input_values, attention_mask, output_hidden_states)
-            return returned(BaseModelOutput(last_hidden_state=last, hidden_states=states), config, return_dict)
+            return returned(BaseModelOutput(last_hidden_state=last, hidden_states=states), self, return_dict)
         features = self.feature_extractor(input_values).transpose(1, 2)
         frame_mask = None if attention_mask is None else self.frame_mask(attention_mask, features.shape[1])
         x = self.feature_projection(features)
         if config.apply_spec_augment and (self.training or mask_time_indices is not None):
             x = spec_augment(self, x, mask_time_indices)
         output = self.encoder(x, frame_mask, output_attentions, output_hidden_states)
-        return returned(output, self.config, return_dict)
+        return returned(output, self, return_dict)
 
     def forward_packed(self, audio: PackedAudio, output_hidden_states: bool | None = None) -> PackedModelOutput:
         """Encode utterances of any lengths without padding. Each utterance gets the result it would get alone.
@@ -254,7 +254,7 @@ class HubertForCTC(HubertPreTrainedModel):
             counts = torch.full((batch,), frames, dtype=torch.long, device=logits.device)
         else:
             counts = self.frame_counts(attention_mask.sum(-1, dtype=torch.long)).clamp(max=frames)
-            if not (self.training or logits.requires_grad):
+            if not self.training and (torch.jit.is_tracing() or not logits.requires_grad):
                 is_frame = torch.arange(frames, device=logits.device) < counts[:, None]
                 logits = blank_padding(logits, is_frame, self.config.pad_token_id)
         loss = None if labels is None else self._ctc_loss(logits, counts, labels)
@@ -263,7 +263,7 @@ class HubertForCTC(HubertPreTrainedModel):
         )
         if not torch.compiler.is_compiling():
             output.keep_frame_counts(counts)
-        return returned(output, self.config, return_dict)
+        return returned(output, self, return_dict)
 
     def forward_packed(self, audio: PackedAudio, output_hidden_states: bool | None = None) -> PackedCausalLMOutput:
         """Return logits `[N, V]` for utterances of any lengths without padding. See `HubertModel.forward_packed`."""
@@ -375,7 +375,7 @@ class HubertForSequenceClassification(HubertPreTrainedModel):
             hidden_states=encoded.get("hidden_states") if wants_states else None,
             attentions=encoded.get("attentions"),
         )
-        return returned(output, self.config, return_dict)
+        return returned(output, self, return_dict)
 
     def forward_packed(self, audio: PackedAudio, output_hidden_states: bool | None = None) -> PackedSequenceClassifierOutput:
         """Return logits `[B, num_labels]` for utterances of any lengths without padding. See `HubertModel.forward_packed`.

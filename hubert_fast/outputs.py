@@ -76,16 +76,22 @@ class ModelOutput(dict):
 Output = TypeVar("Output", bound=ModelOutput)
 
 
-def returned(output: Output, config: HubertConfig, return_dict: bool | None) -> Output | tuple:
+def is_traced_part(module: torch.nn.Module) -> bool:
+    """Return whether `torch.jit.trace` is tracing a module that contains `module`."""
+    names = torch.jit._trace._trace_module_map  # of all modules below the traced one, which is "__module"
+    return names is not None and names.get(module, "__module") != "__module"
+
+
+def returned(output: Output, model: torch.nn.Module, return_dict: bool | None) -> Output | tuple:
     """Return an output in the form that a call asks for: an object, or a tuple if `return_dict` is false.
 
     `None` means the configuration's setting. If transformers is imported, `isinstance` takes the object for one of its
     outputs: pipelines move the entries of those to another device without losing the attributes. The class of the object is
     then a subclass of that of `output`; its copies and pickles have the latter.
     """
-    if not (config.return_dict if return_dict is None else return_dict):
+    if not (model.config.return_dict if return_dict is None else return_dict):
         return output.to_tuple()
-    if torch.jit.is_tracing():  # tracing supports only built-in containers
+    if torch.jit.is_tracing() and not is_traced_part(model):  # only built-in containers leave a traced function
         return dict(output)  # type: ignore[return-value]
     if torch.compiler.is_compiling() or "transformers.utils.generic" not in sys.modules:
         return output

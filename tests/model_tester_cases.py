@@ -71,15 +71,12 @@ class Case:
         return torch.tensor([1, 3])[:rows] if self.class_name == "HubertForSequenceClassification" else None
 
 
-def parametrize_cases(
-    class_names: tuple[str, ...] = CLASSES, libraries: tuple[str, ...] = IMPORTS, fails_with: tuple[str, ...] = ()
-):
-    """Run a test with every import, architecture and named class, as `case`. It may fail with some of the imports."""
+def parametrize_cases(class_names: tuple[str, ...] = CLASSES, libraries: tuple[str, ...] = IMPORTS):
+    """Run a test with every import, architecture and named class, as `case`."""
     cases = [Case(library, name, architecture) for library in libraries for name in class_names for architecture in SMALL]
-    may_fail = pytest.mark.xfail(reason="a known fault, which the test describes", strict=False)
     return pytest.mark.parametrize(
         "case",
-        [pytest.param(case, marks=[may_fail] if case.library in fails_with else []) for case in cases],
+        cases,
         ids=[f"{case.library}-{case.class_name}-{case.architecture}" for case in cases],
     )
 

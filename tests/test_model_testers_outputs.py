@@ -256,9 +256,8 @@ def test_options_that_do_not_exist_are_refused(case):
         case.model()(waveforms_of(), scroe=True)
 
 
-@parametrize_cases(fails_with=("hubert_fast",))
+@parametrize_cases()
 def test_a_traced_model_gives_the_same(case):
-    """Our own models fail as parts of a traced module: under tracing they return plain dictionaries, without indices."""
     model = _FirstOutput(case.model()).eval()
     waveforms, mask = padded_batch()
     with warnings.catch_warnings(), torch.no_grad():
