@@ -12,7 +12,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 if TYPE_CHECKING:
-    from .config import HubertConfig
+    pass
 
 
 class ModelOutput(dict):
