@@ -82,7 +82,7 @@ def is_traced_part(module: torch.nn.Module) -> bool:
     return names is not None and names.get(module, "__module") != "__module"
 
 
-def returned(output: Output, model: torch.nn.Module, return_dict: bool | None) -> Output | tuple:
+def returned(output: Output, model: Any, return_dict: bool | None) -> Output | tuple:
     """Return an output in the form that a call asks for: an object, or a tuple if `return_dict` is false.
 
     `None` means the configuration's setting. If transformers is imported, `isinstance` takes the object for one of its
