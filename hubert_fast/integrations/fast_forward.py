@@ -104,6 +104,21 @@ class _BuiltGraph(NamedTuple):
     why_not: str | None
 
 
+class _LastCall:
+    """What is known of the last call of each thread. A copy, or an unpickled object, knows of none.
+
+    Attributes:
+        local: Has `reason` and `count`, once the thread has made a call.
+    """
+
+    def __init__(self) -> None:
+        self.local = threading.local()
+
+    def __reduce__(self) -> tuple[type, tuple]:
+        # `functools.update_wrapper` copies the attributes of a FastForward to what other libraries put around it
+        return _LastCall, ()
+
+
 class FastForward:
     """Replace the `forward` of a `transformers.HubertModel`: by ours for calls that we can serve, by its own for all others.
 
@@ -111,8 +126,6 @@ class FastForward:
         enabled: Whether our `forward` may serve calls.
     """
 
-    # without a `__dict__`, which `functools.update_wrapper` would copy to what other libraries put around this object
-    __slots__ = ("_base", "_built", "_config", "_last_call", "_reasons_logged", "_watch", "_why_never", "enabled")
     KEPT = ("_config", "_watch", "_why_never", "enabled")  # by a copy, which builds a graph on the layers of the copied model
 
     def __init__(self, base: TransformersHubertModel):
@@ -129,7 +142,7 @@ class FastForward:
         self._base = weakref.ref(base)  # base holds this object: a reference cycle would keep the weights until it is collected
         self._built = _BuiltGraph(None, None, None)
         self._reasons_logged: set[str] = set()
-        self._last_call = threading.local()
+        self._last_call = _LastCall()
 
     def belongs_to(self, base: nn.Module) -> bool:
         """Return whether this serves `base`, rather than the model of which `base` is a shallow copy."""
@@ -145,11 +158,11 @@ class FastForward:
     @property
     def reason(self) -> str | None:
         """Why we did not serve the last call of this thread; `None` if we did."""
-        return getattr(self._last_call, "reason", None)
+        return getattr(self._last_call.local, "reason", None)
 
     @reason.setter
     def reason(self, reason: str | None) -> None:
-        self._last_call.reason = reason
+        self._last_call.local.reason = reason
 
     @property
     def __func__(self) -> Callable[..., Any]:
@@ -206,7 +219,7 @@ class FastForward:
 
     def _step_aside(self, reason: str, own_forward: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
         self.reason = reason
-        self._last_call.count = None
+        self._last_call.local.count = None
         self._log(reason)
         return own_forward(self.base, *args, **kwargs)
 
@@ -216,8 +229,8 @@ class FastForward:
         A call is returned only once. The function returns how many frames of each row are not padding, int64 `[B]`; `None` if
         the call had no mask.
         """
-        count = getattr(self._last_call, "count", None)
-        self._last_call.count = None
+        count = getattr(self._last_call.local, "count", None)
+        self._last_call.local.count = None
         return count
 
     def _log(self, reason: str) -> None:
@@ -231,7 +244,7 @@ class FastForward:
         waveforms, mask = arguments["input_values"], arguments.get("attention_mask")
         check_inputs(graph, waveforms, mask)
         last, states = run_padded(graph, waveforms, mask, arguments["output_hidden_states"])
-        self._last_call.count = lambda: None if mask is None else graph.frame_counts(mask.sum(-1, dtype=torch.long))
+        self._last_call.local.count = lambda: None if mask is None else graph.frame_counts(mask.sum(-1, dtype=torch.long))
         output = BaseModelOutput(last_hidden_state=last, hidden_states=states)
         return output if arguments["return_dict"] else output.to_tuple()
 
