@@ -23,8 +23,7 @@ def split_options(
     """
     known = {*HUB_OPTIONS, *(name for part in parts for name in part)}
     if unknown := [name for name in options if name not in known]:
-        raise TypeError(
-            f"{owner}.from_pretrained got unknown options: {', '.join(unknown)}. It takes {', '.join(sorted(known))}"
-        )
+        public = sorted(name for name in known if not name.startswith("_"))
+        raise TypeError(f"{owner}.from_pretrained got unknown options: {', '.join(unknown)}. It takes {', '.join(public)}")
     hub = {name: value for name, value in options.items() if name in HUB_OPTIONS}
     return [{name: value for name, value in options.items() if name in part} for part in parts], hub
