@@ -515,3 +515,13 @@ def test_a_class_given_later_runs_its_own_forward(batch):
         expected = 2 * outputs_of(hubert_fast.restore(copy.deepcopy(model)).hubert, *batch)[0]
         model.hubert.__class__ = Doubled
         assert torch.equal(outputs_of(model.hubert, *batch)[0], expected)
+
+
+def test_accelerate_installs_again_what_was_removed(batch):
+    model = hubert_fast.accelerate(perturb(transformers.HubertForCTC(transformers.HubertConfig(**PRE_LN))).eval())
+    expected = outputs_of(model, *batch).logits
+    del model.hubert.forward
+    theirs = outputs_of(model, *batch)
+    assert not hasattr(theirs, "frame_counts") and not torch.equal(theirs.logits, expected)
+    hubert_fast.accelerate(model)
+    assert torch.equal(outputs_of(model, *batch).logits, expected)

@@ -198,6 +198,7 @@ class FastForward:
             args = args[1:]
         own_forward = _own_forward(base)  # not `__wrapped__`: after a graph break torch.compile takes that for `base.forward`
         if not self.enabled:
+            self._last_call.local.count = None
             return own_forward(base, *args, **kwargs)
         never = self._why_never or _patched(own_forward)
         if never is not None:
@@ -244,7 +245,8 @@ class FastForward:
         waveforms, mask = arguments["input_values"], arguments.get("attention_mask")
         check_inputs(graph, waveforms, mask)
         last, states = run_padded(graph, waveforms, mask, arguments["output_hidden_states"])
-        self._last_call.local.count = lambda: None if mask is None else graph.frame_counts(mask.sum(-1, dtype=torch.long))
+        samples = None if mask is None else mask.sum(-1, dtype=torch.long)  # not the mask, which would stay in memory
+        self._last_call.local.count = lambda: None if samples is None else graph.frame_counts(samples)
         output = BaseModelOutput(last_hidden_state=last, hidden_states=states)
         return output if arguments["return_dict"] else output.to_tuple()
 
