@@ -255,8 +255,7 @@ class HubertForCTC(HubertPreTrainedModel):
         else:
             counts = self.frame_counts(attention_mask.sum(-1, dtype=torch.long)).clamp(max=frames)
             if not self.training and (torch.jit.is_tracing() or not logits.requires_grad):
-                is_frame = torch.arange(frames, device=logits.device) < counts[:, None]
-                logits = blank_padding(logits, is_frame, self.config.pad_token_id)
+                logits = blank_padding(logits, counts, self.config.pad_token_id)
         loss = None if labels is None else self._ctc_loss(logits, counts, labels)
         output = CausalLMOutput(
             loss=loss, logits=logits, hidden_states=encoded.get("hidden_states"), attentions=encoded.get("attentions")

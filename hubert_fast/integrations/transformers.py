@@ -141,8 +141,7 @@ def finish_logits(model: Any, args: tuple, kwargs: dict[str, Any], output: Any) 
         counts = torch.full((len(logits),), logits.shape[1], device=logits.device)
     else:
         counts = counts.to(logits.device)
-        frame_mask = torch.arange(logits.shape[1], device=logits.device) < counts[:, None]
-        padded = blank_padding(logits, frame_mask, model.config.pad_token_id)
+        padded = blank_padding(logits, counts, model.config.pad_token_id)
         if not isinstance(output, dict):
             return tuple(padded if value is logits else value for value in output)
         output["logits"] = padded
