@@ -191,7 +191,10 @@ def _add_transcribe_options(parser: argparse.ArgumentParser) -> None:
         help="seconds of audio in a batch (default: 64 on a CPU; on a GPU 16 for each GiB of its memory, at most 1280)",
     )
     work.add_argument(
-        "--workers", type=int, metavar="N", help="threads that decode audio (default: one for each core, at most 16)"
+        "--workers",
+        type=int,
+        metavar="N",
+        help="threads that decode audio (default: one for each CPU that this process may use, at most 16)",
     )
     work.add_argument(
         "--engine", choices=["local", "ray"], default="local",
@@ -273,6 +276,13 @@ def _add_device_options(parser: argparse.ArgumentParser) -> None:
         "--dtype",
         default="auto",
         help="number format of the model: auto (whichever is fast on the device), float32, bfloat16 or float16 (default: auto)",
+    )
+    parser.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="threads that compute on a CPU (default: as many as PyTorch chooses, but no more than the CPUs that this process "
+        "may use, by its affinity and the CPU quota of its container)",
     )
 
 

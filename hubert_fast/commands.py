@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import platform
 import tempfile
 import time
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
 import torch
 
-from . import __version__, ctc, demo, dispatch, interrupts
+from . import __version__, cpus, ctc, demo, dispatch, interrupts
 from .console import EXIT_OK, CannotRunError, say
 from .devices import DTYPES
 from .hub import CheckpointError, listed
@@ -23,11 +25,32 @@ def transcribe(options: argparse.Namespace) -> int:
     """Run `hubert-fast transcribe`: see `transcribe.command`."""
     from .transcribe.command import run_command  # on demand: the other commands need no library that reads audio
 
-    return run_command(options)
+    with _threads(options):
+        return run_command(options)
+
+
+@contextlib.contextmanager
+def _threads(options: argparse.Namespace) -> Iterator[None]:
+    """Set the number of threads with which PyTorch computes on a CPU, and restore it at the end."""
+    try:
+        count = cpus.thread_count(options.threads)
+    except ValueError as error:
+        raise CannotRunError(str(error)) from None
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def run_demo(options: argparse.Namespace) -> int:
     """Run `hubert-fast demo`: print the reference and text of each recording, then the word error rate and speed."""
+    with _threads(options):
+        return _run_demo(options)
+
+
+def _run_demo(options: argparse.Namespace) -> int:
     try:
         import jiwer
     except ImportError:
@@ -96,7 +119,8 @@ def bench(options: argparse.Namespace) -> int:
     """Run `hubert-fast bench`: see `benchmark.command`."""
     from .benchmark.command import run
 
-    return run(options)
+    with _threads(options):
+        return run(options)
 
 
 def check(options: argparse.Namespace) -> int:
@@ -113,7 +137,7 @@ def info(options: argparse.Namespace) -> int:
     rows += [("Python", f"{platform.python_version()} on {platform.platform()}")]
     rows += [(name, _version(name)) for name in ("torch", "triton", "transformers", "numpy", "safetensors")]
     rows += [(name, _version(name)) for name in ("huggingface_hub", "soundfile", "soxr", "av")]
-    rows += [("cpu", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")]
+    rows += [("cpu", _describe_cpu())]
     rows += [("cuda", _describe_cuda())]
     for index in range(torch.cuda.device_count()):
         device = torch.cuda.get_device_properties(index)
@@ -148,6 +172,18 @@ def _version(name: str) -> str:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return "not installed"
+
+
+def _describe_cpu() -> str:
+    """Describe the CPU: its cores, the share of them that this process may use, and how many threads commands compute with."""
+    limit = cpus.current_quota()
+    parts = [
+        f"{os.cpu_count()} cores, {cpus.available()} usable",
+        "no quota" if limit is None else f"a quota of {limit:g}",
+        f"{cpus.thread_count()} threads",
+        torch.backends.cpu.get_cpu_capability(),
+    ]
+    return ", ".join(parts)
 
 
 def _describe_cuda() -> str:

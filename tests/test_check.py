@@ -253,7 +253,7 @@ def test_processes_share_the_tasks_but_never_a_kernel(shards):
     [(140, 16, 1, 12), (140, 16, 3, 4), (14, 16, 1, 4), (2, 64, 1, 1), (140, 1, 1, 1)],
 )
 def test_processes_fit_the_processors_and_the_gpu_memory(monkeypatch, free_gigabytes, processors, dtypes, count):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(processors)), raising=False)
+    monkeypatch.setattr(parallel, "available", lambda: processors)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free_gigabytes << 30, 150 << 30))
     assert parallel.process_count(torch.device("cuda:0"), dtypes) == count
     assert parallel.process_count(CPU, dtypes) == 1

@@ -7,8 +7,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
-from hubert_fast import demo
+from hubert_fast import cpus, demo
 from hubert_fast.cli import main
 from hubert_fast.transcribe import Options, Transcriber, Utterance
 
@@ -49,7 +50,7 @@ def test_a_killed_actor_loses_and_duplicates_nothing(cluster, monkeypatch):
     expected = {str(path): transcriber.transcribe_file(path).text for path in (each.path for each in demo.recordings())}
     paths = [str(each.path) for each in demo.recordings()] * 8
     utterances = [Utterance(str(index), path) for index, path in enumerate(paths)]
-    run = ray_engine.RayRun(str(demo.MODEL), "cpu", "float32", utterances, Options(), ray_engine.Cluster(actors=2, cpus=1))
+    run = ray_engine.RayRun(str(demo.MODEL), "cpu", "float32", utterances, Options(), ray_engine.Cluster(actors=2, threads=1))
     results = []
     for result in run.results():
         results.append(result)
@@ -77,6 +78,23 @@ def test_the_command_gives_the_same_results_on_ray(cluster, tmp_path, capsys):
     assert "not audio" in json.loads((tmp_path / "ray.jsonl.errors.jsonl").read_text())["error"]
     before = out.read_bytes()
     assert main(command) == 1 and out.read_bytes() == before and "15 inputs were already done" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("threads", "cores", "actors"), [(None, 2, 1), (1, 1, 2), (2, 2, 1), (64, 2, 1)])
+def test_actors_fit_the_nodes(cluster, threads, cores, actors):
+    """An actor that needs more cores than any node has would never start."""
+    run = ray_engine.RayRun("", "cpu", "float32", [], Options(), ray_engine.Cluster(threads=threads))
+    resources = run._resources(blocks=10)
+    assert resources["num_cpus"] == cores
+    assert (resources["compute"].min_size, resources["compute"].max_size) == (actors, actors)
+
+
+@pytest.mark.parametrize(("threads", "expected"), [(1, 1), (3, 3), (None, 2)])
+def test_an_actor_computes_with_the_threads_of_the_cluster(two_threads, monkeypatch, threads, expected):
+    monkeypatch.setattr(cpus, "available", lambda: 8)
+    torch.set_num_threads(2)
+    ray_engine.Worker(str(demo.MODEL), "cpu", "float32", Options(), threads)
+    assert torch.get_num_threads() == expected
 
 
 def test_the_error_without_ray_names_the_package_to_install(capsys, monkeypatch):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import queue
 import subprocess
 import threading
@@ -10,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from ..cpus import available
 from .process import Row, checked, not_run
 
 MAX_PROCESSES = 12
@@ -17,12 +17,11 @@ PROCESS_BYTES = 3 << 30  # of GPU memory: half a gigabyte for CUDA, and the tens
 
 
 def process_count(device: torch.device, dtypes: int) -> int:
-    """Return how many processes check each of `dtypes` dtypes, given the processors and the free memory of the GPU."""
+    """Return how many processes check each of `dtypes` dtypes, given the CPUs and the free memory of the GPU."""
     if device.type != "cuda":
         return 1
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     free_bytes, _ = torch.cuda.mem_get_info(device)
-    return max(1, min(MAX_PROCESSES, processors - 2, free_bytes // PROCESS_BYTES) // dtypes)
+    return max(1, min(MAX_PROCESSES, available() - 2, free_bytes // PROCESS_BYTES) // dtypes)
 
 
 def checked_in_parallel(

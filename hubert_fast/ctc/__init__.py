@@ -8,7 +8,6 @@ Axes: B utterances, T frames, N packed frames, V vocabulary.
 from __future__ import annotations
 
 import itertools
-import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
+from .. import cpus
 from . import fallback
 from .inputs import best_of, spans_of
 from .vocabulary import Vocabulary
@@ -101,8 +101,8 @@ def greedy_decode(
         frame_seconds: The time from one frame to the next, in seconds.
         timestamps: `"word"` to return words, `"token"` to return words and tokens.
         log_probs: The log-probabilities of the ids, in the shape of the ids. Without them, the confidences of ids are NaN.
-        threads: The largest number of threads; by default the number of cores, or fewer for short batches. Results do not
-            depend on it.
+        threads: The largest number of threads; by default the number of CPUs that the process may use, or fewer for short
+            batches. Results do not depend on it.
         backend: `"c++"`, `"python"`, or `"auto"`: C++ if it is built, else Python with a warning.
 
     Returns:
@@ -171,7 +171,7 @@ def decode_raw(
     if not hasattr(blank_id, "__index__") or not 0 <= blank_id < len(vocabulary.tokens):
         raise ValueError(f"blank_id must be a token id below {len(vocabulary.tokens)}, but is {blank_id!r}")
     if threads is None:
-        threads = min(os.cpu_count() or 1, 1 + int(lengths.sum()) // FRAMES_PER_THREAD)
+        threads = min(cpus.available(), 1 + int(lengths.sum()) // FRAMES_PER_THREAD)
     elif not hasattr(threads, "__index__") or threads < 1:
         raise ValueError(f"threads must be a whole number, 1 or more, but is {threads!r}")
     by_phone = words and vocabulary.phones

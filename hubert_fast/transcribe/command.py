@@ -220,7 +220,7 @@ def _engine(options: argparse.Namespace, job: Job, run_options: Options, transcr
 
 
 def _cluster(options: argparse.Namespace) -> Cluster:
-    return Cluster(options.ray_address, options.ray_actors)
+    return Cluster(options.ray_address, options.ray_actors, options.threads)
 
 
 def _keep_summary(path: Path, summary: Summary) -> None:

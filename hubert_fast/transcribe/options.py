@@ -14,7 +14,7 @@ class Options:
 
     Attributes:
         batch_seconds: Seconds of audio in a batch; by default 64 on a CPU, and 16 for each GiB of a GPU's memory up to 1,280.
-        workers: Threads that decode audio; by default one for each core, at most 16.
+        workers: Threads that decode audio; by default one for each CPU that the process may use, at most 16.
         chunk_seconds: Length of the chunks that longer audio is cut into.
         overlap_seconds: Seconds of audio that consecutive chunks share.
         channels: `"mix"` averages the channels of a file, `"each"` transcribes them separately.

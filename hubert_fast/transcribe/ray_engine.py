@@ -18,7 +18,9 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+import torch
 
+from .. import cpus
 from ..hub import first_line
 from ..jobs.inputs import Utterance
 from .options import Options
@@ -27,6 +29,7 @@ from .transcriber import Transcriber
 
 BLOCK_UTTERANCES = 64  # the unit of an actor's work, which is repeated if the actor dies
 WAVE_UTTERANCES = 16_384  # passed to Ray at a time, so that the inputs are never all in memory
+CORES = 4  # of an actor on the CPU
 MOST_RETRIES = 3  # of a block whose actor died
 
 
@@ -42,12 +45,14 @@ class Cluster:
     Attributes:
         address: As for `ray.init`; `None` uses the running cluster or starts a local one.
         actors: Number of actors; by default one for each GPU, or for every four cores if there is none.
-        cpus: Cores of an actor that runs on the CPU.
+        threads: Threads with which an actor computes on a CPU, and the cores that Ray reserves for an actor without a GPU: at
+            most those of the largest node. By default Ray reserves up to four cores and sets `OMP_NUM_THREADS` to their
+            number, unless the node sets it; actors compute with that many threads.
     """
 
     address: str | None = None
     actors: int | None = None
-    cpus: int | None = None
+    threads: int | None = None
 
 
 def connect(cluster: Cluster, device: str) -> bool:
@@ -79,7 +84,8 @@ def _retries() -> dict[str, int]:
 class Worker:
     """An actor that holds a model and transcribes blocks of utterances."""
 
-    def __init__(self, model: str, device: str, dtype: str, options: Options):
+    def __init__(self, model: str, device: str, dtype: str, options: Options, threads: int | None):
+        torch.set_num_threads(cpus.thread_count(threads))  # the actor's process is ours
         self._transcriber = Transcriber.from_pretrained(model, device=device, dtype=dtype)
         self._options = options
 
@@ -137,7 +143,7 @@ class RayRun:
             warnings.simplefilter("ignore", DeprecationWarning)  # about limiting retries, for which Ray has no replacement yet
             results = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
                 Worker,
-                fn_constructor_args=(self._model, self._device, self._dtype, self._options),
+                fn_constructor_args=(self._model, self._device, self._dtype, self._options, self._cluster.threads),
                 batch_size=BLOCK_UTTERANCES,
                 **self._resources(blocks),
             )
@@ -156,8 +162,10 @@ class RayRun:
         if self._device.startswith("cuda") or (self._device == "auto" and available.get("GPU", 0) >= 1):
             count, arguments = int(available.get("GPU", 0)), {"num_gpus": 1}
         else:
-            cpus = self._cluster.cpus or min(4, max(int(available.get("CPU", 1)), 1))
-            count, arguments = int(available.get("CPU", 1)) // cpus, {"num_cpus": cpus}
+            nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+            # an actor that needs more cores than the largest node has would never start
+            cores = min(self._cluster.threads or CORES, max([1, *nodes]))
+            count, arguments = sum(node // cores for node in nodes), {"num_cpus": cores}
         actors = min(self._cluster.actors or max(count, 1), blocks)
         if "ray_remote_args_fn" in inspect.signature(ray.data.Dataset.map_batches).parameters:  # until Ray 2.64
             arguments["ray_remote_args_fn"] = _retries

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import audio, ctc
+from .. import audio, cpus, ctc
 from ..checkpoints import Source, load
 from ..config import HubertConfig
 from ..ctc import Word
@@ -206,7 +206,7 @@ class Run:
     def __init__(self, transcriber: Transcriber, utterances: Iterable[Utterance], options: Options):
         rate_hz = transcriber.sample_rate_hz
         batch_seconds = options.batch_seconds or batch_seconds_for(transcriber.devices[0])
-        workers = options.workers or min(os.cpu_count() or 1, MOST_WORKERS)
+        workers = options.workers or min(cpus.available(), MOST_WORKERS)
         lanes = transcriber.lanes
         # room for running batches, waiting batches, and the results that an ordered run holds back
         window = max(1024, 4 * len(lanes) * round(batch_seconds))
