@@ -28,6 +28,7 @@ BACKENDS = ("eager", "triton")
 BACKEND_VARIABLE = "HUBERT_FAST_BACKEND"
 CUDA_GRAPHS_VARIABLE = "HUBERT_FAST_CUDA_GRAPHS"
 CHECK_VARIABLE = "HUBERT_FAST_CHECK"
+PACK_VARIABLE = "HUBERT_FAST_PACK"
 MIN_CAPABILITY = (8, 0)  # 99 KB of shared memory, bfloat16, asynchronous copies
 # With older versions, kernels need more shared memory than a chip has or spill registers, and some take minutes to compile.
 MIN_TRITON, MIN_TRITON_TORCH = (3, 4), "2.8"
@@ -102,6 +103,14 @@ def cuda_graphs_requested() -> bool | None:
     Raises `ValueError` for any other value.
     """
     return _switch(CUDA_GRAPHS_VARIABLE)
+
+
+def packing_requested() -> bool | None:
+    """Return whether `HUBERT_FAST_PACK` is 1, which stores linear layers a second time for oneDNN, or 0; `None` if it is not set.
+
+    Raises `ValueError` for any other value.
+    """
+    return _switch(PACK_VARIABLE)
 
 
 def check_required() -> bool:

@@ -103,6 +103,28 @@ def new_convolution(model):
         layer.conv.weight.mul_(1.5)
 
 
+def one_element_of_a_linear_layer(model):
+    with torch.no_grad():
+        model.hubert.encoder.layers[1].feed_forward.intermediate_dense.weight[5, 7] += 30
+
+
+def new_linear_layer(model):
+    attention = model.hubert.encoder.layers[1].attention
+    attention.q_proj = copy.deepcopy(attention.q_proj)
+    with torch.no_grad():
+        attention.q_proj.weight.mul_(3)
+
+
+def merged_through_data(model):
+    """As adapters are merged, into a weight that is a part of a larger tensor."""
+    projection = model.hubert.feature_projection.projection
+    wide = torch.zeros(len(projection.weight), 3 * projection.in_features)
+    wide[:, ::3] = projection.weight.detach()
+    projection.weight.data = wide[:, ::3]
+    packed(model)
+    projection.weight.data += torch.ones(len(wide), 1) @ torch.ones(1, projection.in_features)
+
+
 def swap(model):
     layers = model.hubert.feature_extractor.conv_layers
     first, second = layers[1].conv.weight.detach().clone(), layers[4].conv.weight.detach().clone()
@@ -116,6 +138,7 @@ def swap(model):
     [
         *(in_place, through_data, new_data, one_element, in_inference_mode, load, load_by_assignment),
         *(step, step_fused, step_one_by_one, new_parameters, new_convolution, swap),
+        *(one_element_of_a_linear_layer, new_linear_layer, merged_through_data),
     ],
     ids=lambda edit: edit.__name__,
 )
@@ -210,7 +233,7 @@ def test_stale_weights_and_deleted_models_are_freed():
     model = HubertModel(HubertConfig(**POST_LN)).eval()
     with torch.no_grad():
         model(WAVEFORM)
-    old = weakref.ref(model.fast_path.weights._entries[torch.float32][1].positions)
+    old = weakref.ref(model.fast_path.weights._entries[torch.float32].weights.positions)
     in_place(model)
     with torch.no_grad():
         model(WAVEFORM)

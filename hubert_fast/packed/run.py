@@ -74,6 +74,7 @@ def _run(
     dtype = compute_dtype(model)
     logger.debug("packed, on kernels" if on_kernels else "packed, in plain PyTorch")
     if on_kernels:
+        model.fast_path.weights.clear()  # copies from calls on a CPU, before the model moved here
         return encode_on_kernels(model, dtype, waveform, grid, statistics_spans, output_hidden_states)
     return encode(
         model, model.fast_path.weights.weights_of(model, dtype), waveform, grid, statistics_spans, output_hidden_states

@@ -13,7 +13,7 @@ Axes: B utterances, S samples, N packed frames, C channels, H heads, D head dim,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from ..devices import upload
 from ..layers import ConvLayer, Encoder, EncoderLayer, FeatureProjection, PositionalConvEmbedding
 from ..ops.window_statistics import window_statistics_eager
+from . import onednn
 from .grid import Grid
 from .weights import PackedWeights, stream_dtype
 
@@ -37,6 +38,7 @@ BLOCKS_AT_ONCE = 64  # of the positional convolution, to bound the memory that l
 # Rows of the feed-forward block computed at once on a CPU: its hidden activations then stay in cache. A GPU takes all rows.
 FEED_FORWARD_ROWS_CPU = 1024
 
+Activation = Callable[[Tensor], Tensor]
 States = tuple[Tensor, tuple[Tensor, ...] | None]  # the last hidden state, and all of them if requested
 
 
@@ -64,16 +66,16 @@ def encode(
         statistics_spans: The samples for the statistics of a GroupNorm; not read if there is none.
         output_hidden_states: Also return the input of the first layer and the output of each layer.
     """
-    dtype = weights.convolutions[-1].dtype
+    dtype = weights.dtype
     out_dtype = dtype_of_states(dtype, waveform.device)
     with torch.autocast(waveform.device.type, enabled=False):  # `dtype` is already autocast's
-        x = encode_features(model, weights.convolutions, waveform, grid, statistics_spans)
+        x = encode_features(model, weights, waveform, grid, statistics_spans)
         true_frames = grid.true_frames(waveform.device)
         if true_frames is not None:
             x = x[true_frames]
-        x = _project(model.feature_projection, x)
+        x = _project(model.feature_projection, x, weights)
         x += _positions(model.encoder.pos_conv_embed, x, grid, weights.positions)
-        run_layer = partial(_run_layer, grid.counts, dtype)
+        run_layer = partial(_run_layer, grid.counts, weights)
         return transform(model.encoder, x, run_layer, _norm_to, output_hidden_states, dtype, out_dtype)
 
 
@@ -82,12 +84,11 @@ def dtype_of_states(dtype: torch.dtype, device: torch.device) -> torch.dtype:
     return stream_dtype(dtype) if device.type == "cuda" and torch.is_autocast_enabled("cuda") else dtype
 
 
-def _project(projection: FeatureProjection, x: Tensor) -> Tensor:
+def _project(projection: FeatureProjection, x: Tensor, weights: PackedWeights) -> Tensor:
     """Project features `[N, C_conv]` to the residual stream `[N, C]`."""
-    dtype = x.dtype
     if hasattr(projection, "layer_norm"):
         x = norm(x, projection.layer_norm)
-    return linear(x, projection.projection, dtype).to(stream_dtype(dtype))
+    return _product(x, projection.projection, weights).to(stream_dtype(weights.dtype))
 
 
 # The feature encoder, as matrix products over slices of time.
@@ -117,40 +118,51 @@ class FirstConvolution(NamedTuple):
 
 
 def encode_features(
-    model: HubertModel, matrices: Sequence[Tensor], waveform: Tensor, grid: Grid, statistics_spans: SampleSpans
+    model: HubertModel, weights: PackedWeights, waveform: Tensor, grid: Grid, statistics_spans: SampleSpans
 ) -> Tensor:
     """Compute all frames of the grid up to its end, `[grid.end, C_conv]`, from a flat waveform `[S]`.
 
-    Args:
-        matrices: The weights of the convolutions, from `PackedWeights`.
-        statistics_spans: The samples for the statistics of a GroupNorm; not read if there is none.
+    `statistics_spans` are the samples for the statistics of a GroupNorm; they are not read if there is none.
     """
     layers, config = model.feature_extractor.conv_layers, model.config
     first, *others = layers
-    dtype, hop = matrices[-1].dtype, config.inputs_to_logits_ratio
+    matrix, *packed = weights.convolutions
+    hop = config.inputs_to_logits_ratio
     (kernel,), (stride,) = first.conv.kernel_size, first.conv.stride
     folded = None
     if first.norm == "group":
-        folded = fold(first, matrices[0], *window_statistics_eager(*statistics_spans, kernel, stride))
-    out = waveform.new_empty(grid.end, len(matrices[-1]), dtype=dtype)
+        folded = fold(first, matrix, *window_statistics_eager(*statistics_spans, kernel, stride))
+    out = waveform.new_empty(grid.end, config.conv_dim[-1], dtype=weights.dtype)
     per_frame = hop // stride  # frames of the first convolution for each frame of the last one
     budget = SLICE_BYTES_GPU if waveform.is_cuda else SLICE_BYTES_CPU
-    step = max(8, budget // (per_frame * len(matrices[0]) * dtype.itemsize))
+    step = max(8, budget // (per_frame * len(matrix) * weights.dtype.itemsize))
     for begin in range(0, grid.end, step):
         end = min(begin + step, grid.end)
-        samples = waveform[begin * hop : (end - 1) * hop + config.receptive_field].to(matrices[0].dtype)
+        samples = waveform[begin * hop : (end - 1) * hop + config.receptive_field].to(matrix.dtype)
         windows = samples.unfold(0, kernel, stride)
         if folded is None:
-            x = F.linear(windows, matrices[0], cast(first.conv.bias, windows.dtype))
+            bias = cast(first.conv.bias, matrix.dtype)
+            x = onednn.linear(windows.contiguous(), matrix, bias) if weights.by_onednn else F.linear(windows, matrix, bias)
             x = norm(x, first.layer_norm) if first.norm == "layer" else x
         else:
             x = _convolve_by_utterance(windows, folded, [(start - begin) * per_frame for start in grid.starts])
-        x = activate(x, first.activation).to(dtype)
-        for layer, matrix in zip(others, matrices[1:]):
-            x = F.linear(_windows(x, layer.conv), matrix, cast(layer.conv.bias, dtype))
-            x = activate(norm(x, layer.layer_norm) if layer.norm == "layer" else x, layer.activation)
+        x = activate(x, first.activation).to(weights.dtype)
+        for layer, weight in zip(others, packed):
+            x = _convolve(x, layer, weight, weights.by_onednn)
         out[begin:end] = x
     return out
+
+
+def _convolve(x: Tensor, layer: ConvLayer, weight: Tensor, by_onednn: bool) -> Tensor:
+    """Run a convolution, its norm and its activation, `[T_in, C_in] -> [T, C]`."""
+    (kernel,), (stride,), bias = layer.conv.kernel_size, layer.conv.stride, cast(layer.conv.bias, x.dtype)
+    if not by_onednn:
+        x = F.linear(_windows(x, layer.conv), weight, bias)
+    elif layer.norm != "layer" and layer.activation is F.gelu:
+        return onednn.convolution(x, weight, bias, kernel, stride, gelu=True)
+    else:
+        x = onednn.convolution(x, weight, bias, kernel, stride)
+    return activate(norm(x, layer.layer_norm) if layer.norm == "layer" else x, layer.activation)
 
 
 def _windows(x: Tensor, conv: nn.Conv1d) -> Tensor:
@@ -344,7 +356,7 @@ def transform(
 
 def _run_layer(
     counts: tuple[int, ...],
-    dtype: torch.dtype,
+    weights: PackedWeights,
     layer: EncoderLayer,
     x: Tensor,
     normed: Tensor,
@@ -353,26 +365,26 @@ def _run_layer(
 ) -> tuple[Tensor, Tensor]:
     """Run a layer in plain PyTorch, on utterances of `counts` frames. See `RunLayer` for the other arguments."""
     block = layer.attention
-    q, k, v = (linear(normed, projection, dtype) for projection in (block.q_proj, block.k_proj, block.v_proj))
-    x += linear(attention(q, k, v, counts, block.num_heads), block.out_proj, dtype)
+    q, k, v = (_product(normed, projection, weights) for projection in (block.q_proj, block.k_proj, block.v_proj))
+    x += _product(attention(q, k, v, counts, block.num_heads), block.out_proj, weights)
     if next_norm is None:
         x = norm(x, layer.layer_norm)
     for rows in x.split(len(x) if x.is_cuda else FEED_FORWARD_ROWS_CPU) if len(x) else ():
-        rows.copy_(_feed_forward(layer, rows, dtype))
+        rows.copy_(_feed_forward(layer, rows, weights))
     return x, x.to(next_dtype) if next_norm is None else _norm_to(x, next_norm, next_dtype)
 
 
-def _feed_forward(layer: EncoderLayer, x: Tensor, dtype: torch.dtype) -> Tensor:
+def _feed_forward(layer: EncoderLayer, x: Tensor, weights: PackedWeights) -> Tensor:
     """Compute the rest of a layer after attention, on some rows of the residual stream `[rows, C]`."""
     block = layer.feed_forward
     source = norm(x, layer.final_layer_norm) if layer.normalize_before else x
-    hidden = activate(linear(source, block.intermediate_dense, dtype), block.intermediate_act_fn)
-    x = x.add_(linear(hidden, block.output_dense, dtype))
+    hidden = _product(source, block.intermediate_dense, weights, block.intermediate_act_fn)
+    x = x.add_(_product(hidden, block.output_dense, weights))
     if not layer.normalize_before:
         return norm(x, layer.final_layer_norm)
     if hasattr(layer, "adapter_layer"):
         adapter = layer.adapter_layer
-        x += linear(F.relu(linear(norm(x, adapter.norm), adapter.linear_1, dtype)), adapter.linear_2, dtype)
+        x += _product(_product(norm(x, adapter.norm), adapter.linear_1, weights, F.relu), adapter.linear_2, weights)
     return x
 
 
@@ -437,6 +449,17 @@ def linear(x: Tensor, layer: nn.Linear, dtype: torch.dtype) -> Tensor:
     return F.linear(x.to(dtype), layer.weight.to(dtype), cast(layer.bias, dtype))
 
 
-def activate(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+def _product(x: Tensor, layer: nn.Linear, weights: PackedWeights, function: Activation | None = None) -> Tensor:
+    """Apply a linear layer in the dtype of products, then an activation."""
+    if not weights.by_onednn or not len(x):
+        x = linear(x, layer, weights.dtype)
+        return x if function is None else activate(x, function)
+    weight = weights.linears[layer] if weights.linears else layer.weight.to(weights.dtype)
+    is_gelu = function is F.gelu
+    x = onednn.linear(x.to(weights.dtype), weight, cast(layer.bias, weights.dtype), is_gelu)
+    return x if function is None or is_gelu else function(x)
+
+
+def activate(x: Tensor, function: Activation) -> Tensor:
     """Apply an activation, in place if it is GELU."""
     return torch.ops.aten.gelu_(x) if function is F.gelu else function(x)
