@@ -106,7 +106,7 @@ def cuda_graphs_requested() -> bool | None:
 
 
 def packing_requested() -> bool | None:
-    """Return whether `HUBERT_FAST_PACK` is 1, which stores linear layers a second time for oneDNN, or 0; `None` if it is not set.
+    """Return whether `HUBERT_FAST_PACK` is 1, which stores linear layers again for oneDNN, or 0; `None` if it is not set.
 
     Raises `ValueError` for any other value.
     """
