@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 import os
-import re
-from collections.abc import Iterator
 from functools import cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import torch
+
+from . import control_groups
 
 MOST_THREADS = 1024
 
@@ -58,71 +58,22 @@ def quota(root: Path = Path("/")) -> float | None:
     Args:
         root: The folder that holds `proc` and `sys`.
     """
-    groups = _groups(_read(root / "proc/self/cgroup"))
-    limits: list[float | None] = []
-    for kind, mount_root, mount_point in _mounts(_read(root / "proc/self/mountinfo")):
-        if kind in groups:
-            read = _quota_of_version_2 if kind == "cgroup2" else _quota_of_version_1
-            top = root / mount_point.lstrip("/")
-            limits += [read(folder) for folder in _folders(top, mount_root, groups[kind])]
+    limits = (
+        _quota_of_version_2(folder) if version == 2 else _quota_of_version_1(folder)
+        for version, folder in control_groups.folders("cpu", root)
+    )
     return min((limit for limit in limits if limit is not None), default=None)
-
-
-def _groups(text: str) -> dict[str, str]:
-    """Return the paths of the control groups in the lines `ID:CONTROLLERS:PATH`, by the file system type of their version."""
-    groups = {}
-    for line in text.split("\n"):
-        number, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if number == "0" and not controllers:
-            groups["cgroup2"] = path
-        elif "cpu" in controllers.split(","):
-            groups["cgroup"] = path
-    return groups
-
-
-def _mounts(text: str) -> Iterator[tuple[str, str, str]]:
-    """Yield the file system type, the root and the mount point of each hierarchy of control groups that may limit CPU time.
-
-    A line is `ID PARENT DEVICE ROOT MOUNT_POINT OPTIONS [TAG...] - TYPE SOURCE SUPER_OPTIONS`, see proc(5). The root is the
-    group that appears at the mount point.
-    """
-    for line in text.split("\n"):
-        left, _, right = line.partition(" - ")
-        fields = left.split(" ")
-        kind, controllers = right.partition(" ")[0], right.rpartition(" ")[2].split(",")
-        if len(fields) >= 5 and (kind == "cgroup2" or (kind == "cgroup" and "cpu" in controllers)):
-            yield kind, _unescaped(fields[3]), _unescaped(fields[4])
-
-
-def _unescaped(text: str) -> str:
-    """Replace the octal escapes of spaces, tabs, line breaks and backslashes."""
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
-
-
-def _folders(top: Path, mount_root: str, group: str) -> Iterator[Path]:
-    """Yield the folders of a group and of the groups above it, up to the mount point `top`.
-
-    In a container the mount point often is the container's own group, while the path of the group is the one on the host, or
-    leads out of the namespace by `..`: then the mount point alone is yielded.
-    """
-    path, start = PurePosixPath(group), PurePosixPath(mount_root)
-    if ".." not in path.parts and path.is_relative_to(start):
-        relative = path.relative_to(start)
-        yield from (top / each for each in (relative, *relative.parents))
-    else:
-        yield top
 
 
 def _quota_of_version_2(folder: Path) -> float | None:
     """Return the quota in `cpu.max`: `QUOTA PERIOD` in microseconds, or `max PERIOD` without a quota."""
-    quota_us, _, period_us = _read(folder / "cpu.max").strip().partition(" ")
+    quota_us, _, period_us = control_groups.read(folder / "cpu.max").strip().partition(" ")
     return _ratio(quota_us, period_us)
 
 
 def _quota_of_version_1(folder: Path) -> float | None:
     """Return the quota in `cpu.cfs_quota_us`, which is -1 without a quota, and `cpu.cfs_period_us`."""
-    return _ratio(_read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us"))
+    return _ratio(control_groups.read(folder / "cpu.cfs_quota_us"), control_groups.read(folder / "cpu.cfs_period_us"))
 
 
 def _ratio(quota_us: str, period_us: str) -> float | None:
@@ -131,10 +82,3 @@ def _ratio(quota_us: str, period_us: str) -> float | None:
     except ValueError:  # including "max", and an empty text for a file that is missing
         return None
     return quota / period if quota > 0 and period > 0 else None
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="surrogateescape")
-    except OSError:
-        return ""

@@ -10,6 +10,7 @@ import torch
 
 from hubert_fast import cpus, demo
 from hubert_fast.cli import main
+from hubert_fast.packed.memory import available_bytes
 from hubert_fast.transcribe.lanes import Lane
 
 V1, V2 = "/sys/fs/cgroup/cpu,cpuacct", "/sys/fs/cgroup"
@@ -237,3 +238,49 @@ def test_importing_the_package_changes_no_threads():
     code += "print(torch.get_num_threads())"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.stdout == "3\n", run.stderr
+
+
+MEMINFO = "MemTotal:       24000 kB\nMemFree:  1 kB\nMemAvailable:    9000 kB"
+MOUNT_MEMORY = "35 31 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory"
+
+
+def memory_v1(folder, limit, usage):
+    return {f"{folder}/memory.limit_in_bytes": limit, f"{folder}/memory.usage_in_bytes": usage}
+
+
+MEMORY = {
+    "no group": ("", "", {}, 9000 * 1024),
+    "v2, no limit": ("0::/job", MOUNT_V2, {f"{V2}/job/memory.max": "max", f"{V2}/job/memory.current": 1}, 9000 * 1024),
+    "v2, limit of a parent": (
+        "0::/a/b",
+        MOUNT_V2,
+        {
+            f"{V2}/a/b/memory.max": "max",
+            f"{V2}/a/b/memory.current": 1000,
+            f"{V2}/a/memory.max": 5000,
+            f"{V2}/a/memory.current": 2000,
+        },
+        3000,
+    ),
+    "v2, above its limit": ("0::/", MOUNT_V2, {f"{V2}/memory.max": 5000, f"{V2}/memory.current": 6000}, 0),
+    "v1, container": (
+        "4:cpu,cpuacct:/x\n3:memory:/docker/1",
+        MOUNT_MEMORY.replace(" / /sys", " /docker/1 /sys"),
+        memory_v1("/sys/fs/cgroup/memory", 7000, 6500),
+        500,
+    ),
+    "v1, no limit": ("3:memory:/", MOUNT_MEMORY, memory_v1("/sys/fs/cgroup/memory", 9223372036854771712, 6500), 9000 * 1024),
+}
+
+
+@pytest.mark.parametrize("groups, mounts, files, expected", MEMORY.values(), ids=MEMORY)
+def test_available_memory(tmp_path, groups, mounts, files, expected):
+    root = tree(tmp_path, groups, f"{MOUNT_OTHERS}\n{mounts}", {"/proc/meminfo": MEMINFO, **files})
+    assert available_bytes(root) == expected
+
+
+def test_available_memory_that_is_unknown(tmp_path):
+    assert available_bytes(tmp_path) is None
+    assert available_bytes(tree(tmp_path, "", "", {"/proc/meminfo": "MemFree: 3 kB"})) is None
+    available = available_bytes()
+    assert available is None or 0 < available < 1 << 50

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from conftest import POST_LN, PRE_LN, assert_close, perturb
 
 from hubert_fast import HubertConfig, HubertForCTC
-from hubert_fast.packed import memory, onednn, weights
+from hubert_fast.packed import onednn, weights
 from hubert_fast.tolerances import OP_TOLERANCES, largest_error
 
 ADAPTERS = dict(PRE_LN, adapter_attn_dim=8)
@@ -158,62 +158,3 @@ def test_autocast_packs_for_its_own_dtype():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert_close(logits(model).float(), expected, "half-precision model")
     assert set(model.hubert.fast_path.weights._entries) == {torch.float32, torch.bfloat16}
-
-
-MEMINFO = "MemTotal:       24000 kB\nMemFree:  1 kB\nMemAvailable:    9000 kB\n"
-
-
-def write(root, files):
-    for name, text in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return root
-
-
-@pytest.mark.parametrize(
-    "files, expected",
-    [
-        ({}, None),
-        ({"proc/meminfo": "MemFree: 3 kB\n"}, None),
-        ({"proc/meminfo": MEMINFO}, 9000 * 1024),
-        ({"proc/meminfo": MEMINFO, "proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": "max\n"}, 9000 * 1024),
-        (
-            {
-                "proc/meminfo": MEMINFO,
-                "proc/self/cgroup": "0::/a/b\n",
-                "sys/fs/cgroup/a/b/memory.max": "max\n",
-                "sys/fs/cgroup/a/b/memory.current": "1\n",
-                "sys/fs/cgroup/a/memory.max": "5000\n",
-                "sys/fs/cgroup/a/memory.current": "2000\n",
-            },
-            3000,
-        ),
-        (
-            {
-                "proc/meminfo": MEMINFO,
-                "proc/self/cgroup": "4:cpu,cpuacct:/x\n3:memory:/docker/1\n",
-                "sys/fs/cgroup/memory/memory.limit_in_bytes": "7000\n",
-                "sys/fs/cgroup/memory/memory.usage_in_bytes": "6500\n",
-            },
-            500,
-        ),
-        (
-            {
-                "proc/meminfo": MEMINFO,
-                "proc/self/cgroup": "3:memory:/\n",
-                "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
-                "sys/fs/cgroup/memory/memory.usage_in_bytes": "6500\n",
-            },
-            9000 * 1024,
-        ),
-    ],
-    ids=["not linux", "old kernel", "no group", "no limit", "limit of a parent", "group of a container", "v1 without a limit"],
-)
-def test_available_bytes(tmp_path, files, expected):
-    assert memory.available_bytes(write(tmp_path, files)) == expected
-
-
-def test_available_bytes_of_this_machine():
-    available = memory.available_bytes()
-    assert available is None or 0 < available < 1 << 50

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
-NO_LIMIT = 1 << 62
+from .. import control_groups
 
 
 def available_bytes(root: Path = Path("/")) -> int | None:
@@ -13,42 +14,18 @@ def available_bytes(root: Path = Path("/")) -> int | None:
     Args:
         root: The folder that holds `proc` and `sys`.
     """
-    try:
-        lines = (root / "proc/meminfo").read_text().splitlines()
-        available = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration, ValueError, IndexError):
+    line = re.search(r"^MemAvailable: +(\d+) kB$", control_groups.read(root / "proc/meminfo"), re.MULTILINE)
+    if line is None:
         return None
-    return min([available, *_left_in_cgroups(root)])
+    left = (_bytes_left(version, folder) for version, folder in control_groups.folders("memory", root))
+    return min([1024 * int(line[1]), *(each for each in left if each is not None)])
 
 
-def _left_in_cgroups(root: Path) -> list[int]:
-    """Return the bytes left to each control group with a memory limit that this process is in, as in a container."""
+def _bytes_left(version: int, folder: Path) -> int | None:
+    """Return the bytes that a control group may still take; `None` if it has no limit."""
+    names = ("memory.max", "memory.current") if version == 2 else ("memory.limit_in_bytes", "memory.usage_in_bytes")
     try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return []
-    left = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            base, limit_name, usage_name = root / "sys/fs/cgroup", "memory.max", "memory.current"
-        elif "memory" in controllers.split(","):
-            base, limit_name, usage_name = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
-        else:
-            continue
-        folder = base / path.lstrip("/")
-        # inside a container the path may be that of the host, while the container's own group is mounted at the base
-        for group in (folder, *folder.parents) if folder.exists() else (base,):
-            limit, usage = (_number(group / name) for name in (limit_name, usage_name))
-            if limit is not None and usage is not None and limit < NO_LIMIT:
-                left.append(max(limit - usage, 0))
-            if group == base:
-                break
-    return left
-
-
-def _number(path: Path) -> int | None:
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):  # not there, or "max"
+        limit, usage = (int(control_groups.read(folder / name)) for name in names)
+    except ValueError:  # "max", or a file that is missing
         return None
+    return max(limit - usage, 0)
