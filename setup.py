@@ -34,6 +34,13 @@ def extensions() -> list[Extension]:
 TRANSFORMERS = ["transformers>=4.34.1"]
 CURRENT_TRANSFORMERS = ["transformers>=5"]  # tests and benchmarks compare with it
 DEMO = ["jiwer>=3"]
+CPU_PEERS = [  # that `hubert-fast bench` compares with on a CPU
+    "openvino>=2024.6",
+    "onnxruntime>=1.20",
+    "onnx>=1.17",
+    "onnxscript>=0.6",  # torch exports with it
+    *CURRENT_TRANSFORMERS,
+]
 RAY = ['ray[data]>=2.40; python_version < "3.14"']
 
 setup(
@@ -93,11 +100,12 @@ setup(
             "aiohttp>=3.9",  # fsspec reads http with it
             "accelerate>=1.1",  # required by transformers' Trainer
             "peft>=0.14",
-            *CURRENT_TRANSFORMERS,
+            *CPU_PEERS,
             *DEMO,
             *RAY,
         ],
         "bench": ["pytest-benchmark>=4", "matplotlib>=3.8", *CURRENT_TRANSFORMERS, *DEMO],
+        "bench-cpu": CPU_PEERS,
         "docs": [
             "mkdocs>=1.6,<2",
             "mkdocs-material>=9.5,<10",

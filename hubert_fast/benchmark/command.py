@@ -17,7 +17,7 @@ from .arithmetic import ceiling
 from .measure import OK, Plan, measure
 from .meters import Energy
 from .protocols import PROTOCOLS
-from .providers import SORTED, checked_names
+from .providers import SORTED, checked_names, is_peer
 from .subject import Subject
 from .work import Work
 
@@ -136,21 +136,21 @@ HEADER = (
 
 
 def table(measured: list[dict[str, Any]]) -> str:
-    """Format rows as a table. The ratio is relative to the fastest provider of transformers in the same protocol."""
+    """Format rows as a table. The ratio is relative to the fastest provider of another library in the same protocol."""
     lines: list[tuple[str, ...]] = [HEADER]
     reasons = []
     for row in measured:
         if row["status"] != OK:
             reasons.append(f"{row['protocol']}, {row['provider']}: {row['status']}")
             continue
-        theirs = [
+        peers = [
             other["rtfx"]
             for other in measured
-            if other["status"] == OK and other["protocol"] == row["protocol"] and other["provider"].startswith("hf-")
+            if other["status"] == OK and other["protocol"] == row["protocol"] and is_peer(other["provider"])
         ]
         lines.append(
             (
-                row["protocol"], row["provider"], f"{row['rtfx']:.4g}", f"{row['rtfx'] / max(theirs):.2f}" if theirs else "",
+                row["protocol"], row["provider"], f"{row['rtfx']:.4g}", f"{row['rtfx'] / max(peers):.2f}" if peers else "",
                 _shown(row["latency_p50_ms"], "{:.0f}"), _shown(row["latency_p95_ms"], "{:.0f}"),
                 _shown(row["share_of_ceiling"], "{:.0%}"), _shown(row["peak_bytes"], "{:.0f}", 1e-6),
                 _shown(row["max_error"], "{:.0e}"), row["texts_equal"], _shown(row["wer"], "{:.1%}"),

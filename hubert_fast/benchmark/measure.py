@@ -212,12 +212,16 @@ class Reference:
     def compare(self, provider: Provider) -> tuple[float, int]:
         """Return the largest error as a share of the largest logit, and how many texts equal those of float32.
 
-        With random weights texts are not compared.
+        A provider that takes one utterance at a time is compared in that way. With random weights texts are not compared.
         """
-        ready = provider.forward(self.waveforms)
-        output = ready.frames(ready.run()).double().cpu()
-        error = largest_error(output, self.padded if provider.pads else self.alone)
-        texts = provider.text(self.waveforms) if self.texts else []
+        is_padded = provider.pads and not provider.is_single
+        batches = [[waveform] for waveform in self.waveforms] if provider.is_single else [self.waveforms]
+        parts = []
+        for batch in batches:
+            ready = provider.forward(batch)
+            parts.append(ready.frames(ready.run()).double().cpu())
+        error = largest_error(torch.cat(parts), self.padded if is_padded else self.alone)
+        texts = [text for batch in batches for text in provider.text(batch)] if self.texts else []
         equal = sum(text.strip() == reference.strip() for text, reference in zip(texts, self.texts))
         return error, equal
 

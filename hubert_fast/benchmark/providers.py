@@ -17,9 +17,11 @@ from .. import accelerate
 from ..ctc import greedy_decode
 from ..packed import PackedAudio
 from ..packed.cuda_graphs import GraphCache
+from .exported import Exported, OnnxRuntime, OpenVino, OpenVinoStatic
 from .subject import Subject, Unavailable, their_pipeline
 
 SORTED, SINGLE = "-sorted", "-single"  # suffixes of a name, which change how utterances are batched
+OURS = ("ours", "accelerate")  # prefixes of the names of this package's providers
 PIPELINE_BATCH = 8
 GRAPHS = 64  # CUDA graphs that ours-graphs keeps
 
@@ -157,7 +159,7 @@ class Padded(Provider):
         self.model = model
 
     def forward(self, waveforms: Sequence[np.ndarray]) -> Forward:
-        device, dtype = self.subject.device, self.subject.dtype
+        device, dtype = self.subject.device, self.model.dtype
         rows = [torch.from_numpy(waveform).to(device) for waveform in waveforms]
         if self.subject.normalizes:
             rows = [(row - row.mean()) / (row.var(correction=0) + 1e-7).sqrt() for row in rows]
@@ -185,13 +187,14 @@ class Padded(Provider):
             return_tensors="pt",
             return_attention_mask=True,
         ).to(self.subject.device)
-        logits = self.model(inputs["input_values"].to(self.subject.dtype), attention_mask=inputs["attention_mask"]).logits
+        logits = self.model(inputs["input_values"].to(self.model.dtype), attention_mask=inputs["attention_mask"]).logits
         return processor.batch_decode(logits.argmax(-1), skip_special_tokens=True)
 
     @cached_property
     def _pipeline(self) -> Any:
-        if self.model is self.subject.ours:
-            raise Unavailable("transformers' pipeline supports only its own models: compare accelerate instead")
+        if self.model is self.subject.ours or isinstance(self.model, Exported):
+            instead = "the protocol leaderboard" if isinstance(self.model, Exported) else "accelerate"
+            raise Unavailable(f"transformers' pipeline supports only its own models: compare {instead} instead")
         return their_pipeline(self.model, self.subject.their_processor)
 
     def files(self, paths: Sequence[str]) -> list[str]:
@@ -244,6 +247,9 @@ PROVIDERS: dict[str, tuple[Callable[[Subject], Provider], str]] = {
     "hf-compile": (_compiled, "transformers, sdpa, under torch.compile"),
     "hf-compile-layers": (_compiled_layers, "transformers, sdpa, each layer of the encoder under torch.compile"),
     "hf-compile-graphs": (_compiled_graphs, "transformers, sdpa, under torch.compile with CUDA graphs (reduce-overhead)"),
+    "openvino": (lambda subject: Padded(subject, OpenVino(subject)), "transformers' model in OpenVINO, for any shape"),
+    "openvino-static": (lambda subject: Padded(subject, OpenVinoStatic(subject)), "OpenVINO, a graph for each shape"),
+    "onnxruntime": (lambda subject: Padded(subject, OnnxRuntime(subject)), "transformers' model in ONNX Runtime"),
 }
 DEFAULT_PROVIDERS = "ours,hf-sdpa,hf-sdpa-sorted"
 
@@ -263,6 +269,11 @@ def provider(name: str, subject: Subject) -> Provider:
     created = create(subject)
     created.is_sorted, created.is_single = name.endswith(SORTED), name.endswith(SINGLE)
     return created
+
+
+def is_peer(name: str) -> bool:
+    """Return whether a provider is not of this package."""
+    return not name.startswith(OURS)
 
 
 def _without_suffix(name: str) -> str:

@@ -96,13 +96,25 @@ class Subject:
     def normalizes(self) -> bool:
         return self.processor.feature_extractor.do_normalize
 
-    def theirs(self, attention: str) -> Any:
+    def theirs(self, attention: str, dtype: torch.dtype | None = None) -> Any:
         """Return transformers' model with these weights.
+
+        Args:
+            attention: transformers' name of the implementation of attention.
+            dtype: The dtype of a copy of the weights; without it, the model shares the weights of the subject.
 
         Raises:
             Unavailable: transformers is not installed, or cannot provide this attention here.
         """
-        return self._theirs(self.ours, attention)
+        return self._theirs(self._converted(dtype or self.dtype), attention)
+
+    def _converted(self, dtype: torch.dtype) -> HubertForCTC:
+        """Return the model in a dtype. It is a copy if the dtype is not that of the subject."""
+        if self.dtype == dtype:
+            return self.ours
+        ours = HubertForCTC(self.config).to(self.device, dtype).eval()
+        ours.load_state_dict(self.ours.state_dict())
+        return ours
 
     def _theirs(self, ours: HubertForCTC, attention: str) -> Any:
         if find_spec("transformers") is None:
@@ -135,10 +147,7 @@ class Subject:
     @cached_property
     def exact(self) -> Any:
         """The model in float32, as the reference: transformers' if it is installed, else our definition."""
-        ours = self.ours
-        if self.dtype != torch.float32:
-            ours = HubertForCTC(self.config).to(self.device).float().eval()
-            ours.load_state_dict(self.ours.state_dict())
+        ours = self._converted(torch.float32)
         try:
             return self._theirs(ours, "eager")
         except Unavailable:
