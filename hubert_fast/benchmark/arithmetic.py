@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 
 from ..config import HubertConfig
 
@@ -40,17 +41,39 @@ def flop(config: HubertConfig, lengths: Sequence[int]) -> float:
 
 
 def ceiling(dtype: torch.dtype, device: torch.device) -> float:
-    """Measure the highest rate of matrix products on a device, in FLOP per second: an upper bound for every model."""
+    """Measure the highest rate of matrix products on a device, in FLOP per second: an upper bound for every model.
+
+    It is the rate of the fastest of `products`, whichever that is.
+    """
     best = 0.0
     for rows, inner, columns in CUDA_PRODUCTS if device.type == "cuda" else CPU_PRODUCTS:
         a, b = (torch.randn(size, inner, device=device).to(dtype) for size in (rows, columns))
-        for _ in range(REPEATS):
-            synchronize(device)
-            start = time.perf_counter()
-            torch.nn.functional.linear(a, b)
-            synchronize(device)
-            best = max(best, 2.0 * rows * inner * columns / (time.perf_counter() - start))
+        for product in products(a, b):
+            for _ in range(REPEATS):
+                synchronize(device)
+                start = time.perf_counter()
+                product()
+                synchronize(device)
+                best = max(best, 2.0 * rows * inner * columns / (time.perf_counter() - start))
     return best
+
+
+def products(x: Tensor, weight: Tensor) -> list[Callable[[], Tensor]]:
+    """Return functions that compute `x @ weight.T`, one for each library that can.
+
+    The first is PyTorch's choice: on a CPU MKL, for example. The second is oneDNN with the weight in a layout of its own, where
+    the build of PyTorch has it and it takes the dtype.
+    """
+    found: list[Callable[[], Tensor]] = [lambda: torch.nn.functional.linear(x, weight)]
+    if x.device.type == "cpu":
+        try:
+            ops = torch.ops.mkldnn
+            reordered = ops._reorder_linear_weight(weight, x.shape[0])
+            ops._linear_pointwise(x, reordered, None, "none", [], "none")
+        except (AttributeError, RuntimeError):  # no such op, or not for this dtype on this CPU
+            return found
+        found.append(lambda: ops._linear_pointwise(x, reordered, None, "none", [], "none"))
+    return found
 
 
 def synchronize(device: torch.device) -> None:
