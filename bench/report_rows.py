@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from hubert_fast.benchmark.providers import is_peer
 from hubert_fast.benchmark.rows import read
 
 Row = dict[str, str]
@@ -41,7 +43,17 @@ def table(header: list[str], lines: Iterable[list[str]]) -> str:
 
 def best_of_theirs(rows: list[Row]) -> Row:
     """Return transformers' fastest provider."""
-    return max((row for row in rows if row["provider"].startswith("hf-") and row["rtfx"]), key=lambda row: float(row["rtfx"]))
+    return fastest(row for row in rows if row["provider"].startswith("hf-"))
+
+
+def best_peer(rows: list[Row]) -> Row:
+    """Return the fastest provider that is not of this package: of transformers or, on a CPU, of another library."""
+    return fastest(row for row in rows if is_peer(row["provider"]))
+
+
+def fastest(rows: Iterable[Row]) -> Row:
+    """Return the row with the highest speed, among those with a time."""
+    return max((row for row in rows if row["rtfx"]), key=lambda row: float(row["rtfx"]))
 
 
 def shown(number: str) -> str:
@@ -53,9 +65,14 @@ def percent(number: str) -> str:
     return f"{float(number):.2%}" if number else ""
 
 
+def device(row: Row) -> str:
+    """Return the device of a row. A CPU's family and model lose their brackets, since pages put devices in brackets."""
+    return re.sub(r" \((family \d+, model \d+)\)$", r", \1", row["device"])
+
+
 def where(row: Row) -> str:
     threads = "" if row.get("driver") else f", {row['threads']} cores"
-    return f"{row['device']}{threads}, torch {row['torch']}, transformers {row['transformers']}, {row['utc'][:10]}"
+    return f"{device(row)}{threads}, torch {row['torch']}, transformers {row['transformers']}, {row['utc'][:10]}"
 
 
 def join(names: list[str]) -> str:

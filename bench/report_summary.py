@@ -7,7 +7,7 @@ from pathlib import Path
 from report_cpu import ALIKE_TEXTS, ONE, texts_in_batches
 from report_gpu import COMPILED, EAGER, MIXED, environment, ours_and_theirs, rate, ratio, timed
 from report_gpu import ONE as ONE_ON_GPU
-from report_rows import Row, bench, newest, shown, table
+from report_rows import Row, bench, device, newest, shown, table
 
 from hubert_fast.benchmark.providers import SINGLE, SORTED
 from hubert_fast.benchmark.rows import read
@@ -44,7 +44,7 @@ def summary(results: Path) -> str:
         lines.append([gpu, f"hubert-large: {work}", *cells(*ours_and_theirs(compiled, "ours-graphs"))])
 
     mixed = of_the_model(texts_in_batches(results, "librispeech"))
-    cpu = f"{mixed[0]['threads']} CPU cores ({mixed[0]['device']}), bfloat16"
+    cpu = f"{mixed[0]['threads']} CPU cores ({device(mixed[0])}), bfloat16"
     unsorted = [row for row in mixed if not row["provider"].endswith((SORTED, SINGLE))]
     alike = of_the_model(texts_in_batches(results, ALIKE_TEXTS))
     single = of_the_model(bench(results, protocol="model", lengths=ONE[0], batch=ONE[1]))

@@ -108,6 +108,22 @@ def test_report_writes_the_blocks_and_images(bench_program, tmp_path):
         report.main(options)
 
 
+def test_the_best_peer_may_be_another_library_but_transformers_best_is_transformers(bench_program):
+    report_rows = bench_program("report_rows")
+    speeds = {"ours": "9", "accelerate": "8", "hf-eager": "5", "hf-sdpa": "6", "openvino": "7", "onnxruntime": ""}
+    timed = [{"provider": name, "rtfx": speed} for name, speed in speeds.items()]
+    assert report_rows.best_peer(timed)["provider"] == "openvino"
+    assert report_rows.best_of_theirs(timed)["provider"] == "hf-sdpa"
+
+
+def test_devices_are_written_without_brackets(bench_program):
+    report_rows = bench_program("report_rows")
+    row = {"threads": "2", "torch": "2.13.0", "transformers": "5.23.0", "utc": "2026-11-27T00:00:00+00:00"}
+    texts = {"AMD EPYC": "AMD EPYC", "AMD EPYC (family 26, model 2)": "AMD EPYC, family 26, model 2", "A (R) B": "A (R) B"}
+    for name, text in texts.items():
+        assert report_rows.where(row | {"device": name}).startswith(f"{text}, 2 cores, torch 2.13.0, ")
+
+
 @pytest.mark.bench
 def test_ctc_benchmark():
     """Each benchmark of bench/ctc.py runs once, without writing a row."""

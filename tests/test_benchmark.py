@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import platform
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from hubert_fast.benchmark.protocols import PROTOCOLS, prepare
 from hubert_fast.benchmark.providers import Ours, Unavailable, checked_names, provider
 from hubert_fast.benchmark.subject import Subject
 from hubert_fast.benchmark.work import Work, batches
+from hubert_fast.tolerances import OP_TOLERANCES, largest_error
 
 pytest.importorskip("transformers")
 CPU = torch.device("cpu")
@@ -259,6 +261,47 @@ def test_operations_are_counted_as_pytorch_counts_them(name):
     assert arithmetic.flop(config, [length, length]) == 2 * arithmetic.flop(config, [length])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+def test_products_are_those_of_the_matrices(dtype):
+    x, weight = torch.randn(96, 64).to(dtype), torch.randn(80, 64).to(dtype)
+    for number, product in enumerate(arithmetic.products(x, weight)):
+        assert largest_error(product(), x.double() @ weight.double().T) <= OP_TOLERANCES[dtype].value, f"product {number}"
+
+
+def test_the_ceiling_is_that_of_the_fastest_product(monkeypatch):
+    now = [0.0]
+
+    def taking(seconds):
+        return lambda: now.__setitem__(0, now[0] + seconds)
+
+    monkeypatch.setattr(arithmetic.time, "perf_counter", lambda: now[0])
+    for times in ((2.0, 4.0), (4.0, 2.0), (2.0,)):
+        monkeypatch.setattr(arithmetic, "products", lambda x, weight, times=times: [taking(seconds) for seconds in times])
+        assert arithmetic.ceiling(torch.float32, CPU) == 2 * 64**3 / 2.0
+
+
+def test_builds_without_onednn_measure_only_the_product_of_pytorch(monkeypatch):
+    monkeypatch.setattr(torch.ops, "mkldnn", object())
+    assert len(arithmetic.products(torch.ones(2, 3), torch.ones(4, 3))) == 1
+
+
+@pytest.mark.parametrize(
+    "name, fields, expected",
+    [
+        ("AMD EPYC", "cpu family\t: 26\nmodel\t\t: 2\n", "AMD EPYC (family 26, model 2)"),
+        ("AMD EPYC 9B14", "cpu family\t: 25\nmodel\t\t: 17\n", "AMD EPYC 9B14"),
+        ("AMD EPYC", "", "AMD EPYC"),
+    ],
+)
+def test_processors_without_a_number_get_their_family_and_model(monkeypatch, tmp_path, name, fields, expected):
+    core = f"processor\t: 0\n{fields}model name\t: {name}\n\n"
+    (tmp_path / "cpuinfo").write_text(core + core.replace(": 2", ": 3"))
+    monkeypatch.setattr(rows, "CPU_INFO", tmp_path / "cpuinfo")
+    assert rows.processor() == expected
+    monkeypatch.setattr(rows, "CPU_INFO", tmp_path / "missing")
+    assert rows.processor() == platform.machine()
+
+
 def test_meters():
     memory = meters.Memory(CPU)
     memory.start()
@@ -281,10 +324,13 @@ def test_table_of_rows():
         row | {"provider": "ours", "rtfx": 300.0},
         row | {"provider": "hf-sdpa", "rtfx": 100.0},
         row | {"provider": "hf-eager", "rtfx": 150.0},
+        row | {"provider": "accelerate", "rtfx": 250.0},
     ]
     lines = table([*timed, row | {"provider": "hf-flash", "status": "cannot run: no GPU"}]).splitlines()
     assert lines[1].split()[:4] == ["model", "ours", "300", "2.00"] and lines[-1] == "model, hf-flash: cannot run: no GPU"
     assert "WER" not in lines[0] and "h/$" not in lines[0]
+    lines = table([*timed, row | {"provider": "openvino-single", "rtfx": 200.0}]).splitlines()  # the ratio is to any peer
+    assert [line.split()[3] for line in lines[1:]] == ["1.50", "0.50", "0.75", "1.25", "1.00"]
     assert table([row | {"provider": "ours", "status": "failed: x"}]).splitlines()[1:] == ["model, ours: failed: x"]
 
 

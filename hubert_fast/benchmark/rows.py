@@ -17,13 +17,21 @@ import torch
 
 from .. import __version__
 
+CPU_INFO = Path("/proc/cpuinfo")
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def processor() -> str:
-    """Return the name of the CPU."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+    """Return the name of the CPU. A name without a number, as some hypervisors give, is followed by its family and model."""
+    lines = CPU_INFO.read_text().splitlines() if CPU_INFO.exists() else []
+    fields: dict[str, str] = {}
+    for line in lines:
+        key, _, value = line.partition(":")
+        fields.setdefault(key.strip(), value.strip())
+    name = fields.get("model name", platform.machine())
+    if not any(map(str.isdigit, name)) and "cpu family" in fields and "model" in fields:
+        return f"{name} (family {fields['cpu family']}, model {fields['model']})"
+    return name
 
 
 def first_line_of(*command: str) -> str:
