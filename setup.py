@@ -13,21 +13,33 @@ VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "hubert_fast/__init__.py"
 
 
 def extensions() -> list[Extension]:
-    """Return the C++ extension for CTC decoding if pybind11 is installed. Without it or a compiler, Python decodes instead."""
+    """Return the C++ extensions if pybind11 is installed. Without them, Python decodes CTC, and PyTorch alone computes."""
     try:
         import pybind11
     except ImportError:
         return []
-    return [
-        Extension(
-            "hubert_fast._ctc",
-            ["csrc/ctc_collapse.cpp"],
+
+    def extension(name: str, sources: list[str], headers: list[str], flags: list[str]) -> Extension:
+        return Extension(
+            f"hubert_fast.{name}",
+            sources,
+            depends=headers,
             include_dirs=[pybind11.get_include()],
-            extra_compile_args=["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-pthread"],
-            extra_link_args=["-pthread"],
+            extra_compile_args=["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", *flags],
+            extra_link_args=[flag for flag in flags if flag == "-pthread"],
             language="c++",
             optional=True,
         )
+
+    return [
+        extension("_ctc", ["csrc/ctc_collapse.cpp"], [], ["-pthread"]),
+        extension(
+            "_cpu",
+            ["csrc/cpu.cpp", "csrc/attention_cpu.cpp", "csrc/rows_cpu.cpp"],
+            ["csrc/cpu.h"],
+            # GCC 12 warns about its own headers, which leave registers undefined on purpose
+            ["-Wno-uninitialized", "-Wno-maybe-uninitialized"],
+        ),
     ]
 
 

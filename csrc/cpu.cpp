@@ -1,0 +1,86 @@
+// The Python module hubert_fast._cpu: kernels for CPUs with AVX-512. hubert_fast.packed.cpu_kernels checks all arguments.
+
+#include "cpu.h"
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+namespace py = pybind11;
+
+namespace hubert_fast {
+
+Parallel gomp_parallel = nullptr;
+
+namespace {
+
+void* pointer(uintptr_t address) { return reinterpret_cast<void*>(address); }
+
+void set_parallel(uintptr_t address) { gomp_parallel = reinterpret_cast<Parallel>(address); }
+
+// Why the kernels cannot run on this machine; empty if they can.
+const char* unsupported() {
+#ifdef HUBERT_FAST_HAS_AVX512
+    __builtin_cpu_init();
+    const bool all = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                     __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    return all ? "" : "this CPU lacks AVX-512 (F, BW, DQ and VL)";
+#elif defined(__x86_64__)
+    return "the compiler of the extension is too old for AVX-512: it takes GCC 11, Clang 11, or newer";
+#else
+    return "this CPU is not an x86-64";
+#endif
+}
+
+bool has_bfloat16_dot() {
+#ifdef HUBERT_FAST_HAS_AVX512
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx512bf16");
+#else
+    return false;
+#endif
+}
+
+bool has_bfloat16_tiles() {  // AMX-BF16
+#if defined(__x86_64__)
+    unsigned eax, ebx, ecx, edx;
+    return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (edx >> 22 & 1);
+#else
+    return false;
+#endif
+}
+
+void call_attention(uintptr_t q, uintptr_t k, uintptr_t v, uintptr_t out, int64_t q_stride, int64_t k_stride, int64_t v_stride,
+                    int64_t out_stride, const std::vector<int64_t>& counts, int64_t heads, int64_t head_dim, bool is_bfloat16,
+                    bool dot_bfloat16, int threads) {
+    const Attention arguments{pointer(q), pointer(k), pointer(v), pointer(out), q_stride,    k_stride,     v_stride,
+                              out_stride, counts,     heads,      head_dim,     is_bfloat16, dot_bfloat16, threads};
+    py::gil_scoped_release release;
+    attention(arguments);
+}
+
+void call_rows(uintptr_t x, uintptr_t y, uintptr_t out, uintptr_t weight, uintptr_t bias, bool x_is_bfloat16,
+               bool y_is_bfloat16, bool out_is_bfloat16, bool weight_is_bfloat16, bool gelu, float eps, int64_t rows,
+               int64_t channels, int threads) {
+    const Rows arguments{pointer(x),      pointer(y),         pointer(out), pointer(weight), pointer(bias), x_is_bfloat16,
+                         y_is_bfloat16,   out_is_bfloat16,    weight_is_bfloat16, gelu, eps, rows, channels, threads};
+    py::gil_scoped_release release;
+    transform_rows(arguments);
+}
+
+}  // namespace
+}  // namespace hubert_fast
+
+PYBIND11_MODULE(_cpu, module) {
+    using namespace hubert_fast;
+    module.doc() = "Attention and row-wise operations for CPUs with AVX-512; hubert_fast.packed.cpu_kernels is the interface.";
+    module.def("unsupported", &unsupported);
+    module.def("has_bfloat16_dot", &has_bfloat16_dot);
+    module.def("has_bfloat16_tiles", &has_bfloat16_tiles);
+    module.def("set_parallel", &set_parallel);
+    module.def("attention", &call_attention);
+    module.def("transform_rows", &call_rows);
+}
