@@ -207,7 +207,7 @@ def test_long_audio_in_slices(monkeypatch):
         monkeypatch.setattr(torch_graph, "SLICE_BYTES_CPU", 1)
         monkeypatch.setattr(window_statistics, "WINDOWS_AT_ONCE", 77)
         monkeypatch.setattr(torch_graph, "BLOCKS_AT_ONCE", 3)
-        monkeypatch.setattr(torch_graph, "FEED_FORWARD_ROWS_CPU", 5)
+        monkeypatch.setattr(torch_graph, "ROWS_AT_ONCE_CPU", 5)
         assert_close(model.forward_packed(audio)[0], expected, "same graph")
 
 

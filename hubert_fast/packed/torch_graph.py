@@ -16,27 +16,29 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..devices import upload
-from ..layers import ConvLayer, Encoder, EncoderLayer, FeatureProjection, PositionalConvEmbedding
+from ..kernels.schedule import parts_on_host
+from ..layers import Attention, ConvLayer, Encoder, EncoderLayer, FeatureProjection, PositionalConvEmbedding
 from ..ops.window_statistics import window_statistics_eager
-from . import onednn
+from . import cpu_kernels, onednn
 from .grid import Grid
 from .weights import PackedWeights, stream_dtype
 
 if TYPE_CHECKING:
     from ..modeling import HubertModel
 
-SLICE_BYTES_CPU = 1 << 23  # of the first convolution's output, the largest activation: it then fits into the L2 cache
+SLICE_BYTES_CPU = 1 << 24  # of the first convolution's output, the largest activation: a compromise of cache and efficiency
 SLICE_BYTES_GPU = 9 << 26  # enough frames to keep a GPU busy, and a small part of its memory
 BLOCKS_AT_ONCE = 64  # of the positional convolution, to bound the memory that long audio takes
-# Rows of the feed-forward block computed at once on a CPU: its hidden activations then stay in cache. A GPU takes all rows.
-FEED_FORWARD_ROWS_CPU = 1024
+# Rows that run through the second half of a layer at once on a CPU: their activations then stay in cache. A GPU takes all rows.
+ROWS_AT_ONCE_CPU = 1024
 
 Activation = Callable[[Tensor], Tensor]
 States = tuple[Tensor, tuple[Tensor, ...] | None]  # the last hidden state, and all of them if requested
@@ -141,12 +143,11 @@ def encode_features(
         samples = waveform[begin * hop : (end - 1) * hop + config.receptive_field].to(matrix.dtype)
         windows = samples.unfold(0, kernel, stride)
         if folded is None:
-            bias = cast(first.conv.bias, matrix.dtype)
-            x = onednn.linear(windows.contiguous(), matrix, bias) if weights.by_onednn else F.linear(windows, matrix, bias)
-            x = norm(x, first.layer_norm) if first.norm == "layer" else x
+            x = _convolve_windows(windows, first, matrix, cast(first.conv.bias, matrix.dtype), weights.by_onednn)
         else:
-            x = _convolve_by_utterance(windows, folded, [(start - begin) * per_frame for start in grid.starts])
-        x = activate(x, first.activation).to(weights.dtype)
+            starts = [(start - begin) * per_frame for start in grid.starts]
+            x = _convolve_by_utterance(windows, first, folded, starts, weights.by_onednn)
+        x = x.to(weights.dtype)
         for layer, weight in zip(others, packed):
             x = _convolve(x, layer, weight, weights.by_onednn)
         out[begin:end] = x
@@ -157,11 +158,21 @@ def _convolve(x: Tensor, layer: ConvLayer, weight: Tensor, by_onednn: bool) -> T
     """Run a convolution, its norm and its activation, `[T_in, C_in] -> [T, C]`."""
     (kernel,), (stride,), bias = layer.conv.kernel_size, layer.conv.stride, cast(layer.conv.bias, x.dtype)
     if not by_onednn:
-        x = F.linear(_windows(x, layer.conv), weight, bias)
-    elif layer.norm != "layer" and layer.activation is F.gelu:
-        return onednn.convolution(x, weight, bias, kernel, stride, gelu=True)
-    else:
-        x = onednn.convolution(x, weight, bias, kernel, stride)
+        return _norm_and_activate(F.linear(_windows(x, layer.conv), weight, bias), layer)
+    gelu = _is_gelu_alone(layer)
+    x = onednn.convolution(x, weight, bias, kernel, stride, gelu)
+    return x if gelu else _norm_and_activate(x, layer)
+
+
+def _is_gelu_alone(layer: ConvLayer) -> bool:
+    """Return whether a convolution is followed by GELU, without a LayerNorm between them."""
+    return layer.norm != "layer" and layer.activation is F.gelu
+
+
+def _norm_and_activate(x: Tensor, layer: ConvLayer) -> Tensor:
+    """Apply the LayerNorm after a convolution, if there is one, and the activation."""
+    if layer.norm == "layer" and layer.activation is F.gelu and x.is_cpu and cpu_kernels.why_not(x.dtype) is None:
+        return cpu_kernels.layer_norm_gelu_(x, layer.layer_norm)
     return activate(norm(x, layer.layer_norm) if layer.norm == "layer" else x, layer.activation)
 
 
@@ -173,15 +184,26 @@ def _windows(x: Tensor, conv: nn.Conv1d) -> Tensor:
     return windows.contiguous() if kernel > stride else windows  # BLAS does not accept overlapping rows
 
 
-def _convolve_by_utterance(windows: Tensor, first: FirstConvolution, starts: list[int]) -> Tensor:
+def _convolve_windows(windows: Tensor, layer: ConvLayer, matrix: Tensor, bias: Tensor | None, by_onednn: bool) -> Tensor:
+    """Run the first convolution, its LayerNorm if it has one, and its activation, on windows `[T, kernel]`."""
+    if not by_onednn:
+        return _norm_and_activate(F.linear(windows, matrix, bias), layer)
+    gelu = _is_gelu_alone(layer)
+    x = onednn.linear(windows.contiguous(), matrix, bias, gelu)
+    return x if gelu else _norm_and_activate(x, layer)
+
+
+def _convolve_by_utterance(
+    windows: Tensor, layer: ConvLayer, folded: FirstConvolution, starts: list[int], by_onednn: bool
+) -> Tensor:
     """Convolve windows `[T, kernel]`, each with the weight of its utterance. Utterances begin at the windows `starts`."""
-    out = windows.new_empty(len(windows), first.weights.shape[1])
+    parts = []
     ends = [*starts[1:], len(windows)]
-    for weight, mean, start, end in zip(first.weights, first.means, starts, ends):
+    for weight, mean, start, end in zip(folded.weights, folded.means, starts, ends):
         start, end = max(start, 0), min(end, len(windows))
         if start < end:
-            torch.addmm(first.bias, windows[start:end] - mean, weight.t(), out=out[start:end])
-    return out
+            parts.append(_convolve_windows(windows[start:end] - mean, layer, weight, folded.bias, by_onednn))
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def fold(layer: ConvLayer, matrix: Tensor, means: Tensor, covariances: Tensor) -> FirstConvolution:
@@ -249,20 +271,17 @@ def blocks_of(grid: Grid, kernel: int, points: int) -> Blocks:
     Beyond the ends of an utterance lie zeros, but padding up to `grid.padded` frames if that is not `None`.
     """
     hop = points - kernel + 1
-    counts = torch.tensor(grid.counts, dtype=torch.long, device="cpu")
-    starts = torch.tensor(grid.boundaries[:-1], dtype=torch.long, device="cpu")
-    per_utterance = (counts + hop - 1) // hop
-    utterance = torch.repeat_interleave(torch.arange(len(counts), device="cpu"), per_utterance)
-    block = torch.arange(len(utterance), device="cpu") - (per_utterance.cumsum(0) - per_utterance)[utterance]
-    count, start = counts[utterance, None], starts[utterance, None]
-    frame = block[:, None] * hop - kernel // 2 + torch.arange(points, device="cpu")
-    beyond = torch.full_like(frame, grid.frames)
+    counts, starts = np.array(grid.counts, dtype=np.int64), np.array(grid.boundaries[:-1], dtype=np.int64)
+    utterance, frame, _ = parts_on_host(counts, hop)
+    count, start, first = counts[utterance, None], starts[utterance, None], frame[:, None]
+    frame = first - kernel // 2 + np.arange(points)
+    beyond = np.full_like(frame, grid.frames)
     if grid.padded is not None:
         beyond[(frame >= count) & (frame < grid.padded)] += 1
-    rows = torch.where((frame >= 0) & (frame < count), start + frame, beyond)
-    kept = (block[:, None] * hop + torch.arange(hop, device="cpu") < count).flatten().nonzero()[:, 0]
-    firsts = [0, *(count[:, 0] - block * hop).clamp(max=hop).cumsum(0).tolist()]
-    return Blocks(rows, kept, firsts)
+    rows = np.where((frame >= 0) & (frame < count), start + frame, beyond)
+    kept = np.flatnonzero(first + np.arange(hop) < count)
+    firsts = [0, *np.minimum(count - first, hop)[:, 0].cumsum().tolist()]
+    return Blocks(torch.from_numpy(rows), torch.from_numpy(kept), firsts)
 
 
 def convolve(x: Tensor, padding: Tensor, spectrum: Tensor, bias: Tensor, kernel: int, grid: Grid) -> Tensor:
@@ -365,37 +384,71 @@ def _run_layer(
 ) -> tuple[Tensor, Tensor]:
     """Run a layer in plain PyTorch, on utterances of `counts` frames. See `RunLayer` for the other arguments."""
     block = layer.attention
-    q, k, v = (_product(normed, projection, weights) for projection in (block.q_proj, block.k_proj, block.v_proj))
-    x += _product(attention(q, k, v, counts, block.num_heads), block.out_proj, weights)
-    if next_norm is None:
-        x = norm(x, layer.layer_norm)
-    for rows in x.split(len(x) if x.is_cuda else FEED_FORWARD_ROWS_CPU) if len(x) else ():
-        rows.copy_(_feed_forward(layer, rows, weights))
-    return x, x.to(next_dtype) if next_norm is None else _norm_to(x, next_norm, next_dtype)
+    q, k, v = _queries_keys_values(normed, block, weights)
+    attended = attention(q, k, v, counts, block.num_heads)
+    chunks = 1 if x.is_cuda else max(-(-len(x) // ROWS_AT_ONCE_CPU), 1)
+    parts = [
+        _finish_layer(layer, *rows, weights, next_norm, next_dtype) for rows in zip(x.chunk(chunks), attended.chunk(chunks))
+    ]
+    if next_norm is None and next_dtype == x.dtype:
+        return x, x
+    return x, parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _feed_forward(layer: EncoderLayer, x: Tensor, weights: PackedWeights) -> Tensor:
-    """Compute the rest of a layer after attention, on some rows of the residual stream `[rows, C]`."""
-    block = layer.feed_forward
-    source = norm(x, layer.final_layer_norm) if layer.normalize_before else x
-    hidden = _product(source, block.intermediate_dense, weights, block.intermediate_act_fn)
-    x = x.add_(_product(hidden, block.output_dense, weights))
-    if not layer.normalize_before:
-        return norm(x, layer.final_layer_norm)
-    if hasattr(layer, "adapter_layer"):
+def _queries_keys_values(x: Tensor, block: Attention, weights: PackedWeights) -> tuple[Tensor, ...]:
+    """Apply the three projections of attention, `[N, C] -> 3 * [N, C]`: one product if their weights are packed together."""
+    projections = block.q_proj, block.k_proj, block.v_proj
+    if not weights.linears or not len(x):
+        return tuple(_product(x, projection, weights) for projection in projections)
+    biases: list[Any] = [projection.bias for projection in projections]
+    bias = None if any(each is None for each in biases) else torch.cat(biases).to(weights.dtype)  # all are None, or none is
+    return onednn.linear(x, weights.linears[block], bias).chunk(3, 1)
+
+
+def _finish_layer(
+    layer: EncoderLayer,
+    x: Tensor,
+    attended: Tensor,
+    weights: PackedWeights,
+    next_norm: nn.LayerNorm | None,
+    next_dtype: torch.dtype,
+) -> Tensor:
+    """Compute the rest of a layer after attention, on some rows. Change the stream `x` in place and return its norm."""
+    block, dtype, post = layer.feed_forward, weights.dtype, next_norm is None
+    delta = _product(attended, layer.attention.out_proj, weights)
+    normed = _add_norm(x, delta, layer.layer_norm if post else layer.final_layer_norm, dtype, post)
+    hidden = _product(normed, block.intermediate_dense, weights, block.intermediate_act_fn)
+    delta = _product(hidden, block.output_dense, weights)
+    if hasattr(layer, "adapter_layer"):  # only in pre-LN encoders
         adapter = layer.adapter_layer
-        x += _product(_product(norm(x, adapter.norm), adapter.linear_1, weights, F.relu), adapter.linear_2, weights)
-    return x
+        normed = _add_norm(x, delta, adapter.norm, dtype, post)
+        delta = _product(_product(normed, adapter.linear_1, weights, F.relu), adapter.linear_2, weights)
+    return _add_norm(x, delta, layer.final_layer_norm if next_norm is None else next_norm, next_dtype, post)
+
+
+def _add_norm(x: Tensor, delta: Tensor, layer: nn.LayerNorm, dtype: torch.dtype, post: bool) -> Tensor:
+    """Add to the residual stream `x` in place and return its norm in `dtype`. With `post` the norm replaces the stream."""
+    if x.is_cpu and all(cpu_kernels.why_not(each) is None for each in (x.dtype, delta.dtype, dtype)):
+        if not post:
+            return cpu_kernels.add_layer_norm(x, delta, layer, dtype)
+        return cpu_kernels.add_layer_norm(x, delta, layer, x.dtype, out=x).to(dtype)
+    x += delta
+    if post:
+        x.copy_(norm(x, layer))
+        return x.to(dtype)
+    return _norm_to(x, layer, dtype)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, counts: tuple[int, ...], num_heads: int) -> Tensor:
     """Attend within utterances of `counts` frames, scaled by `D ** -0.5`. All tensors are `[N, C]`.
 
-    No `[T, T]` matrix is stored. On CUDA one call serves all utterances. On a CPU, whose kernel gains nothing from ragged
-    batches, one call serves each run of adjacent utterances of equal length.
+    No `[T, T]` matrix is stored. On CUDA and with our kernel for CPUs, one call serves all utterances. PyTorch's kernel for
+    CPUs takes no ragged batches, so one call serves each run of adjacent utterances of equal length.
     """
     if q.is_cuda:
         return _attention_jagged(q, k, v, counts, num_heads)
+    if cpu_kernels.why_not_attention(q.dtype, q.shape[1] // num_heads) is None:
+        return cpu_kernels.attention(q, k, v, counts, num_heads)
     out, start = [], 0
     for frames, run in groupby(counts):
         utterances = len(list(run))

@@ -42,7 +42,8 @@ class PackedWeights(NamedTuple):
         convolutions: A matrix `[C_out, kernel * C_in]` for each; the first has the dtype of statistics (`stream_dtype`). If
             oneDNN computes, all but the first are in its layout.
         positions: The spectrum of the positional convolution, complex `[L/2+1, G, C/G (in), C/G (out)]`.
-        linears: The weights of linear layers in oneDNN's layout; empty if they are not packed.
+        linears: The weights of linear layers in oneDNN's layout; empty if they are not packed. Those of queries, keys and
+            values are packed together, `[3 C, C]`, under the attention block.
         by_onednn: Whether oneDNN computes products and convolutions.
     """
 
@@ -185,7 +186,8 @@ class WeightCache:
         tensors = [*(conv.weight for conv in convolutions), *positional.parameters()]
         layers = linear_layers(model)
         linears: list[Any] = [layer._parameters["weight"] for layer in layers]
-        by_onednn = tensors[0].device.type == "cpu" and onednn.why_not(dtype) is None
+        dtypes = dtype, stream_dtype(dtype)  # the first convolution computes in the second
+        by_onednn = tensors[0].device.type == "cpu" and all(onednn.why_not(each) is None for each in dtypes)
         entries = self._entries
         if (
             dtype not in entries
@@ -199,7 +201,7 @@ class WeightCache:
             weights = _lay_out(convolutions, positional, dtype, by_onednn)
             if by_onednn and self._packs(linears, dtype):
                 linear_source = _LinearSource(linears)
-                weights = weights._replace(linears=_packed(layers, dtype))
+                weights = weights._replace(linears=_packed(model, dtype))
             # in one assignment, since other threads may read it at any time
             self._entries = entries = {**kept, dtype: _Entry(source, linear_source if weights.linears else None, weights)}
         return entries[dtype].weights
@@ -230,11 +232,21 @@ def linear_layers(model: HubertModel) -> list[nn.Linear]:
     return layers
 
 
-def _packed(layers: list[nn.Linear], dtype: torch.dtype) -> dict[nn.Module, Tensor]:
+def _packed(model: HubertModel, dtype: torch.dtype) -> dict[nn.Module, Tensor]:
     """Pack linear layers for oneDNN; return nothing if memory does not suffice."""
+    blocks = [layer.attention for layer in model.encoder.layers]
+    joint = {block: (block.q_proj, block.k_proj, block.v_proj) for block in blocks}
+    inside = {projection for projections in joint.values() for projection in projections}
     try:
         with torch.inference_mode(False), torch.no_grad():
-            return {layer: onednn.packed_linear(layer.weight.detach().to(dtype)) for layer in layers}
+            packed: dict[nn.Module, Tensor] = {}
+            for layer in linear_layers(model):
+                if layer not in inside:
+                    packed[layer] = onednn.packed_linear(layer.weight.detach().to(dtype))
+            for block, projections in joint.items():
+                weight = torch.cat([projection.weight.detach() for projection in projections])
+                packed[block] = onednn.packed_linear(weight.to(dtype))
+            return packed
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
