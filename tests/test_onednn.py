@@ -40,6 +40,18 @@ def test_linear(dtype, gelu, with_bias, rows, inner, outer):
 
 
 @dtypes
+def test_strides(dtype):
+    """The operators are right with any strides, but a thousand times slower: they must get contiguous tensors."""
+    x, weight = torch.randn(31, 40).to(dtype)[:, ::2], torch.randn(20, 48).to(dtype).t()
+    expected = F.linear(x.double(), weight.double())
+    with torch.profiler.profile(record_shapes=True, activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        for layout in (weight, onednn.packed_linear(weight)):
+            check(onednn.linear(x, layout, None), expected)
+    called = [event for event in profiler.events() if event.name == "aten::contiguous" or event.name == "aten::clone"]
+    assert len(called) >= 4  # x twice, weight twice
+
+
+@dtypes
 @pytest.mark.parametrize("gelu", [False, True], ids=["", "gelu"])
 @pytest.mark.parametrize("kernel, stride", [(3, 2), (2, 2), (1, 1), (10, 5), (4, 3)])
 @pytest.mark.parametrize("frames, inner, outer", [(10, 1, 16), (11, 24, 31), (67, 64, 32), (1201, 32, 64)])

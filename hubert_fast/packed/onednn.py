@@ -73,7 +73,7 @@ def _error(dtype: torch.dtype) -> float:
 
 def packed_linear(weight: Tensor) -> Tensor:
     """Return a linear layer's weight `[C_out, C_in]` in oneDNN's layout, as an opaque tensor for `linear`."""
-    return torch.ops.mkldnn._reorder_linear_weight(weight, TYPICAL_ROWS)
+    return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), TYPICAL_ROWS)
 
 
 def packed_convolution(weight: Tensor, stride: int) -> Tensor:
@@ -85,7 +85,10 @@ def packed_convolution(weight: Tensor, stride: int) -> Tensor:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> Tensor:
     """Apply a linear layer, and GELU if requested, to rows `[N, C_in]`. The weight may be packed."""
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, *_epilogue(gelu))
+    # with other strides oneDNN takes a path that is a thousand times slower
+    if weight.layout == torch.strided and not weight.is_contiguous():
+        weight = weight.contiguous()
+    return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, *_epilogue(gelu))
 
 
 def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, kernel: int, stride: int, gelu: bool = False) -> Tensor:

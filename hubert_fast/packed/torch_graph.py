@@ -13,9 +13,9 @@ Axes: B utterances, S samples, N packed frames, C channels, H heads, D head dim,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -138,8 +138,9 @@ def encode_features(
     per_frame = hop // stride  # frames of the first convolution for each frame of the last one
     budget = SLICE_BYTES_GPU if waveform.is_cuda else SLICE_BYTES_CPU
     step = max(8, budget // (per_frame * len(matrix) * weights.dtype.itemsize))
-    for begin in range(0, grid.end, step):
-        end = min(begin + step, grid.end)
+    # oneDNN is fast with small slices; with one utterance in each, the results of the first convolution need not be joined
+    bounds = [*grid.starts, grid.end] if folded is not None and weights.by_onednn else [0, grid.end]
+    for begin, end in _slices(bounds, grid.end, step):
         samples = waveform[begin * hop : (end - 1) * hop + config.receptive_field].to(matrix.dtype)
         windows = samples.unfold(0, kernel, stride)
         if folded is None:
@@ -152,6 +153,14 @@ def encode_features(
             x = _convolve(x, layer, weight, weights.by_onednn)
         out[begin:end] = x
     return out
+
+
+def _slices(bounds: list[int], end: int, step: int) -> Iterator[tuple[int, int]]:
+    """Divide each span between adjacent bounds, up to `end`, into slices of similar lengths, at most `step`."""
+    for first, last in pairwise(min(bound, end) for bound in bounds):
+        count = -(-(last - first) // step)
+        edges = [first + (last - first) * index // count for index in range(count)]
+        yield from pairwise([*edges, last])
 
 
 def _convolve(x: Tensor, layer: ConvLayer, weight: Tensor, by_onednn: bool) -> Tensor:
@@ -214,10 +223,9 @@ def fold(layer: ConvLayer, matrix: Tensor, means: Tensor, covariances: Tensor) -
     weight = matrix.double()
     variance = torch.einsum("ck,bkj,cj->bc", weight, covariances, weight).clamp(min=0)
     scale = (variance + layer.layer_norm.eps).rsqrt() * layer.layer_norm.weight.double()
+    scaled = (scale[..., None] * weight).to(matrix.dtype).contiguous()
     # the convolution's own bias is part of the mean that GroupNorm subtracts, so it has no effect
-    return FirstConvolution(
-        (scale[..., None] * weight).to(matrix.dtype), means.to(matrix.dtype), layer.layer_norm.bias.to(matrix.dtype)
-    )
+    return FirstConvolution(scaled, means.to(matrix.dtype), layer.layer_norm.bias.to(matrix.dtype))
 
 
 # The positional convolution, computed by Fourier transforms of overlapping blocks (overlap-save).
