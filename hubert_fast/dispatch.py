@@ -2,7 +2,8 @@
 
 `auto` chooses Triton for CUDA tensors if it can run, and if `hubert_fast.check` has verified the kernels on this chip with this
 torch and triton; otherwise it chooses eager. The environment variable `HUBERT_FAST_BACKEND` overrides it. A backend that is
-requested but cannot run raises an error with the reason. No other module takes settings from the environment.
+requested but cannot run raises an error with the reason. No other module takes settings from the environment;
+`__main__` sets a variable of OpenMP.
 
 The backend applies to the ops of `hubert_fast.ops` and to the packed graph, which can run on kernels or in plain PyTorch. The
 definition of a model, which trains and returns attentions, always runs in plain PyTorch.

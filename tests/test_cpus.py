@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from hubert_fast import cpus, demo
+from hubert_fast.__main__ import SPIN_COUNT, WAIT_VARIABLES
 from hubert_fast.cli import main
 from hubert_fast.packed.memory import available_bytes
 from hubert_fast.transcribe.lanes import Lane
@@ -231,6 +232,25 @@ def test_the_default_is_the_quota(two_threads, threads_of_batches, monkeypatch, 
 def test_a_failed_command_restores_the_threads(two_threads, capsys):
     assert main(["transcribe", RECORDING, "--threads", "1", "--device", "toaster"]) == 2
     assert torch.get_num_threads() == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the variables are those of GNU's OpenMP library")
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        ({}, str(SPIN_COUNT)),
+        ({"GOMP_SPINCOUNT": "77"}, "77"),
+        ({"OMP_WAIT_POLICY": "passive"}, "0"),
+        ({"OMP_WAIT_POLICY": "active"}, "30000000000"),
+    ],
+    ids=str,
+)
+def test_waiting_threads_of_a_command_sleep_soon_unless_the_user_decides(chosen, expected):
+    environment = {name: value for name, value in os.environ.items() if name not in WAIT_VARIABLES}
+    environment |= {"OMP_DISPLAY_ENV": "verbose", **chosen}
+    command = [sys.executable, "-m", "hubert_fast", "info"]
+    run = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert run.returncode == 0 and f"GOMP_SPINCOUNT = '{expected}'" in run.stderr, run.stderr
 
 
 def test_importing_the_package_changes_no_threads():
