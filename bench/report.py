@@ -15,7 +15,20 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # hubert_fast, where it is not installed
 
-from report_cpu import claim, files, layers, leaderboard, padded_texts, padding, products, providers, recognition, unpadded, wer
+from report_cpu import (
+    claim,
+    contention,
+    files,
+    layers,
+    leaderboard,
+    padded_texts,
+    padding,
+    products,
+    providers,
+    recognition,
+    unpadded,
+    wer,
+)
 from report_gpu import gpu, gpu_claim, gpu_ops
 from report_plots import draw
 from report_summary import headline, summary
@@ -28,7 +41,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     block.__name__: block
     for block in (
         headline, summary, claim, providers, leaderboard, padding, files, unpadded, products, recognition, padded_texts, wer,
-        layers, transcription, texts, bounded, seams, gpu_claim, gpu, gpu_ops,
+        layers, transcription, texts, bounded, contention, seams, gpu_claim, gpu, gpu_ops,
     )
 }  # fmt: skip
 

@@ -116,6 +116,69 @@ def test_the_best_peer_may_be_another_library_but_transformers_best_is_transform
     assert report_rows.best_of_theirs(timed)["provider"] == "hf-sdpa"
 
 
+@pytest.mark.bench
+def test_contention(bench_program, tmp_path, capfd):
+    contention = bench_program("contention")
+    options = ["--size", "tiny", "--seconds", "0.5", "--repeats", "2", "--providers", "ours", "--out", str(tmp_path)]
+    contention.main([*options, "--spin-counts", "7"])
+    rows = rows_of(tmp_path / "contention.csv")
+    assert [(row["case"], row["spin_count"]) for row in rows] == [(case, "7") for case in contention.CASES]
+    for row in rows:
+        if row["status"] == "ok":
+            assert 0 < float(row["min_ms"]) <= float(row["median_ms"]) <= float(row["max_ms"]) and float(row["cpu_ms"]) > 0
+            assert 1e-9 < float(row["max_error"]) < 1e-5
+        else:
+            assert row["case"] == contention.QUOTA and row["status"].startswith("cannot run: ") and not row["median_ms"]
+    assert rows[2]["quota"] == ("1.5" if rows[2]["status"] == "ok" else "")
+
+
+@pytest.mark.bench
+def test_contention_gives_the_reason_where_a_case_cannot_run(bench_program, tmp_path, monkeypatch):
+    contention = bench_program("contention")
+    # float16 is refused by OpenVINO in the child process; a folder that is no control group is refused in this one
+    pytest.importorskip("openvino")
+    job = {"model": "tiny", "dtype": "float16", "seconds": 0.5, "provider": "openvino"}
+    result = contention.measure(job, "two at once", "", 1)
+    assert result["status"] == "cannot run: OpenVINO is compared in float32 and bfloat16, but the dtype is float16"
+    monkeypatch.setattr(contention.control_groups, "folders", lambda controller: [(1, tmp_path / "missing"), (2, tmp_path)])
+    result = contention.measure(job, contention.QUOTA, "", 1)
+    assert result["status"] == "cannot run: no control group with a CPU quota can be created here"
+    assert result["median_ms"] is None and not list(tmp_path.iterdir())
+
+
+@pytest.mark.bench
+def test_contention_ends_its_processes_when_one_fails(bench_program, monkeypatch):
+    contention = bench_program("contention")
+    started = []
+
+    class Child(contention.Child):
+        def __init__(self, spin_count):
+            super().__init__(spin_count)
+            started.append(self.process)
+
+    monkeypatch.setattr(contention, "Child", Child)
+    with pytest.raises(RuntimeError, match="a child process ended early with status 1"):
+        contention.measure({"dtype": "float32", "seconds": 0.5, "model": "nothing"}, "two at once", "default", 1)
+    assert len(started) == 2 and all(process.returncode is not None for process in started)
+
+
+def test_contention_table(bench_program, tmp_path):
+    """The newest row of each setup counts, and rows without a time say so."""
+    report_cpu, rows = bench_program("report_cpu"), bench_program("hubert_fast.benchmark.rows")
+    columns = {"torch": "2.13.0", "transformers": "5.23.0", "openvino": "2026.4", "device": "CPU", "threads": "2"}
+    row = {"model": "base", "dtype": "float32", "seconds": 5.0, "case": "alone", "repeats": 12, "status": "ok"}
+    for day, provider, spin_count, median in (
+        (1, "ours", "default", "1000"), (2, "ours", "default", "200.4"), (2, "ours", "0", "7"), (2, "ours", "1000", "190"),
+        (2, "openvino", "", ""),
+    ):  # fmt: skip
+        status = {} if median else {"status": "cannot run: a reason"}
+        measured = row | {"provider": provider, "spin_count": spin_count, "median_ms": median} | status
+        rows.append(tmp_path / "contention.csv", {"utc": f"2026-11-0{day}T00:00:00+00:00", **columns}, [measured])
+    text = report_cpu.contention(tmp_path)
+    assert "| base, float32, 5 s | alone | 200 ms | 190 ms | cannot run |" in text and text.count("\n| base") == 1
+    assert "medians of 12 calls with random weights, on CPU, 2 cores, torch 2.13.0, " in text
+
+
 def test_devices_are_written_without_brackets(bench_program):
     report_rows = bench_program("report_rows")
     row = {"threads": "2", "torch": "2.13.0", "transformers": "5.23.0", "utc": "2026-11-27T00:00:00+00:00"}
