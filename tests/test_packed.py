@@ -197,7 +197,7 @@ def test_utterances_run_one_by_one_while_gradients_are_recorded(cls, caplog):
 
 def test_long_audio_in_slices(monkeypatch):
     """Slices of time and of blocks change no values."""
-    from hubert_fast.packed import torch_graph
+    from hubert_fast.packed import positions, torch_graph
 
     window_statistics = import_module("hubert_fast.ops.window_statistics")  # the package has a function of this name
     model = model_of(HubertModel, POST_LN)
@@ -206,7 +206,7 @@ def test_long_audio_in_slices(monkeypatch):
         expected = model.forward_packed(audio)[0]
         monkeypatch.setattr(torch_graph, "SLICE_BYTES_CPU", 1)
         monkeypatch.setattr(window_statistics, "WINDOWS_AT_ONCE", 77)
-        monkeypatch.setattr(torch_graph, "BLOCKS_AT_ONCE", 3)
+        monkeypatch.setattr(positions, "BLOCKS_AT_ONCE", 3)
         monkeypatch.setattr(torch_graph, "ROWS_AT_ONCE_CPU", 5)
         assert_close(model.forward_packed(audio)[0], expected, "same graph")
 

@@ -24,20 +24,9 @@ from ..kernels.checks import tf32_allowed
 from ..layers import EncoderLayer, PositionalConvEmbedding
 from ..ops.window_statistics import window_moments
 from .grid import Grid
+from .positions import bias_of, convolve, normalize_positions
 from .tables import Tables, bucket_of, tables_on_host
-from .torch_graph import (
-    SLICE_BYTES_GPU,
-    SampleSpans,
-    States,
-    activate,
-    bias_of,
-    convolve,
-    dtype_of_states,
-    fold,
-    linear,
-    normalize_positions,
-    transform,
-)
+from .torch_graph import SLICE_BYTES_GPU, SampleSpans, States, activate, dtype_of_states, fold, linear, transform
 from .untouched import walk
 from .weights import matrix_of, spectrum_of, stream_dtype
 
