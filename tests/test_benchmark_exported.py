@@ -1,6 +1,8 @@
 """Test the peers of `hubert-fast bench` for CPUs: they give transformers' answers, and say what they cannot do."""
 
 import logging
+import subprocess
+import sys
 import tempfile
 
 import numpy as np
@@ -155,6 +157,28 @@ def test_batches_without_padding_have_a_graph_of_their_own(name, tmp_path, monke
     assert relative_error(model(values, mask).logits, full) > 1e-3 and set(model._infer) == {False, True}
     assert not list(recwarn) and capfd.readouterr() == ("", "") and not list(tmp_path.iterdir())
     assert logging.root.manager.disable == logging.NOTSET
+
+
+def test_signals_are_handled_after_two_models_were_freed():
+    """In a process of its own, which the signal ends if OpenVINO has left no stack for its handler."""
+    program = f"""if True:
+        import gc, signal
+        import torch
+        from hubert_fast.benchmark.providers import provider
+        from hubert_fast.benchmark.subject import Subject
+        signal.signal(signal.SIGUSR1, lambda *_: print("handled", flush=True))
+        subject = Subject.random("tiny", torch.device("cpu"), torch.float32)
+        models = [provider(name, subject).model for name in {NAMES[:2]}]
+        for model in models:
+            model(torch.zeros(1, 4000))
+        while models:
+            model = None
+            del models[0]
+            gc.collect()
+        signal.raise_signal(signal.SIGUSR1)
+    """
+    child = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True)
+    assert (child.returncode, child.stdout) == (0, "handled\n"), child.stderr
 
 
 @pytest.mark.bench

@@ -11,6 +11,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -126,6 +127,28 @@ def _quiet() -> Iterator[None]:
         logging.disable(disabled)
 
 
+@cache
+def _core() -> Any:
+    """Return the process's only `openvino.Core`.
+
+    Each loads a plugin that replaces the stack of signal handlers. If there are two, and the first is freed first, the second
+    restores the stack that the first has unmapped, and the next signal ends the process (OpenVINO 2026.4).
+    """
+    import openvino
+
+    return openvino.Core()
+
+
+def _compiled(model: Any, dtype: torch.dtype) -> Infer:
+    options = {
+        "INFERENCE_PRECISION_HINT": {torch.float32: "f32", torch.bfloat16: "bf16"}[dtype],
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+    }
+    request = _core().compile_model(model, "CPU", options).create_infer_request()
+    return lambda inputs: request.infer(list(inputs), share_inputs=True, share_outputs=True)[0]
+
+
 class OpenVino(Exported):
     """OpenVINO, with a graph for batches of any shape.
 
@@ -136,10 +159,7 @@ class OpenVino(Exported):
 
     def __init__(self, subject: Subject):
         super().__init__(subject)
-        import openvino
-
-        self._core = openvino.Core()
-        if subject.dtype == torch.bfloat16 and "BF16" not in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        if subject.dtype == torch.bfloat16 and "BF16" not in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise Unavailable("OpenVINO does not compute in bfloat16 on this CPU")
 
     def _converted(self, example: tuple[Tensor, ...]) -> Any:
@@ -148,17 +168,8 @@ class OpenVino(Exported):
         shapes = [openvino.PartialShape([-1, -1])] * len(example)
         return openvino.convert_model(self._graph, example_input=example, input=shapes)
 
-    def _compiled(self, model: Any) -> Infer:
-        options = {
-            "INFERENCE_PRECISION_HINT": {torch.float32: "f32", torch.bfloat16: "bf16"}[self.subject.dtype],
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        }
-        request = self._core.compile_model(model, "CPU", options).create_infer_request()
-        return lambda inputs: request.infer(list(inputs), share_inputs=True, share_outputs=True)[0]
-
     def _convert(self, example: tuple[Tensor, ...]) -> Infer:
-        return self._compiled(self._converted(example))
+        return _compiled(self._converted(example), self.subject.dtype)
 
 
 class OpenVinoStatic(OpenVino):
@@ -169,7 +180,7 @@ class OpenVinoStatic(OpenVino):
         self._shapes: dict[tuple[int, ...], Infer] = {}
 
     def _convert(self, example: tuple[Tensor, ...]) -> Infer:
-        model, shapes = self._converted(example), self._shapes
+        model, dtype, shapes = self._converted(example), self.subject.dtype, self._shapes
 
         def infer(inputs: Sequence[np.ndarray]) -> np.ndarray:
             shape = (len(inputs), *inputs[0].shape)
@@ -181,7 +192,7 @@ class OpenVinoStatic(OpenVino):
                     )
                 static = model.clone()
                 static.reshape({port: list(inputs[0].shape) for port in static.inputs})
-                shapes[shape] = self._compiled(static)
+                shapes[shape] = _compiled(static, dtype)
             return shapes[shape](inputs)
 
         return infer
