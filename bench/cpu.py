@@ -16,9 +16,14 @@ from hubert_fast import cli, console, demo
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
-ALL = "ours,ours-padded,accelerate,hf-sdpa,hf-sdpa-sorted,hf-sdpa-single,hf-eager,hf-compile,hf-flash"
+THEIRS = "hf-sdpa,hf-sdpa-sorted,hf-sdpa-single,hf-eager,hf-compile,hf-flash"
+SINGLE = "openvino-single,openvino-static-single,onnxruntime-single"  # they are at their best with one utterance at a time
+ALL = f"ours,ours-unpacked,ours-padded,accelerate,{THEIRS},openvino,{SINGLE}"
+ONE_LENGTH = "ours,ours-unpacked,ours-padded,hf-sdpa,hf-sdpa-single,openvino,openvino-static,onnxruntime"
+FIVE = f"ours,ours-single,ours-unpacked,accelerate-single,hf-sdpa,hf-sdpa-single,openvino,{SINGLE}"
 SOME = "ours,ours-padded,hf-sdpa"
-TEXTS = "ours,accelerate,hf-sdpa,hf-sdpa-sorted,hf-sdpa-single"
+TEXTS = "ours,accelerate,hf-sdpa,hf-sdpa-sorted,hf-sdpa-single,openvino-single"
+FIVE_UTTERANCES = Path(__file__).resolve().parent / "five_utterances.txt"  # 1.9 to 8 s
 EVERY_PROTOCOL = "--protocol model,leaderboard,files"
 
 
@@ -37,9 +42,10 @@ def cases(tiny: bool) -> list[str]:
             # 40 s of audio keep the run short: transformers needs most of the time
             model = f"--config {size} --dtype {dtype}"
             options = f"{model} --audio-seconds 40 --batch-seconds 20 --rounds {3 if size == 'base' else 2}"
+            calls.append(f"{model} --lengths fixed:5 --audio-seconds 5 --batch-seconds 5 --rounds 9 --providers {ONE_LENGTH}")
+            calls.append(f"{model} --lengths {FIVE_UTTERANCES} --batch-seconds 24 --rounds 7 --providers {FIVE}")
             calls.append(f"{options} --providers {ALL}")
-            calls.append(f"{options} --lengths fixed:10 --providers {SOME}")
-            calls.append(f"{options} --lengths fixed:5 --batch-seconds 5 --providers {SOME}")
+            calls.append(f"{options} --lengths fixed:10 --providers {ONE_LENGTH}")
             # three batches of eight, in which sorting by length pays, then utterances of one length, in which it cannot
             rounds = f"--rounds {2 if size == 'base' else 1}"
             calls.append(f"{model} --protocol leaderboard,files --audio-seconds 120 {rounds} --providers {TEXTS}")

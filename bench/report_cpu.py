@@ -5,14 +5,15 @@ from __future__ import annotations
 from itertools import islice
 from pathlib import Path
 
-from report_rows import Row, bench, best_of_theirs, join, newest, percent, shown, table, where
+from report_rows import Row, bench, best_of_theirs, best_peer, fastest, join, newest, percent, shown, table, where
 
 from hubert_fast.__main__ import SPIN_COUNT
 from hubert_fast.benchmark.providers import SINGLE, SORTED
 from hubert_fast.benchmark.rows import read
 from hubert_fast.benchmark.work import librispeech_seconds, until
 
-TWO, ONE = ("fixed:10", "20 s"), ("fixed:5", "5 s")
+ONE, FIVE = ("fixed:5", "5 s"), ("five_utterances.txt", "24 s")  # lengths and batch
+LIBRARIES = "hf-", "openvino", "onnxruntime"
 ALIKE_TEXTS = "fixed:6"
 TEST_CLEAN = 2620  # utterances
 
@@ -23,7 +24,7 @@ def models_of(rows: list[Row]) -> list[tuple[str, str]]:
 
 
 def by_provider(rows: list[Row]) -> str:
-    """Tabulate each provider's times real time and its ratio to transformers' best, with a column per model and dtype."""
+    """Tabulate each provider's times real time and its ratio to the best of another library, by model and dtype."""
     columns = models_of(rows)
     cells: dict[str, list[str]] = {}
     for provider in dict.fromkeys(row["provider"] for row in rows):
@@ -32,7 +33,7 @@ def by_provider(rows: list[Row]) -> str:
             row = next((row for row in same if row["provider"] == provider), None)
             text = "not run" if row is None else "cannot run"
             if row and row["rtfx"]:
-                ratio = float(row["rtfx"]) / float(best_of_theirs(same)["rtfx"])
+                ratio = float(row["rtfx"]) / float(best_peer(same)["rtfx"])
                 text = f"{shown(row['rtfx'])} ({ratio:.2f}x)"
                 text = f"**{text}**" if provider == "ours" else text
             cells.setdefault(provider, []).append(text)
@@ -110,18 +111,26 @@ def files(results: Path) -> str:
 
 
 def unpadded(results: Path) -> str:
+    """Tabulate the milliseconds of this package and of each library at its best, on utterances that need no padding."""
     lines = []
-    for (lengths, batch), text in ((TWO, "two utterances of 10 s"), (ONE, "one utterance of 5 s")):
+    for (lengths, batch), text in ((ONE, "one utterance of 5 s"), (FIVE, "five utterances of 1.9 to 8 s")):
         rows = bench(results, protocol="model", lengths=lengths, batch=batch)
         for model, dtype in models_of(rows):
-            same = {row["provider"]: row for row in rows if (row["model"], row["dtype"]) == (model, dtype)}
-            theirs = same["hf-sdpa"]
-            cells = [f"{float(theirs['latency_p50_ms']):.0f} ms"]
-            for name in ("ours", "ours-padded"):
-                ratio = float(same[name]["rtfx"]) / float(theirs["rtfx"])
-                cells.append(f"{float(same[name]['latency_p50_ms']):.0f} ms, {ratio:.2f}x")
-            lines.append([f"{model}, {dtype}", text, *cells])
-    return table(["model", "batch", "`hf-sdpa`", "`ours`", "`ours-padded`"], lines)
+            same = [row for row in rows if (row["model"], row["dtype"]) == (model, dtype)]
+            packed, unpacked = (
+                fastest(row for row in same if row["provider"].removesuffix(SINGLE) == name)
+                for name in ("ours", "ours-unpacked")
+            )
+            libraries = [[row for row in same if row["provider"].startswith(name) and row["rtfx"]] for name in LIBRARIES]
+            best = [fastest(each) if each else None for each in libraries]
+            ratios = [f" ({float(packed['rtfx']) / float(row['rtfx']):.2f}x)" if row else "" for row in best]
+            cells = [f"{milliseconds(row)}{ratio}" if row else "cannot run" for row, ratio in zip(best, ratios)]
+            lines.append([f"{model}, {dtype}", text, f"**{milliseconds(packed)}**", milliseconds(unpacked), *cells])
+    return table(["model", "work", "hubert_fast", "without packed weights", "transformers", "OpenVINO", "ONNX Runtime"], lines)
+
+
+def milliseconds(row: Row) -> str:
+    return f"{1e3 * float(row['p50_s']):.0f} ms"
 
 
 def products(results: Path) -> str:

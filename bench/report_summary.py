@@ -7,7 +7,7 @@ from pathlib import Path
 from report_cpu import ALIKE_TEXTS, ONE, texts_in_batches
 from report_gpu import COMPILED, EAGER, MIXED, environment, ours_and_theirs, rate, ratio, timed
 from report_gpu import ONE as ONE_ON_GPU
-from report_rows import Row, bench, device, newest, shown, table
+from report_rows import Row, bench, device, fastest, newest, shown, table
 
 from hubert_fast.benchmark.providers import SINGLE, SORTED
 from hubert_fast.benchmark.rows import read
@@ -55,6 +55,10 @@ def summary(results: Path) -> str:
         ("forward pass, one utterance of 5 s at a time", single),
     ):
         lines.append([cpu, f"hubert-large: {work}", *cells(*ours_and_theirs(rows))])
+    ours, *others = [row for row in single if row["provider"] == "ours" or row["provider"].startswith("openvino")]
+    if others:
+        work = "the same, with OpenVINO in place of transformers"
+        lines.append([cpu, f"hubert-large: {work}", *cells(ours, fastest(others))])
 
     rows = [row for row in newest(read(results / "transcribe_speed.csv"), "dtype") if row["dtype"] == "float32"]
     ours = next(row for row in rows if row["provider"] == "hubert_fast, files to text")

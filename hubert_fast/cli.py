@@ -228,10 +228,10 @@ def _add_bench_options(parser: argparse.ArgumentParser) -> None:
     _add_device_options(parser)
     parser.add_argument(
         "--providers", default="ours,hf-sdpa,hf-sdpa-sorted", metavar="A,B,...",
-        help="implementations to time: ours, ours-graphs, ours-no-graphs, ours-padded, accelerate, hf-sdpa, hf-eager, "
-        "hf-flash, hf-compile, hf-compile-layers, hf-compile-graphs, and on a CPU openvino, openvino-static, onnxruntime; "
-        "append -sorted to a name to sort utterances by length before batching, or -single to run each utterance as its own "
-        "batch (default: ours,hf-sdpa,hf-sdpa-sorted)",
+        help="implementations to time: ours, ours-graphs, ours-no-graphs, ours-unpacked, ours-padded, accelerate, hf-sdpa, "
+        "hf-eager, hf-flash, hf-compile, hf-compile-layers, hf-compile-graphs, and on a CPU openvino, openvino-static, "
+        "onnxruntime; append -sorted to a name to sort utterances by length before batching, or -single to run each "
+        "utterance as its own batch (default: ours,hf-sdpa,hf-sdpa-sorted)",
     )  # fmt: skip
     parser.add_argument(
         "--protocol", default="model", metavar="A,B,...",

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,141 +13,13 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from .. import accelerate
-from ..ctc import greedy_decode
-from ..packed import PackedAudio
-from ..packed.cuda_graphs import GraphCache
 from .exported import Exported, OnnxRuntime, OpenVino, OpenVinoStatic
+from .ours import GRAPHS, Forward, Ours, OursGraphs, OursUnpacked, Provider, check_graphs
 from .subject import Subject, Unavailable, their_pipeline
 
 SORTED, SINGLE = "-sorted", "-single"  # suffixes of a name, which change how utterances are batched
 OURS = ("ours", "accelerate")  # prefixes of the names of this package's providers
 PIPELINE_BATCH = 8
-GRAPHS = 64  # CUDA graphs that ours-graphs keeps
-
-
-class Forward(NamedTuple):
-    """A batch on the device.
-
-    Attributes:
-        run: The function to time. It returns logits.
-        frames: Turns the result of `run` into `[N, V]`, without padding.
-    """
-
-    run: Callable[[], Tensor]
-    frames: Callable[[Tensor], Tensor]
-
-
-class Provider:
-    """An implementation with a model.
-
-    Attributes:
-        is_sorted: Whether utterances are sorted by length before they are batched.
-        is_single: Whether each utterance is a batch of its own, so that nothing is padded.
-        pads: Whether padding affects the output, as with a group norm.
-    """
-
-    is_sorted = is_single = False
-    pads = True
-
-    def __init__(self, subject: Subject):
-        self.subject = subject
-
-    def forward(self, waveforms: Sequence[np.ndarray]) -> Forward:
-        """Move a batch to the device, normalised: protocol *model*."""
-        raise NotImplementedError
-
-    def text(self, waveforms: Sequence[np.ndarray]) -> list[str]:
-        """Turn waveforms in host memory into text: protocol *leaderboard*."""
-        raise NotImplementedError
-
-    def files(self, paths: Sequence[str]) -> list[str]:
-        """Turn files on disk into text: protocol *files*."""
-        raise NotImplementedError
-
-
-class Ours(Provider):
-    """Our packed graph: no padding, argmax on the device, CTC decoded in C++."""
-
-    pads = False
-
-    def _packed(self, waveforms: Sequence[np.ndarray]) -> PackedAudio:
-        """Pack a batch and copy it to the device, on CUDA asynchronously."""
-        device, hop = self.subject.device, self.subject.config.inputs_to_logits_ratio
-        pin_memory = device.type == "cuda"
-        packed = PackedAudio.from_waveforms(
-            waveforms, normalize=self.subject.normalizes, hop_samples=hop, pin_memory=pin_memory
-        )
-        return packed.to(device, non_blocking=True)
-
-    def forward(self, waveforms: Sequence[np.ndarray]) -> Forward:
-        packed = self._packed(waveforms)
-        ready = PackedAudio(packed.waveform(), packed.lengths, False, packed.hop_samples)
-        return Forward(lambda: self.subject.ours.forward_packed(ready).logits, lambda logits: logits)
-
-    def text(self, waveforms: Sequence[np.ndarray]) -> list[str]:
-        out = self.subject.ours.argmax_packed(self._packed(waveforms))
-        tokenizer = self.subject.processor.tokenizer
-        transcripts = greedy_decode(out.ids, out.cu_seqlens, tokenizer, blank_id=tokenizer.pad_token_id)
-        return [transcript.text for transcript in transcripts]
-
-    def files(self, paths: Sequence[str]) -> list[str]:
-        from ..transcribe import Transcriber
-
-        transcriber = Transcriber(self.subject.ours, self.subject.processor)
-        texts = {
-            result.utterance.id: result.transcripts[0].text if result.error is None else ""
-            for result in transcriber.transcribe_many(paths)
-        }
-        return [texts[path] for path in paths]
-
-
-class OursGraphs(Ours):
-    """Our packed graph with CUDA graphs, which are captured before anything is timed.
-
-    Args:
-        subject: The model. Its own cache of graphs, which other providers use, is not touched.
-        limit: The largest number of graphs to keep; 0 runs without graphs.
-    """
-
-    def __init__(self, subject: Subject, limit: int = GRAPHS):
-        _check_graphs(subject)
-        super().__init__(subject)
-        self._cache = GraphCache(limit)
-
-    @contextmanager
-    def _graphs(self) -> Iterator[None]:
-        path = self.subject.ours.hubert.fast_path
-        path.cuda_graphs, original = self._cache, path.cuda_graphs
-        try:
-            yield
-        finally:
-            path.cuda_graphs = original
-
-    def forward(self, waveforms: Sequence[np.ndarray]) -> Forward:
-        """Move a batch to the device and capture its graph if it is short, so that `run` only copies and replays."""
-        ready = super().forward(waveforms)
-
-        def run() -> Tensor:
-            with self._graphs():
-                return ready.run()
-
-        for _ in range(2):  # the second call captures
-            run()
-        return ready._replace(run=run)
-
-    def text(self, waveforms: Sequence[np.ndarray]) -> list[str]:
-        with self._graphs():
-            return super().text(waveforms)
-
-    def files(self, paths: Sequence[str]) -> list[str]:
-        with self._graphs():
-            return super().files(paths)
-
-
-def _check_graphs(subject: Subject) -> None:
-    """Raise `Unavailable` if the device does not support CUDA graphs."""
-    if subject.device.type != "cuda":
-        raise Unavailable(f"CUDA graphs need a CUDA device, but the device is {subject.device}")
 
 
 class Padded(Provider):
@@ -230,7 +101,7 @@ def _compiled_layers(subject: Subject) -> Provider:
 
 
 def _compiled_graphs(subject: Subject) -> Provider:
-    _check_graphs(subject)
+    check_graphs(subject)
     torch.compiler.reset()
     return Padded(subject, torch.compile(subject.theirs("sdpa"), mode="reduce-overhead"))
 
@@ -239,6 +110,7 @@ PROVIDERS: dict[str, tuple[Callable[[Subject], Provider], str]] = {
     "ours": (Ours, "forward_packed, and the transcriber for files; CUDA graphs of short batches as by default"),
     "ours-graphs": (OursGraphs, f"ours, with graphs of short batches captured before the timing; {GRAPHS} are kept"),
     "ours-no-graphs": (lambda subject: OursGraphs(subject, 0), "ours without CUDA graphs"),
+    "ours-unpacked": (OursUnpacked, "ours on a CPU without a second copy of linear layers in oneDNN's layout"),
     "ours-padded": (_ours_padded, "our forward on padded rows, as after changing one import"),
     "accelerate": (_accelerated, "hubert_fast.accelerate on transformers' model, on padded rows"),
     "hf-sdpa": (lambda subject: Padded(subject, subject.theirs("sdpa")), "transformers, scaled_dot_product_attention"),
