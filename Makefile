@@ -14,7 +14,7 @@ help:
 	@echo "make test-rest  run the tests marked bench or slow"
 	@echo "make docs   build the documentation into site/"
 	@echo "make report  write the tables and plots of README.md and docs/ from the rows in bench/results"
-	@echo "make sanitize  run the tests of the C++ extension under sanitizers (needs g++)"
+	@echo "make sanitize  run the tests of the C++ extensions under sanitizers (needs g++)"
 	@echo "make gpu-kit  pack what a bare GPU machine needs to run bench/gpu (GPU_PYTHON: a Python 3.12 like its own)"
 	@echo "make lint   check style, formatting and types"
 	@echo "make clean  remove $(VENV) and what was built"
@@ -47,12 +47,14 @@ docs: $(VENV)/installed-docs
 
 # The C++ of csrc/ under the address and undefined-behaviour sanitizers, with its tests and a fuzz of the raw entry point.
 CXX ?= g++
+SANITIZED := -std=c++17 -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all -shared -fPIC -pthread
 sanitize: $(VENV)/installed-test
 	@mkdir -p build/sanitized
-	@$(CXX) -std=c++17 -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all -shared -fPIC -pthread \
-	  $$($(BIN)/python -m pybind11 --includes) csrc/ctc_collapse.cpp -o build/sanitized/_ctc.so
+	@$(CXX) $(SANITIZED) $$($(BIN)/python -m pybind11 --includes) csrc/ctc_collapse.cpp -o build/sanitized/_ctc.so
+	@$(CXX) $(SANITIZED) $$($(BIN)/python -m pybind11 --includes) csrc/*cpu.cpp -o build/sanitized/_cpu.so
 	@LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
-	  $(BIN)/python -m pytest tests/test_ctc.py tests/test_ctc_fuzz.py --ctc-extension build/sanitized/_ctc.so
+	  $(BIN)/python -m pytest tests/test_ctc.py tests/test_ctc_fuzz.py tests/test_cpu_kernels.py \
+	  --ctc-extension build/sanitized/_ctc.so --cpu-extension build/sanitized/_cpu.so
 
 # GPU_PYTHON: a Python 3.12 with its headers. Where it has torch, transformers, triton 3.6.0, setuptools and pybind11, they serve;
 # else build/gpu-kit-python gets them: gigabytes, unless pip finds a CPU build of torch.

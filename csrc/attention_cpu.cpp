@@ -124,10 +124,12 @@ HUBERT_FAST_AVX512_INLINE void transpose(__m512 (&x)[16]) {
         y[i + 1] = _mm512_unpackhi_ps(x[i], x[i + 1]);
     }
 #pragma GCC unroll 16
-    for (int i = 0; i < 16; i += 4)  // quarter l of x[i + j] becomes column 4 l + j of rows i to i + 3
-#pragma GCC unroll 16
-        for (int j = 0; j < 4; ++j)
-            x[i + j] = _mm512_shuffle_ps(y[i + j / 2], y[i + j / 2 + 2], j % 2 ? 0xee : 0x44);
+    for (int i = 0; i < 16; i += 4) {  // quarter l of x[i + j] becomes column 4 l + j of rows i to i + 3
+        x[i] = _mm512_shuffle_ps(y[i], y[i + 2], 0x44);
+        x[i + 1] = _mm512_shuffle_ps(y[i], y[i + 2], 0xee);
+        x[i + 2] = _mm512_shuffle_ps(y[i + 1], y[i + 3], 0x44);
+        x[i + 3] = _mm512_shuffle_ps(y[i + 1], y[i + 3], 0xee);
+    }
 #pragma GCC unroll 16
     for (int j = 0; j < 4; ++j) {  // the quarters, a matrix of 4 by 4 for each j
         const __m512 even_0 = _mm512_shuffle_f32x4(x[j], x[j + 4], 0x88), odd_0 = _mm512_shuffle_f32x4(x[j], x[j + 4], 0xdd);

@@ -63,10 +63,11 @@ void call_attention(uintptr_t q, uintptr_t k, uintptr_t v, uintptr_t out, int64_
 }
 
 void call_rows(uintptr_t x, uintptr_t y, uintptr_t out, uintptr_t weight, uintptr_t bias, bool x_is_bfloat16,
-               bool y_is_bfloat16, bool out_is_bfloat16, bool weight_is_bfloat16, bool gelu, float eps, int64_t rows,
+               bool y_is_bfloat16, bool out_is_bfloat16, bool weight_is_bfloat16, bool gelu, bool post, float eps, int64_t rows,
                int64_t channels, int threads) {
-    const Rows arguments{pointer(x),      pointer(y),         pointer(out), pointer(weight), pointer(bias), x_is_bfloat16,
-                         y_is_bfloat16,   out_is_bfloat16,    weight_is_bfloat16, gelu, eps, rows, channels, threads};
+    const Rows arguments{pointer(x),      pointer(y),    pointer(out),    pointer(weight),    pointer(bias),
+                         x_is_bfloat16,   y_is_bfloat16, out_is_bfloat16, weight_is_bfloat16, gelu,
+                         post,            eps,           rows,            channels,           threads};
     py::gil_scoped_release release;
     transform_rows(arguments);
 }

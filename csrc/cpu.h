@@ -52,14 +52,14 @@ struct Attention {
 };
 
 // Applies, row by row: x += y (if there is a y), LayerNorm (if there is a weight), GELU (if asked), and stores the result in
-// out, which may be x. A sum is stored in x, too.
+// out, which may be x. x keeps the sum or, with post, also gets the result.
 struct Rows {
     void* x;
     const void* y;
     void* out;
     const void *weight, *bias;
     bool x_is_bfloat16, y_is_bfloat16, out_is_bfloat16, weight_is_bfloat16;
-    bool gelu;
+    bool gelu, post;
     float eps;
     int64_t rows, channels;
     int threads;
@@ -74,7 +74,8 @@ void transform_rows(const Rows& arguments);
 #include <immintrin.h>
 
 #define HUBERT_FAST_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma,avx2")))
-#define HUBERT_FAST_AVX512_INLINE HUBERT_FAST_AVX512 __attribute__((always_inline)) inline
+#define HUBERT_FAST_AVX512_ALWAYS HUBERT_FAST_AVX512 __attribute__((always_inline))  // of a lambda: inline it
+#define HUBERT_FAST_AVX512_INLINE HUBERT_FAST_AVX512_ALWAYS inline
 
 namespace hubert_fast {
 
@@ -110,13 +111,15 @@ HUBERT_FAST_AVX512_INLINE __m512 load(const Bfloat16* source, __mmask16 mask) {
 
 HUBERT_FAST_AVX512_INLINE void store(float* target, __m512 x, __mmask16 mask) { _mm512_mask_storeu_ps(target, mask, x); }
 
-// Rounds to the nearest, ties to even, as PyTorch does; NaN stays NaN.
+// Rounds to the nearest, ties to even, as PyTorch does. A NaN is cut off, and stays one, since x results from arithmetic.
 HUBERT_FAST_AVX512_INLINE void store(Bfloat16* target, __m512 x, __mmask16 mask) {
     const __m512i bits = _mm512_castps_si512(x);
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-    __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
-    rounded = _mm512_mask_mov_epi32(rounded, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), _mm512_set1_epi32(0x7fc00000));
-    _mm256_mask_storeu_epi16(target, mask, _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)));
+    const __m512i half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+    const __m512i rounded = _mm512_mask_add_epi32(bits, _mm512_cmp_ps_mask(x, x, _CMP_ORD_Q), bits, half);
+    const __m512i upper = _mm512_set_epi32(0, 0, 0, 0, 0, 0, 0, 0, 0x1f001d, 0x1b0019, 0x170015, 0x130011, 0xf000d, 0xb0009,
+                                           0x70005, 0x30001);  // the upper half of each number
+    _mm256_mask_storeu_epi16(target, mask, _mm512_castsi512_si256(_mm512_permutexvar_epi16(upper, rounded)));
 }
 
 }  // namespace hubert_fast

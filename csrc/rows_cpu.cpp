@@ -1,7 +1,7 @@
 // Operations on each row of a matrix in one pass over memory: addition, LayerNorm, GELU.
 //
-// A row of up to a few thousand numbers stays in the L1 cache between the passes over it: the sum, the deviations from the mean,
-// and the result. All arithmetic is float32.
+// A row of up to a few thousand numbers stays in the L1 cache between three passes over it, for its sum, for the deviations from
+// the mean, and for the result. All arithmetic is float32.
 
 #include "cpu.h"
 
@@ -24,20 +24,26 @@ namespace {
 constexpr int64_t NUMBERS_PER_TASK = 1 << 15;  // starting threads takes about as long as 2^13 numbers
 
 // Q(a) = P(X > a) of a normal variable, for a >= 0: minimax polynomials of degree 5 in 2a - n, n the nearest integer, 0 to 14.
-// Their error is below 2.4e-8, and below 1e-5 Q(a). From a = 7.25 on, where Q is below 3e-13, they are zero.
+// Their error is below 4e-8, and below 1e-3 Q(a). From a = 7.25 on, where Q is below 3e-13, they are zero.
 alignas(64) constexpr float NORMAL_TAIL[6][LANES] = {
-    {0.5f, 0.308537573f, 0.158655271f, 0.0668071955f, 0.0227501225f, 0.00620966125f, 0.00134989887f, 0.000232630453f,
-     3.16718724e-05f, 3.39784515e-06f, 2.86683047e-07f, 1.89936404e-08f, 9.86972282e-10f, 4.01868469e-11f, 1.28121353e-12f, 0.0f},
-    {-0.199471131f, -0.176032662f, -0.120985381f, -0.0647588074f, -0.0269954801f, -0.00876414403f, -0.00221592234f, -0.000436341827f,
-     -6.69156943e-05f, -7.99209374e-06f, -7.43410396e-07f, -5.38565104e-08f, -3.03877012e-09f, -1.33542455e-10f, -4.57107659e-12f, 0.0f},
-    {-3.67803409e-07f, 0.0220024157f, 0.0302452408f, 0.0242848992f, 0.0134984767f, 0.00547787687f, 0.00166188506f, 0.000381700083f,
-     6.68695866e-05f, 8.97848258e-06f, 9.26939094e-07f, 7.37494901e-08f, 4.52934401e-09f, 2.14979853e-10f, 7.89271079e-12f, 0.0f},
-    {0.00831420999f, 0.00550083257f, 4.3900414e-07f, -0.00337253441f, -0.00337450113f, -0.00191730889f, -0.000738690433f, -0.000204523007f,
-     -4.18072013e-05f, -6.40449798e-06f, -7.42079578e-07f, -6.5433575e-08f, -4.40943637e-09f, -2.27788025e-10f, -9.04129462e-12f, 0.0f},
-    {-9.91277284e-06f, -0.0012428083f, -0.0012485066f, -0.000383215869f, 0.000273345126f, 0.000367860048f, 0.000208371886f, 7.46292571e-05f,
-     1.86080033e-05f, 3.3626518e-06f, 4.49869788e-07f, 4.51319728e-08f, 3.42400663e-09f, 1.9760181e-10f, 8.71193048e-12f, 0.0f},
-    {-0.000298515602f, -0.000141985773f, 0.000123057325f, 0.000181234311f, 7.07482614e-05f, -1.98064354e-05f, -3.42928724e-05f, -1.81629839e-05f,
-     -5.78023491e-06f, -1.25158863e-06f, -1.9365342e-07f, -2.19604548e-08f, -1.8530697e-09f, -1.17514012e-10f, -5.63954959e-12f, 0.0f},
+    {0.5f, 0.308537573f, 0.158655271f, 0.0668071955f, 0.0227501225f, 0.00620966218f,
+     0.00134989852f, 0.000232629929f, 3.16715887e-05f, 3.39775283e-06f, 2.86663351e-07f, 1.89907148e-08f,
+     9.86660753e-10f, 4.0162651e-11f, 1.27982585e-12f, 0.0f},
+    {-0.199471116f, -0.176032588f, -0.120985322f, -0.0647588372f, -0.0269955397f, -0.00876417104f,
+     -0.00221591606f, -0.00043633004f, -6.69097208e-05f, -7.99033569e-06f, -7.43067119e-07f, -5.38095541e-08f,
+     -3.03414271e-09f, -1.33208167e-10f, -4.55316861e-12f, 0.0f},
+    {-3.90085148e-07f, 0.0220024399f, 0.0302452613f, 0.024284875f, 0.0134984264f, 0.00547785405f,
+     0.00166189554f, 0.000381717633f, 6.68793073e-05f, 8.98165126e-06f, 9.2762474e-07f, 7.38530872e-08f,
+     4.54058346e-09f, 2.15870891e-10f, 7.94494158e-12f, 0.0f},
+    {0.00831433199f, 0.00549977738f, -4.80997301e-07f, -0.00337215327f, -0.00337354676f, -0.00191687804f,
+     -0.000738796603f, -0.000204721538f, -4.19089702e-05f, -6.43485419e-06f, -7.48103105e-07f, -6.62723849e-08f,
+     -4.49375959e-09f, -2.34013864e-10f, -9.38282351e-12f, 0.0f},
+    {-1.01895921e-05f, -0.0012429062f, -0.0012485875f, -0.000383117556f, 0.000273546961f, 0.000367952714f,
+     0.00020832906f, 7.45580182e-05f, 1.85683966e-05f, 3.34968149e-06f, 4.47049047e-07f, 4.47033237e-08f,
+     3.3772074e-09f, 1.93866312e-10f, 8.4913309e-12f, 0.0f},
+    {-0.000298296334f, -0.00013860561f, 0.000126005776f, 0.000179999144f, 6.76675554e-05f, -2.11991319e-05f,
+     -3.39425969e-05f, -1.75113164e-05f, -5.44448267e-06f, -1.15078342e-06f, -1.73500325e-07f, -1.91304821e-08f,
+     -1.56596347e-09f, -9.61047561e-11f, -4.45252168e-12f, 0.0f},
 };
 
 // Computes the exact GELU, x (1 - Q(x)) = max(x, 0) - |x| Q(|x|). NaN stays NaN; -inf becomes 0.
@@ -60,51 +66,71 @@ struct Gelu {
     }
 };
 
+// Calls body for each register of a row, with its first channel, the channels present, and the number of an accumulator.
+template <class Body>
+HUBERT_FAST_AVX512_INLINE void for_each_register(int64_t channels, const Body& body) {
+    int64_t c = 0;
+    for (; c + 4 * LANES <= channels; c += 4 * LANES) {
+        body(c, 0xffff, 0);
+        body(c + LANES, 0xffff, 1);
+        body(c + 2 * LANES, 0xffff, 2);
+        body(c + 3 * LANES, 0xffff, 3);
+    }
+    for (; c < channels; c += LANES) body(c, lanes(channels - c), 0);
+}
+
+struct Accumulators {  // four, since an addition takes several cycles
+    __m512 sums[4];
+
+    HUBERT_FAST_AVX512_INLINE Accumulators() {
+        for (int i = 0; i < 4; ++i) sums[i] = _mm512_setzero_ps();
+    }
+
+    HUBERT_FAST_AVX512_INLINE float total() const {
+        return _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(sums[0], sums[1]), _mm512_add_ps(sums[2], sums[3])));
+    }
+};
+
 template <class X, class Y, class Out, bool NORM, bool GELU>
 HUBERT_FAST_AVX512 void transform(const Rows& arguments, const float* weight, const float* bias, int64_t first, int64_t last) {
-    constexpr bool ADD = !std::is_void_v<Y>;
     const int64_t channels = arguments.channels;
     const Gelu gelu;
     for (int64_t row = first; row < last; ++row) {
         X* x = static_cast<X*>(arguments.x) + row * channels;
         Out* out = static_cast<Out*>(arguments.out) + row * channels;
-        float mean = 0, scale = 1;
-        if constexpr (NORM || ADD) {
-            __m512 sum = _mm512_setzero_ps();
-            for (int64_t c = 0; c < channels; c += LANES) {
-                const __mmask16 mask = lanes(channels - c);
+        float mean = 0, scale = 1, shift = 0;
+        if constexpr (NORM) {
+            Accumulators sum, deviations, squares;
+            for_each_register(channels, [&](int64_t c, __mmask16 mask, int i) HUBERT_FAST_AVX512_ALWAYS {
                 __m512 value = load(x + c, mask);
-                if constexpr (ADD) {
+                if constexpr (!std::is_void_v<Y>) {
                     value = _mm512_add_ps(value, load(static_cast<const Y*>(arguments.y) + row * channels + c, mask));
                     store(x + c, value, mask);
                 }
-                sum = _mm512_add_ps(sum, value);
-            }
-            mean = _mm512_reduce_add_ps(sum) / channels;
-        }
-        if constexpr (NORM) {
-            __m512 sum = _mm512_setzero_ps(), squares = _mm512_setzero_ps();
-            for (int64_t c = 0; c < channels; c += LANES) {
-                const __mmask16 mask = lanes(channels - c);
+                sum.sums[i] = _mm512_add_ps(sum.sums[i], value);
+            });
+            mean = sum.total() / channels;
+            for_each_register(channels, [&](int64_t c, __mmask16 mask, int i) HUBERT_FAST_AVX512_ALWAYS {
                 const __m512 deviation = _mm512_maskz_sub_ps(mask, load(x + c, mask), _mm512_set1_ps(mean));
-                sum = _mm512_add_ps(sum, deviation);
-                squares = _mm512_fmadd_ps(deviation, deviation, squares);
-            }
-            const float error = _mm512_reduce_add_ps(sum) / channels;  // of the mean, from rounding
-            const float variance = std::max(_mm512_reduce_add_ps(squares) / channels - error * error, 0.0f);
-            mean += error;
+                deviations.sums[i] = _mm512_add_ps(deviations.sums[i], deviation);
+                squares.sums[i] = _mm512_fmadd_ps(deviation, deviation, squares.sums[i]);
+            });
+            const float error = deviations.total() / channels;  // of the mean, from rounding
+            const float variance = std::max(squares.total() / channels - error * error, 0.0f);
             scale = 1 / std::sqrt(variance + arguments.eps);
+            shift = -error * scale;
         }
-        for (int64_t c = 0; c < channels; c += LANES) {
-            const __mmask16 mask = lanes(channels - c);
+        for_each_register(channels, [&](int64_t c, __mmask16 mask, int) HUBERT_FAST_AVX512_ALWAYS {
             __m512 value = load(x + c, mask);
             if constexpr (NORM) {
-                value = _mm512_mul_ps(_mm512_sub_ps(value, _mm512_set1_ps(mean)), _mm512_set1_ps(scale));
+                value = _mm512_sub_ps(value, _mm512_set1_ps(mean));
+                value = _mm512_fmadd_ps(value, _mm512_set1_ps(scale), _mm512_set1_ps(shift));
                 value = _mm512_fmadd_ps(value, load(weight + c, mask), load(bias + c, mask));
             }
             if constexpr (GELU) value = gelu(value);
+            if (arguments.post) store(x + c, value, mask);
             store(out + c, value, mask);
-        }
+        });
     }
 }
 

@@ -19,6 +19,7 @@ from .console import EXIT_OK, CannotRunError, say
 from .devices import DTYPES
 from .hub import CheckpointError, listed
 from .modeling import HubertForCTC
+from .packed import cpu_kernels
 
 
 def transcribe(options: argparse.Namespace) -> int:
@@ -152,6 +153,8 @@ def info(options: argparse.Namespace) -> int:
         rows.append((f"backend {backend}", "can run" if reason is None else f"cannot run: {reason}"))
     reason = ctc.why_not_built()
     rows.append(("C++ extension", "built" if reason is None else f"not built, CTC is decoded in Python: {reason}"))
+    reason = cpu_kernels.why_not(torch.float32)
+    rows.append(("CPU kernels", "can run" if reason is None else f"cannot run, PyTorch computes: {reason}"))
     for name, value in rows:
         print(f"{name:16s} {value}")
     return EXIT_OK

@@ -38,6 +38,14 @@ TEST_TOLERANCES = {
     "same graph": Tolerance(1e-5, "the same operations in the same order; only sums inside library calls may differ in order"),
     "other graph": Tolerance(1e-5, "the same mathematics written another way, four to six layers deep"),
     "attention": Tolerance(1e-5, "attention by an explicit softmax against a fused kernel"),
+    "CPU attention": Tolerance(
+        3e-6, "C++ against float64, per number and relative to 1 at least: sums of hundreds of products"
+    ),
+    "CPU norm": Tolerance(1e-6, "C++ against float64, per number and relative to 1 at least: float32 sums of 16 lanes"),
+    "CPU GELU": Tolerance(
+        3e-7, "C++ against float64, per number and relative to 1 at least: polynomials with an error of 4e-8"
+    ),
+    "rounding to bfloat16": Tolerance(4e-3, "half the distance of neighbouring numbers, 2^-8"),
     "gradient": Tolerance(
         2e-5,
         "long sums of terms of both signs: each side is up to 8e-6 from float64, and transformers 4.34.1 on two threads 7e-6 "

@@ -3,6 +3,7 @@
 The environment is set before anything imports triton, so that kernels run interpreted, on the CPU.
 """
 
+import importlib.util
 import os
 import signal
 import sys
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 
+import hubert_fast
 from hubert_fast import HubertConfig
 from hubert_fast.tolerances import OP_TOLERANCES, TEST_TOLERANCES
 
@@ -26,21 +28,25 @@ pytest_plugins = ("bench_programs", "cuda_graph_stand_ins")
 
 def pytest_addoption(parser):
     parser.addoption("--ctc-extension", help="a build of csrc/ctc_collapse.cpp to test instead of the installed one")
+    parser.addoption("--cpu-extension", help="a build of csrc/cpu.cpp and its parts to test instead of the installed one")
 
 
 def pytest_configure(config):
     # A shell's background jobs ignore SIGINT, and the processes that tests start would inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    path = config.getoption("--ctc-extension")
-    if path:
-        import importlib.util
+    for name in ("ctc", "cpu"):
+        path = config.getoption(f"--{name}-extension")
+        if path:
+            _load_extension(f"_{name}", path)
 
-        import hubert_fast
 
-        spec = importlib.util.spec_from_file_location("hubert_fast._ctc", path)
-        hubert_fast._ctc = sys.modules["hubert_fast._ctc"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(hubert_fast._ctc)
+def _load_extension(name: str, path: str) -> None:
+    """Import a build of a C++ extension in place of the installed one."""
+    spec = importlib.util.spec_from_file_location(f"hubert_fast.{name}", path)
+    sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
+    setattr(hubert_fast, name, module)
+    spec.loader.exec_module(module)
 
 
 def pytest_make_parametrize_id(val, argname):

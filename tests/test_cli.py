@@ -225,6 +225,7 @@ def test_info(capsys):
         "backend eager    can run",
         "backend triton",
         "C++ extension",
+        "CPU kernels",
     ):
         assert expected in out, out
 

@@ -126,36 +126,43 @@ def attention(q: Tensor, k: Tensor, v: Tensor, counts: Sequence[int], num_heads:
 
 def layer_norm_gelu_(x: Tensor, layer: nn.LayerNorm) -> Tensor:
     """Apply a layer norm and then exact GELU to rows `[N, C]`, in place and in one pass. Return `x`."""
-    return _transform(x, None, x, layer, gelu=True)
+    return _transform(x, None, x, layer, gelu=True, post=False)
 
 
 def gelu_(x: Tensor) -> Tensor:
     """Apply exact GELU to rows `[N, C]`, in place. Return `x`. The GELU of minus infinity is 0."""
-    return _transform(x, None, x, None, gelu=True)
+    return _transform(x, None, x, None, gelu=True, post=False)
 
 
 def add_layer_norm(
-    x: Tensor, y: Tensor | None, layer: nn.LayerNorm, dtype: torch.dtype, *, out: Tensor | None = None
+    x: Tensor,
+    y: Tensor | None,
+    layer: nn.LayerNorm,
+    dtype: torch.dtype,
+    *,
+    post: bool = False,
+    out: Tensor | None = None,
 ) -> Tensor:
-    """Add `y` to the residual stream `x` in place, unless it is `None`, and return the norm of the sum in one pass.
+    """Add `y` to the residual stream `x` in place, unless it is `None`, and return the norm of the sum, in one pass.
 
     Args:
         x: The residual stream, float32 `[N, C]`.
         y: The output of a block, float32 or bfloat16 `[N, C]`.
         layer: The layer norm.
         dtype: The dtype of the result, float32 or bfloat16.
-        out: Where to store the result, `[N, C]` in `dtype`; may be `x`, as in post-LN Transformers.
+        post: Also replace the stream by its norm, as post-LN Transformers do. The result is then `x` itself if it is float32.
+        out: Where to store the result, `[N, C]` in `dtype`; may be `x`.
     """
     if x.dtype != torch.float32:
         raise ValueError(f"the residual stream must be float32, but is {x.dtype}")
     if out is None:
-        out = x.new_empty(x.shape, dtype=dtype)
-    elif out.dtype != dtype or out.shape != x.shape:
-        raise ValueError(f"out must be {list(x.shape)} in {dtype}, but is {list(out.shape)} in {out.dtype}")
-    return _transform(x, y, out, layer, gelu=False)
+        out = x if post and dtype == x.dtype else x.new_empty(x.shape, dtype=dtype)
+    elif out.dtype != dtype:
+        raise ValueError(f"out must be {dtype}, but is {out.dtype}")
+    return _transform(x, y, out, layer, gelu=False, post=post)
 
 
-def _transform(x: Tensor, y: Tensor | None, out: Tensor, layer: nn.LayerNorm | None, gelu: bool) -> Tensor:
+def _transform(x: Tensor, y: Tensor | None, out: Tensor, layer: nn.LayerNorm | None, gelu: bool, post: bool) -> Tensor:
     shape, dtype = x.shape, x.dtype
     kernels = _kernels(dtype)
     operands = (x, out) if y is None else (x, out, y)
@@ -170,6 +177,8 @@ def _transform(x: Tensor, y: Tensor | None, out: Tensor, layer: nn.LayerNorm | N
     if layer is not None:
         if tuple(layer.normalized_shape) != (shape[1],):
             raise ValueError(f"the layer norm must be over {shape[1]} channels, but is over {list(layer.normalized_shape)}")
+        if layer.weight is None or layer.bias is None:
+            raise ValueError("the layer norm must have a weight and a bias")
         eps, weight, bias = layer.eps, _readable(layer.weight), _readable(layer.bias)
         if bias.dtype != weight.dtype:
             weight, bias = weight.float(), bias.float()
@@ -184,6 +193,7 @@ def _transform(x: Tensor, y: Tensor | None, out: Tensor, layer: nn.LayerNorm | N
         out.dtype == BFLOAT16,
         weight is not None and weight.dtype == BFLOAT16,
         gelu,
+        post,
         eps,
         shape[0],
         shape[1],
