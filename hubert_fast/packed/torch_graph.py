@@ -8,7 +8,7 @@ attention, which stay within each utterance. With weights in half precision, pro
 residual stream, norms and softmax stay float32.
 
 The file is meant to be read from top to bottom: `encode`, the feature encoder, the positional convolution, the layers.
-On x86 CPUs oneDNN computes the products, and C++ kernels the rest of a layer where the CPU has AVX-512.
+On CPUs with AVX-512, oneDNN computes the products, and C++ kernels most of the rest.
 Axes: B utterances, S samples, N packed frames, C channels, H heads, D head dim.
 """
 
