@@ -17,6 +17,8 @@ Parallel gomp_parallel = nullptr;
 
 namespace {
 
+constexpr int INTERFACE = 1;  // as in cpu_kernels.py; to be increased when a signature changes
+
 void* pointer(uintptr_t address) { return reinterpret_cast<void*>(address); }
 
 void set_parallel(uintptr_t address) { gomp_parallel = reinterpret_cast<Parallel>(address); }
@@ -78,6 +80,7 @@ void call_rows(uintptr_t x, uintptr_t y, uintptr_t out, uintptr_t weight, uintpt
 PYBIND11_MODULE(_cpu, module) {
     using namespace hubert_fast;
     module.doc() = "Attention and row-wise operations for CPUs with AVX-512; hubert_fast.packed.cpu_kernels is the interface.";
+    module.attr("interface") = INTERFACE;
     module.def("unsupported", &unsupported);
     module.def("has_bfloat16_dot", &has_bfloat16_dot);
     module.def("has_bfloat16_tiles", &has_bfloat16_tiles);

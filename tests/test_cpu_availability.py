@@ -78,7 +78,8 @@ def fresh():
 class Extension:
     """Stand in for the extension on another machine."""
 
-    def __init__(self, unsupported="", tiles=False):
+    def __init__(self, unsupported="", tiles=False, interface=cpu_kernels.INTERFACE):
+        self.interface = interface
         self.unsupported, self.has_bfloat16_tiles = lambda: unsupported, lambda: tiles
         self.addresses = []
         self.set_parallel = self.addresses.append
@@ -101,6 +102,13 @@ def test_why_not_passes_on_what_the_cpu_lacks(monkeypatch, fresh):
     monkeypatch.setattr(cpu_kernels, "find_spec", lambda name: name)
     monkeypatch.setattr("hubert_fast._cpu", Extension("this CPU lacks AVX-512"), raising=False)
     assert cpu_kernels.why_not(FLOAT32) == cpu_kernels.why_not_attention(FLOAT32, 64) == "this CPU lacks AVX-512"
+
+
+def test_why_not_says_that_the_extension_is_of_another_version(monkeypatch, fresh):
+    """As after `git pull` in a checkout that was installed with `pip install -e`."""
+    monkeypatch.setattr(cpu_kernels, "find_spec", lambda name: name)
+    monkeypatch.setattr("hubert_fast._cpu", Extension(interface=0), raising=False)
+    assert "was built from other sources: install hubert_fast again" in cpu_kernels.why_not(FLOAT32)
 
 
 def test_why_not_says_that_openmp_is_missing(monkeypatch, fresh):

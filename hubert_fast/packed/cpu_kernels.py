@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 BFLOAT16, DTYPES = torch.bfloat16, (torch.float32, torch.bfloat16)
+INTERFACE = 1  # as in csrc/cpu.cpp
 HEAD_DIM_UNIT, MAX_HEAD_DIM = 16, 128
 
 
@@ -60,6 +61,8 @@ def _extension() -> ModuleType:
     """
     from .. import _cpu
 
+    if getattr(_cpu, "interface", None) != INTERFACE:
+        raise _Unavailable("the C++ extension hubert_fast._cpu was built from other sources: install hubert_fast again")
     if reason := _cpu.unsupported():
         raise _Unavailable(reason)
     _cpu.set_parallel(_openmp_entry())

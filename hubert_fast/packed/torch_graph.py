@@ -353,9 +353,7 @@ def _finish_layer(
 def _add_norm(x: Tensor, delta: Tensor, layer: nn.LayerNorm, dtype: torch.dtype, post: bool) -> Tensor:
     """Add to the residual stream `x` in place and return its norm in `dtype`. With `post` the norm replaces the stream."""
     if x.is_cpu and all(cpu_kernels.why_not(each) is None for each in (x.dtype, delta.dtype, dtype)):
-        if not post:
-            return cpu_kernels.add_layer_norm(x, delta, layer, dtype)
-        return cpu_kernels.add_layer_norm(x, delta, layer, x.dtype, out=x).to(dtype)
+        return cpu_kernels.add_layer_norm(x, delta, layer, dtype, post=post)
     x += delta
     if post:
         x.copy_(norm(x, layer))
