@@ -137,15 +137,7 @@ def gelu_(x: Tensor) -> Tensor:
     return _transform(x, None, x, None, gelu=True, post=False)
 
 
-def add_layer_norm(
-    x: Tensor,
-    y: Tensor | None,
-    layer: nn.LayerNorm,
-    dtype: torch.dtype,
-    *,
-    post: bool = False,
-    out: Tensor | None = None,
-) -> Tensor:
+def add_layer_norm(x: Tensor, y: Tensor | None, layer: nn.LayerNorm, dtype: torch.dtype, *, post: bool = False) -> Tensor:
     """Add `y` to the residual stream `x` in place, unless it is `None`, and return the norm of the sum, in one pass.
 
     Args:
@@ -154,14 +146,10 @@ def add_layer_norm(
         layer: The layer norm.
         dtype: The dtype of the result, float32 or bfloat16.
         post: Also replace the stream by its norm, as post-LN Transformers do. The result is then `x` itself if it is float32.
-        out: Where to store the result, `[N, C]` in `dtype`; may be `x`.
     """
     if x.dtype != torch.float32:
         raise ValueError(f"the residual stream must be float32, but is {x.dtype}")
-    if out is None:
-        out = x if post and dtype == x.dtype else x.new_empty(x.shape, dtype=dtype)
-    elif out.dtype != dtype:
-        raise ValueError(f"out must be {dtype}, but is {out.dtype}")
+    out = x if post and dtype == x.dtype else x.new_empty(x.shape, dtype=dtype)
     return _transform(x, y, out, layer, gelu=False, post=post)
 
 
