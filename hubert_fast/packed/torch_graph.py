@@ -121,9 +121,10 @@ class FirstConvolution(NamedTuple):
 def encode_features(
     model: HubertModel, weights: PackedWeights, waveform: Tensor, grid: Grid, statistics_spans: SampleSpans
 ) -> Tensor:
-    """Compute all frames of the grid up to its end, `[grid.end, C_conv]`, from a flat waveform `[S]`.
+    """Compute the frames of the grid up to its end, `[grid.end, C_conv]`, from a flat waveform `[S]`.
 
-    `statistics_spans` are the samples for the statistics of a GroupNorm; they are not read if there is none.
+    Frames that belong to no utterance have arbitrary values. `statistics_spans` are the samples for the statistics of a
+    GroupNorm; they are not read if there is none.
     """
     layers, config = model.feature_extractor.conv_layers, model.config
     first, *others = layers
@@ -137,9 +138,11 @@ def encode_features(
     per_frame = hop // stride  # frames of the first convolution for each frame of the last one
     budget = SLICE_BYTES_GPU if waveform.is_cuda else SLICE_BYTES_CPU
     step = max(8, budget // (per_frame * len(matrix) * weights.dtype.itemsize))
-    # oneDNN is fast with small slices; with one utterance in each, the results of the first convolution need not be joined
-    bounds = [*grid.starts, grid.end] if folded is not None and weights.by_onednn else [0, grid.end]
-    for begin, end in _slices(bounds, grid.end, step):
+    spans = [(0, grid.end)]
+    if folded is not None and weights.by_onednn:
+        # oneDNN is fast with small slices, too. With one utterance in each, nothing after the first convolution must be joined.
+        spans = [(start, start + count) for start, count in zip(grid.starts, grid.counts)]
+    for begin, end in _slices(spans, step):
         samples = waveform[begin * hop : (end - 1) * hop + config.receptive_field].to(matrix.dtype)
         windows = samples.unfold(0, kernel, stride)
         if folded is None:
@@ -154,9 +157,9 @@ def encode_features(
     return out
 
 
-def _slices(bounds: list[int], end: int, step: int) -> Iterator[tuple[int, int]]:
-    """Divide each span between adjacent bounds, up to `end`, into slices of similar lengths, at most `step`."""
-    for first, last in pairwise(min(bound, end) for bound in bounds):
+def _slices(spans: list[tuple[int, int]], step: int) -> Iterator[tuple[int, int]]:
+    """Divide each span into slices of similar lengths, at most `step`."""
+    for first, last in spans:
         count = -(-(last - first) // step)
         edges = [first + (last - first) * index // count for index in range(count)]
         yield from pairwise([*edges, last])
