@@ -18,6 +18,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))  # hubert_fast, whe
 from report_cpu import (
     claim,
     contention,
+    cpu_memory,
     files,
     layers,
     leaderboard,
@@ -40,7 +41,8 @@ BLOCK = re.compile(r"(<!-- rows: ([\w-]+) -->\n)(.*?)(<!-- end of rows -->)", re
 BLOCKS: dict[str, Callable[[Path], str]] = {
     block.__name__: block
     for block in (
-        headline, summary, claim, providers, leaderboard, padding, files, unpadded, products, recognition, padded_texts, wer,
+        headline, summary, claim, providers, leaderboard, padding, files, unpadded, cpu_memory, products, recognition, padded_texts,
+        wer,
         layers, transcription, texts, bounded, contention, seams, gpu_claim, gpu, gpu_ops,
     )
 }  # fmt: skip

@@ -133,6 +133,28 @@ def milliseconds(row: Row) -> str:
     return f"{1e3 * float(row['p50_s']):.0f} ms"
 
 
+def cpu_memory(results: Path) -> str:
+    """Tabulate the memory above the weights, at the peak and after calls, with and without packed weights."""
+    rows = newest(read(results / "cpu_memory.csv"), "model", "dtype", "packed", "seconds")
+    lines = []
+    for model, dtype in models_of(rows):
+        same = {(row["packed"], float(row["seconds"])): row for row in rows if (row["model"], row["dtype"]) == (model, dtype)}
+        seconds = sorted({length for _, length in same})
+        cells = [megabytes(same["True", seconds[0]]["weights_bytes"])]
+        for packed in ("True", "False"):
+            cells.append(megabytes(same[packed, seconds[0]]["held_bytes"]))
+            cells += [megabytes(same[packed, length]["peak_bytes"]) for length in seconds]
+        lines.append([f"{model}, {dtype}", *cells])
+    header = [
+        f"{name}{way}" for way in ("", ", not packed") for name in ("held", *(f"peak, {length:g} s" for length in seconds))
+    ]
+    return table(["MB", "weights", *header], lines)
+
+
+def megabytes(number: str) -> str:
+    return f"{float(number) / 1e6:,.0f}"
+
+
 def products(results: Path) -> str:
     """State the share of our time in matrix products, and how close their rate is to the machine's best."""
     rows = newest(read(results / "packed_profile.csv"), "model", "dtype", "case")

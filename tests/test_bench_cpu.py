@@ -27,6 +27,15 @@ def test_cpu_profile(bench_program, tmp_path):
 
 
 @pytest.mark.bench
+def test_cpu_memory(bench_program, tmp_path):
+    bench_program("cpu_memory").main(["--models", "tiny", "--dtypes", "float32", "--seconds", "1", "--out", str(tmp_path)])
+    rows = rows_of(tmp_path / "cpu_memory.csv")
+    assert [row["packed"] for row in rows] == ["True", "False"]
+    for row in rows:
+        assert int(row["weights_bytes"]) > 100_000 and int(row["peak_bytes"]) >= int(row["held_bytes"])
+
+
+@pytest.mark.bench
 def test_cpu_benchmark(bench_program, tmp_path, capsys):
     path = tmp_path / "bench.csv"
     assert bench_program("cpu").main(["--tiny", "--csv", str(path)]) == 0

@@ -34,7 +34,7 @@ class Memory:
         give_back_memory()
         try:
             CLEAR.write_text(RESET_PEAK)
-            self._before = _status_bytes("VmRSS")
+            self._before = resident_bytes()
         except OSError:  # a sandbox may not have the file
             self._before = None
 
@@ -45,6 +45,11 @@ class Memory:
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) - self._before
         return max(_status_bytes("VmHWM") - self._before, 0)
+
+
+def resident_bytes() -> int:
+    """Return the resident memory of this process on Linux."""
+    return _status_bytes("VmRSS")
 
 
 def _status_bytes(field: str) -> int:
