@@ -41,9 +41,8 @@ BLOCK = re.compile(r"(<!-- rows: ([\w-]+) -->\n)(.*?)(<!-- end of rows -->)", re
 BLOCKS: dict[str, Callable[[Path], str]] = {
     block.__name__: block
     for block in (
-        headline, summary, claim, providers, leaderboard, padding, files, unpadded, cpu_memory, products, recognition, padded_texts,
-        wer,
-        layers, transcription, texts, bounded, contention, seams, gpu_claim, gpu, gpu_ops,
+        headline, summary, claim, providers, leaderboard, padding, files, unpadded, cpu_memory, products, recognition,
+        padded_texts, wer, layers, transcription, texts, bounded, contention, seams, gpu_claim, gpu, gpu_ops,
     )
 }  # fmt: skip
 
