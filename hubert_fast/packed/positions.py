@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from ..devices import upload
-from ..kernels.schedule import parts_on_host
 from ..layers import PositionalConvEmbedding
 from .grid import Grid
 
@@ -60,8 +59,10 @@ def blocks_of(grid: Grid, kernel: int, points: int) -> Blocks:
     """
     hop = points - kernel + 1
     counts, starts = np.array(grid.counts, dtype=np.int64), np.array(grid.boundaries[:-1], dtype=np.int64)
-    utterance, frame, _ = parts_on_host(counts, hop)
-    count, start, first = counts[utterance, None], starts[utterance, None], frame[:, None]
+    per_utterance = -(-counts // hop)
+    utterance = np.repeat(np.arange(len(counts)), per_utterance)
+    block = np.arange(len(utterance)) - (per_utterance.cumsum() - per_utterance)[utterance]
+    count, start, first = counts[utterance, None], starts[utterance, None], block[:, None] * hop
     frame = first - kernel // 2 + np.arange(points)
     beyond = np.full_like(frame, grid.frames)
     if grid.padded is not None:
@@ -85,7 +86,9 @@ def convolve(x: Tensor, padding: Tensor, spectrum: Tensor, bias: Tensor, kernel:
     hop = points - kernel + 1
     blocks = blocks_of(grid, kernel, points)
     x = torch.cat([x, torch.zeros_like(padding)[None], padding[None]])
-    rows, kept = upload(blocks.rows, x.device), upload(blocks.kept, x.device)
+    rows, kept = blocks.rows, blocks.kept
+    if x.is_cuda:
+        rows, kept = upload(rows, x.device), upload(kept, x.device)
     out = x.new_empty(len(kept), channels)
     for first in range(0, len(rows), BLOCKS_AT_ONCE):
         last = min(first + BLOCKS_AT_ONCE, len(rows))
