@@ -253,6 +253,14 @@ def test_waiting_threads_of_a_command_sleep_soon_unless_the_user_decides(chosen,
     assert run.returncode == 0 and f"GOMP_SPINCOUNT = '{expected}'" in run.stderr, run.stderr
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the variables are those of GNU's OpenMP library")
+def test_a_benchmark_leaves_waiting_threads_as_pytorch_does():
+    environment = {name: value for name, value in os.environ.items() if name not in WAIT_VARIABLES}
+    command = [sys.executable, "-m", "hubert_fast", "bench", "--rounds", "0"]
+    run = subprocess.run(command, capture_output=True, text=True, env=environment | {"OMP_DISPLAY_ENV": "verbose"})
+    assert "--rounds must be above 0" in run.stderr and "GOMP_SPINCOUNT = '300000'" in run.stderr, run.stderr
+
+
 def test_importing_the_package_changes_no_threads():
     code = "import torch; torch.set_num_threads(3); import hubert_fast.transcribe, hubert_fast.commands; "
     code += "print(torch.get_num_threads())"

@@ -146,13 +146,13 @@ def encode_features(
         samples = waveform[begin * hop : (end - 1) * hop + config.receptive_field].to(matrix.dtype)
         windows = samples.unfold(0, kernel, stride)
         if folded is None:
-            x = _convolve_windows(windows, first, matrix, cast(first.conv.bias, matrix.dtype), weights.by_onednn)
+            x = _convolve_windows(windows, first, matrix, cast(first.conv.bias, matrix.dtype), weights)
         else:
             starts = [(start - begin) * per_frame for start in grid.starts]
-            x = _convolve_by_utterance(windows, first, folded, starts, weights.by_onednn)
+            x = _convolve_by_utterance(windows, first, folded, starts, weights)
         x = x.to(weights.dtype)
         for layer, weight in zip(others, packed):
-            x = _convolve(x, layer, weight, weights.by_onednn)
+            x = _convolve(x, layer, weight, weights)
         out[begin:end] = x
     return out
 
@@ -165,14 +165,14 @@ def _slices(spans: list[tuple[int, int]], step: int) -> Iterator[tuple[int, int]
         yield from pairwise([*edges, last])
 
 
-def _convolve(x: Tensor, layer: ConvLayer, weight: Tensor, by_onednn: bool) -> Tensor:
+def _convolve(x: Tensor, layer: ConvLayer, weight: Tensor, weights: PackedWeights) -> Tensor:
     """Run a convolution, its norm and its activation, `[T_in, C_in] -> [T, C]`."""
     (kernel,), (stride,), bias = layer.conv.kernel_size, layer.conv.stride, cast(layer.conv.bias, x.dtype)
-    if not by_onednn:
-        return _norm_and_activate(F.linear(_windows(x, layer.conv), weight, bias), layer)
+    if not weights.by_onednn:
+        return _norm_and_activate(F.linear(_windows(x, layer.conv), weight, bias), layer, weights)
     gelu = _is_gelu_alone(layer)
     x = onednn.convolution(x, weight, bias, kernel, stride, gelu)
-    return x if gelu else _norm_and_activate(x, layer)
+    return x if gelu else _norm_and_activate(x, layer, weights)
 
 
 def _is_gelu_alone(layer: ConvLayer) -> bool:
@@ -180,9 +180,9 @@ def _is_gelu_alone(layer: ConvLayer) -> bool:
     return layer.norm != "layer" and layer.activation is F.gelu
 
 
-def _norm_and_activate(x: Tensor, layer: ConvLayer) -> Tensor:
+def _norm_and_activate(x: Tensor, layer: ConvLayer, weights: PackedWeights) -> Tensor:
     """Apply the LayerNorm after a convolution, if there is one, and the activation."""
-    if layer.norm == "layer" and layer.activation is F.gelu and x.is_cpu and cpu_kernels.why_not(x.dtype) is None:
+    if layer.norm == "layer" and layer.activation is F.gelu and weights.rows_in_cpp:
         return cpu_kernels.layer_norm_gelu_(x, layer.layer_norm)
     return activate(norm(x, layer.layer_norm) if layer.norm == "layer" else x, layer.activation)
 
@@ -195,17 +195,17 @@ def _windows(x: Tensor, conv: nn.Conv1d) -> Tensor:
     return windows.contiguous() if kernel > stride else windows  # BLAS does not accept overlapping rows
 
 
-def _convolve_windows(windows: Tensor, layer: ConvLayer, matrix: Tensor, bias: Tensor | None, by_onednn: bool) -> Tensor:
+def _convolve_windows(windows: Tensor, layer: ConvLayer, matrix: Tensor, bias: Tensor | None, weights: PackedWeights) -> Tensor:
     """Run the first convolution, its LayerNorm if it has one, and its activation, on windows `[T, kernel]`."""
-    if not by_onednn:
-        return _norm_and_activate(F.linear(windows, matrix, bias), layer)
+    if not weights.by_onednn:
+        return _norm_and_activate(F.linear(windows, matrix, bias), layer, weights)
     gelu = _is_gelu_alone(layer)
     x = onednn.linear(windows.contiguous(), matrix, bias, gelu)
-    return x if gelu else _norm_and_activate(x, layer)
+    return x if gelu else _norm_and_activate(x, layer, weights)
 
 
 def _convolve_by_utterance(
-    windows: Tensor, layer: ConvLayer, folded: FirstConvolution, starts: list[int], by_onednn: bool
+    windows: Tensor, layer: ConvLayer, folded: FirstConvolution, starts: list[int], weights: PackedWeights
 ) -> Tensor:
     """Convolve windows `[T, kernel]`, each with the weight of its utterance. Utterances begin at the windows `starts`."""
     parts = []
@@ -213,7 +213,7 @@ def _convolve_by_utterance(
     for weight, mean, start, end in zip(folded.weights, folded.means, starts, ends):
         start, end = max(start, 0), min(end, len(windows))
         if start < end:
-            parts.append(_convolve_windows(windows[start:end] - mean, layer, weight, folded.bias, by_onednn))
+            parts.append(_convolve_windows(windows[start:end] - mean, layer, weight, folded.bias, weights))
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
@@ -312,7 +312,7 @@ def _run_layer(
     """Run a layer in plain PyTorch, on utterances of `counts` frames. See `RunLayer` for the other arguments."""
     block = layer.attention
     q, k, v = _queries_keys_values(normed, block, weights)
-    attended = attention(q, k, v, counts, block.num_heads)
+    attended = attention(q, k, v, counts, block.num_heads, weights.attention_in_cpp)
     chunks = 1 if x.is_cuda else max(-(-len(x) // ROWS_AT_ONCE_CPU), 1)
     parts = [
         _finish_layer(layer, *rows, weights, next_norm, next_dtype) for rows in zip(x.chunk(chunks), attended.chunk(chunks))
@@ -343,19 +343,19 @@ def _finish_layer(
     """Compute the rest of a layer after attention, on some rows. Change the stream `x` in place and return its norm."""
     block, dtype, post = layer.feed_forward, weights.dtype, next_norm is None
     delta = _product(attended, layer.attention.out_proj, weights)
-    normed = _add_norm(x, delta, layer.layer_norm if post else layer.final_layer_norm, dtype, post)
+    normed = _add_norm(x, delta, layer.layer_norm if post else layer.final_layer_norm, dtype, post, weights)
     hidden = _product(normed, block.intermediate_dense, weights, block.intermediate_act_fn)
     delta = _product(hidden, block.output_dense, weights)
     if hasattr(layer, "adapter_layer"):  # only in pre-LN encoders
         adapter = layer.adapter_layer
-        normed = _add_norm(x, delta, adapter.norm, dtype, post)
+        normed = _add_norm(x, delta, adapter.norm, dtype, post, weights)
         delta = _product(_product(normed, adapter.linear_1, weights, F.relu), adapter.linear_2, weights)
-    return _add_norm(x, delta, layer.final_layer_norm if next_norm is None else next_norm, next_dtype, post)
+    return _add_norm(x, delta, layer.final_layer_norm if next_norm is None else next_norm, next_dtype, post, weights)
 
 
-def _add_norm(x: Tensor, delta: Tensor, layer: nn.LayerNorm, dtype: torch.dtype, post: bool) -> Tensor:
+def _add_norm(x: Tensor, delta: Tensor, layer: nn.LayerNorm, dtype: torch.dtype, post: bool, weights: PackedWeights) -> Tensor:
     """Add to the residual stream `x` in place and return its norm in `dtype`. With `post` the norm replaces the stream."""
-    if x.is_cpu and all(cpu_kernels.why_not(each) is None for each in (x.dtype, delta.dtype, dtype)):
+    if weights.rows_in_cpp:
         return cpu_kernels.add_layer_norm(x, delta, layer, dtype, post=post)
     x += delta
     if post:
@@ -364,7 +364,7 @@ def _add_norm(x: Tensor, delta: Tensor, layer: nn.LayerNorm, dtype: torch.dtype,
     return _norm_to(x, layer, dtype)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, counts: tuple[int, ...], num_heads: int) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, counts: tuple[int, ...], num_heads: int, in_cpp: bool = False) -> Tensor:
     """Attend within utterances of `counts` frames, scaled by `D ** -0.5`. All tensors are `[N, C]`.
 
     No `[T, T]` matrix is stored. On CUDA and with our kernel for CPUs, one call serves all utterances. PyTorch's kernel for
@@ -372,7 +372,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, counts: tuple[int, ...], num_head
     """
     if q.is_cuda:
         return _attention_jagged(q, k, v, counts, num_heads)
-    if cpu_kernels.why_not_attention(q.dtype, q.shape[1] // num_heads) is None:
+    if in_cpp:
         return cpu_kernels.attention(q, k, v, counts, num_heads)
     out, start = [], 0
     for frames, run in groupby(counts):

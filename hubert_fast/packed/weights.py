@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..devices import is_out_of_memory
 from ..dispatch import packing_requested
-from . import onednn
+from . import cpu_kernels, onednn
 from .memory import available_bytes
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ class PackedWeights(NamedTuple):
         linears: The weights of linear layers in oneDNN's layout; empty if they are not packed. Those of queries, keys and
             values are packed together, `[3 C, C]`, under the attention block.
         by_onednn: Whether oneDNN computes products and convolutions.
+        rows_in_cpp: Whether `cpu_kernels` computes LayerNorm.
+        attention_in_cpp: Whether `cpu_kernels` computes attention.
     """
 
     dtype: torch.dtype
@@ -52,6 +54,8 @@ class PackedWeights(NamedTuple):
     positions: Tensor
     linears: dict[nn.Module, Tensor]
     by_onednn: bool
+    rows_in_cpp: bool
+    attention_in_cpp: bool
 
 
 def stream_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -198,7 +202,7 @@ class WeightCache:
             self._entries = kept  # frees stale weights before new ones take memory
             # read the state first: the next call then notices a change that is made during the layout
             source, linear_source = _Source(tensors), None
-            weights = _lay_out(convolutions, positional, dtype, by_onednn)
+            weights = _lay_out(model, dtype, by_onednn)
             if by_onednn and self._packs(linears, dtype):
                 linear_source = _LinearSource(linears)
                 weights = weights._replace(linears=_packed(model, dtype))
@@ -254,10 +258,14 @@ def _packed(model: HubertModel, dtype: torch.dtype) -> dict[nn.Module, Tensor]:
         return {}
 
 
-def _lay_out(convolutions: list[nn.Conv1d], positional: nn.Conv1d, dtype: torch.dtype, by_onednn: bool) -> PackedWeights:
+def _lay_out(model: HubertModel, dtype: torch.dtype, by_onednn: bool) -> PackedWeights:
+    first, *others = [layer.conv for layer in model.feature_extractor.conv_layers]
+    positional, config = model.encoder.pos_conv_embed.conv, model.config
+    is_cpu, head_dim = first.weight.device.type == "cpu", config.hidden_size // config.num_attention_heads
+    rows_in_cpp = is_cpu and all(cpu_kernels.why_not(each) is None for each in (dtype, stream_dtype(dtype)))
+    attention_in_cpp = is_cpu and cpu_kernels.why_not_attention(dtype, head_dim) is None
     # ordinary tensors, even if the first call happens to run in inference mode
     with torch.inference_mode(False), torch.no_grad():
-        first, *others = convolutions
         weights = [matrix_of(first, stream_dtype(dtype))]
         for conv in others:
             if by_onednn:
@@ -265,4 +273,5 @@ def _lay_out(convolutions: list[nn.Conv1d], positional: nn.Conv1d, dtype: torch.
             else:
                 weights.append(matrix_of(conv, dtype))
         weight = positional.weight.detach().to(stream_dtype(dtype))
-        return PackedWeights(dtype, tuple(weights), spectrum_of(weight, positional.groups), {}, by_onednn)
+        spectrum = spectrum_of(weight, positional.groups)
+    return PackedWeights(dtype, tuple(weights), spectrum, {}, by_onednn, rows_in_cpp, attention_in_cpp)
