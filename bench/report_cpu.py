@@ -7,6 +7,7 @@ from pathlib import Path
 
 from report_rows import Row, bench, best_of_theirs, best_peer, fastest, join, newest, percent, shown, table, where
 
+from hubert_fast.__main__ import SPIN_COUNT
 from hubert_fast.benchmark.providers import SINGLE, SORTED
 from hubert_fast.benchmark.rows import read
 from hubert_fast.benchmark.work import librispeech_seconds, until
@@ -165,6 +166,24 @@ def products(results: Path) -> str:
     return (
         f"The reason is that {span('share')} of our time is matrix products and convolutions, which run at "
         f"{span('share_of_ceiling')} of the best rate measured on this machine (`bench/results/packed_profile.csv`).\n"
+    )
+
+
+def contention(results: Path) -> str:
+    """Tabulate the time of an utterance where CPUs are shared, with and without PyTorch's default spinning."""
+    rows = newest(read(results / "contention.csv"), "model", "dtype", "seconds", "case", "provider", "spin_count")
+    setups = {("ours", "default"): "`ours`, PyTorch's default", ("ours", str(SPIN_COUNT)): "`ours`, in a command"}
+    setups |= {("openvino", ""): "`openvino`"}
+    cells: dict[tuple[str, str], dict[tuple[str, str], str]] = {}
+    for row in rows:
+        time = f"{shown(row['median_ms'])} ms" if row["median_ms"] else row["status"].partition(":")[0]
+        model = f"{row['model']}, {row['dtype']}, {float(row['seconds']):g} s"
+        cells.setdefault((model, row["case"]), {})[row["provider"], row["spin_count"]] = time
+    lines = ([*key, *(times.get(setup, "not run") for setup in setups)] for key, times in cells.items())
+    ours = [row for row in rows if row["provider"] == "ours"][-1]
+    return (
+        f"{table(['model, utterance', 'case', *setups.values()], lines)}\n"
+        f"Times are medians of {ours['repeats']} calls with random weights, on {where(ours)} (OpenVINO {ours['openvino']}).\n"
     )
 
 

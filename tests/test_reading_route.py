@@ -5,8 +5,8 @@ from reading_route import routes, trace
 
 from hubert_fast.dispatch import BACKEND_VARIABLE
 
-# Files, crossings from one file to another. Before packed/ was one package, the plain graph had 17 and 138. Of its crossings on a
-# CPU, 50 are products of oneDNN and kernels in C++: single steps in two files that a reader need not open, as launches on a GPU.
+# Files, crossings from one file to another. Before packed/ was one package, the plain graph had 17 and 138. On a CPU, 50 of its
+# crossings are oneDNN's products and kernels in C++: single steps in two files that a reader need not open.
 LIMITS = {
     "base: forward, the definition": (6, 16),
     "large: forward, the definition": (6, 16),
