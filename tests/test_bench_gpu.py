@@ -379,7 +379,7 @@ def test_results_of_two_runs_are_not_mixed(bench, tmp_path, capsys):
 @torch.inference_mode()
 def test_when_providers_capture_and_replay_graphs(captures, monkeypatch):
     """ours-graphs captures while a batch is prepared, so that each of its timed calls is a replay."""
-    monkeypatch.setattr(providers, "_check_graphs", lambda subject: None)
+    monkeypatch.setattr("hubert_fast.benchmark.ours.check_graphs", lambda subject: None)
     subject = Subject.random("tiny", torch.device("cpu"), torch.float32)
     waveforms = [np.random.default_rng(count).standard_normal(count).astype(np.float32) for count in (900, 401)]
     names = "ours-graphs", "ours-no-graphs", "ours"

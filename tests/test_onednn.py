@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from conftest import POST_LN, PRE_LN, assert_close, perturb
 
 from hubert_fast import HubertConfig, HubertForCTC
+from hubert_fast.cli import main
 from hubert_fast.packed import onednn, weights
 from hubert_fast.tolerances import OP_TOLERANCES, largest_error
 
@@ -148,6 +149,13 @@ def test_when_linear_layers_are_packed(monkeypatch, caplog):
     monkeypatch.setenv("HUBERT_FAST_PACK", "yes")
     with pytest.raises(ValueError, match="HUBERT_FAST_PACK must be 0 or 1, but is 'yes'"):
         is_packed()
+
+
+@pytest.mark.parametrize("command", [["demo"], ["bench", "--config", "tiny", "--device", "cpu"]], ids=["demo", "bench"])
+def test_commands_reject_an_invalid_setting(command, monkeypatch, capsys):
+    monkeypatch.setenv("HUBERT_FAST_PACK", "yes")
+    assert main(command) == 2
+    assert "hubert-fast: HUBERT_FAST_PACK must be 0 or 1, but is 'yes'" in capsys.readouterr().err
 
 
 @needs_onednn

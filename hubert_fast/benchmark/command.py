@@ -11,6 +11,7 @@ import torch
 
 from ..console import EXIT_OK, EXIT_SOME_FAILED, CannotRunError, say
 from ..devices import resolve_device, resolve_dtype
+from ..dispatch import packing_requested
 from ..hub import CheckpointError
 from . import rows
 from .arithmetic import ceiling
@@ -33,6 +34,7 @@ def run(options: argparse.Namespace) -> int:
         device = resolve_device(options.device)
         dtype = resolve_dtype(options.dtype, device)
         names = checked_names(options.providers)
+        packing_requested()  # reject an invalid setting before anything is loaded
         protocols = _protocols(options.protocol)
         _check(options)
         work = Work.of(options.lengths, options.audio_seconds or AUDIO_SECONDS[device.type])

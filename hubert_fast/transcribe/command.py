@@ -51,7 +51,9 @@ def load_transcriber(model: str | Path, device: str, dtype: str, report: Callabl
         report(f"{model} is not a local folder: looking on the Hugging Face hub and in its cache")
         hub_logging.set_verbosity_error()  # hide the hub's messages about retries; the outcome is reported below
     try:
-        dispatch.requested_backend()  # reject an invalid backend before anything is loaded
+        # reject invalid settings before anything is loaded
+        dispatch.requested_backend()
+        dispatch.packing_requested()
         transcriber = Transcriber.from_pretrained(model, device=device, dtype=dtype)
     except (CheckpointError, ValueError) as error:
         raise CannotRunError(str(error)) from None
