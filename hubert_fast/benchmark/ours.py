@@ -94,83 +94,74 @@ class Ours(Provider):
         return [texts[path] for path in paths]
 
 
-class OursGraphs(Ours):
+class _OursWithCache(Ours):
+    """Our packed graph with a cache of its own in place of one of the model's, which other providers use.
+
+    Args:
+        subject: The model.
+        name: The cache's attribute of `FastPath`.
+        cache: The cache.
+    """
+
+    def __init__(self, subject: Subject, name: str, cache: GraphCache | WeightCache):
+        super().__init__(subject)
+        self._name, self._cache = name, cache
+
+    @contextmanager
+    def _swapped(self) -> Iterator[None]:
+        path = self.subject.ours.hubert.fast_path
+        original = getattr(path, self._name)
+        setattr(path, self._name, self._cache)
+        try:
+            yield
+        finally:
+            setattr(path, self._name, original)
+
+    def forward(self, waveforms: Sequence[np.ndarray]) -> Forward:
+        ready = super().forward(waveforms)
+
+        def run() -> Tensor:
+            with self._swapped():
+                return ready.run()
+
+        return ready._replace(run=run)
+
+    def text(self, waveforms: Sequence[np.ndarray]) -> list[str]:
+        with self._swapped():
+            return super().text(waveforms)
+
+    def files(self, paths: Sequence[str]) -> list[str]:
+        with self._swapped():
+            return super().files(paths)
+
+
+class OursGraphs(_OursWithCache):
     """Our packed graph with CUDA graphs, which are captured before anything is timed.
 
     Args:
-        subject: The model. Its own cache of graphs, which other providers use, is not touched.
+        subject: The model.
         limit: The largest number of graphs to keep; 0 runs without graphs.
     """
 
     def __init__(self, subject: Subject, limit: int = GRAPHS):
         check_graphs(subject)
-        super().__init__(subject)
-        self._cache = GraphCache(limit)
-
-    @contextmanager
-    def _graphs(self) -> Iterator[None]:
-        path = self.subject.ours.hubert.fast_path
-        path.cuda_graphs, original = self._cache, path.cuda_graphs
-        try:
-            yield
-        finally:
-            path.cuda_graphs = original
+        super().__init__(subject, "cuda_graphs", GraphCache(limit))
 
     def forward(self, waveforms: Sequence[np.ndarray]) -> Forward:
         """Move a batch to the device and capture its graph if it is short, so that `run` only copies and replays."""
         ready = super().forward(waveforms)
-
-        def run() -> Tensor:
-            with self._graphs():
-                return ready.run()
-
         for _ in range(2):  # the second call captures
-            run()
-        return ready._replace(run=run)
-
-    def text(self, waveforms: Sequence[np.ndarray]) -> list[str]:
-        with self._graphs():
-            return super().text(waveforms)
-
-    def files(self, paths: Sequence[str]) -> list[str]:
-        with self._graphs():
-            return super().files(paths)
+            ready.run()
+        return ready
 
 
-class OursUnpacked(Ours):
+class OursUnpacked(_OursWithCache):
     """Our packed graph without the second copy of linear layers that oneDNN's layout needs on a CPU."""
 
     def __init__(self, subject: Subject):
         if subject.device.type != "cpu":
             raise Unavailable(f"weights are packed only on a CPU, but the device is {subject.device}")
-        super().__init__(subject)
-        self._cache = WeightCache(pack=False)
-
-    @contextmanager
-    def _unpacked(self) -> Iterator[None]:
-        path = self.subject.ours.hubert.fast_path
-        path.weights, original = self._cache, path.weights
-        try:
-            yield
-        finally:
-            path.weights = original
-
-    def forward(self, waveforms: Sequence[np.ndarray]) -> Forward:
-        ready = super().forward(waveforms)
-
-        def run() -> Tensor:
-            with self._unpacked():
-                return ready.run()
-
-        return ready._replace(run=run)
-
-    def text(self, waveforms: Sequence[np.ndarray]) -> list[str]:
-        with self._unpacked():
-            return super().text(waveforms)
-
-    def files(self, paths: Sequence[str]) -> list[str]:
-        with self._unpacked():
-            return super().files(paths)
+        super().__init__(subject, "weights", WeightCache(pack=False))
 
 
 def check_graphs(subject: Subject) -> None:

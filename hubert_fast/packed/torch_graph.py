@@ -200,7 +200,7 @@ def _convolve_windows(windows: Tensor, layer: ConvLayer, matrix: Tensor, bias: T
     if not weights.by_onednn:
         return _norm_and_activate(F.linear(windows, matrix, bias), layer, weights)
     gelu = _is_gelu_alone(layer)
-    x = onednn.linear(windows.contiguous(), matrix, bias, gelu)
+    x = onednn.linear(windows, matrix, bias, gelu)
     return x if gelu else _norm_and_activate(x, layer, weights)
 
 
