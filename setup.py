@@ -35,8 +35,14 @@ def extensions() -> list[Extension]:
         extension("_ctc", ["csrc/ctc_collapse.cpp"], [], ["-pthread"]),
         extension(
             "_cpu",
-            ["csrc/cpu.cpp", "csrc/attention_cpu.cpp", "csrc/rows_cpu.cpp"],
-            ["csrc/cpu.h"],
+            [
+                "csrc/cpu.cpp",
+                "csrc/attention_cpu.cpp",
+                "csrc/first_convolution_cpu.cpp",
+                "csrc/positions_cpu.cpp",
+                "csrc/rows_cpu.cpp",
+            ],
+            ["csrc/cpu.h", "csrc/gelu_cpu.h"],
             # GCC 12 warns about its own headers, which leave registers undefined on purpose
             ["-Wno-uninitialized", "-Wno-maybe-uninitialized"],
         ),

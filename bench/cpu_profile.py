@@ -44,12 +44,19 @@ KINDS = {  # the profiler's names of the operators of each kind
         "aten::addmm_",
     ),
     "attention": ("attention", "aten::_scaled_dot_product_flash_attention_for_cpu"),
+    "first convolution": ("first_convolution",),
     "norms and residual adds": ("add_layer_norm", "layer_norm_gelu_", "aten::native_layer_norm", "aten::add_"),
     "activation": ("aten::gelu_", "aten::gelu"),
-    "positional convolution": ("aten::_fft_r2c", "aten::_fft_c2r", "aten::bmm", "aten::index"),
+    "positional convolution": ("positions", "aten::_fft_r2c", "aten::_fft_c2r", "aten::bmm", "aten::index"),
     "copies: windows, casts, results": ("aten::copy_", "aten::cat"),
 }
-KERNELS = "attention", "add_layer_norm", "layer_norm_gelu_"  # in C++, which the profiler does not see
+KERNELS = (
+    "attention",
+    "add_layer_norm",
+    "layer_norm_gelu_",
+    "first_convolution",
+    "positions",
+)  # in C++, which the profiler does not see
 
 
 def recorded(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -75,7 +82,7 @@ def flop(event: Any) -> int:
 
 @torch.inference_mode()
 def profile(model: str, dtype: str, case: str) -> list[dict]:
-    """Profile one batch and return a row for each kind of operation."""
+    """Profile one batch and return a row for each kind of operation that it has."""
     subject = Subject.random(model, CPU, DTYPES[dtype])
     call = provider("ours", subject).forward(Work.of_seconds(case, CASES[case]).waveforms).run
     call()
@@ -88,6 +95,8 @@ def profile(model: str, dtype: str, case: str) -> list[dict]:
     for kind, names in (*KINDS.items(), ("everything else", None)):
         entries = [event for event in rest if names is None or event.name in names]
         rest = [event for event in rest if event not in entries]
+        if not entries:
+            continue
         time_us = sum(event.self_cpu_time_total for event in entries)
         flops = sum(map(flop, entries)) if kind == "matrix products" else 0
         rows.append(

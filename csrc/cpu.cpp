@@ -17,7 +17,7 @@ Parallel gomp_parallel = nullptr;
 
 namespace {
 
-constexpr int INTERFACE = 1;  // as in cpu_kernels.py; to be increased when a signature changes
+constexpr int INTERFACE = 2;  // as in cpu_kernels.py; to be increased when a signature changes
 
 void* pointer(uintptr_t address) { return reinterpret_cast<void*>(address); }
 
@@ -64,6 +64,8 @@ void call_attention(uintptr_t q, uintptr_t k, uintptr_t v, uintptr_t out, int64_
     attention(arguments);
 }
 
+const float* numbers(uintptr_t address) { return static_cast<const float*>(pointer(address)); }
+
 void call_rows(uintptr_t x, uintptr_t y, uintptr_t out, uintptr_t weight, uintptr_t bias, bool x_is_bfloat16,
                bool y_is_bfloat16, bool out_is_bfloat16, bool weight_is_bfloat16, bool gelu, bool post, float eps, int64_t rows,
                int64_t channels, int threads) {
@@ -74,12 +76,52 @@ void call_rows(uintptr_t x, uintptr_t y, uintptr_t out, uintptr_t weight, uintpt
     transform_rows(arguments);
 }
 
+void call_positions(uintptr_t x, uintptr_t stream, uintptr_t padding, uintptr_t spectrum, uintptr_t bias, uintptr_t out,
+                    uintptr_t buffer, const std::vector<int64_t>& counts, int64_t padded, int64_t channels, int64_t groups,
+                    int64_t kernel, int64_t points, int threads) {
+    const Positions arguments{numbers(x),
+                              numbers(stream),
+                              numbers(padding),
+                              numbers(spectrum),
+                              numbers(bias),
+                              static_cast<float*>(pointer(out)),
+                              static_cast<float*>(pointer(buffer)),
+                              counts,
+                              padded,
+                              channels,
+                              groups,
+                              kernel,
+                              points,
+                              threads};
+    py::gil_scoped_release release;
+    positions(arguments);
+}
+
+void call_first_convolution(uintptr_t samples, uintptr_t weight, uintptr_t mean, uintptr_t bias, int64_t kernel, int64_t stride,
+                            uintptr_t out, bool out_is_bfloat16, uintptr_t norm_weight, uintptr_t norm_bias,
+                            bool norm_is_bfloat16, float eps, int64_t frames, int64_t channels, int threads) {
+    Rows rows{};
+    rows.out = pointer(out);
+    rows.out_is_bfloat16 = out_is_bfloat16;
+    rows.weight = pointer(norm_weight);
+    rows.bias = pointer(norm_bias);
+    rows.weight_is_bfloat16 = norm_is_bfloat16;
+    rows.gelu = true;
+    rows.eps = eps;
+    rows.rows = frames;
+    rows.channels = channels;
+    rows.threads = threads;
+    const FirstConvolution arguments{numbers(samples), numbers(weight), numbers(mean), numbers(bias), kernel, stride, rows};
+    py::gil_scoped_release release;
+    first_convolution(arguments);
+}
+
 }  // namespace
 }  // namespace hubert_fast
 
 PYBIND11_MODULE(_cpu, module) {
     using namespace hubert_fast;
-    module.doc() = "Attention and row-wise operations for CPUs with AVX-512; hubert_fast.packed.cpu_kernels is the interface.";
+    module.doc() = "Attention, two convolutions and row-wise operations for CPUs with AVX-512; hubert_fast.packed.cpu_kernels is the interface.";
     module.attr("interface") = INTERFACE;
     module.def("unsupported", &unsupported);
     module.def("has_bfloat16_dot", &has_bfloat16_dot);
@@ -87,4 +129,11 @@ PYBIND11_MODULE(_cpu, module) {
     module.def("set_parallel", &set_parallel);
     module.def("attention", &call_attention);
     module.def("transform_rows", &call_rows);
+    module.def("positions", &call_positions);
+    module.def("first_convolution", &call_first_convolution);
+    module.attr("POSITION_PAIRS") = POSITION_PAIRS;
+    module.attr("MAX_POSITION_POINTS") = MAX_POSITION_POINTS;
+    module.attr("MAX_POSITION_CHANNELS") = MAX_POSITION_CHANNELS;
+    module.attr("MAX_FIRST_KERNEL") = MAX_FIRST_KERNEL;
+    module.attr("MAX_FIRST_CHANNELS") = MAX_FIRST_CHANNELS;
 }

@@ -65,8 +65,46 @@ struct Rows {
     int threads;
 };
 
+// Convolves x within each utterance as conv1d(padding = kernel / 2) does, cut to the frames of the utterance, and adds the bias.
+// If there is a stream, the result is stream + GELU(that). All tensors are float32 `[N, C]`.
+struct Positions {
+    const float *x, *stream;
+    const float* padding;   // `[C]`, with which utterances are padded to `padded` frames; zeros if there is none
+    const float* spectrum;  // of the taps, divided by L: `[L / 2 + 1, G, C/G (in), 2 (real, imaginary), C/G (out)]`
+    const float* bias;      // `[C]`
+    float* out;
+    float* buffer;                // `[L / 2 + 1, at most 2 * POSITION_PAIRS, 2, C]`
+    std::vector<int64_t> counts;  // frames of each utterance
+    int64_t padded, channels, groups, kernel, points;
+    int threads;
+};
+constexpr int64_t POSITION_PAIRS = 8;  // of blocks that are transformed at once: 40 s of audio
+constexpr int64_t MAX_POSITION_POINTS = 512, MAX_POSITION_CHANNELS = 128;  // the latter of a group; a multiple of 16
+
+// Convolves samples, then applies what `rows` says to each frame, from `rows.x`, which is not read, to `rows.out`.
+struct FirstConvolution {
+    const float* samples;
+    const float* weight;  // `[C, kernel]`
+    const float* mean;    // `[kernel]`, subtracted from each window, if there is one
+    const float* bias;    // `[C]`, if there is one
+    int64_t kernel, stride;
+    Rows rows;
+};
+constexpr int64_t MAX_FIRST_KERNEL = 32, MAX_FIRST_CHANNELS = 1024;  // channels must be a multiple of 16
+
 void attention(const Attention& arguments);
 void transform_rows(const Rows& arguments);
+void positions(const Positions& arguments);
+void first_convolution(const FirstConvolution& arguments);
+
+// Transforms the rows from `first` to `last`, with the weight and bias of a norm in float32.
+using RowFunction = void (*)(const Rows& arguments, const float* weight, const float* bias, int64_t first, int64_t last);
+RowFunction row_function(const Rows& arguments);
+
+struct NormWeights {  // in float32; empty without a norm
+    explicit NormWeights(const Rows& arguments);
+    std::vector<float> weight, bias;
+};
 
 }  // namespace hubert_fast
 

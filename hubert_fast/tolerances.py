@@ -42,6 +42,9 @@ TEST_TOLERANCES = {
         3e-6, "C++ against float64, per number and relative to 1 at least: sums of hundreds of products"
     ),
     "CPU norm": Tolerance(1e-6, "C++ against float64, per number and relative to 1 at least: float32 sums of 16 lanes"),
+    "CPU convolution": Tolerance(
+        3e-6, "C++ against float64, per number and relative to 1 at least: float32 sums over taps, and transforms of 512 points"
+    ),
     "CPU GELU": Tolerance(
         3e-7, "C++ against float64, per number and relative to 1 at least: polynomials with an error of 4e-8"
     ),

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from conftest import TOLERANCES
 
 from hubert_fast.packed import cpu_kernels
+from hubert_fast.packed.grid import Grid
+from hubert_fast.packed.weights import spectrum_of
 
 REASON = cpu_kernels.why_not(torch.float32)
 runs = pytest.mark.skipif(REASON is not None, reason=f"the CPU kernels cannot run: {REASON}")
@@ -160,7 +162,7 @@ def test_attention_rejects_what_it_cannot_compute():
         cpu_kernels.attention(x.requires_grad_(), x, x, (10,), 2)
 
 
-# Rows
+# Rows and convolutions
 
 
 def layer_norm(channels, dtype=FLOAT32, eps=1e-5):
@@ -276,3 +278,152 @@ def test_rows_reject_what_they_cannot_compute():
     ]:
         with pytest.raises((ValueError, RuntimeError), match=message):
             call()
+
+
+def first_convolution_in_double(windows, mean, weight, bias, layer):
+    x = windows.double() if mean is None else windows.double() - mean.double()
+    x = F.linear(x, weight.double(), None if bias is None else bias.double())
+    return F.gelu(x if layer is None else normed(x, layer))
+
+
+@runs
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("with_norm", [False, True], ids=["alone", "norm"])
+@pytest.mark.parametrize("frames", [0, 1, 4, 63, 64, 1001])
+@pytest.mark.parametrize("channels, kernel, stride", [(16, 1, 1), (48, 3, 7), (512, 10, 5), (544, 32, 2), (1024, 10, 5)])
+def test_first_convolution(dtype, with_norm, frames, channels, kernel, stride, threads):
+    windows = torch.randn(max(frames - 1, 0) * stride + kernel).unfold(0, kernel, stride)[:frames]
+    weight, bias, mean = torch.randn(channels, kernel) / kernel**0.5, torch.randn(channels), torch.randn(kernel)
+    layer = layer_norm(channels) if with_norm else None
+    for subtracted, added in itertools.product((None, mean), (None, bias)):
+        actual = cpu_kernels.first_convolution(windows, subtracted, weight, added, layer, dtype)
+        assert actual.dtype == dtype and actual.is_contiguous()
+        check(actual, first_convolution_in_double(windows, subtracted, weight, added, layer), "CPU convolution")
+
+
+@runs
+def test_first_convolution_reads_only_its_windows():
+    """The samples lie in a buffer of NaN."""
+    buffer = torch.full((400,), NAN)
+    buffer[101:297] = torch.randn(196)
+    windows, weight = buffer[101:297].unfold(0, 10, 6), torch.randn(32, 10)
+    assert windows.shape == (32, 10)
+    actual = cpu_kernels.first_convolution(windows, None, weight, None, None, FLOAT32)
+    check(actual, first_convolution_in_double(windows, None, weight, None, None), "CPU convolution")
+
+
+@runs
+@pytest.mark.parametrize("number", [NAN, INF])
+def test_first_convolution_passes_nan_and_infinity_on_within_its_windows(number):
+    samples, weight = torch.randn(300), torch.randn(16, 10).abs()
+    samples[150] = number
+    windows = samples.unfold(0, 10, 5)
+    actual = cpu_kernels.first_convolution(windows, None, weight, None, None, FLOAT32)
+    assert torch.equal(actual.isfinite().all(1), windows.isfinite().all(1)) and not actual.isfinite().all()
+
+
+@runs
+def test_first_convolution_rejects_what_it_cannot_compute():
+    windows, weight, bias, mean = torch.randn(100).unfold(0, 10, 5), torch.randn(32, 10), torch.randn(32), torch.randn(10)
+    for arguments, message in [
+        ((windows.double(), mean, weight, bias, None, FLOAT32), "windows must be torch.float32"),
+        ((torch.randn(200)[::2].unfold(0, 10, 5), mean, weight, bias, None, FLOAT32), "adjacent"),
+        ((windows, mean[:9], weight, bias, None, FLOAT32), r"mean must be contiguous float32 \[10\], but is .* \[9\]"),
+        ((windows, mean, weight.double(), bias, None, FLOAT32), "weight .* torch.float64"),
+        ((windows, mean, weight.t().contiguous().t(), bias, None, FLOAT32), r"weight .* strides \(1, 32\)"),
+        ((windows, mean, weight, bias.to("meta"), None, FLOAT32), "on the CPU, but one is on meta"),
+        ((windows, mean, weight, bias, layer_norm(16), FLOAT32), "over 32 channels"),
+        ((windows, mean, weight, bias, None, torch.float16), "not torch.float16"),
+        ((windows, mean, weight[:20], bias[:20], None, FLOAT32), "a multiple of 16 channels, up to 1024, but there are 20"),
+        ((torch.randn(100).unfold(0, 33, 5), None, torch.randn(32, 33), bias, None, FLOAT32), "up to 32 taps"),
+    ]:
+        with pytest.raises((ValueError, RuntimeError), match=message):
+            cpu_kernels.first_convolution(*arguments)
+
+
+# The positional convolution
+
+
+def positions_in_double(x, padding, weight, bias, grid):
+    """Convolve utterance by utterance, as the definition does: frames beyond `grid.padded` are zeros."""
+    kernel, parts = weight.shape[2], [torch.empty(0, x.shape[1], dtype=torch.double)]
+    for utterance in x.double().split(grid.counts):
+        count = len(utterance)
+        if grid.padded is not None:
+            utterance = torch.cat([utterance, padding.double().expand(grid.padded - count, -1)])
+        if count:
+            out = F.conv1d(utterance.t()[None], weight.double(), bias.double(), padding=kernel // 2, groups=groups_of(weight))
+            parts.append(out[0].t()[:count])
+    return torch.cat(parts)
+
+
+def groups_of(weight):
+    return weight.shape[0] // weight.shape[1]
+
+
+def positional(channels, groups, kernel, counts, padded=None):
+    x, padding, bias = torch.randn(sum(counts), channels), torch.randn(channels), torch.randn(channels)
+    weight = torch.randn(channels, channels // groups, kernel) / (kernel * channels / groups) ** 0.5
+    spectrum = cpu_kernels.position_spectrum(spectrum_of(weight, groups))
+    return x, padding, spectrum, bias, kernel, Grid((0,) * len(counts), tuple(counts), padded), weight
+
+
+@runs
+@pytest.mark.parametrize("width", [16, 32, 48, 64, 80, 112, 128])
+@pytest.mark.parametrize("kernel", [1, 2, 7, 128, 255])
+@pytest.mark.parametrize("counts", [(), (0,), (1,), (2, 0, 700, 131, 1), (249,), (1, 5300)], ids=str)
+def test_positions(width, kernel, counts, threads):
+    """5,300 frames are more than the pairs of blocks that are transformed at once."""
+    x, padding, spectrum, bias, kernel, grid, weight = positional(3 * width, 3, kernel, counts)
+    expected = positions_in_double(x, padding, weight, bias, grid)
+    check(cpu_kernels.positions(x, padding, spectrum, bias, kernel, grid), expected, "CPU convolution")
+    stream = torch.randn_like(x)
+    added = cpu_kernels.positions(x, padding, spectrum, bias, kernel, grid, stream)
+    check(added, stream + F.gelu(expected), "CPU convolution")
+    check(cpu_kernels.positions(x, padding, spectrum, bias, kernel, grid, x), x + F.gelu(expected), "CPU convolution")
+
+
+@runs
+@pytest.mark.parametrize("padded", [300, 310, 500])
+def test_positions_of_padded_utterances(padded):
+    x, padding, spectrum, bias, kernel, grid, weight = positional(96, 2, 128, (300, 0, 7, 250), padded)
+    expected = positions_in_double(x, padding, weight, bias, grid)
+    check(cpu_kernels.positions(x, padding, spectrum, bias, kernel, grid), expected, "CPU convolution")
+
+
+@runs
+def test_positions_are_the_same_alone_and_in_a_batch(threads):
+    counts = (249, 1, 3000, 129, 130)
+    x, padding, spectrum, bias, kernel, grid, _ = positional(64, 4, 128, counts)
+    together = cpu_kernels.positions(x, padding, spectrum, bias, kernel, grid, x)
+    for part, result in zip(x.split(counts), together.split(counts)):
+        alone = cpu_kernels.positions(part, padding, spectrum, bias, kernel, Grid((0,), (len(part),)), part)
+        assert torch.equal(alone, result)
+
+
+@runs
+@pytest.mark.parametrize("number", [NAN, INF])
+def test_positions_pass_nan_and_infinity_on_within_the_utterance(number):
+    x, padding, spectrum, bias, kernel, grid, _ = positional(32, 2, 128, (100, 140, 90))
+    x[120, 5] = number
+    out = cpu_kernels.positions(x, padding, spectrum, bias, kernel, grid, x)
+    assert out[:100].isfinite().all() and out[240:].isfinite().all()
+    assert not out[120, :16].isfinite().any() and out[100:240, 16:].isfinite().all()
+
+
+@runs
+def test_positions_reject_what_they_cannot_compute():
+    x, padding, spectrum, bias, kernel, grid, _ = positional(32, 2, 7, (5, 4))
+    for arguments, message in [
+        ((x[:8], padding, spectrum, bias, kernel, grid), r"x must be contiguous float32 \[9, 32\], but is .* \[8, 32\]"),
+        ((x, padding[:5], spectrum, bias, kernel, grid), r"padding .* \[32\]"),
+        ((x, padding, spectrum.double(), bias, kernel, grid), "spectrum .* torch.float64"),
+        ((x, padding, spectrum, bias[::2], kernel, grid), r"bias .* \[16\]"),
+        ((x, padding, spectrum, bias, 17, grid), "1 to 16 taps, but there are 17"),
+        ((x, padding, spectrum, bias, kernel, grid, x[:1]), "stream"),
+        ((x.to("meta"), padding, spectrum, bias, kernel, grid), "on the CPU"),
+        ((x, padding, spectrum[:, :, :8, :, :8], bias, kernel, grid), "multiple of 16 channels, up to 128, but have 8"),
+        ((x, padding, torch.zeros(513, 2, 16, 2, 16), bias, kernel, grid), "up to 512 points, but have 1024"),
+    ]:
+        with pytest.raises((ValueError, RuntimeError), match=message):
+            cpu_kernels.positions(*arguments)

@@ -1,7 +1,8 @@
-"""Run attention, LayerNorm and GELU on a CPU with AVX-512, in C++ (csrc/attention_cpu.cpp, csrc/rows_cpu.cpp), for inference.
+"""Run all but the large products on a CPU with AVX-512, in C++ (csrc/*_cpu.cpp), for inference.
 
-They compute in float32 and use the threads of PyTorch. `why_not` and `why_not_attention` say whether they can run; callers ask
-before they call. Axes: N packed frames, C channels, H heads, D head dim.
+Attention, the positional convolution, the first convolution, LayerNorm and GELU. They compute in float32 and use the threads of
+PyTorch. `why_not` and its like say whether they can run; callers ask before they call.
+Axes: N packed frames, C channels, H heads, D head dim, T windows, K taps, G groups, L points of a transform.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
+from .grid import Grid
+
 BFLOAT16, DTYPES = torch.bfloat16, (torch.float32, torch.bfloat16)
-INTERFACE = 1  # as in csrc/cpu.cpp
-HEAD_DIM_UNIT, MAX_HEAD_DIM = 16, 128
+INTERFACE = 2  # as in csrc/cpu.cpp
+LANES, MAX_HEAD_DIM = 16, 128
 
 
 @cache
@@ -38,12 +41,38 @@ def why_not(dtype: torch.dtype) -> str | None:
 @cache
 def why_not_attention(dtype: torch.dtype, head_dim: int) -> str | None:
     """Return why `attention` cannot or should not run, or `None` if it should."""
-    if head_dim % HEAD_DIM_UNIT or not 0 < head_dim <= MAX_HEAD_DIM:
-        return f"the head dim must be a multiple of {HEAD_DIM_UNIT} up to {MAX_HEAD_DIM}, but is {head_dim}"
+    if head_dim % LANES or not 0 < head_dim <= MAX_HEAD_DIM:
+        return f"the head dim must be a multiple of {LANES} up to {MAX_HEAD_DIM}, but is {head_dim}"
     if (reason := why_not(dtype)) is not None:
         return reason
     if dtype == BFLOAT16 and _extension().has_bfloat16_tiles():
         return "this CPU has AMX, with which PyTorch's attention is faster in bfloat16"
+    return None
+
+
+@cache
+def why_not_positions(channels: int, groups: int, points: int) -> str | None:
+    """Return why `positions` cannot run with L = `points` on float32, or `None` if it can."""
+    if (reason := why_not(torch.float32)) is not None:
+        return reason
+    kernels, width = _extension(), channels // groups
+    if width % LANES or width > kernels.MAX_POSITION_CHANNELS:
+        return f"groups must have a multiple of {LANES} channels, up to {kernels.MAX_POSITION_CHANNELS}, but have {width}"
+    if points > kernels.MAX_POSITION_POINTS:
+        return f"transforms can have up to {kernels.MAX_POSITION_POINTS} points, but have {points}"
+    return None
+
+
+@cache
+def why_not_first_convolution(dtype: torch.dtype, channels: int, kernel: int) -> str | None:
+    """Return why `first_convolution` cannot run with results of `dtype`, or `None` if it can."""
+    if (reason := why_not(dtype)) is not None:
+        return reason
+    kernels = _extension()
+    if channels % LANES or channels > kernels.MAX_FIRST_CHANNELS:
+        return f"there must be a multiple of {LANES} channels, up to {kernels.MAX_FIRST_CHANNELS}, but there are {channels}"
+    if kernel > kernels.MAX_FIRST_KERNEL:
+        return f"there can be up to {kernels.MAX_FIRST_KERNEL} taps, but there are {kernel}"
     return None
 
 
@@ -104,8 +133,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, counts: Sequence[int], num_heads:
             f"{list(v.shape)}"
         )
     head_dim = shape[1] // num_heads
-    if head_dim % HEAD_DIM_UNIT or not 0 < head_dim <= MAX_HEAD_DIM:
-        raise ValueError(f"the head dim must be a multiple of {HEAD_DIM_UNIT} up to {MAX_HEAD_DIM}, but is {head_dim}")
+    if head_dim % LANES or not 0 < head_dim <= MAX_HEAD_DIM:
+        raise ValueError(f"the head dim must be a multiple of {LANES} up to {MAX_HEAD_DIM}, but is {head_dim}")
     if min(counts, default=0) < 0:
         raise ValueError(f"counts must not be negative, but are {list(counts)}")
     rows = [_check_rows(name, x, dtype) for name, x in (("q", q), ("k", k), ("v", v))]
@@ -153,6 +182,110 @@ def add_layer_norm(x: Tensor, y: Tensor | None, layer: nn.LayerNorm, dtype: torc
     return _transform(x, y, out, layer, gelu=False, post=post)
 
 
+def positions(
+    x: Tensor, padding: Tensor, spectrum: Tensor, bias: Tensor, kernel: int, grid: Grid, stream: Tensor | None = None
+) -> Tensor:
+    """Convolve each utterance of `x` `[N, C]` as `positions.convolve` does; given a stream, return `stream + GELU(that)`.
+
+    All tensors are float32. An utterance does not depend on its neighbours in the batch.
+
+    Args:
+        padding: The frame with which utterances are padded to `grid.padded` frames, `[C]`.
+        spectrum: From `position_spectrum`, `[L/2+1, G, C/G (in), 2, C/G (out)]`.
+        bias: `[C]`.
+        kernel: The number of taps, K.
+        stream: `[N, C]`; it may be `x`.
+
+    Raises:
+        ValueError: Shapes, dtypes or strides are not supported.
+        RuntimeError: The extension cannot run here; see `why_not_positions`.
+    """
+    frequencies, groups, width, _, _ = spectrum.shape
+    points, channels = 2 * (frequencies - 1), groups * width
+    if (reason := why_not_positions(channels, groups, points)) is not None:
+        raise RuntimeError(reason)
+    if not 0 < kernel <= points:
+        raise ValueError(f"a transform of {points} points takes 1 to {points} taps, but there are {kernel}")
+    rows, channel = (grid.frames, channels), (channels,)
+    _check_operands(x=(x, rows), padding=(padding, channel), spectrum=(spectrum, spectrum.shape), bias=(bias, channel))
+    if stream is not None:
+        _check_operands(stream=(stream, rows))
+    kernels, out, hop = _extension(), torch.empty_like(x), points - kernel + 1
+    pairs = min(sum(-(-count // (2 * hop)) for count in grid.counts), kernels.POSITION_PAIRS)
+    buffer = x.new_empty(frequencies * pairs * 4 * channels)
+    kernels.positions(
+        x.data_ptr(),
+        0 if stream is None else stream.data_ptr(),
+        padding.data_ptr(),
+        spectrum.data_ptr(),
+        bias.data_ptr(),
+        out.data_ptr(),
+        buffer.data_ptr(),
+        grid.counts,
+        grid.padded or 0,
+        channels,
+        groups,
+        kernel,
+        points,
+        torch.get_num_threads(),
+    )
+    return out
+
+
+def position_spectrum(spectrum: Tensor) -> Tensor:
+    """Lay out a spectrum `[L/2+1, G, in, out]` from `weights.spectrum_of` for `positions`: `[L/2+1, G, in, 2, out]`."""
+    points = 2 * (len(spectrum) - 1)
+    return torch.stack([spectrum.real, spectrum.imag], 3).div_(points)
+
+
+def first_convolution(
+    windows: Tensor, mean: Tensor | None, weight: Tensor, bias: Tensor | None, layer: nn.LayerNorm | None, dtype: torch.dtype
+) -> Tensor:
+    """Convolve windows of samples, then apply a layer norm if there is one, and exact GELU.
+
+    Args:
+        windows: Float32 `[T, K]`, with adjacent samples in each window, such as from `Tensor.unfold`.
+        mean: Subtracted from each window, float32 `[K]`; `None` for nothing.
+        weight: Float32 `[C, K]`.
+        bias: Float32 `[C]`; `None` for none.
+        layer: The layer norm; `None` for none.
+        dtype: The dtype of the result, float32 or bfloat16.
+
+    Returns:
+        `[T, C]`, contiguous.
+
+    Raises:
+        ValueError: Shapes, dtypes or strides are not supported.
+        RuntimeError: The extension cannot run here; see `why_not_first_convolution`.
+    """
+    (frames, kernel), channels = windows.shape, len(weight)
+    if (reason := why_not_first_convolution(dtype, channels, kernel)) is not None:
+        raise RuntimeError(reason)
+    address, stride = _check_rows("windows", windows, torch.float32)
+    operands = {"mean": (mean, (kernel,)), "weight": (weight, (channels, kernel)), "bias": (bias, (channels,))}
+    _check_operands(**{name: (operand, shape) for name, (operand, shape) in operands.items() if operand is not None})
+    out = windows.new_empty(frames, channels, dtype=dtype)
+    eps, norm_weight, norm_bias = _norm_of(layer, channels)
+    _kernels(dtype).first_convolution(
+        address,
+        weight.data_ptr(),
+        0 if mean is None else mean.data_ptr(),
+        0 if bias is None else bias.data_ptr(),
+        kernel,
+        stride,
+        out.data_ptr(),
+        dtype == BFLOAT16,
+        0 if norm_weight is None else norm_weight.data_ptr(),
+        0 if norm_bias is None else norm_bias.data_ptr(),
+        norm_weight is not None and norm_weight.dtype == BFLOAT16,
+        eps,
+        frames,
+        channels,
+        torch.get_num_threads(),
+    )
+    return out
+
+
 def _transform(x: Tensor, y: Tensor | None, out: Tensor, layer: nn.LayerNorm | None, gelu: bool, post: bool) -> Tensor:
     shape, dtype = x.shape, x.dtype
     kernels = _kernels(dtype)
@@ -164,15 +297,7 @@ def _transform(x: Tensor, y: Tensor | None, out: Tensor, layer: nn.LayerNorm | N
                 f"{list(operand.shape)} in {operand.dtype} with strides {operand.stride()} beside {list(shape)}"
             )
         _check_inference(operand)
-    eps, weight, bias = 0.0, None, None
-    if layer is not None:
-        if tuple(layer.normalized_shape) != (shape[1],):
-            raise ValueError(f"the layer norm must be over {shape[1]} channels, but is over {list(layer.normalized_shape)}")
-        if layer.weight is None or layer.bias is None:
-            raise ValueError("the layer norm must have a weight and a bias")
-        eps, weight, bias = layer.eps, _readable(layer.weight), _readable(layer.bias)
-        if bias.dtype != weight.dtype:
-            weight, bias = weight.float(), bias.float()
+    eps, weight, bias = _norm_of(layer, shape[1])
     kernels.transform_rows(
         x.data_ptr(),
         0 if y is None else y.data_ptr(),
@@ -191,6 +316,18 @@ def _transform(x: Tensor, y: Tensor | None, out: Tensor, layer: nn.LayerNorm | N
         torch.get_num_threads(),
     )
     return out
+
+
+def _norm_of(layer: nn.LayerNorm | None, channels: int) -> tuple[float, Tensor | None, Tensor | None]:
+    """Return epsilon, weight and bias of a layer norm over `channels`, as the extension reads them; without one, no tensors."""
+    if layer is None:
+        return 0.0, None, None
+    if tuple(layer.normalized_shape) != (channels,):
+        raise ValueError(f"the layer norm must be over {channels} channels, but is over {list(layer.normalized_shape)}")
+    if layer.weight is None or layer.bias is None:
+        raise ValueError("the layer norm must have a weight and a bias")
+    weight, bias = _readable(layer.weight), _readable(layer.bias)
+    return (layer.eps, weight, bias) if bias.dtype == weight.dtype else (layer.eps, weight.float(), bias.float())
 
 
 @cache
@@ -213,6 +350,16 @@ def _check_rows(name: str, x: Tensor, dtype: torch.dtype) -> tuple[int, int]:
         raise ValueError(f"{name} must be {dtype} with adjacent channels, but is {x.dtype} with strides {x.stride()}")
     _check_inference(x)
     return x.data_ptr(), row_stride
+
+
+def _check_operands(**operands: tuple[Tensor, tuple[int, ...]]) -> None:
+    """Check that tensors are contiguous float32 of the given shapes."""
+    for name, (x, shape) in operands.items():
+        if x.shape != shape or x.dtype != torch.float32 or not x.is_contiguous():
+            raise ValueError(
+                f"{name} must be contiguous float32 {list(shape)}, but is {x.dtype} {list(x.shape)} with strides {x.stride()}"
+            )
+        _check_inference(x)
 
 
 def _check_inference(x: Tensor) -> None:

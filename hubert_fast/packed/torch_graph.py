@@ -75,7 +75,7 @@ def encode(
         if true_frames is not None:
             x = x[true_frames]
         x = _project(model.feature_projection, x, weights)
-        x += _positions(model.encoder.pos_conv_embed, x, grid, weights.positions)
+        x = _add_positions(model.encoder.pos_conv_embed, x, grid, weights)
         run_layer = partial(_run_layer, grid.counts, weights)
         return transform(model.encoder, x, run_layer, _norm_to, output_hidden_states, dtype, out_dtype)
 
@@ -143,14 +143,13 @@ def encode_features(
         # oneDNN is fast with small slices, too. With one utterance in each, nothing after the first convolution must be joined.
         spans = [(start, start + count) for start, count in zip(grid.starts, grid.counts)]
     for begin, end in _slices(spans, step):
-        samples = waveform[begin * hop : (end - 1) * hop + config.receptive_field].to(matrix.dtype)
+        samples = waveform[begin * hop : (end - 1) * hop + config.receptive_field].to(matrix.dtype).contiguous()
         windows = samples.unfold(0, kernel, stride)
         if folded is None:
-            x = _convolve_windows(windows, first, matrix, cast(first.conv.bias, matrix.dtype), weights)
+            x = _convolve_windows(windows, None, first, matrix, cast(first.conv.bias, matrix.dtype), weights)
         else:
             starts = [(start - begin) * per_frame for start in grid.starts]
             x = _convolve_by_utterance(windows, first, folded, starts, weights)
-        x = x.to(weights.dtype)
         for layer, weight in zip(others, packed):
             x = _convolve(x, layer, weight, weights)
         out[begin:end] = x
@@ -195,13 +194,16 @@ def _windows(x: Tensor, conv: nn.Conv1d) -> Tensor:
     return windows.contiguous() if kernel > stride else windows  # BLAS does not accept overlapping rows
 
 
-def _convolve_windows(windows: Tensor, layer: ConvLayer, matrix: Tensor, bias: Tensor | None, weights: PackedWeights) -> Tensor:
+def _convolve_windows(
+    windows: Tensor, mean: Tensor | None, layer: ConvLayer, matrix: Tensor, bias: Tensor | None, weights: PackedWeights
+) -> Tensor:
     """Run the first convolution, its LayerNorm if it has one, and its activation, on windows `[T, kernel]`."""
-    if not weights.by_onednn:
-        return _norm_and_activate(F.linear(windows, matrix, bias), layer, weights)
-    gelu = _is_gelu_alone(layer)
-    x = onednn.linear(windows, matrix, bias, gelu)
-    return x if gelu else _norm_and_activate(x, layer, weights)
+    if weights.first_in_cpp and layer.activation is F.gelu:
+        layer_norm = layer.layer_norm if layer.norm == "layer" else None
+        return cpu_kernels.first_convolution(windows, mean, matrix, bias, layer_norm, weights.dtype)
+    if mean is not None:
+        windows = windows - mean
+    return _norm_and_activate(F.linear(windows, matrix, bias), layer, weights).to(weights.dtype)
 
 
 def _convolve_by_utterance(
@@ -213,7 +215,7 @@ def _convolve_by_utterance(
     for weight, mean, start, end in zip(folded.weights, folded.means, starts, ends):
         start, end = max(start, 0), min(end, len(windows))
         if start < end:
-            parts.append(_convolve_windows(windows[start:end] - mean, layer, weight, folded.bias, weights))
+            parts.append(_convolve_windows(windows[start:end], mean, layer, weight, folded.bias, weights))
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
@@ -230,11 +232,15 @@ def fold(layer: ConvLayer, matrix: Tensor, means: Tensor, covariances: Tensor) -
     return FirstConvolution(scaled, means.to(matrix.dtype), layer.layer_norm.bias.to(matrix.dtype))
 
 
-def _positions(embedding: PositionalConvEmbedding, x: Tensor, grid: Grid, spectrum: Tensor) -> Tensor:
-    """Compute the positional embedding of projected frames, `[N, C] -> [N, C]`."""
-    conv = embedding.conv
-    x, padding = normalize_positions(embedding, x)
-    return activate(convolve(x, padding, spectrum, bias_of(conv, x.dtype), conv.kernel_size[0], grid), embedding.activation)
+def _add_positions(embedding: PositionalConvEmbedding, x: Tensor, grid: Grid, weights: PackedWeights) -> Tensor:
+    """Add the positional embedding to projected frames, `[N, C] -> [N, C]`."""
+    (kernel,), bias = embedding.conv.kernel_size, bias_of(embedding.conv, x.dtype)
+    normed, padding = normalize_positions(embedding, x)
+    if not weights.positions_in_cpp:
+        return x.add_(activate(convolve(normed, padding, weights.positions, bias, kernel, grid), embedding.activation))
+    if embedding.activation is F.gelu:
+        return cpu_kernels.positions(normed, padding, weights.positions, bias, kernel, grid, x)
+    return x.add_(embedding.activation(cpu_kernels.positions(normed, padding, weights.positions, bias, kernel, grid)))
 
 
 # The Transformer layers.

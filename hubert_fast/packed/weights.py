@@ -41,12 +41,15 @@ class PackedWeights(NamedTuple):
         dtype: The dtype of matrix products.
         convolutions: A matrix `[C_out, kernel * C_in]` for each; the first has the dtype of statistics (`stream_dtype`). If
             oneDNN computes, all but the first are in its layout.
-        positions: The spectrum of the positional convolution, complex `[L/2+1, G, C/G (in), C/G (out)]`.
+        positions: The spectrum of the positional convolution, complex `[L/2+1, G, C/G (in), C/G (out)]`; if `cpu_kernels`
+            computes it, in the layout of `position_spectrum`.
         linears: The weights of linear layers in oneDNN's layout; empty if they are not packed. Those of queries, keys and
             values are packed together, `[3 C, C]`, under the attention block.
         by_onednn: Whether oneDNN computes products and convolutions.
         rows_in_cpp: Whether `cpu_kernels` computes LayerNorm.
         attention_in_cpp: Whether `cpu_kernels` computes attention.
+        positions_in_cpp: Whether `cpu_kernels` computes the positional convolution.
+        first_in_cpp: Whether `cpu_kernels` computes the first convolution.
     """
 
     dtype: torch.dtype
@@ -56,6 +59,8 @@ class PackedWeights(NamedTuple):
     by_onednn: bool
     rows_in_cpp: bool
     attention_in_cpp: bool
+    positions_in_cpp: bool
+    first_in_cpp: bool
 
 
 def stream_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -260,18 +265,25 @@ def _packed(model: HubertModel, dtype: torch.dtype) -> dict[nn.Module, Tensor]:
 
 def _lay_out(model: HubertModel, dtype: torch.dtype, by_onednn: bool) -> PackedWeights:
     first, *others = [layer.conv for layer in model.feature_extractor.conv_layers]
-    positional, config = model.encoder.pos_conv_embed.conv, model.config
-    is_cpu, head_dim = first.weight.device.type == "cpu", config.hidden_size // config.num_attention_heads
-    rows_in_cpp = is_cpu and all(cpu_kernels.why_not(each) is None for each in (dtype, stream_dtype(dtype)))
-    attention_in_cpp = is_cpu and cpu_kernels.why_not_attention(dtype, head_dim) is None
+    positional, config, stream = model.encoder.pos_conv_embed.conv, model.config, stream_dtype(dtype)
+    (kernel,), (taps,) = positional.kernel_size, first.kernel_size
+    reasons = {
+        "rows_in_cpp": cpu_kernels.why_not(dtype) or cpu_kernels.why_not(stream),
+        "attention_in_cpp": cpu_kernels.why_not_attention(dtype, config.hidden_size // config.num_attention_heads),
+        "positions_in_cpp": cpu_kernels.why_not(stream)
+        or cpu_kernels.why_not_positions(config.hidden_size, positional.groups, points_of(kernel)),
+        "first_in_cpp": cpu_kernels.why_not(stream) or cpu_kernels.why_not_first_convolution(dtype, len(first.weight), taps),
+    }
+    in_cpp = {name: first.weight.device.type == "cpu" and not reason for name, reason in reasons.items()}
     # ordinary tensors, even if the first call happens to run in inference mode
     with torch.inference_mode(False), torch.no_grad():
-        weights = [matrix_of(first, stream_dtype(dtype))]
+        weights = [matrix_of(first, stream)]
         for conv in others:
             if by_onednn:
                 weights.append(onednn.packed_convolution(conv.weight.detach().to(dtype), conv.stride[0]))
             else:
                 weights.append(matrix_of(conv, dtype))
-        weight = positional.weight.detach().to(stream_dtype(dtype))
-        spectrum = spectrum_of(weight, positional.groups)
-    return PackedWeights(dtype, tuple(weights), spectrum, {}, by_onednn, rows_in_cpp, attention_in_cpp)
+        spectrum = spectrum_of(positional.weight.detach().to(stream), positional.groups)
+        if in_cpp["positions_in_cpp"]:
+            spectrum = cpu_kernels.position_spectrum(spectrum)
+    return PackedWeights(dtype, tuple(weights), spectrum, {}, by_onednn, **in_cpp)
