@@ -115,7 +115,7 @@ def test_sdist_installs_without_a_compiler(checkout, tmp_path):
     with tarfile.open(archive) as file:
         names = {name.partition("/")[2] for name in file.getnames()}
     assert {"kernels/layer_norm.py", "LICENSE", "hubert_fast/demo/model.safetensors", "tests/conftest.py"} <= names
-    assert {"csrc/ctc_collapse.cpp", "csrc/cpu.cpp", "csrc/cpu.h", "csrc/attention_cpu.cpp", "csrc/rows_cpu.cpp"} <= names
+    assert {"csrc/ctc_collapse.cpp", "csrc/cpu.cpp", "csrc/cpu.h", "csrc/gelu_cpu.h", "csrc/positions_cpu.cpp"} <= names
     assert not [name for name in names if name.endswith(".so")]
     python = _environment(tmp_path / "venv")
     pip_install = (python, "-m", "pip", "install", "--no-deps", "--no-index", "--no-build-isolation")

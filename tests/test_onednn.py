@@ -9,7 +9,7 @@ from conftest import POST_LN, PRE_LN, assert_close, perturb
 
 from hubert_fast import HubertConfig, HubertForCTC
 from hubert_fast.cli import main
-from hubert_fast.packed import onednn, weights
+from hubert_fast.packed import cpu_kernels, onednn, weights
 from hubert_fast.tolerances import OP_TOLERANCES, largest_error
 
 ADAPTERS = dict(PRE_LN, adapter_attn_dim=8)
@@ -121,6 +121,31 @@ def test_the_graph_with_and_without_onednn(values, activation):
             assert not laid_out(model).by_onednn and not laid_out(model).linears
     if REASONS[torch.float32] is None:
         assert laid_out(model).by_onednn
+
+
+IN_CPP = dict(
+    hidden_size=32, num_attention_heads=2, intermediate_size=48, num_hidden_layers=2, conv_dim=(16, 32), conv_kernel=(10, 3),
+    conv_stride=(5, 2), num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2, vocab_size=8,
+)  # fmt: skip
+STABLE = dict(feat_extract_norm="layer", do_stable_layer_norm=True, conv_bias=True)
+
+
+@pytest.mark.parametrize("values", [{}, STABLE, {"conv_pos_batch_norm": True}], ids=["post-LN", "pre-LN", "batch norm"])
+@pytest.mark.parametrize("activation", ["gelu", "relu"])
+def test_the_graph_with_convolutions_in_cpp(values, activation):
+    """Kernels in C++ need 16 channels, which the other small models lack. An activation may change after the layout."""
+    model = model_of({**IN_CPP, **values, "feat_extract_activation": activation})
+    for replacement in (None, F.silu):
+        if replacement:
+            for module in (model.hubert.encoder.pos_conv_embed, *model.hubert.feature_extractor.conv_layers):
+                module.activation = replacement
+        with torch.no_grad():
+            expected = model(WAVEFORMS, output_attentions=True).logits  # the definition
+        assert_close(logits(model), expected, "other graph")
+    weights = laid_out(model)
+    assert weights.positions_in_cpp == weights.first_in_cpp == (cpu_kernels.why_not(torch.float32) is None)
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert_close(logits(model), expected, "other graph")
 
 
 @needs_onednn
