@@ -132,7 +132,7 @@ STABLE = dict(feat_extract_norm="layer", do_stable_layer_norm=True, conv_bias=Tr
 
 @pytest.mark.parametrize("values", [{}, STABLE, {"conv_pos_batch_norm": True}], ids=["post-LN", "pre-LN", "batch norm"])
 @pytest.mark.parametrize("activation", ["gelu", "relu"])
-def test_the_graph_with_convolutions_in_cpp(values, activation):
+def test_the_graph_with_convolutions_in_cpp(values, activation, monkeypatch):
     """Kernels in C++ need 16 channels, which the other small models lack. An activation may change after the layout."""
     model = model_of({**IN_CPP, **values, "feat_extract_activation": activation})
     for replacement in (None, F.silu):
@@ -146,6 +146,11 @@ def test_the_graph_with_convolutions_in_cpp(values, activation):
     assert weights.positions_in_cpp == weights.first_in_cpp == (cpu_kernels.why_not(torch.float32) is None)
     with torch.backends.mkldnn.flags(enabled=False):
         assert_close(logits(model), expected, "other graph")
+    for name in ("why_not", "why_not_positions", "why_not_first_convolution"):
+        monkeypatch.setattr(cpu_kernels, name, lambda *arguments: "there is no extension")
+    model.hubert.fast_path.weights.clear()
+    assert_close(logits(model), expected, "other graph")
+    assert not any(getattr(laid_out(model), name) for name in ("rows_in_cpp", "positions_in_cpp", "first_in_cpp"))
 
 
 @needs_onednn

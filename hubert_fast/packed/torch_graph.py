@@ -203,7 +203,9 @@ def _convolve_windows(
         return cpu_kernels.first_convolution(windows, mean, matrix, bias, layer_norm, weights.dtype)
     if mean is not None:
         windows = windows - mean
-    return _norm_and_activate(F.linear(windows, matrix, bias), layer, weights).to(weights.dtype)
+    gelu = weights.by_onednn and _is_gelu_alone(layer)
+    x = onednn.linear(windows, matrix, bias, gelu) if weights.by_onednn else F.linear(windows, matrix, bias)
+    return (x if gelu else _norm_and_activate(x, layer, weights)).to(weights.dtype)
 
 
 def _convolve_by_utterance(
