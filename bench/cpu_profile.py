@@ -50,13 +50,8 @@ KINDS = {  # the profiler's names of the operators of each kind
     "positional convolution": ("positions", "aten::_fft_r2c", "aten::_fft_c2r", "aten::bmm", "aten::index"),
     "copies: windows, casts, results": ("aten::copy_", "aten::cat"),
 }
-KERNELS = (
-    "attention",
-    "add_layer_norm",
-    "layer_norm_gelu_",
-    "first_convolution",
-    "positions",
-)  # in C++, which the profiler does not see
+# in C++, which the profiler does not see
+KERNELS = "attention", "add_layer_norm", "layer_norm_gelu_", "first_convolution", "positions"
 
 
 def recorded(function: Callable[..., Any]) -> Callable[..., Any]:

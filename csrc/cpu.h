@@ -69,7 +69,7 @@ struct Rows {
 // If there is a stream, the result is stream + GELU(that). All tensors are float32 `[N, C]`.
 struct Positions {
     const float *x, *stream;
-    const float* padding;   // `[C]`, with which utterances are padded to `padded` frames; zeros if there is none
+    const float* padding;   // `[C]`, with which utterances are padded to `padded` frames
     const float* spectrum;  // of the taps, divided by L: `[L / 2 + 1, G, C/G (in), 2 (real, imaginary), C/G (out)]`
     const float* bias;      // `[C]`
     float* out;

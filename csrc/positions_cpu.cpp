@@ -133,7 +133,7 @@ private:
     HUBERT_FAST_AVX512 void load_block(const Pair& pair, int64_t offset, int64_t channel, float* target) const {
         const bool is_empty = pair.frame + offset >= pair.count;
         const int64_t first = pair.frame + offset - arguments_.kernel / 2;
-        const __m512 padding = arguments_.padding ? _mm512_loadu_ps(arguments_.padding + channel) : _mm512_setzero_ps();
+        const __m512 padding = _mm512_loadu_ps(arguments_.padding + channel);
         for (int64_t i = 0; i < arguments_.points; ++i) {
             const int64_t frame = first + i;
             __m512 x = _mm512_setzero_ps();
