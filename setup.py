@@ -59,6 +59,7 @@ CPU_PEERS = [  # that `hubert-fast bench` compares with on a CPU
     "onnxscript>=0.6",  # torch exports with it
     *CURRENT_TRANSFORMERS,
 ]
+TENSORFLOW = ["keras>=3.6", "h5py>=3.10"]  # and TensorFlow, of which there are several builds
 RAY = ['ray[data]>=2.40; python_version < "3.14"']
 
 setup(
@@ -77,6 +78,7 @@ setup(
         "hubert_fast.ctc",
         "hubert_fast.demo",
         "hubert_fast.integrations",
+        "hubert_fast.integrations.tensorflow",
         "hubert_fast.jobs",
         "hubert_fast.kernels",
         "hubert_fast.ops",
@@ -103,6 +105,8 @@ setup(
         "wer": DEMO,
         "ray": RAY,
         "transformers": TRANSFORMERS,
+        "tensorflow": ["tensorflow>=2.16", *TENSORFLOW],
+        "test-tensorflow": ["tensorflow-cpu>=2.16", *TENSORFLOW, "pytest>=8"],
         "test": [
             "pytest>=8",
             "pytest-xdist>=3.2",  # the first with --dist worksteal

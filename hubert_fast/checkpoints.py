@@ -36,20 +36,18 @@ def read_state_dict(
     `CheckpointError` if there are no weights or they cannot be read.
     """
     state: dict[str, Tensor] = {}
-    for file in _weight_files(name_or_path, hub_options, file_names):
+    for file in weight_files(name_or_path, hub_options, file_names):
         state.update(read_weights(file))
     return {current_spelling(key): tensor for key, tensor in state.items()}
 
 
 def has_ctc_head(name_or_path: str | Path, **hub_options: Any) -> bool:
     """Return whether a checkpoint has an output layer for CTC. Only the headers of safetensors files are read."""
-    files = _weight_files(name_or_path, hub_options)
+    files = weight_files(name_or_path, hub_options)
     return any(re.search(r"(?:^|\.)lm_head\.weight$", name) for file in files for name in read_weight_names(file))
 
 
-def _weight_files(
-    name_or_path: str | Path, hub_options: dict[str, Any], file_names: Sequence[str] = WEIGHT_FILES
-) -> list[Path]:
+def weight_files(name_or_path: str | Path, hub_options: dict[str, Any], file_names: Sequence[str] = WEIGHT_FILES) -> list[Path]:
     """Return the files that hold the weights: one, or several that an index lists."""
     first = _first_weight_file(name_or_path, hub_options, file_names)
     if first.suffix != ".json":
@@ -166,16 +164,22 @@ def load(
     if prefix is not None:
         logger.warning("%s: removed %r, which a wrapper added to the names of the weights", source.name, prefix)
     state, info = _match(state, model)
-    if info.mismatched_keys and not ignore_mismatched_sizes:
-        key, shape, expected = info.mismatched_keys[0]
-        raise ValueError(
-            f"{source.name}: {key} has shape {list(shape)}, but the configuration expects {list(expected)} "
-            f"(shapes that differ: {len(info.mismatched_keys)}): config.json belongs to another model or has wrong sizes; "
-            f"from_pretrained(..., ignore_mismatched_sizes=True) initialises these weights instead"
-        )
+    if not ignore_mismatched_sizes:
+        refuse_mismatched(source.name, info)
     model.load_state_dict(state, strict=False, assign=True)
     initialize_missing(model, set(state), order)
     return model.to(_as_dtype(dtype, state)).eval(), info
+
+
+def refuse_mismatched(name_or_path: str | Path, info: LoadingInfo) -> None:
+    """Raise `ValueError` if weights of a checkpoint have other shapes than the model's."""
+    if info.mismatched_keys:
+        key, shape, expected = info.mismatched_keys[0]
+        raise ValueError(
+            f"{name_or_path}: {key} has shape {list(shape)}, but the configuration expects {list(expected)} "
+            f"(shapes that differ: {len(info.mismatched_keys)}): config.json belongs to another model or has wrong sizes; "
+            f"from_pretrained(..., ignore_mismatched_sizes=True) initialises these weights instead"
+        )
 
 
 def write_checkpoint(
@@ -186,19 +190,28 @@ def write_checkpoint(
     variant: str | None = None,
 ) -> None:
     """Write `config.json` and the weights `state`, which are those of the model and possibly further ones."""
-    values = as_hubert_config(model.config).to_dict() | {
-        "architectures": [type(model).__name__],
-        "torch_dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
-    }
+    write_config(model.config, type(model).__name__, str(next(model.parameters()).dtype).removeprefix("torch."), folder)
+    write_weights(state, folder, max_shard_size, variant)
+
+
+def write_config(config: Any, architecture: str, dtype: str, folder: Path) -> None:
+    """Write `config.json` for a model of the class `architecture` with weights of `dtype`."""
+    values = as_hubert_config(config).to_dict() | {"architectures": [architecture], "torch_dtype": dtype}
     values.pop("dtype", None)  # transformers 5's name for torch_dtype, which it would override
     HubertConfig.from_dict(values).save_pretrained(folder)
-    _write_weights(state, folder, max_shard_size, variant)
+
+
+def write_weights(
+    state: dict[str, Tensor], folder: Path, max_shard_size: str | int = "5GB", variant: str | None = None
+) -> None:
+    """Write weights as safetensors into a folder that has a `config.json`, whose permissions they get."""
+    _write_safetensors(state, folder, max_shard_size, variant)
     permissions = (folder / CONFIG_NAME).stat().st_mode
     for file in folder.glob("*.safetensors"):
         file.chmod(permissions)  # safetensors creates files that only their owner can read
 
 
-def _write_weights(state: dict[str, Tensor], folder: Path, max_shard_size: str | int, variant: str | None) -> None:
+def _write_safetensors(state: dict[str, Tensor], folder: Path, max_shard_size: str | int, variant: str | None) -> None:
     import huggingface_hub
 
     name = with_variant(SAFE_WEIGHTS, variant)

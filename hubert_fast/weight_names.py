@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import TypeVar
 
-from torch import Tensor
+Array = TypeVar("Array")  # of PyTorch or NumPy
 
 # PyTorch's names for the parameters of weight norm: before 2.0 -> since 2.0.
 WEIGHT_NORM_KEYS = {
@@ -25,7 +26,7 @@ def current_spelling(key: str) -> str:
     return key
 
 
-def without_wrappers(state: dict[str, Tensor], base_prefix: str) -> tuple[dict[str, Tensor], str | None]:
+def without_wrappers(state: dict[str, Array], base_prefix: str) -> tuple[dict[str, Array], str | None]:
     """Remove from the names of weights what DataParallel, torch.compile, FSDP or an enclosing module added.
 
     The weights of several models in one file are left unchanged, as it is not known which model is wanted.
@@ -55,7 +56,7 @@ def without_wrappers(state: dict[str, Tensor], base_prefix: str) -> tuple[dict[s
     return bare, outer if removed is None else outer + removed
 
 
-def fit_prefix(state: dict[str, Tensor], expected: Iterable[str], prefix: str) -> dict[str, Tensor]:
+def fit_prefix(state: dict[str, Array], expected: Iterable[str], prefix: str) -> dict[str, Array]:
     """Add or remove `prefix`, so that the weights of a bare encoder fit a model with a head, and vice versa."""
     expected = set(expected)
     model_has = any(key.startswith(prefix) for key in expected)

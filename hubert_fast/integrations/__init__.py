@@ -1,1 +1,1 @@
-"""Accelerate the objects of other libraries. Nothing here is imported before it is used."""
+"""Accelerate the objects of other libraries, and serve TensorFlow. Nothing here is imported before it is used."""

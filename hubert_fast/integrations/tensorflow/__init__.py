@@ -1,0 +1,1 @@
+"""HuBERT in TensorFlow. `hubert_fast.tensorflow` has the public names."""
