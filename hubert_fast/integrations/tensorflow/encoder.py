@@ -9,11 +9,9 @@ import tensorflow as tf
 
 from ...config import HubertConfig
 from .inputs import ARGUMENTS, gather_inputs
-from .layers import EncoderLayer, FeatureEncoder, FeatureProjection, PositionalConvEmbedding, dims
+from .layers import EncoderLayer, FeatureEncoder, FeatureProjection, PositionalConvEmbedding, dims, dtype_policy
 from .masks import frame_counts, row_frame_counts, sample_spec_augment_mask
 from .outputs import TFBaseModelOutput
-
-MASKED_SCORE = -1e30  # added to scores: far below all of them, and no sum of two is infinite
 
 
 class Encoder(keras.layers.Layer):
@@ -58,13 +56,12 @@ class Encoder(keras.layers.Layer):
             output_hidden_states: Whether to return hidden states.
             training: Whether dropout and LayerDrop are active.
         """
-        key_bias = None
+        key_mask = None
         if counts is not None:
             frame_mask = tf.sequence_mask(counts, dims(x)[1])
             x = tf.where(tf.expand_dims(frame_mask, -1), x, tf.zeros([], x.dtype))
             # A row that is all padding may attend anywhere: its result is meaningless, but must be finite.
-            may_attend = frame_mask | tf.expand_dims(counts == 0, -1)
-            key_bias = tf.expand_dims(tf.expand_dims(tf.where(may_attend, 0.0, MASKED_SCORE), 1), 1)
+            key_mask = frame_mask | tf.expand_dims(counts == 0, -1)
         x = x + self.pos_conv_embed(x, training=training)
         if not self.normalize_before:
             x = self.layer_norm(x)
@@ -73,7 +70,7 @@ class Encoder(keras.layers.Layer):
         states, attentions = [x], []
         for index, layer in enumerate(self.layer):
             of_layer = head_mask if head_mask is None or head_mask.shape.rank == 1 else head_mask[index]
-            x, probabilities = self._layer_or_nothing(layer, x, key_bias, of_layer, output_attentions, training)
+            x, probabilities = self._layer_or_nothing(layer, x, key_mask, of_layer, output_attentions, training)
             states.append(x)
             attentions.append(probabilities)
         if self.normalize_before:
@@ -88,19 +85,19 @@ class Encoder(keras.layers.Layer):
         self,
         layer: EncoderLayer,
         x: tf.Tensor,
-        key_bias: tf.Tensor | None,
+        key_mask: tf.Tensor | None,
         head_mask: tf.Tensor | None,
         output_attentions: bool,
         training: bool,
     ) -> tuple[tf.Tensor, tf.Tensor | None]:
         """Run a layer or, in training with the probability of LayerDrop, return its input (Fan et al. 2019)."""
         if not training or self.config.layerdrop <= 0:
-            return layer(x, key_bias, head_mask, training=training)
+            return layer(x, key_mask, head_mask, training=training)
         rows, frames, _ = dims(x)
         no_attention = [rows, self.config.num_attention_heads, frames, frames] if output_attentions else [0]
 
         def run() -> tuple[tf.Tensor, tf.Tensor]:
-            y, probabilities = layer(x, key_bias, head_mask, training=True)
+            y, probabilities = layer(x, key_mask, head_mask, training=True)
             return y, probabilities if output_attentions else tf.zeros(no_attention, x.dtype)
 
         keeps = keras.random.uniform((), seed=self.layerdrop_seed) >= self.config.layerdrop
@@ -113,9 +110,10 @@ class TFHubertMainLayer(keras.layers.Layer):
     def __init__(self, config: HubertConfig, **options: Any):
         super().__init__(**options)
         self.config = config
-        self.feature_extractor = FeatureEncoder(config, name="feature_extractor")
-        self.feature_projection = FeatureProjection(config, name="feature_projection")
-        self.encoder = Encoder(config, name="encoder")
+        with dtype_policy(self.dtype_policy):
+            self.feature_extractor = FeatureEncoder(config, name="feature_extractor")
+            self.feature_projection = FeatureProjection(config, name="feature_projection")
+            self.encoder = Encoder(config, name="encoder")
         self.spec_augment_seed = keras.random.SeedGenerator()
 
     def build(self, input_shape: Any = None) -> None:

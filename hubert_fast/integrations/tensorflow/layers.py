@@ -9,7 +9,8 @@ Axes: B batch, S samples, T frames, C channels, H heads, D head dim.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -17,6 +18,7 @@ import tensorflow as tf
 
 from ...config import HubertConfig
 
+MASKED_SCORE = -1e30  # added to scores: far below all of them, and no sum of two is infinite
 CONV_NORM_EPS = 1e-5  # of the norms in the feature encoder, whatever `layer_norm_eps` is
 
 
@@ -65,6 +67,17 @@ def dims(x: tf.Tensor) -> list[Any]:
     return [entry if known is None else known for known, entry in zip(x.shape.as_list(), dynamic)]
 
 
+@contextmanager
+def dtype_policy(policy: Any) -> Iterator[None]:
+    """Construct layers with a dtype policy, which Keras otherwise takes from a setting of the thread."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
 class Linear(keras.layers.Dense):
     """A dense layer on rows: all leading axes are joined for one matrix product, `[..., C_in] -> [..., C_out]`."""
 
@@ -82,14 +95,13 @@ class GroupNorm(keras.layers.Layer):
 
     def build(self, input_shape: Any) -> None:
         channels = input_shape[-1]
-        self.gamma = self.add_weight(name="gamma", shape=(channels,), initializer="ones")
-        self.beta = self.add_weight(name="beta", shape=(channels,), initializer="zeros")
+        self.gamma = self.add_weight(name="gamma", shape=(channels,), initializer="ones", autocast=False)
+        self.beta = self.add_weight(name="beta", shape=(channels,), initializer="zeros", autocast=False)
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         wide = tf.cast(x, tf.float32)
         mean, variance = tf.nn.moments(wide, axes=[1], keepdims=True)
-        gamma, beta = tf.cast(self.gamma, tf.float32), tf.cast(self.beta, tf.float32)
-        return tf.cast(tf.nn.batch_normalization(wide, mean, variance, beta, gamma, CONV_NORM_EPS), x.dtype)
+        return tf.cast(tf.nn.batch_normalization(wide, mean, variance, self.beta, self.gamma, CONV_NORM_EPS), x.dtype)
 
 
 class ConvLayer(keras.layers.Layer):
@@ -194,12 +206,12 @@ class WeightNormConv1D(keras.layers.Layer):
         uniform = keras.initializers.RandomUniform(-bound, bound)
         if self.is_normalized:
             shape = (self.channels, self.channels // self.groups, self.taps)
-            self.weight_v = self.add_weight(name="weight_v", shape=shape, initializer=uniform)
-            self.weight_g = self.add_weight(name="weight_g", shape=(self.taps, 1, 1), initializer="ones")
+            self.weight_v = self.add_weight(name="weight_v", shape=shape, initializer=uniform, autocast=False)
+            self.weight_g = self.add_weight(name="weight_g", shape=(self.taps, 1, 1), initializer="ones", autocast=False)
             self.weight_g.assign(tf.sqrt(tf.reduce_sum(tf.square(self.weight_v), axis=[0, 1]))[:, None, None])
         else:
             shape = (self.taps, self.channels // self.groups, self.channels)
-            self.weight = self.add_weight(name="kernel", shape=shape, initializer=uniform)
+            self.weight = self.add_weight(name="kernel", shape=shape, initializer=uniform, autocast=False)
         self.bias = self.add_weight(name="bias", shape=(self.channels,), initializer="zeros")
 
     @property
@@ -213,7 +225,7 @@ class WeightNormConv1D(keras.layers.Layer):
     def call(self, x: tf.Tensor) -> tf.Tensor:
         # SamePad drops the last frame of an even kernel, so the padding that only it reads is left out
         x = tf.pad(x, [[0, 0], [self.taps // 2, (self.taps - 1) // 2], [0, 0]])
-        pairs = zip(tf.split(x, self.groups, axis=-1), tf.split(self.kernel, self.groups, axis=-1))
+        pairs = zip(tf.split(x, self.groups, axis=-1), tf.split(tf.cast(self.kernel, x.dtype), self.groups, axis=-1))
         return tf.nn.bias_add(tf.concat([tf.nn.conv1d(part, kernel, 1, "VALID") for part, kernel in pairs], -1), self.bias)
 
 
@@ -259,13 +271,13 @@ class Attention(keras.layers.Layer):
             projection.build((None, None, self.channels))
 
     def call(
-        self, x: tf.Tensor, key_bias: tf.Tensor | None = None, head_mask: tf.Tensor | None = None, training: bool = False
+        self, x: tf.Tensor, key_mask: tf.Tensor | None = None, head_mask: tf.Tensor | None = None, training: bool = False
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Return the attended values and the probabilities.
 
         Args:
             x: `[B, T, C]`.
-            key_bias: `[B, 1, 1, T]`, added to the scores: 0 for frames, and a large negative number for padding.
+            key_mask: bool `[B, T]`, False for padding. Every row must have a True.
             head_mask: `[H]`, a factor for the probabilities of each head.
             training: Whether dropout is active.
         """
@@ -276,7 +288,9 @@ class Attention(keras.layers.Layer):
 
         q, k, v = heads(self.q_proj(x) * self.scaling), heads(self.k_proj(x)), heads(self.v_proj(x))
         scores = tf.cast(tf.matmul(q, k, transpose_b=True), tf.float32)
-        probabilities = tf.cast(tf.nn.softmax(scores if key_bias is None else scores + key_bias), x.dtype)
+        if key_mask is not None:
+            scores += tf.reshape(tf.where(key_mask, 0.0, MASKED_SCORE), [rows, 1, 1, frames])
+        probabilities = tf.cast(tf.nn.softmax(scores), x.dtype)
         if head_mask is not None:
             probabilities *= tf.reshape(tf.cast(head_mask, x.dtype), [-1, 1, 1])
         context = tf.transpose(tf.matmul(self.dropout(probabilities, training=training), v), [0, 2, 1, 3])
@@ -349,11 +363,11 @@ class EncoderLayer(keras.layers.Layer):
             self.adapter_layer.build()
 
     def call(
-        self, x: tf.Tensor, key_bias: tf.Tensor | None = None, head_mask: tf.Tensor | None = None, training: bool = False
+        self, x: tf.Tensor, key_mask: tf.Tensor | None = None, head_mask: tf.Tensor | None = None, training: bool = False
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Return the output and the attention probabilities. The arguments are those of `Attention.call`."""
         attended, probabilities = self.attention(
-            self.layer_norm(x) if self.normalize_before else x, key_bias, head_mask, training=training
+            self.layer_norm(x) if self.normalize_before else x, key_mask, head_mask, training=training
         )
         x = x + self.dropout(attended, training=training)
         if self.normalize_before:

@@ -15,7 +15,7 @@ import tensorflow as tf
 from ...config import HubertConfig
 from .encoder import TFHubertMainLayer
 from .inputs import ARGUMENTS, gather_inputs
-from .layers import Linear
+from .layers import Linear, dtype_policy
 from .loss import ctc_loss
 from .masks import fill_padding, row_frame_counts
 from .outputs import TFBaseModelOutput, TFCausalLMOutput
@@ -86,9 +86,10 @@ class TFHubertForCTC(TFHubertPreTrainedModel):
 
     def __init__(self, config: HubertConfig, **options: Any):
         super().__init__(config, **options)
-        self.hubert = TFHubertMainLayer(self.config, name="hubert", dtype=self.dtype_policy)
-        self.dropout = keras.layers.Dropout(self.config.final_dropout)
-        self.lm_head = Linear(self.config.vocab_size, self.config, name="lm_head")
+        with dtype_policy(self.dtype_policy):
+            self.hubert = TFHubertMainLayer(self.config, name="hubert")
+            self.dropout = keras.layers.Dropout(self.config.final_dropout)
+            self.lm_head = Linear(self.config.vocab_size, self.config, name="lm_head")
         self.build(INPUT_SHAPE)
 
     def call(
