@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 from .config import HubertConfig
@@ -58,8 +59,10 @@ REFUSED_ON_SAVING = {
 WITHOUT_EFFECT_ON_SAVING = {"save_original_format", "save_peft_format"}
 
 
-def sort_loading_options(cls: type, config: HubertConfig, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the overrides of `config` and the keywords of the constructor of `cls` among `options`.
+def sort_loading_options(
+    constructor: Callable, config: HubertConfig, options: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the overrides of `config` and the keywords of `constructor` among `options`.
 
     Raises:
         TypeError: An option is unknown.
@@ -70,7 +73,7 @@ def sort_loading_options(cls: type, config: HubertConfig, options: dict[str, Any
     if attention not in ATTENTIONS:
         names = ", ".join(repr(name) for name in ATTENTIONS)
         raise ValueError(f"attn_implementation has no effect here and must be one of {names}, but is {attention!r}")
-    parameters = inspect.signature(cls).parameters
+    parameters = inspect.signature(constructor).parameters
     known = WITHOUT_EFFECT | ATTENTION_OPTIONS | set(REFUSED)
     rest = {name: value for name, value in options.items() if name not in known}
     overrides = {name: rest.pop(name) for name in list(rest) if config.has_option(name) and name not in parameters}

@@ -33,7 +33,7 @@ def pair(values, cls=HubertForCTC, **overrides):
 
 
 def as_torch(tensor) -> torch.Tensor:
-    return torch.from_numpy(np.array(tensor))
+    return torch.from_numpy(np.array(tensor if isinstance(tensor, np.ndarray) else tensor.numpy()))
 
 
 def assert_equal_frames(actual, expected, counts, tolerance, label):

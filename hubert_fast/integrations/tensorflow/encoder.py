@@ -8,8 +8,9 @@ import keras
 import tensorflow as tf
 
 from ...config import HubertConfig
+from .eager import EagerGraphs
 from .inputs import ARGUMENTS, gather_inputs
-from .layers import EncoderLayer, FeatureEncoder, FeatureProjection, PositionalConvEmbedding, dims, dtype_policy
+from .layers import EncoderLayer, FeatureEncoder, FeatureProjection, PositionalConvEmbedding, add_attributes, dims, dtype_policy
 from .masks import frame_counts, row_frame_counts, sample_spec_augment_mask
 from .outputs import TFBaseModelOutput
 
@@ -29,6 +30,7 @@ class Encoder(keras.layers.Layer):
         self.layer_norm = keras.layers.LayerNormalization(epsilon=config.layer_norm_eps, name="layer_norm")
         self.dropout = keras.layers.Dropout(config.hidden_dropout)
         self.layer = [EncoderLayer(config, name=f"layers.{index}") for index in range(config.num_hidden_layers)]
+        add_attributes(self, "layer", self.layer)
         self.layerdrop_seed = keras.random.SeedGenerator()
 
     def build(self, input_shape: Any = None) -> None:
@@ -115,6 +117,7 @@ class TFHubertMainLayer(keras.layers.Layer):
             self.feature_projection = FeatureProjection(config, name="feature_projection")
             self.encoder = Encoder(config, name="encoder")
         self.spec_augment_seed = keras.random.SeedGenerator()
+        vars(self)["_eager_graphs"] = EagerGraphs()  # not an attribute that Keras tracks
 
     def build(self, input_shape: Any = None) -> None:
         self.masked_spec_embed = self.add_weight(
@@ -151,21 +154,38 @@ class TFHubertMainLayer(keras.layers.Layer):
             output_hidden_states=output_hidden_states,
             return_dict=return_dict,
         )
-        x = self.feature_projection(self.feature_extractor(inputs.input_values), training=training)
+        tensors = inputs.input_values, inputs.attention_mask, inputs.head_mask
+        outputs = inputs.output_attentions, inputs.output_hidden_states
+        if training:
+            output = self._encode(*tensors, *outputs, True, mask_time_indices)
+        else:
+            output = vars(self)["_eager_graphs"].run(self, self._encode, tensors, outputs)
+        return output if inputs.return_dict else output.to_tuple()
+
+    def _encode(
+        self,
+        waveforms: tf.Tensor,
+        attention_mask: tf.Tensor | None,
+        head_mask: tf.Tensor | None,
+        output_attentions: bool,
+        output_hidden_states: bool,
+        training: bool = False,
+        mask_time_indices: Any = None,
+    ) -> TFBaseModelOutput:
+        x = self.feature_projection(self.feature_extractor(waveforms), training=training)
         counts = None
-        if inputs.attention_mask is not None:
-            counts = row_frame_counts(inputs.attention_mask, dims(x)[1], self.config)
+        if attention_mask is not None:
+            counts = row_frame_counts(attention_mask, dims(x)[1], self.config)
         if training and self.config.apply_spec_augment:
             x = self._spec_augment(x, mask_time_indices)
-        output = self.encoder(
+        return self.encoder(
             x,
             counts,
-            inputs.head_mask,
-            output_attentions=inputs.output_attentions,
-            output_hidden_states=inputs.output_hidden_states,
+            head_mask,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
             training=training,
         )
-        return output if inputs.return_dict else output.to_tuple()
 
     def _spec_augment(self, x: tf.Tensor, mask_time_indices: Any) -> tf.Tensor:
         """Mask spans of time, then spans of channels, in projected frames `[B, T, C]`."""

@@ -49,8 +49,8 @@ def gather_inputs(config: HubertConfig, input_values: Any, dtype: str, names: tu
         raise ValueError("input_values are missing: pass waveforms [batch, samples], float, at 16 kHz")
     inputs = Inputs(
         input_values=_waveforms(values["input_values"], config, dtype),
-        attention_mask=_tensor(values.get("attention_mask")),
-        head_mask=_tensor(values.get("head_mask")),
+        attention_mask=_tensor(values.get("attention_mask"), tf.int32),
+        head_mask=_tensor(values.get("head_mask"), dtype),
         labels=_tensor(values.get("labels")),
         **{name: bool(values.get(name, getattr(config, name))) for name in SWITCHES},
     )
@@ -75,8 +75,11 @@ def _first_argument(first: Any, names: tuple[str, ...]) -> dict[str, Any]:
     return {"input_values": first}
 
 
-def _tensor(value: Any) -> tf.Tensor | None:
-    return None if value is None else tf.convert_to_tensor(value)
+def _tensor(value: Any, dtype: Any = None) -> tf.Tensor | None:
+    if value is None:
+        return None
+    tensor = tf.convert_to_tensor(value)
+    return tensor if dtype is None else tf.cast(tensor, dtype)
 
 
 def _waveforms(value: Any, config: HubertConfig, dtype: str) -> tf.Tensor:

@@ -78,6 +78,12 @@ def dtype_policy(policy: Any) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
+def add_attributes(parent: keras.layers.Layer, name: str, layers: list[Any]) -> None:
+    """Make each layer of a list an attribute of its own: `tf.train.Checkpoint` passes over the lists of Keras 3 in silence."""
+    for index, layer in enumerate(layers):
+        setattr(parent, f"{name}_{index}", layer)
+
+
 class Linear(keras.layers.Dense):
     """A dense layer on rows: all leading axes are joined for one matrix product, `[..., C_in] -> [..., C_out]`."""
 
@@ -150,6 +156,7 @@ class FeatureEncoder(keras.layers.Layer):
         layers = len(config.conv_dim)
         norms = ["layer"] * layers if config.feat_extract_norm == "layer" else ["group"] + [None] * (layers - 1)
         self.conv_layers = [ConvLayer(config, index, norm, f"conv_layers.{index}") for index, norm in enumerate(norms)]
+        add_attributes(self, "conv_layer", self.conv_layers)
 
     def build(self, input_shape: Any = None) -> None:
         for layer in self.conv_layers:
@@ -219,8 +226,8 @@ class WeightNormConv1D(keras.layers.Layer):
         """The weight `[K, C / groups, C]`."""
         if not self.is_normalized:
             return tf.convert_to_tensor(self.weight)
-        direction = tf.transpose(self.weight_v, [2, 1, 0])
-        return direction * (self.weight_g * tf.math.rsqrt(tf.reduce_sum(tf.square(direction), axis=[1, 2], keepdims=True)))
+        factors = tf.reshape(self.weight_g, [-1]) * tf.math.rsqrt(tf.reduce_sum(tf.square(self.weight_v), axis=[0, 1]))
+        return tf.transpose(self.weight_v * factors, [2, 1, 0])
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         # SamePad drops the last frame of an even kernel, so the padding that only it reads is left out

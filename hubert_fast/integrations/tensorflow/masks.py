@@ -16,8 +16,8 @@ def frame_counts(sample_counts: tf.Tensor, config: HubertConfig) -> tf.Tensor:
 
 
 def row_frame_counts(attention_mask: tf.Tensor, frames: tf.Tensor | int, config: HubertConfig) -> tf.Tensor:
-    """Return the frames of each row, int32 `[B]`, from a sample mask `[B, S]`. Only the row sums of the mask matter."""
-    samples = tf.reduce_sum(tf.cast(attention_mask, tf.int32), axis=-1)
+    """Return the frames of each row, int32 `[B]`, from a sample mask, int32 `[B, S]`. Only the row sums of the mask matter."""
+    samples = tf.reduce_sum(attention_mask, axis=-1)
     return tf.minimum(frame_counts(samples, config), frames)
 
 

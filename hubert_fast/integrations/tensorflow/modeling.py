@@ -30,8 +30,8 @@ CTC_ARGUMENTS = (*ARGUMENTS, "labels")
 class TFHubertModel(TFHubertPreTrainedModel):
     """The encoder without a head: from waveforms to one vector per 20 ms."""
 
-    def __init__(self, config: HubertConfig, **options: Any):
-        super().__init__(config, **options)
+    def __init__(self, config: HubertConfig, name: str | None = None, dtype: Any = None, trainable: bool = True):
+        super().__init__(config, name, dtype, trainable)
         self.hubert = TFHubertMainLayer(self.config, name="hubert", dtype=self.dtype_policy)
         self.build(INPUT_SHAPE)
 
@@ -84,8 +84,8 @@ class TFHubertModel(TFHubertPreTrainedModel):
 class TFHubertForCTC(TFHubertPreTrainedModel):
     """HuBERT with a linear layer over the vocabulary, for connectionist temporal classification."""
 
-    def __init__(self, config: HubertConfig, **options: Any):
-        super().__init__(config, **options)
+    def __init__(self, config: HubertConfig, name: str | None = None, dtype: Any = None, trainable: bool = True):
+        super().__init__(config, name, dtype, trainable)
         with dtype_policy(self.dtype_policy):
             self.hubert = TFHubertMainLayer(self.config, name="hubert")
             self.dropout = keras.layers.Dropout(self.config.final_dropout)

@@ -34,8 +34,8 @@ class TFHubertPreTrainedModel(keras.Model):
     base_model_prefix = "hubert"
     main_input_name = "input_values"
 
-    def __init__(self, config: HubertConfig, **options: Any):
-        super().__init__(**options)
+    def __init__(self, config: HubertConfig, name: str | None = None, dtype: Any = None, trainable: bool = True):
+        super().__init__(name=name, dtype=dtype, trainable=trainable)
         self.config = as_hubert_config(config)
 
     def build(self, input_shape: Any = None) -> None:
@@ -238,9 +238,8 @@ class TFHubertPreTrainedModel(keras.Model):
             named = pretrained_model_name_or_path if config is None else config
             config = HubertConfig.from_pretrained(named, **hub_options)
         config = as_hubert_config(config)
-        constructor = {name: options.pop(name) for name in ("name", "dtype", "trainable") if name in options}
-        overrides, keywords = sort_loading_options(cls, config, options)
-        model = cls(config.with_overrides(overrides) if overrides else config, *model_args, **constructor, **keywords)
+        overrides, keywords = sort_loading_options(cls.__init__, config, options)
+        model = cls(config.with_overrides(overrides) if overrides else config, *model_args, **keywords)
         info = load_weights(
             model, pretrained_model_name_or_path, hub_options, from_pt, use_safetensors, variant, ignore_mismatched_sizes
         )
