@@ -84,16 +84,37 @@ class Padding:
 
 
 def check_tensors(return_tensors: str | None) -> None:
-    """Raise `ValueError` unless `return_tensors` is `"pt"`, `"np"` or `None`."""
-    if return_tensors is not None and return_tensors not in ("pt", "np"):
-        raise ValueError(f"return_tensors must be 'pt', 'np' or None, but is {return_tensors!r}")
+    """Raise `ValueError` unless `return_tensors` is `"pt"`, `"tf"`, `"np"` or `None`."""
+    if return_tensors is not None and return_tensors not in ("pt", "tf", "np"):
+        raise ValueError(f"return_tensors must be 'pt', 'tf', 'np' or None, but is {return_tensors!r}")
 
 
 def kind_of(first: Any) -> str | None:
-    """Return the value of `return_tensors` that keeps the type of a value: `"pt"` for a tensor, `"np"` for an array."""
+    """Return the value of `return_tensors` that keeps the type of a tensor of PyTorch or TensorFlow, or of an array."""
     if isinstance(first, torch.Tensor):
         return "pt"
+    if _is_of_tensorflow(first):
+        return "tf"
     return "np" if isinstance(first, np.ndarray) else None
+
+
+def _is_of_tensorflow(value: Any) -> bool:
+    return type(value).__module__.partition(".")[0] == "tensorflow"
+
+
+def as_tensor(array: np.ndarray, return_tensors: str) -> Any:
+    """Return an array as a tensor of PyTorch (`"pt"`) or TensorFlow (`"tf"`, where int64 becomes int32, as in transformers).
+
+    Raises:
+        ImportError: TensorFlow is not installed.
+    """
+    if return_tensors == "pt":
+        return torch.from_numpy(array)
+    try:
+        import tensorflow as tf
+    except ImportError as error:
+        raise ImportError("return_tensors='tf' needs TensorFlow: pip install 'hubert_fast[tensorflow]'") from error
+    return tf.constant(array.astype(np.int32) if array.dtype == np.int64 else array)
 
 
 def one_array(rows: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
@@ -120,12 +141,14 @@ def converted(name: str, rows: Sequence[np.ndarray] | np.ndarray, return_tensors
             f"{name} have {min(lengths)} to {max(lengths)} entries, which do not fit one tensor: pass padding=True, or leave "
             f"out return_tensors"
         )
-    return torch.from_numpy(array)
+    return as_tensor(array, return_tensors)
 
 
 def on_host(values: Any) -> Any:
     """Return a tensor, also on a GPU, as a NumPy array, and anything else unchanged."""
-    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else values
+    if isinstance(values, torch.Tensor):
+        return values.detach().cpu().numpy()
+    return values.numpy() if _is_of_tensorflow(values) else values
 
 
 def columns(rows: Any, required: str, allowed: Iterable[str]) -> dict[str, Any]:

@@ -130,7 +130,7 @@ class HubertFeatureExtractor:
             truncation: Cut waveforms to `max_length`, rounded up to a multiple of `pad_to_multiple_of`.
             pad_to_multiple_of: Round the padded length up to a multiple of this number of samples.
             return_attention_mask: Return a mask. Default: the attribute of the same name.
-            return_tensors: `"pt"` for tensors, `"np"` for arrays, `None` for a list with an array for each utterance.
+            return_tensors: `"pt"` or `"tf"` for tensors, `"np"` for arrays, `None` for a list with an array for each utterance.
             sampling_rate: The sampling rate of the waveforms, in Hz. It is checked if given.
 
         Returns:
@@ -180,7 +180,7 @@ class HubertFeatureExtractor:
             truncation: See `__call__`.
             pad_to_multiple_of: See `__call__`.
             return_attention_mask: See `__call__`.
-            return_tensors: `"pt"` or `"np"`. Default: tensors if the waveforms are tensors, else arrays.
+            return_tensors: `"pt"`, `"tf"` or `"np"`. Default: tensors if the waveforms are tensors, else arrays.
 
         Raises:
             ValueError: There are other entries, which cannot be padded, or see `__call__`.
@@ -190,7 +190,7 @@ class HubertFeatureExtractor:
         values = table["input_values"]
         layout = self._layout(padding, max_length, truncation, pad_to_multiple_of)
         rows = self._check_all(values)
-        kind = return_tensors or kind_of(values if isinstance(values, torch.Tensor) else values[0]) or "np"
+        kind = return_tensors or kind_of(values) or kind_of(values[0]) or "np"
         with_mask = self.return_attention_mask if return_attention_mask is None else return_attention_mask
         masks = [_ones(len(row)) for row in rows] if with_mask else None
         if "attention_mask" in table:

@@ -28,7 +28,8 @@ try:
     import keras
     import tensorflow
 except ImportError as error:
-    raise ImportError(f"hubert_fast.tensorflow needs {error.name}: {INSTALL}") from error
+    missing = (error.name or "tensorflow").partition(".")[0]
+    raise ImportError(f"hubert_fast.tensorflow needs {missing}: {INSTALL}") from error
 _require(tensorflow, "tensorflow")
 _require(keras, "keras")
 _require(h5py, "h5py")

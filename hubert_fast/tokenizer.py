@@ -264,7 +264,7 @@ class CTCTokenizer(TokenTable):
             is_split_into_words: `False`: join words with spaces instead.
             pad_to_multiple_of: Round the padded length up to a multiple of this number.
             padding_side: `"right"` or `"left"`. Default: the attribute of the same name.
-            return_tensors: `"pt"` for tensors, `"np"` for arrays, `None` for lists.
+            return_tensors: `"pt"` or `"tf"` for tensors, `"np"` for arrays, `None` for lists.
             return_attention_mask: `False` leaves the mask out.
 
         Returns:
@@ -300,7 +300,7 @@ class CTCTokenizer(TokenTable):
             pad_to_multiple_of: See `__call__`.
             padding_side: See `__call__`.
             return_attention_mask: See `__call__`.
-            return_tensors: `"pt"` or `"np"`. Default: the kind of the ids: lists, arrays or tensors.
+            return_tensors: `"pt"`, `"tf"` or `"np"`. Default: the kind of the ids: lists, arrays or tensors.
 
         Returns:
             `input_ids` and `attention_mask`. As tensors they are int64 `[B, L]`. Padded ids are `pad_token_id`.

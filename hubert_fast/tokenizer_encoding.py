@@ -7,10 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from .added_tokens import AddedToken
-from .batch_feature import DO_NOT_PAD, MAX_LENGTH, BatchFeature, Padding, check_tensors, columns, kind_of, on_host
+from .batch_feature import DO_NOT_PAD, MAX_LENGTH, BatchFeature, Padding, as_tensor, check_tensors, columns, kind_of, on_host
 from .tokenizer_tokens import TokenTable
 
 TRUNCATIONS = ("longest_first", "only_first")  # the same for a single text
@@ -180,7 +179,7 @@ def pad_encoded(
     ids = data["input_ids"]
     if not len(ids):
         raise ValueError("expected at least one sequence of ids to pad, but got none")
-    kind = return_tensors or kind_of(ids if isinstance(ids, (torch.Tensor, np.ndarray)) else ids[0])
+    kind = return_tensors or kind_of(ids) or kind_of(ids[0])
     rows, masks = _lists(ids), _lists(data["attention_mask"]) if "attention_mask" in data else None
     is_single = not isinstance(rows[0], list)
     if is_single:
@@ -201,16 +200,15 @@ def _lists(values: Any) -> list:
 
 
 def _integers(name: str, values: list, return_tensors: str | None) -> Any:
-    """Return ids as the kind of tensor that `return_tensors` names, int64; rows of different lengths as an array of arrays."""
+    """Return ids as the kind of tensor that `return_tensors` names; rows of different lengths as an array of arrays."""
     if return_tensors is None:
         return values
     is_ragged = len({len(row) for row in values if isinstance(row, list)}) > 1
-    if is_ragged and return_tensors == "pt":
+    if is_ragged and return_tensors != "np":
         raise ValueError(f"{name} have different lengths, which do not fit one tensor: pass padding=True")
-    if return_tensors == "pt":
-        return torch.tensor(values, dtype=torch.long)
     if not is_ragged:
-        return np.array(values, np.int64)
+        array = np.array(values, np.int64)
+        return array if return_tensors == "np" else as_tensor(array, return_tensors)
     array = np.empty(len(values), object)
     array[:] = [np.array(row, np.int64) for row in values]
     return array

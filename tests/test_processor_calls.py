@@ -1,5 +1,7 @@
 """Compare calls of the feature extractor and the processor with transformers', over their arguments: types, dtypes, values."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -133,7 +135,7 @@ def test_tensors_and_lists_pad_as_in_transformers():
 @pytest.mark.parametrize(
     "options, error, message",
     [
-        (dict(return_tensors="tf"), ValueError, "return_tensors must be 'pt', 'np' or None, but is 'tf'"),
+        (dict(return_tensors="jax"), ValueError, "return_tensors must be 'pt', 'tf', 'np' or None, but is 'jax'"),
         (dict(padding="left"), ValueError, "padding must be True, False, 'longest', 'max_length', 'do_not_pad', but is 'left'"),
         (dict(padding="max_length"), ValueError, "padding='max_length' needs max_length, the number of samples"),
         (dict(truncation=True), ValueError, "truncation=True needs max_length"),
@@ -294,3 +296,9 @@ def test_pipelines_of_transformers_take_our_objects(processors):
         texts.append((pipeline(recording.copy(), return_timestamps="word"), pipeline(recording.copy(), chunk_length_s=1)))
     assert texts[0] == texts[1] and texts[0][0]["text"] == demo.recordings()[0].reference.upper()
     assert isinstance(ours.tokenizer, CTCTokenizer)
+
+
+def test_tensors_of_tensorflow_without_it_are_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    with pytest.raises(ImportError, match=r"return_tensors='tf' needs TensorFlow: pip install 'hubert_fast\[tensorflow\]'"):
+        HubertFeatureExtractor()(np.zeros(1000, np.float32), return_tensors="tf")

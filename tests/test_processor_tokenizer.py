@@ -269,7 +269,7 @@ def test_a_vocabulary_per_language(tmp_path):
         (dict(return_offsets_mapping=True), TypeError, "return_offsets_mapping"),
         (dict(truncation="only_second"), ValueError, "truncation must be True, False or .*, but is 'only_second'"),
         (dict(padding_side="top"), ValueError, "padding_side must be 'right' or 'left', but is 'top'"),
-        (dict(return_tensors="tf"), ValueError, "return_tensors must be 'pt', 'np' or None"),
+        (dict(return_tensors="jax"), ValueError, "return_tensors must be 'pt', 'tf', 'np' or None"),
     ],
     ids=str,
 )

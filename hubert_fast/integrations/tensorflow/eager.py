@@ -34,15 +34,15 @@ class EagerGraphs:
         """
         if not tf.executing_eagerly() or tf.config.functions_run_eagerly():
             return function(*tensors, *options)
-        state = _state(layer)
-        if state != self._traced_state:
-            self._traced_state, self._graphs = state, {}
-            self._kept = [(part, dict(vars(part))) for part in layer._flatten_layers()]  # so that no id gets another object
+        if _state(layer) != self._traced_state:
+            self._graphs = {}
         specs = [None if tensor is None else tf.TensorSpec([None] * tensor.shape.rank, tensor.dtype) for tensor in tensors]
         key = (*specs, *options)
         if key not in self._graphs:
             graph = tf.function(lambda *tensors: function(*tensors, *options), autograph=False)
             self._graphs[key] = graph.get_concrete_function(*specs)
+            self._traced_state = _state(layer)  # now, since the first call of a layer may set attributes
+            self._kept = [(part, dict(vars(part))) for part in layer._flatten_layers()]  # so that no id gets another object
         return self._graphs[key](*(tensor for tensor in tensors if tensor is not None))
 
 

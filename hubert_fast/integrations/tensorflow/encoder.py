@@ -109,6 +109,8 @@ class Encoder(keras.layers.Layer):
 class TFHubertMainLayer(keras.layers.Layer):
     """HuBERT without a head, for models with a head of their own: `self.hubert = TFHubertMainLayer(config, name="hubert")`."""
 
+    _eager_graphs: EagerGraphs
+
     def __init__(self, config: HubertConfig, **options: Any):
         super().__init__(**options)
         self.config = config
@@ -117,7 +119,7 @@ class TFHubertMainLayer(keras.layers.Layer):
             self.feature_projection = FeatureProjection(config, name="feature_projection")
             self.encoder = Encoder(config, name="encoder")
         self.spec_augment_seed = keras.random.SeedGenerator()
-        vars(self)["_eager_graphs"] = EagerGraphs()  # not an attribute that Keras tracks
+        object.__setattr__(self, "_eager_graphs", EagerGraphs())  # not an attribute that Keras tracks
 
     def build(self, input_shape: Any = None) -> None:
         self.masked_spec_embed = self.add_weight(
@@ -159,7 +161,7 @@ class TFHubertMainLayer(keras.layers.Layer):
         if training:
             output = self._encode(*tensors, *outputs, True, mask_time_indices)
         else:
-            output = vars(self)["_eager_graphs"].run(self, self._encode, tensors, outputs)
+            output = self._eager_graphs.run(self, self._encode, tensors, outputs)
         return output if inputs.return_dict else output.to_tuple()
 
     def _encode(
