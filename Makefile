@@ -6,18 +6,19 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-rest report docs sanitize gpu-kit lint clean
+.PHONY: help demo test test-rest test-tensorflow in-tensorflow report docs sanitize gpu-kit lint clean
 
 help:
 	@echo "make demo   install into $(VENV) and transcribe the bundled recordings"
 	@echo "make test   install into $(VENV) and run the tests, but not those marked bench or slow"
 	@echo "make test-rest  run the tests marked bench or slow"
+	@echo "make test-tensorflow  install TensorFlow into $(VENV)-tensorflow and run the tests that need it"
 	@echo "make docs   build the documentation into site/"
 	@echo "make report  write the tables and plots of README.md and docs/ from the rows in bench/results"
 	@echo "make sanitize  run the tests of the C++ extensions under sanitizers (needs g++)"
 	@echo "make gpu-kit  pack what a bare GPU machine needs to run bench/gpu (GPU_PYTHON: a Python 3.12 like its own)"
 	@echo "make lint   check style, formatting and types"
-	@echo "make clean  remove $(VENV) and what was built"
+	@echo "make clean  remove the virtual environments and what was built"
 
 # A stamp per extra: reinstalled when the package's requirements change. Editable, so the code is always this folder's.
 $(VENV)/installed-%: setup.py pyproject.toml constraints.txt $(wildcard csrc/*)
@@ -37,6 +38,13 @@ test: $(VENV)/installed-test
 
 test-rest: $(VENV)/installed-test
 	@$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile -m "bench or slow" $(PYTEST_ARGS)
+
+# In an environment of its own: TensorFlow restricts the versions of packages that the other tests need.
+test-tensorflow:
+	@$(MAKE) --no-print-directory VENV=$(VENV)-tensorflow in-tensorflow
+
+in-tensorflow: $(VENV)/installed-test-tensorflow
+	@$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist worksteal tests/test_tensorflow*.py $(PYTEST_ARGS)
 
 report: $(VENV)/installed-bench
 	@$(BIN)/python bench/report.py
@@ -79,4 +87,4 @@ lint: $(VENV)/installed-test $(VENV)/installed-dev
 	@$(BIN)/python -m mypy
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-tensorflow build dist *.egg-info

@@ -106,7 +106,7 @@ setup(
         "ray": RAY,
         "transformers": TRANSFORMERS,
         "tensorflow": ["tensorflow>=2.16", *TENSORFLOW],
-        "test-tensorflow": ["tensorflow-cpu>=2.16", *TENSORFLOW, "pytest>=8"],
+        "test-tensorflow": ["tensorflow-cpu>=2.16", *TENSORFLOW, "pytest>=8", "pytest-xdist>=3.2"],
         "test": [
             "pytest>=8",
             "pytest-xdist>=3.2",  # the first with --dist worksteal

@@ -33,6 +33,7 @@ from report_cpu import (
 from report_gpu import gpu, gpu_claim, gpu_ops
 from report_plots import draw
 from report_summary import headline, summary
+from report_tensorflow import tensorflow
 from report_transcribe import bounded, seams, texts, transcription
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,7 +43,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     block.__name__: block
     for block in (
         headline, summary, claim, providers, leaderboard, padding, files, unpadded, cpu_memory, products, recognition,
-        padded_texts, wer, layers, transcription, texts, bounded, contention, seams, gpu_claim, gpu, gpu_ops,
+        padded_texts, wer, layers, transcription, texts, bounded, contention, seams, tensorflow, gpu_claim, gpu, gpu_ops,
     )
 }  # fmt: skip
 

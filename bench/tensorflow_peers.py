@@ -1,8 +1,8 @@
 """Compare the TensorFlow models with transformers' in one run, in turn: `python bench/tensorflow_peers.py --theirs PYTHON`.
 
-transformers 4.34.1's TensorFlow classes need TensorFlow 2.15 and Keras 2, ours TensorFlow 2.16 or newer and Keras 3. So each runs in
-a process of its own, with an interpreter of its own, and the processes take turns. Answers are compared before times are taken.
-Rows go to results/tensorflow.csv.
+transformers 4.34.1's TensorFlow classes need TensorFlow 2.15 and Keras 2, ours TensorFlow 2.16 or newer and Keras 3. So each
+runs in a process of its own, with an interpreter of its own, and the processes take turns. Answers are compared before times
+are taken. Rows go to results/tensorflow.csv.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ def compare(size: str, folder: Path, options: argparse.Namespace) -> tuple[list[
     torch.manual_seed(0)
     HubertForCTC(HubertConfig(**CONFIGS[size])).save_pretrained(folder / "model")
     workers = {
-        name: Worker(python, name, folder / "model") for name, python in (("transformers", options.theirs), ("ours", options.ours))
+        name: Worker(python, name, folder / "model")
+        for name, python in (("transformers", options.theirs), ("ours", options.ours))
     }
     rows = []
     for work, seconds in WORK.items():
@@ -123,7 +124,10 @@ def time_in_turn(
             | {"provider": name, "audio_seconds": audio_seconds, "min": min(seconds), "p20": p20, "p50": p50, "p80": p80}
             | {"rtfx": audio_seconds / p50, "max_error": error}
         )
-        print(f"{case['model']:6} {case['work']:16} {case['mode']:6} {name:13} {p50:8.3f} s (fastest {min(seconds):.3f})", flush=True)
+        print(
+            f"{case['model']:6} {case['work']:16} {case['mode']:6} {name:13} {p50:8.3f} s (fastest {min(seconds):.3f})",
+            flush=True,
+        )
     return rows
 
 

@@ -1,7 +1,7 @@
 """Time calls of a TensorFlow model on request: a process of tensorflow_peers.py.
 
-It reads one JSON object per line and answers each with another: `{"mode": ..., "inputs": FILE.npz}` with the seconds of one call,
-and with `outputs` also writes the logits to that file. Modes are `eager`, `graph` (tf.function) and `xla` (with jit_compile).
+It reads one JSON object per line and answers each with another: `{"mode": ..., "inputs": FILE.npz}` with the seconds of one
+call. With `outputs` it also writes the logits to that file. Modes are `eager`, `graph` (tf.function) and `xla` (jit_compile).
 """
 
 import json

@@ -15,10 +15,11 @@ PICKLED_WEIGHTS = "pytorch_model.bin"
 WEIGHT_FILES = (SAFE_WEIGHTS, SAFE_WEIGHTS + ".index.json", PICKLED_WEIGHTS, PICKLED_WEIGHTS + ".index.json")
 FAIRSEQ_SUFFIXES = (".pt", ".pth", ".ckpt")
 TRAINING_STATE = {"training_args.bin", "optimizer.bin", "scheduler.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth"}
+WITH_TENSORFLOW = "load them with a class of hubert_fast.tensorflow, then save_pretrained"
 BY_NAME = (  # end of the file name, description, advice
     ("adapter_model.safetensors", "a PEFT adapter", "merge it into its base model (merge_and_unload), then save_pretrained"),
     ("adapter_model.bin", "a PEFT adapter", "merge it into its base model (merge_and_unload), then save_pretrained"),
-    (".h5", "TensorFlow weights", "load them with transformers 4 (from_tf=True), then save_pretrained"),
+    (".h5", "TensorFlow weights", WITH_TENSORFLOW),
     (".msgpack", "Flax weights", "load them with transformers 4 (from_flax=True), then save_pretrained"),
     (".onnx", "an ONNX model", "use the checkpoint that it was exported from"),
     (".gguf", "a GGUF file", "use the checkpoint that it was quantised from"),
@@ -27,7 +28,7 @@ BY_NAME = (  # end of the file name, description, advice
 BY_KIND = {  # kind of `first_bytes.Identity` -> advice, where weights need other advice than audio and lists
     "zip": "unpack it",
     "tar": "unpack it",
-    "hdf5": "if it holds TensorFlow or Keras weights, load them with transformers 4 (from_tf=True), then save_pretrained",
+    "hdf5": "if it holds TensorFlow weights, " + WITH_TENSORFLOW,
     "numpy": "write a dictionary of tensors with safetensors or torch.save",
     "onnx": "use the checkpoint that it was exported from",
     "gguf": "use the checkpoint that it was quantised from",

@@ -316,7 +316,10 @@ def test_errors_list_what_a_folder_without_weights_contains(folder, tmp_path):
     (folder / "model.safetensors").unlink()
     (folder / "training_args.bin").write_bytes(b"x")
     for name, message in (
-        ("tf_model.h5", "; it has tf_model.h5, TensorFlow weights: load them with transformers 4 (from_tf=True)"),
+        (
+            "tf_model.h5",
+            "; it has tf_model.h5, TensorFlow weights: load them with a class of hubert_fast.tensorflow",
+        ),
         ("flax_model.msgpack", "; it has flax_model.msgpack, Flax weights: "),
         ("hubert.pt", f"; it has hubert.pt: `hubert-fast convert {folder}/hubert.pt OUT_DIR` converts"),
         ("model.onnx", "; it has model.onnx, an ONNX model: use the checkpoint that it was exported from"),

@@ -1,5 +1,6 @@
 """Compare the TensorFlow models with transformers 4.34.1's, by golden answers, and with our PyTorch definition."""
 
+import collections
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from small_models import ALL
 from tensorflow_models import as_torch, assert_equal_frames, assert_equal_gradients, pair, tf
 
 from hubert_fast import HubertConfig, HubertModel
+from hubert_fast.batch_feature import BatchFeature
 from hubert_fast.integrations.tensorflow.weights import pytorch_name
 from hubert_fast.tensorflow import TFCausalLMOutput, TFHubertForCTC, TFHubertMainLayer, TFHubertModel
 
@@ -188,6 +190,8 @@ def test_inputs_come_as_keywords_a_list_or_a_dictionary():
         model((tf.constant(waveforms), tf.constant(mask))),
         model({"input_values": waveforms, "attention_mask": mask}),
         model({"input_values": waveforms}, attention_mask=mask),
+        model(collections.UserDict(input_values=waveforms, attention_mask=mask)),
+        model(BatchFeature(input_values=waveforms, attention_mask=mask)),
         model({"input_values": waveforms, "attention_mask": mask} | unused),
         model(waveforms.astype(np.float64), attention_mask=mask.astype(bool)),
         model(tf.constant(waveforms), attention_mask=tf.constant(mask, tf.float32), **unused),

@@ -1,5 +1,6 @@
 """Check that the TensorFlow models read and write the checkpoints of PyTorch and of transformers' TensorFlow classes."""
 
+import copy
 import json
 import logging
 import shutil
@@ -16,7 +17,9 @@ import hubert_fast
 from hubert_fast import HubertConfig, HubertForCTC, HubertModel
 from hubert_fast.hub import CheckpointError
 from hubert_fast.integrations.tensorflow.weights import named_weights
-from hubert_fast.tensorflow import TFHubertForCTC, TFHubertModel
+from hubert_fast.tensorflow import TFHubertForCTC, TFHubertMainLayer, TFHubertModel, TFHubertPreTrainedModel
+
+keras = pytest.importorskip("keras", reason="Keras is not installed")
 
 GOLDEN = Path(__file__).parent / "golden"
 TENSORFLOW = GOLDEN / "tensorflow"
@@ -129,6 +132,42 @@ def test_half_precision_checkpoints_become_float32(tmp_path):
     assert torch.equal(kernel, model.lm_head.weight.float().T)
 
 
+class Classifier(TFHubertPreTrainedModel):
+    """An own head that leaves its weights to the first call."""
+
+    def __init__(self, config, classes=3):
+        super().__init__(config)
+        self.hubert = TFHubertMainLayer(self.config, name="hubert")
+        self.projector = keras.layers.Dense(10, name="projector")
+        self.classifier = keras.layers.Dense(classes, name="classifier")
+
+    def call(self, input_values, attention_mask=None, training=False):
+        encoded = self.hubert(input_values, attention_mask=attention_mask, training=training)
+        return self.classifier(self.projector(tf.reduce_mean(encoded.last_hidden_state, axis=1)))
+
+
+@pytest.mark.parametrize("safetensors", [False, True])
+def test_own_heads_load_and_save(safetensors, tmp_path):
+    model, info = Classifier.from_pretrained(GOLDEN / "post_ln", classes=5, output_loading_info=True)
+    own = ["classifier.bias", "classifier.weight", "projector.bias", "projector.weight"]
+    assert info["missing_keys"] == own and info["unexpected_keys"] == ["lm_head.bias", "lm_head.weight"]
+    waveforms = masked_batch((3000, 2000))[0].numpy()
+    model.save_pretrained(tmp_path, safe_serialization=safetensors)
+    loaded, info = Classifier.from_pretrained(tmp_path, classes=5, output_loading_info=True)
+    assert not any(info.values()) and loaded.config.architectures == ["Classifier"]
+    np.testing.assert_array_equal(loaded(waveforms).numpy(), model(waveforms).numpy())
+    assert model.num_parameters() == sum(variable.numpy().size for variable in model.weights)
+    model.hubert.trainable = False
+    assert model.num_parameters(only_trainable=True) == 48 // 2 * 10 + 10 + 10 * 5 + 5
+
+
+def test_copies_are_independent(reference):
+    copied = copy.deepcopy(reference)
+    assert_same_weights(copied, reference)
+    copied.lm_head.bias.assign(copied.lm_head.bias + 1)
+    assert not np.array_equal(copied.lm_head.bias.numpy(), reference.lm_head.bias.numpy())
+
+
 def test_files_in_order_of_preference(reference, tmp_path):
     shutil.copytree(GOLDEN / "post_ln", tmp_path, dirs_exist_ok=True)
     other = TFHubertForCTC(reference.config)
@@ -227,8 +266,6 @@ def test_wrong_options_of_save_pretrained_are_refused(reference, tmp_path):
 
 @pytest.mark.parametrize("cls", [TFHubertForCTC, TFHubertModel])
 def test_keras_files_hold_the_whole_model(cls, tmp_path):
-    import keras
-
     _, model = pair(PRE_LN, HubertForCTC if cls is TFHubertForCTC else HubertModel, conv_pos_batch_norm=True)
     waveforms = masked_batch((3000, 2000))[0].numpy()
     model.save(tmp_path / "model.keras")

@@ -1,8 +1,10 @@
 """Check what leaves Python: SavedModels, TensorFlow Lite, XLA, functional models; and what importing needs."""
 
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from hubert_fast.tensorflow import TFCausalLMOutput, TFHubertForCTC, TFHubertMod
 
 keras = pytest.importorskip("keras", reason="Keras is not installed")
 
+PAGE = Path(__file__).parent.parent / "docs" / "tensorflow.md"
 SERVE = """
 import sys
 import numpy as np
@@ -204,6 +207,20 @@ def test_the_documented_example():
         processor([np.zeros(500, np.float32), np.zeros(700, np.float32)], sampling_rate=16000, return_tensors="tf")
     states = TFHubertModel.from_pretrained(demo.MODEL)(batch.input_values).last_hidden_state
     assert states.shape[0] == 1 and states.shape[2] == model.config.hidden_size
+
+
+@pytest.mark.skipif(not PAGE.exists(), reason="docs/ is not beside the package under test")
+def test_snippets_of_the_documentation_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    waveforms = [audio.load(recording.path) for recording in demo.recordings()[:2]]
+    snippets = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    names = [dict(waveform=waveforms[0], waveforms=waveforms) for _ in snippets]
+    for snippet, given in zip(snippets, names):
+        exec(snippet.replace("facebook/hubert-large-ls960-ft", str(demo.MODEL)), given)
+    reading, training, serving = names
+    assert reading["text"] == [demo.recordings()[0].reference.upper()]
+    assert np.isfinite(training["history"].history["loss"]).all()
+    assert len(serving["lite"]) > 0.9 * 4 * serving["model"].count_params()
 
 
 def run_python(code, **environment):

@@ -3,8 +3,7 @@
 Needs tensorflow 2.15, transformers==4.34.1, torch and numpy<2. The weights, inputs and masks are those of ``post_ln`` and
 ``pre_ln``, which make.py made. ``tensorflow`` gets, for each, the answers: states, attentions, logits, losses, and the gradient
 of each weight by its name in TensorFlow. It also gets what ``save_pretrained`` writes for ``post_ln``: a ``tf_model.h5``, and
-safetensors with TensorFlow's names. XLA computes the gradients below the logits, since TensorFlow 2.15 has none of a grouped
-convolution on a CPU; it cannot compute the loss.
+safetensors with TensorFlow's names.
 """
 
 from pathlib import Path
@@ -42,33 +41,12 @@ def answers(model: TFHubertForCTC, waveforms: np.ndarray, mask: np.ndarray) -> d
             model.config.ctc_loss_reduction = reduction
             found[f"{kind}.loss.{reduction}"] = model(waveforms, attention_mask=attention_mask, labels=tf.constant(LABELS)).loss
 
-        logits = tf.Variable(output.logits)
-        counts = np.full(3, logits.shape[1]) if attention_mask is None else (mask.sum(-1) - 400) // 320 + 1
         with tf.GradientTape() as tape:
-            loss = tf.reduce_sum(ctc_losses(logits, counts, model.config.pad_token_id))
-        of_logits = tape.gradient(loss, logits)
-
-        @tf.function(jit_compile=True)
-        def gradients(attention_mask=attention_mask, of_logits=of_logits):
-            with tf.GradientTape() as tape:
-                logits = model(waveforms, attention_mask=attention_mask).logits
-            return tape.gradient(logits, model.trainable_weights, of_logits, unconnected_gradients="zero")
-
-        for weight, gradient in zip(model.trainable_weights, gradients()):
+            loss = model(waveforms, attention_mask=attention_mask, labels=tf.constant(LABELS)).loss
+        gradients = tape.gradient(loss, model.trainable_weights, unconnected_gradients="zero")
+        for weight, gradient in zip(model.trainable_weights, gradients):
             found[f"{kind}.gradient.{weight.name.partition('/')[2].partition(':')[0]}"] = gradient
     return {key: np.asarray(value) for key, value in found.items()}
-
-
-def ctc_losses(logits: tf.Variable, counts: np.ndarray, blank: int) -> tf.Tensor:
-    """Return the loss of each row, as the model computes it. The model itself raises in a graph, whatever the labels."""
-    return tf.nn.ctc_loss(
-        logits=logits,
-        labels=LABELS,
-        logit_length=counts.astype(np.int32),
-        label_length=(LABELS >= 0).sum(-1).astype(np.int32),
-        blank_index=blank,
-        logits_time_major=False,
-    )
 
 
 if __name__ == "__main__":

@@ -10,7 +10,16 @@ import tensorflow as tf
 from ...config import HubertConfig
 from .eager import EagerGraphs
 from .inputs import ARGUMENTS, gather_inputs
-from .layers import EncoderLayer, FeatureEncoder, FeatureProjection, PositionalConvEmbedding, add_attributes, dims, dtype_policy
+from .layers import (
+    EncoderLayer,
+    FeatureEncoder,
+    FeatureProjection,
+    LayerNorm,
+    PositionalConvEmbedding,
+    add_attributes,
+    dims,
+    dtype_policy,
+)
 from .masks import frame_counts, row_frame_counts, sample_spec_augment_mask
 from .outputs import TFBaseModelOutput
 
@@ -27,7 +36,7 @@ class Encoder(keras.layers.Layer):
         self.config = config
         self.normalize_before = config.do_stable_layer_norm
         self.pos_conv_embed = PositionalConvEmbedding(config, name="pos_conv_embed")
-        self.layer_norm = keras.layers.LayerNormalization(epsilon=config.layer_norm_eps, name="layer_norm")
+        self.layer_norm = LayerNorm(config.layer_norm_eps, name="layer_norm")
         self.dropout = keras.layers.Dropout(config.hidden_dropout)
         self.layer = [EncoderLayer(config, name=f"layers.{index}") for index in range(config.num_hidden_layers)]
         add_attributes(self, "layer", self.layer)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import keras
 import tensorflow as tf
 
 from ...config import HubertConfig
@@ -66,7 +65,7 @@ def _first_argument(first: Any, names: tuple[str, ...]) -> dict[str, Any]:
         if unknown := [str(name) for name in first if name not in names and name not in SWITCHES]:
             raise ValueError(f"inputs must be among {', '.join(names)}, but the dictionary has {', '.join(unknown)}")
         return dict(first)
-    if isinstance(first, (list, tuple)) and all(keras.ops.is_tensor(entry) or hasattr(entry, "shape") for entry in first):
+    if isinstance(first, (list, tuple)) and all(entry is None or hasattr(entry, "shape") for entry in first):
         if len(first) > len(names):
             raise ValueError(
                 f"a list of inputs has at most {len(names)} entries, {', '.join(names)}, but this has {len(first)}"

@@ -96,6 +96,25 @@ class Linear(keras.layers.Dense):
         return tf.reshape(rows, [*dims(x)[:-1], self.units])
 
 
+class LayerNorm(keras.layers.Layer):
+    """A norm over channels, `[..., C] -> [..., C]`. On a CPU it takes half the time of Keras's, whose passes are more."""
+
+    def __init__(self, eps: float, name: str):
+        super().__init__(name=name)
+        self.eps = eps
+
+    def build(self, input_shape: Any) -> None:
+        channels = input_shape[-1]
+        self.gamma = self.add_weight(name="gamma", shape=(channels,), initializer="ones", autocast=False)
+        self.beta = self.add_weight(name="beta", shape=(channels,), initializer="zeros", autocast=False)
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        centred = tf.cast(x, tf.float32)
+        centred -= tf.reduce_mean(centred, axis=-1, keepdims=True)
+        variance = tf.reduce_mean(tf.square(centred), axis=-1, keepdims=True)
+        return tf.cast(centred * tf.math.rsqrt(variance + self.eps) * self.gamma + self.beta, x.dtype)
+
+
 class GroupNorm(keras.layers.Layer):
     """A norm with one group for each channel, whose statistics are taken over time, `[B, T, C] -> [B, T, C]`."""
 
@@ -135,7 +154,7 @@ class ConvLayer(keras.layers.Layer):
         if norm == "group":
             self.layer_norm = GroupNorm(name="layer_norm")
         elif norm == "layer":
-            self.layer_norm = keras.layers.LayerNormalization(epsilon=CONV_NORM_EPS, name="layer_norm")
+            self.layer_norm = LayerNorm(CONV_NORM_EPS, name="layer_norm")
         self.activation = activation("feat_extract_activation", config.feat_extract_activation)
 
     def build(self, input_shape: Any = None) -> None:
@@ -177,7 +196,7 @@ class FeatureProjection(keras.layers.Layer):
         self.in_channels = config.conv_dim[-1]
         self.layer_norm: keras.layers.Layer | None = None
         if config.feat_proj_layer_norm:
-            self.layer_norm = keras.layers.LayerNormalization(epsilon=config.layer_norm_eps, name="layer_norm")
+            self.layer_norm = LayerNorm(config.layer_norm_eps, name="layer_norm")
         self.projection = Linear(config.hidden_size, config, name="projection")
         self.dropout = keras.layers.Dropout(config.feat_proj_dropout)
 
@@ -332,7 +351,7 @@ class AttentionAdapter(keras.layers.Layer):
         super().__init__(name=name)
         assert config.adapter_attn_dim is not None  # adapters exist only when it is set
         self.channels = config.hidden_size
-        self.norm = keras.layers.LayerNormalization(epsilon=1e-5, name="norm")
+        self.norm = LayerNorm(1e-5, name="norm")
         self.linear_1 = Linear(config.adapter_attn_dim, config, name="linear_1")
         self.linear_2 = Linear(config.hidden_size, config, name="linear_2")
 
@@ -354,9 +373,9 @@ class EncoderLayer(keras.layers.Layer):
         self.normalize_before = config.do_stable_layer_norm
         self.attention = Attention(config, name="attention")
         self.dropout = keras.layers.Dropout(config.hidden_dropout)
-        self.layer_norm = keras.layers.LayerNormalization(epsilon=config.layer_norm_eps, name="layer_norm")
+        self.layer_norm = LayerNorm(config.layer_norm_eps, name="layer_norm")
         self.feed_forward = FeedForward(config, name="feed_forward")
-        self.final_layer_norm = keras.layers.LayerNormalization(epsilon=config.layer_norm_eps, name="final_layer_norm")
+        self.final_layer_norm = LayerNorm(config.layer_norm_eps, name="final_layer_norm")
         self.adapter_layer: keras.layers.Layer | None = None
         if self.normalize_before and config.adapter_attn_dim is not None:
             self.adapter_layer = AttentionAdapter(config, name="adapter_layer")

@@ -92,6 +92,11 @@ class TFHubertForCTC(TFHubertPreTrainedModel):
             self.lm_head = Linear(self.config.vocab_size, self.config, name="lm_head")
         self.build(INPUT_SHAPE)
 
+    def build(self, input_shape: Any = None) -> None:
+        super().build(input_shape)
+        if not self.lm_head.built:
+            self.lm_head.build((None, None, self.config.hidden_size))
+
     def call(
         self,
         input_values: Any = None,

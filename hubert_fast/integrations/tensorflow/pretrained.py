@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -27,7 +28,7 @@ class TFHubertPreTrainedModel(keras.Model):
     """Base class of the TensorFlow models, with the methods that transformers' TensorFlow models have.
 
     An own head is a subclass. Its constructor creates `self.hubert = TFHubertMainLayer(self.config, name="hubert")`, then its
-    own layers, and calls `self.build((None, None))` last.
+    own layers. It may build their weights, or leave that to the first call, which `from_pretrained` makes with `dummy_inputs`.
     """
 
     config_class = HubertConfig
@@ -39,13 +40,15 @@ class TFHubertPreTrainedModel(keras.Model):
         self.config = as_hubert_config(config)
 
     def build(self, input_shape: Any = None) -> None:
-        """Create the weights. Every constructor calls this last."""
-        if self.hubert.built:
-            return
-        self.hubert.build()
-        for layer in self.layers:
-            if not layer.built and layer is not self.hubert:
-                layer.build((None, None, self.config.hidden_size))
+        """Create the weights of the encoder, and of the output layer of `TFHubertForCTC`."""
+        if not self.hubert.built:
+            self.hubert.build()
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        """Call the model. The first argument may be any mapping, as processors return; Keras itself takes dictionaries."""
+        if arguments and isinstance(arguments[0], Mapping):
+            arguments = (dict(arguments[0]), *arguments[1:])
+        return super().__call__(*arguments, **options)
 
     @property
     def framework(self) -> str:
@@ -59,8 +62,12 @@ class TFHubertPreTrainedModel(keras.Model):
 
     @property
     def dummy_inputs(self) -> dict[str, tf.Tensor]:
-        """Inputs for one call: two waveforms of 0.1 s."""
-        return {"input_values": tf.random.stateless_normal((2, 1600), seed=(0, 0))}
+        """Inputs for one call: two short waveforms."""
+        return {"input_values": tf.random.stateless_normal((2, 4 * self.config.receptive_field), seed=(0, 0))}
+
+    def num_parameters(self, only_trainable: bool = False) -> int:
+        """Return the number of parameters, or of those that are trained."""
+        return sum(math.prod(weight.shape) for weight in (self.trainable_weights if only_trainable else self.weights))
 
     def frame_counts(self, sample_counts: Any) -> tf.Tensor:
         """Return the frame count for each sample count, int32 of any shape; 0 below the receptive field (400 samples)."""
@@ -240,6 +247,8 @@ class TFHubertPreTrainedModel(keras.Model):
         config = as_hubert_config(config)
         overrides, keywords = sort_loading_options(cls.__init__, config, options)
         model = cls(config.with_overrides(overrides) if overrides else config, *model_args, **keywords)
+        if not all(layer.built for layer in model.layers):
+            model(model.dummy_inputs)
         info = load_weights(
             model, pretrained_model_name_or_path, hub_options, from_pt, use_safetensors, variant, ignore_mismatched_sizes
         )
