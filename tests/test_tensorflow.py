@@ -120,6 +120,17 @@ def test_labels_too_long_for_their_frames(zero_infinity, in_a_graph):
     assert actual[2] == expected[2] == (0 if zero_infinity else float("inf"))
 
 
+@pytest.mark.parametrize("labels", [torch.zeros(2, 0).long(), torch.full((2, 3), -100), torch.tensor([[-100], [4]])], ids=str)
+@pytest.mark.parametrize("in_a_graph", [False, True], ids=["eager", "graph"])
+def test_rows_without_labels(labels, in_a_graph):
+    model, counterpart = pair(PRE_LN, ctc_loss_reduction="none")
+    waveforms, mask = masked_batch((4000, 3000))
+    expected = model(waveforms, attention_mask=mask, labels=labels).loss.detach()
+    call = tf.function(counterpart) if in_a_graph else counterpart
+    actual = call(waveforms.numpy(), attention_mask=mask.numpy(), labels=labels.numpy().astype(np.int32)).loss
+    assert_close(as_torch(actual), expected, "other graph")
+
+
 def test_impossible_losses_give_no_gradient_when_they_count_as_zero():
     _, counterpart = pair(PRE_LN, ctc_zero_infinity=True)
     waveforms, mask = masked_batch((4000, 300))

@@ -180,6 +180,13 @@ def test_files_in_order_of_preference(reference, tmp_path):
     assert_same_weights(TFHubertForCTC.from_pretrained(tmp_path, use_safetensors=False), other)
 
 
+def test_a_file_that_would_be_read_in_place_of_the_written_one_is_named(reference, tmp_path, caplog):
+    reference.save_pretrained(tmp_path)
+    assert not caplog.text
+    reference.save_pretrained(tmp_path, safe_serialization=False)
+    assert "has model.safetensors, which from_pretrained reads in place of tf_model.h5: delete it" in caplog.text
+
+
 def test_safetensors_are_split_and_read_again(reference, tmp_path):
     reference.save_pretrained(tmp_path, max_shard_size="30KB")
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 1

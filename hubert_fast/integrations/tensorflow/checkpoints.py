@@ -19,6 +19,7 @@ from ...checkpoints import (
     write_weights,
 )
 from ...config import HubertConfig
+from ...hub import listed
 from ...other_formats import WEIGHT_FILES
 from ...weight_files import read_weights
 from ...weight_names import current_spelling, fit_prefix, without_wrappers
@@ -97,6 +98,13 @@ def write_checkpoint(model: Any, folder: Path, safe_serialization: bool, max_sha
     write_config(model.config, type(model).__name__.removeprefix("TF"), model.variable_dtype, folder)
     if not safe_serialization:
         write_h5(model, folder / H5_WEIGHTS)
+        if others := sorted(path.name for path in folder.glob("model*.safetensors")):
+            logger.warning(
+                "%s has %s, which from_pretrained reads in place of %s: delete it, or pass use_safetensors=False",
+                folder,
+                listed(others, 1),
+                H5_WEIGHTS,
+            )
         return
     state = {key: torch.from_numpy(array) for key, array in state_dict(model).items()}
     state = {key: tensor for key, tensor in state.items() if not _may_be_absent(key, model.config)}

@@ -53,7 +53,11 @@ def _checked(labels: tf.Tensor, vocab_size: int) -> tf.Tensor:
 
 
 def _left_aligned(labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return labels without the negative ones among them, padded with zeros on the right, and the number of each row."""
+    """Return labels without the negative ones among them, padded with zeros on the right, and the number of each row.
+
+    There is at least one zero, since `tf.nn.ctc_loss` is wrong for labels of no columns.
+    """
     is_label = labels >= 0
     order = tf.argsort(tf.cast(~is_label, tf.int32), axis=-1, stable=True)
-    return tf.gather(tf.maximum(labels, 0), order, batch_dims=1), tf.reduce_sum(tf.cast(is_label, tf.int32), axis=-1)
+    aligned = tf.gather(tf.maximum(labels, 0), order, batch_dims=1)
+    return tf.pad(aligned, [[0, 0], [0, 1]]), tf.reduce_sum(tf.cast(is_label, tf.int32), axis=-1)
