@@ -108,7 +108,7 @@ OTHER_FILES = {
     "zip": (zipped(notes__txt=b"a", more__txt=b"b"), "this is a zip archive of 2 files, such as 'notes.txt', not weights"),
     "npz": (zipped(weight__npy=b"a"), "this is NumPy arrays (.npz), not weights"),
     "TorchScript": (zipped(**{"x/constants.pkl": b"a", "x/data.pkl": b"a"}), "this is a TorchScript program, not weights"),
-    "HDF5": (b"\x89HDF\r\n\x1a\n" + bytes(99), "this is an HDF5 file, not weights: if it holds TensorFlow or Keras weights,"),
+    "HDF5": (b"\x89HDF\r\n\x1a\n" + bytes(99), "this is an HDF5 file, not weights: if it holds TensorFlow weights, load them"),
     "ONNX": (b"\x08\x07\x12\x07pytorch\x1a\x052.1.0", "this is an ONNX model, not weights"),
     "GGUF": (b"GGUF\x03\0\0\0" + bytes(99), "this is a GGUF file, not weights"),
     "NumPy": (b"\x93NUMPY\x01\0" + bytes(99), "this is a NumPy array, not weights: write a dictionary of tensors"),
