@@ -4,6 +4,7 @@ It reads one JSON object per line and answers each with another: `{"mode": ..., 
 call. With `outputs` it also writes the logits to that file. Modes are `eager`, `graph` (tf.function) and `xla` (jit_compile).
 """
 
+import argparse
 import json
 import os
 import sys
@@ -33,11 +34,15 @@ def load(provider: str, folder: str):
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("provider", choices=["ours", "transformers"])
+    parser.add_argument("folder", help="checkpoint")
+    options = parser.parse_args()
     import numpy as np
 
     answers = os.fdopen(os.dup(1), "w")  # TensorFlow prints to standard output, too
     os.dup2(2, 1)
-    model, versions = load(*sys.argv[1:])
+    model, versions = load(options.provider, options.folder)
     import tensorflow as tf
 
     def call(waveforms, mask):
