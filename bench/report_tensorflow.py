@@ -17,11 +17,7 @@ def tensorflow(results: Path) -> str:
     lines = []
     for ours in (row for row in rows if row["provider"] == "ours"):
         case = [ours[name] for name in CASE]
-        theirs = next(
-            row
-            for row in rows
-            if row["provider"] == "transformers" and [row[name] for name in ("model", "work", "mode")] == case
-        )
+        theirs = next(row for row in rows if row["provider"] == "transformers" and [row[name] for name in CASE] == case)
         ratio = float(theirs["p50"]) / float(ours["p50"])
         lines.append([case[0], case[1], NAMES[case[2]], shown(theirs["rtfx"]), shown(ours["rtfx"]), f"{ratio:.2f}x"])
     first = rows[0]

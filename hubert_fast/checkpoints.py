@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Model = TypeVar("Model", bound="HubertPreTrainedModel")
+Array = TypeVar("Array", Tensor, np.ndarray)
 
 
 def read_state_dict(
@@ -138,9 +140,14 @@ class Source(NamedTuple):
             raise ValueError(
                 "from_pretrained needs pretrained_model_name_or_path, a folder or a repository, or both config= and state_dict="
             )
-        kept = [name for name in WEIGHT_FILES if use_safetensors is None or ("safetensors" in name) == use_safetensors]
-        names = [with_variant(name, variant) for name in kept]
+        names = chosen_files(WEIGHT_FILES, use_safetensors, variant)
         return cls(name_or_path, lambda: read_state_dict(name_or_path, names, **(hub_options or {})))
+
+
+def chosen_files(file_names: Iterable[str], use_safetensors: bool | None, variant: str | None) -> list[str]:
+    """Return the names of weight files that these options of `from_pretrained` leave, those of the variant."""
+    kept = (name for name in file_names if use_safetensors is None or ("safetensors" in name) == use_safetensors)
+    return [with_variant(name, variant) for name in kept]
 
 
 def with_variant(file_name: str, variant: str | None) -> str:
@@ -152,34 +159,61 @@ def with_variant(file_name: str, variant: str | None) -> str:
 def load(
     construct: Callable[[], Model], source: Source, dtype: str | torch.dtype | None, ignore_mismatched_sizes: bool = False
 ) -> tuple[Model, LoadingInfo]:
-    """Load a model on the CPU for `from_pretrained`, and return it with a `LoadingInfo`.
-
-    Log a warning if a prefix that a wrapper added to the names of the weights was removed.
-    """
+    """Load a model on the CPU for `from_pretrained`, and return it with a `LoadingInfo`."""
     state = source.read()
     order = draw_order()
     with loading(order):
         model = construct()
-    state, prefix = without_wrappers(state, model.base_model_prefix + ".")
-    if prefix is not None:
-        logger.warning("%s: removed %r, which a wrapper added to the names of the weights", source.name, prefix)
-    state, info = _match(state, model)
-    if not ignore_mismatched_sizes:
-        refuse_mismatched(source.name, info)
+    expected = {key: tensor.shape for key, tensor in model.state_dict().items()}
+    state, info = match(source.name, state, expected, model.base_model_prefix + ".", ignore_mismatched_sizes)
     model.load_state_dict(state, strict=False, assign=True)
     initialize_missing(model, set(state), order)
     return model.to(_as_dtype(dtype, state)).eval(), info
 
 
-def refuse_mismatched(name_or_path: str | Path, info: LoadingInfo) -> None:
-    """Raise `ValueError` if weights of a checkpoint have other shapes than the model's."""
-    if info.mismatched_keys:
-        key, shape, expected = info.mismatched_keys[0]
+def match(
+    name_or_path: str | Path,
+    state: dict[str, Array],
+    expected: Mapping[str, tuple[int, ...]],
+    base_prefix: str,
+    ignore_mismatched_sizes: bool,
+) -> tuple[dict[str, Array], LoadingInfo]:
+    """Return the weights of a checkpoint that fit a model, by the model's names, and the differences between the two.
+
+    Log a warning if a prefix that a wrapper added to the names of the weights was removed.
+
+    Args:
+        name_or_path: The checkpoint, for messages.
+        state: Its weights.
+        expected: The shapes of the model's weights.
+        base_prefix: The prefix of the encoder in a model with a head, such as `"hubert."`.
+        ignore_mismatched_sizes: Whether to leave out weights of other shapes.
+
+    Raises:
+        ValueError: Shapes differ, and `ignore_mismatched_sizes` is not set.
+    """
+    state, removed = without_wrappers(state, base_prefix)
+    if removed is not None:
+        logger.warning("%s: removed %r, which a wrapper added to the names of the weights", name_or_path, removed)
+    state = fit_prefix(state, expected, base_prefix)
+    info = LoadingInfo(missing_keys=sorted(set(expected) - set(state)), unexpected_keys=sorted(set(state) - set(expected)))
+    fitting = {}
+    for key, shape in expected.items():
+        if key not in state:
+            continue
+        if state[key].shape == shape:
+            fitting[key] = state[key]
+        else:
+            info.mismatched_keys.append((key, tuple(state[key].shape), tuple(shape)))
+    info.mismatched_keys.sort()
+    if info.mismatched_keys and not ignore_mismatched_sizes:
+        key, found, wanted = info.mismatched_keys[0]
         raise ValueError(
-            f"{name_or_path}: {key} has shape {list(shape)}, but the configuration expects {list(expected)} "
+            f"{name_or_path}: {key} has shape {list(found)}, but the configuration expects {list(wanted)} "
             f"(shapes that differ: {len(info.mismatched_keys)}): config.json belongs to another model or has wrong sizes; "
             f"from_pretrained(..., ignore_mismatched_sizes=True) initialises these weights instead"
         )
+    return fitting, info
 
 
 def write_checkpoint(
@@ -239,23 +273,6 @@ def _size_bytes(size: str | int) -> int:
     if match is None:
         raise ValueError(f"max_shard_size must be a number of bytes or text such as '5GB', but is {size!r}")
     return int(match[1]) * 1000 ** ("KMGT".index(match[2]) + 1)
-
-
-def _match(state: dict[str, Tensor], model: HubertPreTrainedModel) -> tuple[dict[str, Tensor], LoadingInfo]:
-    """Return the weights in `state` that fit `model`, and the differences between `state` and the weights of `model`."""
-    expected = model.state_dict()
-    state = fit_prefix(state, expected, model.base_model_prefix + ".")
-    info = LoadingInfo(missing_keys=sorted(set(expected) - set(state)), unexpected_keys=sorted(set(state) - set(expected)))
-    fitting = {}
-    for key in expected:
-        if key not in state:
-            continue
-        if state[key].shape == expected[key].shape:
-            fitting[key] = state[key]
-        else:
-            info.mismatched_keys.append((key, tuple(state[key].shape), tuple(expected[key].shape)))
-    info.mismatched_keys.sort()
-    return fitting, info
 
 
 def warn_of_differences(name_or_path: str | Path, model: str, info: LoadingInfo) -> None:

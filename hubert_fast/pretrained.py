@@ -194,7 +194,4 @@ class HubertPreTrainedModel(ModelMethods):
         if not is_main_process:
             return
         folder = Path(save_directory)
-        if folder.is_file():
-            raise NotADirectoryError(f"save_pretrained needs a folder, but {folder} is a file")
-        folder.mkdir(parents=True, exist_ok=True)
         write_checkpoint(self, self.state_dict() if state_dict is None else state_dict, folder, max_shard_size, variant)

@@ -53,6 +53,6 @@ def assert_equal_gradients(model, gradients, expected: dict, tolerance="gradient
             assert gradient is None, f"{name} has a gradient only in TensorFlow"
         elif not name.endswith(WITHOUT_GRADIENT):
             layout = LAYOUTS[name.rpartition("/")[2]]
-            assert_close(as_torch(layout.to_pytorch(np.asarray(gradient))), reference, tolerance, name)
+            assert_close(as_torch(layout.turned(np.asarray(gradient))), reference, tolerance, name)
             compared += 1
     assert compared > 10

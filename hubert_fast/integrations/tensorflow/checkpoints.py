@@ -9,20 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...checkpoints import (
-    LoadingInfo,
-    refuse_mismatched,
-    warn_of_differences,
-    weight_files,
-    with_variant,
-    write_config,
-    write_weights,
-)
+from ...checkpoints import LoadingInfo, chosen_files, match, warn_of_differences, weight_files, write_config, write_weights
 from ...config import HubertConfig
 from ...hub import listed
 from ...other_formats import WEIGHT_FILES
 from ...weight_files import read_weights
-from ...weight_names import current_spelling, fit_prefix, without_wrappers
+from ...weight_names import current_spelling
 from .weights import H5_WEIGHTS, as_pytorch, assign, pytorch_shapes, read_h5, state_dict, write_h5
 
 logger = logging.getLogger(__name__)
@@ -46,27 +38,14 @@ def load_weights(
         CheckpointError: A file is missing or unreadable.
         ValueError: Shapes differ, and `ignore_mismatched_sizes` is not set.
     """
-    names = [name for name in _file_names(from_pt) if use_safetensors is None or ("safetensors" in name) == use_safetensors]
     state: dict[str, np.ndarray] = {}
-    for file in weight_files(name_or_path, hub_options, [with_variant(name, variant) for name in names]):
+    for file in weight_files(name_or_path, hub_options, chosen_files(_file_names(from_pt), use_safetensors, variant)):
         state |= read_h5(file) if file.suffix == ".h5" else _read_torch(file)
+    state = {key: array for key, array in state.items() if not key.endswith(BATCH_COUNT)}
     prefix = model.base_model_prefix + "."
-    state, removed = without_wrappers(state, prefix)
-    if removed is not None:
-        logger.warning("%s: removed %r, which a wrapper added to the names of the weights", name_or_path, removed)
-    expected = pytorch_shapes(model)
-    state = fit_prefix({key: array for key, array in state.items() if not key.endswith(BATCH_COUNT)}, expected, prefix)
-    info = LoadingInfo(
-        missing_keys=sorted(key for key in set(expected) - set(state) if not _may_be_absent(key, model.config)),
-        unexpected_keys=sorted(set(state) - set(expected)),
-        mismatched_keys=sorted(
-            (key, state[key].shape, shape) for key, shape in expected.items() if key in state and state[key].shape != shape
-        ),
-    )
-    if not ignore_mismatched_sizes:
-        refuse_mismatched(name_or_path, info)
-    mismatched = {key for key, _, _ in info.mismatched_keys}
-    assign(model, {key: array for key, array in state.items() if key in expected and key not in mismatched})
+    fitting, info = match(name_or_path, state, pytorch_shapes(model), prefix, ignore_mismatched_sizes)
+    info.missing_keys = [key for key in info.missing_keys if not _may_be_absent(key, model.config)]
+    assign(model, fitting)
     warn_of_differences(name_or_path, type(model).__name__, info)
     return info
 

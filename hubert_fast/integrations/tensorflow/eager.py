@@ -1,4 +1,4 @@
-"""Run eager calls of a layer as graphs, which several times fewer calls of Python and shared memory make faster."""
+"""Run eager calls of a layer as graphs, which call Python once and reuse the memory of intermediate results."""
 
 from __future__ import annotations
 

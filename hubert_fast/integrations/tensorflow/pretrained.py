@@ -181,7 +181,7 @@ class TFHubertPreTrainedModel(keras.Model):
 
     def _get_save_spec(self, dynamic_batch: bool = True) -> tf.TensorSpec:
         """Return the input that `tf.lite.TFLiteConverter.from_keras_model` converts the model for: waveforms of any size."""
-        return tf.TensorSpec((None, None), tf.float32, name="input_values")
+        return tf.TensorSpec(INPUT_SHAPE, tf.float32, name="input_values")
 
     # Checkpoints
 
@@ -291,12 +291,9 @@ class TFHubertPreTrainedModel(keras.Model):
         """
         check_saving_options(options | {"push_to_hub": push_to_hub or create_pr, "token": token})
         folder = Path(save_directory)
-        if folder.is_file():
-            raise NotADirectoryError(f"save_pretrained needs a folder, but {folder} is a file")
-        folder.mkdir(parents=True, exist_ok=True)
+        write_checkpoint(self, folder, safe_serialization, max_shard_size)
         if saved_model:
             tf.saved_model.save(self, str(folder / "saved_model" / str(version)), signatures=signatures or self.serving)
-        write_checkpoint(self, folder, safe_serialization, max_shard_size)
 
 
 def _main_output(y_pred: Any) -> Any:

@@ -7,7 +7,7 @@ those of `transformers.modeling_tf_utils` 4.34.1.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,33 +22,30 @@ MAX_ATTRIBUTE_BYTES = 60_000  # HDF5 limits an attribute to 64 KiB: longer lists
 
 
 class Layout(NamedTuple):
-    """The name that the last part of a TensorFlow weight's name has in PyTorch, and the change of its axes.
+    """The layout of a weight in PyTorch, compared with TensorFlow.
 
     Attributes:
-        name: The last part of PyTorch's name.
-        to_pytorch: Returns the array in PyTorch's layout.
-        to_tensorflow: Undoes that.
+        name: The last part of its name in PyTorch.
+        is_reversed: Whether its axes are in reverse order: `[K, C_in, C_out]` here is `[C_out, C_in, K]` there.
     """
 
     name: str
-    to_pytorch: Callable[[np.ndarray], np.ndarray] = lambda array: array
-    to_tensorflow: Callable[[np.ndarray], np.ndarray] = lambda array: array
+    is_reversed: bool = False
 
-
-def _reversed(array: np.ndarray) -> np.ndarray:
-    """Reverse the axes, which undoes itself: `[K, C_in, C_out]` becomes `[C_out, C_in, K]`, and a matrix is transposed."""
-    return array.transpose()
+    def turned(self, array: np.ndarray) -> np.ndarray:
+        """Return a weight of one library in the layout of the other."""
+        return array.transpose() if self.is_reversed else array
 
 
 LAYOUTS = {
-    "kernel": Layout("weight", _reversed, _reversed),
+    "kernel": Layout("weight", True),
     "bias": Layout("bias"),
     "gamma": Layout("weight"),
     "beta": Layout("bias"),
     "moving_mean": Layout("running_mean"),
     "moving_variance": Layout("running_var"),
     "weight_v": Layout("parametrizations.weight.original1"),
-    "weight_g": Layout("parametrizations.weight.original0", _reversed, _reversed),  # [K, 1, 1] and [1, 1, K]
+    "weight_g": Layout("parametrizations.weight.original0", True),  # [K, 1, 1] and [1, 1, K]
     "masked_spec_embed": Layout("masked_spec_embed"),
 }
 
@@ -60,8 +57,7 @@ def named_weights(model: keras.Model) -> dict[str, keras.Variable]:
 
 def pytorch_name(name: str) -> str:
     """Return PyTorch's name of a weight with this TensorFlow name."""
-    *parents, last = name.split("/")
-    return ".".join([*parents, LAYOUTS[last].name if last in LAYOUTS else last])
+    return ".".join([*name.split("/")[:-1], _layout(name).name])
 
 
 def _layout(name: str) -> Layout:
@@ -72,7 +68,7 @@ def _layout(name: str) -> Layout:
 def state_dict(model: keras.Model) -> dict[str, np.ndarray]:
     """Return copies of the weights with PyTorch's names and layouts."""
     return {
-        pytorch_name(name): np.ascontiguousarray(_layout(name).to_pytorch(keras.ops.convert_to_numpy(variable)))
+        pytorch_name(name): np.ascontiguousarray(_layout(name).turned(keras.ops.convert_to_numpy(variable)))
         for name, variable in named_weights(model).items()
     }
 
@@ -80,7 +76,7 @@ def state_dict(model: keras.Model) -> dict[str, np.ndarray]:
 def pytorch_shapes(model: keras.Model) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the weights with PyTorch's names and layouts."""
     return {
-        pytorch_name(name): _layout(name).to_pytorch(np.empty(variable.shape, np.bool_)).shape
+        pytorch_name(name): _layout(name).turned(np.empty(variable.shape, np.bool_)).shape
         for name, variable in named_weights(model).items()
     }
 
@@ -89,7 +85,7 @@ def assign(model: keras.Model, state: dict[str, np.ndarray]) -> None:
     """Set the weights of a model from arrays with PyTorch's names and layouts. Weights that `state` lacks keep their values."""
     for name, variable in named_weights(model).items():
         if (array := state.get(pytorch_name(name))) is not None:
-            variable.assign(_layout(name).to_tensorflow(array))
+            variable.assign(_layout(name).turned(array))
 
 
 def as_pytorch(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -97,7 +93,7 @@ def as_pytorch(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     state = {}
     for path, array in weights.items():
         name = _below_the_model(path)
-        state[pytorch_name(name)] = _layout(name).to_pytorch(array)
+        state[pytorch_name(name)] = _layout(name).turned(array)
     return state
 
 
