@@ -6,7 +6,7 @@ Axes: B batch, S samples, T frames, C channels, H heads, D head dim.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.checkpoint import checkpoint
 
 from .config import HubertConfig
+from .hidden_states import StateSelection, select_layers
 from .initialization import draw_order
 from .outputs import BaseModelOutput
 
@@ -335,6 +336,27 @@ class Encoder(nn.Module):
             EncoderLayer(config) for _ in range(config.num_hidden_layers)
         )
 
+    def select(
+        self, output_hidden_states: bool | None, layers: Iterable[int] | None = None, final_norm: bool | None = None
+    ) -> StateSelection:
+        """Return which hidden states a call with these arguments returns; see `HubertModel.forward`.
+
+        Raises:
+            TypeError: `layers` are not whole numbers.
+            ValueError: There is no such layer, or the arguments contradict each other or the architecture.
+        """
+        num_layers = len(self.layers)
+        normed_last = self.final_norm_in_hidden_states if self.normalize_before else None
+        if layers is not None:
+            if output_hidden_states:
+                raise ValueError("output_hidden_states returns the states of all layers: pass either that or layers, not both")
+            return select_layers(layers, final_norm, num_layers, normed_last)
+        if final_norm is not None:
+            raise ValueError(f"final_norm applies to the states of layers, but it is {final_norm} and layers is None")
+        wants_all = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        states = tuple(range(num_layers + 1)) if wants_all else ()
+        return StateSelection(states, num_layers, True, (num_layers,) if states and normed_last else ())
+
     def forward(
         self,
         hidden_states: Tensor,
@@ -342,8 +364,19 @@ class Encoder(nn.Module):
         output_attentions: bool = False,
         output_hidden_states: bool = False,
         return_dict: bool = True,
+        selection: StateSelection | None = None,
     ) -> BaseModelOutput | tuple:
-        """Encode frames. `attention_mask` is bool `[B, T]`, False for padding; padded frames are set to zero first."""
+        """Encode frames.
+
+        Args:
+            hidden_states: Projected frames, `[B, T, C]`.
+            attention_mask: bool `[B, T]`, False for padding. Padded frames are set to zero first.
+            output_attentions: Whether to return the attention probabilities of each layer.
+            output_hidden_states: Whether to return the input of the first layer and the output of each.
+            return_dict: Whether to return an output object instead of a tuple.
+            selection: The hidden states to return, instead of those that `output_hidden_states` describes.
+        """
+        selection = self.select(output_hidden_states) if selection is None else selection
         x, key_mask = hidden_states, None
         if attention_mask is not None:
             frame_mask = attention_mask.bool()
@@ -355,22 +388,23 @@ class Encoder(nn.Module):
             x = self.layer_norm(x)
         x = self.dropout(x)
 
-        states = [x]
+        states = {0: x}
         attentions = []
-        for layer in self.layers:
+        for number, layer in enumerate([*self.layers][: selection.depth], 1):
             probabilities = None
             draws = self.training and (self.config.layerdrop > 0 or self._always_draws)
             if not (draws and torch.rand(()) < self.config.layerdrop):
                 x, probabilities = layer(x, key_mask, output_attentions)
-            states.append(x)
             attentions.append(probabilities)
-        if self.normalize_before:
+            if number in selection.states:
+                states[number] = x
+        if self.normalize_before and selection.with_last:
             x = self.layer_norm(x)
-            if self.final_norm_in_hidden_states:
-                states[-1] = x
+        for number in selection.normed:
+            states[number] = x if number == len(self.layers) and selection.with_last else self.layer_norm(states[number])
         output = BaseModelOutput(
-            last_hidden_state=x,
-            hidden_states=tuple(states) if output_hidden_states else None,
+            last_hidden_state=x if selection.with_last else None,
+            hidden_states=tuple(states[number] for number in selection.states) or None,
             attentions=tuple(attentions) if output_attentions else None,
         )
         return output if return_dict else output.to_tuple()

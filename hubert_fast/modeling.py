@@ -16,6 +16,7 @@ Source: Hsu et al. 2021, "HuBERT: Self-Supervised Speech Representation Learning
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 
 from .config import HubertConfig
 from .ctc.padding import blank_padding
+from .hidden_states import StateSelection
 from .initialization import draw_order, encoder_construction
 from .input_checks import (
     check_class_labels,
@@ -91,6 +93,8 @@ class HubertModel(HubertPreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        layers: Sequence[int] | None = None,
+        final_norm: bool | None = None,
         **unknown: Any,
     ) -> BaseModelOutput | tuple:
         """Encode waveforms.
@@ -108,29 +112,42 @@ class HubertModel(HubertPreTrainedModel):
             output_hidden_states: Whether to return the input of the first layer and the output of each, `[B, T, C]`.
             return_dict: Whether to return an output object instead of a tuple. This and the two arguments above are `None` for
                 the configuration's setting.
+            layers: Return only the hidden states after these layers, in this order, and compute no layer above the highest of
+                them: `[6, 9]` returns what `hidden_states[6]` and `hidden_states[9]` would be. 0 is the input of the first
+                layer, -1 the last layer. There is then no `last_hidden_state`.
+            final_norm: With `layers`, whether states are returned after the final norm of a pre-LN model. `None` does as
+                transformers 4.34.1 does: only the state of the last layer is.
 
         Raises:
-            ValueError: A shape or dtype is wrong, or the waveforms are too short for a single frame.
-            TypeError: An argument is unknown.
+            ValueError: A shape or dtype is wrong, the waveforms are too short for a single frame, or there is no such layer.
+            TypeError: An argument is unknown, or `layers` are not whole numbers.
         """
         if unknown:
             refuse_keywords(self, unknown)
         check_inputs(self, input_values, attention_mask)
         config = self.config
         output_attentions = config.output_attentions if output_attentions is None else output_attentions
-        output_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        selection = self.encoder.select(output_hidden_states, layers, final_norm)
         if self.why_not_packed(input_values, mask_time_indices, output_attentions) is None:
-            last, states = run_padded(self, input_values, attention_mask, output_hidden_states)
+            last, states = run_padded(self, input_values, attention_mask, selection)
             return returned(BaseModelOutput(last_hidden_state=last, hidden_states=states), self, return_dict)
         features = self.feature_extractor(input_values).transpose(1, 2)
         frame_mask = None if attention_mask is None else self.frame_mask(attention_mask, features.shape[1])
         x = self.feature_projection(features)
         if config.apply_spec_augment and (self.training or mask_time_indices is not None):
             x = spec_augment(self, x, mask_time_indices)
-        output = self.encoder(x, frame_mask, output_attentions, output_hidden_states)
+        # an encoder of another class may take the arguments of transformers alone
+        chosen = {"output_hidden_states": bool(selection.states)} if layers is None else {"selection": selection}
+        output = self.encoder(x, frame_mask, output_attentions, **chosen)
         return returned(output, self, return_dict)
 
-    def forward_packed(self, audio: PackedAudio, output_hidden_states: bool | None = None) -> PackedModelOutput:
+    def forward_packed(
+        self,
+        audio: PackedAudio,
+        output_hidden_states: bool | None = None,
+        layers: Sequence[int] | None = None,
+        final_norm: bool | None = None,
+    ) -> PackedModelOutput:
         """Encode utterances of any lengths without padding. Each utterance gets the result it would get alone.
 
         Where the packed graph cannot be used (see `explain_path`), the definition encodes the utterances one by one.
@@ -140,38 +157,46 @@ class HubertModel(HubertPreTrainedModel):
                 utterance shorter than the receptive field (400 samples) has no frames.
             output_hidden_states: Whether to return the input of the first layer and the output of each, `[N, C]`; `None` for
                 the configuration's setting.
+            layers: Return only the hidden states after these layers, `[N, C]`, and compute no layer above the highest of them:
+                see `forward`.
+            final_norm: See `forward`.
 
         Returns:
-            The last hidden state `[N, C]`, and `cu_seqlens`, int32 `[B + 1]`, the boundaries between utterances.
+            The last hidden state `[N, C]`, and `cu_seqlens`, int32 `[B + 1]`, the boundaries between utterances. With `layers`,
+            `hidden_states` takes the place of the last hidden state.
 
         Raises:
-            TypeError: `audio` is not a `PackedAudio`.
-            ValueError: The `hop_samples` of `audio` differ from the model's hop.
+            TypeError: `audio` is not a `PackedAudio`, or `layers` are not whole numbers.
+            ValueError: The `hop_samples` of `audio` differ from the model's hop, or there is no such layer.
         """
         check_packed(audio, self.config)
-        if output_hidden_states is None:
-            output_hidden_states = self.config.output_hidden_states
+        selection = self.encoder.select(output_hidden_states, layers, final_norm)
         audio = audio.to(self.device, non_blocking=True)
         grid = Grid.of(audio.lengths, self.config)
         if self.why_not_packed(audio.samples, whole_call=False) is None:
-            last, states = run_packed(self, audio, grid, output_hidden_states)
+            last, states = run_packed(self, audio, grid, selection)
         else:
-            last, states = self._encode_one_by_one(audio, output_hidden_states)
-        output = PackedModelOutput(last_hidden_state=last, hidden_states=states, cu_seqlens=grid.cu_seqlens(last.device))
+            options = {"output_hidden_states": output_hidden_states, "layers": layers, "final_norm": final_norm}
+            last, states = self._encode_one_by_one(audio, selection, options)
+        output = PackedModelOutput(last_hidden_state=last, hidden_states=states, cu_seqlens=grid.cu_seqlens(self.device))
         return keep_counts(output, grid.counts)
 
-    def _encode_one_by_one(self, audio: PackedAudio, output_hidden_states: bool) -> tuple[Tensor, tuple[Tensor, ...] | None]:
-        empty = torch.empty(0, self.config.hidden_size, dtype=self.dtype, device=self.device)
-        last_states, states = [empty], [(empty,) * (self.config.num_hidden_layers + 1)]
-        for waveform in audio.waveforms():
-            if len(waveform) >= self.config.receptive_field:
-                output = self(waveform[None].to(self.dtype), output_hidden_states=output_hidden_states, return_dict=True)
-                last_states.append(output["last_hidden_state"][0])
-                states.append(tuple(state[0] for state in output.get("hidden_states", ())))
-        # the empty tensors serve only a batch without frames: elsewhere they must not affect the dtype
-        first = 1 if len(last_states) > 1 else 0
-        last = torch.cat(last_states[first:])
-        return last, tuple(torch.cat(parts) for parts in zip(*states[first:])) if output_hidden_states else None
+    def _encode_one_by_one(
+        self, audio: PackedAudio, selection: StateSelection, options: dict[str, Any]
+    ) -> tuple[Tensor | None, tuple[Tensor, ...] | None]:
+        options = {name: value for name, value in options.items() if value is not None}  # a subclass may not know them all
+        outputs = [
+            self(waveform[None].to(self.dtype), return_dict=True, **options)
+            for waveform in audio.waveforms()
+            if len(waveform) >= self.config.receptive_field
+        ]
+
+        def joined(parts: list[Tensor]) -> Tensor:
+            return torch.cat(parts) if parts else torch.empty(0, self.config.hidden_size, dtype=self.dtype, device=self.device)
+
+        last = joined([output["last_hidden_state"][0] for output in outputs]) if selection.with_last else None
+        indices = range(len(selection.states))
+        return last, tuple(joined([output["hidden_states"][index][0] for output in outputs]) for index in indices) or None
 
     def why_not_packed(
         self,

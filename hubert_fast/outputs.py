@@ -116,8 +116,9 @@ class BaseModelOutput(ModelOutput):
     """The output of `HubertModel`.
 
     Attributes:
-        last_hidden_state: `[B, T, C]`.
-        hidden_states: `num_hidden_layers + 1` tensors `[B, T, C]`: the input of the first layer, then the output of each layer.
+        last_hidden_state: `[B, T, C]`; absent if the call named layers.
+        hidden_states: `num_hidden_layers + 1` tensors `[B, T, C]`: the input of the first layer, then the output of each layer;
+            or those of the layers that the call named.
         attentions: `num_hidden_layers` tensors `[B, H, T, T]`: the attention weights, after the softmax, of each layer; `None`
             in place of a layer that LayerDrop skipped.
     """
@@ -175,8 +176,9 @@ class PackedModelOutput(ModelOutput):
     """The output of `HubertModel.forward_packed`: the N frames of all utterances, one after the other, without padding.
 
     Attributes:
-        last_hidden_state: `[N, C]`.
-        hidden_states: `num_hidden_layers + 1` tensors `[N, C]`: the input of the first layer, then the output of each layer.
+        last_hidden_state: `[N, C]`; absent if the call named layers.
+        hidden_states: `num_hidden_layers + 1` tensors `[N, C]`: the input of the first layer, then the output of each layer; or
+            those of the layers that the call named.
         cu_seqlens: int32 `[B + 1]`. The frames of utterance i are `cu_seqlens[i]` to `cu_seqlens[i + 1]`, exclusive.
     """
 
@@ -191,12 +193,12 @@ class PackedModelOutput(ModelOutput):
         contents of any other tensor are read back.
 
         Args:
-            name: The field; by default the first. For `hidden_states` each utterance gets a tuple of views.
+            name: The field; by default the first one present. For `hidden_states` each utterance gets a tuple of views.
 
         Raises:
             KeyError: This output has no such field, or the field is `cu_seqlens`.
         """
-        name = self.fields[0] if name is None else name
+        name = next(iter(self)) if name is None else name
         if name == "cu_seqlens":
             raise KeyError("cu_seqlens cannot be unpacked: it holds the boundaries between utterances")
         value = self[name]

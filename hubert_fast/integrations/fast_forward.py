@@ -244,7 +244,7 @@ class FastForward:
 
         waveforms, mask = arguments["input_values"], arguments.get("attention_mask")
         check_inputs(graph, waveforms, mask)
-        last, states = run_padded(graph, waveforms, mask, arguments["output_hidden_states"])
+        last, states = run_padded(graph, waveforms, mask, graph.encoder.select(arguments["output_hidden_states"]))
         samples = None if mask is None else mask.sum(-1, dtype=torch.long)  # not the mask, which would stay in memory
         self._last_call.local.count = lambda: None if samples is None else graph.frame_counts(samples)
         output = BaseModelOutput(last_hidden_state=last, hidden_states=states)

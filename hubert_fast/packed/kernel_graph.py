@@ -20,6 +20,7 @@ from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.parametrize import is_parametrized
 
 from ..devices import joined, views_of
+from ..hidden_states import StateSelection
 from ..kernels.checks import tf32_allowed
 from ..layers import EncoderLayer, PositionalConvEmbedding
 from ..ops.window_statistics import window_moments
@@ -40,7 +41,7 @@ def encode_on_kernels(
     waveform: Tensor,
     grid: Grid,
     statistics_spans: SampleSpans,
-    output_hidden_states: bool,
+    selection: StateSelection,
 ) -> States:
     """Run the encoder over a packed batch in `dtype` and return hidden states `[N, C]`.
 
@@ -48,17 +49,17 @@ def encode_on_kernels(
         dtype: The dtype of matrix products.
         waveform: The packed samples, `[S]`, laid out by `grid`.
         statistics_spans: The samples for the statistics of a GroupNorm; not read if there is none.
-        output_hidden_states: Also return the input of the first layer and the output of each layer.
+        selection: The hidden states to return.
     """
     device = waveform.device
     out_dtype = dtype_of_states(dtype, device)
     with torch.autocast(device.type, enabled=False):  # `dtype` is already autocast's
         if not grid.frames:
-            return _no_frames(model, out_dtype, device, output_hidden_states)
+            return _no_frames(model, out_dtype, device, selection)
         # in a padded batch GroupNorm takes its statistics from the padded rows
         has_own_samples = model.feature_extractor.conv_layers[0].norm == "group" and statistics_spans.samples is not waveform
         samples = (waveform, statistics_spans.samples) if has_own_samples else (waveform,)
-        options = dtype, out_dtype, output_hidden_states
+        options = dtype, out_dtype, selection
         replayed = _replay(model, *options, grid, statistics_spans, samples)
         if replayed is not None:
             return replayed
@@ -69,7 +70,7 @@ def _replay(
     model: HubertModel,
     dtype: torch.dtype,
     out_dtype: torch.dtype,
-    output_hidden_states: bool,
+    selection: StateSelection,
     grid: Grid,
     statistics_spans: SampleSpans,
     samples: tuple[Tensor, ...],
@@ -80,8 +81,8 @@ def _replay(
     frames hold arbitrary values. They do no harm: no product or norm mixes rows, and the tables let no utterance read them.
     """
     graphs, device, hop = model.fast_path.cuda_graphs, samples[0].device, model.config.inputs_to_logits_ratio
-    # a graph with all hidden states of every size would hold 3 GB for an xlarge model
-    if output_hidden_states or not (graphs.limit and graphs_can_run(device)) or _copies_during_run(model, grid):
+    # graphs with all hidden states, of every size of batch, would hold 3 GB for an xlarge model
+    if len(selection.states) > 1 or not (graphs.limit and graphs_can_run(device)) or _copies_during_run(model, grid):
         return None
     bucket = bucket_of(-(-max(map(len, samples)) // hop), len(grid.counts))
     if bucket is None:
@@ -91,14 +92,14 @@ def _replay(
 
     def call(tables: Tensor, *samples: Tensor) -> States:
         parts = Tables.from_parts(views_of(tables, arrays), chunk_limit)
-        return _run(model, dtype, out_dtype, output_hidden_states, Grid((0,), (bucket,)), parts, *samples)
+        return _run(model, dtype, out_dtype, selection, Grid((0,), (bucket,)), parts, *samples)
 
     def prepare() -> tuple[Callable[..., States], list[Tensor]]:
         size = bucket * hop + model.config.receptive_field
         static = [torch.zeros(size, dtype=each.dtype, device=device) for each in samples]
         return call, [torch.zeros(len(tables), dtype=tables.dtype, device=device), *static]
 
-    key = bucket, *(each.dtype for each in samples), dtype, out_dtype, *_product_settings()
+    key = bucket, *(each.dtype for each in samples), dtype, out_dtype, selection, *_product_settings()
     return graphs.run(key, _weight_addresses(model), device, prepare, (tables, *samples), grid.frames)
 
 
@@ -132,7 +133,7 @@ def _run(
     model: HubertModel,
     dtype: torch.dtype,
     out_dtype: torch.dtype,
-    output_hidden_states: bool,
+    selection: StateSelection,
     grid: Grid,
     tables: Tables,
     waveform: Tensor,
@@ -151,14 +152,12 @@ def _run(
     x = linear(x, projection.projection, dtype)
     x = _add_positions(model.encoder.pos_conv_embed, x, grid, tables)
     run_layer = partial(_run_layer, tables, dtype)
-    return transform(model.encoder, x, run_layer, _norm, output_hidden_states, dtype, out_dtype)
+    return transform(model.encoder, x, run_layer, _norm, selection, dtype, out_dtype)
 
 
-def _no_frames(model: HubertModel, dtype: torch.dtype, device: torch.device, output_hidden_states: bool) -> States:
-    states = [
-        torch.empty(0, model.config.hidden_size, dtype=dtype, device=device) for _ in range(len(model.encoder.layers) + 1)
-    ]
-    return states[-1], tuple(states) if output_hidden_states else None
+def _no_frames(model: HubertModel, dtype: torch.dtype, device: torch.device, selection: StateSelection) -> States:
+    empty = torch.empty(0, model.config.hidden_size, dtype=dtype, device=device)
+    return empty if selection.with_last else None, tuple(empty.clone() for _ in selection.states) or None
 
 
 def positional_weight(conv: nn.Conv1d, dtype: torch.dtype) -> Tensor:

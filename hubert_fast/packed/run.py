@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..devices import upload
+from ..hidden_states import StateSelection
 from ..kernels.schedule import ranges
 from .audio import PackedAudio
 from .grid import Grid, starts_on_grid
@@ -23,21 +24,21 @@ if TYPE_CHECKING:
 logger = logging.getLogger("hubert_fast.packed")
 
 
-def run_packed(model: HubertModel, audio: PackedAudio, grid: Grid, output_hidden_states: bool) -> States:
+def run_packed(model: HubertModel, audio: PackedAudio, grid: Grid, selection: StateSelection) -> States:
     """Run packed audio through a model's packed graph and return hidden states `[N, C]`.
 
     Args:
         audio: The utterances, on the model's device.
         grid: Their layout, from `Grid.of`.
-        output_hidden_states: Also return the input of the first layer and the output of each layer.
+        selection: The hidden states to return.
     """
     on_kernels = is_on_kernels(model, audio.samples)  # first, to raise before any work if a forced backend cannot run
     waveform = audio.waveform()
     statistics_spans = SampleSpans(waveform, [start * audio.hop_samples for start in grid.starts], list(audio.lengths))
-    return _run(model, on_kernels, waveform, grid, statistics_spans, output_hidden_states)
+    return _run(model, on_kernels, waveform, grid, statistics_spans, selection)
 
 
-def run_padded(model: HubertModel, input_values: Tensor, attention_mask: Tensor | None, output_hidden_states: bool) -> States:
+def run_padded(model: HubertModel, input_values: Tensor, attention_mask: Tensor | None, selection: StateSelection) -> States:
     """Run padded rows `[B, S]` through a model's packed graph and return hidden states `[B, T, C]`, zeros in padded frames.
 
     As in transformers, norms over time include the padding: a GroupNorm, and a batch norm before the positional convolution.
@@ -54,13 +55,13 @@ def run_padded(model: HubertModel, input_values: Tensor, attention_mask: Tensor 
         statistics_spans = SampleSpans(waveform, [start * hop for start in grid.starts], lengths)
     else:
         statistics_spans = SampleSpans(input_values.reshape(-1), [row * samples for row in range(batch)], [samples] * batch)
-    last, states = _run(model, is_on_kernels(model, waveform), waveform, grid, statistics_spans, output_hidden_states)
-    rows = _rows_among_padded(grid, last.device)
-    padded = [_pad(x, grid, rows) for x in (last, *(states or ())[:-1])]
-    if states is None:
-        return padded[0], None
-    # transformers 5 returns the last of the states before the final norm, so it is not always `last`
-    return padded[0], (*padded[1:], padded[0] if states[-1] is last else _pad(states[-1], grid, rows))
+    last, states = _run(model, is_on_kernels(model, waveform), waveform, grid, statistics_spans, selection)
+    rows = _rows_among_padded(grid, waveform.device)
+    padded: dict[int, Tensor] = {}
+    for x in (last, *(states or ())):  # the last state is often the last hidden state itself, and is padded once
+        if x is not None and id(x) not in padded:
+            padded[id(x)] = _pad(x, grid, rows)
+    return None if last is None else padded[id(last)], None if states is None else tuple(padded[id(x)] for x in states)
 
 
 def _run(
@@ -69,16 +70,14 @@ def _run(
     waveform: Tensor,
     grid: Grid,
     statistics_spans: SampleSpans,
-    output_hidden_states: bool,
+    selection: StateSelection,
 ) -> States:
     dtype = compute_dtype(model)
     logger.debug("packed, on kernels" if on_kernels else "packed, in plain PyTorch")
     if on_kernels:
         model.fast_path.weights.clear()  # copies from calls on a CPU, before the model moved here
-        return encode_on_kernels(model, dtype, waveform, grid, statistics_spans, output_hidden_states)
-    return encode(
-        model, model.fast_path.weights.weights_of(model, dtype), waveform, grid, statistics_spans, output_hidden_states
-    )
+        return encode_on_kernels(model, dtype, waveform, grid, statistics_spans, selection)
+    return encode(model, model.fast_path.weights.weights_of(model, dtype), waveform, grid, statistics_spans, selection)
 
 
 def _rows_among_padded(grid: Grid, device: torch.device) -> Tensor | None:

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..devices import upload
+from ..hidden_states import StateSelection
 from ..layers import Attention, ConvLayer, Encoder, EncoderLayer, FeatureProjection, PositionalConvEmbedding
 from ..ops.window_statistics import window_statistics_eager
 from . import cpu_kernels, onednn
@@ -40,7 +41,7 @@ SLICE_BYTES_GPU = 9 << 26  # enough frames to keep a GPU busy, and a small part 
 ROWS_AT_ONCE_CPU = 1024
 
 Activation = Callable[[Tensor], Tensor]
-States = tuple[Tensor, tuple[Tensor, ...] | None]  # the last hidden state, and all of them if requested
+States = tuple[Tensor | None, tuple[Tensor, ...] | None]  # the last hidden state, and other ones: each `None` unless selected
 
 
 class SampleSpans(NamedTuple):
@@ -57,7 +58,7 @@ def encode(
     waveform: Tensor,
     grid: Grid,
     statistics_spans: SampleSpans,
-    output_hidden_states: bool,
+    selection: StateSelection,
 ) -> States:
     """Run the encoder over a packed batch and return hidden states `[N, C]`.
 
@@ -65,7 +66,7 @@ def encode(
         weights: The weights of the model, laid out for this graph, in the dtype of matrix products.
         waveform: The packed samples, `[S]`, laid out by `grid`.
         statistics_spans: The samples for the statistics of a GroupNorm; not read if there is none.
-        output_hidden_states: Also return the input of the first layer and the output of each layer.
+        selection: The hidden states to return.
     """
     dtype = weights.dtype
     out_dtype = dtype_of_states(dtype, waveform.device)
@@ -77,7 +78,7 @@ def encode(
         x = _project(model.feature_projection, x, weights)
         x = _add_positions(model.encoder.pos_conv_embed, x, grid, weights)
         run_layer = partial(_run_layer, grid.counts, weights)
-        return transform(model.encoder, x, run_layer, _norm_to, output_hidden_states, dtype, out_dtype)
+        return transform(model.encoder, x, run_layer, _norm_to, selection, dtype, out_dtype)
 
 
 def dtype_of_states(dtype: torch.dtype, device: torch.device) -> torch.dtype:
@@ -272,40 +273,48 @@ def transform(
     x: Tensor,
     run_layer: RunLayer,
     run_norm: Callable[[Tensor, nn.LayerNorm, torch.dtype], Tensor],
-    output_hidden_states: bool,
+    selection: StateSelection,
     dtype: torch.dtype,
     out_dtype: torch.dtype,
 ) -> States:
-    """Run the layers of an encoder, for both packed graphs.
+    """Run the layers of an encoder as far as the selected states need them, for both packed graphs.
 
     Each layer passes on the residual stream and the input of the next layer: the norm of the stream in a pre-LN encoder, the
-    stream itself in the dtype of products in a post-LN encoder.
+    stream itself in the dtype of products in a post-LN encoder. After the last layer that runs, this is the output.
 
     Args:
         x: The residual stream, `[N, C]`: the projected frames plus the positional convolution.
         run_layer: Runs one layer.
         run_norm: Applies a layer norm and returns the result in a dtype.
-        output_hidden_states: Also return the input of the first layer and the output of each layer.
+        selection: The hidden states to return.
         dtype: The dtype of matrix products.
         out_dtype: The dtype of the returned hidden states.
     """
-    layers, pre = encoder.layers, encoder.normalize_before
+    layers, pre, depth = [*encoder.layers][: selection.depth], encoder.normalize_before, selection.depth
     norms = [*(layer.layer_norm for layer in layers), encoder.layer_norm]  # pre-LN: before each layer, and after the last
-    first_dtype = dtype if len(layers) else out_dtype
+    first_dtype = dtype if layers else out_dtype
     if pre:
         normed = run_norm(x, norms[0], first_dtype)
     else:
         x = run_norm(x, encoder.layer_norm, x.dtype)
         normed = x.to(first_dtype)
-    states = [x.to(out_dtype, copy=True)] if output_hidden_states else []  # copies, since layers change the stream in place
-    for index, layer in enumerate(layers):
-        is_last = index == len(layers) - 1
-        x, normed = run_layer(layer, x, normed, norms[index + 1] if pre else None, out_dtype if is_last else dtype)
-        if output_hidden_states:
-            states.append(x.to(out_dtype, copy=True))
-    if output_hidden_states and (not pre or encoder.final_norm_in_hidden_states):
-        states[-1] = normed
-    return normed, tuple(states) if output_hidden_states else None
+    states: dict[int, Tensor] = {}
+
+    def keep(number: int) -> None:
+        if number not in selection.states:
+            return
+        if number == depth and (not pre or number in selection.normed):
+            states[number] = normed
+        elif number in selection.normed:
+            states[number] = run_norm(x, encoder.layer_norm, out_dtype)
+        else:
+            states[number] = x.to(out_dtype, copy=True)  # layers change the stream in place
+
+    keep(0)
+    for number, layer in enumerate(layers, 1):
+        x, normed = run_layer(layer, x, normed, norms[number] if pre else None, out_dtype if number == depth else dtype)
+        keep(number)
+    return normed if selection.with_last else None, tuple(states[number] for number in selection.states) or None
 
 
 def _run_layer(
