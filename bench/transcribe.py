@@ -30,13 +30,14 @@ import torch
 from hubert_fast import audio, demo
 from hubert_fast.benchmark.providers import their_pipeline
 from hubert_fast.benchmark.rows import append, origin, percentiles
+from hubert_fast.jobs.job import Job
+from hubert_fast.jobs.progress import Progress
+from hubert_fast.jobs.sinks import Rows
+from hubert_fast.jobs.target import Paths, open_journal
 from hubert_fast.transcribe import Inputs, Options, Transcriber
-from hubert_fast.transcribe.formats import JSON_LINES
-from hubert_fast.transcribe.job import Job, Summary
-from hubert_fast.transcribe.progress import Progress
-from hubert_fast.transcribe.scoring import score
-from hubert_fast.transcribe.sinks import Rows
-from hubert_fast.transcribe.target import Paths, open_journal
+from hubert_fast.transcribe.formats import FORMATS
+from hubert_fast.transcribe.scoring import Scorer, score
+from hubert_fast.transcribe.summary import TranscriptionSummary
 
 RESULTS = Path(__file__).resolve().parent / "results"
 OURS, MODEL_ALONE = "hubert_fast, files to text", "hubert_fast, model alone"
@@ -66,11 +67,12 @@ def write_manifest(rows: list[dict], path: Path) -> Path:
 
 def files_to_text(transcriber: Transcriber, manifest_path: Path, out: Path) -> dict[str, str]:
     """Run the job of `hubert-fast transcribe`, with its journal, and return the text of each file."""
-    summary = Summary(str(out), "demo", "cpu", "")
+    summary = TranscriptionSummary(str(out), "demo", "cpu", "")
     paths = Paths(out)
     journal = open_journal(paths, {}, overwrite=True)
-    output = Rows(out, JSON_LINES, journal)
-    job = Job(Inputs([manifest_path]), output, summary, Progress(quiet=True, most_failures=0), journal=journal)
+    output = Rows(out, FORMATS["jsonl"], journal)
+    progress, scorer = Progress(quiet=True, most_failures=0), Scorer(summary.normalizer)
+    job = Job(Inputs([manifest_path]), output, summary, progress, journal=journal, score=scorer)
     job.run(transcriber.run(job.utterances(), Options()))
     output.close()
     journal.close()

@@ -12,28 +12,19 @@ from collections.abc import Sequence
 
 from . import __version__
 from .console import EXIT_CANNOT_RUN, EXIT_READER_GONE, CannotRunError
-from .transcribe import formats, normalizers  # neither imports torch
+from .job_options import add_device_options, add_job_commands
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="hubert-fast", description="Transcribe speech with HuBERT models; convert, check and benchmark them."
+        prog="hubert-fast",
+        description="Transcribe speech with HuBERT models, or turn it into features and units; convert, check and benchmark "
+        "the models.",
     )
     parser.add_argument("--version", action="version", version=f"hubert_fast {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    transcribe = commands.add_parser(
-        "transcribe",
-        help="transcribe audio files",
-        description="Transcribe audio files (WAV, FLAC, OGG, MP3, ...; any sampling rate). Without -o, each file's text goes "
-        "to standard output on one line, after its name and a tab (the name is left out for a single file). With -o, texts go "
-        "to a file or folder; run the same command again to transcribe whatever is still missing or has changed. A file that "
-        "cannot be transcribed is reported on standard error and in OUT.errors.jsonl, and does not stop the others.",
-        epilog="Exit status: 0 if all inputs were transcribed, 1 if some or all were not, 2 if the command could not run or "
-        "continue, 130 if interrupted, 143 if terminated, 141 if the reader of standard output closed it.",
-    )
-    _add_transcribe_options(transcribe)
-    transcribe.set_defaults(command="transcribe")
+    add_job_commands(commands)
 
     convert = commands.add_parser(
         "convert",
@@ -102,118 +93,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Transcribe the bundled recordings with the bundled demo model, which knows synthetic voices and ninety "
         "words. Print each text beside the reference, then the word error rate and the speed.",
     )
-    _add_device_options(demo)
+    add_device_options(demo)
     demo.set_defaults(command="run_demo")
     return parser
-
-
-def _add_transcribe_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "inputs",
-        nargs="+",
-        metavar="INPUT",
-        help="audio files, folders to search for them, 'patterns/**/*.wav', lists (.json, .jsonl, .csv, .tsv, .txt with a "
-        "path on each line, .m3u, Kaldi's wav.scp, LibriSpeech's .trans.txt; also compressed), .zip and .tar archives, or - "
-        "for audio or a list on standard input; local paths or URLs that fsspec supports",
-    )
-    parser.add_argument(
-        "--model", metavar="ID_OR_DIR", help="Hugging Face hub name or local folder of the model (default: the demo model)"
-    )
-    _add_device_options(parser)
-
-    output = parser.add_argument_group("output")
-    output.add_argument(
-        "-o", "--output", metavar="OUT.jsonl",
-        help="file to write; for formats with a file for each input "
-        f"({formats.names_with_file_each()}), the folder for them (default: standard output)",
-    )  # fmt: skip
-    output.add_argument(
-        "--format", choices=list(formats.FORMATS),
-        help="output format: "
-        + ", ".join(f"{name} ({format.description})" for name, format in formats.FORMATS.items())
-        + f" (default: the suffix of OUT, or {formats.DEFAULT} if it has none; {formats.DEFAULT_ON_STANDARD_OUTPUT} on "
-        "standard output)",
-    )  # fmt: skip
-    output.add_argument(
-        "--normalizer", choices=normalizers.NORMALIZERS, default=normalizers.DEFAULT,
-        help="how texts are normalized before word errors are counted, for inputs with a reference text: none, basic (ignores "
-        "case, punctuation and symbols) or english (Whisper's EnglishTextNormalizer, needs transformers) "
-        f"(default: {normalizers.DEFAULT})",
-    )  # fmt: skip
-    output.add_argument(
-        "--ordered", action="store_true", help="write results in the order of the inputs (default: in the order they finish)"
-    )
-    output.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="replace OUT if it exists (default: transcribe only the inputs that it lacks)",
-    )
-    output.add_argument("--retry-failed", action="store_true", help="retry inputs that failed in earlier runs")
-    output.add_argument("--quiet", action="store_true", help="print no progress, notes or summary to standard error")
-
-    audio = parser.add_argument_group("audio")
-    audio.add_argument(
-        "--channels", choices=["mix", "each"], default="mix",
-        help="mix: average the channels of a file; each: transcribe every channel separately (default: mix)",
-    )  # fmt: skip
-    audio.add_argument(
-        "--chunk-seconds", type=float, default=40.0, metavar="S",
-        help="cut audio longer than this many seconds into overlapping chunks of this length (default: 40)",
-    )  # fmt: skip
-    audio.add_argument(
-        "--overlap-seconds", type=float, default=4.0, metavar="S",
-        help="seconds of audio that consecutive chunks share (default: 4)",
-    )  # fmt: skip
-    audio.add_argument(
-        "--keep-truncated",
-        action="store_true",
-        help="transcribe what is left of truncated files (default: such files fail)",
-    )
-    audio.add_argument(
-        "--stdin-format",
-        metavar="FORMAT",
-        help="read standard input (-) as raw samples without a header: ENCODING:RATE or ENCODING:RATE:CHANNELS, such as "
-        "s16le:16000; encodings are s8, u8, s16le, s24le, s32le, f32le, f64le, their big-endian variants (s16be and so on), "
-        "mulaw and alaw (default: detect the format from the first bytes)",
-    )
-    audio.add_argument(
-        "--allow-pipes",
-        action="store_true",
-        help="run the shell commands that Kaldi's wav.scp and Lhotse's lists may contain instead of file names (default: such "
-        "rows fail)",
-    )
-
-    work = parser.add_argument_group("work")
-    work.add_argument(
-        "--batch-seconds",
-        type=float,
-        metavar="S",
-        help="seconds of audio in a batch (default: 64 on a CPU; on a GPU 16 for each GiB of its memory, at most 1280)",
-    )
-    work.add_argument(
-        "--workers",
-        type=int,
-        metavar="N",
-        help="threads that decode audio (default: one for each CPU that this process may use, at most 16)",
-    )
-    work.add_argument(
-        "--engine", choices=["local", "ray"], default="local",
-        help="where the model runs: local (in this process) or ray (on a Ray cluster) (default: local)",
-    )  # fmt: skip
-    work.add_argument(
-        "--ray-address", metavar="ADDRESS",
-        help="address of the Ray cluster, with --engine ray (default: the one on this machine, or a new local one)",
-    )  # fmt: skip
-    work.add_argument(
-        "--ray-actors", type=int, metavar="N",
-        help="number of Ray actors, each with its own model, with --engine ray (default: one for each GPU of the cluster, or "
-        "for every four cores if it has none)",
-    )  # fmt: skip
-    work.add_argument(
-        "--shard", metavar="I/N",
-        help="transcribe only the I-th of N parts of the inputs, and insert I-of-N into the name of the output: out.jsonl "
-        "becomes out.2-of-16.jsonl (default: transcribe all inputs)",
-    )  # fmt: skip
 
 
 def _add_bench_options(parser: argparse.ArgumentParser) -> None:
@@ -225,7 +107,7 @@ def _add_bench_options(parser: argparse.ArgumentParser) -> None:
         "--config", default="base", choices=["base", "large", "xlarge", "tiny", "tiny-large"],
         help="size of a model with random weights, timed if there is no --model; the tiny sizes are for tests (default: base)",
     )  # fmt: skip
-    _add_device_options(parser)
+    add_device_options(parser)
     parser.add_argument(
         "--providers", default="ours,hf-sdpa,hf-sdpa-sorted", metavar="A,B,...",
         help="implementations to time: ours, ours-graphs, ours-no-graphs, ours-unpacked, ours-padded, accelerate, hf-sdpa, "
@@ -266,24 +148,6 @@ def _add_bench_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--csv", metavar="FILE", help="append a row for each provider to this CSV file (default: write none)")
     parser.add_argument(
         "--plot", metavar="FILE", help="draw a bar chart of speeds to this .svg, .png or .pdf file (default: draw none)"
-    )
-
-
-def _add_device_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--device", default="auto", help="auto (CUDA if available), cpu, cuda, cuda:N or several as cuda:0,1 (default: auto)"
-    )
-    parser.add_argument(
-        "--dtype",
-        default="auto",
-        help="number format of the model: auto (whichever is fast on the device), float32, bfloat16 or float16 (default: auto)",
-    )
-    parser.add_argument(
-        "--threads",
-        type=int,
-        metavar="N",
-        help="threads that compute on a CPU (default: as many as PyTorch chooses, but no more than the CPUs that this process "
-        "may use, by its affinity and the CPU quota of its container)",
     )
 
 

@@ -24,10 +24,26 @@ from .packed import cpu_kernels
 
 def transcribe(options: argparse.Namespace) -> int:
     """Run `hubert-fast transcribe`: see `transcribe.command`."""
-    from .transcribe.command import run_command  # on demand: the other commands need no library that reads audio
+    from .transcribe import command  # on demand: the other commands need no library that reads audio
 
     with _threads(options):
-        return run_command(options)
+        return command.run(options)
+
+
+def features(options: argparse.Namespace) -> int:
+    """Run `hubert-fast features`: see `units.command`."""
+    from .units import command
+
+    with _threads(options):
+        return command.run_features(options)
+
+
+def units(options: argparse.Namespace) -> int:
+    """Run `hubert-fast units`: see `units.command`."""
+    from .units import command
+
+    with _threads(options):
+        return command.run_units(options)
 
 
 @contextlib.contextmanager

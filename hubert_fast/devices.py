@@ -34,6 +34,19 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def resolve_devices(names: str) -> list[torch.device]:
+    """Return the devices for a name as in `resolve_device`, or for several GPUs as in `"cuda:0,1"`.
+
+    Raises:
+        ValueError: If a device is unknown, missing or named twice, or if several are not GPUs.
+    """
+    first, *more = names.split(",")
+    devices = [resolve_device(first), *(resolve_device(f"cuda:{index.removeprefix('cuda:')}") for index in more)]
+    if more and (devices[0].index is None or len(set(devices)) < len(devices)):
+        raise ValueError(f"several devices must be different GPUs, such as cuda:0,1, but are {names!r}")
+    return devices
+
+
 def resolve_device_map(device_map: str | int | torch.device | dict | None) -> torch.device | None:
     """Return the single device on which transformers' `device_map` puts a model, or `None` for `None`.
 

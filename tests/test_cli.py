@@ -19,8 +19,8 @@ from hubert_fast import ctc, demo
 from hubert_fast.audio import load
 from hubert_fast.cli import main
 from hubert_fast.devices import resolve_device, resolve_dtype
+from hubert_fast.jobs.lanes import Lane
 from hubert_fast.transcribe import Transcriber
-from hubert_fast.transcribe.lanes import Lane
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ import torch
 from hubert_fast import cpus, demo
 from hubert_fast.__main__ import SPIN_COUNT, WAIT_VARIABLES
 from hubert_fast.cli import main
+from hubert_fast.jobs.lanes import Lane
 from hubert_fast.packed.memory import available_bytes
-from hubert_fast.transcribe.lanes import Lane
 
 V1, V2 = "/sys/fs/cgroup/cpu,cpuacct", "/sys/fs/cgroup"
 MOUNT_V1 = f"32 31 0:29 / {V1} rw,nosuid shared:9 - cgroup cgroup rw,cpu,cpuacct"

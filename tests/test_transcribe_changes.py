@@ -15,13 +15,14 @@ import pytest
 
 from hubert_fast.ctc import Word
 from hubert_fast.jobs.inputs import Shard
+from hubert_fast.jobs.job import Job, OutputError
 from hubert_fast.jobs.journal import MISSING, Errors, Journal, JournalError, Row, Stamp
+from hubert_fast.jobs.progress import report_summary
+from hubert_fast.jobs.row_file import RowFile
+from hubert_fast.jobs.target import Paths, Target
 from hubert_fast.transcribe import Inputs, Result, Transcript, Utterance, row_file, sinks
-from hubert_fast.transcribe.job import Job, OutputError
-from hubert_fast.transcribe.progress import report_summary
-from hubert_fast.transcribe.row_file import RowFile
-from hubert_fast.transcribe.summary import Summary
-from hubert_fast.transcribe.target import Paths, Target
+from hubert_fast.transcribe.formats import TABLE
+from hubert_fast.transcribe.summary import TranscriptionSummary as Summary
 
 
 class Engine:
@@ -61,7 +62,7 @@ class SilentProgress:
 
 def _run(inputs, out, format=None, before=lambda path: None, retry_failed=False, shard=None) -> Summary:
     inputs = Inputs([inputs], shard) if isinstance(inputs, (str, Path)) else inputs
-    target = Target.of(str(out), format, inputs, shard)
+    target = Target.of(str(out), format, TABLE, inputs, shard)
     summary = Summary(str(target.path), "none", "none", "none")
     with target.opened({"a": 1}, False, retry_failed, lambda message: None) as sinks:
         job = Job(inputs, sinks.output, summary, SilentProgress(), journal=sinks.journal, failures=sinks.failures)
@@ -137,7 +138,7 @@ FORMATS = ["jsonl", "json", "csv", "ctm", "srt"]
 def test_a_changed_file_is_transcribed_again(folder, tmp_path, format, changes):
     out = tmp_path / f"out.{format}s"
     summary = _run(folder, out, format)
-    assert (summary.transcribed, summary.failed, summary.changed_this_run) == (5, 2, 0)
+    assert (summary.done, summary.failed, summary.changed_this_run) == (5, 2, 0)
     for name, text in changes.items():
         _write(folder / f"{name}.wav", text)
     summary = _run(folder, out, format)
@@ -145,7 +146,7 @@ def test_a_changed_file_is_transcribed_again(folder, tmp_path, format, changes):
     good = {name: text for name, text in texts.items() if text != "bad"}
     assert _read(out, format) == good
     assert _failed(out) == [name for name, text in texts.items() if text == "bad"]
-    assert (summary.transcribed, summary.failed) == (len(good), 7 - len(good))
+    assert (summary.done, summary.failed) == (len(good), 7 - len(good))
     assert (summary.changed_this_run, summary.already_done) == (len(changes), 7 - len(changes))
     assert summary.audio_seconds == sum(len(text.split()) for text in good.values())
     before = _state(tmp_path)
@@ -230,7 +231,7 @@ def test_a_kill_at_any_step_loses_nothing(folder, tmp_path, format):
         was_killed = _killed_at(call, lambda: _run(folder, out, format))
         summary = _run(folder, out, format)
         assert _read(out, format) == good, f"killed at step {call}"
-        assert _failed(out) == ["b", "f"] and (summary.transcribed, summary.failed) == (5, 2), f"killed at step {call}"
+        assert _failed(out) == ["b", "f"] and (summary.done, summary.failed) == (5, 2), f"killed at step {call}"
         assert not list(tmp_path.glob("*.compacted"))
     # pathlib of Python 3.10 keeps its own references to functions of os, which are then not counted
     assert call > {"srt": 15}.get(format, 25), f"only {call} steps"
@@ -268,12 +269,12 @@ def test_a_deleted_file_keeps_its_row_and_a_new_file_is_transcribed(folder, tmp_
     names = [str(folder / f"{name}.wav") for name in "abch"]
     (tmp_path / "list.txt").write_text("\n".join(names))
     summary = _run(tmp_path / "list.txt", out)
-    assert (summary.transcribed, summary.failed) == (2, 2) and _failed(out) == ["c", "h"]
+    assert (summary.done, summary.failed) == (2, 2) and _failed(out) == ["c", "h"]
     (folder / "a.wav").unlink()
     assert _run(tmp_path / "list.txt", out).changed_this_run == 0 and _read(out, "jsonl")["a"] == "ONE"
     _write(folder / "h.wav", "HERE")
     summary = _run(tmp_path / "list.txt", out)
-    assert (summary.transcribed, summary.failed, summary.changed_this_run) == (3, 1, 1) and _failed(out) == ["c"]
+    assert (summary.done, summary.failed, summary.changed_this_run) == (3, 1, 1) and _failed(out) == ["c"]
     assert _read(out, "jsonl") == {"a": "ONE", "b": "TWO WORDS", "h": "HERE"}
 
 
@@ -302,7 +303,7 @@ def test_retry_failed_also_transcribes_changed_files(folder, tmp_path):
     _write(folder / "c.wav", "GOOD")
     _write(folder / "a.wav", "bad")
     summary = _run(folder, out, retry_failed=True)
-    assert (summary.transcribed, summary.failed) == (5, 2) and _failed(out) == ["a", "f"]
+    assert (summary.done, summary.failed) == (5, 2) and _failed(out) == ["a", "f"]
     assert set(_read(out, "jsonl")) == set("bcdeg")
 
 
@@ -380,7 +381,7 @@ def test_a_journal_of_an_earlier_version_can_be_continued(folder, tmp_path):
     _write(folder / "a.wav", "NEW")
     (folder / "h.wav").write_text("EIGHT")
     summary = _run(folder, out)
-    assert (summary.transcribed, summary.already_done, summary.changed_this_run) == (6, 7, 0)
+    assert (summary.done, summary.already_done, summary.changed_this_run) == (6, 7, 0)
     assert _read(out, "jsonl")["a"] == "ONE"
     _write(folder / "h.wav", "EIGHT NEW")
     assert _run(folder, out).changed_this_run == 1 and _read(out, "jsonl")["h"] == "EIGHT NEW"
@@ -439,7 +440,7 @@ def test_a_file_removed_before_it_is_synced_does_no_harm(folder, tmp_path, monke
 
     monkeypatch.setattr(sinks.Files, "sync", removed)
     summary = _run(folder, tmp_path / "out", "txt")
-    assert summary.transcribed == 5 and not (tmp_path / "out" / "a.txt").exists()
+    assert summary.done == 5 and not (tmp_path / "out" / "a.txt").exists()
 
 
 @pytest.mark.parametrize("letter", ["é", "語", "🙂", "\udcff"])
@@ -459,7 +460,7 @@ def test_the_journal_keeps_the_positions_of_rows(tmp_path):
     journal.add(b"bad", True, 0.0, Errors(), row=Row("errors", 20, 10, 7))
     assert journal.retire(bytes([1])) and journal.retire(bytes([3])) and not journal.retire(b"unknown")
     assert journal.stale_rows("output") == [Row("output", 10, 10, 1), Row("output", 30, 10, 3)]
-    assert journal.totals().with_notes == 2 and journal.totals().transcribed == 3
+    assert journal.totals().with_notes == 2 and journal.totals().done == 3
     journal.begin_swap("output", 30, [(10, 20), (30, 40)])
     assert journal.is_swapping("output") and not journal.is_swapping("errors") and journal.stale_rows("output") == []
     journal.end_swap("output")

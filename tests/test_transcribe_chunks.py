@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from hubert_fast import audio, demo
 from hubert_fast.ctc import greedy_decode
+from hubert_fast.jobs.cutting import Cutter
 from hubert_fast.transcribe import Transcriber, Utterance
-from hubert_fast.transcribe.chunks import Cutter, Frames, stitch
+from hubert_fast.transcribe.chunks import Frames, stitch
 
 BLANK = 0
 

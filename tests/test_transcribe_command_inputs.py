@@ -15,7 +15,7 @@ from hubert_fast.audio import AudioError
 from hubert_fast.audio.standard_input import StandardInput
 from hubert_fast.cli import main
 from hubert_fast.jobs import inputs
-from hubert_fast.transcribe.transcriber import _channel
+from hubert_fast.jobs.runner import _channel
 
 STOP, PI = (str(demo.RECORDINGS / name) for name in ("stop.wav", "pi.wav"))
 

@@ -12,8 +12,9 @@ import pytest
 from hubert_fast import demo
 from hubert_fast.cli import main
 from hubert_fast.ctc import Word
+from hubert_fast.jobs.formats import error_row
+from hubert_fast.jobs.sinks import _safe, encoded
 from hubert_fast.transcribe import Result, Transcript, Utterance, formats
-from hubert_fast.transcribe.sinks import _safe, encoded
 from hubert_fast.transcribe.textgrid import textgrid
 
 STEPS, PI = demo.RECORDINGS / "steps.wav", demo.RECORDINGS / "pi.wav"
@@ -49,7 +50,7 @@ def test_jsonl_has_all_fields_and_a_row_per_channel():
 def test_names_that_are_not_utf8_can_be_read_back_from_json():
     name = "a\udcff.wav"
     line = encoded(formats.jsonl(_result(id=name, audio=name)))
-    assert json.loads(line)["id"] == name and json.loads(encoded(formats.error_row(_result(id=name))))["id"] == name
+    assert json.loads(line)["id"] == name and json.loads(encoded(error_row(_result(id=name))))["id"] == name
 
 
 def test_txt_has_a_line_per_utterance():
@@ -92,8 +93,8 @@ def test_json_rows_contain_notes():
     notes = ("a.wav: the header says 5.0 s, but there are 103.2 s: all are transcribed",)
     noted = Result(Utterance("a", "a.wav"), (HELLO,), notes=notes)
     assert json.loads(formats.jsonl(noted))["notes"] == json.loads(formats.json_items(noted))["notes"] == [*notes]
-    assert json.loads(formats.error_row(Result(Utterance("a", "a.wav"), (), "no", notes)))["notes"] == [*notes]
-    assert "notes" not in json.loads(formats.jsonl(_result())) and "notes" not in json.loads(formats.error_row(_result()))
+    assert json.loads(error_row(Result(Utterance("a", "a.wav"), (), "no", notes)))["notes"] == [*notes]
+    assert "notes" not in json.loads(formats.jsonl(_result())) and "notes" not in json.loads(error_row(_result()))
 
 
 TEXTGRID = """File type = "ooTextFile"
@@ -185,7 +186,9 @@ def test_a_row_format_is_added_by_one_entry_in_the_table(tmp_path, monkeypatch, 
 
 def test_a_file_format_is_added_by_one_entry_in_the_table(tmp_path, monkeypatch, capsys):
     text = lambda transcript, offset_seconds: f"{offset_seconds} {transcript.text}"  # noqa: E731
-    monkeypatch.setitem(formats.FORMATS, "made-up", formats.FileFormat("note", "a made-up format", text=text))
+    monkeypatch.setitem(
+        formats.FORMATS, "made-up", formats.FileFormat("note", "a made-up format", contents=formats.each_transcript(text))
+    )
     command = ["transcribe", str(STEPS), "--device", "cpu", "--dtype", "float32"]
     assert main([*command, "--format", "made-up"]) == 2
     assert "made-up writes a file for each input: name a folder with -o" in capsys.readouterr().err

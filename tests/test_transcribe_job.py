@@ -23,11 +23,11 @@ from conftest import wait_until
 from hubert_fast import demo
 from hubert_fast.audio import load
 from hubert_fast.cli import main
+from hubert_fast.jobs.job import settings_of
 from hubert_fast.jobs.journal import Errors, Journal, JournalError
+from hubert_fast.jobs.lanes import Lane
+from hubert_fast.jobs.target import Paths
 from hubert_fast.transcribe import Options, Transcriber
-from hubert_fast.transcribe.job import fingerprint, settings_of
-from hubert_fast.transcribe.lanes import Lane
-from hubert_fast.transcribe.target import Paths
 
 ROOT = Path(__file__).parent.parent
 COMMAND = [sys.executable, "-m", "hubert_fast", "transcribe"]
@@ -35,7 +35,7 @@ COMMAND = [sys.executable, "-m", "hubert_fast", "transcribe"]
 COMMITS_OFTEN = [
     sys.executable,
     "-c",
-    "import sys; from hubert_fast import cli; from hubert_fast.transcribe import job; job.COMMIT_SECONDS = 0.02; "
+    "import sys; from hubert_fast import cli; from hubert_fast.jobs import job; job.COMMIT_SECONDS = 0.02; "
     "sys.exit(cli.main(['transcribe', *sys.argv[1:]]))",
 ]
 # The same, but all batches after the first LAUNCHES wait for the end of standard input, which comes with `communicate` or
@@ -43,7 +43,7 @@ COMMITS_OFTEN = [
 HELD = """
 import os, sys, threading
 from hubert_fast.cli import main
-from hubert_fast.transcribe import job, lanes
+from hubert_fast.jobs import job, lanes
 
 launches, job.COMMIT_SECONDS = int(sys.argv[1]), 0.02
 launch, lock = lanes.Lane.launch, threading.Lock()
@@ -218,13 +218,13 @@ def _other_model(folder: Path) -> Path:
 
 def test_the_fingerprint_depends_on_weights_and_vocabulary(tmp_path):
     transcriber, copy = (Transcriber.from_pretrained(demo.MODEL, device="cpu", dtype="float32") for _ in range(2))
-    assert fingerprint(transcriber) == fingerprint(copy)
+    assert transcriber.identity() == copy.identity()
     copy.model.hubert.encoder.layers[2].feed_forward.output_dense.weight.data[0, 0] += 1e-4
-    assert fingerprint(transcriber) != fingerprint(copy)
+    assert transcriber.identity() != copy.identity()
     with_other_token = Transcriber.from_pretrained(demo.MODEL, device="cpu", dtype="float32")
     with_other_token.processor.tokenizer.tokens[5] = "?"
-    assert fingerprint(transcriber) != fingerprint(with_other_token)
-    assert settings_of(transcriber, "float32", Options(), "jsonl", None)["chunk seconds"] == 40.0
+    assert transcriber.identity() != with_other_token.identity()
+    assert settings_of(transcriber.identity(), "float32", Options(), "jsonl", None)["chunk seconds"] == 40.0
 
 
 def test_an_overwriting_run_killed_at_once_can_be_continued(archive, tmp_path):
@@ -444,7 +444,7 @@ def test_quiet_prints_nothing_and_a_log_has_progress_lines(archive, tmp_path, ca
     out = str(tmp_path / "out.jsonl")
     assert main(["transcribe", str(archive), "-o", out, "--quiet", *FLOAT32]) == 1
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr("hubert_fast.transcribe.progress.LINE_SECONDS", 0.2)
+    monkeypatch.setattr("hubert_fast.jobs.progress.LINE_SECONDS", 0.2)
     assert main(["transcribe", str(archive), "-o", out, "--overwrite", *FLOAT32]) == 1
     lines = [line for line in capsys.readouterr().err.splitlines() if " files, " in line]
     assert lines and f" of {FILES + 1} files, " in lines[-1] and "times real time" in lines[-1] and "failed" in lines[-1]
@@ -487,7 +487,7 @@ def test_a_journal_keeps_only_committed_rows(tmp_path):
     assert [journal.is_current(key, None) for key in (b"one", b"two", b"three")] == [True, True, None]
     assert journal.size_of("output") == 100 and journal.size_of("errors") == 0 and journal.settings() == {"a": 1}
     totals = journal.totals()
-    assert (totals.transcribed, totals.failed, totals.audio_seconds, totals.errors) == (1, 1, 1.5, Errors(3, 1, 9, 2))
+    assert (totals.done, totals.failed, totals.audio_seconds, totals.errors) == (1, 1, 1.5, Errors(3, 1, 9, 2))
     with pytest.raises(sqlite3.IntegrityError):
         journal.add(b"one", False, 1.0, Errors())
     assert journal.owner("a") is None
@@ -526,7 +526,7 @@ KILLED = """
 import os, sys
 from hubert_fast.cli import main
 from hubert_fast.jobs import journal
-from hubert_fast.transcribe import sinks
+from hubert_fast.jobs import sinks
 
 def dies(owner, name, call, after):
     real, calls = getattr(owner, name), [0]
@@ -541,7 +541,7 @@ def dies(owner, name, call, after):
     setattr(owner, name, replaced)
 
 dies({owner}, {name!r}, {call}, {after})
-from hubert_fast.transcribe import job
+from hubert_fast.jobs import job
 job.COMMIT_SECONDS = 0.0
 sys.exit(main(sys.argv[1:]))
 """

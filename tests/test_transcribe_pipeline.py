@@ -14,13 +14,14 @@ from conftest import POST_LN, wait_until
 
 from hubert_fast import HubertConfig, HubertForCTC, HubertProcessor, audio, demo
 from hubert_fast.audio import AudioError
+from hubert_fast.jobs import pipeline as pipeline_module
+from hubert_fast.jobs.cutting import Cutter
+from hubert_fast.jobs.lanes import CPU_FRAMES, Lane, cpu_lanes, is_out_of_memory
+from hubert_fast.jobs.pipeline import Pipeline
 from hubert_fast.jobs.queues import WeightedQueue
 from hubert_fast.packed.audio import PackedAudio
 from hubert_fast.transcribe import Inputs, Options, Transcriber, Utterance
-from hubert_fast.transcribe import pipeline as pipeline_module
-from hubert_fast.transcribe.chunks import Cutter, stitch
-from hubert_fast.transcribe.lanes import CPU_FRAMES, Lane, cpu_lanes, is_out_of_memory
-from hubert_fast.transcribe.pipeline import Pipeline
+from hubert_fast.transcribe.chunks import Frames, stitch
 
 pytestmark = pytest.mark.usefixtures("two_threads")
 
@@ -350,7 +351,7 @@ def test_three_hours_need_the_memory_of_a_few_pieces():
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    ids, _ = stitch(sorted(ticket.channels[0], key=lambda piece: piece.start), 0)
+    ids, _ = stitch([Frames(start, *arrays) for start, arrays in sorted(ticket.channels[0], key=lambda piece: piece[0])], 0)
     assert len(ids) == (ticket.samples - 400) // 320 + 1 > 535_000
     # the samples are 345 MB; ids and log-probabilities, which are kept, 4.3 MB
     assert peak_bytes < 25e6, f"{peak_bytes / 1e6:.1f} MB"
@@ -361,8 +362,10 @@ def test_outputs_that_are_not_finite_are_an_error_not_silence(transcriber, monke
 
     def launch(self, waveforms, alone=False):
         flight = real(self, waveforms, alone)
-        flight.log_probs = flight.log_probs.clone()
-        flight.log_probs[3] = np.nan
+        ids, log_probs = flight.tensors
+        log_probs = log_probs.clone()
+        log_probs[3] = np.nan
+        flight.tensors = ids, log_probs
         return flight
 
     monkeypatch.setattr(Lane, "launch", launch)
@@ -373,7 +376,7 @@ def test_outputs_that_are_not_finite_are_an_error_not_silence(transcriber, monke
 
 
 def test_a_batch_that_ran_out_of_memory_is_retried(transcriber, alone, monkeypatch):
-    monkeypatch.setattr("hubert_fast.transcribe.lanes.RETRY_SECONDS", 0.0)
+    monkeypatch.setattr("hubert_fast.jobs.lanes.RETRY_SECONDS", 0.0)
     real, path = Lane.launch, next(iter(alone))
     failures = iter([True, True, False])
 
@@ -552,7 +555,7 @@ def test_on_cuda_a_batch_is_copied_once_from_pinned_memory(transcriber, monkeypa
         return type(model).argmax_packed(model, audio)
 
     waveforms = [np.random.randn(length).astype(np.float32) for length in (8000, 400, 5001)]
-    lane = Lane(model, True)
+    lane = Lane(model, Transcriber.compute, True)
     expected = lane.launch(waveforms).land()
     lane._copies = Stream("copies")
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from hubert_fast.transcribe import Options, Transcriber, Utterance
 ray = pytest.importorskip("ray", reason="Ray is an optional dependency: pip install 'hubert_fast[ray]'")
 pytest.importorskip("ray.data", reason="Ray Data needs pyarrow and pandas")
 
-from hubert_fast.transcribe import ray_engine  # noqa: E402
+from hubert_fast.jobs import ray_engine  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,8 @@ def test_a_killed_actor_loses_and_duplicates_nothing(cluster, monkeypatch):
     expected = {str(path): transcriber.transcribe_file(path).text for path in (each.path for each in demo.recordings())}
     paths = [str(each.path) for each in demo.recordings()] * 8
     utterances = [Utterance(str(index), path) for index, path in enumerate(paths)]
-    run = ray_engine.RayRun(str(demo.MODEL), "cpu", "float32", utterances, Options(), ray_engine.Cluster(actors=2, threads=1))
+    load = partial(Transcriber.from_pretrained, str(demo.MODEL), device="cpu", dtype="float32")
+    run = ray_engine.RayRun(load, "cpu", utterances, Options(), ray_engine.Cluster(actors=2, threads=1))
     results = []
     for result in run.results():
         results.append(result)
@@ -83,7 +85,7 @@ def test_the_command_gives_the_same_results_on_ray(cluster, tmp_path, capsys):
 @pytest.mark.parametrize(("threads", "cores", "actors"), [(None, 2, 1), (1, 1, 2), (2, 2, 1), (64, 2, 1)])
 def test_actors_fit_the_nodes(cluster, threads, cores, actors):
     """An actor that needs more cores than any node has would never start."""
-    run = ray_engine.RayRun("", "cpu", "float32", [], Options(), ray_engine.Cluster(threads=threads))
+    run = ray_engine.RayRun(Transcriber.from_pretrained, "cpu", [], Options(), ray_engine.Cluster(threads=threads))
     resources = run._resources(blocks=10)
     assert resources["num_cpus"] == cores
     assert (resources["compute"].min_size, resources["compute"].max_size) == (actors, actors)

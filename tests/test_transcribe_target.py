@@ -17,12 +17,12 @@ from hubert_fast import commands, demo
 from hubert_fast.cli import main
 from hubert_fast.jobs.inputs import Shard
 from hubert_fast.jobs.journal import Journal
+from hubert_fast.jobs.progress import Progress, report_summary
+from hubert_fast.jobs.sinks import Stream
+from hubert_fast.jobs.target import Target
 from hubert_fast.transcribe import Inputs, Result, Transcript, Utterance, command
-from hubert_fast.transcribe.formats import FORMATS
-from hubert_fast.transcribe.progress import Progress, report_summary
-from hubert_fast.transcribe.sinks import Stream
-from hubert_fast.transcribe.summary import Summary
-from hubert_fast.transcribe.target import Target
+from hubert_fast.transcribe.formats import FORMATS, TABLE
+from hubert_fast.transcribe.summary import TranscriptionSummary as Summary
 
 STEPS = str(demo.RECORDINGS / "steps.wav")
 FLOAT32 = ["--device", "cpu", "--dtype", "float32"]
@@ -39,7 +39,7 @@ FLOAT32 = ["--device", "cpu", "--dtype", "float32"]
     ],
 )  # fmt: skip
 def test_the_name_and_the_format_option_determine_the_format(tmp_path, name, format, expected):
-    target = Target.of(f"{tmp_path}/{name}", format, Inputs([STEPS]))
+    target = Target.of(f"{tmp_path}/{name}", format, TABLE, Inputs([STEPS]))
     assert target.format == expected and not target.is_stream
     assert target.is_single == (Path(name).suffix.lower()[1:] in ("srt", "vtt", "textgrid"))
     assert target.is_default == (name == "out" and format is None)
@@ -66,7 +66,7 @@ def test_the_name_and_the_format_option_determine_the_format(tmp_path, name, for
 )  # fmt: skip
 def test_unusable_names_are_refused(tmp_path, name, format, message):
     with pytest.raises(ValueError) as refused:
-        Target.of(f"{tmp_path}/{name}", format, Inputs([STEPS]))
+        Target.of(f"{tmp_path}/{name}", format, TABLE, Inputs([STEPS]))
     assert message in str(refused.value)
 
 
@@ -96,10 +96,10 @@ def test_a_shard_of_an_output_keeps_the_format_of_its_name(tmp_path):
         ("out", "out.2-of-3", "jsonl"),
         ("out.CSV", "out.2-of-3.CSV", "csv"),
     ):
-        target = Target.of(f"{tmp_path}/{name}", None, Inputs(["a", "b"]), Shard(2, 3))
+        target = Target.of(f"{tmp_path}/{name}", None, TABLE, Inputs(["a", "b"]), Shard(2, 3))
         assert (target.path, target.format) == (tmp_path / expected, format)
     with pytest.raises(ValueError, match=r"has the unknown suffix \.log"):
-        Target.of(f"{tmp_path}/out.log", None, Inputs(["a", "b"]), Shard(2, 3))
+        Target.of(f"{tmp_path}/out.log", None, TABLE, Inputs(["a", "b"]), Shard(2, 3))
 
 
 def test_a_name_without_a_suffix_gets_json_lines_and_a_message(tmp_path, capsys):
@@ -213,7 +213,7 @@ def test_an_output_without_a_name_is_refused(name):
     with pytest.raises(
         ValueError, match=rf"^{name} cannot be an output: expected the name of a file or folder, not \., \.\. or /$"
     ):
-        Target.of(name, None, Inputs(["a.wav"]))
+        Target.of(name, None, TABLE, Inputs(["a.wav"]))
 
 
 def test_a_journal_that_cannot_be_written_raises_the_systems_error(tmp_path):

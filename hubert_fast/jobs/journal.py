@@ -44,7 +44,7 @@ class JournalError(Exception):
 
 
 class Errors(NamedTuple):
-    """The length of a reference and its edit distance from the transcript, both in words and in characters."""
+    """The length of a reference text and its edit distance from the transcript, both in words and in characters."""
 
     words: int = 0
     word_errors: int = 0
@@ -55,7 +55,7 @@ class Errors(NamedTuple):
 class Totals(NamedTuple):
     """Sums over all utterances in a journal; `with_notes` counts those with at least one note."""
 
-    transcribed: int
+    done: int
     failed: int
     audio_seconds: float
     errors: Errors
@@ -180,9 +180,9 @@ class Journal:
 
         Args:
             key: The key of the utterance.
-            failed: Whether it could not be transcribed.
+            failed: Whether it failed.
             audio_seconds: Duration of its audio.
-            errors: The errors of its transcript against the reference.
+            errors: The errors of its result against the reference.
             stamp: The stamp of its file from before it was read; `None` if unknown.
             row: The position of its rows; `None` if they are in a stream or in a file of their own.
             notes: Number of its notes.

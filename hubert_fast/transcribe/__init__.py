@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ..jobs.inputs import Inputs
     from ..jobs.list_text import ManifestError
+    from ..jobs.options import Options
     from ..jobs.utterances import Shard, Utterance
-    from .options import Options
     from .results import Result, Transcript
     from .transcriber import Transcriber
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Inputs": "..jobs.inputs",
     "ManifestError": "..jobs.list_text",
-    "Options": ".options",
+    "Options": "..jobs.options",
     "Result": ".results",
     "Shard": "..jobs.utterances",
     "Transcriber": ".transcriber",

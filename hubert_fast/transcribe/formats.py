@@ -5,14 +5,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..jobs.formats import FileFormat, FormatTable, RowFormat, notes_entry, table
 from .textgrid import textgrid
 
 if TYPE_CHECKING:
@@ -55,12 +53,8 @@ def _objects(result: Result) -> Iterator[str]:
             ],
         }
         row |= {} if result.utterance.reference is None else {"reference": result.utterance.reference}
-        row |= _notes(result)
+        row |= notes_entry(result)
         yield json.dumps(row, ensure_ascii=False)
-
-
-def _notes(result: Result) -> dict[str, list[str]]:
-    return {"notes": [*result.notes]} if result.notes else {}
 
 
 def jsonl(result: Result) -> str:
@@ -73,21 +67,9 @@ def json_items(result: Result) -> str:
     return ",".join(f"\n{row}" for row in _objects(result))
 
 
-def error_row(result: Result) -> str:
-    """Return a failure as a JSON line."""
-    row: dict[str, Any] = {"id": result.utterance.id, "audio": result.utterance.audio, "error": result.error}
-    return json.dumps(row | _notes(result), ensure_ascii=False) + "\n"
-
-
 def txt(result: Result) -> str:
     """Return a line with id, tab and text for each transcript."""
     return "".join(f"{' '.join(id.split())}\t{transcript.text}\n" for id, _, transcript in _named(result))
-
-
-def _table(rows: Sequence[Sequence[str]], delimiter: str, end: str) -> str:
-    table = io.StringIO()
-    csv.writer(table, delimiter=delimiter, lineterminator=end).writerows(rows)
-    return table.getvalue()
 
 
 def _cells(result: Result) -> list[tuple[str, ...]]:
@@ -102,12 +84,12 @@ def _cells(result: Result) -> list[tuple[str, ...]]:
 
 def tsv(result: Result) -> str:
     """Return tab-separated rows of `COLUMNS`; fields with tabs or quotes are quoted."""
-    return _table(_cells(result), "\t", "\n")
+    return table(_cells(result), "\t", "\n")
 
 
 def comma_separated(result: Result) -> str:
     """Return comma-separated rows of `COLUMNS` as in RFC 4180: lines end in CR LF, and quotes within quotes are doubled."""
-    return _table(_cells(result), ",", "\r\n")
+    return table(_cells(result), ",", "\r\n")
 
 
 def ctm(result: Result) -> str:
@@ -170,79 +152,26 @@ def _escaped(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-@dataclass(frozen=True)
-class Format:
-    """An output format.
-
-    Attributes:
-        suffix: Suffix of file names, without the dot.
-        description: Shown by `--help`.
-        is_json: Whether rows are JSON, so that they can carry notes and escape file names that are not UTF-8.
-    """
-
-    suffix: str
-    description: str
-    is_json: bool = False
+def _bare(result: Result) -> str:
+    """Return the text of each transcript on a line."""
+    return "".join(f"{transcript.text}\n" for transcript in result.transcripts)
 
 
-@dataclass(frozen=True, kw_only=True)
-class RowFormat(Format):
-    """A format that holds all utterances in one file.
-
-    Attributes:
-        text: Function that returns the rows of a result.
-        head: Text at the beginning of the file, such as the header of a table.
-        between: Text between the rows of consecutive results.
-        tail: Text at the end of the file, which is absent while a run is writing.
-    """
-
-    text: Callable[[Result], str]
-    head: str = ""
-    between: str = ""
-    tail: str = ""
-
-    def end(self, is_empty: bool) -> str:
-        """Return the tail of the file, without its leading newline if the file has no rows."""
-        return self.tail.lstrip() if is_empty else self.tail
+def each_transcript(text: Callable[[Transcript, float], str]) -> Callable[[Result], list[str]]:
+    """Return a function that applies `text` to each transcript of a result and its offset in the recording in seconds."""
+    return lambda result: [text(transcript, result.utterance.offset_seconds) for transcript in result.transcripts]
 
 
-@dataclass(frozen=True, kw_only=True)
-class FileFormat(Format):
-    """A format with a file for each transcript.
-
-    Attributes:
-        text: Function that returns the file's content, given a transcript and its offset in the recording in seconds.
-    """
-
-    text: Callable[[Transcript, float], str]
-
-
-JSON_LINES = RowFormat("jsonl", "a JSON object per line", text=jsonl, is_json=True)
 # To add a format, add a row. Its key becomes a value of --format; everything else is derived from this table.
 FORMATS: dict[str, RowFormat | FileFormat] = {
-    "jsonl": JSON_LINES,
-    "txt": RowFormat("txt", "name, tab and text per line", text=txt),
-    "tsv": RowFormat("tsv", "tab-separated table with a header", text=tsv, head=_table([COLUMNS], "\t", "\n")),
-    "csv": RowFormat("csv", "comma-separated table with a header", text=comma_separated, head=_table([COLUMNS], ",", "\r\n")),
+    "jsonl": RowFormat("jsonl", "a JSON object per line", text=jsonl, is_json=True),
+    "txt": RowFormat("txt", "name, tab and text per line", text=txt, bare=_bare),
+    "tsv": RowFormat("tsv", "tab-separated table with a header", text=tsv, head=table([COLUMNS], "\t", "\n")),
+    "csv": RowFormat("csv", "comma-separated table with a header", text=comma_separated, head=table([COLUMNS], ",", "\r\n")),
     "json": RowFormat("json", "a JSON array", text=json_items, head="[", between=",", tail="\n]\n", is_json=True),
     "ctm": RowFormat("ctm", "NIST time marks, a word per line", text=ctm),
-    "srt": FileFormat("srt", "SubRip subtitles", text=lambda transcript, offset_seconds: srt(transcript)),
-    "vtt": FileFormat("vtt", "WebVTT subtitles", text=lambda transcript, offset_seconds: vtt(transcript)),
-    "textgrid": FileFormat("TextGrid", "Praat's TextGrid", text=textgrid),
+    "srt": FileFormat("srt", "SubRip subtitles", contents=each_transcript(lambda transcript, offset_seconds: srt(transcript))),
+    "vtt": FileFormat("vtt", "WebVTT subtitles", contents=each_transcript(lambda transcript, offset_seconds: vtt(transcript))),
+    "textgrid": FileFormat("TextGrid", "Praat's TextGrid", contents=each_transcript(textgrid)),
 }
-DEFAULT, DEFAULT_ON_STANDARD_OUTPUT = "jsonl", "txt"
-
-
-def has_file_each(name: str | None) -> bool:
-    """Return whether a format, given by name, writes a file for each transcript."""
-    return name is not None and isinstance(FORMATS[name], FileFormat)
-
-
-def names_with_file_each() -> str:
-    """Return the names of the formats that write a file for each transcript: `"srt, vtt, ..."`."""
-    return ", ".join(filter(has_file_each, FORMATS))
-
-
-def suffixes() -> dict[str, str]:
-    """Return the format that each suffix names: `{".jsonl": "jsonl", ...}`."""
-    return {f".{format.suffix}": name for name, format in FORMATS.items()}
+TABLE = FormatTable(FORMATS, default="jsonl", on_standard_output="txt", done="transcribed")

@@ -45,3 +45,13 @@ class Result:
     transcripts: tuple[Transcript, ...]
     error: str | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def channels(self) -> int:
+        """The number of transcripts."""
+        return len(self.transcripts)
+
+    @property
+    def audio_seconds(self) -> float:
+        """Duration of the audio; 0 after an error."""
+        return max((transcript.duration_seconds for transcript in self.transcripts), default=0.0)

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 
 from ..jobs.journal import Errors
 from . import normalizers
+from .results import Result
 
 
 def can_score() -> bool:
@@ -32,3 +33,26 @@ def score(reference: str, text: str, normalizer: str = normalizers.DEFAULT) -> E
         len(expected),
         characters.substitutions + characters.deletions + characters.insertions,
     )
+
+
+class Scorer:
+    """Counts the errors of results against the references of their utterances.
+
+    Args:
+        normalizer: Name of the normalizer to apply to both, see `normalizers`.
+
+    Attributes:
+        unscored: Transcripts with a reference that could not be scored because jiwer is missing.
+    """
+
+    def __init__(self, normalizer: str):
+        self._normalizer, self._can_score, self.unscored = normalizer, can_score(), 0
+
+    def __call__(self, result: Result) -> Errors:
+        """Return the errors. With several channels none are counted: no channel has its own reference."""
+        if result.utterance.reference is None or len(result.transcripts) != 1:
+            return Errors()
+        if not self._can_score:
+            self.unscored += 1
+            return Errors()
+        return score(result.utterance.reference, result.transcripts[0].text, self._normalizer)

@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
+from ..config import HubertConfig
 from ..devices import give_back_memory, is_out_of_memory
 from ..hub import first_line
-from ..modeling import HubertForCTC
 from ..packed import PackedAudio
 from ..packed.cuda_graphs import empty_cache
 
@@ -26,22 +27,39 @@ CUDA_BATCH_SECONDS, CUDA_SECONDS_PER_GIB = 1280.0, 16.0
 RETRY_SECONDS = 1.0
 
 
+Arrays = tuple[np.ndarray, ...]  # what a model computes for a waveform: arrays with a row for each frame
+
+
+class PackedModel(Protocol):
+    """A model that computes something for each frame of a packed batch, such as `HubertForCTC`."""
+
+    @property
+    def config(self) -> HubertConfig: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def frame_counts(self, samples: torch.Tensor) -> torch.Tensor: ...
+
+
+Compute = Callable[[Any, PackedAudio], tuple[torch.Tensor, ...]]  # runs a model; tensors have dtypes that NumPy knows
+
+
 @dataclass
 class Flight:
-    """A batch in progress: best ids and their log-probabilities `[N]`, and the number of frames of each waveform."""
+    """A batch in progress: tensors with a row for each frame, and the number of frames of each waveform."""
 
-    ids: torch.Tensor
-    log_probs: torch.Tensor
+    tensors: tuple[torch.Tensor, ...]
     counts: list[int]
     done: torch.cuda.Event | None
 
-    def land(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Wait for the batch; return ids and log-probabilities of each waveform."""
+    def land(self) -> list[Arrays]:
+        """Wait for the batch; return the arrays of each waveform."""
         if self.done is not None:
             self.done.synchronize()
         ends = np.cumsum(self.counts)
-        results = zip(np.split(self.ids.numpy(), ends), np.split(self.log_probs.numpy(), ends))
-        return list(islice(results, len(self.counts)))  # the rest is filler
+        parts = zip(*(np.split(tensor.numpy(), ends) for tensor in self.tensors))
+        return list(islice(parts, len(self.counts)))  # the rest is filler
 
 
 class Lane:
@@ -49,13 +67,22 @@ class Lane:
 
     Args:
         model: The model, on the lane's device.
+        compute: Runs the model on a packed batch.
         normalize: Whether waveforms are normalized to zero mean and unit variance.
         threads: PyTorch threads to use on a CPU while other lanes are busy; `None` leaves PyTorch's setting alone.
         all_threads: PyTorch threads to use on a CPU while no other lane is busy.
     """
 
-    def __init__(self, model: HubertForCTC, normalize: bool, threads: int | None = None, all_threads: int | None = None):
-        self.model, self.normalize, self.threads, self.all_threads = model, normalize, threads, all_threads
+    def __init__(
+        self,
+        model: PackedModel,
+        compute: Compute,
+        normalize: bool,
+        threads: int | None = None,
+        all_threads: int | None = None,
+    ):
+        self.model, self.compute, self.normalize = model, compute, normalize
+        self.threads, self.all_threads = threads, all_threads
         self.device = model.device
         self.depth = 1 if self.device.type == "cuda" else 0  # batches in progress before waiting for the first one
         self._batches = 0
@@ -78,22 +105,21 @@ class Lane:
             waveforms, normalize=self.normalize, hop_samples=self._hop, pin_memory=self._copies is not None
         )
         if self._copies is None:
-            out = self.model.argmax_packed(audio)
+            tensors = self.compute(self.model, audio)
             self._batches += 1
             if self._batches % TRIM_BATCHES == 0:
                 give_back_memory()
-            return Flight(out.ids, out.log_probs, counts, None)
+            return Flight(tensors, counts, None)
         with torch.cuda.device(self.device):
             work = torch.cuda.current_stream()
             with torch.cuda.stream(self._copies):
                 audio = audio.to(self.device, non_blocking=True)
             work.wait_stream(self._copies)
             audio.samples.record_stream(work)
-            out = self.model.argmax_packed(audio)
-            ids, log_probs = _to_host(out.ids), _to_host(out.log_probs)
+            tensors = tuple(_to_host(tensor) for tensor in self.compute(self.model, audio))
             done = torch.cuda.Event()
             done.record(work)
-        return Flight(ids, log_probs, counts, done)
+        return Flight(tensors, counts, done)
 
     def _filler(self, lengths: list[int], frames: int) -> list[np.ndarray]:
         """Return silent waveforms that fill a large batch up to multiples of `CPU_FRAMES`, on the grid and in valid frames.
@@ -123,7 +149,7 @@ def _to_host(tensor: torch.Tensor) -> torch.Tensor:
     return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
 
 
-def lanes_for(model: HubertForCTC, normalize: bool, devices: Sequence[torch.device]) -> list[Lane]:
+def lanes_for(model: Any, compute: Compute, normalize: bool, devices: Sequence[torch.device]) -> list[Lane]:
     """Create a lane with its own copy of the model for each GPU, or several lanes on the CPU that share one model.
 
     On a CPU, several lanes with few threads each are faster than one lane with all threads, which would wait for each other
@@ -132,9 +158,9 @@ def lanes_for(model: HubertForCTC, normalize: bool, devices: Sequence[torch.devi
     if devices[0].type == "cpu":
         threads = torch.get_num_threads()
         count = cpu_lanes(threads)
-        return [Lane(model, normalize, threads // count, threads) for _ in range(count)]
+        return [Lane(model, compute, normalize, threads // count, threads) for _ in range(count)]
     models = [model] + [copy.deepcopy(model) for _ in devices[1:]]
-    return [Lane(each.to(device), normalize) for each, device in zip(models, devices)]
+    return [Lane(each.to(device), compute, normalize) for each, device in zip(models, devices)]
 
 
 def cpu_lanes(threads: int) -> int:
@@ -154,7 +180,7 @@ def run_smaller(launch: Callable[[list], Flight], items: list) -> tuple[list, li
     """Run a batch that ran out of memory in halves, and split these again if necessary.
 
     Returns:
-        `(items, frames)` for each part that ran, and `(items, reason)` for each single item that is still too large.
+        `(items, results)` for each part that ran, and `(items, reason)` for each single item that is still too large.
     """
     landed: list[tuple[list, list]] = []
     failed: list[tuple[list, str]] = []

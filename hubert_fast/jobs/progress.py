@@ -10,8 +10,8 @@ from collections.abc import Callable
 from tqdm import tqdm
 
 from ..console import say
-from ..jobs.inputs import Inputs
-from .results import Result
+from .inputs import Inputs
+from .outcomes import Outcome
 from .summary import Summary
 
 LINE_SECONDS = 30.0
@@ -52,13 +52,13 @@ class Progress:
             return
 
     def skip(self) -> None:
-        """Count an input that needs no transcription."""
+        """Count an input that is done already."""
         self.skipped += 1
 
-    def done(self, result: Result, audio_seconds: float) -> None:
+    def done(self, result: Outcome) -> None:
         """Count a result, and from time to time show how far the run is."""
         self.files += 1
-        self.audio_seconds += audio_seconds
+        self.audio_seconds += result.audio_seconds
         if result.error is not None:
             self.failed += 1
             self._show(
@@ -116,7 +116,7 @@ def report_summary(summary: Summary, report: Callable[[str], None], failures: st
         report: Function called with each line.
         failures: The file that lists all failures, if any.
     """
-    done, failed = summary.transcribed_this_run, summary.failed_this_run
+    done, failed = summary.done_this_run, summary.failed_this_run
     if summary.already_done:
         report(f"{_inputs(summary.already_done)} {_was(summary.already_done)} already done")
     if summary.changed_this_run:
@@ -126,16 +126,15 @@ def report_summary(summary: Summary, report: Callable[[str], None], failures: st
         wall = summary.wall_seconds_this_run
         took = f"{wall:.2f} s" if wall < 60 else duration(wall)
         report(f"{hours(summary.audio_seconds_this_run)} in {took}, {summary.times_real_time:.0f} times real time")
-    if summary.wer is not None and summary.cer is not None:
-        report(
-            f"word error rate {100 * summary.wer:.2f} % of {summary.reference_words} words, "
-            f"character error rate {100 * summary.cer:.2f} % (normalizer {summary.normalizer}: {summary.normalizer_does})"
-        )
+    for line in summary.findings():
+        report(line)
     if summary.with_notes_this_run:
         have, files = ("has", "its file") if summary.with_notes_this_run == 1 else ("have", "their files")
         report(f"{_inputs(summary.with_notes_this_run)} {have} notes: decoding worked around faults in {files}")
     if failed:
-        report(f"{failed} of {done + failed} inputs could not be transcribed" + (f": see {failures}" if failures else ""))
+        report(
+            f"{failed} of {done + failed} inputs could not be {summary.participle}" + (f": see {failures}" if failures else "")
+        )
     elif summary.failed:
         report(f"{_inputs(summary.failed)} failed in earlier runs: see {failures}; --retry-failed tries again")
 

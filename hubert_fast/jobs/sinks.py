@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from ..jobs.inputs import Utterance
-from ..jobs.journal import Journal, JournalError, Row
 from .formats import FileFormat, RowFormat
-from .results import Result
+from .journal import Journal, JournalError, Row
+from .outcomes import Outcome
 from .row_file import RowFile, encoded, sync_path
+from .utterances import Utterance
 
 MOST_NAME_BYTES = 200  # of a file name; file systems allow 255
 
@@ -23,17 +23,25 @@ class Output:
     """Receives results. Whatever was written before `sync` survives a power cut.
 
     Subclasses that buffer nothing and leave nothing to clean up only override `write`.
+
+    Attributes:
+        is_aligned: Whether row i belongs to input i: see `Format`.
     """
 
-    def prepare(self, result: Result) -> bool:
+    is_aligned = False
+
+    def prepare(self, result: Outcome) -> bool:
         """Return whether the journal must be committed before this result is written."""
         return False
 
-    def write(self, result: Result) -> Row | None:
+    def write(self, result: Outcome) -> Row | None:
         """Write a result. Return the position of its rows, or `None` if they are in a stream or in a file of their own."""
         raise NotImplementedError
 
-    def drop_older(self, result: Result) -> None:
+    def write_failure(self, result: Outcome) -> None:
+        """Write what stands for a failed input in an aligned output."""
+
+    def drop_older(self, result: Outcome) -> None:
         """Remove the files of an earlier result of the same utterance that this result does not overwrite."""
 
     def sync(self) -> dict[str, int]:
@@ -51,11 +59,15 @@ class Rows(Output):
     """An output that holds all utterances in one file."""
 
     def __init__(self, path: Path, format: RowFormat, journal: Journal):
-        self._format = format
+        self._format, self.is_aligned = format, format.is_aligned
         self._file = RowFile(path, "output", journal, self._format)
 
-    def write(self, result: Result) -> Row:
+    def write(self, result: Outcome) -> Row:
         return self._file.append(self._format.text(result))
+
+    def write_failure(self, result: Outcome) -> None:
+        if self.is_aligned:
+            self._file.append(self._format.failure)
 
     def sync(self) -> dict[str, int]:
         return self._file.sync()
@@ -80,7 +92,7 @@ class Files(Output):
     def __init__(self, folder: Path, format: FileFormat, journal: Journal):
         self._folder, self._format, self._journal = folder, format, journal
         self._written: set[Path] = set()
-        if journal.totals().transcribed and not (folder.is_dir() and any(folder.iterdir())):
+        if journal.totals().done and not (folder.is_dir() and any(folder.iterdir())):
             raise JournalError(
                 f"{folder} is empty or missing, but {journal.path} lists files in it: restore them, "
                 f"or start over with --overwrite"
@@ -88,41 +100,40 @@ class Files(Output):
         folder.mkdir(exist_ok=True)
 
     def _names(self, utterance: Utterance, count: int) -> Iterator[list[str]]:
-        """Yield lists of names for the files of `count` transcripts, the preferred one first."""
+        """Yield lists of names for the files of `count` channels, the preferred one first."""
         name, full = _safe(utterance.name), _safe(utterance.name + os.path.splitext(utterance.audio)[1])
         for stem in (name, full, f"{full}.{utterance.key.hex()}"):
             channels = [""] if count == 1 else [f".{channel}" for channel in range(1, count + 1)]
             yield [f"{stem}{channel}.{self._format.suffix}" for channel in channels]
 
-    def _own_names(self, result: Result) -> list[str]:
+    def _own_names(self, result: Outcome) -> list[str]:
         """Return the preferred names that no other utterance owns."""
         owners = (result.utterance.key, None)
-        names = self._names(result.utterance, len(result.transcripts))
+        names = self._names(result.utterance, result.channels)
         return next(each for each in names if all(self._journal.owner(name) in owners for name in each))
 
-    def prepare(self, result: Result) -> bool:
-        names, best = self._own_names(result), next(self._names(result.utterance, len(result.transcripts)))
+    def prepare(self, result: Outcome) -> bool:
+        names, best = self._own_names(result), next(self._names(result.utterance, result.channels))
         is_new = any(self._journal.owner(name) is None for name in names)
         for name in names if is_new else ():
             self._journal.claim(name, result.utterance.key)
         return is_new and names != best
 
-    def write(self, result: Result) -> None:
-        offset_seconds = result.utterance.offset_seconds
-        for name, transcript in zip(self._own_names(result), result.transcripts):
+    def write(self, result: Outcome) -> None:
+        for name, content in zip(self._own_names(result), self._format.contents(result)):
             path = self._folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            replace(path, self._format.text(transcript, offset_seconds))
+            replace(path, content)
             self._written |= {path, *path.parents[: len(Path(name).parts)]}
 
-    def drop_older(self, result: Result) -> None:
-        utterance, kept = result.utterance, set(self._own_names(result) if result.transcripts else ())
+    def drop_older(self, result: Outcome) -> None:
+        utterance, kept = result.utterance, set(self._own_names(result) if result.channels else ())
         for count in itertools.count(1):  # of channels: the journal does not say how many there were
             names = set(itertools.chain(*self._names(utterance, count))) - kept
             own = [name for name in names if self._journal.owner(name) == utterance.key]
             for name in own:
                 (self._folder / name).unlink(missing_ok=True)
-            if count > max(len(result.transcripts), 1) and not own:
+            if count > max(result.channels, 1) and not own:
                 return
             kept |= names
 
@@ -140,8 +151,8 @@ class OneFile(Output):
     def __init__(self, path: Path, format: FileFormat):
         self._path, self._format = path, format
 
-    def write(self, result: Result) -> None:
-        replace(self._path, self._format.text(result.transcripts[0], result.utterance.offset_seconds))
+    def write(self, result: Outcome) -> None:
+        replace(self._path, self._format.contents(result)[0])
 
     def sync(self) -> dict[str, int]:
         if self._path.exists():
@@ -155,16 +166,24 @@ class Stream(Output):
     Args:
         file: Receives the bytes.
         format: The format of the rows.
-        bare: Write the text only, without the file name.
+        bare: Leave out the name of the input, if the format can.
     """
 
     def __init__(self, file: BinaryIO, format: RowFormat, bare: bool):
-        self._file, self._format, self._bare = file, format, bare
+        self._file, self._format = file, format
+        self._text = format.bare if bare and format.bare is not None else format.text
+        self.is_aligned = format.is_aligned
         self._is_empty, self._is_finished = True, False
         self._file.write(encoded(self._format.head))
 
-    def write(self, result: Result) -> None:
-        text = "".join(f"{each.text}\n" for each in result.transcripts) if self._bare else self._format.text(result)
+    def write(self, result: Outcome) -> None:
+        self._append(self._text(result))
+
+    def write_failure(self, result: Outcome) -> None:
+        if self.is_aligned:
+            self._append(self._format.failure)
+
+    def _append(self, text: str) -> None:
         # file names that are not UTF-8 go out as the bytes they came as; in JSON they are escaped
         errors = "backslashreplace" if self._format.is_json else "surrogateescape"
         between = "" if self._is_empty else self._format.between
@@ -183,11 +202,11 @@ class Stream(Output):
                 self.finish()
 
 
-def replace(path: Path, text: str) -> None:
+def replace(path: Path, content: str | bytes) -> None:
     """Write a file atomically: either the whole content appears or nothing, unless the power fails before it is synced."""
     unfinished = path.with_name(f".{path.name}.unfinished")  # a fixed name, so that killed runs leave at most one behind
     try:
-        unfinished.write_bytes(encoded(text))
+        unfinished.write_bytes(content if isinstance(content, bytes) else encoded(content))
         os.replace(unfinished, path)
     except BaseException:
         unfinished.unlink(missing_ok=True)

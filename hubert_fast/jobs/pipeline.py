@@ -1,6 +1,6 @@
 """Turn utterances into frames in stages that run concurrently, each in its own threads, with bounded queues in between.
 
-    utterances -> [decode and cut: workers] -> pieces -> [pack and run: lanes] -> frames -> [stitch and decode CTC: caller]
+    utterances -> [decode and cut: workers] -> pieces -> [pack and run: lanes] -> arrays -> [stitch, and so on: caller]
 
 Threads suffice, because libsndfile, soxr and PyTorch release the interpreter lock while they work.
 """
@@ -19,10 +19,10 @@ import numpy as np
 from ..audio import AudioError
 from ..devices import is_out_of_memory
 from ..hub import first_line
-from ..jobs.inputs import Utterance
-from ..jobs.queues import WeightedQueue
-from .chunks import Cutter, Frames
-from .lanes import Flight, Lane, run_smaller
+from .cutting import Cutter
+from .lanes import Arrays, Flight, Lane, run_smaller
+from .queues import WeightedQueue
+from .utterances import Utterance
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +38,8 @@ class Ticket:
 
     Attributes:
         number: Position among the inputs.
-        utterance: The utterance to transcribe.
-        channels: For each channel, the frames of the pieces that have run.
+        utterance: The utterance to process.
+        channels: For each channel, the first frame of each piece that has run, and the arrays that the lane returned for it.
         samples: Samples per channel decoded so far.
         pending: Number of pieces in progress.
         notes: Faults in the file that decoding worked around.
@@ -49,7 +49,7 @@ class Ticket:
 
     number: int
     utterance: Utterance
-    channels: list[list[Frames]] = field(default_factory=list)
+    channels: list[list[tuple[int, Arrays]]] = field(default_factory=list)
     samples: int = 0
     pending: int = 0
     notes: list[str] = field(default_factory=list)
@@ -245,8 +245,8 @@ class Pipeline:
         while flights:
             self._land(*flights.popleft())
         landed, failed = run_smaller(launch, pieces)
-        for part, frames in landed:
-            self._deliver(part, frames)
+        for part, results in landed:
+            self._deliver(part, results)
         for part, reason in failed:
             self._deliver(part, [None], f"{part[0].ticket.utterance.audio}: {reason}")
         return None
@@ -254,9 +254,9 @@ class Pipeline:
     def _land(self, pieces: list[Piece], flight: Flight) -> None:
         self._deliver(pieces, flight.land())
 
-    def _deliver(self, pieces: list[Piece], frames: list, error: str | None = None) -> None:
-        for piece, ids_and_log_probs in zip(pieces, frames):
-            if ids_and_log_probs is not None:
-                piece.ticket.channels[piece.channel].append(Frames(piece.start, *ids_and_log_probs))
+    def _deliver(self, pieces: list[Piece], results: Sequence[Arrays | None], error: str | None = None) -> None:
+        for piece, arrays in zip(pieces, results):
+            if arrays is not None:
+                piece.ticket.channels[piece.channel].append((piece.start, arrays))
             if piece.ticket.update(pending=-1, error=error):
                 self._complete.put(piece.ticket)

@@ -1,38 +1,34 @@
-"""Run a job: transcribe the inputs that are not done yet, and write the results and the journal."""
+"""Run a job: process the inputs that are not done yet, and write the results and the journal."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import sqlite3
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, Protocol
 
-import torch
-
-from ..jobs.inputs import Inputs, Shard, Utterance
-from ..jobs.journal import MISSING, Errors, Journal, Stamp
-from . import normalizers, scoring, sinks
+from . import sinks
 from .formats import error_row
+from .inputs import Inputs
+from .journal import MISSING, Errors, Journal, Stamp
 from .options import Options
-from .results import Result
+from .outcomes import Outcome
 from .row_file import RowFile
 from .summary import Summary
-from .transcriber import Transcriber
+from .utterances import Shard, Utterance
 
 COMMIT_SECONDS = 1.0  # commit interval: the most work that a kill can lose
 
 
 class Engine(Protocol):
-    """Turns utterances into results, as `transcriber.Run` does, or `ray_engine.RayRun` on a cluster."""
+    """Turns utterances into results, as `runner.Run` does, or `ray_engine.RayRun` on a cluster."""
 
     @property
     def batch_seconds(self) -> float: ...
 
-    def results(self) -> Generator[Result, None, None]: ...
+    def results(self) -> Generator[Any, None, None]: ...
 
     def stop(self) -> None: ...
 
@@ -40,28 +36,23 @@ class Engine(Protocol):
 class Progress(Protocol):
     """Receives the outcome of each utterance."""
 
-    def done(self, result: Result, audio_seconds: float) -> None: ...
+    def done(self, result: Outcome) -> None: ...
 
     def skip(self) -> None: ...
 
 
-def fingerprint(transcriber: Transcriber) -> str:
-    """Return a hash that identifies a model by its configuration, vocabulary, feature extractor and a sample of each weight."""
-    digest = hashlib.blake2b(digest_size=16)
-    digest.update(json.dumps(transcriber.model.config.to_dict(), sort_keys=True, default=str).encode())
-    digest.update(repr(sorted(transcriber.processor.tokenizer.tokens.items())).encode("utf-8", "surrogatepass"))
-    digest.update(repr(transcriber.processor.feature_extractor).encode())
-    for name, weight in sorted(transcriber.model.state_dict().items()):
-        flat = weight.detach().reshape(-1)
-        sample = flat[:: max(len(flat) // 64, 1)][:64].to("cpu", torch.float64)
-        digest.update(f"{name}{list(weight.shape)}".encode() + sample.numpy().tobytes())
-    return digest.hexdigest()
+def settings_of(identity: Mapping[str, Any], dtype: str, options: Options, format: str, shard: Shard | None) -> dict[str, Any]:
+    """Return the settings that determine the results. Only a run with the same settings may continue an output.
 
-
-def settings_of(transcriber: Transcriber, dtype: str, options: Options, format: str, shard: Shard | None) -> dict[str, Any]:
-    """Return the settings that determine the texts. Only a run with the same settings may continue an output."""
+    Args:
+        identity: The settings of the model, from `Runner.identity`.
+        dtype: Number format of the model.
+        options: Options of the job.
+        format: Name of the output format.
+        shard: The part of the inputs, if they are divided.
+    """
     return {
-        "model": fingerprint(transcriber),
+        **identity,
         "dtype": dtype,
         "chunk seconds": options.chunk_seconds,
         "overlap seconds": options.overlap_seconds,
@@ -90,16 +81,16 @@ def writing(name: str) -> Iterator[None]:
 
 
 class Job:
-    """Transcribes the inputs that are not done yet. Call `run` once.
+    """Processes the inputs that are not done yet. Call `run` once.
 
     Args:
-        inputs: The inputs to transcribe.
-        output: Receives the transcripts.
+        inputs: The inputs.
+        output: Receives the results.
         summary: Receives the counts.
         progress: Receives the outcome of each utterance.
-        journal: Records what is done; by default a temporary one, so that inputs named twice are transcribed only once.
+        journal: Records what is done; by default a temporary one, so that inputs named twice are processed only once.
         failures: Receives a row for each failure; without it, only `progress` receives them.
-        normalizer: Name of the normalizer to apply before texts are compared with references, see `normalizers`.
+        score: Counts the errors of a result against the reference of its utterance, if it has one.
     """
 
     def __init__(
@@ -111,15 +102,13 @@ class Job:
         *,
         journal: Journal | None = None,
         failures: RowFile | None = None,
-        normalizer: str = normalizers.DEFAULT,
+        score: Callable[[Any], Errors] | None = None,
     ):
         self.inputs, self.output, self.summary, self.progress = inputs, output, summary, progress
         self.journal, self.failures = journal or Journal(None), failures
-        self.unscored = 0  # transcripts with a reference that could not be scored because jiwer is missing
         self._name = summary.output or "standard output"
         self._running: dict[bytes, Stamp | None] = {}  # by key: the file's size and time before it was opened
-        self._normalizer = normalizer
-        self._scores = scoring.can_score()
+        self._score = score
         self._lock = threading.Lock()  # guards the outputs and the journal
         self._has_uncommitted = False
         self._error: BaseException | None = None
@@ -180,12 +169,11 @@ class Job:
                 engine.stop()
                 return
 
-    def _add(self, result: Result) -> None:
+    def _add(self, result: Outcome) -> None:
         if self._error is not None:
             raise self._error
-        seconds = max((transcript.duration_seconds for transcript in result.transcripts), default=0.0)
-        failed = result.error is not None
-        errors = Errors() if failed else self._errors_of(result)
+        seconds, failed = result.audio_seconds, result.error is not None
+        errors = Errors() if failed or self._score is None else self._score(result)
         key = result.utterance.key
         stamp = self._running[key]
         if not failed and stamp == MISSING:
@@ -194,31 +182,28 @@ class Job:
             if not failed and self.output.prepare(result):
                 self._commit()
             was_done = self.journal.retire(key)
+            if was_done and self.output.is_aligned:
+                raise OutputError(
+                    f"{result.utterance.audio} has changed since it was done, and its row in {self._name} cannot be replaced, "
+                    f"because rows are in the order of the inputs: start over with --overwrite"
+                )
             row = None
             if not failed:
                 row = self.output.write(result)
-            elif self.failures is not None:
-                row = self.failures.append(error_row(result))
+            else:
+                self.output.write_failure(result)
+                row = None if self.failures is None else self.failures.append(error_row(result))
             if was_done:
                 self.output.drop_older(result)
             self.journal.add(key, failed, seconds, errors, stamp=stamp, row=row, notes=len(result.notes))
         self._has_uncommitted = True
         del self._running[key]
         self.summary.failed_this_run += failed
-        self.summary.transcribed_this_run += not failed
+        self.summary.done_this_run += not failed
         self.summary.changed_this_run += was_done
         self.summary.with_notes_this_run += bool(result.notes)
         self.summary.audio_seconds_this_run += seconds
-        self.progress.done(result, seconds)
-
-    def _errors_of(self, result: Result) -> Errors:
-        """Return the errors against the reference. With several channels none are counted: no channel has its own reference."""
-        if result.utterance.reference is None or len(result.transcripts) != 1:
-            return Errors()
-        if not self._scores:
-            self.unscored += 1
-            return Errors()
-        return scoring.score(result.utterance.reference, result.transcripts[0].text, self._normalizer)
+        self.progress.done(result)
 
     def _commit(self) -> None:
         with writing(self._name):

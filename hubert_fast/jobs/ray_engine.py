@@ -1,4 +1,4 @@
-"""Transcribe on many machines with Ray Data: actors hold the model and work on blocks of the inputs.
+"""Run a job on many machines with Ray Data: actors hold the model and work on blocks of the inputs.
 
 Ray sends blocks to actors and results back; if an actor dies, its block goes to another one. Only the process that started
 the run writes, so every result is written once and there is a single journal. Actors read the audio, so paths must be valid
@@ -11,7 +11,7 @@ import inspect
 import logging
 import pickle
 import warnings
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import islice
@@ -22,10 +22,9 @@ import torch
 
 from .. import cpus
 from ..hub import first_line
-from ..jobs.inputs import Utterance
 from .options import Options
-from .results import Result
-from .transcriber import Transcriber
+from .runner import Runner
+from .utterances import Utterance
 
 BLOCK_UTTERANCES = 64  # the unit of an actor's work, which is repeated if the actor dies
 WAVE_UTTERANCES = 16_384  # passed to Ray at a time, so that the inputs are never all in memory
@@ -82,26 +81,33 @@ def _retries() -> dict[str, int]:
 
 
 class Worker:
-    """An actor that holds a model and transcribes blocks of utterances."""
+    """An actor that holds a model and processes blocks of utterances."""
 
-    def __init__(self, model: str, device: str, dtype: str, options: Options, threads: int | None):
+    def __init__(self, load: Callable[[], Runner], options: Options, threads: int | None):
         torch.set_num_threads(cpus.thread_count(threads))  # the actor's process is ours
-        self._transcriber = Transcriber.from_pretrained(model, device=device, dtype=dtype)
-        self._options = options
+        self._runner, self._options = load(), options
 
     def __call__(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         utterances = [pickle.loads(utterance) for utterance in block["utterance"]]
-        results = self._transcriber.run(utterances, self._options).results()
+        results = self._runner.run(utterances, self._options).results()
         return {"result": np.array([pickle.dumps(result) for result in results], dtype=object)}
 
 
 class RayRun:
-    """A transcription of utterances on a Ray cluster. Call `results` once."""
+    """A pass over utterances on a Ray cluster. Call `results` once.
+
+    Args:
+        load: Function that each actor calls to load the model. It must be picklable.
+        device: The device that `load` chooses: auto, cpu or cuda.
+        utterances: The utterances to process.
+        options: Options of the job.
+        cluster: The cluster, and the part of it to use.
+    """
 
     def __init__(
-        self, model: str, device: str, dtype: str, utterances: Iterable[Utterance], options: Options, cluster: Cluster
+        self, load: Callable[[], Runner], device: str, utterances: Iterable[Utterance], options: Options, cluster: Cluster
     ):
-        self._model, self._device, self._dtype = model, device, dtype
+        self._load, self._device = load, device
         self._utterances, self._options, self._cluster = utterances, options, cluster
         self._stopped = False
         self.batch_seconds = options.batch_seconds or 0.0  # 0: each actor chooses its own
@@ -110,7 +116,7 @@ class RayRun:
         """End `results` after the current block."""
         self._stopped = True
 
-    def results(self) -> Generator[Result, None, None]:
+    def results(self) -> Generator[Any, None, None]:
         """Yield a result for each utterance.
 
         Raises:
@@ -130,7 +136,7 @@ class RayRun:
             if is_new:
                 ray.shutdown()
 
-    def _wave(self, wave: list[Utterance]) -> Iterator[Result]:
+    def _wave(self, wave: list[Utterance]) -> Iterator[Any]:
         import ray
 
         context = ray.data.DataContext.get_current()
@@ -143,7 +149,7 @@ class RayRun:
             warnings.simplefilter("ignore", DeprecationWarning)  # about limiting retries, for which Ray has no replacement yet
             results = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
                 Worker,
-                fn_constructor_args=(self._model, self._device, self._dtype, self._options, self._cluster.threads),
+                fn_constructor_args=(self._load, self._options, self._cluster.threads),
                 batch_size=BLOCK_UTTERANCES,
                 **self._resources(blocks),
             )

@@ -5,21 +5,22 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from ..audio import AUDIO_SUFFIXES
-from ..jobs.inputs import Inputs, Shard
-from ..jobs.journal import Journal, JournalError
-from . import formats, normalizers
-from .formats import FileFormat, RowFormat, has_file_each, names_with_file_each
+from .formats import FAILURES, Context, FileFormat, FolderFormat, Format, FormatTable, RowFormat
+from .inputs import Inputs
 from .job import writing
+from .journal import Journal, JournalError
 from .row_file import RowFile
 from .sinks import Files, OneFile, Output, Rows, Stream
+from .utterances import Shard
 
-NORMALIZER = "normalizer"  # name of the setting; it only matters once transcripts have been compared with references
+# name of the setting that says how texts were normalized; it only matters once results have been compared with references
+NORMALIZER = "normalizer"
 COMPRESSED_SUFFIXES = frozenset(".gz .bz2 .xz .zst .lz4 .br .zip .7z .tar .tgz".split())
 
 
@@ -59,14 +60,16 @@ class Target:
 
     Attributes:
         path: A file or folder; `None` is standard output.
+        table: The formats of the command.
         format: Name of the format.
         is_stream: Whether it is only written to, as results arrive, and never read back.
         is_single: Whether it is a single file for a single input, in a format that writes a file for each input.
-        bare: Whether only the text is written, without the file name.
+        bare: Whether results are written without the name of their input.
         is_default: Whether neither the name nor an option determines the format.
     """
 
     path: Path | None
+    table: FormatTable
     format: str
     is_stream: bool
     is_single: bool = False
@@ -74,17 +77,20 @@ class Target:
     is_default: bool = False
 
     @classmethod
-    def of(cls, output: str | None, format: str | None, inputs: Inputs, shard: Shard | None = None) -> Target:
+    def of(
+        cls, output: str | None, format: str | None, table: FormatTable, inputs: Inputs, shard: Shard | None = None
+    ) -> Target:
         """Create the target that the options describe.
 
         Raises:
             ValueError: If they contradict each other or would overwrite an input.
         """
         if output is None or output == "-":
-            if has_file_each(format):
-                raise ValueError(f"{format} writes a file for each input: name a folder with -o")
+            if table.on_standard_output is None:
+                raise ValueError(f"results do not go to standard output: name a file or folder with -o, for {table.names()}")
+            _refuse_folder(table, format)
             bare = format is None and inputs.is_one_file
-            return cls(None, format or formats.DEFAULT_ON_STANDARD_OUTPUT, is_stream=True, bare=bare)
+            return cls(None, table, format or table.on_standard_output, is_stream=True, bare=bare)
         named = Path(output)
         if named.name in ("", ".."):
             raise ValueError(f"{output} cannot be an output: expected the name of a file or folder, not ., .. or /")
@@ -95,27 +101,31 @@ class Target:
             if any(os.path.exists(source) and file.exists() and os.path.samefile(file, source) for source in inputs.sources):
                 raise ValueError(f"{file} is an input, and would be overwritten")
         if exists and not path.is_file() and not path.is_dir():  # a pipe, a device
-            if has_file_each(format):
-                raise ValueError(f"{format} writes a file for each input, but {path} is not a folder")
-            return cls(path, format or _format_named(named) or formats.DEFAULT, is_stream=True)
-        _check_name(named, format, is_folder=output.endswith("/") or path.is_dir())
+            _refuse_folder(table, format, f", but {path} is not a folder")
+            return cls(path, table, format or table.named(named) or table.default, is_stream=True)
+        is_folder = output.endswith("/") or path.is_dir()
+        _check_name(named, format, table, is_folder)
         is_default = format is None and not named.suffix
-        format = format or _format_named(named) or formats.DEFAULT
-        if has_file_each(format):
-            single = _format_named(named) == format and not path.is_dir() and not output.endswith("/")
+        format = format or table.named(named) or (table.default_folder if is_folder else None) or table.default
+        if table.has_file_each(format):
+            single = table.named(named) == format and not is_folder
             if single and not inputs.is_one_file:
                 raise ValueError(f"{format} writes a file for each input: name a folder with -o, and --format {format}")
             if path.is_file() and not single:
                 raise ValueError(f"{format} writes a file for each input, but {path} is a file: name a folder")
-            return cls(path, format, is_stream=False, is_single=single)
+            return cls(path, table, format, is_stream=False, is_single=single)
+        if table.writes_folder(format):
+            if path.is_file():
+                raise ValueError(f"{format} writes a folder, but {path} is a file: name a folder")
+            return cls(path, table, format, is_stream=False, is_default=is_default)
         if path.is_dir():
             raise ValueError(f"{path} is a folder: name a file for {format}")
         if output.endswith("/"):
             raise ValueError(
-                f"{output} names a folder: name a file for {format}, or choose a format that writes a file for each input: "
-                f"--format {names_with_file_each()}"
+                f"{output} names a folder: name a file for {format}, or choose a format that writes a folder: "
+                f"--format {table.names_with_folder()}"
             )
-        return cls(path, format, is_stream=False, is_default=is_default)
+        return cls(path, table, format, is_stream=False, is_default=is_default)
 
     @property
     def paths(self) -> Paths | None:
@@ -136,16 +146,30 @@ class Target:
 
     @contextlib.contextmanager
     def opened(
-        self, settings: dict[str, Any], overwrite: bool, retry_failed: bool, report: Callable[[str], None]
+        self,
+        settings: dict[str, Any],
+        overwrite: bool,
+        retry_failed: bool,
+        report: Callable[[str], None],
+        defaults: Mapping[str, Any] | None = None,
+        context: Context | None = None,
     ) -> Iterator[Sinks]:
         """Open the output.
+
+        Args:
+            settings: The settings of this run, with which an existing output must have been created.
+            overwrite: Whether to replace an existing output.
+            retry_failed: Whether inputs that failed in earlier runs are tried again.
+            report: Function called with each message for the user.
+            defaults: Settings that apply to journals that lack them.
+            context: The run, for formats that write a folder of their own.
 
         Raises:
             JournalError: If this run cannot continue the existing output.
             OSError: If the output cannot be opened.
         """
         self.check(overwrite)
-        format = formats.FORMATS[self.format]
+        format = self.table.formats[self.format]
         with contextlib.ExitStack() as stack:
             if self.path is None or self.is_stream:
                 assert isinstance(format, RowFormat)
@@ -160,23 +184,37 @@ class Target:
                 yield Sinks(OneFile(self.path, format))
                 return
             paths = Paths(self.path)
-            journal = open_journal(paths, settings, overwrite)
+            journal = open_journal(paths, settings, overwrite, defaults)
             stack.callback(journal.close)
             done = journal.totals()
-            if done.transcribed or done.failed:
-                report(f"continuing {self.path}: {done.transcribed} transcribed and {done.failed} failed in earlier runs")
+            if done.done or done.failed:
+                report(f"continuing {self.path}: {done.done} {self.table.done} and {done.failed} failed in earlier runs")
+            if retry_failed and format.is_aligned:
+                raise JournalError(
+                    f"--retry-failed would put rows out of order, since row i of {self.format} belongs to input i: start over "
+                    "with --overwrite"
+                )
             if retry_failed:
                 journal.forget_failures()
                 journal.commit({"errors": 0})
-            failures = RowFile(paths.errors, "errors", journal, formats.JSON_LINES, is_optional=True)
+            failures = RowFile(paths.errors, "errors", journal, FAILURES, is_optional=True)
             stack.callback(failures.close)
-            path = self.path
-            output = Files(path, format, journal) if isinstance(format, FileFormat) else Rows(path, format, journal)
+            output = _open(self.path, format, journal, context)
             stack.callback(output.close)
             yield Sinks(output, journal, failures)
 
 
-def open_journal(paths: Paths, settings: dict[str, Any], overwrite: bool) -> Journal:
+def _open(path: Path, format: Format, journal: Journal, context: Context | None) -> Output:
+    if isinstance(format, FileFormat):
+        return Files(path, format, journal)
+    if isinstance(format, FolderFormat):
+        assert context is not None
+        return format.open(path, journal, context)
+    assert isinstance(format, RowFormat)
+    return Rows(path, format, journal)
+
+
+def open_journal(paths: Paths, settings: dict[str, Any], overwrite: bool, defaults: Mapping[str, Any] | None = None) -> Journal:
     """Open the journal of an output, either new or left by an earlier run with the same settings.
 
     Raises:
@@ -190,18 +228,20 @@ def open_journal(paths: Paths, settings: dict[str, Any], overwrite: bool) -> Jou
         if before is None or overwrite:
             journal.begin(settings)
             return journal
-        _compare(paths.output, journal, before, settings)
+        _compare(paths.output, journal, before, settings, defaults or {})
         return journal
     except BaseException:
         journal.close()
         raise
 
 
-def _compare(output: Path, journal: Journal, before: dict[str, Any], settings: dict[str, Any]) -> None:
+def _compare(
+    output: Path, journal: Journal, before: dict[str, Any], settings: dict[str, Any], defaults: Mapping[str, Any]
+) -> None:
     """Raise `JournalError` if settings differ from the journal's. Settings that an old journal lacks are added to it."""
-    known = {NORMALIZER: normalizers.DEFAULT} | before
+    known = {**defaults, **before}
     if not any(journal.totals().errors):  # nothing has been scored yet
-        known.pop(NORMALIZER)
+        known.pop(NORMALIZER, None)
     changed = [name for name, value in settings.items() if name in known and known[name] != value]
     if changed == [NORMALIZER]:
         raise JournalError(
@@ -225,21 +265,23 @@ def _device(path: Path) -> Iterator[BinaryIO]:
             file.close()
 
 
-def _format_named(path: Path) -> str | None:
-    """Return the format that a file name's suffix stands for, in upper or lower case."""
-    return next((name for suffix, name in formats.suffixes().items() if path.suffix.lower() == suffix.lower()), None)
+def _refuse_folder(table: FormatTable, format: str | None, why: str = "") -> None:
+    """Raise `ValueError` if a format writes a folder, for an output that is none."""
+    if table.writes_folder(format):
+        what = "a file for each input" if table.has_file_each(format) else "a folder"
+        raise ValueError(f"{format} writes {what}{why or ': name a folder with -o'}")
 
 
-def _check_name(path: Path, format: str | None, is_folder: bool) -> None:
+def _check_name(path: Path, format: str | None, table: FormatTable, is_folder: bool) -> None:
     """Raise `ValueError` if the suffix of the name does not fit the content of the output."""
-    suffix, known = path.suffix.lower(), ", ".join(formats.suffixes())
+    suffix, known = path.suffix.lower(), ", ".join(table.suffixes())
     if suffix in AUDIO_SUFFIXES:
         raise ValueError(f"{path} has the suffix of an audio file: expected one of {known}")
-    if is_folder or not suffix:
+    if is_folder or not suffix or table.writes_folder(format):
         return
     if suffix in COMPRESSED_SUFFIXES:
         raise ValueError(f"{path} has the suffix of a compressed file, but outputs are not compressed: use one of {known}")
-    if format is None and _format_named(path) is None:
+    if format is None and table.named(path) is None:
         raise ValueError(f"{path} has the unknown suffix {path.suffix}: use one of {known}, or pass --format")
 
 

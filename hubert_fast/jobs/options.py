@@ -1,4 +1,4 @@
-"""The options of a transcription."""
+"""The options of a job, whatever it computes."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ CHANNELS = ("mix", "each")
 
 @dataclass(frozen=True)
 class Options:
-    """Options of a transcription.
+    """Options of a job.
 
     Attributes:
         batch_seconds: Seconds of audio in a batch; by default 64 on a CPU, and 16 for each GiB of a GPU's memory up to 1,280.
         workers: Threads that decode audio; by default one for each CPU that the process may use, at most 16.
         chunk_seconds: Length of the chunks that longer audio is cut into.
         overlap_seconds: Seconds of audio that consecutive chunks share.
-        channels: `"mix"` averages the channels of a file, `"each"` transcribes them separately.
+        channels: `"mix"` averages the channels of a file, `"each"` processes them separately.
         ordered: Return results in the order of the inputs instead of the order in which they finish.
-        keep_truncated: Transcribe what is left of truncated files, instead of reporting them as failures.
+        keep_truncated: Process what is left of truncated files, instead of reporting them as failures.
 
     Raises:
         ValueError: If a value is out of range.

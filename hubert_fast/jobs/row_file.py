@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from ..jobs.journal import Journal, JournalError, Row
 from .formats import RowFormat
+from .journal import Journal, JournalError, Row
 
 COPY_BYTES = 1 << 20
 
