@@ -35,6 +35,7 @@ from hubert_fast.kernels import (
     layer_norm,
     linear,
     tuning,
+    unit_argmin,
     waveforms,
     window_statistics,
 )
@@ -55,6 +56,7 @@ INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,5}\*/\s", re.MULTILINE)
 PRODUCTS = (  # kernels that must use tensor cores
     *("attention", "conv_positional", "conv_first_product", "linear", "linear_persistent", "linear_layer_norm", "ctc_argmax"),
 )
+EXACT_PRODUCTS = ("unit_argmin",)  # kernels that must use none, since they multiply in true float32
 SMALL_PRODUCTS = ("conv_first_product",)  # kernels whose blocks are too small for wgmma and tcgen05
 FRAMES, SAMPLES = 15_000, 4_800_000  # five minutes in a batch
 
@@ -168,6 +170,12 @@ def cases(dtype: torch.dtype) -> Iterator[tuple[str, str, Callable[[], Any]]]:
             lambda v=vocabulary: ctc_argmax.launch(half(FRAMES, 1024), half(v, 1024), vector(v)),
         )
     if dtype == torch.bfloat16:  # kernels that do not depend on the dtype: listed once
+        for channels, centroids in ((768, 100), (768, 500), (1024, 2000), (1280, 1000)):
+            yield (
+                "unit_argmin",
+                f"{channels} x {centroids}",
+                lambda c=channels, k=centroids: unit_argmin.launch(half(FRAMES, c), full(k, c)),
+            )
         for kind in (torch.int16, torch.float32):
             yield (
                 "normalize_waveforms",
@@ -262,7 +270,7 @@ def rows(archs: list[int], dtypes: list[str], ops: list[str], short: bool) -> It
 
 
 def faults(row: dict[str, Any]) -> list[str]:
-    """Return the faults of a row: a spill, too much shared memory, a matrix product without tensor cores."""
+    """Return the faults of a row: a spill, too much shared memory, tensor cores that are missing or must not be used."""
     arch, faults = int(row["arch"][3:]), []
     if int(row["stack_bytes"]):
         faults.append(f"{row['stack_bytes']} bytes spill")
@@ -273,6 +281,8 @@ def faults(row: dict[str, Any]) -> list[str]:
         expected = {90: "HGMMA", 100: "UTC"}.get(arch, "HMMA") if newest else "MMA"
         if expected not in row["tensor_cores"] and row["precision"] != "ieee":
             faults.append(f"tensor cores: {row['tensor_cores'] or 'none'}, where {expected} was expected")
+    if row["kernel"] in EXACT_PRODUCTS and row["tensor_cores"]:
+        faults.append(f"tensor cores: {row['tensor_cores']}, where none was expected")
     return faults
 
 

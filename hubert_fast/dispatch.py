@@ -40,7 +40,7 @@ def interpreting() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
-def _constant(function: Callable[..., Any]) -> Callable[..., Any]:
+def constant(function: Callable[..., Any]) -> Callable[..., Any]:
     """Make `torch.compile` treat the result of a function as a constant, instead of tracing reads of files and variables.
 
     `torch.compiler.assume_constant_result` does the same, but imports the compiler, and with it triton.
@@ -49,7 +49,7 @@ def _constant(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-@_constant
+@constant
 def why_not(backend: str) -> str | None:
     """Return why `backend` cannot run in this process, or `None` when it can."""
     if backend == "eager":
@@ -191,7 +191,7 @@ def _dtype_of(tensors: tuple[torch.Tensor, ...]) -> torch.dtype:
     return torch.float32
 
 
-@_constant
+@constant
 def _is_verified(device: int, dtype: torch.dtype | None) -> bool:
     """Return whether kernels pass their check on a CUDA device in a dtype (`None`: any). Run the check if it has never run."""
     if not check_required():
@@ -206,7 +206,7 @@ def why_too_old(device: torch.device) -> str | None:
     return _too_old(device.index) if device.type == "cuda" else None
 
 
-@_constant
+@constant
 def _too_old(device: int) -> str | None:
     capability = torch.cuda.get_device_capability(device)
     if capability < MIN_CAPABILITY:

@@ -49,6 +49,10 @@ TEST_TOLERANCES = {
         3e-7, "C++ against float64, per number and relative to 1 at least: polynomials with an error of 4e-8"
     ),
     "rounding to bfloat16": Tolerance(4e-3, "half the distance of neighbouring numbers, 2^-8"),
+    "squared distance": Tolerance(
+        1e-6,
+        "sums of up to 1,280 products in float32, relative to (|x| + |c|)^2: 1e-7 measured, and 2e-6 and more with tf32",
+    ),
     "gradient": Tolerance(
         2e-5,
         "long sums of terms of both signs: each side is up to 8e-6 from float64, and transformers 4.34.1 on two threads 7e-6 "

@@ -307,7 +307,7 @@ def test_auto_follows_the_verdict(fake_gpu, monkeypatch):
 def test_torch_compile_treats_the_verdict_as_a_constant(monkeypatch):
     queries = []
     monkeypatch.setattr(verdicts, "why_not_proven", lambda device, dtype: queries.append(dtype) or "fail")
-    monkeypatch.setattr(dispatch, "why_not", dispatch._constant(lambda backend: None))
+    monkeypatch.setattr(dispatch, "why_not", dispatch.constant(lambda backend: None))
     monkeypatch.setattr(dispatch, "_why_not_on", lambda tensors, also: None)
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     x, weight, bias = torch.randn(3, 8), torch.randn(8), torch.randn(8)

@@ -20,7 +20,7 @@ PROGRAM = Path(__file__).parents[1] / "bench/compile_kernels.py"
 TABLE = PROGRAM.parent / "results/compile.csv"
 NAMES = {
     *("layer_norm", "add_layer_norm", "linear", "linear_layer_norm", "attention", "conv_positional", "conv_first"),
-    *("conv_first_product", "linear_persistent", "ctc_argmax", "moments", "normalize", "window_sums"),
+    *("conv_first_product", "linear_persistent", "ctc_argmax", "moments", "normalize", "window_sums", "unit_argmin"),
 }
 # one version for each torch from 2.8 to 2.15, of which 2.10 and 2.11 share one
 TRITONS = ("3.4.0", "3.5.1", "3.6.0", "3.7.0", "3.7.1", "3.8.0", "3.9.0")
@@ -67,7 +67,7 @@ def test_the_committed_table(program):
         assert {(arch, dtype) for arch, dtype, *_ in cases} == {
             (f"sm_{arch}", dtype) for arch in program.ARCHS for dtype in program.DTYPES
         }
-        assert len(compiled) == 690 and len(cases) == 645
+        assert len(compiled) == 710 and len(cases) == 665
         assert {row["kernel"] for row in compiled} == NAMES
     assert not [(row, faults) for row in rows if (faults := program.faults(row))]
 
@@ -99,3 +99,11 @@ def test_faults_of_a_row(program, change, fault):
     row = {"arch": "sm_90", "dtype": "bf16", "kernel": "linear", "precision": ""}
     row |= {"stack_bytes": "0", "shared_bytes": "1", "tensor_cores": "HGMMA"}
     assert program.faults(row) == [] and program.faults(row | change) == [fault]
+
+
+def test_products_in_true_float32_must_not_use_tensor_cores(program):
+    """For sm_100, triton 3.4 to 3.7 compile an "ieee" product to tf32 if the kernel converts its left operand to float32."""
+    row = {"arch": "sm_100", "dtype": "bf16", "kernel": "unit_argmin", "precision": ""}
+    row |= {"stack_bytes": "0", "shared_bytes": "1", "tensor_cores": ""}
+    assert program.faults(row) == []
+    assert program.faults(row | {"tensor_cores": "UTCHMMA"}) == ["tensor cores: UTCHMMA, where none was expected"]

@@ -161,6 +161,12 @@ def test_ctc_argmax():
     assert torch.equal(ids.long(), best) and relative_error(log_probs, expected) < 1e-7  # log-probabilities are float32
 
 
+def test_unit_argmin():
+    frames, centroids = noise(2, 50, 24), noise(30, 24)
+    distances = (frames[:, :, None] - centroids).square().sum(-1)
+    assert torch.equal(ops.unit_argmin_eager(frames, centroids), distances.argmin(-1).int())
+
+
 @pytest.mark.parametrize("scale", [1, 3e-4], ids=["loud", "as quiet as the variance floor"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int16], ids=str)
 def test_normalize_waveforms(scale, dtype):

@@ -371,6 +371,33 @@ def test_ctc_argmax_of_equal_logits_is_the_first():
     assert_close(log_probs, torch.full((20,), 300.0).log().neg(), torch.float32)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("channels", [1, 13, 48, 256])
+@pytest.mark.parametrize("centroids", [1, 5, 64, 131])
+def test_unit_argmin(centroids, channels, dtype):
+    x, rows = randn(2, 37, channels, dtype=dtype), randn(centroids, channels)
+    units = check("unit_argmin", x, rows)
+    assert units.shape == (2, 37) and units.dtype == torch.int32
+    check("unit_argmin", x[0, 0], rows)
+    check("unit_argmin", x[:, :0], rows)
+    check("unit_argmin", x, rows.to(dtype))
+
+
+@pytest.mark.parametrize("channels", [64, 768, 1024, 1280])
+def test_unit_argmin_of_wide_frames(channels):
+    check("unit_argmin", randn(3, channels), randn(100, channels))
+
+
+def test_unit_argmin_of_strided_operands():
+    rows = randn(77, 24)
+    check("unit_argmin", randn(24, 70).t(), randn(24, 77).t())
+    check("unit_argmin", randn(1, 24).expand(70, 24), rows)
+    check("unit_argmin", randn(7, 5, 24).transpose(0, 1), rows)
+    check("unit_argmin", randn(70, 1).expand(70, 24), randn(77, 1).expand(77, 24))
+    check("unit_argmin", randn(70, 48)[:, ::2], randn(154, 24)[::2])
+    check("unit_argmin", randn(70, 24).half().t().contiguous().t(), rows)
+
+
 OPERANDS = {
     "layer_norm": lambda: (randn(3, 8), *randn(2, 8), 1e-5),
     "add_layer_norm": lambda: (randn(3, 8), randn(3, 8), *randn(3, 8), 1e-5, torch.float32, True),
@@ -384,6 +411,7 @@ OPERANDS = {
     "normalize_waveforms": lambda: (randn(99), [0], [98]),
     "window_statistics": lambda: (randn(99), [0], [98], 10, 5),
     "ctc_argmax": lambda: (randn(3, 16), randn(8, 16), randn(8)),
+    "unit_argmin": lambda: (randn(3, 16), randn(8, 16)),
 }
 KEYWORDS = {  # keywords of the public function that the registered op takes by position
     "layer_norm": (),
@@ -436,7 +464,7 @@ def test_ops_compile_without_graph_breaks_and_export(name):
             assert torch.equal(output, reference)
 
 
-@every_op
+@pytest.mark.parametrize("name", [name for name in OPERANDS if name != "unit_argmin"])  # an index has no gradient
 def test_gradients_use_the_definition(name):
     positional, options = call_arguments(name)
     first = positional[0].requires_grad_()
@@ -474,6 +502,9 @@ def test_gradients_use_the_definition(name):
         ("normalize_waveforms", {2: [100]}, r"within \[99\] samples, but are \[0\] and \[100\]"),
         ("window_statistics", {1: [0, 0]}, r"within \[99\] samples, but are \[0, 0\] and \[98\]"),
         ("ctc_argmax", {1: randn(8, 15)}, r"x must be \[3, 15\].*\[3, 16\]"),
+        ("unit_argmin", {1: randn(8, 15)}, r"x must be \[3, 15\] for centroids \[8, 15\], but is \[3, 16\]"),
+        ("unit_argmin", {1: randn(0, 16)}, r"centroids must be \[K, C\] and not empty, but are \[0, 16\]"),
+        ("unit_argmin", {1: randn(16)}, r"centroids must be \[K, C\] and not empty, but are \[16\]"),
     ],
 )
 def test_errors_describe_operands_that_do_not_fit(name, change, message):
@@ -494,9 +525,9 @@ def test_attention_starts_with_the_longest_utterances():
     assert not work[6:, 2:].any()  # unused entries
 
 
-def far_apart(rows, columns):
+def far_apart(rows, columns, dtype=torch.float16):
     """Return rows that are 2^30 elements apart, so that offsets pass 2^31. The memory in between is never touched."""
-    storage = torch.empty((rows - 1) * 2**30 + columns, dtype=torch.float16)
+    storage = torch.empty((rows - 1) * 2**30 + columns, dtype=dtype)
     return storage.as_strided((rows, columns), (2**30, 1)).copy_(randn(rows, columns))
 
 
@@ -508,6 +539,7 @@ def test_offsets_beyond_2_to_the_31():
     check("linear_gelu", x, weight, None)
     check("linear_add", x, square, None, x)
     check("ctc_argmax", x, weight, None, tolerance=torch.float16)
+    check("unit_argmin", far_apart(3, 32, torch.float32), weight.float())
     check("conv_positional", x, randn(2, 3, 16, 16).half(), randn(32).half(), torch.tensor([0, 4]), x)
     heads = x.unflatten(1, (2, 16))
     check("attention", heads, heads, heads, torch.tensor([0, 4]))

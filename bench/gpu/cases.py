@@ -19,7 +19,7 @@ from hubert_fast import ops
 from hubert_fast.check.cases import OpCase, Size
 
 Call = Callable[[], Any]
-TINY = Size("tiny", hidden=32, heads=2, inner=48, groups=2, kernel=4, conv=16, vocabulary=11)
+TINY = Size("tiny", hidden=32, heads=2, inner=48, groups=2, kernel=4, conv=16, vocabulary=11, units=70)
 
 
 class Provider(NamedTuple):
@@ -68,11 +68,13 @@ class Case(OpCase):
     Attributes:
         launcher: Our kernel, without the preparation that the packed graph does once per batch.
         finish: Converts our result to the layout in which it is compared with those of the libraries.
+        compare: Maps a finished result and the arguments to values that can be compared: near ties have equal ones.
     """
 
     libraries: dict[str, Provider] = field(default_factory=dict)
     launcher: Provider | None = None
     finish: Callable[[Any], Any] = lambda out: out
+    compare: Callable[..., Any] = lambda out, *arguments: out
 
     @classmethod
     def of(cls, case: OpCase, libraries: dict[str, Provider] | None = None, **more: Any) -> Case:

@@ -207,6 +207,21 @@ def ctc_argmax(size: Size, lengths: list[int], at: Where) -> Case:
     )  # fmt: skip
 
 
+def unit_argmin(size: Size, lengths: list[int], at: Where) -> Case:
+    def library(x: Tensor, centroids: Tensor) -> Call:
+        norms, columns = centroids.square().sum(1), centroids.t()
+        return lambda: torch.addmm(norms, x.float(), columns, alpha=-2).argmin(1)
+
+    return Case.of(
+        cases.unit_argmin(size, lengths, at),
+        {
+            "library: addmm, argmin": Provider(library),
+            "library: cdist, argmin": plain(lambda x, centroids: torch.cdist(x.float(), centroids).argmin(1)),
+        },
+        compare=lambda units, x, centroids: (x.float() - centroids[units.long()]).square().sum(-1),
+    )  # fmt: skip
+
+
 def normalize_waveforms(size: Size, lengths: list[int], at: Where, pcm: bool = False) -> Case:
     starts, samples, total = sample_spans(lengths)
 
@@ -246,5 +261,5 @@ def window_statistics(size: Size, lengths: list[int], at: Where) -> Case:
 
 BUILDERS = (
     linear_gelu, linear_add, attention, conv_gelu, conv_positional, add_layer_norm, conv_first, layer_norm, ctc_argmax,
-    normalize_waveforms, window_statistics, attention_padded,
+    unit_argmin, normalize_waveforms, window_statistics, attention_padded,
 )  # fmt: skip

@@ -29,6 +29,7 @@ class Size(NamedTuple):
     kernel: int = 128
     conv: int = 512
     vocabulary: int = 32
+    units: int = 500
     pre_norm: bool = True
 
 
@@ -37,7 +38,7 @@ SIZES = {
     "base": Size("base", hidden=768, heads=12, inner=3072, pre_norm=False),
     "xlarge": Size("xlarge", hidden=1280, inner=5120),
 }
-ODD = Size("odd", hidden=52, heads=4, inner=77, groups=4, kernel=5, conv=24, vocabulary=31)
+ODD = Size("odd", hidden=52, heads=4, inner=77, groups=4, kernel=5, conv=24, vocabulary=31, units=101)
 
 
 class Where(NamedTuple):
@@ -236,6 +237,19 @@ def ctc_argmax(size: Size, lengths: list[int], at: Where) -> OpCase:
     )  # fmt: skip
 
 
+def unit_argmin(size: Size, lengths: list[int], at: Where) -> OpCase:
+    n, c, units = sum(lengths), size.hidden, size.units
+
+    def settle(out: Tensor, x: Tensor, centroids: Tensor) -> Tensor:
+        """Compare a unit by its distance: among near ties any unit is correct."""
+        return (x - centroids[out.long()]).square().sum(-1).float()
+
+    return OpCase(
+        "unit_argmin", f"{size.name} [{n}, {c}] to {units}", at.dtype,
+        lambda: (at.normal(n, c), at.normal(units, c, dtype=torch.float32)), 2.0 * n * c * units, settle=settle,
+    )  # fmt: skip
+
+
 def normalize_waveforms(size: Size, lengths: list[int], at: Where, pcm: bool = False) -> OpCase:
     """Normalise waveforms in the dtype of `at`, or 16-bit PCM."""
     starts, samples, total = sample_spans(lengths)
@@ -259,5 +273,5 @@ def window_statistics(size: Size, lengths: list[int], at: Where) -> OpCase:
 
 BUILDERS = (
     linear_gelu, linear_add, attention, conv_gelu, conv_positional, add_layer_norm, conv_first, layer_norm, ctc_argmax,
-    normalize_waveforms, window_statistics, attention_padded,
+    unit_argmin, normalize_waveforms, window_statistics, attention_padded,
 )  # fmt: skip

@@ -20,6 +20,7 @@ from .conv_positional import conv_positional, conv_positional_eager
 from .ctc_argmax import ctc_argmax, ctc_argmax_eager
 from .layer_norm import layer_norm, layer_norm_eager
 from .linear import conv_gelu, conv_gelu_eager, linear_add, linear_add_eager, linear_gelu, linear_gelu_eager
+from .unit_argmin import unit_argmin, unit_argmin_eager
 from .waveforms import normalize_waveforms, normalize_waveforms_eager
 from .window_statistics import window_statistics, window_statistics_eager
 
@@ -46,6 +47,8 @@ __all__ = [
     "linear_gelu_eager",
     "normalize_waveforms",
     "normalize_waveforms_eager",
+    "unit_argmin",
+    "unit_argmin_eager",
     "window_statistics",
     "window_statistics_eager",
 ]

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..dispatch import constant
+
 
 def in_full_precision(x: Tensor, *others: Tensor | None) -> tuple:
     """Return all tensors in float32, or in float64 if `x` is float64. `None` stays `None`."""
@@ -33,6 +35,20 @@ def without_autocast(definition: Callable[..., Any]) -> Callable[..., Any]:
             return definition(x, *args, **kwargs)
 
     return run
+
+
+@constant
+def may_round_products(device_type: str) -> bool:
+    """Return whether PyTorch's settings allow float32 products on `cpu` or `cuda` to round operands to tf32 or bfloat16."""
+    if device_type == "cuda":
+        from ..kernels.checks import tf32_allowed
+
+        return tf32_allowed()
+    if device_type != "cpu":
+        return False
+    if not hasattr(torch.backends.mkldnn, "matmul"):  # before 2.9
+        return torch.get_float32_matmul_precision() != "highest"
+    return torch.backends.mkldnn.matmul.fp32_precision not in ("none", "ieee")
 
 
 def check_cu_seqlens(cu_seqlens: Tensor) -> None:
