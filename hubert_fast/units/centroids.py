@@ -113,7 +113,7 @@ class Centroids:
         metadata |= {TRAINING + key: value for key, value in self.training.items()}
         if self.source is not None:
             metadata |= {SOURCE + key: value for key, value in self.source.to_metadata().items()}
-        _write_atomically(Path(path), save(tensors, metadata=metadata))
+        write_atomically(Path(path), save(tensors, metadata=metadata))
 
     @classmethod
     def load(cls, path: str | Path, speaker: str | None = None) -> Centroids:
@@ -141,7 +141,7 @@ class Centroids:
     def _from(cls, codebook: Codebook) -> Centroids:
         metadata = codebook.metadata
         if metadata.get("format") != FORMAT:
-            return cls(codebook.values, projection=codebook.projection, training=metadata)
+            return cls(codebook.values, None, codebook.projection, _without_prefix(metadata, TRAINING))
         if metadata.get("version") != VERSION:
             raise CentroidsError(
                 f"expected version {VERSION} of the format, but it has version {metadata.get('version')}: update hubert_fast"
@@ -158,7 +158,8 @@ def _without_prefix(metadata: Mapping[str, str], prefix: str) -> dict[str, str]:
     return {key.removeprefix(prefix): value for key, value in metadata.items() if key.startswith(prefix)}
 
 
-def _write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name, and rename it when it is complete. Raises `OSError` if that fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

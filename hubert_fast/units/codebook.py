@@ -38,7 +38,7 @@ class Codebook:
     Attributes:
         values: The centroids, an array that `checked` has not seen yet.
         projection: The projection before distances, if the file has one.
-        metadata: Text that the file holds about the centroids.
+        metadata: Text about the centroids, with the keys of the files that `Centroids.save` writes.
     """
 
     values: Any

@@ -59,7 +59,7 @@ def read_faiss(path: Path) -> Codebook:
         values = vectors.reconstruct_n(0, vectors.ntotal)
     except (RuntimeError, MemoryError) as error:
         raise CentroidsError(f"the centroids of its {type(vectors).__name__} cannot be read: {first_line(error)}") from None
-    return Codebook(np.array(values), projection, {"algorithm": f"faiss {type(index).__name__}"})
+    return Codebook(np.array(values), projection, {"training.algorithm": f"faiss {type(index).__name__}"})
 
 
 def _projection(chain: list[Any]) -> Projection | None:
