@@ -60,6 +60,8 @@ CPU_PEERS = [  # that `hubert-fast bench` compares with on a CPU
     *CURRENT_TRANSFORMERS,
 ]
 TENSORFLOW = ["keras>=3.6", "h5py>=3.10"]  # and TensorFlow, of which there are several builds
+UNITS = ["scikit-learn>=1.3"]  # hubert-fast kmeans learns with it
+FAISS = ["faiss-cpu>=1.8"]  # reads centroids in faiss indices
 RAY = ['ray[data]>=2.40; python_version < "3.14"']
 
 setup(
@@ -84,6 +86,7 @@ setup(
         "hubert_fast.ops",
         "hubert_fast.packed",
         "hubert_fast.transcribe",
+        "hubert_fast.units",
     ],
     package_dir={"hubert_fast": "hubert_fast", "hubert_fast.kernels": "kernels"},
     package_data={"hubert_fast": ["py.typed"], "hubert_fast.demo": ["*.json", "*.safetensors", "recordings/*"]},
@@ -104,6 +107,8 @@ setup(
         "demo": DEMO,
         "wer": DEMO,
         "ray": RAY,
+        "units": UNITS,
+        "faiss": FAISS,
         "transformers": TRANSFORMERS,
         "tensorflow": ["tensorflow>=2.16", *TENSORFLOW],
         "test-tensorflow": ["tensorflow-cpu>=2.16", *TENSORFLOW, "pytest>=8", "pytest-xdist>=3.2"],
@@ -125,6 +130,8 @@ setup(
             *CPU_PEERS,
             *DEMO,
             *RAY,
+            *UNITS,
+            *FAISS,
         ],
         "bench": ["pytest-benchmark>=4", "matplotlib>=3.8", *CURRENT_TRANSFORMERS, *DEMO],
         "bench-cpu": CPU_PEERS,

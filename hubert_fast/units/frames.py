@@ -1,0 +1,76 @@
+"""Define access to more frames than fit in memory: in blocks in a random order, and as a uniform random sample."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+import numpy as np
+
+from .codebook import CentroidsError
+from .frame_source import FrameSource
+
+NEAR_ROWS = 16  # drawn frames that are at most so far apart are read together
+
+
+class Frames(ABC):
+    """A sequence of frames `[N, C]`, of which parts are read.
+
+    Attributes:
+        count: The number of frames, N.
+        channels: The number of channels, C.
+        source: Where the frames come from; `None` if that is unknown.
+    """
+
+    count: int
+    channels: int
+    source: FrameSource | None = None
+
+    @abstractmethod
+    def read(self, start: int, end: int) -> np.ndarray:
+        """Return the frames from `start` to `end`, float32 `[end - start, C]`."""
+
+    def blocks(self, rows: int, seed: int, epoch: int = 0, limit: int | None = None) -> Iterator[np.ndarray]:
+        """Yield frames in blocks of `rows` consecutive ones (the last block may have fewer), in a random order, float32.
+
+        Args:
+            rows: The frames in a block.
+            seed: The seed of the choice and the order.
+            epoch: Yields the same blocks in another order for each number.
+            limit: The number of frames to choose, rounded up to whole blocks; `None` for all.
+        """
+        starts = np.random.default_rng(seed).permutation(np.arange(0, self.count, rows))
+        if limit is not None:
+            starts = starts[: -(-limit // rows)]
+        for start in np.random.default_rng([seed, epoch]).permutation(starts):
+            yield self.read(int(start), min(int(start) + rows, self.count))
+
+    def sample(self, rows: int, seed: int) -> np.ndarray:
+        """Return distinct frames that are drawn uniformly, in their order in the sequence: float32 `[min(rows, N), C]`."""
+        rows = min(rows, self.count)
+        # without shuffling, the memory is that of the drawn numbers, not of all
+        chosen = np.sort(np.random.default_rng(seed).choice(self.count, rows, replace=False, shuffle=False))
+        frames = np.empty((rows, self.channels), np.float32)
+        done = 0
+        while done < rows:
+            near = chosen[done : done + 1024]
+            together = int(np.argmax(np.append(np.diff(near) > NEAR_ROWS, True))) + 1
+            first = int(near[0])
+            frames[done : done + together] = self.read(first, int(near[together - 1]) + 1)[near[:together] - first]
+            done += together
+        return frames
+
+
+class ArrayFrames(Frames):
+    """The frames of an array `[N, C]` in memory. Raises `CentroidsError` for another shape or dtype."""
+
+    def __init__(self, frames: np.ndarray, source: FrameSource | None = None):
+        if not isinstance(frames, np.ndarray) or frames.dtype.kind != "f" or frames.ndim != 2 or 0 in frames.shape:
+            found = f"{frames.dtype} {list(frames.shape)}" if isinstance(frames, np.ndarray) else type(frames).__name__
+            raise CentroidsError(f"frames must be a floating-point array [N, C], each at least 1, but are {found}")
+        self._frames, self.source = frames, source
+        self.count, self.channels = frames.shape
+
+    def read(self, start: int, end: int) -> np.ndarray:
+        """Return the frames from `start` to `end`, float32 `[end - start, C]`."""
+        return self._frames[start:end].astype(np.float32)

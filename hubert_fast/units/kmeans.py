@@ -1,0 +1,235 @@
+"""Learn centroids from more frames than fit in memory, with scikit-learn's `MiniBatchKMeans`.
+
+k-means++ on a uniform sample gives the first centroids. Then each epoch passes over all frames in mini-batches (Sculley 2010,
+"Web-scale k-means clustering"), each of which consists of blocks from random places, since consecutive frames are alike.
+
+Differences to fairseq's `learn_kmeans.py`, which loads everything and calls `fit`:
+
+- Each epoch begins with new counts, so that it averages the frames that it assigns and forgets those that earlier epochs
+  assigned to worse centroids. From the same start, inertia falls further per epoch, and the state between epochs is nothing
+  but the centroids.
+- 3 candidates of k-means++ (fairseq: 20). Each is scored on the whole sample, and the epochs level most differences.
+- As in fairseq, `reassignment_ratio` is 0, so that rare centroids are kept: speech has rare sounds, and much silence.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .centroids import Centroids, write_atomically
+from .codebook import CentroidsError
+from .frames import ArrayFrames, Frames
+
+BLOCK_ROWS = 1024  # 20 s of audio: 1.5 MB in float16
+BATCH_ROWS = 16 * BLOCK_ROWS  # fairseq: 10,000
+BATCH_ROWS_PER_CLUSTER = 20  # at least: the first batch of an epoch replaces the centroids
+SAMPLE_ROWS = 32_768  # fairseq: 30,000
+SAMPLE_ROWS_PER_CLUSTER = 32
+CANDIDATES = 3
+INSTALL = "learning centroids needs scikit-learn: pip install 'hubert_fast[units]'"
+
+
+class Step(NamedTuple):
+    """What learning has done, for a display.
+
+    Attributes:
+        epoch: The number of the current epoch, beginning at 1; 0 while the first centroids are chosen.
+        frames: The frames of this epoch that have been processed.
+        total: The frames of an epoch.
+        inertia: The mean squared distance of a sampled frame to its centroid, at the end of an epoch; otherwise `None`.
+    """
+
+    epoch: int
+    frames: int
+    total: int
+    inertia: float | None = None
+
+
+def learn(
+    frames: Frames | np.ndarray,
+    clusters: int,
+    *,
+    seed: int = 0,
+    epochs: int = 20,
+    tolerance: float = 1e-3,
+    limit: int | None = None,
+    progress: Callable[[Step], None] | None = None,
+    state: Path | None = None,
+) -> Centroids:
+    """Learn centroids. The result is the same for the same frames, arguments, versions and machine.
+
+    Memory is bounded by a sample of 32,768 frames or 32 per cluster and a batch of 16,384 frames or 20 per cluster.
+
+    Args:
+        frames: The frames: a `FrameReader`, or an array `[N, C]`.
+        clusters: The number of centroids, K.
+        seed: The seed of all random choices.
+        epochs: The largest number of passes over the frames.
+        tolerance: Learning ends when an epoch lowers the inertia of the sample by less than this share.
+        limit: The number of frames that the epochs use, chosen at random in blocks of 1,024; `None` for all.
+        progress: Called after each batch and each epoch.
+        state: A file that receives the state after each epoch. If it exists, learning continues from there.
+
+    Raises:
+        CentroidsError: There are fewer frames than clusters, the state is of another run, or scikit-learn is not installed.
+        ValueError: An argument is out of range.
+    """
+    frames = ArrayFrames(frames) if isinstance(frames, np.ndarray) else frames
+    for name, value, least in (
+        ("clusters", clusters, 1),
+        ("epochs", epochs, 1),
+        ("limit", limit, 1),
+        ("tolerance", tolerance, 0),
+    ):
+        if value is not None and value < least:
+            raise ValueError(f"{name} must be at least {least}, but is {value}")
+    total = frames.count if limit is None else min(limit, frames.count)
+    if total < clusters:
+        raise CentroidsError(
+            f"{clusters} clusters need at least as many frames, but there are only {total}: use fewer clusters"
+        )
+    report = progress or (lambda step: None)
+    sample = frames.sample(max(SAMPLE_ROWS, SAMPLE_ROWS_PER_CLUSTER * clusters), seed)
+    settings = {
+        "clusters": str(clusters),
+        "frames": str(total),
+        "seed": str(seed),
+        "algorithm": "MiniBatchKMeans, counts per epoch",
+        "scikit-learn": _scikit_learn_version(),
+    }
+    learnt = _State.load(state, settings, (clusters, frames.channels))
+    if learnt is None:
+        report(Step(0, 0, total))
+        learnt = _first_state(sample, clusters, seed)
+    while learnt.epoch < epochs and not learnt.has_converged(tolerance):
+        values = _run_epoch(frames, learnt, seed, limit, total, report)
+        learnt = _State(values, [*learnt.inertias, _inertia(sample, values)])
+        learnt.save(state, settings)
+        report(Step(learnt.epoch, total, total, learnt.inertias[-1]))
+    training = {
+        **settings,
+        "epochs": str(learnt.epoch),
+        "inertia per frame": f"{learnt.inertias[-1]:.6g}",
+        "numpy": np.__version__,
+        "hubert_fast": _own_version(),
+    }
+    return Centroids(learnt.values, frames.source, training=training)
+
+
+class _State(NamedTuple):
+    """The centroids after an epoch, and the inertia of the sample before the first epoch and after each."""
+
+    values: np.ndarray
+    inertias: list[float]
+
+    @property
+    def epoch(self) -> int:
+        return len(self.inertias) - 1
+
+    def has_converged(self, tolerance: float) -> bool:
+        return self.epoch > 0 and self.inertias[-1] >= self.inertias[-2] * (1 - tolerance)
+
+    def save(self, path: Path | None, settings: dict[str, str]) -> None:
+        if path is not None:
+            from safetensors.numpy import save
+
+            metadata = {"settings": json.dumps(settings), "inertias": json.dumps(self.inertias)}
+            write_atomically(path, save({"centroids": self.values}, metadata=metadata))
+
+    @classmethod
+    def load(cls, path: Path | None, settings: dict[str, str], shape: tuple[int, int]) -> _State | None:
+        """Return the state in a file, or `None` without one. Raises `CentroidsError` if it is of another run or damaged."""
+        if path is None or not path.exists():
+            return None
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="numpy") as file:
+                metadata, values = file.metadata() or {}, file.get_tensor("centroids")
+            found, inertias = json.loads(metadata["settings"]), json.loads(metadata["inertias"])
+        except (SafetensorError, OSError, ValueError, KeyError):
+            raise CentroidsError(f"{path} is not a complete state of learning: remove it to begin anew") from None
+        differing = [f"{key} is {value} (was {found.get(key)})" for key, value in settings.items() if found.get(key) != value]
+        if not differing and values.shape != shape:
+            differing = [f"the frames have {shape[1]} channels (had {values.shape[1]})"]
+        if differing:
+            raise CentroidsError(f"{path} is the state of another run: {', '.join(differing)}: remove it to begin anew")
+        return cls(values, inertias)
+
+
+def _first_state(sample: np.ndarray, clusters: int, seed: int) -> _State:
+    """Return the best of several candidates of k-means++ (Arthur and Vassilvitskii 2007) on the sample."""
+    kmeans_plusplus = _scikit_learn().kmeans_plusplus
+    best: _State | None = None
+    for candidate in range(CANDIDATES):
+        values, _ = kmeans_plusplus(sample, clusters, random_state=np.random.RandomState([seed, candidate]))
+        inertia = _inertia(sample, values)
+        if best is None or inertia < best.inertias[0]:
+            best = _State(np.ascontiguousarray(values, dtype=np.float32), [inertia])
+    assert best is not None
+    return best
+
+
+def _run_epoch(
+    frames: Frames, learnt: _State, seed: int, limit: int | None, total: int, report: Callable[[Step], None]
+) -> np.ndarray:
+    """Return the centroids after another pass over the frames."""
+    estimator = _scikit_learn().MiniBatchKMeans(
+        len(learnt.values), init=learnt.values, n_init=1, reassignment_ratio=0.0, compute_labels=False, random_state=seed
+    )
+    done, epoch = 0, learnt.epoch + 1
+    batch_rows = max(BATCH_ROWS, BATCH_ROWS_PER_CLUSTER * len(learnt.values))
+    for batch in _batches(frames.blocks(BLOCK_ROWS, seed, epoch, limit), batch_rows, frames.channels):
+        estimator.partial_fit(batch)
+        done += len(batch)
+        report(Step(epoch, min(done, total), total))
+    return np.ascontiguousarray(estimator.cluster_centers_, dtype=np.float32)
+
+
+def _batches(blocks: Iterator[np.ndarray], rows: int, channels: int) -> Iterator[np.ndarray]:
+    """Yield batches of at least `rows` frames, the last one excepted, each valid until the next one."""
+    buffer, filled = np.empty((rows + BLOCK_ROWS, channels), np.float32), 0
+    for block in blocks:
+        buffer[filled : filled + len(block)] = block
+        filled += len(block)
+        if filled >= rows:
+            yield buffer[:filled]
+            filled = 0
+    if filled:
+        yield buffer[:filled]
+
+
+def _inertia(sample: np.ndarray, values: np.ndarray) -> float:
+    """Return the mean squared distance of a frame to its nearest centroid."""
+    norms = np.einsum("kc,kc->k", values, values)
+    total = 0.0
+    for start in range(0, len(sample), 4096):
+        part = sample[start : start + 4096]
+        nearest = (norms - 2 * part @ values.T).min(axis=1) + np.einsum("nc,nc->n", part, part)
+        total += float(np.maximum(nearest, 0).sum(dtype=np.float64))
+    return total / len(sample)
+
+
+def _scikit_learn() -> Any:
+    try:
+        from sklearn import cluster
+    except ImportError:
+        raise CentroidsError(INSTALL) from None
+    return cluster
+
+
+def _scikit_learn_version() -> str:
+    _scikit_learn()
+    return version("scikit-learn")
+
+
+def _own_version() -> str:
+    from .. import __version__
+
+    return __version__
