@@ -38,6 +38,13 @@ def features(options: argparse.Namespace) -> int:
         return command.run_features(options)
 
 
+def kmeans(options: argparse.Namespace) -> int:
+    """Run `hubert-fast kmeans`: see `units.command`."""
+    from .units import command
+
+    return command.run_kmeans(options)
+
+
 def units(options: argparse.Namespace) -> int:
     """Run `hubert-fast units`: see `units.command`."""
     from .units import command

@@ -73,6 +73,33 @@ def add_job_commands(commands: Any) -> None:
     _add_work(features)
     features.set_defaults(command="features")
 
+    kmeans = commands.add_parser(
+        "kmeans",
+        help="learn the centroids of discrete units",
+        description="Learn k-means centroids from frames, which need not fit in memory, with scikit-learn's MiniBatchKMeans. "
+        "The file also names the model, layer and normalisation of the frames, so that units of others are refused. Run the "
+        "same command again to continue after an interruption.",
+        epilog="Exit status: 0 if the file was written, 2 if not, 130 if interrupted, 143 if terminated.",
+    )
+    kmeans.add_argument(
+        "frames_path", metavar="FRAMES",
+        help="folder that hubert-fast features wrote, .npy file of frames [N, C], or a folder of such files (fairseq's too)",
+    )  # fmt: skip
+    kmeans.add_argument("-o", "--output", required=True, metavar="OUT.safetensors", help="file to write")
+    kmeans.add_argument("--clusters", type=int, default=500, metavar="K", help="number of centroids (default: 500)")
+    kmeans.add_argument(
+        "--frames", type=_count, metavar="N", help="frames to learn from, chosen at random, such as 5e6 (default: all)"
+    )
+    kmeans.add_argument("--layer", type=int, metavar="L", help="layer, if the folder has several (default: its only one)")
+    kmeans.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all random choices (default: 0)")
+    kmeans.add_argument(
+        "--epochs", type=int, default=20, metavar="N",
+        help="most passes over the frames; learning ends earlier if it no longer improves (default: 20)",
+    )  # fmt: skip
+    kmeans.add_argument("--overwrite", action="store_true", help="replace OUT if it exists, and begin anew")
+    kmeans.add_argument("--quiet", action="store_true", help="print no progress to standard error")
+    kmeans.set_defaults(command="kmeans")
+
     units = commands.add_parser(
         "units",
         help="write discrete units for audio files",
@@ -103,6 +130,16 @@ def _layers(text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected layer numbers such as 9 or 6,9, but got {text!r}") from None
+
+
+def _count(text: str) -> int:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 1 <= number < 1e15 or number != int(number):
+        raise argparse.ArgumentTypeError(f"expected a whole number of frames such as 5e6, but got {text!r}")
+    return int(number)
 
 
 def _add_encoder(parser: argparse.ArgumentParser, layer_help: str, is_required: bool = False) -> None:

@@ -117,7 +117,7 @@ class Target:
         if table.writes_folder(format):
             if path.is_file():
                 raise ValueError(f"{format} writes a folder, but {path} is a file: name a folder")
-            return cls(path, table, format, is_stream=False, is_default=is_default)
+            return cls(path, table, format, is_stream=False)
         if path.is_dir():
             raise ValueError(f"{path} is a folder: name a file for {format}")
         if output.endswith("/"):

@@ -1,4 +1,4 @@
-"""Turn speech into discrete units: learn, store and apply the centroids of HuBERT's frames."""
+"""Turn speech into frames, the hidden states of a HuBERT, and into discrete units, the nearest k-means centroids of frames."""
 
 from importlib import import_module as _import_module
 from typing import TYPE_CHECKING
@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .centroids import Centroids
     from .codebook import CentroidsError
+    from .encoder import Encoder
+    from .encodings import Encoding, EncodingResult
     from .frame_files import FrameReader
     from .frame_source import FrameSource
 
@@ -13,10 +15,13 @@ if TYPE_CHECKING:
 _HOMES = {
     "Centroids": ".centroids",
     "CentroidsError": ".codebook",
+    "Encoder": ".encoder",
+    "Encoding": ".encodings",
+    "EncodingResult": ".encodings",
     "FrameReader": ".frame_files",
     "FrameSource": ".frame_source",
 }
-__all__ = ["Centroids", "CentroidsError", "FrameReader", "FrameSource"]
+__all__ = ["Centroids", "CentroidsError", "Encoder", "Encoding", "EncodingResult", "FrameReader", "FrameSource"]
 
 
 def __getattr__(name: str) -> object:

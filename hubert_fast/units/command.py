@@ -1,15 +1,23 @@
-"""Run `hubert-fast features` and `hubert-fast units`."""
+"""Run `hubert-fast features`, `kmeans` and `units`."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import sys
 from functools import partial
+from pathlib import Path
 
-from ..console import CannotRunError, say
+from tqdm import tqdm
+
+from ..console import EXIT_OK, CannotRunError, say
+from ..interrupts import keyboard_interrupts
 from ..jobs import command
+from . import kmeans
 from .centroids import Centroids
 from .encoder import DEMO, Encoder
 from .formats import FEATURES, UNITS
+from .frame_files import FrameReader
 
 CHOICES = {"auto": None, "yes": True, "no": False}
 
@@ -20,6 +28,63 @@ def run_features(options: argparse.Namespace) -> int:
         raise CannotRunError(f"shard megabytes must be above 0, but are {options.shard_megabytes:g}")
     load = partial(Encoder.from_pretrained, frame_dtype=options.frame_dtype, pool=options.pool)
     return command.run(command.BatchCommand(FEATURES, _with_options(load, options)), options)
+
+
+def run_kmeans(options: argparse.Namespace) -> int:
+    """Learn centroids from frames and write them; return the exit status."""
+    out = Path(options.output)
+    state = out.with_name(f"{out.name}.state")
+    if out.exists() and not options.overwrite:
+        raise CannotRunError(f"{out} exists already; --overwrite replaces it")
+    if not out.absolute().parent.is_dir():
+        raise CannotRunError(f"{out} cannot be written: there is no folder {out.parent}")
+    try:
+        if options.overwrite:
+            state.unlink(missing_ok=True)
+        frames = FrameReader(options.frames_path, options.layer)
+        with LearningProgress(options.quiet) as progress, keyboard_interrupts():
+            centroids = kmeans.learn(
+                frames,
+                options.clusters,
+                seed=options.seed,
+                epochs=options.epochs,
+                limit=options.frames,
+                progress=progress.step,
+                state=state,
+            )
+        centroids.save(out)
+        state.unlink(missing_ok=True)
+    except ValueError as error:  # CentroidsError among them
+        raise CannotRunError(str(error)) from None
+    except OSError as error:
+        raise CannotRunError(f"{error.filename or out}: {error.strerror or error}") from None
+    if not options.quiet:
+        training = centroids.training
+        say(
+            f"{out}: {centroids.clusters} centroids of {centroids.channels} channels, learnt from {training['frames']} frames "
+            f"in {training['epochs']} epochs, inertia {training['inertia per frame']} per frame"
+        )
+    return EXIT_OK
+
+
+class LearningProgress(contextlib.AbstractContextManager["LearningProgress"]):
+    """Shows how far learning is: as a bar on a terminal, or else as a line after each epoch."""
+
+    def __init__(self, quiet: bool):
+        self._quiet = quiet
+        self._bar = tqdm(unit=" frames", unit_scale=True, file=sys.stderr, disable=quiet or not sys.stderr.isatty())
+
+    def step(self, step: kmeans.Step) -> None:
+        """Receive the state of learning."""
+        if step.inertia is not None and not self._quiet:
+            say(f"epoch {step.epoch}: inertia {step.inertia:.6g} per frame")
+        self._bar.total = step.total
+        self._bar.set_description("choosing first centroids" if not step.epoch else f"epoch {step.epoch}", refresh=False)
+        self._bar.n = step.frames
+        self._bar.refresh()
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()
 
 
 def run_units(options: argparse.Namespace) -> int:

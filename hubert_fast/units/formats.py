@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,7 +94,7 @@ def _units(encoding: Encoding) -> Any:
     return encoding.units
 
 
-def _spaced(numbers: Sequence[int]) -> str:
+def _spaced(numbers: Any) -> str:
     return " ".join(map(str, numbers))
 
 
