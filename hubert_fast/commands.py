@@ -45,6 +45,14 @@ def kmeans(options: argparse.Namespace) -> int:
     return command.run_kmeans(options)
 
 
+def label(options: argparse.Namespace) -> int:
+    """Run `hubert-fast label`: see `units.label_command`."""
+    from .units.label_command import run_label
+
+    with _threads(options):
+        return run_label(options)
+
+
 def units(options: argparse.Namespace) -> int:
     """Run `hubert-fast units`: see `units.command`."""
     from .units import command

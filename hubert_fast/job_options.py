@@ -69,6 +69,11 @@ def add_job_commands(commands: Any) -> None:
         "--shard-megabytes", type=float, default=1000.0, metavar="MB",
         help="size from which another file is begun, with --format shards (default: 1000)",
     )  # fmt: skip
+    output.add_argument(
+        "--sample-frames", type=_count, metavar="N",
+        help="draw inputs at random until they have about this many frames, such as 5e6 (default: write those of all inputs)",
+    )  # fmt: skip
+    output.add_argument("--seed", type=int, default=0, metavar="N", help="seed of --sample-frames (default: 0)")
     _add_audio(features)
     _add_work(features)
     features.set_defaults(command="features")
@@ -123,6 +128,46 @@ def add_job_commands(commands: Any) -> None:
     _add_audio(units)
     _add_work(units)
     units.set_defaults(command="units")
+    _add_label_command(commands)
+
+
+def _add_label_command(commands: Any) -> None:
+    label = commands.add_parser(
+        "label",
+        help="write labels for pre-training: features of a sample, k-means, and the units of everything",
+        description="Write the labels on which a HuBERT is pre-trained: the frames of a random sample of the inputs, k-means "
+        "centroids learnt from them, and the units of all inputs. Run the same command again to continue at whichever step it "
+        "was interrupted. " + RESUME.format("encoded"),
+        epilog=EXIT_STATUS.format("encoded"),
+    )
+    _add_inputs(label, "model, with or without a head (default: the demo model)")
+    _add_encoder(label, "layer whose states are clustered, see hubert-fast features", is_required=True)
+    output = label.add_argument_group("output")
+    output.add_argument(
+        "-o", "--output", metavar="OUT", required=True,
+        help="folder for the labels (labels.jsonl, labels.tsv or labels.km), the centroids (kmeans.safetensors) and the frames "
+        "of the sample (sample/)",
+    )  # fmt: skip
+    output.add_argument(
+        "--format", choices=list(UNITS.formats), default=UNITS.default,
+        help=f"format of the labels: {UNITS.listed()}; km also writes fairseq's dict.km.txt (default: {UNITS.default})",
+    )  # fmt: skip
+    output.add_argument("--merge", action="store_true", help="merge runs of equal units, and write their durations in frames")
+    output.add_argument("--clusters", type=int, default=500, metavar="K", help="number of centroids (default: 500)")
+    output.add_argument(
+        "--frames", type=_count, default=5_000_000, metavar="N",
+        help="frames in the sample: 5e6 are 28 hours of audio, and 8 GB on disk for a base model (default: 5e6)",
+    )  # fmt: skip
+    output.add_argument("--epochs", type=int, default=20, metavar="N", help="most passes over the sample (default: 20)")
+    output.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all random choices (default: 0)")
+    output.add_argument("--keep-sample", action="store_true", help="keep the frames of the sample (default: delete them)")
+    output.add_argument("--ordered", action="store_true", help="write labels in the order of the inputs")
+    output.add_argument("--overwrite", action="store_true", help="begin anew if OUT exists")
+    output.add_argument("--retry-failed", action="store_true", help="retry inputs that failed in earlier runs")
+    output.add_argument("--quiet", action="store_true", help="print no progress, notes or summary to standard error")
+    _add_audio(label)
+    _add_work(label)
+    label.set_defaults(command="label")
 
 
 def _layers(text: str) -> list[int]:

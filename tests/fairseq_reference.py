@@ -143,14 +143,14 @@ def _attention(state: dict, name: str, heads: int, x: Tensor) -> Tensor:
     return _linear(state, f"{name}.out_proj", mixed.transpose(1, 2).reshape(batch, frames, width))
 
 
-def _encode(state: dict, cfg: dict, x: Tensor) -> Tensor:
+def _encode(state: dict, cfg: dict, x: Tensor, output_layer: int | None = None) -> Tensor:
     first, heads, activation = cfg["layer_norm_first"], cfg["encoder_attention_heads"], ACTIVATIONS[cfg["activation_fn"]]
     if "post_extract_proj.weight" in state:
         x = _linear(state, "post_extract_proj", x)
     x = x + _position(state, cfg, x)
     if not first:
         x = _norm(state, "encoder.layer_norm", x)
-    for i in range(cfg["encoder_layers"]):
+    for i in range(cfg["encoder_layers"] if output_layer is None else output_layer):
         name = f"encoder.layers.{i}"
         y = _norm(state, f"{name}.self_attn_layer_norm", x) if first else x
         x = x + _attention(state, f"{name}.self_attn", heads, y)
@@ -158,13 +158,16 @@ def _encode(state: dict, cfg: dict, x: Tensor) -> Tensor:
         y = _norm(state, f"{name}.final_layer_norm", x) if first else x
         x = x + _linear(state, f"{name}.fc2", activation(_linear(state, f"{name}.fc1", y)))
         x = x if first else _norm(state, f"{name}.final_layer_norm", x)
-    return _norm(state, "encoder.layer_norm", x) if first else x
+    return _norm(state, "encoder.layer_norm", x) if first and output_layer is None else x
 
 
-def fairseq_features(state: dict[str, Tensor], cfg: dict, waveform: Tensor) -> Tensor:
-    """Return the x [B, T, C] of HubertModel.extract_features for a waveform [B, S]; the state may be that of a HubertCtc."""
+def fairseq_features(state: dict[str, Tensor], cfg: dict, waveform: Tensor, output_layer: int | None = None) -> Tensor:
+    """Return the x [B, T, C] of HubertModel.extract_features for a waveform [B, S]; the state may be that of a HubertCtc.
+
+    `output_layer` is that of extract_features and of dump_hubert_feature.py: 9 for the state after the ninth layer.
+    """
     state = {name.removeprefix(CTC_PREFIX): tensor for name, tensor in state.items()}
-    return _encode(state, cfg, _norm(state, "layer_norm", _extract(state, cfg, waveform)))
+    return _encode(state, cfg, _norm(state, "layer_norm", _extract(state, cfg, waveform)), output_layer)
 
 
 def fairseq_ctc_logits(state: dict[str, Tensor], cfg: dict, waveform: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ from .options import Options
 from .progress import MOST_FAILURES_SHOWN, Progress, report_summary
 from .ray_engine import Cluster, RayRun
 from .runner import Runner
+from .sampling import SampledInputs
 from .summary import Summary, write_summary
 from .target import Sinks, Target
 from .utterances import Shard
@@ -56,6 +57,8 @@ class BatchCommand:
         defaults: The values of settings that older journals lack.
         score: Counts the errors of a result against the reference of its utterance.
         finished: Function called at the end, to report what else the user should know.
+        sample_frames: The number of frames from which on no more inputs are drawn at random; `None` to process all inputs.
+        sample_seed: The seed of that choice.
     """
 
     table: FormatTable
@@ -66,6 +69,8 @@ class BatchCommand:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     score: Callable[[Any], Errors] | None = None
     finished: Callable[[Report], None] = lambda report: None
+    sample_frames: int | None = None
+    sample_seed: int = 0
 
 
 def load_runner(
@@ -121,10 +126,12 @@ def run(command: BatchCommand, options: argparse.Namespace) -> int:
 def _run(command: BatchCommand, options: argparse.Namespace) -> int:
     report: Report = (lambda message: None) if options.quiet else say
     shard = None if options.shard is None else Shard.parse(options.shard)
-    inputs, run_options = _inputs(options, shard, report), _run_options(options)
+    inputs, run_options = _inputs(command, options, shard, report), _run_options(options)
     if options.engine == "ray" and (streams := inputs.audio_in_pipes()):
         raise ValueError(f"{streams[0]}: Ray actors cannot read audio from standard input or a pipe: write it to a file")
     target = Target.of(options.output, options.format, command.table, inputs, shard)
+    if command.sample_frames is not None:
+        run_options = replace(run_options, ordered=True)  # so that the same utterances are chosen every time
     if command.table.formats[target.format].is_aligned:
         run_options = replace(run_options, ordered=True)
         if run_options.channels == "each":
@@ -172,9 +179,15 @@ def _load(command: BatchCommand, options: argparse.Namespace, report: Report) ->
     )
 
 
-def _inputs(options: argparse.Namespace, shard: Shard | None, report: Report) -> Inputs:
+def _inputs(command: BatchCommand, options: argparse.Namespace, shard: Shard | None, report: Report) -> Inputs:
     raw = None if options.stdin_format is None else RawFormat.parse(options.stdin_format)
-    return Inputs(options.inputs, shard, note=report, allow_pipes=options.allow_pipes, raw=raw)
+    kind = Inputs if command.sample_frames is None else SampledInputs
+    inputs = kind(options.inputs, shard, note=report, allow_pipes=options.allow_pipes, raw=raw)
+    if isinstance(inputs, SampledInputs):
+        inputs.seed = command.sample_seed
+        if not inputs.can_repeat:
+            raise ValueError("a random sample needs inputs that can be read again, not standard input or a pipe: write a list")
+    return inputs
 
 
 def _run_options(options: argparse.Namespace) -> Options:
@@ -223,9 +236,20 @@ def _process(
     most = None if failures is None else 0 if options.quiet else MOST_FAILURES_SHOWN
     notes = str(target.path or "standard output") if command.table.formats[target.format].is_json else None
     progress = Progress(quiet=options.quiet, most_failures=most, failures_file=failures, notes_file=notes)
-    job = Job(inputs, sinks.output, summary, progress, journal=sinks.journal, failures=sinks.failures, score=command.score)
+    frame_seconds = runner.model.config.inputs_to_logits_ratio / runner.sample_rate_hz
+    job = Job(
+        inputs,
+        sinks.output,
+        summary,
+        progress,
+        journal=sinks.journal,
+        failures=sinks.failures,
+        score=command.score,
+        limit_seconds=None if command.sample_frames is None else command.sample_frames * frame_seconds,
+    )
     engine = _engine(command, options, job, run_options, runner)
-    progress.count(inputs)
+    if command.sample_frames is None:
+        progress.count(inputs)
     with contextlib.ExitStack() as stack:
         stack.callback(progress.close)
         if target.paths is not None:

@@ -91,6 +91,7 @@ class Job:
         journal: Records what is done; by default a temporary one, so that inputs named twice are processed only once.
         failures: Receives a row for each failure; without it, only `progress` receives them.
         score: Counts the errors of a result against the reference of its utterance, if it has one.
+        limit_seconds: Seconds of audio after which the job is complete, those of earlier runs included; `None` for all inputs.
     """
 
     def __init__(
@@ -103,19 +104,21 @@ class Job:
         journal: Journal | None = None,
         failures: RowFile | None = None,
         score: Callable[[Any], Errors] | None = None,
+        limit_seconds: float | None = None,
     ):
         self.inputs, self.output, self.summary, self.progress = inputs, output, summary, progress
         self.journal, self.failures = journal or Journal(None), failures
         self._name = summary.output or "standard output"
         self._running: dict[bytes, Stamp | None] = {}  # by key: the file's size and time before it was opened
         self._score = score
+        self._limit_seconds, self._done_seconds = limit_seconds, self.journal.totals().audio_seconds
         self._lock = threading.Lock()  # guards the outputs and the journal
         self._has_uncommitted = False
         self._error: BaseException | None = None
 
     def utterances(self) -> Iterator[Utterance]:
         """Yield the inputs that are neither running nor done, or have changed since they were done."""
-        for utterance in self.inputs:
+        for utterance in () if self._is_enough() else self.inputs:
             key, stamp = utterance.key, Stamp.of(utterance.audio)
             # in this order: a result enters the journal before it leaves _running
             if key in self._running or self.journal.is_current(key, stamp):
@@ -141,6 +144,8 @@ class Job:
                 for result in results:
                     with self._lock:
                         self._add(result)
+                    if self._is_enough():
+                        break
             with self._lock:
                 self._commit()
                 self._finish()
@@ -156,6 +161,9 @@ class Job:
         if self._error is not None:
             raise self._error
         return self.summary
+
+    def _is_enough(self) -> bool:
+        return self._limit_seconds is not None and self._done_seconds >= self._limit_seconds
 
     def _commit_regularly(self, ended: threading.Event, engine: Engine) -> None:
         while not ended.wait(COMMIT_SECONDS):
@@ -203,6 +211,7 @@ class Job:
         self.summary.changed_this_run += was_done
         self.summary.with_notes_this_run += bool(result.notes)
         self.summary.audio_seconds_this_run += seconds
+        self._done_seconds += seconds
         self.progress.done(result)
 
     def _commit(self) -> None:

@@ -27,7 +27,14 @@ def run_features(options: argparse.Namespace) -> int:
     if not options.shard_megabytes > 0:
         raise CannotRunError(f"shard megabytes must be above 0, but are {options.shard_megabytes:g}")
     load = partial(Encoder.from_pretrained, frame_dtype=options.frame_dtype, pool=options.pool)
-    return command.run(command.BatchCommand(FEATURES, _with_options(load, options)), options)
+    sample = options.sample_frames
+    settings = {"sample seed": None if sample is None else options.seed}
+    return command.run(
+        command.BatchCommand(
+            FEATURES, _with_options(load, options), settings=settings, sample_frames=sample, sample_seed=options.seed
+        ),
+        options,
+    )
 
 
 def run_kmeans(options: argparse.Namespace) -> int:

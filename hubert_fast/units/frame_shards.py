@@ -144,12 +144,7 @@ class FrameShards(Output):
         self._writers = self._open()
 
     def _open(self) -> dict[int, NpyWriter]:
-        """Open the files of the current shard, and delete those of later ones, which no commit mentions."""
-        for layer in self._layers:
-            later = self._shard + 1
-            while self._layout.shard_bytes is not None and (path := self._path(layer, later)).exists():
-                path.unlink()
-                later += 1
+        """Open the files of the current shard."""
         paths = {layer: self._path(layer, self._shard) for layer in self._layers}
         sizes = {layer: self._journal.size_of(path.name) for layer, path in paths.items()}
         return {layer: NpyWriter(path, self._channels, self._dtype, sizes[layer]) for layer, path in paths.items()}
@@ -215,8 +210,8 @@ def _index_row(result: EncodingResult, channel: int, shard: int, start: int, cou
 def open_shards(folder: Path, journal: Journal, context: Context) -> FrameShards:
     """Open a folder with `index.jsonl`, `features.json` and files such as `layer9-00000.npy`."""
     encoder: Encoder = context.runner
-    if not journal.size_of("output"):  # nothing is committed yet: what is there is from a run that --overwrite replaces
-        for path in folder.glob("layer*-?????.npy"):
+    for path in folder.glob("layer*-?????.npy"):
+        if not journal.size_of(path.name):  # from a run that --overwrite replaces, or begun when a run was killed
             path.unlink()
     layout = Layout(
         lambda layer, shard: f"layer{layer}-{shard:05d}.npy",

@@ -1,0 +1,308 @@
+"""Run `hubert-fast features`, `kmeans`, `units` and `label`: every format, and runs that are killed at any step."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from hubert_fast import demo
+from hubert_fast.cli import main
+from hubert_fast.units import Centroids, Encoder, FrameReader
+
+FLOAT32 = ["--device", "cpu", "--dtype", "float32"]
+LAYER = 2
+pytestmark = pytest.mark.usefixtures("two_threads")
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory) -> Path:
+    """Return a folder with 28 recordings, half of them links, and a file that is not audio."""
+    folder = tmp_path_factory.mktemp("archive")
+    for number, recording in enumerate(demo.recordings()):
+        shutil.copy(recording.path, folder / f"{number:02d}{recording.path.suffix}")
+        os.link(folder / f"{number:02d}{recording.path.suffix}", folder / f"{number + 14:02d}{recording.path.suffix}")
+    (folder / "07.bad.wav").write_text("not audio")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(archive) -> dict[str, np.ndarray]:
+    """Return the frames of each file, by name."""
+    encoder = Encoder.from_pretrained(demo.MODEL, layers=[LAYER], device="cpu", dtype="float32")
+    return {path.name: encoder.encode_file(path).frames[LAYER] for path in sorted(archive.iterdir()) if "bad" not in path.name}
+
+
+@pytest.fixture(scope="module")
+def kmeans(expected, tmp_path_factory) -> Path:
+    """Return a file with centroids of the frames of the archive."""
+    from sklearn.cluster import KMeans
+
+    path = tmp_path_factory.mktemp("kmeans") / "km.safetensors"
+    values = KMeans(30, n_init=1, random_state=0).fit(np.concatenate([*expected.values()])).cluster_centers_
+    encoder = Encoder.from_pretrained(demo.MODEL, layers=[LAYER], device="cpu", dtype="float32")
+    Centroids(values.astype(np.float32), encoder.sources[0]).save(path)
+    return path
+
+
+def features(*arguments) -> int:
+    return main(["features", *map(str, arguments), *FLOAT32])
+
+
+def units(*arguments) -> int:
+    return main(["units", *map(str, arguments), *FLOAT32])
+
+
+def rows_of(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def frames_of(folder: Path, layer: int = LAYER) -> dict[str, np.ndarray]:
+    """Return the frames that a folder of shards holds, by the name of the file."""
+    rows = rows_of(folder / "index.jsonl")
+    assert len({row["id"] for row in rows}) == len(rows), "an utterance is there twice"
+    shards = {number: np.load(folder / f"layer{layer}-{number:05d}.npy") for number in {row["shard"] for row in rows}}
+    return {Path(row["audio"]).name: shards[row["shard"]][row["start"] : row["start"] + row["frames"]] for row in rows}
+
+
+def assert_same(actual: dict[str, np.ndarray], expected: dict[str, np.ndarray], tolerance: float = 2e-3) -> None:
+    """Compare frames; float16 keeps 11 bits, and values reach 20."""
+    assert actual.keys() == expected.keys()
+    for name, frames in expected.items():
+        assert actual[name].shape == frames.shape
+        assert np.abs(actual[name] - frames).max() <= tolerance * np.abs(frames).max(), name
+
+
+@pytest.mark.parametrize("options", [[], ["--shard-megabytes", "0.4"], ["--frame-dtype", "float32"]], ids=str)
+def test_shards(archive, expected, options, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert features(archive, "--layer", f"{LAYER},0", "-o", out, *options) == 1
+    assert_same(frames_of(out), expected)
+    description = json.loads((out / "features.json").read_text())
+    assert description["layers"] == [LAYER, 0] and description["channels"] == 256
+    sizes = [path.stat().st_size for path in sorted(out.glob(f"layer{LAYER}-*.npy"))]
+    if "0.4" in options:
+        assert len(sizes) > 4 and max(sizes) <= 400_000
+    else:
+        assert len(sizes) == 1
+    reader = FrameReader(out, LAYER)
+    assert reader.count == sum(map(len, expected.values())) and reader.source.layer == LAYER
+    assert [row["id"] for row in rows_of(tmp_path / "out.errors.jsonl")] == [str(archive / "07.bad.wav")]
+    assert "1 of 29 inputs could not be encoded" in capsys.readouterr().err
+    summary = json.loads((tmp_path / "out.summary.json").read_text())
+    assert (summary["encoded"], summary["failed"], summary["complete"]) == (28, 1, True) and "wer" not in summary
+
+
+def test_a_file_for_each_input(archive, expected, tmp_path):
+    assert features(archive, "--layer", LAYER, "-o", tmp_path / "out", "--format", "npy") == 1
+    actual = {path.name: np.load(path) for path in (tmp_path / "out").glob("*.npy")}
+    names = {Path(name).with_suffix(".npy").name: frames for name, frames in expected.items()}
+    assert_same(actual, names)
+    recording = demo.recordings()[0].path
+    assert features(recording, "--layer", f"{LAYER},0", "-o", tmp_path / "one.npy", "--pool", "mean") == 0
+    assert np.load(tmp_path / "one.npy").shape == (2, 1, 256)
+
+
+def test_fairseqs_files(archive, expected, tmp_path, capsys):
+    lines = [str(archive), *(f"{path.name}\t1" for path in sorted(archive.iterdir()))]
+    (tmp_path / "train.tsv").write_text("\n".join(lines) + "\n")
+    command = [tmp_path / "train.tsv", "--layer", LAYER, "-o", tmp_path / "out", "--format", "fairseq"]
+    assert features(*command) == 1
+    lengths = [int(line) for line in (tmp_path / "out" / "train_0_1.len").read_text().splitlines()]
+    names = [path.name for path in sorted(archive.iterdir())]
+    assert lengths == [len(expected[name]) if name in expected else 0 for name in names]
+    assert lengths[names.index("07.bad.wav")] == 0
+    frames = np.split(np.load(tmp_path / "out" / "train_0_1.npy"), np.cumsum(lengths)[:-1])
+    assert_same({name: part for name, part in zip(names, frames, strict=True) if name in expected}, expected)
+    assert features(*command) == 1 and "already done" in capsys.readouterr().err
+    assert features(*command, "--retry-failed") == 2 and "belongs to input i" in capsys.readouterr().err
+    assert features(*command[:2], "0,1", *command[3:], "--overwrite") == 2 and "one layer" in capsys.readouterr().err
+
+
+def test_a_changed_file_has_its_row_replaced(archive, expected, tmp_path, capsys):
+    folder = shutil.copytree(archive, tmp_path / "copy")
+    command = [folder, "--layer", LAYER, "-o", tmp_path / "out"]
+    assert features(*command) == 1
+    shutil.copy(demo.recordings()[0].path, folder / "05.wav")
+    (folder / "07.bad.wav").unlink()
+    assert features(*command) == 1
+    first = next(iter(sorted(expected)))
+    assert_same(frames_of(tmp_path / "out"), {**expected, "05.wav": expected[first]})
+    assert FrameReader(tmp_path / "out").count == sum(map(len, expected.values())) - len(expected["05.wav"]) + len(
+        expected[first]
+    )
+    assert "1 input changed since the last run" in capsys.readouterr().err
+
+
+def test_rows_in_the_order_of_inputs_refuse_changed_files(archive, kmeans, tmp_path, capsys):
+    folder = shutil.copytree(archive, tmp_path / "copy")
+    command = [folder, "--kmeans", kmeans, "-o", tmp_path / "out.km"]
+    assert units(*command) == 1
+    shutil.copy(demo.recordings()[0].path, folder / "05.wav")
+    assert units(*command) == 2
+    assert "has changed since it was done, and its row" in capsys.readouterr().err
+    assert units(*command, "--overwrite") == 1
+
+
+def test_unit_formats(archive, expected, kmeans, tmp_path, capsys):
+    centroids = Centroids.load(kmeans).values
+    nearest = {name: ((centroids**2).sum(1) - 2 * frames @ centroids.T).argmin(1).tolist() for name, frames in expected.items()}
+    assert units(archive, "--kmeans", kmeans, "-o", tmp_path / "out.jsonl") == 1
+    rows = rows_of(tmp_path / "out.jsonl")
+    assert {Path(row["audio"]).name: row["units"] for row in rows} == nearest and "durations" not in rows[0]
+    assert units(archive, "--kmeans", kmeans, "-o", tmp_path / "merged.jsonl", "--merge") == 1
+    for row in rows_of(tmp_path / "merged.jsonl"):
+        assert np.repeat(row["units"], row["durations"]).tolist() == nearest[Path(row["audio"]).name]
+    assert units(archive, "--kmeans", kmeans, "-o", tmp_path / "out.km") == 1
+    lines = (tmp_path / "out.km").read_text().split("\n")
+    names = [path.name for path in sorted(archive.iterdir())]
+    assert [[*map(int, line.split())] for line in lines[:-1]] == [nearest.get(name, []) for name in names]
+    assert units(archive, "--kmeans", kmeans, "-o", tmp_path / "out.tsv", "--merge") == 1
+    for line in (tmp_path / "out.tsv").read_text().splitlines():
+        id, runs, durations = line.split("\t")
+        assert np.repeat([*map(int, runs.split())], [*map(int, durations.split())]).tolist() == nearest[Path(id).name]
+    capsys.readouterr()
+    first = min(nearest)
+    assert units(archive / first, "--kmeans", kmeans) == 0
+    assert capsys.readouterr().out == " ".join(map(str, nearest[first])) + "\n"
+    assert units(archive / first, archive / "05.wav", "--kmeans", kmeans) == 0
+    assert [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()] == [
+        str(archive / first),
+        str(archive / "05.wav"),
+    ]
+
+
+KILLED = """
+import os, sys
+from hubert_fast.cli import main
+from hubert_fast.jobs import job, journal
+from hubert_fast.units import frame_shards
+
+def dies(owner, name, call, after):
+    real, calls = getattr(owner, name), [0]
+    def replaced(*arguments, **options):
+        calls[0] += 1
+        if calls[0] == call and not after:
+            os._exit(9)
+        result = real(*arguments, **options)
+        if calls[0] == call:
+            os._exit(9)
+        return result
+    setattr(owner, name, replaced)
+
+dies({owner}, {name!r}, {call}, {after})
+job.COMMIT_SECONDS = 0.0
+sys.exit(main(sys.argv[1:]))
+"""
+STEPS = [("frame_shards.NpyWriter", "append"), ("frame_shards.NpyWriter", "sync"), ("journal.Journal", "commit")]
+
+
+@pytest.mark.parametrize("owner, name", STEPS, ids=[name for _, name in STEPS])
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_killed_at_any_step_nothing_is_lost_or_doubled(archive, expected, owner, name, after, tmp_path):
+    out = tmp_path / "out"
+    command = ["features", str(archive), "--layer", str(LAYER), "-o", str(out), "--shard-megabytes", "0.2", *FLOAT32]
+    for call in (2, 5, 9):
+        code = KILLED.format(owner=owner, name=name, call=call, after=after)
+        process = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, timeout=300)
+        assert process.returncode in (1, 9), process.stderr
+        for path in out.glob("*.npy"):
+            np.load(path)  # whatever is there can be read
+    assert main(command) == 1
+    assert_same(frames_of(out), expected)
+    assert sum(len(np.load(path)) for path in out.glob("*.npy")) == sum(map(len, expected.values())), "frames without a row"
+
+
+def test_a_sample_is_random_reproducible_and_can_grow(archive, tmp_path, capsys):
+    def sample(out: str, frames: int, seed: int, *options) -> set[str]:
+        status = features(archive, "--layer", 0, "-o", tmp_path / out, "--sample-frames", frames, "--seed", seed, *options)
+        assert status in (0, 1), capsys.readouterr().err
+        return {Path(row["audio"]).name for row in rows_of(tmp_path / out / "index.jsonl")}
+
+    small, large = sample("a", 800, 0), sample("b", 2000, 0)
+    assert small < large and len(large) < 28
+    for names, frames, out in ((small, 800, "a"), (large, 2000, "b")):
+        count = FrameReader(tmp_path / out).count
+        seconds = sum(soundfile.info(archive / name).duration for name in names)
+        longest = max(soundfile.info(archive / name).duration for name in names)
+        assert frames <= seconds * 50 < frames + longest * 50, "the sample ends with the input that completes it"
+        assert seconds * 50 - 2 * len(names) < count <= seconds * 50
+    assert sample("a", 2000, 0) == large, "a sample grows"
+    assert sample("c", 800, 1) != small
+    assert sample("d", "1e6", 0) == {path.name for path in archive.iterdir() if "bad" not in path.name}
+    assert features(archive, "--layer", 0, "-o", tmp_path / "a", "--sample-frames", 2000, "--seed", 3) == 2
+    assert "sample seed was 0, is 3" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        features(archive, "--layer", 0, "-o", tmp_path / "e", "--sample-frames", "some")
+
+
+def test_kmeans_of_features(archive, expected, tmp_path, capsys):
+    out, km = tmp_path / "out", tmp_path / "km.safetensors"
+    assert features(archive, "--layer", f"{LAYER},0", "-o", out) == 1
+    command = ["kmeans", str(out), "-o", str(km), "--clusters", "20"]
+    assert main(command) == 2 and "choose one" in capsys.readouterr().err
+    assert main([*command, "--layer", str(LAYER)]) == 0 and "20 centroids of 256 channels" in capsys.readouterr().err
+    centroids = Centroids.load(km)
+    assert centroids.source.layer == LAYER and centroids.source.model == "demo" and centroids.clusters == 20
+    frames = np.concatenate([*expected.values()])
+    distances = ((frames[:, None] - centroids.values) ** 2).sum(-1).min(1).mean()
+    assert distances < 0.8 * frames.var(0).sum()
+    assert main([*command, "--layer", str(LAYER)]) == 2 and "exists already" in capsys.readouterr().err
+    first = centroids.values
+    assert main([*command, "--layer", str(LAYER), "--overwrite", "--quiet"]) == 0
+    assert np.array_equal(Centroids.load(km).values, first), "the same seed gives the same centroids"
+    assert units(archive / "05.wav", "--kmeans", km, "--layer", 0) == 2
+    assert "layer is 0, but the centroids were learnt on layer 2" in capsys.readouterr().err
+
+
+LABEL_STEPS = ("run_features", "run_kmeans", "run_units")
+
+
+@pytest.mark.parametrize("format", ["jsonl", "km"])
+def test_labels_in_one_command_that_is_killed_between_steps(archive, format, tmp_path):
+    command = ["label", str(archive), "--layer", str(LAYER), "--clusters", "12", "--frames", "1500", "--format", format]
+    command += FLOAT32
+    assert main([*command, "-o", str(tmp_path / "whole")]) == 1
+    labels = (tmp_path / "whole" / f"labels.{format}").read_text().splitlines()
+    assert not (tmp_path / "whole" / "sample").exists()
+    for step in LABEL_STEPS:
+        code = (
+            "import os, sys; from hubert_fast.cli import main; from hubert_fast.units import label_command as steps; "
+            f"steps.{step} = lambda options: os._exit(9); sys.exit(main(sys.argv[1:]))"
+        )
+        arguments = [sys.executable, "-c", code, *command, "-o", str(tmp_path / "out")]
+        process = subprocess.run(arguments, capture_output=True, text=True, timeout=300)
+        assert process.returncode == 9, process.stderr
+    assert (tmp_path / "out" / "kmeans.safetensors").exists()
+    assert main([*command, "-o", str(tmp_path / "out"), "--keep-sample"]) == 1
+    assert sorted((tmp_path / "out" / f"labels.{format}").read_text().splitlines()) == sorted(labels)
+    assert FrameReader(tmp_path / "out" / "sample").count >= 1400
+    if format == "km":
+        names = [path.name for path in sorted(archive.iterdir())]
+        assert [not line for line in labels] == ["bad" in name for name in names]
+        assert (tmp_path / "out" / "dict.km.txt").read_text().splitlines() == [f"{unit} 1" for unit in range(12)]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["features", "x.wav", "--layer", "99", "-o", "OUT"], "one is 99"),
+        (["features", "x.wav", "--layer", "1", "-o", "OUT.txt"], "unknown suffix"),
+        (["features", "x.wav", "--layer", "1", "-o", "OUT", "--shard-megabytes", "0"], "above 0"),
+        (["features", "x.wav", "--layer", "1", "-o", "OUT", "--final-norm", "yes", "--project"], "final_proj"),
+        (["units", "x.wav", "--kmeans", "missing.bin"], "missing.bin"),
+        (["kmeans", "missing", "-o", "OUT"], "missing"),
+        (["label", "x.wav", "--layer", "1,2", "-o", "OUT"], "names 2"),
+        (["label", "x.wav", "--layer", "1", "-o", "OUT", "--shard", "1/2"], "same centroids"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_arguments(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
