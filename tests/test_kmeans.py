@@ -114,6 +114,21 @@ def test_learning_ends_when_inertia_stops_falling(small_batches):
     assert falls[-1] < 0.01 and all(fall >= 0.01 for fall in falls[:-1]), falls
 
 
+def test_an_epoch_that_makes_centroids_worse_is_dropped(small_batches, monkeypatch):
+    frames, runs = mixture(6000), []
+    original = kmeans_module._run_epoch
+
+    def run_epoch(*arguments):
+        runs.append(original(*arguments))
+        return runs[-1] if len(runs) == 1 else runs[-1] + 100
+
+    monkeypatch.setattr(kmeans_module, "_run_epoch", run_epoch)
+    learnt = learn(frames, 10)
+    assert len(runs) == 2
+    np.testing.assert_array_equal(learnt.values, runs[0])
+    assert float(learnt.training["inertia per frame"]) == pytest.approx(inertia(frames, runs[0]), rel=0.05)
+
+
 def test_progress_reports_batches_and_epochs(small_batches):
     steps = []
     learn(mixture(2560), 5, epochs=2, tolerance=0, progress=steps.append)

@@ -109,7 +109,11 @@ def learn(
         learnt = _State(values, [_inertia(sample, values)])
     while learnt.epoch < epochs and not learnt.has_converged(tolerance):
         values = _run_epoch(frames, learnt, seed, limit, total, report)
-        learnt = _State(values, [*learnt.inertias, _inertia(sample, values)])
+        inertia = _inertia(sample, values)
+        if inertia < learnt.inertias[-1]:
+            learnt = _State(values, [*learnt.inertias, inertia])
+        else:  # the order of an epoch can make centroids slightly worse: the better ones are kept, and learning ends
+            learnt = _State(learnt.values, [*learnt.inertias, learnt.inertias[-1]])
         learnt.save(state, settings)
         report(Step(learnt.epoch, total, total, learnt.inertias[-1]))
     training = {
