@@ -114,6 +114,21 @@ def test_learning_ends_when_inertia_stops_falling(small_batches):
     assert falls[-1] < 0.01 and all(fall >= 0.01 for fall in falls[:-1]), falls
 
 
+def test_an_epoch_that_makes_centroids_worse_is_dropped(small_batches, monkeypatch):
+    frames, runs = mixture(6000), []
+    original = kmeans_module._run_epoch
+
+    def run_epoch(*arguments):
+        runs.append(original(*arguments))
+        return runs[-1] if len(runs) == 1 else runs[-1] + 100
+
+    monkeypatch.setattr(kmeans_module, "_run_epoch", run_epoch)
+    learnt = learn(frames, 10)
+    assert len(runs) == 2
+    np.testing.assert_array_equal(learnt.values, runs[0])
+    assert float(learnt.training["inertia per frame"]) == pytest.approx(inertia(frames, runs[0]), rel=0.05)
+
+
 def test_progress_reports_batches_and_epochs(small_batches):
     steps = []
     learn(mixture(2560), 5, epochs=2, tolerance=0, progress=steps.append)
@@ -309,20 +324,24 @@ MEASURE = """
 import re, sys
 from hubert_fast.units import FrameReader, kmeans
 kmeans.BATCH_ROWS, kmeans.SAMPLE_ROWS = 2048, 2048
-kmeans.learn(FrameReader(sys.argv[1]), 16, epochs=1)
-print(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])  # the peak, since the program began
+for path in sys.argv[1:]:
+    kmeans.learn(FrameReader(path), 16, epochs=1)
+    print(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])  # the peak so far
 """
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads the peak memory from Linux' /proc")
 def test_memory_does_not_grow_with_the_frames(tmp_path):
-    peaks = []
-    for rows in (20_000, 200_000):
-        with open(tmp_path / "frames.npy", "wb") as file:
-            np.lib.format.write_array_header_1_0(file, {"descr": "<f2", "fortran_order": False, "shape": (rows, 256)})
-            for _ in range(rows // 10_000):
-                np.random.default_rng(0).random((10_000, 256), np.float32).astype(np.float16).tofile(file)
-        command = [sys.executable, "-c", MEASURE, tmp_path / "frames.npy"]
-        ran = subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        assert ran.returncode == 0, ran.stderr
-        peaks.append(int(ran.stdout) // 1024)
-    assert peaks[1] - peaks[0] < 40, f"peaks of {peaks} MB with 10 and 100 MB of frames"
+    block = np.random.default_rng(0).random((10_000, 256), np.float32).astype(np.float16)
+    paths = [tmp_path / "small.npy", tmp_path / "large.npy"]
+    for path, blocks in zip(paths, (2, 20)):
+        with open(path, "wb") as file:
+            shape = (blocks * len(block), 256)
+            np.lib.format.write_array_header_1_0(file, {"descr": "<f2", "fortran_order": False, "shape": shape})
+            for _ in range(blocks):
+                block.tofile(file)
+    command = [sys.executable, "-c", MEASURE, *paths]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert ran.returncode == 0, ran.stderr
+    small, large = (int(line) // 1024 for line in ran.stdout.split())
+    assert large - small < 30, f"peaks of {small} and {large} MB with 10 and 100 MB of frames"
