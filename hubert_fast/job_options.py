@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from .jobs.formats import FormatTable
+from .jobs.formats import FolderFormat, FormatTable
 from .transcribe import normalizers
 from .transcribe.formats import TABLE as TRANSCRIPTS
 from .units.formats import FEATURES, UNITS
@@ -220,8 +220,11 @@ def _add_inputs(parser: argparse.ArgumentParser, model: str) -> None:
 
 def _add_output(parser: argparse.ArgumentParser, table: FormatTable, metavar: str) -> Any:
     output = parser.add_argument_group("output")
-    streams, folders = table.on_standard_output is not None, table.names_with_folder()
-    where = f"file to write; for formats with a folder ({folders}), that folder" if folders else "file to write"
+    streams, each = table.on_standard_output is not None, table.names_with_file_each()
+    if isinstance(table.formats[table.default], FolderFormat):
+        where = f"folder to write; with {each} and a single input, the file"
+    else:
+        where = "file to write" + (f"; for formats with a file for each input ({each}), the folder for them" if each else "")
     output.add_argument(
         "-o", "--output", metavar=metavar, required=not streams,
         help=f"{where} (default: standard output)" if streams else where,

@@ -169,7 +169,7 @@ def test_each_channel_has_an_encoding(tmp_path):
     (result,) = encoder.encode_many([tmp_path / "stereo.wav"], channels="each")
     for encoding, waveform in zip(result.encodings, (left, right), strict=True):
         assert_close(torch.from_numpy(encoding.frames[1]), torch.from_numpy(encoder.encode(waveform).frames[1]), "other graph")
-    with pytest.raises(ValueError, match="'mix' for one result, but is 'each'"):
+    with pytest.raises(ValueError, match="'mix' for one result, but is 'each': use encode_many"):
         encoder.encode_file(tmp_path / "stereo.wav", channels="each")
 
 

@@ -14,13 +14,14 @@ from pathlib import Path
 import pytest
 
 from hubert_fast.ctc import Word
+from hubert_fast.jobs import row_file, sinks
 from hubert_fast.jobs.inputs import Shard
 from hubert_fast.jobs.job import Job, OutputError
 from hubert_fast.jobs.journal import MISSING, Errors, Journal, JournalError, Row, Stamp
 from hubert_fast.jobs.progress import report_summary
 from hubert_fast.jobs.row_file import RowFile
 from hubert_fast.jobs.target import Paths, Target
-from hubert_fast.transcribe import Inputs, Result, Transcript, Utterance, row_file, sinks
+from hubert_fast.transcribe import Inputs, Result, Transcript, Utterance
 from hubert_fast.transcribe.formats import TABLE
 from hubert_fast.transcribe.summary import TranscriptionSummary as Summary
 
@@ -53,7 +54,7 @@ class Engine:
 
 
 class SilentProgress:
-    def done(self, result, audio_seconds):
+    def done(self, result):
         pass
 
     def skip(self):

@@ -107,7 +107,7 @@ def test_each_channel_has_a_transcript(transcriber, alone, tmp_path):
     assert [transcript.text for transcript in result.transcripts] == [alone[str(first.path)], alone[str(second.path)]]
     (chunked,) = transcriber.transcribe_many([tmp_path / "two.wav"], channels="each", chunk_seconds=2, overlap_seconds=1)
     assert len(chunked.transcripts) == 2
-    with pytest.raises(ValueError, match="channels must be 'mix' for one transcript, but is 'each': use transcribe_many"):
+    with pytest.raises(ValueError, match="channels must be 'mix' for one result, but is 'each': use transcribe_many"):
         transcriber.transcribe_file(tmp_path / "two.wav", channels="each")
 
 

@@ -95,7 +95,7 @@ def test_actors_fit_the_nodes(cluster, threads, cores, actors):
 def test_an_actor_computes_with_the_threads_of_the_cluster(two_threads, monkeypatch, threads, expected):
     monkeypatch.setattr(cpus, "available", lambda: 8)
     torch.set_num_threads(2)
-    ray_engine.Worker(str(demo.MODEL), "cpu", "float32", Options(), threads)
+    ray_engine.Worker(partial(Transcriber.from_pretrained, demo.MODEL, device="cpu", dtype="float32"), Options(), threads)
     assert torch.get_num_threads() == expected
 
 

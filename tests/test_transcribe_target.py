@@ -15,12 +15,13 @@ import pytest
 
 from hubert_fast import commands, demo
 from hubert_fast.cli import main
+from hubert_fast.jobs import command
 from hubert_fast.jobs.inputs import Shard
 from hubert_fast.jobs.journal import Journal
 from hubert_fast.jobs.progress import Progress, report_summary
 from hubert_fast.jobs.sinks import Stream
 from hubert_fast.jobs.target import Target
-from hubert_fast.transcribe import Inputs, Result, Transcript, Utterance, command
+from hubert_fast.transcribe import Inputs, Result, Transcript, Utterance
 from hubert_fast.transcribe.formats import FORMATS, TABLE
 from hubert_fast.transcribe.summary import TranscriptionSummary as Summary
 
@@ -58,7 +59,7 @@ def test_the_name_and_the_format_option_determine_the_format(tmp_path, name, for
         ("out.json.zst", "json", "has the suffix of a compressed file"),
         ("out.wav", None, "has the suffix of an audio file: expected one of .jsonl, .txt"),
         ("out.MP3", "txt", "has the suffix of an audio file"),
-        ("new/", None, "new/ names a folder: name a file for jsonl, or choose a format that writes a file for each input: "
+        ("new/", None, "new/ names a folder: name a file for jsonl, or choose a format that writes a folder: "
          "--format srt, vtt, textgrid"),
         ("new/", "csv", "names a folder: name a file for csv"),
         ("", None, "is a folder: name a file for jsonl"),
@@ -275,7 +276,7 @@ def test_notes_are_printed_and_counted(capsys):
     def printed_notes(count, notes_path, quiet=False):
         progress = Progress(quiet=quiet, most_failures=None, notes_file=notes_path)
         for index in range(count):
-            progress.done(Result(Utterance("a", "a"), (Transcript("A", 1.0),), notes=(f"{index}.wav: odd",)), 1.0)
+            progress.done(Result(Utterance("a", "a"), (Transcript("A", 1.0),), notes=(f"{index}.wav: odd",)))
         progress.close()
         return capsys.readouterr().err.splitlines()
 

@@ -35,6 +35,8 @@ class Runner:
         devices: The devices to run on, either the CPU or several GPUs; by default the model's own.
     """
 
+    FOR_MANY = "run"  # the method that processes many files, for messages
+
     def __init__(self, model: Any, feature_extractor: HubertFeatureExtractor, devices: Sequence[torch.device] | None = None):
         self.model = model.eval()
         self.feature_extractor = feature_extractor
@@ -71,7 +73,7 @@ class Runner:
             ValueError: If options are invalid; `channels` must be `"mix"`, since there is one result.
         """
         if options.get("channels", "mix") != "mix":
-            raise ValueError(f"channels must be 'mix' for one result, but is {options['channels']!r}: use the method for many")
+            raise ValueError(f"channels must be 'mix' for one result, but is {options['channels']!r}: use {self.FOR_MANY}")
         path = os.fspath(path)
         result = next(self.run([Utterance(path, path)], Options(**options)).results())
         if result.error is not None:

@@ -44,6 +44,8 @@ class Transcriber(Runner):
         ValueError: If the model has an output for which the tokenizer has neither a token nor an `unk_token`.
     """
 
+    FOR_MANY = "transcribe_many"
+
     def __init__(self, model: HubertForCTC, processor: HubertProcessor, devices: Sequence[torch.device] | None = None):
         heads.check_tokens(model.config, processor.tokenizer)
         super().__init__(model, processor.feature_extractor, devices)

@@ -63,6 +63,8 @@ class Encoder(Runner):
         ValueError: If there is no such layer, or options contradict each other.
     """
 
+    FOR_MANY = "encode_many"
+
     def __init__(
         self,
         model: HubertModel,
