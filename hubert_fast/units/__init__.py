@@ -4,6 +4,7 @@ from importlib import import_module as _import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .batches import EncodeBatch
     from .centroids import Centroids
     from .codebook import CentroidsError
     from .encoder import Encoder
@@ -15,13 +16,14 @@ if TYPE_CHECKING:
 _HOMES = {
     "Centroids": ".centroids",
     "CentroidsError": ".codebook",
+    "EncodeBatch": ".batches",
     "Encoder": ".encoder",
     "Encoding": ".encodings",
     "EncodingResult": ".encodings",
     "FrameReader": ".frame_files",
     "FrameSource": ".frame_source",
 }
-__all__ = ["Centroids", "CentroidsError", "Encoder", "Encoding", "EncodingResult", "FrameReader", "FrameSource"]
+__all__ = ["Centroids", "CentroidsError", "EncodeBatch", "Encoder", "Encoding", "EncodingResult", "FrameReader", "FrameSource"]
 
 
 def __getattr__(name: str) -> object:

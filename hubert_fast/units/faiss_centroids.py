@@ -43,7 +43,8 @@ def read_faiss(path: Path) -> Codebook:
         raise CentroidsError(f"faiss cannot read it ({first_line(error)}): download it again") from None
     index, projection = outer, None
     if isinstance(outer, faiss.IndexPreTransform):
-        projection = _projection([faiss.downcast_VectorTransform(outer.chain.at(i)) for i in range(outer.chain.size())])
+        chain: Any = outer.chain  # a vector of C++, whatever the annotations of faiss say
+        projection = _projection([faiss.downcast_VectorTransform(chain.at(i)) for i in range(chain.size())])
         index = faiss.downcast_index(outer.index)
     if index.metric_type != faiss.METRIC_L2:
         raise CentroidsError("the faiss index must use Euclidean distance (METRIC_L2), but uses another metric")
