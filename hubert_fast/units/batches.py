@@ -24,8 +24,9 @@ class EncodeBatch:
                             fn_constructor_kwargs={"kmeans": "km.safetensors"}, batch_size=64, concurrency=2)  # Ray Data
         dataset.map(EncodeBatch("facebook/hubert-base-ls960", layers=[9]), batched=True, batch_size=64)  # datasets
 
-    Pickled, it is its arguments: another process loads the model anew. The new columns are `units`, and `durations` if units are merged; or `layer9` and so on. A row whose audio cannot be encoded
-    has `None` there, and the reason in the column `error`, which is `None` in all other rows.
+    The new columns are `units`, and `durations` if units are merged; or `layer9` and so on. A row whose audio cannot be encoded
+    has `None` there, and the reason in the column `error`, which is `None` in all other rows. A pickle holds the arguments
+    alone, so that another process loads the model anew.
 
     Args:
         model: As for `Encoder.from_pretrained`, or an `Encoder`.
