@@ -61,6 +61,7 @@ CPU_PEERS = [  # that `hubert-fast bench` compares with on a CPU
 ]
 TENSORFLOW = ["keras>=3.6", "h5py>=3.10"]  # and TensorFlow, of which there are several builds
 UNITS = ["scikit-learn>=1.3"]  # hubert-fast kmeans learns with it
+PARQUET = ["pyarrow>=15"]
 FAISS = ["faiss-cpu>=1.8"]  # reads centroids in faiss indices
 RAY = ['ray[data]>=2.40; python_version < "3.14"']
 
@@ -108,6 +109,7 @@ setup(
         "wer": DEMO,
         "ray": RAY,
         "units": UNITS,
+        "parquet": PARQUET,
         "faiss": FAISS,
         "transformers": TRANSFORMERS,
         "tensorflow": ["tensorflow>=2.16", *TENSORFLOW],
@@ -132,6 +134,7 @@ setup(
             *RAY,
             *UNITS,
             *FAISS,
+            *PARQUET,
         ],
         "bench": ["pytest-benchmark>=4", "matplotlib>=3.8", *CURRENT_TRANSFORMERS, *DEMO],
         "bench-cpu": CPU_PEERS,

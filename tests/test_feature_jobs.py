@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from pyarrow import parquet
 
 from hubert_fast import demo
 from hubert_fast.cli import main
@@ -124,6 +125,43 @@ def test_fairseqs_files(archive, expected, tmp_path, capsys):
     assert features(*command[:2], "0,1", *command[3:], "--overwrite") == 2 and "one layer" in capsys.readouterr().err
 
 
+def parquet_of(folder: Path) -> list[dict]:
+    """Return the rows of all parts."""
+    assert not [*folder.glob("*.arrows"), *folder.glob("*.unfinished")]
+    rows = [row for path in sorted(folder.glob("*.parquet")) for row in parquet.read_table(path).to_pylist()]
+    assert len({row["row"] for row in rows}) == len({row["id"] for row in rows}) == len(rows)
+    return rows
+
+
+@pytest.mark.parametrize("options", [["--shard-megabytes", "0.4"], ["--frame-dtype", "float32"]], ids=str)
+def test_parquet(archive, expected, options, tmp_path):
+    out = tmp_path / "out"
+    folder = shutil.copytree(archive, tmp_path / "copy")
+    command = [folder, "--layer", f"{LAYER},0", "-o", out, "--format", "parquet", "--batch-seconds", 20, *options]
+    assert features(*command) == 1
+    frames = {Path(row["audio"]).name: np.array(row[f"layer{LAYER}"]) for row in parquet_of(out)}
+    assert_same(frames, expected)
+    shutil.copy(demo.recordings()[0].path, folder / "05.wav")
+    assert features(*command) == 1
+    frames = {Path(row["audio"]).name: np.array(row[f"layer{LAYER}"]) for row in parquet_of(out)}
+    assert_same(frames, {**expected, "05.wav": expected[min(expected)]})
+    assert parquet.read_schema(out / "part-00000.parquet").field("layer0").type.value_type.list_size == 256
+
+
+def test_parquet_of_units(archive, expected, kmeans, tmp_path):
+    centroids = Centroids.load(kmeans).values
+    nearest = {name: ((centroids**2).sum(1) - 2 * frames @ centroids.T).argmin(1).tolist() for name, frames in expected.items()}
+    command = [archive, "--kmeans", kmeans, "--format", "parquet"]
+    assert units(*command, "-o", tmp_path / "out") == 1
+    rows = parquet_of(tmp_path / "out")
+    assert {Path(row["audio"]).name: row["units"] for row in rows} == nearest
+    assert {row["channel"] for row in rows} == {row["reference"] for row in rows} == {None}
+    assert units(*command, "-o", tmp_path / "merged", "--merge") == 1
+    for row in parquet_of(tmp_path / "merged"):
+        assert np.repeat(row["units"], row["durations"]).tolist() == nearest[Path(row["audio"]).name]
+    assert units(archive / min(expected), "--kmeans", kmeans, "--format", "parquet") == 2, "not to standard output"
+
+
 def test_a_changed_file_has_its_row_replaced(archive, expected, tmp_path, capsys):
     folder = shutil.copytree(archive, tmp_path / "copy")
     command = [folder, "--layer", LAYER, "-o", tmp_path / "out"]
@@ -181,7 +219,7 @@ KILLED = """
 import os, sys
 from hubert_fast.cli import main
 from hubert_fast.jobs import job, journal
-from hubert_fast.units import frame_shards
+from hubert_fast.units import frame_shards, parquet_parts
 
 def dies(owner, name, call, after):
     real, calls = getattr(owner, name), [0]
@@ -199,21 +237,33 @@ dies({owner}, {name!r}, {call}, {after})
 job.COMMIT_SECONDS = 0.0
 sys.exit(main(sys.argv[1:]))
 """
-STEPS = [("frame_shards.NpyWriter", "append"), ("frame_shards.NpyWriter", "sync"), ("journal.Journal", "commit")]
+STEPS = [
+    ("shards", "frame_shards.NpyWriter", "append"),
+    ("shards", "frame_shards.NpyWriter", "sync"),
+    ("shards", "journal.Journal", "commit"),
+    ("parquet", "parquet_parts.ParquetParts", "write"),
+    ("parquet", "parquet_parts.ParquetParts", "_write_parquet"),
+    ("parquet", "journal.Journal", "commit"),
+]
 
 
-@pytest.mark.parametrize("owner, name", STEPS, ids=[name for _, name in STEPS])
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_killed_at_any_step_nothing_is_lost_or_doubled(archive, expected, owner, name, after, tmp_path):
+@pytest.mark.parametrize("format, owner, name", STEPS, ids=[f"{format}, {name}" for format, _, name in STEPS])
+def test_killed_at_any_step_nothing_is_lost_or_doubled(archive, expected, format, owner, name, tmp_path):
     out = tmp_path / "out"
-    command = ["features", str(archive), "--layer", str(LAYER), "-o", str(out), "--shard-megabytes", "0.2", *FLOAT32]
-    for call in (2, 5, 9):
+    command = ["features", str(archive), "--layer", str(LAYER), "-o", str(out), "--shard-megabytes", "0.4", *FLOAT32]
+    command += ["--format", format, "--batch-seconds", "20"]
+    for call, after in ((2, False), (3, True), (6, False)):
         code = KILLED.format(owner=owner, name=name, call=call, after=after)
         process = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, timeout=300)
         assert process.returncode in (1, 9), process.stderr
         for path in out.glob("*.npy"):
             np.load(path)  # whatever is there can be read
+        for path in out.glob("*.parquet"):
+            parquet.read_table(path)
     assert main(command) == 1
+    if format == "parquet":
+        assert_same({Path(row["audio"]).name: np.array(row[f"layer{LAYER}"]) for row in parquet_of(out)}, expected)
+        return
     assert_same(frames_of(out), expected)
     assert sum(len(np.load(path)) for path in out.glob("*.npy")) == sum(map(len, expected.values())), "frames without a row"
 

@@ -13,6 +13,7 @@ import torch
 from hubert_fast import cpus, demo
 from hubert_fast.cli import main
 from hubert_fast.transcribe import Options, Transcriber, Utterance
+from hubert_fast.units import Centroids, Encoder
 
 ray = pytest.importorskip("ray", reason="Ray is an optional dependency: pip install 'hubert_fast[ray]'")
 pytest.importorskip("ray.data", reason="Ray Data needs pyarrow and pandas")
@@ -62,6 +63,19 @@ def test_a_killed_actor_loses_and_duplicates_nothing(cluster, monkeypatch):
             os.kill(actors[0], signal.SIGKILL)
     assert sorted(int(result.utterance.id) for result in results) == list(range(len(paths)))
     assert all(result.error is None and result.transcripts[0].text == expected[result.utterance.audio] for result in results)
+
+
+def test_units_on_ray_are_those_of_one_machine(cluster, tmp_path):
+    encoder = Encoder.from_pretrained(demo.MODEL, layers=[2], device="cpu", dtype="float32")
+    frames = encoder.encode_file(demo.recordings()[0].path).frames[2]
+    Centroids(frames[::10].copy(), encoder.sources[0]).save(tmp_path / "km.safetensors")
+    command = ["units", str(demo.RECORDINGS), "--kmeans", str(tmp_path / "km.safetensors"), "--device", "cpu", "--quiet"]
+    for engine in ("local", "ray"):
+        out = str(tmp_path / f"{engine}.jsonl")
+        options = ["--dtype", "float32", "--ray-actors", "1", "--threads", "1"] if engine == "ray" else ["--dtype", "float32"]
+        assert main([*command, "--engine", engine, "-o", out, *options]) == 0
+    rows = {engine: sorted((tmp_path / f"{engine}.jsonl").read_text().splitlines()) for engine in ("local", "ray")}
+    assert rows["local"] == rows["ray"] and len(rows["ray"]) == 14
 
 
 def test_the_command_gives_the_same_results_on_ray(cluster, tmp_path, capsys):

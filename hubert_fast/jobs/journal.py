@@ -205,6 +205,11 @@ class Journal:
         """Return the rows to remove from a file, in the order of their positions."""
         return [Row(*row) for row in self._execute("SELECT * FROM stale WHERE file = ? ORDER BY start", (file,))]
 
+    def forget_stale(self, file: str) -> None:
+        """Record durably that a file no longer has outdated rows."""
+        self._execute("DELETE FROM stale WHERE file = ?", (file,))
+        self.commit({})
+
     def begin_swap(self, file: str, size: int, cuts: Sequence[tuple[int, int]]) -> None:
         """Record durably that a copy of `size` bytes, without the byte ranges `cuts`, is about to replace a file."""
         ends = [end for _, end in cuts]

@@ -31,6 +31,18 @@ def _fairseq(folder: Path, journal: Journal, context: Context) -> Output:
     return open_fairseq(folder, journal, context)
 
 
+def _parquet_frames(folder: Path, journal: Journal, context: Context) -> Output:
+    from .parquet_columns import open_frames
+
+    return open_frames(folder, journal, context)
+
+
+def _parquet_units(folder: Path, journal: Journal, context: Context) -> Output:
+    from .parquet_columns import open_units
+
+    return open_units(folder, journal, context)
+
+
 def npy(result: EncodingResult) -> list[bytes]:
     """Return the content of a `.npy` file for each encoding: `[T, C]` for one layer, `[layers, T, C]` for several."""
     import numpy as np
@@ -47,6 +59,7 @@ def npy(result: EncodingResult) -> list[bytes]:
 FEATURE_FORMATS: dict[str, FolderFormat | FileFormat] = {
     "shards": FolderFormat("", "a folder of .npy files of bounded size, an index and a description", open=_shards),
     "npy": FileFormat("npy", "a .npy file for each input", contents=npy),
+    "parquet": FolderFormat("", "a folder of Parquet files of bounded size", open=_parquet_frames),
     "fairseq": FolderFormat("", "a folder with fairseq's .npy and .len", is_aligned=True, open=_fairseq),
 }
 FEATURES = FormatTable(FEATURE_FORMATS, default="shards", on_standard_output=None, done="encoded", default_folder="shards")
@@ -98,9 +111,10 @@ def _spaced(numbers: Any) -> str:
     return " ".join(map(str, numbers))
 
 
-UNIT_FORMATS: dict[str, RowFormat] = {
+UNIT_FORMATS: dict[str, RowFormat | FolderFormat] = {
     "jsonl": RowFormat("jsonl", "a JSON object per line", text=jsonl, is_json=True),
     "tsv": RowFormat("tsv", "name, tab and units per line", text=tsv, bare=km),
+    "parquet": FolderFormat("", "a folder of Parquet files of bounded size", open=_parquet_units),
     "km": RowFormat("km", "fairseq's labels, a line of units for each input", text=km, failure="\n", is_aligned=True),
 }
 UNITS = FormatTable(UNIT_FORMATS, default="jsonl", on_standard_output="tsv", done="encoded")
