@@ -7,7 +7,7 @@ A Parquet file is written as a whole. Until a part is large enough, its rows are
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -123,9 +123,9 @@ class ParquetParts(Output):
         import pyarrow
 
         with pyarrow.OSFile(str(self._stream)) as stream:
-            self._write_parquet(self._part, iter(pyarrow.ipc.open_stream(stream)))
+            self._write_parquet(self._part, pyarrow.ipc.open_stream(stream))
 
-    def _write_parquet(self, part: int, batches: Iterator[pyarrow.RecordBatch]) -> None:
+    def _write_parquet(self, part: int, batches: Iterable[pyarrow.RecordBatch]) -> None:
         """Write a part, which appears as a whole."""
         import pyarrow
         from pyarrow import parquet
@@ -133,13 +133,7 @@ class ParquetParts(Output):
         path = self._parquet(part)
         unfinished = path.with_name(path.name + UNFINISHED)
         with parquet.ParquetWriter(unfinished, self._schema) as writer:
-            group: list[pyarrow.RecordBatch] = []
-            for batch in batches:
-                group.append(batch)
-                if sum(each.nbytes for each in group) >= GROUP_BYTES:
-                    writer.write_table(pyarrow.Table.from_batches(group, self._schema).combine_chunks())
-                    group = []
-            if group:
+            for group in _groups(batches):
                 writer.write_table(pyarrow.Table.from_batches(group, self._schema).combine_chunks())
         sync_path(unfinished)
         os.replace(unfinished, path)
@@ -174,3 +168,17 @@ class ParquetParts(Output):
 
     def close(self) -> None:
         self._file.close()
+
+
+def _groups(batches: Iterable[pyarrow.RecordBatch]) -> Iterator[list[pyarrow.RecordBatch]]:
+    """Divide batches into the row groups of a Parquet file."""
+    group: list[pyarrow.RecordBatch] = []
+    size = 0
+    for batch in batches:
+        group.append(batch)
+        size += batch.nbytes
+        if size >= GROUP_BYTES:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
