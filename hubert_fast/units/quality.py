@@ -26,7 +26,8 @@ def phone_purity(units: np.ndarray, phones: np.ndarray) -> float:
     Raises:
         ValueError: The arrays are not integers of the same shape `[T]`, or are empty.
     """
-    return float(_joint(units, phones).max(axis=0).sum())
+    counts = _counts(units, phones)
+    return float(counts.max(axis=0).sum() / counts.sum())
 
 
 def cluster_purity(units: np.ndarray, phones: np.ndarray) -> float:
@@ -41,7 +42,8 @@ def cluster_purity(units: np.ndarray, phones: np.ndarray) -> float:
     Raises:
         ValueError: The arrays are not integers of the same shape `[T]`, or are empty.
     """
-    return float(_joint(units, phones).max(axis=1).sum())
+    counts = _counts(units, phones)
+    return float(counts.max(axis=1).sum() / counts.sum())
 
 
 def pnmi(units: np.ndarray, phones: np.ndarray) -> float:
@@ -57,9 +59,10 @@ def pnmi(units: np.ndarray, phones: np.ndarray) -> float:
     Raises:
         ValueError: The arrays are not integers of the same shape `[T]`, are empty, or have one phone alone.
     """
-    joint = _joint(units, phones)
-    if len(joint) < 2:
+    counts = _counts(units, phones)
+    if len(counts) < 2:
         raise ValueError("PNMI needs at least 2 different phones, but all frames have the same one: its entropy is 0")
+    joint = counts / counts.sum()
     phone, unit = joint.sum(axis=1), joint.sum(axis=0)
     entropy = -(phone * np.log(phone)).sum()
     y, z = np.nonzero(joint)
@@ -98,13 +101,15 @@ def labels_at_frames(
     if (np.diff(starts) < 0).any():
         raise ValueError("starts_seconds must ascend: sort the labels by time")
     if starts[0] > window_seconds / 2:
-        raise ValueError(f"the first label begins at {starts[0]:g} s, after the centre of the first frame: label the silence too")
+        raise ValueError(
+            f"the first label begins at {starts[0]:g} s, after the centre of the first frame: label the silence too"
+        )
     centres = hop_seconds * np.arange(frames) + window_seconds / 2
     return values[np.searchsorted(starts, centres, side="right") - 1]
 
 
-def _joint(units: np.ndarray, phones: np.ndarray) -> np.ndarray:
-    """Return the share of frames with each phone and unit that occur, float64 `[phones, units]`."""
+def _counts(units: np.ndarray, phones: np.ndarray) -> np.ndarray:
+    """Return the number of frames with each phone and unit that occur, int64 `[phones, units]`."""
     units, phones = np.asarray(units), np.asarray(phones)
     for name, array in (("units", units), ("phones", phones)):
         if array.ndim != 1 or array.dtype.kind not in "iu":
@@ -116,4 +121,4 @@ def _joint(units: np.ndarray, phones: np.ndarray) -> np.ndarray:
     unit_names, z = np.unique(units, return_inverse=True)
     phone_names, y = np.unique(phones, return_inverse=True)
     counts = np.bincount(y * len(unit_names) + z, minlength=len(phone_names) * len(unit_names))
-    return counts.reshape(len(phone_names), len(unit_names)) / len(units)
+    return counts.reshape(len(phone_names), len(unit_names))
