@@ -21,9 +21,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT))  # hubert_fast, where it is not installed
-sys.path.append(str(ROOT / "bench" / "demo"))  # the voices
+sys.path.append(str(Path(__file__).resolve().parent.parent))  # hubert_fast, where it is not installed
+sys.path.append(str(Path(__file__).resolve().parent / "demo"))  # the voices
 
 import numpy as np
 import torch
@@ -34,7 +33,7 @@ from hubert_fast.units import Encoder
 from hubert_fast.units.kmeans import learn
 from hubert_fast.units.quality import cluster_purity, labels_at_frames, phone_purity, pnmi
 
-RESULTS = ROOT / "bench" / "results" / "units_quality.csv"
+RESULTS = Path(__file__).resolve().parent / "results" / "units_quality.csv"
 BUNDLED, HELD_OUT = "bundled", "held out"
 LEARNING = "trained voices"  # sets of demo/evaluation.py
 MEASURED = "unseen espeak-ng accent and variants", "unseen flite rms"

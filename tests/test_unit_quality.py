@@ -1,9 +1,11 @@
 """Test the measures of units, the phone labels of the bundled recordings, and that the demo model's units mean phones."""
 
+import itertools
+
 import numpy as np
 import pytest
 import soundfile
-from bench_programs import needs_programs
+from bench_programs import needs_programs, rows_of
 from sklearn.metrics import mutual_info_score
 from threadpoolctl import threadpool_limits
 
@@ -94,7 +96,7 @@ def test_labels_at_the_centres_of_frames():
 def test_phones_cover_the_recordings_and_pauses_are_quiet(recording):
     phones = demo.phones()[recording.path.name]
     assert phones[0].start_seconds == 0 and all(phone.end_seconds > phone.start_seconds for phone in phones)
-    assert all(phone.end_seconds == following.start_seconds for phone, following in zip(phones, phones[1:]))
+    assert all(phone.end_seconds == following.start_seconds for phone, following in itertools.pairwise(phones))
     assert phones[-1].end_seconds == pytest.approx(soundfile.info(recording.path).duration, abs=0.001)
 
     blocks = audio.load(recording.path)
@@ -131,7 +133,8 @@ def units_of(frames: np.ndarray, seed: int = 0) -> np.ndarray:
 def layers() -> dict[int, np.ndarray]:
     """Return the unit of each frame of the bundled recordings, for each layer."""
     encoder = Encoder.from_pretrained(demo.MODEL, layers=LAYERS, device="cpu", dtype="float32")
-    encodings = [encoder.encode_file(recording.path) for recording in demo.recordings()]
+    with threadpool_limits(1):
+        encodings = [encoder.encode_file(recording.path) for recording in demo.recordings()]
     return {layer: units_of(np.concatenate([encoding.frames[layer] for encoding in encodings])) for layer in LAYERS}
 
 
@@ -183,7 +186,7 @@ def test_units_mean_phones(layers, phones):
         lambda layers: {layer: layers[min(layer + 1, 4)] for layer in layers},
         lambda layers: {layer: layers[max(layer - 1, 0)] for layer in layers},
         lambda layers: {layer: np.random.default_rng(1).permutation(units) for layer, units in layers.items()},
-        lambda layers: {layer: layers[BEST] for layer in layers},
+        lambda layers: dict.fromkeys(layers, layers[BEST]),
     ],
     ids=["10 frames late", "1 frame late", "1 frame early", "layers 1 too high", "layers 1 too low", "shuffled", "one layer"],
 )
@@ -200,3 +203,24 @@ def test_units_of_the_model_beat_those_of_log_mel(layers, phones, bench_program)
     for measure, least in ((pnmi, 0.1), (phone_purity, 0.08)):  # PNMI 0.135 to 0.159; phone purity means 0.701 and 0.569
         ours, theirs = measure(layers[BEST], phones), measure(units, phones)
         assert ours > theirs + least, (measure.__name__, ours, theirs)
+
+
+@needs_programs
+@pytest.mark.bench
+def test_program_measures_every_layer(bench_program, tmp_path, capsys):
+    options = ["--sets", "bundled", "--clusters", "8", "--seeds", "0", "--out", str(tmp_path / "rows.csv")]
+    assert bench_program("units_quality").main(options) == 0
+    rows = {row["feature"]: row for row in rows_of(tmp_path / "rows.csv")}
+    assert list(rows) == ["log-mel", "MFCC", "0", "1", "2", "3", "4"] and capsys.readouterr().out.count("K   8") == 7
+    for row in rows.values():
+        assert row["frames"] == row["learning_frames"] == "2576" and row["commit"]
+        assert 0 < float(row["shuffled_pnmi"]) < 0.1 < float(row["pnmi"]) < 0.6
+
+
+@needs_programs
+@pytest.mark.bench
+def test_program_says_what_is_missing(bench_program, monkeypatch, capsys):
+    program = bench_program("units_quality")
+    monkeypatch.setattr(program.shutil, "which", lambda name: None)
+    assert program.main([]) == 1
+    assert "apt-get install espeak-ng flite, or --sets bundled" in capsys.readouterr().err
