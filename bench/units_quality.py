@@ -3,8 +3,8 @@
 Rows go to results/units_quality.csv. Two sets of speech are measured, with the phones that their synthesisers report:
 
 bundled      the bundled recordings; k-means learns from the same frames that are measured
-held out     600 utterances of voices that the model never heard (espeak-ng and flite), synthesised anew; k-means learns from
-             300 utterances of other voices. Needs espeak-ng and flite: `apt-get install espeak-ng flite`
+held out     200 utterances of voices that the model never heard (espeak-ng and flite), synthesised anew; k-means learns from
+             100 utterances of other voices. Needs espeak-ng and flite: `apt-get install espeak-ng flite`
 
 Features are the layers of the model and two baselines without a model: log-mel energies, and MFCC with two derivatives, from
 which HuBERT's first units were learnt.
@@ -160,7 +160,7 @@ def main(options: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="seeds of k-means (default: 0 1 2)")
     parser.add_argument(
-        "--utterances", type=int, default=300, help="utterances of each synthesised set, at most 300 (default: 300)"
+        "--utterances", type=int, default=100, help="utterances of each synthesised set, at most 300 (default: 100)"
     )
     arguments = parser.parse_args(options)
     if HELD_OUT in arguments.sets and not (ctypes.util.find_library("espeak-ng") and shutil.which("flite")):
