@@ -29,8 +29,10 @@ def mean_of(rows: list[Row], column: str, **values: str) -> float:
 
 
 def unit_quality(results: Path) -> str:
-    """Tabulate PNMI and purity by layer, and say how they were measured."""
+    """Tabulate PNMI and purity by layer, and say how they were measured. Raise `ValueError` if a set has no rows."""
     rows = rows_of(results)
+    if missing := TITLES.keys() - {row["set"] for row in rows}:
+        raise ValueError(f"units_quality.csv has no rows for {', '.join(sorted(missing))}: python bench/units_quality.py")
 
     def line(title: str, feature: str, prefix: str = "") -> list[str]:
         cells = [

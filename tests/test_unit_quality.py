@@ -120,7 +120,7 @@ def test_phones_cover_the_recordings_and_pauses_are_quiet(recording):
 
 # units mean phones
 
-CLUSTERS, LAYERS, BEST = 50, range(5), 2  # the second layer was trained to tell phones
+CLUSTERS, LAYERS, BEST = 50, range(5), 2  # of these recordings, layer 2 has the highest PNMI
 
 
 def units_of(frames: np.ndarray, seed: int = 0) -> np.ndarray:
