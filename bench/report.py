@@ -35,6 +35,7 @@ from report_plots import draw
 from report_summary import headline, summary
 from report_tensorflow import tensorflow
 from report_transcribe import bounded, seams, texts, transcription
+from report_units import draw_units, unit_quality
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
@@ -44,6 +45,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     for block in (
         headline, summary, claim, providers, leaderboard, padding, files, unpadded, cpu_memory, products, recognition,
         padded_texts, wer, layers, transcription, texts, bounded, contention, seams, tensorflow, gpu_claim, gpu, gpu_ops,
+        unit_quality,
     )
 }  # fmt: skip
 
@@ -86,6 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
         if text != before[page]:
             page.write_text(text, encoding="utf-8")
     draw(options.results, options.root / "docs" / "images")
+    draw_units(options.results, options.root / "docs" / "images")
     return 0
 
 

@@ -78,6 +78,21 @@ def test_accents_are_consistent_and_repeatable():
     assert all(phone not in neighbours for phone, neighbours in NEIGHBOURS.items())
 
 
+def test_phones_cover_a_recording_and_have_names_of_one_set():
+    from phones import ESPEAK_MNEMONICS, PHONES, folded, intervals
+    from voices import Phone
+
+    phones = [Phone(0.4, "s"), Phone(0.5, "I2"), Phone(0.5, "t#"), Phone(0.7, "_:")]
+    expected = [(0.0, 0.4, ""), (0.4, 0.5, "s"), (0.5, 0.7, "t#"), (0.7, 0.75, "_:"), (0.75, 1.15, "")]
+    assert intervals(phones, 0.75, 1.15) == expected
+    assert [folded(name) for name in ("s", "I2", "t#", "_:", "ch")] == ["s", "ih", "t", "pau", "ch"]
+    assert set(ESPEAK_MNEMONICS) <= set(PHONES)
+    mnemonics = " ".join(ESPEAK_MNEMONICS.values()).split()
+    assert len(mnemonics) == len(set(mnemonics)) and not set(mnemonics) & set(PHONES)
+    with pytest.raises(ValueError, match="'x' is not a known phone: add it to ESPEAK_MNEMONICS"):
+        folded("x")
+
+
 def _small_corpus(folder: Path) -> Path:
     """Write a corpus of ten utterances, each a tone with two phones."""
     import json

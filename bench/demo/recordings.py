@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import argparse
 import csv
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import soundfile
 import soxr
 from evaluation import BUNDLED
-from voices import SAMPLE_RATE_HZ, Voice, speak
+from voices import SAMPLE_RATE_HZ, Phone, Voice, speak
 
 PAUSE = "; "  # makes a synthesiser pause between the sentences of a long recording
+SILENCE_SECONDS = 0.4  # before and after the speech
 
 # name, voice, sampling rate, channels, subtype, indices of BUNDLED
 RECORDINGS = (
@@ -37,25 +40,62 @@ RECORDINGS = (
 )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
+class Spoken(NamedTuple):
+    """A recording before it is written.
+
+    Attributes:
+        name: The name of the file.
+        voice: The name of the voice.
+        reference: What is said.
+        samples: float32 `[samples, channels]`.
+        sample_rate_hz: Sampling rate of the file.
+        subtype: Sample format of the file.
+        phones: The phones that the synthesiser reports, with their times in the file.
+        speech_end_seconds: Where the speech ends and `SILENCE_SECONDS` of silence begin.
+    """
+
+    name: str
+    voice: str
+    reference: str
+    samples: np.ndarray
+    sample_rate_hz: int
+    subtype: str
+    phones: list[Phone]
+    speech_end_seconds: float
+
+    def write(self, file: Path | BinaryIO) -> None:
+        container = Path(self.name).suffix[1:]
+        soundfile.write(file, self.samples, self.sample_rate_hz, subtype=self.subtype, format=container)
+
+
+def spoken() -> Iterator[Spoken]:
+    """Yield all recordings, always in the same order: what espeak-ng said before changes its timing."""
     rng = np.random.default_rng(0)
-    rows = []
     for name, voice, sample_rate_hz, channels, subtype, indices in RECORDINGS:
-        speech, _ = speak(PAUSE.join(BUNDLED[index] for index in indices), Voice(voice))
-        silence = np.zeros(int(0.4 * SAMPLE_RATE_HZ), np.float32)
+        speech, phones = speak(PAUSE.join(BUNDLED[index] for index in indices), Voice(voice))
+        speech_end_seconds = SILENCE_SECONDS + len(speech) / SAMPLE_RATE_HZ
+        silence = np.zeros(int(SILENCE_SECONDS * SAMPLE_RATE_HZ), np.float32)
         speech = np.concatenate([silence, 0.6 * speech / np.abs(speech).max(), silence])
         speech = soxr.resample(speech, SAMPLE_RATE_HZ, sample_rate_hz)
         # each channel has its own level and its own faint noise
         levels = np.linspace(1.0, 0.7, channels)
         samples = speech[:, None] * levels + 0.001 * rng.standard_normal((len(speech), channels))
-        soundfile.write(arguments.out / name, samples.astype(np.float32), sample_rate_hz, subtype=subtype)
+        phones = [Phone(SILENCE_SECONDS + phone.start_seconds, phone.name) for phone in phones]
         reference = " ".join(BUNDLED[index] for index in indices)
-        rows.append({"file": name, "voice": voice, "reference": reference})
-        print(f"{name:18s} {len(speech) / sample_rate_hz:5.1f} s  {reference}")
+        yield Spoken(name, voice, reference, samples.astype(np.float32), sample_rate_hz, subtype, phones, speech_end_seconds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for recording in spoken():
+        recording.write(arguments.out / recording.name)
+        rows.append({"file": recording.name, "voice": recording.voice, "reference": recording.reference})
+        seconds = len(recording.samples) / recording.sample_rate_hz
+        print(f"{recording.name:18s} {seconds:5.1f} s  {recording.reference}")
     with open(arguments.out / "references.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
         writer.writeheader()

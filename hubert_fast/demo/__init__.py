@@ -22,7 +22,25 @@ class Recording(NamedTuple):
     reference: str
 
 
+class Phone(NamedTuple):
+    """A phone of a recording, as the synthesiser reports it, and its name in the phone set of flite's US voices."""
+
+    start_seconds: float
+    end_seconds: float
+    name: str
+
+
 def recordings() -> list[Recording]:
     """Return the bundled recordings."""
     with open(RECORDINGS / "references.csv", newline="", encoding="utf-8") as file:
         return [Recording(RECORDINGS / row["file"], row["voice"], row["reference"]) for row in csv.DictReader(file)]
+
+
+def phones() -> dict[str, list[Phone]]:
+    """Return the phones of each bundled recording by the name of its file. They cover it from its start to its end."""
+    labels: dict[str, list[Phone]] = {}
+    with open(RECORDINGS / "phones.csv", newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            phone = Phone(float(row["start_seconds"]), float(row["end_seconds"]), row["phone"])
+            labels.setdefault(row["file"], []).append(phone)
+    return labels
