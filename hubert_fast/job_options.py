@@ -116,8 +116,8 @@ def add_job_commands(commands: Any) -> None:
     _add_inputs(units, "model, with or without a head (default: the one that the file of centroids names, else the demo model)")
     units.add_argument(
         "--kmeans", required=True, metavar="FILE",
-        help="file with centroids: as hubert-fast kmeans writes it, or of scikit-learn (joblib), hubert-soft, so-vits-svc, "
-        "faiss, .npy or .safetensors",
+        help="file with centroids: as hubert-fast kmeans writes it, or in joblib, pickle (scikit-learn, fairseq, textlesslib), "
+        "torch.save (hubert-soft, so-vits-svc), .npy, .npz, safetensors or faiss format",
     )  # fmt: skip
     units.add_argument("--speaker", metavar="NAME", help="speaker, for a file with centroids of several (default: none)")
     _add_encoder(units, "layer whose states are compared with the centroids (default: the one that the file names)")
@@ -137,7 +137,8 @@ def _add_label_command(commands: Any) -> None:
         help="write labels for pre-training: features of a sample, k-means, and the units of everything",
         description="Write the labels on which a HuBERT is pre-trained: the frames of a random sample of the inputs, k-means "
         "centroids learnt from them, and the units of all inputs. Run the same command again to continue at whichever step it "
-        "was interrupted. " + RESUME.format("encoded"),
+        "was interrupted, or to label inputs that were added. A file that cannot be encoded is reported on standard error and "
+        "in OUT/labels.FORMAT.errors.jsonl, and does not stop the others.",
         epilog=EXIT_STATUS.format("encoded"),
     )
     _add_inputs(label, "model, with or without a head (default: the demo model)")

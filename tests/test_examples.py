@@ -6,10 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import hubert_fast
 from hubert_fast import demo
+from hubert_fast.units import Centroids, Encoder
 
 FOLDER = Path(hubert_fast.__file__).parent.parent / "examples"
 SCRIPTS = sorted(FOLDER.glob("*.py"))
@@ -69,6 +71,22 @@ def test_transcribe_folder(files_and_texts, tmp_path):
         "empty.wav": "",
     }
     assert "empty.wav: the file is empty" in rows["empty.wav"]["error"]
+
+
+def test_units(files_and_texts, tmp_path, capsys):
+    files, _ = files_and_texts
+    (tmp_path / "empty.wav").touch()
+    saved = tmp_path / "km.safetensors"
+    arguments = [*files, str(tmp_path / "empty.wav"), "--clusters", "20", "--save", str(saved), "--device", "cpu"]
+    main_of("units")(arguments)
+    *lines, error = capsys.readouterr().out.splitlines()
+    assert "empty.wav: the file is empty" in error
+    assert Centroids.load(saved).source.layer == 3
+    encoder = Encoder.from_pretrained(demo.MODEL, kmeans=saved, device="cpu")
+    for file, line in zip(files, lines, strict=True):
+        units = encoder.encode_file(file).units
+        runs = units[np.flatnonzero(np.diff(units, prepend=-1))]
+        assert line == f"{file} {' '.join(map(str, runs))}"
 
 
 def test_finetune_ctc(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 import hubert_fast
 import hubert_fast.ops
 import hubert_fast.transcribe
+import hubert_fast.units
 
 PACKAGE = Path(hubert_fast.__file__).parent
 REFERENCE = PACKAGE.parent / "docs" / "api.md"
@@ -30,6 +31,8 @@ def test_public_names_and_the_reference_agree():
     assert sorted(listed) == sorted(hubert_fast.__all__)
     of_transcribe = re.findall(r"^::: hubert_fast\.transcribe\.(\w+)$", REFERENCE.read_text(encoding="utf-8"), re.MULTILINE)
     assert sorted(of_transcribe) == sorted(hubert_fast.transcribe.__all__)
+    of_units = re.findall(r"^::: hubert_fast\.units\.(\w+)$", REFERENCE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(of_units) == sorted(hubert_fast.units.__all__)
     ops = re.findall(r"^::: hubert_fast\.ops\.(\w+)$", REFERENCE.read_text(encoding="utf-8"), re.MULTILINE)
     assert sorted(ops) == sorted(name for name in hubert_fast.ops.__all__ if not name.endswith("_eager"))
 

@@ -10,11 +10,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 import hubert_fast
 from hubert_fast import audio, demo, ops
+from hubert_fast.cli import main
 from hubert_fast.transcribe import formats
+from hubert_fast.units.formats import FEATURES, UNITS
 
 ROOT = Path(hubert_fast.__file__).parent.parent
 README = ROOT / "README.md"
@@ -50,7 +54,7 @@ def test_the_readme_is_short():
     [page for page in PAGES if page.exists() and page.stem != "tensorflow" and snippets_of(page)],
     ids=lambda page: page.stem,
 )
-def test_python_snippets_run(page, capsys, tmp_path):
+def test_python_snippets_run(page, capsys, tmp_path, monkeypatch):
     import transformers
 
     shutil.copytree(demo.MODEL, tmp_path / "model", ignore=shutil.ignore_patterns("recordings"))
@@ -60,11 +64,16 @@ def test_python_snippets_run(page, capsys, tmp_path):
     waveforms = [audio.load(recording.path) for recording in demo.recordings()[:2]]
     first, second = (recording.reference.upper() for recording in demo.recordings()[:2])
     shared = dict(waveform=waveforms[0], waveforms=waveforms, first=waveforms[0], second=waveforms[1], third=waveforms[0])
+    if page.stem == "units":
+        monkeypatch.chdir(tmp_path)
+        assert main(["features", str(demo.RECORDINGS), "--layer", "3", "-o", "features", "--quiet", "--device", "cpu"]) == 0
     seen = set()
     for snippet in snippets_of(page):
         code = re.sub(r"facebook/hubert-(large-ls960-ft|base-ls960)", str(tmp_path / "model"), snippet)
         code = code.replace("vocab.json", str(tmp_path / "vocab.json"))
         code = code.replace('"talks/", "more.jsonl"', f"{str(demo.RECORDINGS)!r}")
+        code = code.replace("talk.mp3", str(demo.recordings()[0].path))
+        code = code.replace("[6, 9]", "[2, 3]").replace("frames[9]", "frames[3]")  # the demo's model has four layers
         if "accelerate" in code:
             model = transformers.HubertForCTC.from_pretrained(demo.MODEL)
             exec(code, {"model": model})
@@ -74,6 +83,25 @@ def test_python_snippets_run(page, capsys, tmp_path):
         printed = capsys.readouterr().out.splitlines()
         if "transcribe_many" in code:
             assert sorted(line.split(" ")[0] for line in printed) == sorted(str(each.path) for each in demo.recordings())
+        elif "encode_many" in code:
+            shapes = {line.split(" ")[0]: line.partition(" ")[2] for line in printed}
+            assert sorted(shapes) == sorted(str(each.path) for each in demo.recordings())
+            assert shapes[str(demo.recordings()[0].path)] == str(shared["frames"].shape)
+            np.testing.assert_array_equal(shared["frames"], shared["same"])
+        elif "index.jsonl" in code:
+            assert sorted(shared["frames"]) == sorted(str(each.path) for each in demo.recordings())
+            kept = shared["frames"].copy()
+        elif "FrameReader" in code:
+            from sklearn.metrics import pairwise_distances_argmin
+
+            centroids, encoding = shared["centroids"], shared["encoding"]
+            frames = kept[str(demo.recordings()[0].path)].astype(np.float32)
+            nearest = pairwise_distances_argmin(frames, centroids.values)
+            assert centroids.source.layer == 3
+            assert np.mean(np.repeat(encoding.units, encoding.durations) == nearest) > 0.97  # features are float16
+        elif "hidden_states" in code:
+            states = shared["encoder"](torch.tensor(waveforms[0])[None], output_hidden_states=True).hidden_states
+            assert printed[0] == " ".join(str(states[layer][0].shape) for layer in (2, 3)) and len(printed) == 3
         elif "argmax_packed" in code:
             assert printed == [first, second, first]
         elif "greedy_decode" in code:
@@ -146,6 +174,18 @@ def test_each_format_and_option_of_transcribe_is_described():
     ).stdout
     options = set(re.findall(r"(?<![\w-])--[a-z][\w-]+", help_text)) - {"--help", "--output"}
     assert {option for option in options if option not in text} == set()
+
+
+@pytest.mark.parametrize("command", ["features", "kmeans", "units", "label"])
+def test_each_format_and_option_of_features_and_units_is_described(command):
+    text = (ROOT / "docs" / "units.md").read_text(encoding="utf-8")
+    tables = "".join(re.findall(r"\| `--format` \|.*?\n\n", text, re.DOTALL))
+    assert {name for name in (*FEATURES.formats, *UNITS.formats) if f"`{name}`" not in tables} == set()
+    for name in ("transcribing.md", "scaling.md", "index.md"):
+        text += (ROOT / "docs" / name).read_text(encoding="utf-8")
+    help_text = subprocess.run([sys.executable, "-m", "hubert_fast", command, "--help"], capture_output=True, text=True).stdout
+    options = set(re.findall(r"(?<![\w-])--[a-z][\w-]+", help_text)) - {"--help", "--output"}
+    assert len(options) > 5 and {option for option in options if option not in text} == set()
 
 
 @every_page

@@ -79,7 +79,7 @@ class Centroids:
             learnt = "" if self.source is None else f" (they were learnt with {self.source.model}, layer {self.source.layer})"
             raise CentroidsError(
                 f"the centroids are for frames of {self.channels} channels{learnt}, but these frames have {channels}: use the "
-                f"model for which the centroids were made"
+                f"model for which the centroids were made{self._and_projection()}"
             )
         if self.source is None:
             return "the file of the centroids does not name their model and layer, so it is not checked that they fit"
@@ -94,6 +94,10 @@ class Centroids:
                 f"learn centroids for these frames"
             )
         return None
+
+    def _and_projection(self) -> str:
+        """Return advice on the projection of the frames, if they had one."""
+        return "" if self.source is None or self.source.projection is None else ", and its final_proj (--project)"
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, from which `load` restores everything. A file of that name is replaced only when the new
