@@ -87,8 +87,8 @@ def add_job_commands(commands: Any) -> None:
         epilog="Exit status: 0 if the file was written, 2 if not, 130 if interrupted, 143 if terminated.",
     )
     kmeans.add_argument(
-        "frames_path", metavar="FRAMES",
-        help="folder that hubert-fast features wrote, .npy file of frames [N, C], or a folder of such files (fairseq's too)",
+        "frames_paths", nargs="+", metavar="FRAMES",
+        help="folders that hubert-fast features wrote, .npy files of frames [N, C], or folders of such files (fairseq's too)",
     )  # fmt: skip
     kmeans.add_argument("-o", "--output", required=True, metavar="OUT.safetensors", help="file to write")
     kmeans.add_argument("--clusters", type=int, default=500, metavar="K", help="number of centroids (default: 500)")
@@ -198,11 +198,13 @@ def _add_encoder(parser: argparse.ArgumentParser, layer_help: str, is_required: 
     )  # fmt: skip
     encoder.add_argument(
         "--normalize", choices=["auto", "yes", "no"], default="auto",
-        help="whether waveforms are scaled to zero mean and unit variance: yes, no, or auto (as preprocessor_config.json says) "
-        "(default: auto)",
+        help="whether waveforms are scaled to zero mean and unit variance: yes, no, or auto (as the file of centroids says, or "
+        "else preprocessor_config.json) (default: auto)",
     )  # fmt: skip
     encoder.add_argument(
-        "--project", action="store_true", help="apply the model's final_proj to the states, as for ContentVec (default: do not)"
+        "--project",
+        action="store_true",
+        help="apply the model's final_proj to the states, as for ContentVec (default: as the file of centroids says, or not)",
     )
 
 

@@ -1,5 +1,6 @@
 """Compare the frames and units of `Encoder` with transformers 4.34.1, fairseq and scikit-learn, for batches of any files."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import fairseq_reference
@@ -224,8 +225,8 @@ def test_projections(files, tmp_path):
     units = Encoder.from_pretrained(folder, project=True, kmeans=centroids, **FAST).encode_file(files[0]).units
     distances = ((second(actual)[:, None] - centroids.values) ** 2).sum(-1)
     assert units.tolist() == distances.argmin(1).tolist() and len(set(units)) > 1
-    with pytest.raises(CentroidsError, match=r"frames of 16 channels .*, but these frames have 48"):
-        Encoder.from_pretrained(folder, kmeans=centroids, layers=[2], **FAST)
+    taken = Encoder.from_pretrained(folder, kmeans=centroids, **FAST)
+    assert taken.sources == projected.sources and taken.encode_file(files[0]).units.tolist() == units.tolist()
 
 
 def test_centroids_of_another_model_layer_or_normalisation_are_refused(tmp_path):
@@ -234,6 +235,10 @@ def test_centroids_of_another_model_layer_or_normalisation_are_refused(tmp_path)
     assert source == FrameSource(str(folder), source.fingerprint, 2, False, True)
     centroids = Centroids(np.eye(48, dtype=np.float32), source)
     assert Encoder.from_pretrained(folder, kmeans=centroids, **FAST).sources[0] == source
+    raw = replace(source, normalize=False)
+    assert Encoder.from_pretrained(folder, kmeans=replace(centroids, source=raw), **FAST).sources[0] == raw, (
+        "taken from the file"
+    )
     for name, options, message in (
         (other, {}, "the model is .*two, but the centroids were learnt with .*one"),
         (folder, dict(layers=[1]), "layer is 1, but the centroids were learnt on layer 2"),

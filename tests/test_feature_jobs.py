@@ -183,8 +183,18 @@ def test_rows_in_the_order_of_inputs_refuse_changed_files(archive, kmeans, tmp_p
     assert units(*command) == 1
     shutil.copy(demo.recordings()[0].path, folder / "05.wav")
     assert units(*command) == 2
-    assert "has changed since it was done, and its row" in capsys.readouterr().err
+    assert "05.wav has changed since it was done: keep files as they were, or use --overwrite" in capsys.readouterr().err
     assert units(*command, "--overwrite") == 1
+    rows = (tmp_path / "out.km").read_text()
+    shutil.copy(demo.recordings()[0].path, folder / "00.new.wav")
+    assert units(*command) == 2
+    assert "00.new.wav is new, but comes before inputs that are done" in capsys.readouterr().err
+    (folder / "00.new.wav").rename(folder / "99.wav")
+    assert units(*command) == 1 and (tmp_path / "out.km").read_text().startswith(rows)
+    assert units(folder / "01.wav", folder / "01.wav", "--kmeans", kmeans, "-o", tmp_path / "twice.km") == 2
+    assert "01.wav is named twice" in capsys.readouterr().err
+    assert units(*command[:3], "-o", tmp_path / "merged.km", "--merge") == 2
+    assert "km has no place for durations" in capsys.readouterr().err
 
 
 def test_unit_formats(archive, expected, kmeans, tmp_path, capsys):

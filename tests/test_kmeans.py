@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from hubert_fast.units import Centroids, CentroidsError, FrameReader, FrameSource
 from hubert_fast.units import kmeans as kmeans_module
-from hubert_fast.units.frames import ArrayFrames
+from hubert_fast.units.frames import ArrayFrames, joined
 from hubert_fast.units.kmeans import Step, learn
 
 SOURCE = FrameSource("hubert", "ab12", 9)
@@ -49,6 +49,23 @@ def small_batches(monkeypatch):
 
 
 # learning
+
+
+def test_frames_of_several_places_are_one_sequence():
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal((rows, 4)).astype(np.float32) for rows in (5, 1, 9)]
+    whole, parts = np.concatenate(arrays), joined([ArrayFrames(array) for array in arrays])
+    assert (parts.count, parts.channels) == (15, 4)
+    for start in range(15):
+        for end in range(start + 1, 16):
+            assert np.array_equal(parts.read(start, end), whole[start:end])
+    source = FrameSource("m", "f", 1)
+    assert joined([ArrayFrames(arrays[0], source), ArrayFrames(arrays[1], source)]).source == source
+    assert joined([ArrayFrames(arrays[0], source), ArrayFrames(arrays[1])]).source is None
+    with pytest.raises(CentroidsError, match="same model, layer and settings"):
+        joined([ArrayFrames(arrays[0], source), ArrayFrames(arrays[1], FrameSource("m", "g", 2))])
+    with pytest.raises(CentroidsError, match="channels, but have 4 and 3"):
+        joined([ArrayFrames(arrays[0]), ArrayFrames(arrays[1][:, :3])])
 
 
 def test_learning_comes_near_to_lloyds_algorithm(small_batches):

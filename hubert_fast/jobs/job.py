@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from . import sinks
 from .formats import error_row
 from .inputs import Inputs
-from .journal import MISSING, Errors, Journal, Stamp
+from .journal import MISSING, Errors, Journal, JournalError, Stamp
 from .options import Options
 from .outcomes import Outcome
 from .row_file import RowFile
@@ -117,9 +117,16 @@ class Job:
         self._error: BaseException | None = None
 
     def utterances(self) -> Iterator[Utterance]:
-        """Yield the inputs that are neither running nor done, or have changed since they were done."""
-        for utterance in () if self._is_enough() else self.inputs:
+        """Yield the inputs that are neither running nor done, or have changed since they were done.
+
+        Raises:
+            JournalError: If rows of the output are in the order of the inputs, and the inputs no longer fit it.
+        """
+        totals = self.journal.totals()
+        for position, utterance in enumerate(() if self._is_enough() else self.inputs):
             key, stamp = utterance.key, Stamp.of(utterance.audio)
+            if self.output.is_aligned:
+                self._check_order(utterance, position < totals.done + totals.failed, stamp)
             # in this order: a result enters the journal before it leaves _running
             if key in self._running or self.journal.is_current(key, stamp):
                 self.progress.skip()
@@ -129,6 +136,19 @@ class Job:
                 stamp = None  # the error does not depend on the file's content
             self._running[key] = stamp
             yield utterance
+
+    def _check_order(self, utterance: Utterance, is_expected_done: bool, stamp: Stamp | None) -> None:
+        """Raise `JournalError` if the row of an utterance cannot be where its position among the inputs puts it."""
+        current = self.journal.is_current(utterance.key, stamp)
+        if is_expected_done and current is None:
+            reason = "is new, but comes before inputs that are done: add inputs at the end"
+        elif is_expected_done and not current:
+            reason = "has changed since it was done: keep files as they were"
+        elif not is_expected_done and (current is not None or utterance.key in self._running):
+            reason = "is named twice: name it once"
+        else:
+            return
+        raise JournalError(f"row i of {self._name} belongs to input i, and {utterance.audio} {reason}, or use --overwrite")
 
     def run(self, engine: Engine) -> Summary:
         """Write every result and keep the journal. Committed results survive a failure.
@@ -190,11 +210,6 @@ class Job:
             if not failed and self.output.prepare(result):
                 self._commit()
             was_done = self.journal.retire(key)
-            if was_done and self.output.is_aligned:
-                raise OutputError(
-                    f"{result.utterance.audio} has changed since it was done, and its row in {self._name} cannot be replaced, "
-                    f"because rows are in the order of the inputs: start over with --overwrite"
-                )
             row = None
             if not failed:
                 row = self.output.write(result)

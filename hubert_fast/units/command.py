@@ -18,6 +18,7 @@ from .centroids import Centroids
 from .encoder import DEMO, Encoder
 from .formats import FEATURES, UNITS
 from .frame_files import FrameReader
+from .frames import joined
 
 CHOICES = {"auto": None, "yes": True, "no": False}
 
@@ -48,7 +49,7 @@ def run_kmeans(options: argparse.Namespace) -> int:
     try:
         if options.overwrite:
             state.unlink(missing_ok=True)
-        frames = FrameReader(options.frames_path, options.layer)
+        frames = joined([FrameReader(path, options.layer) for path in options.frames_paths])
         with LearningProgress(options.quiet) as progress, keyboard_interrupts():
             centroids = kmeans.learn(
                 frames,
@@ -96,6 +97,8 @@ class LearningProgress(contextlib.AbstractContextManager["LearningProgress"]):
 
 def run_units(options: argparse.Namespace) -> int:
     """Write the units of the inputs; return the exit status."""
+    if options.merge and (options.format == "km" or (options.format is None and str(options.output).lower().endswith(".km"))):
+        raise CannotRunError("km has no place for durations: use jsonl, tsv or parquet with --merge")
     try:
         centroids = Centroids.load(options.kmeans, options.speaker)
     except ValueError as error:

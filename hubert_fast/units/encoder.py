@@ -135,9 +135,9 @@ class Encoder(Runner):
         Args:
             name_or_path: Folder, or name on the hub.
             layers, final_norm, frame_dtype, pool, merge: See the class.
-            normalize: Whether waveforms are scaled to zero mean and unit variance; `None` does what the checkpoint's
-                `preprocessor_config.json` says.
-            project: Whether to apply the checkpoint's `final_proj` to the states.
+            normalize: Whether waveforms are scaled to zero mean and unit variance; `None` does what the file of centroids
+                says, or else the checkpoint's `preprocessor_config.json`.
+            project: Whether to apply the checkpoint's `final_proj` to the states, as is done if the file of centroids says so.
             kmeans: The centroids, or a file that `Centroids.load` reads.
             device: `"auto"` (CUDA if available), `"cpu"`, `"cuda"`, `"cuda:1"`, or several GPUs as `"cuda:0,1"`.
             dtype: `"auto"` (see `hubert_fast.devices.resolve_dtype`), `"float32"`, `"bfloat16"` or `"float16"`.
@@ -154,6 +154,10 @@ class Encoder(Runner):
         # small files first, so that errors in them show before the weights are downloaded
         config = HubertConfig.from_pretrained(name_or_path, **hub_options)
         feature_extractor = HubertFeatureExtractor.from_pretrained(name_or_path, **hub_options)
+        learnt = None if centroids is None else centroids.source
+        if learnt is not None:
+            normalize = learnt.normalize if normalize is None else normalize
+            project = project or learnt.projection is not None
         if normalize is not None:
             feature_extractor.do_normalize = normalize
         source = Source.of(name_or_path, hub_options=hub_options)

@@ -97,6 +97,11 @@ def tsv(result: EncodingResult) -> str:
     return "".join(lines)
 
 
+def bare(result: EncodingResult) -> str:
+    """Return the lines of `tsv` without ids."""
+    return "".join(f"{line.partition(chr(9))[2]}\n" for line in tsv(result).splitlines())
+
+
 def km(result: EncodingResult) -> str:
     """Return a line with units, as in fairseq's label files."""
     return "".join(f"{_spaced(_units(encoding))}\n" for encoding in result.encodings)
@@ -113,7 +118,7 @@ def _spaced(numbers: Any) -> str:
 
 UNIT_FORMATS: dict[str, RowFormat | FolderFormat] = {
     "jsonl": RowFormat("jsonl", "a JSON object per line", text=jsonl, is_json=True),
-    "tsv": RowFormat("tsv", "name, tab and units per line", text=tsv, bare=km),
+    "tsv": RowFormat("tsv", "name, tab and units per line", text=tsv, bare=bare),
     "parquet": FolderFormat("", "a folder of Parquet files of bounded size", open=_parquet_units),
     "km": RowFormat("km", "fairseq's labels, a line of units for each input", text=km, failure="\n", is_aligned=True),
 }

@@ -90,6 +90,8 @@ def _of_features(folder: Path, layer: int | None) -> tuple[list[NpyFile], np.nda
             f"{folder / DESCRIPTION} must have format {FORMAT!r} and version {VERSION}, but has "
             f"{description.get('format')!r} and {description.get('version')!r}: update hubert_fast, or write the features again"
         )
+    if description.get("pool") == "mean":
+        raise CentroidsError(f"{folder} has means over files, not frames: write the features with --pool frames")
     layers = description.get("layers")
     if not isinstance(layers, list) or not layers:
         raise CentroidsError(f"{folder / DESCRIPTION} must list layers, but has {layers!r}: write the features again")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 import numpy as np
 
@@ -59,6 +60,40 @@ class Frames(ABC):
             frames[done : done + together] = self.read(first, int(near[together - 1]) + 1)[near[:together] - first]
             done += together
         return frames
+
+
+def joined(parts: Sequence[Frames]) -> Frames:
+    """Return the frames of several places, such as the shards of a job, as one sequence.
+
+    Raises:
+        CentroidsError: They have other numbers of channels, or come from other models, layers or settings.
+    """
+    return parts[0] if len(parts) == 1 else _JoinedFrames(parts)
+
+
+class _JoinedFrames(Frames):
+    def __init__(self, parts: Sequence[Frames]):
+        self._parts, self.source, self.channels = parts, parts[0].source, parts[0].channels
+        for part in parts[1:]:
+            if part.channels != self.channels:
+                raise CentroidsError(
+                    f"all frames must have {self.channels} channels, as the first have, but some have {part.channels}"
+                )
+            if self.source is None or part.source is None:
+                self.source = None
+            elif part.source.differences(self.source):
+                raise CentroidsError("all frames must come from the same model, layer and settings, but they come from several")
+        self._starts = [0, *accumulate(part.count for part in parts)]
+        self.count = self._starts[-1]
+
+    def read(self, start: int, end: int) -> np.ndarray:
+        """Return the frames from `start` to `end`, float32 `[end - start, C]`."""
+        pieces = [
+            part.read(max(start - first, 0), min(end - first, part.count))
+            for part, first in zip(self._parts, self._starts)
+            if first < end and start < first + part.count
+        ]
+        return np.concatenate(pieces) if pieces else np.empty((0, self.channels), np.float32)
 
 
 class ArrayFrames(Frames):

@@ -24,6 +24,7 @@ import numpy as np
 
 from .centroids import Centroids, write_atomically
 from .codebook import CentroidsError
+from .frame_source import FrameSource
 from .frames import ArrayFrames, Frames
 
 BLOCK_ROWS = 1024  # 20 s of audio: 1.5 MB in float16
@@ -60,6 +61,7 @@ def learn(
     limit: int | None = None,
     progress: Callable[[Step], None] | None = None,
     state: Path | None = None,
+    source: FrameSource | None = None,
 ) -> Centroids:
     """Learn centroids. The result is the same for the same frames, arguments, versions and machine.
 
@@ -74,6 +76,8 @@ def learn(
         limit: The number of frames that the epochs use, chosen at random in blocks of 1,024; `None` for all.
         progress: Called after each batch and each epoch.
         state: A file that receives the state after each epoch. If it exists, learning continues from there.
+
+        source: Where the frames come from, to be kept with the centroids; by default what the frames say.
 
     Raises:
         CentroidsError: There are fewer frames than clusters, the state is of another run, or scikit-learn is not installed.
@@ -123,7 +127,7 @@ def learn(
         "numpy": np.__version__,
         "hubert_fast": _own_version(),
     }
-    return Centroids(learnt.values, frames.source, training=training)
+    return Centroids(learnt.values, source or frames.source, training=training)
 
 
 class _State(NamedTuple):

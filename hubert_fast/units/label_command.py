@@ -67,7 +67,7 @@ def _learn(options: argparse.Namespace, sample: Path, kmeans: Path) -> int:
         if status not in FINISHED:
             return status
     _tell(options, f"2 of 3: {options.clusters} centroids, in {kmeans}")
-    return run_kmeans(_with(options, frames_path=str(sample), output=str(kmeans), frames=None, layer=None))
+    return run_kmeans(_with(options, frames_paths=[str(sample)], output=str(kmeans), frames=None, layer=None))
 
 
 def _with(options: argparse.Namespace, **values: object) -> argparse.Namespace:
