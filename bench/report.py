@@ -35,6 +35,7 @@ from report_plots import draw
 from report_summary import headline, summary
 from report_tensorflow import tensorflow
 from report_transcribe import bounded, seams, texts, transcription
+from report_units import unit_kmeans, unit_memory, units
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
@@ -43,7 +44,8 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     block.__name__: block
     for block in (
         headline, summary, claim, providers, leaderboard, padding, files, unpadded, cpu_memory, products, recognition,
-        padded_texts, wer, layers, transcription, texts, bounded, contention, seams, tensorflow, gpu_claim, gpu, gpu_ops,
+        padded_texts, wer, layers, transcription, texts, bounded, contention, seams, tensorflow, units, unit_kmeans,
+        unit_memory, gpu_claim, gpu, gpu_ops,
     )
 }  # fmt: skip
 

@@ -31,11 +31,12 @@ from units_providers import (
     COMMAND,
     CUT,
     FULL,
+    JOB,
     LOOP,
     OURS,
     PADDED,
-    WITHOUT_START,
     Command,
+    Job,
     Ours,
     Reference,
     Scene,
@@ -87,6 +88,7 @@ def providers(scene: Scene, reference: Reference, layers: list[int], full: int) 
         centroids, predictor = reference.centroids[layer], reference.predictors[layer]
         chosen[OURS, layer] = Ours(scene, centroids)
         if layer == layers[0]:
+            chosen[JOB, layer] = Job(scene, centroids)
             chosen[COMMAND, layer] = Command(scene, centroids)
             chosen[PADDED, layer] = Theirs(scene, layer, predictor, padded=True)
         chosen[LOOP, layer] = Theirs(scene, layer, predictor, cut=False)
@@ -118,15 +120,11 @@ def speed(options: argparse.Namespace, dtype: str, folder: Path) -> list[dict[st
             "files": len(scene.files), "frames": judged.frames, "audio_seconds": utterances.audio_seconds,
             "other_units": judged.other, "beyond_rounding": judged.beyond_rounding,
         }  # fmt: skip
-        is_command = isinstance(provider, Command)
-        facts[key] |= {"process_peak_bytes": provider.peak_bytes} if is_command else {"peak_bytes": "" if peak is None else peak}
-    seconds = timed(chosen, options.rounds)
-    rows = []
-    for key, provider in chosen.items():
-        rows.append(row_of("speed", key[0], seconds[key], **facts[key]))
         if isinstance(provider, Command):
-            rows.append(row_of("speed", WITHOUT_START, provider.inside_seconds[-options.rounds :], **facts[key]))
-    return rows
+            facts[key]["process_peak_bytes"] = provider.peak_bytes
+        elif peak is not None:
+            facts[key]["peak_bytes"] = peak
+    return [row_of("speed", key[0], seconds, **facts[key]) for key, seconds in timed(chosen, options.rounds).items()]
 
 
 def timed(chosen: dict[tuple[str, int], Any], rounds: int) -> dict[tuple[str, int], list[float]]:
@@ -134,7 +132,7 @@ def timed(chosen: dict[tuple[str, int], Any], rounds: int) -> dict[tuple[str, in
     seconds: dict[tuple[str, int], list[float]] = {key: [] for key in chosen}
     for _ in range(rounds):
         for key, provider in chosen.items():
-            run: Callable[[], Any] = provider.command if isinstance(provider, Command) else provider.units
+            run: Callable[[], Any] = provider.run if isinstance(provider, (Command, Job)) else provider.units
             start = time.perf_counter()
             run()
             seconds[key].append(time.perf_counter() - start)
@@ -167,7 +165,7 @@ def kmeans(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     ends = []
     for line in child.stderr:
         print(line, end="", flush=True)
-        if line.startswith("hubert-fast: epoch ") or line.startswith("epoch "):
+        if line.startswith("hubert-fast: epoch "):
             ends.append(time.perf_counter())
     if status := child.wait():
         raise SystemExit(f"hubert-fast kmeans ended with {status}")

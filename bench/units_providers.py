@@ -1,4 +1,4 @@
-"""Turn files into units in several ways: with this package, with its command, and with loops over transformers and scikit-learn.
+"""Turn files into units in several ways: with this package, its command, and loops over transformers and scikit-learn.
 
 Each provider returns the units of each file by the file's name. `Reference` has what transformers and scikit-learn compute in
 float32 for each file alone, and judges the units of all others.
@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
@@ -24,18 +24,24 @@ from hubert_fast import HubertConfig, HubertFeatureExtractor, HubertModel
 from hubert_fast.benchmark.rows import ROOT
 from hubert_fast.benchmark.subject import CONFIGS
 from hubert_fast.benchmark.work import Work
-from hubert_fast.jobs.target import Paths
+from hubert_fast.jobs import job as jobs
+from hubert_fast.jobs.inputs import Inputs
+from hubert_fast.jobs.options import Options
+from hubert_fast.jobs.progress import Progress
+from hubert_fast.jobs.sinks import Rows
+from hubert_fast.jobs.summary import Summary
+from hubert_fast.jobs.target import Paths, open_journal
 from hubert_fast.tolerances import MODEL_TOLERANCES, TEST_TOLERANCES
 from hubert_fast.units import Centroids, Encoder
+from hubert_fast.units.formats import UNITS
 
 Units = dict[str, np.ndarray]  # int [T] by the name of a file
 
-OURS, FULL = "hubert_fast, encode_many", "hubert_fast, encode_many, all layers"
-COMMAND = "hubert-fast units, whole process"
-WITHOUT_START = "hubert-fast units, without its start"
+OURS, FULL = "hubert_fast", "hubert_fast, all layers"
+JOB, COMMAND = "hubert_fast, job with journal", "hubert-fast units, whole process"
 LOOP = "transformers + scikit-learn, file by file"
-CUT = "transformers cut after the layer + scikit-learn, file by file"
-PADDED = "transformers cut after the layer + scikit-learn, batches of 8 by length, with a mask"
+CUT = "transformers, cut off + scikit-learn, file by file"
+PADDED = "transformers, cut off + scikit-learn, batches of 8"
 BATCH_FILES = 8
 # The error of a frame as a share of its length, by which the float32 states of two graphs may differ; for other dtypes that of
 # a whole model.
@@ -96,7 +102,16 @@ def name_of(path: str) -> str:
 
 
 class Theirs:
-    """A loop of transformers and scikit-learn over files."""
+    """A loop of transformers and scikit-learn over files.
+
+    Args:
+        scene: What to work on.
+        layer: The layer whose units are computed.
+        predictor: The centroids in scikit-learn.
+        cut: Whether the layers above are removed from the model, as a skilled user would do. Otherwise all hidden states are
+            computed, and one is taken, as published scripts do.
+        padded: Whether files run in batches of 8, sorted by length, with an attention mask; otherwise each runs alone.
+    """
 
     def __init__(self, scene: Scene, layer: int, predictor: MiniBatchKMeans, cut: bool = True, padded: bool = False):
         self.scene, self.layer, self.predictor, self.cut, self.padded = scene, layer, predictor, cut, padded
@@ -140,7 +155,7 @@ class Theirs:
 
 
 class Ours:
-    """`Encoder.encode_many`."""
+    """`Encoder.encode_many`, which computes no layer above that of the centroids."""
 
     def __init__(self, scene: Scene, centroids: Centroids):
         self.files = scene.files
@@ -157,36 +172,56 @@ class Ours:
         return units
 
 
+class Job(Ours):
+    """The job of the command `hubert-fast units` with its journal, without the start of a process."""
+
+    def __init__(self, scene: Scene, centroids: Centroids):
+        super().__init__(scene, centroids)
+        self.dtype, self.out = scene.dtype, scene.folder / "job.jsonl"
+
+    def units(self) -> Units:
+        self.run()
+        return written_units(self.out)
+
+    def run(self) -> None:
+        summary = Summary(str(self.out), "", "cpu", self.dtype)
+        journal = open_journal(Paths(self.out), {}, overwrite=True)
+        output = Rows(self.out, UNITS.formats["jsonl"], journal)
+        job = jobs.Job(Inputs(self.files), output, summary, Progress(quiet=True, most_failures=0), journal=journal)
+        job.run(self.encoder.run(job.utterances(), Options()))
+        output.close()
+        journal.close()
+
+
 class Command:
-    """The command `hubert-fast units`, which starts anew at each call.
+    """The command `hubert-fast units`, whose process starts anew at each call.
 
     Attributes:
         peak_bytes: The peak memory of the last process.
-        inside_seconds: For each call, the time from the first file to the last result, as the command itself reports it.
     """
 
     def __init__(self, scene: Scene, centroids: Centroids):
-        self.scene, self.out, self.peak_file = scene, scene.folder / "units.jsonl", scene.folder / "peak"
+        self.scene, self.out, self.peak_file = scene, scene.folder / "command.jsonl", scene.folder / "peak"
         self.kmeans = scene.folder / "kmeans.safetensors"
         centroids.save(self.kmeans)
-        self.peak_bytes, self.inside_seconds = 0, []  # type: int, list[float]
+        self.peak_bytes = 0
 
     def units(self) -> Units:
-        self.command()
-        with open(self.out, encoding="utf-8") as file:
-            rows = [json.loads(line) for line in file]
-        return {name_of(row["audio"]): np.array(row["units"]) for row in rows}
+        self.run()
+        return written_units(self.out)
 
-    def command(self) -> None:
-        options = ["--device", "cpu", "--dtype", self.scene.dtype, "--overwrite", "--quiet"]
-        source = Path(self.scene.files[0]).parent
-        command = child_command(
-            self.peak_file, "units", source, "--model", self.scene.model, "--kmeans", self.kmeans, "-o", self.out, *options
-        )
-        subprocess.run(command, check=True)
+    def run(self) -> None:
+        source, options = Path(self.scene.files[0]).parent, ["--device", "cpu", "--overwrite", "--quiet"]
+        models = ["--model", self.scene.model, "--dtype", self.scene.dtype, "--kmeans", self.kmeans]
+        subprocess.run(child_command(self.peak_file, "units", source, *models, "-o", self.out, *options), check=True)
         self.peak_bytes = int(self.peak_file.read_text())
-        summary = json.loads(Paths(self.out).summary.read_text(encoding="utf-8"))
-        self.inside_seconds.append(summary["wall_seconds_this_run"])
+
+
+def written_units(path: Path) -> Units:
+    """Return the units in an output of the command."""
+    with open(path, encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    return {name_of(row["audio"]): np.array(row["units"]) for row in rows}
 
 
 class Judgement(NamedTuple):
@@ -195,8 +230,8 @@ class Judgement(NamedTuple):
     Attributes:
         frames: The number of units.
         other: How many differ.
-        beyond_rounding: How many of these are not ties: the reference's frame is farther from the centroid than from the nearest
-            one by more than rounding explains. Distances are computed in float64.
+        beyond_rounding: How many of these are not ties: in float64, the reference's frame is farther from the centroid than
+            from that of the reference by more than rounding explains.
     """
 
     frames: int
@@ -231,9 +266,7 @@ class Reference:
             chosen = np.random.default_rng(0).choice(len(frames), clusters, replace=False)
             self.centroids[layer] = Centroids(frames[chosen], source)
             self.predictors[layer] = fitted(self.centroids[layer].values)
-            self.units[layer] = {
-                name: self.predictors[layer].predict(frames) for name, frames in self.frames[layer].items()
-            }
+            self.units[layer] = {name: self.predictors[layer].predict(frames) for name, frames in self.frames[layer].items()}
 
     def judge(self, layer: int, units: Units, dtype: torch.dtype) -> Judgement:
         """Compare units with those of the reference. Raises `RuntimeError` if files or frames are missing."""
