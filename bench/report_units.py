@@ -30,7 +30,7 @@ def units(results: Path) -> str:
     for provider, layer in dict.fromkeys((row["provider"], row["layer"]) for row in rows):
         cells = [cell(rows, provider, layer, dtype) for dtype in dtypes]
         lines.append([provider, layer, *(text for pair in cells for text in pair)])
-    header = [text for dtype in dtypes for text in (f"times real time, {dtype}", "hubert_fast is faster by")]
+    header = [text for dtype in dtypes for text in (f"times real time, {dtype}", "hubert_fast relative to it")]
     first = rows[0]
     return (
         f"{table(['files to units', 'layer', *header], lines)}\n"
@@ -55,7 +55,7 @@ def cell(rows: list[Row], provider: str, layer: str, dtype: str) -> tuple[str, s
     ours = float(speeds[OURS, layer])
     if provider == OURS:
         full = float(next(value for (name, _), value in speeds.items() if name == FULL))
-        return f"**{shown(speed)}**", f"{ours / full:.2f}x (all layers)"
+        return f"**{shown(speed)}**", f"{ours / full:.2f}x all layers"
     return shown(speed), f"{ours / float(speed):.2f}x"
 
 
