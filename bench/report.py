@@ -35,7 +35,8 @@ from report_plots import draw
 from report_summary import headline, summary
 from report_tensorflow import tensorflow
 from report_transcribe import bounded, seams, texts, transcription
-from report_units import draw_units, unit_quality
+from report_unit_quality import draw_units, unit_quality
+from report_units import unit_kmeans, unit_memory, units
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
@@ -44,8 +45,8 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     block.__name__: block
     for block in (
         headline, summary, claim, providers, leaderboard, padding, files, unpadded, cpu_memory, products, recognition,
-        padded_texts, wer, layers, transcription, texts, bounded, contention, seams, tensorflow, gpu_claim, gpu, gpu_ops,
-        unit_quality,
+        padded_texts, wer, layers, transcription, texts, bounded, contention, seams, tensorflow, units, unit_kmeans,
+        unit_memory, unit_quality, gpu_claim, gpu, gpu_ops,
     )
 }  # fmt: skip
 

@@ -1,89 +1,121 @@
-"""Write the block and draw the plot on how much units say about phones."""
+"""Write the blocks on units: speed from files to units, the learning of centroids, and memory by the number of files."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from statistics import mean
 
-from report_rows import Row, device, newest, table
+from report_rows import Row, device, join, newest, shown, table, where
+from report_transcribe import counted
 
 from hubert_fast.benchmark.rows import read
 
-BUNDLED, HELD_OUT = "bundled", "held out"
-TITLES = {BUNDLED: "bundled recordings", HELD_OUT: "held-out voices"}
-MEASURES = {"pnmi": "PNMI", "phone_purity": "phone purity", "cluster_purity": "cluster purity"}
-CLUSTERS = "100"  # in the table
+OURS, FULL = "hubert_fast", "hubert_fast, all layers"
+JOB, COMMAND = "hubert_fast, job with journal", "hubert-fast units, whole process"
+THEIRS, PADDED = "transformers", "transformers, cut off + scikit-learn, batches of 8"
+NO_ROWS = "Not measured yet.\n"
 
 
-def rows_of(results: Path) -> list[Row]:
-    return newest(read(results / "units_quality.csv"), "set")
+def rows_of(results: Path, stage: str, *names: str) -> list[Row]:
+    """Return the rows of a stage, from the last run of those that agree in `names`."""
+    return newest((row for row in read(results / "units.csv") if row["stage"] == stage), *names)
 
 
-def name(feature: str) -> str:
-    return f"layer {feature}" if feature.isdigit() else feature
-
-
-def mean_of(rows: list[Row], column: str, **values: str) -> float:
-    """Return the mean of a column over the seeds, of the rows with these values."""
-    return mean(float(row[column]) for row in rows if all(row[key] == value for key, value in values.items()))
-
-
-def unit_quality(results: Path) -> str:
-    """Tabulate PNMI and purity by layer, and say how they were measured. Raise `ValueError` if a set has no rows."""
-    rows = rows_of(results)
-    if missing := TITLES.keys() - {row["set"] for row in rows}:
-        raise ValueError(f"units_quality.csv has no rows for {', '.join(sorted(missing))}: python bench/units_quality.py")
-
-    def line(title: str, feature: str, prefix: str = "") -> list[str]:
-        cells = [
-            f"{mean_of(rows, prefix + column, set=speech, feature=feature, clusters=CLUSTERS):.3f}"
-            for speech in TITLES
-            for column in MEASURES
-        ]
-        return [title, *cells]
-
-    lines = [line(name(feature), feature) for feature in dict.fromkeys(row["feature"] for row in rows)]
-    lines.append(line("layer 2, shuffled", "2", "shuffled_"))
-    bundled, held_out = (next(row for row in rows if row["set"] == speech) for speech in TITLES)
-    header = [f"{CLUSTERS} units of", *(f"{title}, {speech}" for speech in TITLES for title in MEASURES.values())]
+def units(results: Path) -> str:
+    """Tabulate the speed of each provider and the ratios of ours to it, and state how units were compared."""
+    rows = rows_of(results, "speed", "model", "dtype")
+    if not rows:
+        return NO_ROWS
+    dtypes = list(dict.fromkeys(row["dtype"] for row in rows))
+    lines = []
+    for provider, layer in dict.fromkeys((row["provider"], row["layer"]) for row in rows):
+        cells = [cell(rows, provider, layer, dtype) for dtype in dtypes]
+        lines.append([provider, layer, *(text for pair in cells for text in pair)])
+    header = [text for dtype in dtypes for text in (f"times real time, {dtype}", "hubert_fast relative to it")]
+    first = rows[0]
     return (
-        table(header, lines) + f"\nMeans over {len({row['seed'] for row in rows})} seeds of k-means. *Bundled* recordings: "
-        f"{int(bundled['frames']):,} frames, {bundled['phones']} phones; k-means learns from the same frames. *Held out*: "
-        f"{int(held_out['frames']):,} frames, {held_out['phones']} phones, of voices and sentences that the model never heard; "
-        f"k-means learns from {int(held_out['learning_frames']):,} frames of other voices, which speak the same sentences. "
-        f"Synthesisers: {held_out['synthesisers'].replace(', ', ' and ')} ({device(held_out)}, torch {held_out['torch']}, "
-        f"scikit-learn {held_out['scikit_learn']}, {held_out['utc'][:10]}).\n"
+        f"{table(['files to units', 'layer', *header], lines)}\n"
+        f"{compared(rows)}\n"
+        f"Medians of {counted(first['rounds'], 'round')}, in turn, over {counted(first['files'], 'file')} with "
+        f"{float(first['audio_seconds']):.0f} s of audio at LibriSpeech's lengths: hubert-{first['model']} with random weights "
+        f"and {first['clusters']} centroids ({where(first)}, scikit-learn {first['scikit_learn']}).\n"
     )
 
 
-def draw_units(results: Path, folder: Path) -> None:
-    """Draw units.svg: PNMI and phone purity by layer and number of units, beside those of shuffled units."""
-    import matplotlib
-    from matplotlib.figure import Figure
+def cell(rows: list[Row], provider: str, layer: str, dtype: str) -> tuple[str, str]:
+    """Return the times real time of a provider, and the ratio of `encode_many` for the same layer to it.
 
-    rows = rows_of(results)
+    The full pass has no other to be compared with; the rows of `encode_many` are compared with it.
+    """
+    speeds = {(row["provider"], row["layer"]): row["rtfx"] for row in rows if row["dtype"] == dtype}
+    if (provider, layer) not in speeds:
+        return "not run", ""
+    speed = speeds[provider, layer]
+    if provider == FULL:
+        return shown(speed), ""
+    ours = float(speeds[OURS, layer])
+    if provider == OURS:
+        full = float(next(value for (name, _), value in speeds.items() if name == FULL))
+        return f"**{shown(speed)}**", f"{ours / full:.2f}x all layers"
+    return shown(speed), f"{ours / float(speed):.2f}x"
+
+
+def compared(rows: list[Row]) -> str:
+    """State how many units differ from those of transformers in float32 and scikit-learn, by dtype."""
+    texts = []
+    for dtype in dict.fromkeys(row["dtype"] for row in rows):
+        same = [row for row in rows if row["dtype"] == dtype]
+        parts = []
+        for who, chosen in (
+            ("of hubert_fast", [row for row in same if not row["provider"].startswith(THEIRS)]),
+            (
+                "of transformers file by file",
+                [row for row in same if row["provider"].startswith(THEIRS) and row["provider"] != PADDED],
+            ),
+            ("of transformers in padded batches", [row for row in same if row["provider"] == PADDED]),
+        ):
+            if chosen:
+                parts.append(f"{share(chosen)} {who}")
+        texts.append(f"in {dtype}, {join(parts)}")
+    return (
+        f"Units that differ from those of transformers in float32, each file alone, and scikit-learn's `predict`: "
+        f"{'; '.join(texts)}.\n"
+    )
+
+
+def share(rows: list[Row]) -> str:
+    """Return how many units of these rows differ, and how many of them by more than rounding explains."""
+    other, wrong, frames = (sum(int(row[name]) for row in rows) for name in ("other_units", "beyond_rounding", "frames"))
+    if not other:
+        return f"none of {frames:,}"
+    beyond = f"{wrong:,} of them by more than rounding" if wrong else "all within rounding"
+    return f"{other:,} of {frames:,} ({other / frames:.2%}, {beyond})"
+
+
+def unit_kmeans(results: Path) -> str:
+    """Tabulate the time and the memory of learning centroids."""
+    rows = rows_of(results, "kmeans", "frames", "clusters")
     if not rows:
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context({"svg.hashsalt": "hubert_fast"}):  # the same rows make the same files
-        figure = Figure(figsize=(10, 6.5))
-        axes = figure.subplots(2, 2, sharex=True, sharey="row")
-        for line, (column, title) in enumerate(list(MEASURES.items())[:2]):
-            for axis, speech in zip(axes[line], TITLES):
-                of_set = [row for row in rows if row["set"] == speech]
-                features = list(dict.fromkeys(row["feature"] for row in of_set))
-                for index, clusters in enumerate(dict.fromkeys(row["clusters"] for row in of_set)):
-                    for prefix, style, label in (("", "o-", f"{clusters} units"), ("shuffled_", ":", "shuffled")):
-                        values = [mean_of(of_set, prefix + column, feature=feature, clusters=clusters) for feature in features]
-                        baselines = sum(not feature.isdigit() for feature in features)
-                        names, color = [name(feature) for feature in features], f"C{index}"
-                        # the line joins layers alone
-                        axis.plot(names[:baselines], values[:baselines], style[0], color=color)
-                        axis.plot(names[baselines:], values[baselines:], style, color=color, label=label)
-                axis.set_title(f"{title}, {TITLES[speech]}", fontsize=9)
-                axis.set_ylim(0, 1)
-                axis.tick_params(labelsize=7)
-                axis.grid(alpha=0.3)
-        axes[0][0].legend(fontsize=6, ncols=3)
-        figure.tight_layout()
-        figure.savefig(folder / "units.svg", metadata={"Date": None})
+        return NO_ROWS
+    lines = []
+    for whole in (row for row in rows if row["provider"].endswith("whole process")):
+        epoch = next((row for row in rows if row["utc"] == whole["utc"] and row is not whole), None)
+        seconds = "" if epoch is None else f"{shown(epoch['p50_s'])} s"
+        lines.append([f"{int(whole['frames']):,}", whole["clusters"], seconds, f"{shown(whole['p50_s'])} s", megabytes(whole)])
+    lines.sort(key=lambda line: int(line[0].replace(",", "")))
+    text = table(["frames", "centroids", "an epoch", "whole command", "peak memory"], lines)
+    return f"{text}\nFloat16 frames of 768 channels on {where(rows[-1])}, scikit-learn {rows[-1]['scikit_learn']}.\n"
+
+
+def unit_memory(results: Path) -> str:
+    """Tabulate the peak memory of `hubert-fast features` by the number of files."""
+    rows = rows_of(results, "memory", "files")
+    if not rows:
+        return NO_ROWS
+    lines = [[f"{int(row['files']):,}", f"{shown(row['p50_s'])} s", megabytes(row)] for row in rows]
+    lines.sort(key=lambda line: int(line[0].replace(",", "")))
+    text = table(["files of 1 s", "whole command", "peak memory"], lines)
+    return f"{text}\nThe demo model in float32 on {device(rows[-1])}, {rows[-1]['threads']} cores, {rows[-1]['utc'][:10]}.\n"
+
+
+def megabytes(row: Row) -> str:
+    return f"{float(row['process_peak_bytes']) / 1e6:,.0f} MB"
