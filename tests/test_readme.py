@@ -99,6 +99,10 @@ def test_python_snippets_run(page, capsys, tmp_path, monkeypatch):
             nearest = pairwise_distances_argmin(frames, centroids.values)
             assert centroids.source.layer == 3
             assert np.mean(np.repeat(encoding.units, encoding.durations) == nearest) > 0.97  # features are float16
+        elif "EncodeBatch" in code:
+            columns, merged = shared["columns"], shared["encoding"]
+            assert columns["error"] == [None, None] and columns["units"][0].tolist() == columns["units"][1].tolist()
+            assert np.mean(columns["units"][0] == np.repeat(merged.units, merged.durations)) == 1
         elif "hidden_states" in code:
             states = shared["encoder"](torch.tensor(waveforms[0])[None], output_hidden_states=True).hidden_states
             assert printed[0] == " ".join(str(states[layer][0].shape) for layer in (2, 3)) and len(printed) == 3

@@ -77,7 +77,7 @@ class _JoinedFrames(Frames):
         for part in parts[1:]:
             if part.channels != self.channels:
                 raise CentroidsError(
-                    f"all frames must have {self.channels} channels, as the first have, but some have {part.channels}"
+                    f"all frames must have equally many channels, but have {self.channels} and {part.channels}"
                 )
             if self.source is None or part.source is None:
                 self.source = None

@@ -143,7 +143,7 @@ class ParquetParts(Output):
         if self._size > self._schema.serialize().size:
             self._journal.commit(self._begin_part())
         self.close()
-        self._stream.unlink(missing_ok=True)
+        self._journal.commit({self._stream.name: 0})
         for path in self._folder.glob("part-?????.arrows"):
             path.unlink()
         if stale := self._journal.stale_rows("output"):
