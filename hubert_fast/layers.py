@@ -362,9 +362,10 @@ class Encoder(nn.Module):
         hidden_states: Tensor,
         attention_mask: Tensor | None = None,
         output_attentions: bool = False,
-        output_hidden_states: bool = False,
+        output_hidden_states: bool | None = False,
         return_dict: bool = True,
-        selection: StateSelection | None = None,
+        layers: Iterable[int] | None = None,
+        final_norm: bool | None = None,
     ) -> BaseModelOutput | tuple:
         """Encode frames.
 
@@ -374,9 +375,10 @@ class Encoder(nn.Module):
             output_attentions: Whether to return the attention probabilities of each layer.
             output_hidden_states: Whether to return the input of the first layer and the output of each.
             return_dict: Whether to return an output object instead of a tuple.
-            selection: The hidden states to return, instead of those that `output_hidden_states` describes.
+            layers: The layers whose states to return, see `HubertModel.forward`; none above the highest of them is computed.
+            final_norm: Whether these are returned after the final norm.
         """
-        selection = self.select(output_hidden_states) if selection is None else selection
+        selection = self.select(output_hidden_states, layers, final_norm)
         x, key_mask = hidden_states, None
         if attention_mask is not None:
             frame_mask = attention_mask.bool()

@@ -127,8 +127,10 @@ class HubertModel(HubertPreTrainedModel):
         check_inputs(self, input_values, attention_mask)
         config = self.config
         output_attentions = config.output_attentions if output_attentions is None else output_attentions
-        selection = self.encoder.select(output_hidden_states, layers, final_norm)
+        if output_hidden_states is None and layers is None:
+            output_hidden_states = config.output_hidden_states
         if self.why_not_packed(input_values, mask_time_indices, output_attentions) is None:
+            selection = self.encoder.select(output_hidden_states, layers, final_norm)
             last, states = run_padded(self, input_values, attention_mask, selection)
             return returned(BaseModelOutput(last_hidden_state=last, hidden_states=states), self, return_dict)
         features = self.feature_extractor(input_values).transpose(1, 2)
@@ -136,9 +138,10 @@ class HubertModel(HubertPreTrainedModel):
         x = self.feature_projection(features)
         if config.apply_spec_augment and (self.training or mask_time_indices is not None):
             x = spec_augment(self, x, mask_time_indices)
-        # an encoder of another class may take the arguments of transformers alone
-        chosen = {"output_hidden_states": bool(selection.states)} if layers is None else {"selection": selection}
-        output = self.encoder(x, frame_mask, output_attentions, **chosen)
+        options: dict[str, Any] = {"output_hidden_states": output_hidden_states}
+        if layers is not None or final_norm is not None:  # unknown to an encoder of another class
+            options |= {"layers": layers, "final_norm": final_norm}
+        output = self.encoder(x, frame_mask, output_attentions, **options)
         return returned(output, self, return_dict)
 
     def forward_packed(

@@ -11,11 +11,10 @@ import numpy as np
 import torch
 
 from .. import demo
-from ..checkpoints import LoadingInfo, Source, load
+from ..checkpoints import Source, load
 from ..config import HubertConfig
 from ..devices import resolve_devices, resolve_dtype
 from ..feature_extractor import HubertFeatureExtractor
-from ..hub import CheckpointError, listed
 from ..jobs.cutting import join_at_middles
 from ..jobs.options import Options
 from ..jobs.pipeline import Ticket
@@ -24,6 +23,7 @@ from ..jobs.utterances import Utterance
 from ..modeling import HubertModel
 from ..packed import PackedAudio
 from .centroids import Centroids
+from .checkpoint import check_complete, final_projection
 from .codebook import Projection
 from .encodings import Encoding, EncodingResult, merged
 from .frame_model import FRAME_DTYPES, FrameModel
@@ -163,7 +163,7 @@ class Encoder(Runner):
         source = Source.of(name_or_path, hub_options=hub_options)
         state = source.read()
         model, info = load(lambda: HubertModel(config), Source(source.name, lambda: state), number_format)
-        _check_complete(name_or_path, model, info)
+        check_complete(name_or_path, model, info)
         return cls(
             model.to(devices[0]),
             feature_extractor,
@@ -171,7 +171,7 @@ class Encoder(Runner):
             final_norm=final_norm,
             frame_dtype=frame_dtype,
             pool=pool,
-            projection=_final_projection(name_or_path, state) if project else None,
+            projection=final_projection(name_or_path, state) if project else None,
             centroids=centroids,
             merge=merge,
             devices=devices,
@@ -296,25 +296,3 @@ def _hash(array: np.ndarray) -> str:
 
 def _name(projection: Projection | None) -> str | None:
     return None if projection is None else f"final_proj {_hash(projection.weight)}"
-
-
-def _check_complete(name_or_path: str | Path, model: HubertModel, info: LoadingInfo) -> None:
-    # inference does not use SpecAugment's embedding
-    missing = [key for key in info.missing_keys if not key.endswith("masked_spec_embed")]
-    if missing:
-        raise CheckpointError(
-            f"{name_or_path} is not a complete HuBERT checkpoint: {len(missing)} of {len(model.state_dict())} weights are "
-            f"missing: {listed(missing, 2)}"
-        )
-
-
-def _final_projection(name_or_path: str | Path, state: dict[str, torch.Tensor]) -> Projection:
-    """Return the head of pre-training that maps states to the space of label embeddings, as in ContentVec."""
-    weights = {key: tensor for key, tensor in state.items() if key.rpartition("final_proj.")[2] in ("weight", "bias")}
-    found = {key.rpartition(".")[2]: tensor.float().numpy() for key, tensor in weights.items() if "final_proj." in key}
-    if "weight" not in found:
-        raise CheckpointError(
-            f"{name_or_path} has no final_proj, which the projection needs: `hubert-fast convert --keep-final-proj` keeps that "
-            "of a fairseq checkpoint"
-        )
-    return Projection(found["weight"], found.get("bias"))
