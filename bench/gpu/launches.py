@@ -84,7 +84,8 @@ def model_calls() -> Iterator[tuple[str, Callable[[], Any]]]:
             lengths = torch.tensor([len(waveform) for waveform in waveforms])
             rows = torch.empty(len(lengths), int(lengths.max()), dtype=self.subject.dtype, device=self.subject.device)
             mask = None if lengths.min() == lengths.max() else torch.arange(rows.shape[1]) < lengths[:, None]
-            return providers.Forward(lambda: run_padded(self.subject.ours.hubert, rows, mask, False), lambda out: out)
+            hubert = self.subject.ours.hubert
+            return providers.Forward(lambda: run_padded(hubert, rows, mask, hubert.encoder.select(False)), lambda out: out)
 
         def text(self, waveforms: list[np.ndarray]) -> list[str]:
             self.forward(waveforms).run()
