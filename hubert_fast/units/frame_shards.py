@@ -22,10 +22,9 @@ from ..jobs.row_file import RowFile, sync_path
 from ..jobs.sinks import Output, replace
 from .encoder import Encoder
 from .encodings import Encoding, EncodingResult
+from .frame_files import DESCRIPTION, FORMAT, INDEX, VERSION
 
 HEADER_BYTES = 128
-FORMAT, VERSION = "hubert_fast features", 1
-DESCRIPTION, INDEX = "features.json", "index.jsonl"
 SHARD = "shard"  # role in the journal: the number of the current shard
 
 
@@ -166,9 +165,7 @@ class FrameShards(Output):
             if needed > limit:
                 self._full += self._writers.values()
                 self._shard += 1
-                self._writers = {
-                    layer: NpyWriter(self._path(layer, self._shard), self._channels, self._dtype) for layer in self._layers
-                }
+                self._writers = self._open()
         start = self._writers[self._layers[0]].rows
         for layer in self._layers:
             self._writers[layer].append(encoding.frames[layer])
