@@ -36,7 +36,7 @@ from report_summary import headline, summary
 from report_tensorflow import tensorflow
 from report_transcribe import bounded, seams, texts, transcription
 from report_unit_quality import draw_units, unit_quality
-from report_units import unit_kmeans, unit_memory, units
+from report_units import unit_kills, unit_kmeans, unit_memory, units
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
@@ -46,7 +46,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     for block in (
         headline, summary, claim, providers, leaderboard, padding, files, unpadded, cpu_memory, products, recognition,
         padded_texts, wer, layers, transcription, texts, bounded, contention, seams, tensorflow, units, unit_kmeans,
-        unit_memory, unit_quality, gpu_claim, gpu, gpu_ops,
+        unit_memory, unit_kills, unit_quality, gpu_claim, gpu, gpu_ops,
     )
 }  # fmt: skip
 

@@ -12,6 +12,7 @@ from hubert_fast.benchmark.rows import read
 OURS, FULL = "hubert_fast", "hubert_fast, all layers"
 JOB, COMMAND = "hubert_fast, job with journal", "hubert-fast units, whole process"
 THEIRS, PADDED = "transformers", "transformers, cut off + scikit-learn, batches of 8"
+COUNTS = ("rows", "missing", "doubled", "differing")  # columns
 NO_ROWS = "Not measured yet.\n"
 
 
@@ -115,6 +116,26 @@ def unit_memory(results: Path) -> str:
     lines.sort(key=lambda line: int(line[0].replace(",", "")))
     text = table(["files of 1 s", "whole command", "peak memory"], lines)
     return f"{text}\nThe demo model in float32 on {device(rows[-1])}, {rows[-1]['threads']} cores, {rows[-1]['utc'][:10]}.\n"
+
+
+def unit_kills(results: Path) -> str:
+    """Tabulate what is lost or doubled when jobs are killed."""
+    rows = newest(read(results / "kills.csv"), "command", "format")
+    if not rows:
+        return NO_ROWS
+    lines = []
+    for row in rows:
+        kills = f"{row['kills']} ({row['kills_with_progress']})"
+        frames = f"{int(row['frames']):,}" + (
+            "" if row["frames_in_files"] == row["frames"] else f" of {row['frames_in_files']}"
+        )
+        lines.append([f"{row['command']} --format {row['format']}", kills, *(row[name] for name in COUNTS), frames])
+    header = ["hubert-fast", "kills (of runs that completed inputs)", "rows", *COUNTS[1:], "frames"]
+    first = rows[0]
+    return (
+        f"{table(header, lines)}\n{int(first['files']):,} inputs: the bundled recordings under many names; the demo model "
+        f"({device(first)}, {first['utc'][:10]}). *Differing* inputs have other frames or units than their recording alone.\n"
+    )
 
 
 def megabytes(row: Row) -> str:

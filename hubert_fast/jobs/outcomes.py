@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from typing import Protocol, TypeVar
 
 from .utterances import Utterance
+
+Value = TypeVar("Value")
 
 
 class Outcome(Protocol):
@@ -32,3 +35,12 @@ class Outcome(Protocol):
 
     @property
     def audio_seconds(self) -> float: ...
+
+
+def by_channel(utterance: Utterance, values: Sequence[Value]) -> Iterator[tuple[str, int | None, Value]]:
+    """Yield id, channel and value for each value; the channel counts from 1, and is `None` unless there are several values."""
+    if len(values) == 1:
+        yield utterance.id, None, values[0]
+        return
+    for channel, value in enumerate(values, 1):
+        yield f"{utterance.id}#{channel}", channel, value

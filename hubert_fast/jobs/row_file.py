@@ -31,6 +31,20 @@ def sync_path(path: Path) -> None:
         os.close(descriptor)
 
 
+def check_size(path: Path, size: int, journal: Journal) -> None:
+    """Check that a file has all bytes that were committed. More are no fault: a run that was killed may have left them.
+
+    Raises:
+        JournalError: If the file is shorter than its committed size.
+    """
+    present = path.stat().st_size if path.exists() else 0
+    if present < size:
+        raise JournalError(
+            f"{path} has {present} bytes, but according to {journal.path} it had {size}: restore it, or start over with "
+            "--overwrite"
+        )
+
+
 class RowFile:
     """A file of rows. The journal records its committed size under its role.
 
@@ -51,16 +65,11 @@ class RowFile:
         self._head = encoded(format.head)
         self._finish_swap()
         known = journal.size_of(role)
-        size = path.stat().st_size if path.exists() else 0
         if is_optional and known and not path.exists():
             known = 0
             journal.forget_rows(role)
             journal.commit({role: 0})
-        if size < known:
-            raise JournalError(
-                f"{path} has {size} bytes, but according to {journal.path} it had {known}: restore it, or start over with "
-                "--overwrite"
-            )
+        check_size(path, known, journal)
         self._file: BinaryIO = open(path, "ab")  # noqa: SIM115
         self._file.truncate(known)  # cuts off rows that were not committed before a kill, and the tail
         self._size = known

@@ -202,11 +202,22 @@ class Stream(Output):
                 self.finish()
 
 
-def replace(path: Path, content: str | bytes) -> None:
-    """Write a file atomically: either the whole content appears or nothing, unless the power fails before it is synced."""
+def replace(path: Path, content: str | bytes, *, is_synced: bool = False) -> None:
+    """Write a file atomically: either the whole content appears or nothing, unless the power fails before it is synced.
+
+    Args:
+        path: The file.
+        content: Its content.
+        is_synced: Whether to sync the file before it appears.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
     unfinished = path.with_name(f".{path.name}.unfinished")  # a fixed name, so that killed runs leave at most one behind
     try:
         unfinished.write_bytes(content if isinstance(content, bytes) else encoded(content))
+        if is_synced:
+            sync_path(unfinished)
         os.replace(unfinished, path)
     except BaseException:
         unfinished.unlink(missing_ok=True)

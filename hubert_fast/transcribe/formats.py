@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..jobs.formats import FileFormat, FormatTable, RowFormat, notes_entry, table
+from ..jobs.outcomes import by_channel
 from .textgrid import textgrid
 
 if TYPE_CHECKING:
@@ -22,19 +23,9 @@ CUE_SECONDS, PAUSE_SECONDS = 7.0, 0.8
 COLUMNS = ("id", "audio", "start_seconds", "duration_seconds", "confidence", "text")
 
 
-def _named(result: Result) -> Iterator[tuple[str, int | None, Transcript]]:
-    """Yield id, channel and transcript; the channel counts from 1, and is `None` unless there are several transcripts."""
-    has_channels = len(result.transcripts) > 1
-    for channel, transcript in enumerate(result.transcripts, 1):
-        if has_channels:
-            yield f"{result.utterance.id}#{channel}", channel, transcript
-        else:
-            yield result.utterance.id, None, transcript
-
-
 def _objects(result: Result) -> Iterator[str]:
     """Yield a JSON object for each transcript."""
-    for id, channel, transcript in _named(result):
+    for id, channel, transcript in by_channel(result.utterance, result.transcripts):
         row: dict[str, Any] = {"id": id, "audio": result.utterance.audio}
         row |= {} if channel is None else {"channel": channel}
         row |= {"offset_seconds": result.utterance.offset_seconds} if result.utterance.offset_seconds else {}
@@ -69,13 +60,15 @@ def json_items(result: Result) -> str:
 
 def txt(result: Result) -> str:
     """Return a line with id, tab and text for each transcript."""
-    return "".join(f"{' '.join(id.split())}\t{transcript.text}\n" for id, _, transcript in _named(result))
+    return "".join(
+        f"{' '.join(id.split())}\t{transcript.text}\n" for id, _, transcript in by_channel(result.utterance, result.transcripts)
+    )
 
 
 def _cells(result: Result) -> list[tuple[str, ...]]:
     """Return the values of `COLUMNS` for each transcript."""
     rows: list[tuple[str, ...]] = []
-    for id, _, transcript in _named(result):
+    for id, _, transcript in by_channel(result.utterance, result.transcripts):
         confidence = "" if transcript.confidence is None else f"{transcript.confidence:.4f}"
         start, duration = f"{result.utterance.offset_seconds:.3f}", f"{transcript.duration_seconds:.3f}"
         rows.append((id, result.utterance.audio, start, duration, confidence, transcript.text))
@@ -101,7 +94,7 @@ def ctm(result: Result) -> str:
     return "".join(
         f"{name} {channel or 1} {word.start_seconds:.2f} {word.end_seconds - word.start_seconds:.2f} {word.word} "
         f"{word.confidence:.3f}\n"
-        for _, channel, transcript in _named(result)
+        for _, channel, transcript in by_channel(result.utterance, result.transcripts)
         for word in transcript.words
     )
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
+from ..jobs import sinks
 from .codebook import CentroidsError, Codebook, Projection, checked
 from .frame_source import FrameSource
 
@@ -117,7 +117,9 @@ class Centroids:
         metadata |= {TRAINING + key: value for key, value in self.training.items()}
         if self.source is not None:
             metadata |= {SOURCE + key: value for key, value in self.source.to_metadata().items()}
-        write_atomically(Path(path), save(tensors, metadata=metadata))
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sinks.replace(path, save(tensors, metadata=metadata), is_synced=True)
 
     @classmethod
     def load(cls, path: str | Path, speaker: str | None = None) -> Centroids:
@@ -160,18 +162,3 @@ class Centroids:
 
 def _without_prefix(metadata: Mapping[str, str], prefix: str) -> dict[str, str]:
     return {key.removeprefix(prefix): value for key, value in metadata.items() if key.startswith(prefix)}
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, and rename it when it is complete. Raises `OSError` if that fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

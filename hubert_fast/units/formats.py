@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..jobs.formats import Context, FileFormat, FolderFormat, FormatTable, RowFormat, notes_entry
+from ..jobs.outcomes import by_channel
 
 if TYPE_CHECKING:
     from ..jobs.journal import Journal
@@ -65,19 +65,10 @@ FEATURE_FORMATS: dict[str, FolderFormat | FileFormat] = {
 FEATURES = FormatTable(FEATURE_FORMATS, default="shards", on_standard_output=None, done="encoded", default_folder="shards")
 
 
-def _named(result: EncodingResult) -> Iterator[tuple[str, int | None, Encoding]]:
-    """Yield id, channel and encoding; the channel counts from 1, and is `None` unless there are several encodings."""
-    if len(result.encodings) == 1:
-        yield result.utterance.id, None, result.encodings[0]
-        return
-    for channel, encoding in enumerate(result.encodings, 1):
-        yield f"{result.utterance.id}#{channel}", channel, encoding
-
-
 def jsonl(result: EncodingResult) -> str:
     """Return a JSON object for each encoding, one per line."""
     lines = []
-    for id, channel, encoding in _named(result):
+    for id, channel, encoding in by_channel(result.utterance, result.encodings):
         row: dict[str, Any] = {"id": id, "audio": result.utterance.audio}
         row |= {} if channel is None else {"channel": channel}
         row |= {"offset_seconds": result.utterance.offset_seconds} if result.utterance.offset_seconds else {}
@@ -91,7 +82,7 @@ def jsonl(result: EncodingResult) -> str:
 def tsv(result: EncodingResult) -> str:
     """Return a line with id, tab and units for each encoding; if units are merged, also a tab and durations."""
     lines = []
-    for id, _, encoding in _named(result):
+    for id, _, encoding in by_channel(result.utterance, result.encodings):
         durations = "" if encoding.durations is None else f"\t{_spaced(encoding.durations)}"
         lines.append(f"{' '.join(id.split())}\t{_spaced(_units(encoding))}{durations}\n")
     return "".join(lines)

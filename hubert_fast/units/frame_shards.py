@@ -12,13 +12,14 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from ..jobs.formats import Context, RowFormat, notes_entry
 from ..jobs.journal import Journal, JournalError, Row
-from ..jobs.row_file import RowFile, sync_path
+from ..jobs.outcomes import by_channel
+from ..jobs.row_file import RowFile, check_size, sync_path
 from ..jobs.sinks import Output, replace
 from .encoder import Encoder
 from .encodings import Encoding, EncodingResult
@@ -36,19 +37,10 @@ class NpyWriter:
         channels: The number of channels C of its array `[N, C]`.
         dtype: The dtype of the array.
         size: The committed size in bytes; what follows is cut off. 0 begins the file anew.
-
-    Raises:
-        JournalError: If the file is shorter than its committed size.
     """
 
     def __init__(self, path: Path, channels: int, dtype: np.dtype, size: int = 0):
         self.path, self._channels, self._dtype = path, channels, dtype
-        present = path.stat().st_size if path.exists() else 0
-        if present < size:
-            raise JournalError(
-                f"{path} has {present} bytes, but according to the journal it had {size}: restore it, or start over with "
-                "--overwrite"
-            )
         self._file: BinaryIO = open(path, "r+b" if path.exists() else "w+b")  # noqa: SIM115
         self._file.truncate(size)
         self.size = size
@@ -96,6 +88,14 @@ class NpyWriter:
         self._file.seek(0, os.SEEK_END)
 
 
+class Place(NamedTuple):
+    """Where frames are: the number of the shard, the first row in it, and the number of rows."""
+
+    shard: int
+    start: int
+    frames: int
+
+
 @dataclass(frozen=True)
 class Layout:
     """How frames are laid out in files.
@@ -103,14 +103,15 @@ class Layout:
     Attributes:
         file_name: Function that returns the name of the file with the frames of a layer, given the number of the shard.
         index_name: Name of the file that says where the frames of each utterance are.
-        row: Function that returns the row of an encoding, given its result, channel, shard, first row and number of rows.
+        row: Function that returns the row of an encoding, given the result, its id and channel as `by_channel` yields them, the
+            encoding, and the place of its frames.
         failure: The row of an input that failed, if there is one for each input.
         shard_bytes: The most bytes in a shard; `None` for a single one.
     """
 
     file_name: Callable[[int, int], str]
     index_name: str
-    row: Callable[[EncodingResult, int, int, int, int], str]
+    row: Callable[[EncodingResult, str, int | None, Encoding, Place], str]
     failure: str = ""
     shard_bytes: int | None = None
 
@@ -146,18 +147,21 @@ class FrameShards(Output):
         """Open the files of the current shard."""
         paths = {layer: self._path(layer, self._shard) for layer in self._layers}
         sizes = {layer: self._journal.size_of(path.name) for layer, path in paths.items()}
+        for layer, path in paths.items():
+            check_size(path, sizes[layer], self._journal)
         return {layer: NpyWriter(path, self._channels, self._dtype, sizes[layer]) for layer, path in paths.items()}
 
     def _path(self, layer: int, shard: int) -> Path:
         return self._folder / self._layout.file_name(layer, shard)
 
     def write(self, result: Any) -> Row:
-        text = ""
-        for channel, encoding in enumerate(result.encodings):
-            text += self._append(result, channel, encoding)
-        return self._index.append(text)
+        rows = (
+            self._layout.row(result, id, channel, encoding, self._append(encoding))
+            for id, channel, encoding in by_channel(result.utterance, result.encodings)
+        )
+        return self._index.append("".join(rows))
 
-    def _append(self, result: EncodingResult, channel: int, encoding: Encoding) -> str:
+    def _append(self, encoding: Encoding) -> Place:
         count = len(encoding.frames[self._layers[0]])
         limit = self._layout.shard_bytes
         if limit is not None and (first := self._writers[self._layers[0]]).rows:
@@ -169,7 +173,7 @@ class FrameShards(Output):
         start = self._writers[self._layers[0]].rows
         for layer in self._layers:
             self._writers[layer].append(encoding.frames[layer])
-        return self._layout.row(result, channel, self._shard, start, count)
+        return Place(self._shard, start, count)
 
     def write_failure(self, result: Any) -> None:
         if self._layout.failure:
@@ -194,13 +198,11 @@ class FrameShards(Output):
         self._index.close()
 
 
-def _index_row(result: EncodingResult, channel: int, shard: int, start: int, count: int) -> str:
-    utterance, encoding = result.utterance, result.encodings[channel]
-    several = len(result.encodings) > 1
-    row: dict[str, Any] = {"id": f"{utterance.id}#{channel + 1}" if several else utterance.id, "audio": utterance.audio}
-    row |= {"channel": channel + 1} if several else {}
-    row |= {"offset_seconds": utterance.offset_seconds} if utterance.offset_seconds else {}
-    row |= {"duration_seconds": round(encoding.duration_seconds, 3), "shard": shard, "start": start, "frames": count}
+def _index_row(result: EncodingResult, id: str, channel: int | None, encoding: Encoding, place: Place) -> str:
+    row: dict[str, Any] = {"id": id, "audio": result.utterance.audio}
+    row |= {} if channel is None else {"channel": channel}
+    row |= {"offset_seconds": result.utterance.offset_seconds} if result.utterance.offset_seconds else {}
+    row |= {"duration_seconds": round(encoding.duration_seconds, 3), **place._asdict()}
     return json.dumps(row | notes_entry(result), ensure_ascii=False) + "\n"
 
 
@@ -235,6 +237,10 @@ def describe(encoder: Encoder) -> dict[str, Any]:
     }
 
 
+def _length_row(result: EncodingResult, id: str, channel: int | None, encoding: Encoding, place: Place) -> str:
+    return f"{place.frames}\n"
+
+
 def open_fairseq(folder: Path, journal: Journal, context: Context) -> FrameShards:
     """Open a folder with fairseq's files: `{split}_{rank}_{nshard}.npy`, and `.len` with the number of frames of each input.
 
@@ -245,7 +251,5 @@ def open_fairseq(folder: Path, journal: Journal, context: Context) -> FrameShard
         raise JournalError(f"fairseq's files hold one layer, but there are {len(set(encoder.layers))}: use --format shards")
     rank, count = (0, 1) if context.shard is None else (context.shard.index - 1, context.shard.count)
     name = f"{context.name or 'all'}_{rank}_{count}"
-    layout = Layout(
-        lambda layer, shard: f"{name}.npy", f"{name}.len", lambda result, channel, shard, start, rows: f"{rows}\n", "0\n"
-    )
+    layout = Layout(lambda layer, shard: f"{name}.npy", f"{name}.len", _length_row, failure="0\n")
     return FrameShards(folder, journal, layout, encoder.layers, encoder.channels, encoder.frame_dtype)

@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .centroids import Centroids, write_atomically
+from ..jobs.sinks import replace
+from .centroids import Centroids
 from .codebook import CentroidsError
 from .frame_source import FrameSource
 from .frames import ArrayFrames, Frames
@@ -148,7 +149,8 @@ class _State(NamedTuple):
             from safetensors.numpy import save
 
             metadata = {"settings": json.dumps(settings), "inertias": json.dumps(self.inertias)}
-            write_atomically(path, save({"centroids": self.values}, metadata=metadata))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            replace(path, save({"centroids": self.values}, metadata=metadata), is_synced=True)
 
     @classmethod
     def load(cls, path: Path | None, settings: dict[str, str], shape: tuple[int, int]) -> _State | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ import numpy as np
 
 from ..jobs.formats import Context
 from ..jobs.journal import Journal, JournalError
+from ..jobs.outcomes import by_channel
 from ..jobs.row_file import encoded
 from .encoder import Encoder
 from .encodings import Encoding, EncodingResult
@@ -28,19 +30,20 @@ def open_frames(folder: Path, journal: Journal, context: Context) -> ParquetPart
 
     encoder: Encoder = context.runner
     layers = [*dict.fromkeys(encoder.layers)]
+    common = _common()
     frame = pyarrow.list_(pyarrow.float16() if encoder.frame_dtype == "float16" else pyarrow.float32(), encoder.channels)
-    schema = pyarrow.schema([*_common(), *(pyarrow.field(f"layer{layer}", pyarrow.list_(frame)) for layer in layers)])
+    schema = pyarrow.schema([*common, *(pyarrow.field(f"layer{layer}", pyarrow.list_(frame)) for layer in layers)])
 
-    def values(result: EncodingResult, channel: int, encoding: Encoding) -> list[pyarrow.Array]:
-        arrays = _common_values(result, channel, encoding)
-        for layer in layers:
-            frames = np.ascontiguousarray(encoding.frames[layer])
-            flat = pyarrow.array(frames.reshape(-1))
-            rows = pyarrow.FixedSizeListArray.from_arrays(flat, encoder.channels)
-            arrays.append(pyarrow.ListArray.from_arrays(pyarrow.array([0, len(frames)], pyarrow.int32()), rows))
-        return arrays
+    def column(frames: np.ndarray) -> pyarrow.Array:
+        rows = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(frames.reshape(-1)), encoder.channels)
+        return pyarrow.ListArray.from_arrays(pyarrow.array([0, len(frames)], pyarrow.int32()), rows)
 
-    return ParquetParts(folder, journal, Columns(schema, values), round(context.options.shard_megabytes * 1e6))
+    def rows(result: EncodingResult) -> Iterator[list[pyarrow.Array]]:
+        for id, channel, encoding in by_channel(result.utterance, result.encodings):
+            columns = [column(np.ascontiguousarray(encoding.frames[layer])) for layer in layers]
+            yield [*_common_values(common, result, id, channel, encoding), *columns]
+
+    return ParquetParts(folder, journal, Columns(schema, rows), round(context.options.shard_megabytes * 1e6))
 
 
 def open_units(folder: Path, journal: Journal, context: Context) -> ParquetParts:
@@ -49,17 +52,19 @@ def open_units(folder: Path, journal: Journal, context: Context) -> ParquetParts
     import pyarrow
 
     encoder: Encoder = context.runner
-    numbers = pyarrow.list_(pyarrow.int32())
-    fields = [*_common(), pyarrow.field("units", numbers)]
+    common, numbers, text = _common(), pyarrow.list_(pyarrow.int32()), pyarrow.string()
+    fields = [*common, pyarrow.field("units", numbers)]
     fields += [pyarrow.field("durations", numbers)] if encoder.merge else []
-    schema = pyarrow.schema([*fields, pyarrow.field("reference", pyarrow.string())])
+    schema = pyarrow.schema([*fields, pyarrow.field("reference", text)])
 
-    def values(result: EncodingResult, channel: int, encoding: Encoding) -> list[pyarrow.Array]:
-        arrays = [*_common_values(result, channel, encoding), pyarrow.array([encoding.units], numbers)]
-        arrays += [pyarrow.array([encoding.durations], numbers)] if encoder.merge else []
-        return [*arrays, pyarrow.array([result.utterance.reference], pyarrow.string())]
+    def rows(result: EncodingResult) -> Iterator[list[pyarrow.Array]]:
+        for id, channel, encoding in by_channel(result.utterance, result.encodings):
+            columns = [pyarrow.array([encoding.units], numbers)]
+            columns += [pyarrow.array([encoding.durations], numbers)] if encoder.merge else []
+            columns += [pyarrow.array([result.utterance.reference], text)]
+            yield [*_common_values(common, result, id, channel, encoding), *columns]
 
-    return ParquetParts(folder, journal, Columns(schema, values), UNIT_BYTES)
+    return ParquetParts(folder, journal, Columns(schema, rows), UNIT_BYTES)
 
 
 def _check_installed() -> None:
@@ -75,15 +80,11 @@ def _common() -> list[pyarrow.Field]:
     return [pyarrow.field(name, kind) for name, kind in names.items()]
 
 
-def _common_values(result: EncodingResult, channel: int, encoding: Encoding) -> list[pyarrow.Array]:
+def _common_values(
+    fields: list[pyarrow.Field], result: EncodingResult, id: str, channel: int | None, encoding: Encoding
+) -> list[pyarrow.Array]:
     import pyarrow
 
-    utterance, several = result.utterance, len(result.encodings) > 1
-    values = (
-        encoded(f"{utterance.id}#{channel + 1}" if several else utterance.id).decode(),
-        encoded(utterance.audio).decode(),
-        channel + 1 if several else None,
-        utterance.offset_seconds,
-        encoding.duration_seconds,
-    )
-    return [pyarrow.array([value], field.type) for value, field in zip(values, _common())]
+    audio, offset = encoded(result.utterance.audio).decode(), result.utterance.offset_seconds
+    values = (encoded(id).decode(), audio, channel, offset, encoding.duration_seconds)
+    return [pyarrow.array([value], field.type) for value, field in zip(values, fields)]

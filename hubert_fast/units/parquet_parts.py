@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ..jobs.journal import Journal, JournalError, Row
-from ..jobs.row_file import sync_path
+from ..jobs.row_file import check_size, sync_path
 from ..jobs.sinks import Output
-from .encodings import Encoding, EncodingResult
+from .encodings import EncodingResult
 
 if TYPE_CHECKING:
     import pyarrow
@@ -32,11 +32,11 @@ class Columns:
 
     Attributes:
         schema: Names and types.
-        values: Function that returns the columns of one encoding: arrays with one row, in the order of the schema.
+        rows: Function that yields the columns of each encoding of a result: arrays with one row, in the order of the schema.
     """
 
     schema: pyarrow.Schema
-    values: Callable[[EncodingResult, int, Encoding], list[pyarrow.Array]]
+    rows: Callable[[EncodingResult], Iterator[list[pyarrow.Array]]]
 
 
 class ParquetParts(Output):
@@ -69,12 +69,7 @@ class ParquetParts(Output):
 
     def _open_stream(self, size: int) -> tuple[BinaryIO, int]:
         """Open the stream of the current part, cut off at its committed size, and return it with its size."""
-        present = self._stream.stat().st_size if self._stream.exists() else 0
-        if present < size:
-            raise JournalError(
-                f"{self._stream} has {present} bytes, but according to {self._journal.path} it had {size}: restore it, or "
-                "start over with --overwrite"
-            )
+        check_size(self._stream, size, self._journal)
         file = open(self._stream, "ab")  # noqa: SIM115
         file.truncate(size)
         if size:
@@ -95,9 +90,9 @@ class ParquetParts(Output):
         import pyarrow
 
         first = self._next_row
-        for channel, encoding in enumerate(result.encodings):
-            arrays = [pyarrow.array([self._next_row], pyarrow.int64()), *self._columns.values(result, channel, encoding)]
-            message = pyarrow.RecordBatch.from_arrays(arrays, schema=self._schema).serialize()
+        for arrays in self._columns.rows(result):
+            numbered = [pyarrow.array([self._next_row], pyarrow.int64()), *arrays]
+            message = pyarrow.RecordBatch.from_arrays(numbered, schema=self._schema).serialize()
             self._file.write(message)
             self._size += message.size
             self._next_row += 1
