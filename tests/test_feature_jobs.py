@@ -320,6 +320,27 @@ def test_kmeans_of_features(archive, expected, tmp_path, capsys):
     assert "layer is 0, but the centroids were learnt on layer 2" in capsys.readouterr().err
 
 
+def test_kmeans_that_is_interrupted_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+    frames, km = tmp_path / "frames.npy", tmp_path / "km.safetensors"
+    np.save(frames, np.random.default_rng(0).standard_normal((5000, 8), np.float32))
+    command = ["kmeans", str(frames), "-o", str(km), "--clusters", "20"]
+
+    def interrupt(_, step):
+        if step.epoch == epoch:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("hubert_fast.units.command.LearningProgress.step", interrupt)
+        epoch = 1
+        assert main(command) == 130 and capsys.readouterr().err == "hubert-fast: interrupted\n"
+        epoch = 2
+        assert main(command) == 130
+        lines = "hubert-fast: the same command continues after the last complete epoch\nhubert-fast: interrupted\n"
+        assert capsys.readouterr().err == lines and not km.exists()
+    assert main(command) == 0
+    assert "epoch 1:" not in capsys.readouterr().err and Centroids.load(km).clusters == 20
+
+
 LABEL_STEPS = ("run_features", "run_kmeans", "run_units")
 
 

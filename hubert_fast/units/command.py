@@ -62,6 +62,12 @@ def run_kmeans(options: argparse.Namespace) -> int:
             )
         centroids.save(out)
         state.unlink(missing_ok=True)
+    except KeyboardInterrupt:
+        if state.exists():
+            say(
+                f"the same command{' without --overwrite' if options.overwrite else ''} continues after the last complete epoch"
+            )
+        raise
     except ValueError as error:  # CentroidsError among them
         raise CannotRunError(str(error)) from None
     except OSError as error:
