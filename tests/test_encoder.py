@@ -16,9 +16,11 @@ from hubert_fast import HubertConfig, HubertFeatureExtractor, HubertModel, demo
 from hubert_fast.audio import AudioError
 from hubert_fast.conversion import convert
 from hubert_fast.jobs.cutting import Cutter, join_at_middles
+from hubert_fast.outputs import PackedModelOutput
 from hubert_fast.units import Centroids, CentroidsError, Encoder, FrameSource
 from hubert_fast.units.codebook import Projection
 from hubert_fast.units.encodings import merged
+from hubert_fast.units.frame_model import FrameModel
 
 GOLDEN = Path(__file__).parent / "golden"
 LENGTHS = (16000, 401, 9000, 720, 16000, 12345)
@@ -190,6 +192,16 @@ def test_float16_frames_and_their_limit(files, tmp_path):
         half.model.hubert.encoder.layers[1].feed_forward.output_dense.bias.fill_(torch.nan)
     with pytest.raises(AudioError, match="outputs are not finite"):
         half.encode_file(files[0])
+
+
+def test_frames_whose_sum_is_beyond_float16_are_finite(monkeypatch):
+    """Pre-LN models have states of several hundred in most channels; only infinities and NaN are an error."""
+    model = FrameModel(HubertModel(HubertConfig(**PRE_LN)), [1], centroids=Centroids(np.zeros((2, 48), np.float32)))
+    states = torch.full((3, 48), 2000.0, dtype=torch.float16)
+    states[1, 5], states[2, 6] = torch.inf, torch.nan
+    outputs = PackedModelOutput(hidden_states=(states,))
+    monkeypatch.setattr(model.hubert, "forward_packed", lambda *_, **__: outputs)
+    assert model(None)[1].tolist() == [True, False, False]
 
 
 def test_units_of_frames_that_are_not_finite_are_an_error(files, tmp_path):

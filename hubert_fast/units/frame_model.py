@@ -79,7 +79,7 @@ class FrameModel(nn.Module):
         frames = [self._projected(state) for state in states]
         if not self.has_centroids:
             return tuple(frame.to(self.frame_dtype) for frame in frames)
-        return unit_argmin(frames[0], self.centroids), frames[0].sum(-1).isfinite()
+        return unit_argmin(frames[0], self.centroids), frames[0].sum(-1, dtype=torch.float32).isfinite()
 
     def _projected(self, x: Tensor) -> Tensor:
         for projection in self.projections:
