@@ -192,6 +192,29 @@ def test_each_format_and_option_of_features_and_units_is_described(command):
     assert len(options) > 5 and {option for option in options if option not in text} == set()
 
 
+def test_the_first_examples_of_units_run(tmp_path, monkeypatch):
+    """The units themselves depend on rounding, so only the form of what is printed is compared."""
+    pytest.importorskip("sklearn")
+    text = (ROOT / "docs" / "units.md").read_text(encoding="utf-8")
+    (tmp_path / "recordings").symlink_to(demo.RECORDINGS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    blocks = [block for block in re.findall(r"```\n(.*?)```", text, re.DOTALL) if block.startswith("$ ")]
+    steps = [step.partition("\n") for block in blocks for step in block.removeprefix("$ ").split("\n$ ")]
+    assert sum(command.startswith("hubert-fast ") for command, _, _ in steps) == 5
+    for command, _, shown in steps:
+        line = command.replace("hubert-fast", f"{sys.executable} -m hubert_fast")
+        line = f"{line} | paste -sd ' '" if command.startswith("ls") else line
+        run = subprocess.run(line, shell=True, capture_output=True, text=True)
+        assert run.returncode == 0 and not run.stderr, (command, run.stderr)
+        assert form_of(run.stdout) == form_of(shown), command
+
+
+def form_of(output: str) -> str:
+    """Return output with numbers and the spaces between them replaced, so that only their kind is compared."""
+    return re.sub(r"[\d ,.]+$", "", re.sub(r"\d+([ ,]+\d+)*", "0", re.sub(r"\s*\n", "\n", re.sub(" +", " ", output)))).strip()
+
+
 @every_page
 def test_paths_exist(page):
     """Paths below the repository's folders; a path with a word in capitals is a placeholder."""
