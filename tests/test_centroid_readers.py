@@ -91,6 +91,12 @@ def test_layouts_of_arrays(tmp_path, dump, array, protocol):
     np.testing.assert_array_equal(load(tmp_path, dump(array, protocol=protocol)).values, array)
 
 
+def test_arrays_in_fortran_order(tmp_path):
+    file = io.BytesIO()
+    np.save(file, np.asfortranarray(VALUES))
+    np.testing.assert_array_equal(load(tmp_path, file.getvalue()).values, VALUES)
+
+
 def without_padding(content: bytes) -> bytes:
     """Return a file of joblib as versions before 1.2 wrote it: without an alignment, and without padding before the bytes."""
     setting = b"\x8c\x1bnumpy_array_alignment_bytes\x94K\x10"

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from hubert_fast import audio, demo
 from hubert_fast.jobs.options import Options
@@ -38,6 +39,9 @@ def test_every_kind_of_audio(frames, expected):
         "audio feature, bytes": [{"bytes": path.read_bytes(), "path": path.name} for path in PATHS],
         "audio feature, paths": [{"bytes": None, "path": str(path)} for path in PATHS],
         "stereo": [{"array": np.repeat(stereo, 2, axis=1), "sampling_rate": rate_hz}],
+        "stereo, channels first": [{"array": np.repeat(stereo, 2, axis=1).T, "sampling_rate": float(rate_hz)}],
+        "one channel, channels first": [waveforms[0][None]],
+        "tensors": [torch.from_numpy(waveform) for waveform in waveforms],
     }
     for name, items in kinds.items():
         batch = EncodeBatch(frames)({"audio": items, "speaker": ["x"] * len(items)})
@@ -113,3 +117,14 @@ def test_ray_data(expected):
     for number, reference in enumerate(expected):
         actual = np.stack([*rows[number]["layer2"]])
         assert rows[number]["error"] is None and np.abs(actual - reference).max() < 1e-3 * np.abs(reference).max()
+
+
+def test_what_cannot_be_a_batch_or_a_pickle_is_refused(frames):
+    with pytest.raises(TypeError, match="a batch must be a dictionary of columns, but is a list: leave the batch_format"):
+        EncodeBatch(frames)([{"audio": "a.wav"}])
+    with pytest.raises(TypeError, match="with an Encoder cannot be pickled: pass the name or folder of the model"):
+        pickle.dumps(EncodeBatch(frames))
+    with pytest.raises(TypeError, match="but is a str"):
+        EncodeBatch(frames)("audio")
+    error = EncodeBatch(frames)({"audio": [np.zeros((2000, 2000), np.float32)]})["error"][0]
+    assert error == "a waveform must have at most 1024 channels, but has 2000"

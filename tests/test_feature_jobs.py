@@ -14,7 +14,9 @@ from pyarrow import parquet
 
 from hubert_fast import demo
 from hubert_fast.cli import main
+from hubert_fast.jobs.command import _name_of
 from hubert_fast.units import Centroids, Encoder, FrameReader
+from hubert_fast.units.formats import FEATURES
 
 FLOAT32 = ["--device", "cpu", "--dtype", "float32"]
 LAYER = 2
@@ -387,3 +389,181 @@ def test_wrong_arguments(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("first", FEATURES.formats)
+@pytest.mark.parametrize("second", FEATURES.formats)
+def test_overwrite_leaves_nothing_of_the_replaced_output(first, second, tmp_path):
+    """Readers take a folder as a whole, so frames of an earlier layer must not stay in it. Files of the user do."""
+    out, new = tmp_path / "out", tmp_path / "new"
+    recordings = [recording.path for recording in demo.recordings()[:3]]
+    assert features(*recordings, "--layer", LAYER, "-o", f"{out}/", "--format", first) == 0
+    own = [out / name for name in ("own.npy", "part-final.txt", "part-00007.txt", "layer9.npy")]
+    for path in own:
+        path.write_text("kept")
+    arguments = [*recordings[:2], "--layer", 0, "--format", second]
+    assert features(*arguments, "-o", f"{out}/", "--overwrite") == 0
+    assert features(*arguments, "-o", f"{new}/") == 0
+    assert {path.name for path in out.iterdir()} - {path.name for path in own} == {path.name for path in new.iterdir()}
+    assert all(path.read_text() == "kept" for path in own)
+
+
+def test_a_refused_format_leaves_nothing_behind(tmp_path, capsys):
+    recording, out = demo.recordings()[0].path, tmp_path / "out"
+    assert features(recording, "--layer", f"{LAYER},0", "-o", out, "--format", "fairseq") == 2
+    assert "fairseq's files hold one layer, but there are 2" in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]
+    assert features(recording, "--layer", LAYER, "-o", out, "--format", "fairseq") == 0
+    before = (tmp_path / "out.journal").stat()
+    assert features(recording, "--layer", f"{LAYER},0", "-o", out, "--format", "fairseq", "--overwrite") == 2
+    assert features(recording, "--layer", LAYER, "-o", out, "--format", "fairseq") == 0, "the output can still be continued"
+    assert (tmp_path / "out.journal").stat().st_ino == before.st_ino
+
+
+def test_parquet_without_pyarrow_is_refused_before_anything_is_loaded(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("hubert_fast.jobs.formats.find_spec", lambda name: None)
+    monkeypatch.setattr(Encoder, "from_pretrained", lambda *_, **__: pytest.fail("a model is loaded"))
+    assert features(demo.recordings()[0].path, "--layer", LAYER, "-o", tmp_path / "out", "--format", "parquet") == 2
+    assert "parquet needs pyarrow: pip install 'hubert_fast[parquet]'" in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("format", ["shards", "parquet"])
+def test_files_that_are_missing_are_noticed(archive, format, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = [archive, "--layer", LAYER, "-o", out, "--format", format, "--shard-megabytes", "0.2"]
+    assert features(*command) == 1
+    first = next(path for path in sorted(out.iterdir()) if "00000" in path.name)
+    first.unlink()
+    capsys.readouterr()
+    assert features(*command) == 2
+    assert first.name in (text := capsys.readouterr().err) and "restore it, or start over with --overwrite" in text
+
+
+def test_a_sample_has_as_many_frames_as_were_asked_for(tmp_path):
+    """A frame less than 50 a second is lost at the end of each file, which counts if files are short."""
+    for number in range(60):
+        soundfile.write(tmp_path / f"{number}.wav", np.random.default_rng(number).standard_normal(720) / 9, 16000)
+    for frames in (60, 61):
+        out = tmp_path / f"out{frames}"
+        assert features(tmp_path, "--layer", 0, "-o", out, "--sample-frames", frames) == 0
+        assert sum(row["frames"] for row in rows_of(out / "index.jsonl")) == 2 * -(-frames // 2)
+    stereo = tmp_path / "stereo"
+    stereo.mkdir()
+    for number in range(10):
+        samples = np.random.default_rng(number).standard_normal((720, 2)) / 9
+        soundfile.write(stereo / f"{number}.wav", samples, 16000)
+    assert features(stereo, "--layer", 0, "-o", tmp_path / "each", "--sample-frames", 7, "--channels", "each") == 0
+    assert sum(row["frames"] for row in rows_of(tmp_path / "each" / "index.jsonl")) == 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--shard-megabytes", "inf"], "shard megabytes must be a number above 0, but are inf"),
+        (["--sample-frames", "10", "--seed", "99999999999999999999"], "seed must be from 0 to 4294967295"),
+        (["--sample-frames", "10", "--seed", "-1"], "seed must be from 0 to 4294967295"),
+    ],
+)
+def test_numbers_that_are_too_large_are_refused(arguments, message, tmp_path, capsys):
+    assert features(demo.recordings()[0].path, "--layer", LAYER, "-o", tmp_path / "out", *arguments) == 2
+    assert message in capsys.readouterr().err and not [*tmp_path.iterdir()]
+
+
+def label(*arguments) -> int:
+    return main(["label", *map(str, arguments), "--layer", str(LAYER), *FLOAT32])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--format", "km", "--merge"], "km has no place for durations"),
+        (["--format", "km", "--channels", "each"], "km has a row for each input"),
+        (["--format", "km", "--retry-failed"], "--retry-failed would put rows out of order"),
+        (["--seed", "-1"], "seed must be at least 0, but is -1"),
+        (["--seed", "5000000000"], "seed must be at most 4294967295"),
+        (["--epochs", "0"], "epochs must be at least 1"),
+    ],
+)
+def test_label_refuses_before_its_first_step(arguments, message, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert label(demo.recordings()[0].path, "-o", out, "--clusters", 5, *arguments) == 2
+    assert message in capsys.readouterr().err and not out.exists()
+
+
+def test_label_learns_from_inputs_that_were_added(tmp_path, capsys):
+    inputs, out = tmp_path / "in", tmp_path / "out"
+    inputs.mkdir()
+    recordings = [recording.path for recording in demo.recordings()]
+    shutil.copy(recordings[0], inputs)
+    assert label(inputs, "-o", out, "--clusters", 400) == 2
+    assert "400 clusters need at least as many frames" in capsys.readouterr().err
+    for path in recordings[1:6]:
+        shutil.copy(path, inputs)
+    assert label(inputs, "-o", out, "--clusters", 400) == 0
+    assert len(rows_of(out / "labels.jsonl")) == 6
+    capsys.readouterr()
+    assert label(inputs, "-o", out, "--clusters", 400) == 0
+    assert "the centroids in" in capsys.readouterr().err
+    assert label(inputs, "-o", out, "--clusters", 400, "--seed", 3) == 2
+    assert "was learnt with --seed 0, but --seed is 3: --overwrite begins anew" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("step", LABEL_STEPS)
+def test_label_that_begins_anew_continues_without_overwrite(step, tmp_path, capsys):
+    recordings = [recording.path for recording in demo.recordings()[:6]]
+    out, new = tmp_path / "out", tmp_path / "new"
+    assert label(*recordings, "-o", out, "--clusters", 10, "--keep-sample") == 0
+    assert label(*recordings, "-o", out, "--clusters", 10, "--format", "km") == 0
+    command = [*recordings, "-o", out, "--clusters", 12, "--seed", 5, "--ordered"]
+    code = (
+        "import os, sys; from hubert_fast.cli import main; from hubert_fast.units import label_command as steps; "
+        f"steps.{step} = lambda options: os._exit(9); sys.exit(main(sys.argv[1:]))"
+    )
+    arguments = [sys.executable, "-c", code, "label", *map(str, command), "--layer", str(LAYER), *FLOAT32, "--overwrite"]
+    assert subprocess.run(arguments, timeout=300).returncode == 9
+    assert label(*command) == 0
+    assert label(*recordings, "-o", new, "--clusters", 12, "--seed", 5, "--ordered") == 0
+    assert (out / "labels.jsonl").read_text() == (new / "labels.jsonl").read_text()
+    assert {path.name for path in out.iterdir()} == {path.name for path in new.iterdir()}
+
+
+def test_labels_in_parquet(tmp_path):
+    assert label(demo.recordings()[0].path, "-o", tmp_path / "out", "--clusters", 5, "--format", "parquet") == 0
+    assert parquet.read_table(tmp_path / "out" / "labels").num_rows == 1
+
+
+def test_the_file_of_centroids_is_not_overwritten(kmeans, tmp_path, capsys):
+    before = kmeans.read_bytes()
+    recording = demo.recordings()[0].path
+    assert units(recording, "--kmeans", kmeans, "-o", kmeans, "--format", "jsonl", "--overwrite") == 2
+    assert "is the file of centroids, and would be overwritten" in capsys.readouterr().err
+    assert kmeans.read_bytes() == before
+
+
+def test_outputs_of_kmeans(tmp_path, capsys):
+    frames, folder, target, link = (tmp_path / name for name in ("frames.npy", "folder", "target", "link"))
+    np.save(frames, np.random.default_rng(0).standard_normal((500, 8), np.float32))
+    command = ["kmeans", str(frames), "--clusters", "5", "--overwrite", "-o"]
+    folder.mkdir()
+    assert main([*command, str(folder)]) == 2 and "is a folder: name a file for the centroids" in capsys.readouterr().err
+    target.write_text("old")
+    link.symlink_to(target)
+    assert main([*command, str(link)]) == 0
+    assert link.is_symlink() and Centroids.load(target).clusters == 5
+    assert main(["kmeans", str(frames), f"{tmp_path}/./frames.npy", "-o", str(tmp_path / "km")]) == 2
+    assert "is named twice, and its frames would count twice" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("-", "stdin"),
+        ("a/train.tsv", "train"),
+        ("zip://talk.wav::a.zip", "talk"),
+        ("zip://::b/a.zip", "a"),
+        ("speech/", "speech"),
+    ],
+)
+def test_names_of_fairseqs_files(source, name):
+    assert _name_of(source) == name

@@ -122,6 +122,46 @@ def test_more_frames_are_read_in_batches_of_several_places(small_batches, monkey
     assert len(places) >= 10, places
 
 
+def test_a_state_of_other_frames_is_refused(tmp_path, small_batches):
+    """Layers of one folder have equally many frames and channels."""
+    first, second, state = mixture(6000), mixture(6000)[::-1] + 1, tmp_path / "state"
+    sources = [FrameSource("m", "f", layer) for layer in (1, 2)]
+    learn(ArrayFrames(first, sources[0]), 10, epochs=1, state=state)
+    with pytest.raises(CentroidsError, match=r"state of another run: frames' origin is layer 2 of m, \w+ \(was layer 1 of m"):
+        learn(ArrayFrames(second, sources[1]), 10, epochs=1, state=state)
+    learn(first, 10, epochs=1, state=tmp_path / "unknown")
+    with pytest.raises(CentroidsError, match=r"state of another run: sample of frames is \w+ \(was \w+\): remove it"):
+        learn(second, 10, epochs=1, state=tmp_path / "unknown")
+
+
+def test_a_limit_below_the_block_that_is_drawn_first(small_batches):
+    """The last block may be short; with some seeds it is the first one that is drawn."""
+    frames = mixture(100)[:83]
+    for seed in range(12):
+        learnt = learn(frames, 15, seed=seed, limit=15, epochs=1)
+        assert learnt.clusters == 15 and 15 <= int(learnt.training["frames"]) <= 19 + 64, seed
+
+
+def test_frames_far_from_the_origin_end_as_those_near_it(small_batches):
+    frames = mixture(6000).astype(np.float32)
+    near, far = (learn(frames + np.float32(offset), 10, epochs=20, seed=1) for offset in (0, 1000))
+    inertias = [float(learnt.training["inertia per frame"]) for learnt in (near, far)]
+    assert inertias[1] == pytest.approx(inertias[0], rel=0.02)
+
+
+def test_values_that_cannot_be_learnt_from_are_refused(small_batches):
+    frames = mixture(500).astype(np.float64)
+    for value, message in ((np.nan, "frames must be finite"), (1e30, "values must be at most 1e.15, .* but one is 1e.30")):
+        frames[100, 0] = value
+        with pytest.raises(CentroidsError, match=message):
+            learn(frames, 5)
+    with pytest.raises(CentroidsError, match="must be a floating-point array"):
+        learn([[1.0, 2.0]], 1)
+    for arguments, error in (({"limit": 100.0}, TypeError), ({"seed": -1}, ValueError), ({"seed": 2**32}, ValueError)):
+        with pytest.raises(error, match=f"{next(iter(arguments))} must be "):
+            learn(mixture(500), 5, **arguments)
+
+
 def test_learning_ends_when_inertia_stops_falling(small_batches):
     steps = []
     learn(mixture(6000), 10, epochs=50, tolerance=0.01, progress=steps.append)

@@ -2,9 +2,11 @@
 
 import os
 import threading
+import time
 import tracemalloc
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from hubert_fast.jobs.cutting import Cutter
 from hubert_fast.jobs.lanes import CPU_FRAMES, Lane, cpu_lanes, is_out_of_memory
 from hubert_fast.jobs.pipeline import Pipeline
 from hubert_fast.jobs.queues import WeightedQueue
+from hubert_fast.jobs.runner import Run
 from hubert_fast.packed.audio import PackedAudio
 from hubert_fast.transcribe import Inputs, Options, Transcriber, Utterance
 from hubert_fast.transcribe.chunks import Frames, stitch
@@ -408,8 +411,46 @@ def test_at_most_a_window_of_utterances_is_in_progress():
         wait_until(lambda: len(fed) >= min(done + 21, 1000))  # noqa: B023
         assert len(fed) <= done + 21, "no more than the window is in progress"
         done += len(tickets)
-        pipeline.release(len(tickets))
+        for ticket in tickets:
+            pipeline.release(ticket)
     assert done == 1000
+
+
+@pytest.mark.parametrize("ordered", [False, True], ids=["unordered", "ordered"])
+def test_what_is_held_for_a_slow_consumer_is_bounded_in_bytes(monkeypatch, ordered):
+    """Frames of layers are large: a number of utterances does not bound their memory."""
+    monkeypatch.setattr(pipeline_module, "MOST_HELD_BYTES", 10_000)
+    fed = []
+
+    def utterances():
+        for index in range(300):
+            fed.append(index)
+            yield Utterance(str(index), str(index))
+
+    class Lane:
+        depth = 0
+
+        def launch(self, waveforms, alone=False):
+            return SimpleNamespace(land=lambda: [(np.zeros(1000, np.uint8),) for _ in waveforms])
+
+    def decode(utterance, note):
+        if utterance.id == "0":  # an ordered consumer waits for it, while the others are held
+            time.sleep(1)
+        return [np.zeros((1, 16000), np.int16)]
+
+    cutter = Cutter.of_seconds(40, 4, 16000, 320, 400)
+    pipeline = Pipeline([Lane()], decode, cutter, workers=2, batch_samples=16000, window=1000)
+    run = Run.__new__(Run)
+    run._pipeline, run._utterances, run._ordered = pipeline, utterances(), ordered
+    run._runner = SimpleNamespace(results_of=lambda tickets: [ticket.number for ticket in tickets])
+    results, numbers = run.results(), []
+    for number in results:
+        numbers.append(number)
+        if len(numbers) in (1, 50):
+            time.sleep(0.5)  # everything that may be fed is fed meanwhile
+        # 10 held, one passed on, two being decoded, four waiting for that and two to be run, one running, one about to be fed
+        assert len(fed) <= len(numbers) + 25, "the consumer is slow, so no more begins"
+    assert sorted(numbers) == list(range(300)) and (numbers == sorted(numbers) or not ordered)
 
 
 def test_a_batch_that_is_not_full_does_not_wait_for_a_slow_file(monkeypatch):

@@ -26,7 +26,7 @@ from ..interrupts import keyboard_interrupts
 from ..modeling import HubertModel
 from ..packed import is_on_kernels
 from . import ray_engine
-from .formats import Context, FormatTable
+from .formats import Context, FormatTable, check_format
 from .inputs import Inputs
 from .job import Engine, Job, OutputError, settings_of
 from .journal import Errors, JournalError
@@ -132,10 +132,10 @@ def _run(command: BatchCommand, options: argparse.Namespace) -> int:
     target = Target.of(options.output, options.format, command.table, inputs, shard)
     if command.sample_frames is not None:
         run_options = replace(run_options, ordered=True)  # so that the same utterances are chosen every time
-    if command.table.formats[target.format].is_aligned:
+    format = command.table.formats[target.format]
+    check_format(target.format, format, run_options.channels, options.retry_failed and target.paths is not None)
+    if format.is_aligned:
         run_options = replace(run_options, ordered=True)
-        if run_options.channels == "each":
-            raise ValueError(f"with --channels each, a file has several rows, but {target.format} has a row for each input")
     if target.is_single and run_options.channels == "each":
         raise ValueError("with --channels each, every channel has its own file: name a folder with -o")
     target.check(options.overwrite)
@@ -155,10 +155,16 @@ def _run(command: BatchCommand, options: argparse.Namespace) -> int:
         dtype=dtype,
         **command.about,
     )
-    context = Context(runner, options, Path(inputs.sources[0]).stem, shard)
+    context = Context(runner, options, _name_of(inputs.sources[0]), shard)
     opened = target.opened(settings, options.overwrite, options.retry_failed, report, command.defaults, context)
     with keyboard_interrupts(), _reported_failures(target), opened as sinks:
         return _process(command, options, inputs, run_options, runner, summary, target, sinks, report)
+
+
+def _name_of(source: str) -> str:
+    """Return a name for inputs: that of a file or folder, without its suffix; of a URL, that of the first file in it."""
+    first = source.partition("::")[0].rpartition("://")[2] or source.rpartition("::")[2]
+    return "stdin" if source == "-" else Path(first).stem
 
 
 def _load(command: BatchCommand, options: argparse.Namespace, report: Report) -> Runner:
@@ -236,7 +242,6 @@ def _process(
     most = None if failures is None else 0 if options.quiet else MOST_FAILURES_SHOWN
     notes = str(target.path or "standard output") if command.table.formats[target.format].is_json else None
     progress = Progress(quiet=options.quiet, most_failures=most, failures_file=failures, notes_file=notes)
-    frame_seconds = runner.model.config.inputs_to_logits_ratio / runner.sample_rate_hz
     job = Job(
         inputs,
         sinks.output,
@@ -245,7 +250,7 @@ def _process(
         journal=sinks.journal,
         failures=sinks.failures,
         score=command.score,
-        limit_seconds=None if command.sample_frames is None else command.sample_frames * frame_seconds,
+        limit_frames=command.sample_frames,
     )
     engine = _engine(command, options, job, run_options, runner)
     if command.sample_frames is None:

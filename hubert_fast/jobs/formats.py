@@ -9,8 +9,9 @@ import argparse
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -85,9 +86,12 @@ class FileFormat(Format):
 
     Attributes:
         contents: Function that returns the content of each file of a result.
+        files: Function that returns the files of an output, given its folder and journal, which --overwrite removes; by default
+            they stay until their utterance is done again.
     """
 
     contents: Callable[[Any], Sequence[str | bytes]]
+    files: Callable[[Path, Journal], Iterable[Path]] = lambda folder, journal: ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,9 +100,34 @@ class FolderFormat(Format):
 
     Attributes:
         open: Function that opens the output, given the folder, the journal and the run.
+        files: Function that returns the files of an output, given its folder and journal, which --overwrite removes.
+        refusal: Function that returns why a run cannot write this format; `None` if it can.
+        needs: The module that the format needs, and how to install it.
     """
 
     open: Callable[[Path, Journal, Context], Output]
+    files: Callable[[Path, Journal], Iterable[Path]]
+    refusal: Callable[[Context], str | None] = lambda context: None
+    needs: tuple[str, str] | None = None
+
+
+def check_format(name: str, format: Format, channels: str, retry_failed: bool) -> None:
+    """Check that a format can be written with these options, before anything is loaded. Raises `ValueError` if not.
+
+    Args:
+        name: The format's name.
+        format: The format.
+        channels: `"mix"` or `"each"`.
+        retry_failed: Whether inputs that failed in earlier runs are tried again.
+    """
+    if format.is_aligned and channels == "each":
+        raise ValueError(f"with --channels each, a file has several rows, but {name} has a row for each input")
+    if format.is_aligned and retry_failed:
+        raise ValueError(
+            f"--retry-failed would put rows out of order, since row i of {name} belongs to input i: start over with --overwrite"
+        )
+    if isinstance(format, FolderFormat) and format.needs is not None and find_spec(format.needs[0]) is None:
+        raise ValueError(f"{name} needs {format.needs[0]}: {format.needs[1]}")
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ class Job:
         journal: Records what is done; by default a temporary one, so that inputs named twice are processed only once.
         failures: Receives a row for each failure; without it, only `progress` receives them.
         score: Counts the errors of a result against the reference of its utterance, if it has one.
-        limit_seconds: Seconds of audio after which the job is complete, those of earlier runs included; `None` for all inputs.
+        limit_frames: Frames after which the job is complete, those of earlier runs included; `None` for all inputs.
     """
 
     def __init__(
@@ -104,14 +104,14 @@ class Job:
         journal: Journal | None = None,
         failures: RowFile | None = None,
         score: Callable[[Any], Errors] | None = None,
-        limit_seconds: float | None = None,
+        limit_frames: int | None = None,
     ):
         self.inputs, self.output, self.summary, self.progress = inputs, output, summary, progress
         self.journal, self.failures = journal or Journal(None), failures
         self._name = summary.output or "standard output"
         self._running: dict[bytes, Stamp | None] = {}  # by key: the file's size and time before it was opened
         self._score = score
-        self._limit_seconds, self._done_seconds = limit_seconds, self.journal.totals().audio_seconds
+        self._limit_frames, self._done_frames = limit_frames, self.journal.totals().frames
         self._lock = threading.Lock()  # guards the outputs and the journal
         self._has_uncommitted = False
         self._error: BaseException | None = None
@@ -148,7 +148,8 @@ class Job:
             reason = "is named twice: name it once"
         else:
             return
-        raise JournalError(f"row i of {self._name} belongs to input i, and {utterance.audio} {reason}, or use --overwrite")
+        advice = "" if self.summary.output is None else ", or use --overwrite"
+        raise JournalError(f"row i of {self._name} belongs to input i, and {utterance.audio} {reason}{advice}")
 
     def run(self, engine: Engine) -> Summary:
         """Write every result and keep the journal. Committed results survive a failure.
@@ -183,7 +184,7 @@ class Job:
         return self.summary
 
     def _is_enough(self) -> bool:
-        return self._limit_seconds is not None and self._done_seconds >= self._limit_seconds
+        return self._limit_frames is not None and self._done_frames >= self._limit_frames
 
     def _commit_regularly(self, ended: threading.Event, engine: Engine) -> None:
         while not ended.wait(COMMIT_SECONDS):
@@ -218,7 +219,8 @@ class Job:
                 row = None if self.failures is None else self.failures.append(error_row(result))
             if was_done:
                 self.output.drop_older(result)
-            self.journal.add(key, failed, seconds, errors, stamp=stamp, row=row, notes=len(result.notes))
+            notes, frames = len(result.notes), result.frame_count
+            self.journal.add(key, failed, seconds, errors, stamp=stamp, row=row, notes=notes, frames=frames)
         self._has_uncommitted = True
         del self._running[key]
         self.summary.failed_this_run += failed
@@ -226,7 +228,7 @@ class Job:
         self.summary.changed_this_run += was_done
         self.summary.with_notes_this_run += bool(result.notes)
         self.summary.audio_seconds_this_run += seconds
-        self._done_seconds += seconds
+        self._done_frames += result.frame_count
         self.progress.done(result)
 
     def _commit(self) -> None:

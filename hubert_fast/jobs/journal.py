@@ -35,7 +35,7 @@ CREATE TABLE IF NOT EXISTS stale (file TEXT, start INTEGER, bytes INTEGER, check
 """
 TABLES = ("meta", "sizes", "names", "done", "stale")
 # columns added since the first version; NULL in rows written before
-LATER_COLUMNS = ("file_bytes", "modified_ns", "row_start", "row_bytes", "row_checksum", "notes")
+LATER_COLUMNS = ("file_bytes", "modified_ns", "row_start", "row_bytes", "row_checksum", "notes", "frames")
 ROLES = ("output", "errors")  # the rows of an utterance are in the file ROLES[failed]
 
 
@@ -53,13 +53,14 @@ class Errors(NamedTuple):
 
 
 class Totals(NamedTuple):
-    """Sums over all utterances in a journal; `with_notes` counts those with at least one note."""
+    """Sums over all utterances in a journal; `with_notes` counts those with at least one note, and `frames` their frames."""
 
     done: int
     failed: int
     audio_seconds: float
     errors: Errors
     with_notes: int = 0
+    frames: int = 0
 
 
 class Stamp(NamedTuple):
@@ -175,6 +176,7 @@ class Journal:
         stamp: Stamp | None = None,
         row: Row | None = None,
         notes: int = 0,
+        frames: int = 0,
     ) -> None:
         """Record that an utterance is done. The record is durable after the next `commit`.
 
@@ -186,9 +188,10 @@ class Journal:
             stamp: The stamp of its file from before it was read; `None` if unknown.
             row: The position of its rows; `None` if they are in a stream or in a file of their own.
             notes: Number of its notes.
+            frames: Number of its frames, if the job counts them.
         """
         position = (None, None, None) if row is None else (row.start, row.bytes, row.checksum)
-        values = (key, failed, audio_seconds, *errors, *(stamp or (None, None)), *position, notes)
+        values = (key, failed, audio_seconds, *errors, *(stamp or (None, None)), *position, notes, frames)
         columns = ", ".join(("key", "failed", "audio_seconds", *Errors._fields, *LATER_COLUMNS))
         self._execute(f"INSERT INTO done ({columns}) VALUES ({', '.join('?' * len(values))})", values)
 
@@ -254,6 +257,10 @@ class Journal:
         rows = self._execute("SELECT bytes FROM sizes WHERE file = ?", (file,))
         return rows[0][0] if rows else 0
 
+    def sizes(self) -> dict[str, int]:
+        """Return all committed sizes, by role."""
+        return dict(self._execute("SELECT file, bytes FROM sizes"))
+
     def commit(self, sizes: Mapping[str, int]) -> None:
         """Make all records durable, together with the sizes of the output files in bytes, by role."""
         if not self._connection.in_transaction:  # SQLite rolled it back, so the additions are lost
@@ -278,9 +285,9 @@ class Journal:
         """Return the sums over all finished utterances."""
         columns = ("failed", "audio_seconds", *Errors._fields)
         sums = ", ".join(f"COALESCE(SUM({column}), 0)" for column in columns)
-        query = f"SELECT COUNT(*), {sums}, COALESCE(SUM(notes > 0), 0) FROM done"
-        ((count, failed, seconds, *errors, with_notes),) = self._execute(query)
-        return Totals(count - failed, failed, seconds, Errors(*errors), with_notes)
+        query = f"SELECT COUNT(*), {sums}, COALESCE(SUM(notes > 0), 0), COALESCE(SUM(frames), 0) FROM done"
+        ((count, failed, seconds, *errors, with_notes, frames),) = self._execute(query)
+        return Totals(count - failed, failed, seconds, Errors(*errors), with_notes, frames)
 
     def close(self) -> None:
         """Close the journal; uncommitted rows are dropped."""

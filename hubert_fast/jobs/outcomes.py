@@ -19,6 +19,7 @@ class Outcome(Protocol):
         notes: Faults in the file that decoding worked around, such as a wrong header. Each note begins with the file's name.
         channels: The number of values: 1, or one for each channel if channels are processed separately; 0 after an error.
         audio_seconds: Duration of the audio; 0 after an error.
+        frame_count: The number of frames that were computed, in all channels together; 0 if the job does not count them.
     """
 
     @property
@@ -35,6 +36,9 @@ class Outcome(Protocol):
 
     @property
     def audio_seconds(self) -> float: ...
+
+    @property
+    def frame_count(self) -> int: ...
 
 
 def by_channel(utterance: Utterance, values: Sequence[Value]) -> Iterator[tuple[str, int | None, Value]]:

@@ -27,6 +27,7 @@ from .utterances import Utterance
 logger = logging.getLogger(__name__)
 
 LINGER_SECONDS = 0.25  # how long a partial batch waits for more pieces: a slow file must not hold up the others
+MOST_HELD_BYTES = 1 << 30
 JOIN_SECONDS = 10.0  # how long to wait for threads at the end: a worker may hang on a network file
 
 Decode = Callable[[Utterance, Callable[[str], None]], Iterable[np.ndarray]]
@@ -45,6 +46,7 @@ class Ticket:
         notes: Faults in the file that decoding worked around.
         error: Why the utterance failed.
         is_cut: Whether all pieces have been cut.
+        bytes: The size of all arrays in `channels`.
     """
 
     number: int
@@ -55,7 +57,14 @@ class Ticket:
     notes: list[str] = field(default_factory=list)
     error: str | None = None
     is_cut: bool = False
+    bytes: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, channel: int, start: int, arrays: Arrays, count: int) -> None:
+        """Add what the lane returned for a piece, `count` bytes."""
+        with self.lock:
+            self.channels[channel].append((start, arrays))
+            self.bytes += count
 
     def update(self, *, pending: int = 0, error: str | None = None, is_cut: bool = False) -> bool:
         """Add `pending` pieces, record an error or the end of cutting; return whether this completes the ticket."""
@@ -88,6 +97,9 @@ class Pipeline:
         workers: Number of threads that decode.
         batch_samples: Samples in a batch; halved when memory runs out.
         window: Most utterances in progress at a time.
+
+    What the lanes have returned and the caller has not passed on is held in memory. Above `MOST_HELD_BYTES` of it, no further
+    utterance begins. Those in progress, which the queues bound, are completed, so a caller who waits for one of them gets it.
     """
 
     def __init__(self, lanes: Sequence[Lane], decode: Decode, cutter: Cutter, *, workers: int, batch_samples: int, window: int):
@@ -97,6 +109,7 @@ class Pipeline:
         self._pieces: WeightedQueue[Piece] = WeightedQueue(2 * batch_samples * len(lanes), takers=len(lanes))
         self._complete: WeightedQueue[Ticket] = WeightedQueue(window)
         self._room = threading.Semaphore(window)
+        self._held_bytes, self._passed_on = 0, threading.Condition()
         self._stopped = threading.Event()
         self._error: BaseException | None = None
         self._lock = threading.Lock()
@@ -129,9 +142,16 @@ class Pipeline:
         self._waiting.close(drop=True)
         self._pieces.close(drop=True)
 
-    def release(self, count: int) -> None:
-        """Admit `count` more utterances, after the caller has passed on the results of as many."""
-        self._room.release(count)
+    def release(self, ticket: Ticket) -> None:
+        """Admit another utterance, after the caller has passed on the result of a ticket."""
+        self._hold(-ticket.bytes)
+        self._room.release()
+
+    def _hold(self, count: int) -> None:
+        """Count bytes that are held, or no longer if negative."""
+        with self._passed_on:
+            self._held_bytes += count
+            self._passed_on.notify_all()
 
     def _start(self, target: Callable, *arguments: object) -> threading.Thread:
         thread = threading.Thread(target=self._guarded, args=(target, *arguments), daemon=True)
@@ -166,8 +186,16 @@ class Pipeline:
             while not self._room.acquire(timeout=0.2):
                 if self._stopped.is_set():
                     return
+            while not self._has_memory(timeout_seconds=0.2):
+                if self._stopped.is_set():
+                    return
             if not self._waiting.put(Ticket(number, utterance)):
                 return
+
+    def _has_memory(self, timeout_seconds: float) -> bool:
+        """Wait until less than `MOST_HELD_BYTES` are held; return whether that is so."""
+        with self._passed_on:
+            return self._passed_on.wait_for(lambda: self._held_bytes < MOST_HELD_BYTES, timeout_seconds)
 
     def _decode_all(self) -> None:
         while (tickets := self._waiting.take()) is not None:
@@ -257,6 +285,8 @@ class Pipeline:
     def _deliver(self, pieces: list[Piece], results: Sequence[Arrays | None], error: str | None = None) -> None:
         for piece, arrays in zip(pieces, results):
             if arrays is not None:
-                piece.ticket.channels[piece.channel].append((piece.start, arrays))
+                count = sum(array.nbytes for array in arrays)
+                piece.ticket.add(piece.channel, piece.start, arrays, count)
+                self._hold(count)
             if piece.ticket.update(pending=-1, error=error):
                 self._complete.put(piece.ticket)

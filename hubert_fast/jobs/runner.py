@@ -145,22 +145,29 @@ class Run:
     def results(self) -> Generator[Any, None, None]:
         """Yield a result for each utterance."""
         threads = torch.get_num_threads()
-        held: dict[int, Any] = {}
+        held: dict[int, tuple[Ticket, Any]] = {}
         next_number = 0
         try:
             for tickets in self._pipeline.run(self._utterances):
                 results = self._runner.results_of(tickets)
-                if not self._ordered:
-                    yield from results
-                    self._pipeline.release(len(results))
-                    continue
-                held.update((ticket.number, result) for ticket, result in zip(tickets, results))
-                while next_number in held:
-                    yield held.pop(next_number)
+                for ticket, result in zip(tickets, results):
+                    ticket.channels.clear()  # the result has what is needed of them
+                    held[ticket.number] = ticket, result
+                del results
+                for number in [] if self._ordered else [ticket.number for ticket in tickets]:
+                    yield from self._passed_on(held, number)
+                while self._ordered and next_number in held:
+                    yield from self._passed_on(held, next_number)
                     next_number += 1
-                    self._pipeline.release(1)
         finally:
             torch.set_num_threads(threads)  # lanes on the CPU change PyTorch's setting
+
+    def _passed_on(self, held: dict[int, tuple[Ticket, Any]], number: int) -> Iterator[Any]:
+        """Yield the result of a ticket, without keeping it, and then admit another utterance."""
+        ticket, result = held.pop(number)
+        yield result
+        del result
+        self._pipeline.release(ticket)
 
     def stop(self) -> None:
         """Start no more batches; `results` ends with the running ones. Safe in any thread and in signal handlers."""

@@ -206,13 +206,14 @@ def replace(path: Path, content: str | bytes, *, is_synced: bool = False) -> Non
     """Write a file atomically: either the whole content appears or nothing, unless the power fails before it is synced.
 
     Args:
-        path: The file.
+        path: The file. A symbolic link stays, and the file that it points to is replaced.
         content: Its content.
         is_synced: Whether to sync the file before it appears.
 
     Raises:
         OSError: The file cannot be written.
     """
+    path = path.resolve() if path.is_symlink() else path
     unfinished = path.with_name(f".{path.name}.unfinished")  # a fixed name, so that killed runs leave at most one behind
     try:
         unfinished.write_bytes(content if isinstance(content, bytes) else encoded(content))

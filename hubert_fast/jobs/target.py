@@ -184,16 +184,13 @@ class Target:
                 yield Sinks(OneFile(self.path, format))
                 return
             paths = Paths(self.path)
-            journal = open_journal(paths, settings, overwrite, defaults)
+            if isinstance(format, FolderFormat) and context is not None and (reason := format.refusal(context)):
+                raise JournalError(reason)
+            journal = open_journal(paths, settings, overwrite, defaults, self._remove)
             stack.callback(journal.close)
             done = journal.totals()
             if done.done or done.failed:
                 report(f"continuing {self.path}: {done.done} {self.table.done} and {done.failed} failed in earlier runs")
-            if retry_failed and format.is_aligned:
-                raise JournalError(
-                    f"--retry-failed would put rows out of order, since row i of {self.format} belongs to input i: start over "
-                    "with --overwrite"
-                )
             if retry_failed:
                 journal.forget_failures()
                 journal.commit({"errors": 0})
@@ -202,6 +199,13 @@ class Target:
             output = _open(self.path, format, journal, context)
             stack.callback(output.close)
             yield Sinks(output, journal, failures)
+
+    def _remove(self, journal: Journal, settings: Mapping[str, Any]) -> None:
+        """Remove the files of the output that is replaced, whose format may be another, as readers take a folder as a whole."""
+        format = self.table.formats.get(settings["format"])
+        if self.path is not None and self.path.is_dir() and isinstance(format, (FileFormat, FolderFormat)):
+            for path in [*format.files(self.path, journal)]:
+                path.unlink(missing_ok=True)
 
 
 def _open(path: Path, format: Format, journal: Journal, context: Context | None) -> Output:
@@ -214,8 +218,21 @@ def _open(path: Path, format: Format, journal: Journal, context: Context | None)
     return Rows(path, format, journal)
 
 
-def open_journal(paths: Paths, settings: dict[str, Any], overwrite: bool, defaults: Mapping[str, Any] | None = None) -> Journal:
+def open_journal(
+    paths: Paths,
+    settings: dict[str, Any],
+    overwrite: bool,
+    defaults: Mapping[str, Any] | None = None,
+    remove: Callable[[Journal, Mapping[str, Any]], None] = lambda journal, settings: None,
+) -> Journal:
     """Open the journal of an output, either new or left by an earlier run with the same settings.
+
+    Args:
+        paths: The output.
+        settings: The settings of this run.
+        overwrite: Whether the output is begun anew.
+        defaults: Settings that apply to journals that lack them.
+        remove: Function that removes an output that is replaced, given its journal and settings.
 
     Raises:
         JournalError: If the output exists without a journal, has other settings, or is in use by another run.
@@ -226,7 +243,10 @@ def open_journal(paths: Paths, settings: dict[str, Any], overwrite: bool, defaul
         if before is None and paths.output.is_file() and paths.output.stat().st_size and not overwrite:
             raise JournalError(f"{paths.output} exists already; --overwrite replaces it")
         if before is None or overwrite:
+            if before is not None:
+                remove(journal, before)
             journal.begin(settings)
+            paths.summary.unlink(missing_ok=True)  # it says that another run was complete
             return journal
         _compare(paths.output, journal, before, settings, defaults or {})
         return journal

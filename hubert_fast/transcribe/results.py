@@ -52,6 +52,11 @@ class Result:
         return len(self.transcripts)
 
     @property
+    def frame_count(self) -> int:
+        """Frames are not counted."""
+        return 0
+
+    @property
     def audio_seconds(self) -> float:
         """Duration of the audio; 0 after an error."""
         return max((transcript.duration_seconds for transcript in self.transcripts), default=0.0)

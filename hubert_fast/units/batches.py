@@ -11,10 +11,13 @@ from typing import Any
 
 import numpy as np
 import soundfile
+import torch
 
 from ..jobs.options import Options
 from ..jobs.utterances import Utterance
 from .encoder import Encoder
+
+MOST_CHANNELS = 1024  # of libsndfile
 
 
 class EncodeBatch:
@@ -26,12 +29,13 @@ class EncodeBatch:
 
     The new columns are `units`, and `durations` if units are merged; or `layer9` and so on. A row whose audio cannot be encoded
     has `None` there, and the reason in the column `error`, which is `None` in all other rows. A pickle holds the arguments
-    alone, so that another process loads the model anew.
+    alone, so that another process loads the model anew; with an `Encoder`, there is no pickle.
 
     Args:
         model: As for `Encoder.from_pretrained`, or an `Encoder`.
-        column: The column with the audio. Its values are paths or URLs; the bytes of files; waveforms `[S]` at the model's
-            sampling rate; or dictionaries as of the `Audio` feature: `{"array", "sampling_rate"}` or `{"bytes", "path"}`.
+        column: The column with the audio. Its values are paths or URLs; the bytes of files; waveforms `[S]`, or `[S, channels]`
+            and `[channels, S]`, which are mixed down, at the model's sampling rate; or dictionaries as of the `Audio` feature:
+            `{"array", "sampling_rate"}` or `{"bytes", "path"}`.
         options: Options of the job, fields of `Options`.
         encoder_options: Passed on to `Encoder.from_pretrained`.
     """
@@ -49,6 +53,8 @@ class EncodeBatch:
 
     def __reduce__(self) -> Any:
         *arguments, encoder_options = self._arguments
+        if isinstance(arguments[0], Encoder):
+            raise TypeError("an EncodeBatch with an Encoder cannot be pickled: pass the name or folder of the model instead")
         return partial(type(self), **encoder_options), tuple(arguments)
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,7 +64,13 @@ class EncodeBatch:
 
         Raises:
             KeyError: If the batch has no such column.
+            TypeError: If the batch is no dictionary, as those of pandas and pyarrow.
         """
+        if not isinstance(batch, Mapping):
+            raise TypeError(
+                f"a batch must be a dictionary of columns, but is a {type(batch).__name__}: leave the batch_format of "
+                "map_batches as it is"
+            )
         if self.column not in batch:
             raise KeyError(f"the batch has no column {self.column!r}, only {', '.join(map(repr, batch))}")
         items = batch[self.column]
@@ -102,7 +114,7 @@ class EncodeBatch:
                 return _written(item["bytes"], path)
             if item.get("path") is not None:
                 return os.fspath(item["path"])
-        elif isinstance(item, (np.ndarray, Sequence)):
+        elif isinstance(item, (np.ndarray, Sequence, torch.Tensor)):
             return _wave(np.asarray(item), self.encoder.sample_rate_hz, path)
         raise TypeError(
             "audio must be a path, the bytes of a file, a waveform [S], or a dictionary with array and sampling_rate, bytes or "
@@ -116,11 +128,21 @@ def _written(content: bytes | bytearray | memoryview, path: str) -> str:
 
 
 def _wave(samples: np.ndarray, sample_rate_hz: Any, path: str) -> str:
-    """Write a waveform `[S]` or `[S, channels]` to a WAV file without loss, so that it is mixed and resampled as any file."""
-    if not isinstance(sample_rate_hz, (int, np.integer)) or sample_rate_hz < 1:
+    """Write a waveform to a WAV file without loss, so that it is mixed and resampled as any file.
+
+    Args:
+        samples: The waveform `[S]`, `[S, channels]` or `[channels, S]`: the shorter of two axes is that of the channels.
+        sample_rate_hz: Its sampling rate.
+        path: The file.
+    """
+    if not isinstance(sample_rate_hz, (int, float, np.integer)) or not sample_rate_hz >= 1 or sample_rate_hz % 1:
         raise ValueError(f"sampling_rate must be a number of Hz, but is {sample_rate_hz!r}")
     if samples.ndim not in (1, 2) or samples.dtype.kind not in "fi" or not samples.size:
         raise ValueError(f"a waveform must be numbers [S], but is {samples.dtype} {list(samples.shape)}")
+    if samples.ndim == 2:
+        samples = samples.T if samples.shape[0] < samples.shape[1] else samples
+        if samples.shape[1] > MOST_CHANNELS:
+            raise ValueError(f"a waveform must have at most {MOST_CHANNELS} channels, but has {samples.shape[1]}")
     if samples.dtype.kind == "i" and samples.dtype != np.int16:
         raise ValueError(f"a waveform of integers must be int16, but is {samples.dtype}")
     is_float = samples.dtype.kind == "f"

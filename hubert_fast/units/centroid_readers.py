@@ -71,8 +71,10 @@ def _reader(head: bytes) -> Callable[[Path, str | None], Codebook]:
 
 
 def _read_npy(path: Path, speaker: str | None) -> Codebook:
-    file = NpyFile.open(path)
-    return _of_one_speaker(Codebook(file.read(0, file.shape[0])), speaker)
+    NpyFile.open(path, by_rows=False)  # for its errors
+    if path.stat().st_size > MAX_BYTES:
+        raise CentroidsError(f"it has more than {MAX_BYTES >> 30} GiB: expected centroids alone")
+    return _of_one_speaker(Codebook(np.load(path, allow_pickle=False)), speaker)
 
 
 def _read_zip(path: Path, speaker: str | None) -> Codebook:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
+import os
 import sys
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -20,13 +23,16 @@ from .formats import FEATURES, UNITS
 from .frame_files import FrameReader
 from .frames import joined
 
+NO_DURATIONS = "km has no place for durations: use jsonl, tsv or parquet with --merge"
 CHOICES = {"auto": None, "yes": True, "no": False}
 
 
 def run_features(options: argparse.Namespace) -> int:
     """Write the frames of some layers of the inputs; return the exit status."""
-    if not options.shard_megabytes > 0:
-        raise CannotRunError(f"shard megabytes must be above 0, but are {options.shard_megabytes:g}")
+    if not 0 < options.shard_megabytes < math.inf:
+        raise CannotRunError(f"shard megabytes must be a number above 0, but are {options.shard_megabytes:g}")
+    if options.sample_frames is not None and not 0 <= options.seed <= kmeans.MOST_SEED:
+        raise CannotRunError(f"seed must be from 0 to {kmeans.MOST_SEED}, but is {options.seed}")
     load = partial(Encoder.from_pretrained, frame_dtype=options.frame_dtype, pool=options.pool)
     sample = options.sample_frames
     settings = {"sample seed": None if sample is None else options.seed}
@@ -42,10 +48,15 @@ def run_kmeans(options: argparse.Namespace) -> int:
     """Learn centroids from frames and write them; return the exit status."""
     out = Path(options.output)
     state = out.with_name(f"{out.name}.state")
+    if out.is_dir():
+        raise CannotRunError(f"{out} is a folder: name a file for the centroids")
     if out.exists() and not options.overwrite:
         raise CannotRunError(f"{out} exists already; --overwrite replaces it")
     if not out.absolute().parent.is_dir():
         raise CannotRunError(f"{out} cannot be written: there is no folder {out.parent}")
+    twice = [path for path, count in Counter(map(os.path.realpath, options.frames_paths)).items() if count > 1]
+    if twice:
+        raise CannotRunError(f"{twice[0]} is named twice, and its frames would count twice: name it once")
     try:
         if options.overwrite:
             state.unlink(missing_ok=True)
@@ -104,7 +115,9 @@ class LearningProgress(contextlib.AbstractContextManager["LearningProgress"]):
 def run_units(options: argparse.Namespace) -> int:
     """Write the units of the inputs; return the exit status."""
     if options.merge and (options.format == "km" or (options.format is None and str(options.output).lower().endswith(".km"))):
-        raise CannotRunError("km has no place for durations: use jsonl, tsv or parquet with --merge")
+        raise CannotRunError(NO_DURATIONS)
+    if options.output is not None and os.path.exists(options.output) and os.path.samefile(options.output, options.kmeans):
+        raise CannotRunError(f"{options.output} is the file of centroids, and would be overwritten")
     try:
         centroids = Centroids.load(options.kmeans, options.speaker)
     except ValueError as error:

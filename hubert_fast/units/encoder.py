@@ -262,15 +262,18 @@ class Encoder(Runner):
         return [self._result(ticket) for ticket in tickets]
 
     def _result(self, ticket: Ticket) -> EncodingResult:
-        encodings, error, seconds = [], ticket.error, ticket.samples / self.sample_rate_hz
+        encodings, error, seconds, frames = [], ticket.error, ticket.samples / self.sample_rate_hz, 0
         for pieces in () if error else ticket.channels:
             arrays = join_at_middles(sorted(pieces, key=lambda piece: piece[0]))
             if problem := self._problem(arrays):
                 error = f"{ticket.utterance.audio}: {problem}"
                 break
             encodings.append(self._encoding(arrays, seconds))
+            frames += len(arrays[0])
         notes = tuple(dict.fromkeys(ticket.notes))
-        return EncodingResult(ticket.utterance, () if error else tuple(encodings), error, notes)
+        if error:
+            return EncodingResult(ticket.utterance, (), error, notes)
+        return EncodingResult(ticket.utterance, tuple(encodings), None, notes, frames)
 
     def _problem(self, arrays: Sequence[np.ndarray]) -> str | None:
         """Return why the arrays that the model returned cannot be used, `None` if they can."""

@@ -39,12 +39,14 @@ class EncodingResult:
         encodings: One encoding, or one for each channel; empty after an error.
         error: Why there is no encoding.
         notes: Faults in the file that decoding worked around, such as a wrong header. Each note begins with the file's name.
+        frame_count: The number of frames in all encodings, before they are pooled or merged.
     """
 
     utterance: Utterance
     encodings: tuple[Encoding, ...]
     error: str | None = None
     notes: tuple[str, ...] = ()
+    frame_count: int = 0
 
     @property
     def channels(self) -> int:

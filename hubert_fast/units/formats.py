@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +19,41 @@ if TYPE_CHECKING:
     from ..jobs.sinks import Output
     from .encodings import Encoding, EncodingResult
 
+PYARROW = ("pyarrow", "pip install 'hubert_fast[parquet]'")
+
 
 def _shards(folder: Path, journal: Journal, context: Context) -> Output:
     from .frame_shards import open_shards
 
     return open_shards(folder, journal, context)
+
+
+def _files_of_shards(folder: Path, journal: Journal) -> Iterable[Path]:
+    from .frame_shards import files_of_shards
+
+    return files_of_shards(folder, journal)
+
+
+def _files_of_fairseq(folder: Path, journal: Journal) -> Iterable[Path]:
+    from .frame_shards import files_of_fairseq
+
+    return files_of_fairseq(folder, journal)
+
+
+def _files_of_parts(folder: Path, journal: Journal) -> Iterable[Path]:
+    from .parquet_parts import files_of_parts
+
+    return files_of_parts(folder, journal)
+
+
+def _files_of_npy(folder: Path, journal: Journal) -> Iterable[Path]:
+    """Yield the files that utterances own. The journal has their names in lower case."""
+    return (path for path in folder.rglob("*.npy") if journal.owner(path.relative_to(folder).as_posix()) is not None)
+
+
+def _several_layers(context: Context) -> str | None:
+    count = len(set(context.runner.layers))
+    return None if count == 1 else f"fairseq's files hold one layer, but there are {count}: use --format shards"
 
 
 def _fairseq(folder: Path, journal: Journal, context: Context) -> Output:
@@ -57,10 +88,21 @@ def npy(result: EncodingResult) -> list[bytes]:
 
 
 FEATURE_FORMATS: dict[str, FolderFormat | FileFormat] = {
-    "shards": FolderFormat("", "a folder of .npy files of bounded size, an index and a description", open=_shards),
-    "npy": FileFormat("npy", "a .npy file for each input", contents=npy),
-    "parquet": FolderFormat("", "a folder of Parquet files of bounded size", open=_parquet_frames),
-    "fairseq": FolderFormat("", "a folder with fairseq's .npy and .len", is_aligned=True, open=_fairseq),
+    "shards": FolderFormat(
+        "", "a folder of .npy files of bounded size, an index and a description", open=_shards, files=_files_of_shards
+    ),
+    "npy": FileFormat("npy", "a .npy file for each input", contents=npy, files=_files_of_npy),
+    "parquet": FolderFormat(
+        "", "a folder of Parquet files of bounded size", open=_parquet_frames, files=_files_of_parts, needs=PYARROW
+    ),
+    "fairseq": FolderFormat(
+        "",
+        "a folder with fairseq's .npy and .len",
+        is_aligned=True,
+        open=_fairseq,
+        files=_files_of_fairseq,
+        refusal=_several_layers,
+    ),
 }
 FEATURES = FormatTable(FEATURE_FORMATS, default="shards", on_standard_output=None, done="encoded", default_folder="shards")
 
@@ -110,7 +152,9 @@ def _spaced(numbers: Any) -> str:
 UNIT_FORMATS: dict[str, RowFormat | FolderFormat] = {
     "jsonl": RowFormat("jsonl", "a JSON object per line", text=jsonl, is_json=True),
     "tsv": RowFormat("tsv", "name, tab and units per line", text=tsv, bare=bare),
-    "parquet": FolderFormat("", "a folder of Parquet files of bounded size", open=_parquet_units),
+    "parquet": FolderFormat(
+        "", "a folder of Parquet files of bounded size", open=_parquet_units, files=_files_of_parts, needs=PYARROW
+    ),
     "km": RowFormat("km", "fairseq's labels, a line of units for each input", text=km, failure="\n", is_aligned=True),
 }
 UNITS = FormatTable(UNIT_FORMATS, default="jsonl", on_standard_output="tsv", done="encoded")

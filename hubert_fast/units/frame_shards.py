@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +26,20 @@ from .encoder import Encoder
 from .encodings import Encoding, EncodingResult
 from .frame_files import DESCRIPTION, FORMAT, INDEX, VERSION
 
+NAME = re.compile(r"layer\d+-\d{5,}\.npy")
 HEADER_BYTES = 128
 SHARD = "shard"  # role in the journal: the number of the current shard
+
+
+def files_of_shards(folder: Path, journal: Journal) -> list[Path]:
+    """Return the files of an output in shards."""
+    return [folder / name for name in (DESCRIPTION, INDEX, *filter(NAME.fullmatch, journal.sizes()))]
+
+
+def files_of_fairseq(folder: Path, journal: Journal) -> list[Path]:
+    """Return the files of an output in fairseq's format."""
+    paths = [folder / name for name in journal.sizes() if name.endswith(".npy")]
+    return [*paths, *(path.with_suffix(".len") for path in paths)]
 
 
 class NpyWriter:
@@ -140,6 +153,9 @@ class FrameShards(Output):
         format = RowFormat("jsonl", "index of frames", text=str, is_json=True)
         self._index = RowFile(folder / layout.index_name, "output", journal, format)
         self._shard = journal.size_of(SHARD)
+        for name, size in journal.sizes().items():
+            if name.endswith(".npy"):
+                check_size(folder / name, size, journal)
         self._full: list[NpyWriter] = []  # shards that are full, but not synced yet
         self._writers = self._open()
 
@@ -147,8 +163,6 @@ class FrameShards(Output):
         """Open the files of the current shard."""
         paths = {layer: self._path(layer, self._shard) for layer in self._layers}
         sizes = {layer: self._journal.size_of(path.name) for layer, path in paths.items()}
-        for layer, path in paths.items():
-            check_size(path, sizes[layer], self._journal)
         return {layer: NpyWriter(path, self._channels, self._dtype, sizes[layer]) for layer, path in paths.items()}
 
     def _path(self, layer: int, shard: int) -> Path:
@@ -209,8 +223,8 @@ def _index_row(result: EncodingResult, id: str, channel: int | None, encoding: E
 def open_shards(folder: Path, journal: Journal, context: Context) -> FrameShards:
     """Open a folder with `index.jsonl`, `features.json` and files such as `layer9-00000.npy`."""
     encoder: Encoder = context.runner
-    for path in folder.glob("layer*-?????.npy"):
-        if not journal.size_of(path.name):  # from a run that --overwrite replaces, or begun when a run was killed
+    for path in folder.glob("layer*.npy"):
+        if NAME.fullmatch(path.name) and not journal.size_of(path.name):  # begun when a run was killed
             path.unlink()
     layout = Layout(
         lambda layer, shard: f"layer{layer}-{shard:05d}.npy",
@@ -247,8 +261,6 @@ def open_fairseq(folder: Path, journal: Journal, context: Context) -> FrameShard
     An input that fails has the length 0, so that lines correspond to those of the list of inputs.
     """
     encoder: Encoder = context.runner
-    if len(set(encoder.layers)) > 1:
-        raise JournalError(f"fairseq's files hold one layer, but there are {len(set(encoder.layers))}: use --format shards")
     rank, count = (0, 1) if context.shard is None else (context.shard.index - 1, context.shard.count)
     name = f"{context.name or 'all'}_{rank}_{count}"
     layout = Layout(lambda layer, shard: f"{name}.npy", f"{name}.len", _length_row, failure="0\n")

@@ -68,6 +68,8 @@ class FrameSource:
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> FrameSource:
         """Return the source that `to_metadata` described. Raises `ValueError` if an entry is missing or malformed."""
+        if not isinstance(metadata, Mapping):
+            raise ValueError(f"the description of a frame source must be an object, but is {metadata!r}")
         for name in ("model", "fingerprint", "layer", "final_norm", "normalize"):
             if not isinstance(metadata.get(name), str):
                 raise ValueError(f"the description of a frame source must have the text {name!r}, but has {sorted(metadata)}")

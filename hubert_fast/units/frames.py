@@ -40,11 +40,17 @@ class Frames(ABC):
             epoch: Yields the same blocks in another order for each number.
             limit: The number of frames to choose, rounded up to whole blocks; `None` for all.
         """
-        starts = np.random.default_rng(seed).permutation(np.arange(0, self.count, rows))
-        if limit is not None:
-            starts = starts[: -(-limit // rows)]
+        starts, _ = self.chosen(rows, seed, limit)
         for start in np.random.default_rng([seed, epoch]).permutation(starts):
             yield self.read(int(start), min(int(start) + rows, self.count))
+
+    def chosen(self, rows: int, seed: int, limit: int | None = None) -> tuple[np.ndarray, int]:
+        """Return the first frame of each block that `blocks` yields, int64 `[blocks]`, and the number of frames in them."""
+        starts = np.random.default_rng(seed).permutation(np.arange(0, self.count, rows))
+        ends = np.cumsum(np.minimum(rows, self.count - starts))  # of the blocks, one after the other
+        if limit is not None:
+            starts = starts[: int(np.searchsorted(ends, limit)) + 1]
+        return starts, int(ends[len(starts) - 1])
 
     def sample(self, rows: int, seed: int) -> np.ndarray:
         """Return distinct frames that are drawn uniformly, in their order in the sequence: float32 `[min(rows, N), C]`."""
@@ -73,15 +79,15 @@ def joined(parts: Sequence[Frames]) -> Frames:
 
 class _JoinedFrames(Frames):
     def __init__(self, parts: Sequence[Frames]):
-        self._parts, self.source, self.channels = parts, parts[0].source, parts[0].channels
-        for part in parts[1:]:
+        self._parts, self.channels = parts, parts[0].channels
+        known = [part.source for part in parts if part.source is not None]
+        self.source = known[0] if len(known) == len(parts) else None
+        for part in parts:
             if part.channels != self.channels:
                 raise CentroidsError(
                     f"all frames must have equally many channels, but have {self.channels} and {part.channels}"
                 )
-            if self.source is None or part.source is None:
-                self.source = None
-            elif part.source.differences(self.source):
+            if part.source is not None and part.source.differences(known[0]):
                 raise CentroidsError("all frames must come from the same model, layer and settings, but they come from several")
         self._starts = [0, *accumulate(part.count for part in parts)]
         self.count = self._starts[-1]
@@ -108,4 +114,7 @@ class ArrayFrames(Frames):
 
     def read(self, start: int, end: int) -> np.ndarray:
         """Return the frames from `start` to `end`, float32 `[end - start, C]`."""
-        return self._frames[start:end].astype(np.float32)
+        frames = self._frames[start:end].astype(np.float32)
+        if not np.isfinite(frames).all():
+            raise CentroidsError(f"frames must be finite in float32, but some from {start} to {end} are not")
+        return frames

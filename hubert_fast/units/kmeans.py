@@ -14,6 +14,7 @@ Differences to fairseq's `learn_kmeans.py`, which loads everything and calls `fi
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
@@ -33,6 +34,9 @@ BATCH_ROWS = 16 * BLOCK_ROWS  # fairseq: 10,000
 BATCH_ROWS_PER_CLUSTER = 20  # at least: the first batch of an epoch replaces the centroids
 SAMPLE_ROWS = 32_768  # fairseq: 30,000
 SAMPLE_ROWS_PER_CLUSTER = 32
+MOST_SEED = 2**32 - 1  # NumPy's RandomState, and so scikit-learn, takes no larger one
+LARGEST_VALUE = 1e15  # the sum of the squares of 1e6 of them is far from float32's largest number, 3e38
+SAMPLE = "sample of frames"  # its digest in the state of learning
 INSTALL = "learning centroids needs scikit-learn: pip install 'hubert_fast[units]'"
 
 
@@ -71,35 +75,34 @@ def learn(
     Args:
         frames: The frames: a `FrameReader`, or an array `[N, C]`.
         clusters: The number of centroids, K.
-        seed: The seed of all random choices.
+        seed: The seed of all random choices, from 0 to 2**32 - 1.
         epochs: The largest number of passes over the frames.
         tolerance: Learning ends when an epoch lowers the inertia of the sample by less than this share.
-        limit: The number of frames that the epochs use, chosen at random in blocks of 1,024; `None` for all.
+        limit: The least number of frames that the epochs use, chosen at random in blocks of 1,024; `None` for all.
         progress: Called after each batch and each epoch.
         state: A file that receives the state after each epoch. If it exists, learning continues from there.
-
         source: Where the frames come from, to be kept with the centroids; by default what the frames say.
 
     Raises:
-        CentroidsError: There are fewer frames than clusters, the state is of another run, or scikit-learn is not installed.
+        CentroidsError: There are fewer frames than clusters, frames are not finite or too large for float32, the state is of
+            another run, or scikit-learn is not installed.
+        TypeError: A number that must be an integer is not.
         ValueError: An argument is out of range.
     """
-    frames = ArrayFrames(frames) if isinstance(frames, np.ndarray) else frames
-    for name, value, least in (
-        ("clusters", clusters, 1),
-        ("epochs", epochs, 1),
-        ("limit", limit, 1),
-        ("tolerance", tolerance, 0),
-    ):
-        if value is not None and value < least:
-            raise ValueError(f"{name} must be at least {least}, but is {value}")
-    total = frames.count if limit is None else min(limit, frames.count)
-    if total < clusters:
+    check_arguments(clusters, seed, epochs, tolerance, limit)
+    frames = frames if isinstance(frames, Frames) else ArrayFrames(frames)
+    available = frames.count if limit is None else min(limit, frames.count)
+    if available < clusters:
         raise CentroidsError(
-            f"{clusters} clusters need at least as many frames, but there are only {total}: use fewer clusters"
+            f"{clusters} clusters need at least as many frames, but there are only {available}: use fewer clusters"
         )
+    _, total = frames.chosen(BLOCK_ROWS, seed, limit)
     report = progress or (lambda step: None)
     sample = frames.sample(max(SAMPLE_ROWS, SAMPLE_ROWS_PER_CLUSTER * clusters), seed)
+    largest = float(np.abs(sample).max())
+    if largest > LARGEST_VALUE:
+        raise CentroidsError(f"values must be at most {LARGEST_VALUE:g}, whose squares fit float32, but one is {largest:g}")
+    source = source or frames.source
     settings = {
         "clusters": str(clusters),
         "frames": str(total),
@@ -107,7 +110,8 @@ def learn(
         "algorithm": "MiniBatchKMeans, counts per epoch",
         "scikit-learn": _scikit_learn_version(),
     }
-    learnt = _State.load(state, settings, (clusters, frames.channels))
+    identity = {**settings, "frames' origin": _origin(source), SAMPLE: _digest(sample)}  # the last one
+    learnt = _State.load(state, identity, (clusters, frames.channels))
     if learnt is None:
         report(Step(0, 0, total))
         values = _first_centroids(sample, clusters, seed)
@@ -119,7 +123,7 @@ def learn(
             learnt = _State(values, [*learnt.inertias, inertia])
         else:  # the order of an epoch can make centroids slightly worse: the better ones are kept, and learning ends
             learnt = _State(learnt.values, [*learnt.inertias, learnt.inertias[-1]])
-        learnt.save(state, settings)
+        learnt.save(state, identity)
         report(Step(learnt.epoch, total, total, learnt.inertias[-1]))
     training = {
         **settings,
@@ -128,7 +132,31 @@ def learn(
         "numpy": np.__version__,
         "hubert_fast": _own_version(),
     }
-    return Centroids(learnt.values, source or frames.source, training=training)
+    return Centroids(learnt.values, source, training=training)
+
+
+def check_arguments(clusters: int, seed: int, epochs: int, tolerance: float = 0.0, limit: int | None = None) -> None:
+    """Check the arguments of `learn`. Raises `TypeError` or `ValueError`, which says what was expected and what came."""
+    for name, value, least in (("clusters", clusters, 1), ("epochs", epochs, 1), ("limit", limit, 1), ("seed", seed, 0)):
+        if value is not None and not isinstance(value, (int, np.integer)):
+            raise TypeError(f"{name} must be an integer, but is {value!r}")
+        if value is not None and value < least:
+            raise ValueError(f"{name} must be at least {least}, but is {value}")
+    if seed > MOST_SEED:
+        raise ValueError(f"seed must be at most {MOST_SEED}, but is {seed}")
+    if not tolerance >= 0:
+        raise ValueError(f"tolerance must be at least 0, but is {tolerance}")
+
+
+def _origin(source: FrameSource | None) -> str:
+    if source is None:
+        return "unknown"
+    return f"layer {source.layer} of {source.model}, {_digest(json.dumps(source.to_metadata()))}"
+
+
+def _digest(content: np.ndarray | str) -> str:
+    data = content.encode() if isinstance(content, str) else np.ascontiguousarray(content).tobytes()
+    return hashlib.blake2b(data, digest_size=8).hexdigest()
 
 
 class _State(NamedTuple):
@@ -166,8 +194,10 @@ class _State(NamedTuple):
         except (SafetensorError, OSError, ValueError, KeyError):
             raise CentroidsError(f"{path} is not a complete state of learning: remove it to begin anew") from None
         differing = [f"{key} is {value} (was {found.get(key)})" for key, value in settings.items() if found.get(key) != value]
-        if not differing and values.shape != shape:
-            differing = [f"the frames have {shape[1]} channels (had {values.shape[1]})"]
+        if values.shape[1] != shape[1]:
+            differing.insert(0, f"the frames have {shape[1]} channels (had {values.shape[1]})")
+        if len(differing) > 1 and settings[SAMPLE] != found.get(SAMPLE):
+            del differing[-1]  # a consequence of the others, such as the seed
         if differing:
             raise CentroidsError(f"{path} is the state of another run: {', '.join(differing)}: remove it to begin anew")
         return cls(values, inertias)
@@ -226,10 +256,12 @@ def _batches(blocks: Iterator[np.ndarray], rows: int, channels: int) -> Iterator
 
 def _inertia(sample: np.ndarray, values: np.ndarray) -> float:
     """Return the mean squared distance of a frame to its nearest centroid."""
+    centre = values.mean(axis=0)  # distances stay the same, and lose fewer digits if all frames have a common offset
+    values = values - centre
     norms = np.einsum("kc,kc->k", values, values)
     total = 0.0
     for start in range(0, len(sample), 4096):
-        part = sample[start : start + 4096]
+        part = sample[start : start + 4096] - centre
         nearest = (norms - 2 * part @ values.T).min(axis=1) + np.einsum("nc,nc->n", part, part)
         total += float(np.maximum(nearest, 0).sum(dtype=np.float64))
     return total / len(sample)

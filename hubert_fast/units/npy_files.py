@@ -31,11 +31,15 @@ class NpyFile(NamedTuple):
     offset: int
 
     @classmethod
-    def open(cls, path: Path) -> NpyFile:
+    def open(cls, path: Path, by_rows: bool = True) -> NpyFile:
         """Read the header of a file.
 
+        Args:
+            path: The file.
+            by_rows: Whether its rows are to be read alone, for which they must be in C order.
+
         Raises:
-            CentroidsError: The file is missing, cut off, or not a `.npy` file with a 2-D floating-point array in C order.
+            CentroidsError: The file is missing, cut off, or not a `.npy` file with a 2-D floating-point array in that order.
         """
         try:
             with open(path, "rb") as file:
@@ -51,7 +55,7 @@ class NpyFile(NamedTuple):
             raise CentroidsError(
                 f"{path} must hold a floating-point array [rows, channels], but holds shape {list(shape)} and dtype {dtype}"
             )
-        if is_fortran and min(shape) > 1:
+        if by_rows and is_fortran and min(shape) > 1:
             raise CentroidsError(
                 f"{path} is in Fortran order, so its rows cannot be read alone: write it with np.save(path, "
                 f"np.ascontiguousarray(array))"

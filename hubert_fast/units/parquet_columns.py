@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..jobs.formats import Context
-from ..jobs.journal import Journal, JournalError
+from ..jobs.journal import Journal
 from ..jobs.outcomes import by_channel
 from ..jobs.row_file import encoded
 from .encoder import Encoder
@@ -25,7 +24,6 @@ UNIT_BYTES = 256 << 20  # of a part with units: about 300 hours
 
 def open_frames(folder: Path, journal: Journal, context: Context) -> ParquetParts:
     """Open an output with id, audio, channel, offset_seconds, duration_seconds, and a column for each layer: `layer9`."""
-    _check_installed()
     import pyarrow
 
     encoder: Encoder = context.runner
@@ -48,7 +46,6 @@ def open_frames(folder: Path, journal: Journal, context: Context) -> ParquetPart
 
 def open_units(folder: Path, journal: Journal, context: Context) -> ParquetParts:
     """Open an output with id, audio, channel, offset_seconds, duration_seconds, units, durations if merged, and reference."""
-    _check_installed()
     import pyarrow
 
     encoder: Encoder = context.runner
@@ -65,11 +62,6 @@ def open_units(folder: Path, journal: Journal, context: Context) -> ParquetParts
             yield [*_common_values(common, result, id, channel, encoding), *columns]
 
     return ParquetParts(folder, journal, Columns(schema, rows), UNIT_BYTES)
-
-
-def _check_installed() -> None:
-    if find_spec("pyarrow") is None:
-        raise JournalError("Parquet needs pyarrow: pip install 'hubert_fast[parquet]'")
 
 
 def _common() -> list[pyarrow.Field]:

@@ -7,6 +7,7 @@ A Parquet file is written as a whole. Until a part is large enough, its rows are
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +22,17 @@ if TYPE_CHECKING:
     import pyarrow
 
 PART, ROWS = "part", "rows"  # roles in the journal: the numbers of the current part and of the next row
+NAME = re.compile(r"part-(\d{5,})\.(?:arrows|parquet|parquet\.unfinished)")
 UNFINISHED = ".unfinished"
 NUMBER = "row"  # the column that numbers all rows, by which outdated ones are found
 GROUP_BYTES = 128 << 20  # of a row group, which is held in memory
+
+
+def files_of_parts(folder: Path, journal: Journal) -> Iterator[Path]:
+    """Yield the files of an output in parts."""
+    for number in range(journal.size_of(PART) + 1):
+        for suffix in ("arrows", "parquet", "parquet" + UNFINISHED):
+            yield folder / f"part-{number:05d}.{suffix}"
 
 
 @dataclass(frozen=True)
@@ -61,8 +70,16 @@ class ParquetParts(Output):
             raise JournalError(f"{folder} is missing, but {journal.path} lists rows in it: restore it, or use --overwrite")
         folder.mkdir(exist_ok=True)
         self._part, self._next_row = journal.size_of(PART), journal.size_of(ROWS)
-        for path in folder.glob("part-?????.*"):
-            number = int(path.name[5:10])
+        for number in range(self._part):
+            if not self._parquet(number).exists():
+                raise JournalError(
+                    f"{self._parquet(number)} is missing, but {journal.path} lists rows in it: restore it, or start over with "
+                    "--overwrite"
+                )
+        for path in folder.iterdir():
+            if (match := NAME.fullmatch(path.name)) is None:
+                continue
+            number = int(match[1])
             if path.suffix == UNFINISHED or (number >= self._part if path.suffix == ".parquet" else number != self._part):
                 path.unlink()  # written after the last commit, or superseded by it
         self._file, self._size = self._open_stream(journal.size_of(self._stream.name))
@@ -139,8 +156,9 @@ class ParquetParts(Output):
             self._journal.commit(self._begin_part())
         self.close()
         self._journal.commit({self._stream.name: 0})
-        for path in self._folder.glob("part-?????.arrows"):
-            path.unlink()
+        for path in self._folder.glob("part-*.arrows"):
+            if NAME.fullmatch(path.name):
+                path.unlink()
         if stale := self._journal.stale_rows("output"):
             self._remove({number for row in stale for number in range(row.start, row.start + row.bytes)})
             self._journal.forget_stale("output")

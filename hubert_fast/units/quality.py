@@ -98,6 +98,8 @@ def labels_at_frames(
             f"starts_seconds and labels must have the same shape [L], L >= 1, but have {list(starts.shape)} and "
             f"{list(values.shape)}"
         )
+    if not np.isfinite(starts).all():
+        raise ValueError("starts_seconds must be finite")
     if (np.diff(starts) < 0).any():
         raise ValueError("starts_seconds must ascend: sort the labels by time")
     if starts[0] > window_seconds / 2:
