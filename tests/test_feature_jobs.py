@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -553,6 +554,29 @@ def test_outputs_of_kmeans(tmp_path, capsys):
     assert link.is_symlink() and Centroids.load(target).clusters == 5
     assert main(["kmeans", str(frames), f"{tmp_path}/./frames.npy", "-o", str(tmp_path / "km")]) == 2
     assert "is named twice, and its frames would count twice" in capsys.readouterr().err
+
+
+def test_centroids_find_their_model_from_another_folder(tmp_path, capsys, monkeypatch):
+    recording, km = demo.recordings()[0].path, tmp_path / "km.safetensors"
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copytree(demo.MODEL, tmp_path / "model", ignore=shutil.ignore_patterns("recordings", "__pycache__"))
+    monkeypatch.chdir(tmp_path)
+    assert features(recording, "--layer", LAYER, "--model", "model", "-o", "out") == 0
+    assert main(["kmeans", "out", "-o", str(km), "--clusters", "5"]) == 0
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert units(recording, "--kmeans", km) == 0
+    centroids = Centroids.load(km)
+    Centroids(centroids.values, replace(centroids.source, model="")).save(km)
+    capsys.readouterr()
+    assert units(recording, "--kmeans", km) == 2
+    assert "does not name the model of its centroids: name it with --model" in capsys.readouterr().err
+    assert units(recording, "--kmeans", km, "--model", tmp_path / "model") == 0
+
+
+def test_a_link_to_a_missing_folder(tmp_path, capsys):
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    assert features(demo.recordings()[0].path, "--layer", LAYER, "-o", tmp_path / "link") == 2
+    assert f"link is a link to {tmp_path / 'gone'}, which does not exist: create that folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,8 @@ class Target:
                 raise ValueError(f"{format} writes a file for each input, but {path} is a file: name a folder")
             return cls(path, table, format, is_stream=False, is_single=single)
         if table.writes_folder(format):
+            if path.is_symlink() and not path.exists():
+                raise ValueError(f"{path} is a link to {os.readlink(path)}, which does not exist: create that folder")
             if path.is_file():
                 raise ValueError(f"{format} writes a folder, but {path} is a file: name a folder")
             return cls(path, table, format, is_stream=False)
@@ -202,7 +204,7 @@ class Target:
 
     def _remove(self, journal: Journal, settings: Mapping[str, Any]) -> None:
         """Remove the files of the output that is replaced, whose format may be another, as readers take a folder as a whole."""
-        format = self.table.formats.get(settings["format"])
+        format = self.table.formats.get(settings.get("format", ""))
         if self.path is not None and self.path.is_dir() and isinstance(format, (FileFormat, FolderFormat)):
             for path in [*format.files(self.path, journal)]:
                 path.unlink(missing_ok=True)

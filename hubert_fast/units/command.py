@@ -128,6 +128,8 @@ def run_units(options: argparse.Namespace) -> int:
         if not options.quiet:
             say(f"{options.kmeans} does not name the model and layer of its centroids: make sure that --model and --layer fit")
     elif options.model is None and centroids.source.model != DEMO:
+        if not centroids.source.model:  # of an `Encoder` that was given none
+            raise CannotRunError(f"{options.kmeans} does not name the model of its centroids: name it with --model")
         options.model = centroids.source.model
     load = partial(Encoder.from_pretrained, kmeans=centroids, merge=options.merge)
     return command.run(command.BatchCommand(UNITS, _with_options(load, options)), options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -175,7 +176,7 @@ class Encoder(Runner):
             centroids=centroids,
             merge=merge,
             devices=devices,
-            name=DEMO if Path(name_or_path) == demo.MODEL else str(name_or_path),
+            name=_lasting_name(name_or_path),
         )
 
     @staticmethod
@@ -293,9 +294,18 @@ class Encoder(Runner):
         return Encoding(seconds, dict(zip(self.layers, arrays)))
 
 
-def _hash(array: np.ndarray) -> str:
-    return hashlib.blake2b(np.ascontiguousarray(array).tobytes(), digest_size=8).hexdigest()
+def _hash(*arrays: np.ndarray) -> str:
+    return hashlib.blake2b(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays), digest_size=8).hexdigest()
 
 
 def _name(projection: Projection | None) -> str | None:
-    return None if projection is None else f"final_proj {_hash(projection.weight)}"
+    if projection is None:
+        return None
+    return f"final_proj {_hash(projection.weight, *([] if projection.bias is None else [projection.bias]))}"
+
+
+def _lasting_name(model: str | Path) -> str:
+    """Return a name by which a model is found from any working folder."""
+    if Path(model) == demo.MODEL:
+        return DEMO
+    return str(Path(model).absolute()) if os.path.isdir(model) else str(model)

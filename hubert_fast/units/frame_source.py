@@ -39,7 +39,7 @@ class FrameSource:
     """The model, the layer and the preprocessing that frames come from.
 
     Attributes:
-        model: The model's name or folder, as the user gave it. For messages only: it is not compared.
+        model: The model's name on the hub, or its folder, from which `hubert-fast units` loads it. It is not compared.
         fingerprint: What `fingerprint` returns for the model and layer.
         layer: The number of Transformer layers that the frames have passed; 0 for the input of the first one.
         final_norm: Whether the final norm of a pre-LN encoder was applied.
