@@ -2,7 +2,6 @@
 
 import os
 import threading
-import time
 import tracemalloc
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -420,7 +419,15 @@ def test_at_most_a_window_of_utterances_is_in_progress():
 def test_what_is_held_for_a_slow_consumer_is_bounded_in_bytes(monkeypatch, ordered):
     """Frames of layers are large: a number of utterances does not bound their memory."""
     monkeypatch.setattr(pipeline_module, "MOST_HELD_BYTES", 10_000)
-    fed = []
+    fed, full, real = [], threading.Event(), Pipeline._has_memory
+
+    def has_memory(self, timeout_seconds):
+        if has := real(self, timeout_seconds):
+            return has
+        full.set()
+        return has
+
+    monkeypatch.setattr(Pipeline, "_has_memory", has_memory)
 
     def utterances():
         for index in range(300):
@@ -435,7 +442,7 @@ def test_what_is_held_for_a_slow_consumer_is_bounded_in_bytes(monkeypatch, order
 
     def decode(utterance, note):
         if utterance.id == "0":  # an ordered consumer waits for it, while the others are held
-            time.sleep(1)
+            assert full.wait(20), "the feed goes on, whatever is held"
         return [np.zeros((1, 16000), np.int16)]
 
     cutter = Cutter.of_seconds(40, 4, 16000, 320, 400)
@@ -446,8 +453,9 @@ def test_what_is_held_for_a_slow_consumer_is_bounded_in_bytes(monkeypatch, order
     results, numbers = run.results(), []
     for number in results:
         numbers.append(number)
-        if len(numbers) in (1, 50):
-            time.sleep(0.5)  # everything that may be fed is fed meanwhile
+        if len(numbers) in (1, 50):  # the consumer is slow: everything that may be fed is fed meanwhile
+            full.clear()
+            assert full.wait(20), "the feed goes on, whatever is held"
         # 10 held, one passed on, two being decoded, four waiting for that and two to be run, one running, one about to be fed
         assert len(fed) <= len(numbers) + 25, "the consumer is slow, so no more begins"
     assert sorted(numbers) == list(range(300)) and (numbers == sorted(numbers) or not ordered)
