@@ -154,9 +154,11 @@ class Run:
                     ticket.channels.clear()  # the result has what is needed of them
                     held[ticket.number] = ticket, result
                 del results
-                for number in [] if self._ordered else [ticket.number for ticket in tickets]:
-                    yield from self._passed_on(held, number)
-                while self._ordered and next_number in held:
+                if not self._ordered:
+                    for ticket in tickets:
+                        yield from self._passed_on(held, ticket.number)
+                    continue
+                while next_number in held:
                     yield from self._passed_on(held, next_number)
                     next_number += 1
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,6 +45,14 @@ class Codebook:
     values: Any
     projection: Projection | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+def digest(*contents: np.ndarray | bytes) -> str:
+    """Return a hash of arrays or bytes, 16 hexadecimal digits."""
+    content_hash = hashlib.blake2b(digest_size=8)
+    for content in contents:
+        content_hash.update(np.ascontiguousarray(content).data if isinstance(content, np.ndarray) else content)
+    return content_hash.hexdigest()
 
 
 def checked(array: Any, dimensions: int, what: str) -> np.ndarray:

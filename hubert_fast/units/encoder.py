@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from ..modeling import HubertModel
 from ..packed import PackedAudio
 from .centroids import Centroids
 from .checkpoint import check_complete, final_projection
-from .codebook import Projection
+from .codebook import Projection, digest
 from .encodings import Encoding, EncodingResult, merged
 from .frame_model import FRAME_DTYPES, FrameModel
 from .frame_source import FrameSource, fingerprint
@@ -199,7 +198,7 @@ class Encoder(Runner):
     def identity(self) -> dict[str, Any]:
         """Return what determines the results: the model up to its highest layer, and what is made of its frames."""
         deepest = max(self.sources, key=lambda source: source.layer)
-        units = None if self.centroids is None else _hash(self.centroids.values)
+        units = None if self.centroids is None else digest(self.centroids.values)
         return {
             "model": deepest.fingerprint,
             "layers": [*self.layers],
@@ -294,14 +293,10 @@ class Encoder(Runner):
         return Encoding(seconds, dict(zip(self.layers, arrays)))
 
 
-def _hash(*arrays: np.ndarray) -> str:
-    return hashlib.blake2b(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays), digest_size=8).hexdigest()
-
-
 def _name(projection: Projection | None) -> str | None:
     if projection is None:
         return None
-    return f"final_proj {_hash(projection.weight, *([] if projection.bias is None else [projection.bias]))}"
+    return f"final_proj {digest(projection.weight, *([] if projection.bias is None else [projection.bias]))}"
 
 
 def _lasting_name(model: str | Path) -> str:

@@ -14,7 +14,6 @@ Differences to fairseq's `learn_kmeans.py`, which loads everything and calls `fi
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
@@ -25,7 +24,7 @@ import numpy as np
 
 from ..jobs.sinks import replace
 from .centroids import Centroids
-from .codebook import CentroidsError
+from .codebook import CentroidsError, digest
 from .frame_source import FrameSource
 from .frames import ArrayFrames, Frames
 
@@ -110,7 +109,7 @@ def learn(
         "algorithm": "MiniBatchKMeans, counts per epoch",
         "scikit-learn": _scikit_learn_version(),
     }
-    identity = {**settings, "frames' origin": _origin(source), SAMPLE: _digest(sample)}  # the last one
+    identity = {**settings, "frames' origin": _origin(source), SAMPLE: digest(sample)}
     learnt = _State.load(state, identity, (clusters, frames.channels))
     if learnt is None:
         report(Step(0, 0, total))
@@ -151,12 +150,7 @@ def check_arguments(clusters: int, seed: int, epochs: int, tolerance: float = 0.
 def _origin(source: FrameSource | None) -> str:
     if source is None:
         return "unknown"
-    return f"layer {source.layer} of {source.model}, {_digest(json.dumps(source.to_metadata()))}"
-
-
-def _digest(content: np.ndarray | str) -> str:
-    data = content.encode() if isinstance(content, str) else np.ascontiguousarray(content).tobytes()
-    return hashlib.blake2b(data, digest_size=8).hexdigest()
+    return f"layer {source.layer} of {source.model}, {digest(json.dumps(source.to_metadata()).encode())}"
 
 
 class _State(NamedTuple):
@@ -193,11 +187,15 @@ class _State(NamedTuple):
             found, inertias = json.loads(metadata["settings"]), json.loads(metadata["inertias"])
         except (SafetensorError, OSError, ValueError, KeyError):
             raise CentroidsError(f"{path} is not a complete state of learning: remove it to begin anew") from None
-        differing = [f"{key} is {value} (was {found.get(key)})" for key, value in settings.items() if found.get(key) != value]
+        changes = {
+            key: f"{key} is {value} (was {found.get(key)})" for key, value in settings.items() if found.get(key) != value
+        }
+        of_sample = changes.pop(SAMPLE, None)
+        differing = [*changes.values()]
         if values.shape[1] != shape[1]:
             differing.insert(0, f"the frames have {shape[1]} channels (had {values.shape[1]})")
-        if len(differing) > 1 and settings[SAMPLE] != found.get(SAMPLE):
-            del differing[-1]  # a consequence of the others, such as the seed
+        if not differing and of_sample is not None:  # otherwise a consequence of another seed, and the like
+            differing.append(of_sample)
         if differing:
             raise CentroidsError(f"{path} is the state of another run: {', '.join(differing)}: remove it to begin anew")
         return cls(values, inertias)
