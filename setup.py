@@ -83,6 +83,7 @@ setup(
         "hubert_fast.integrations",
         "hubert_fast.integrations.tensorflow",
         "hubert_fast.jobs",
+        "hubert_fast.jobs.shards",
         "hubert_fast.kernels",
         "hubert_fast.ops",
         "hubert_fast.packed",

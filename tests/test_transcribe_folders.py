@@ -301,10 +301,12 @@ def test_archives_are_expanded_like_folders(archive):
         return [f"{protocol}://{name}::{archive}" for name in names]
 
     everything = urls("take [1].wav", "top.mp3", "x/1.wav", "x/y/2.flac", "é ü.wav")
+    is_zip = protocol == "zip"
+    in_its_order = everything if is_zip else urls(*(name for name in MEMBERS if name != "x/notes"))  # a tar is read as a stream
     left_out = "skipped 2 files that do not appear to be audio: 1 .txt, 1 without a suffix"
-    assert _expand(archive) == (everything, [f"{archive}: {left_out}"])
+    assert _expand(archive) == (in_its_order, [f"{archive}: {left_out}"])
     assert not Inputs([archive]).is_one_file
-    assert [each.name for each in Inputs([archive])] == ["take [1]", "top", "x/1", "x/y/2", "é ü"]
+    assert sorted(each.name for each in Inputs([archive])) == ["take [1]", "top", "x/1", "x/y/2", "é ü"]
     assert _expand(f"{protocol}://::{archive}") == (everything, [f"{protocol}://::{archive}: {left_out}"])
     assert _expand(*urls("**/*.wav"))[0] == urls("take [1].wav", "x/1.wav", "é ü.wav")
     assert _expand(*urls("*.mp3"))[0] == urls("top.mp3")
@@ -367,7 +369,7 @@ def test_a_truncated_archive_is_still_reported_as_an_archive():
     with open("whole.tgz", "rb") as file:
         _write("a.tgz", content=file.read()[:600])
     (row,) = _expand("a.tgz")[0]
-    assert row.startswith("a.tgz: cannot be opened: "), row
+    assert row.startswith("a.tgz: the archive is damaged at its beginning: "), row
 
 
 def test_a_zip_with_the_suffix_of_a_tar_is_read():
@@ -428,8 +430,10 @@ def test_a_pattern_of_linked_folders_yields_each_file_once():
     assert _expand("only/*") == (["only/loop/sub/b.wav"], [])
 
 
-def test_the_error_for_braces_mentions_the_shell():
-    _write("a.wav")
-    assert _expand("*.{wav,mp3}")[0] == [
-        "*.{wav,mp3}: nothing matches this pattern: the shell expands braces, so remove the quotes or give a pattern for each"
-    ]
+def test_braces_stand_for_several_names():
+    _write("a.wav", "b-08.wav", "b-09.wav", "b-10.wav", "{c,d}.wav")
+    nothing = "*.mp3: nothing matches this pattern"
+    assert _expand("*.{wav,mp3}")[0] == ["a.wav", "b-08.wav", "b-09.wav", "b-10.wav", "{c,d}.wav", nothing]
+    assert _expand("b-{08..10}.wav")[0] == ["b-08.wav", "b-09.wav", "b-10.wav"]
+    assert _expand("{a,b-{10..09}}.wav")[0] == ["a.wav", "b-10.wav", "b-09.wav"]
+    assert _expand("{c,d}.wav")[0] == ["{c,d}.wav"]

@@ -33,6 +33,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from .contained import Contained as Contained
 from .errors import AudioError as AudioError
 from .mixing import Mixer, as_float
 from .names import AUDIO_SUFFIXES as AUDIO_SUFFIXES
@@ -83,7 +84,7 @@ def read_blocks(
     taken instead.
 
     Args:
-        path: As for `load`, or `-` for standard input, or a `pipes.Command`.
+        path: As for `load`, or `-` for standard input, a `pipes.Command` or a `Contained`.
         sample_rate_hz: Sampling rate of the blocks, 16,000 Hz by default.
         offset_seconds: Where the part begins.
         duration_seconds: How long the part is; by default it extends to the end.

@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 from ..first_bytes import HEAD_BYTES
 from .archives import is_archived, open_archived
+from .contained import Contained
 from .errors import AudioError
 from .names import archive_options, check_url, is_url
 from .pipes import Command, piped
@@ -31,7 +32,7 @@ RANDOM_ACCESS_FORMATS = ("wav", "w64", "aiff", "au", "caf", "sphere", "flac")
 
 @contextlib.contextmanager
 def opened(path: str | Path) -> Iterator[Source]:
-    """Open a path, a URL, `-` (standard input) or a `pipes.Command`.
+    """Open a path, a URL, `-` (standard input), a `pipes.Command` or a `Contained`.
 
     Pipes, standard input and remote files without random access are first copied to a temporary file.
 
@@ -42,6 +43,9 @@ def opened(path: str | Path) -> Iterator[Source]:
     name = os.fspath(path)
     if name == STANDARD_INPUT:
         with _spooled(standard_input.reader()) as source:
+            yield source
+    elif isinstance(path, Contained):
+        with path.opened() as file, _contained(file) as source:
             yield source
     elif isinstance(path, Command):
         with piped(path) as file, _descriptor(file) as source:
@@ -101,6 +105,18 @@ def _descriptor(file: BinaryIO | tempfile._TemporaryFileWrapper[bytes]) -> Itera
     with contextlib.closing(source):
         _check_not_empty(source)
         yield source
+
+
+@contextlib.contextmanager
+def _contained(file: BinaryIO) -> Iterator[Source]:
+    """Open the file of a `Contained`, in memory or on disk."""
+    if not isinstance(file, io.BytesIO):
+        with _descriptor(file) as source:
+            yield source
+        return
+    memory = Memory(file.getvalue())
+    _check_not_empty(memory)
+    yield memory
 
 
 @contextlib.contextmanager

@@ -19,9 +19,11 @@ from . import manifests
 from .audio_filter import AudioFilter, is_audio, is_system_file
 from .folders import FolderWalk, link_error
 from .paths import PathResolver, ResolvedPath, as_file, parent_folder
-from .patterns import BRACES, is_pattern, matches, names_suffix, resolve_folder
+from .patterns import is_pattern, matches, names_suffix, resolve_folder
 from .remote import CannotListError, is_archive, list_files, url_of_archive
 from .row_paths import is_bare, is_comment, resolve_row, sample_range_error
+from .shards import kinds
+from .shards.retries import StorageError
 from .source_kinds import is_list, is_list_in_pipe, is_special
 from .utterances import Shard as Shard
 from .utterances import Utterance as Utterance
@@ -35,11 +37,13 @@ class Inputs(Iterable[Utterance]):
 
     Args:
         sources: Audio files, folders (searched recursively, in sorted order), glob patterns, lists, zip and tar archives, and
-            `-` for audio or a list on standard input. All but `-` may also be URLs that fsspec can open.
+            `-` for audio or a list on standard input. All but `-` may also be URLs that fsspec can open. Braces stand for
+            several names: `{000..127}.tar`.
         shard: Yield only the utterances of this shard.
         note: Function called with each warning about a source, such as a count of the files that were skipped.
         allow_pipes: Run the shell commands that Kaldi and Lhotse lists may name instead of files. Otherwise they are errors.
         raw: The format of standard input, if it holds samples without a header.
+        column: The column with the audio in Parquet and Arrow files; found by default.
     """
 
     def __init__(
@@ -50,13 +54,15 @@ class Inputs(Iterable[Utterance]):
         note: Callable[[str], None] | None = None,
         allow_pipes: bool = False,
         raw: RawFormat | None = None,
+        column: str | None = None,
     ):
-        self.sources = [os.fspath(source) for source in ([sources] if isinstance(sources, (str, Path)) else sources)]
+        named = [os.fspath(source) for source in ([sources] if isinstance(sources, (str, Path)) else sources)]
+        self.sources = [name for source in named for name in kinds.expanded(source)]
         if self.sources.count("-") > 1:
             raise ValueError("standard input can only be read once, but '-' is given more than once")
         if raw is not None and "-" not in self.sources:
             raise ValueError("--stdin-format describes standard input, but '-' is not among the inputs: add it")
-        self.shard, self.allow_pipes, self.raw = shard, allow_pipes, raw
+        self.shard, self.allow_pipes, self.raw, self.column = shard, allow_pipes, raw, column
         self._note, self._noted, self._lock = note, set[str](), threading.Lock()
         self._token = uuid.uuid4().hex  # a pipe brings new audio each time
 
@@ -73,7 +79,7 @@ class Inputs(Iterable[Utterance]):
         (source,) = self.sources
         if source == "-":
             return self._is_audio_on_standard_input()
-        if is_list(source) or is_archive(source) or is_list_in_pipe(source):
+        if is_list(source) or is_archive(source) or kinds.is_shard(source) or is_list_in_pipe(source):
             return False
         if is_url(source):
             return has_audio_suffix(PurePosixPath(source).name) and not is_pattern(source)
@@ -132,7 +138,9 @@ class Inputs(Iterable[Utterance]):
 
     def _from_files(self, source: str) -> Iterator[Utterance]:
         """Yield the utterances of a source that is not a list."""
-        if is_archive(source) and (is_url(source) or os.path.isfile(source)):
+        if kinds.is_shard(source) and (is_url(source) or os.path.isfile(source)):
+            yield from self._from_shard(source)
+        elif is_archive(source) and (is_url(source) or os.path.isfile(source)):
             yield from self._from_url(source, url_of_archive(source))
         elif is_url(source):
             yield from self._from_url(source, source)
@@ -141,6 +149,16 @@ class Inputs(Iterable[Utterance]):
                 yield from self._from_path(source)
             except OSError as error:  # a name that is too long, a folder without permission
                 yield Utterance(source, source, error=f"{source}: cannot be opened: {error.strerror or error}")
+
+    def _from_shard(self, source: str) -> Iterator[Utterance]:
+        last = None
+        try:
+            for utterance in kinds.utterances(source, self.column, lambda message: self._warn(source, message)):
+                yield utterance
+                last = utterance.id
+        except StorageError as error:
+            lost = "" if last is None else f"; what follows {last} was not read"
+            yield Utterance(source, source, error=f"{error}{lost}")
 
     def _from_path(self, source: str) -> Iterator[Utterance]:
         if os.path.isdir(source):
@@ -202,7 +220,7 @@ class Inputs(Iterable[Utterance]):
                 yield Utterance(path, path, error=f"{path}: {reason}")
             elif takes_all and not is_system_file(os.path.basename(path)):
                 count += 1
-                yield from self._from_source(path) if is_list(path) or is_archive(path) else [self._from_file(path)]
+                yield from self._from_source(path) if _holds_many(path) else [self._from_file(path)]
             elif filter.accepts(path):
                 count += 1
                 yield self._from_file(path)
@@ -214,15 +232,13 @@ class Inputs(Iterable[Utterance]):
             reason = f"this pattern matches only {rejected}"
         elif n_folders:
             reason = "this pattern matches only folders: append a file pattern, such as /*.wav"
-        elif BRACES.search(source):
-            reason = "nothing matches this pattern: the shell expands braces, so remove the quotes or give a pattern for each"
         yield Utterance(source, source, error=f"{source}: {reason}")
 
     def _from_url(self, source: str, url: str) -> Iterator[Utterance]:
         filter = AudioFilter(reads=False)
         try:
             for file in list_files(url, filter):
-                if file.url != source and is_list(file.url):
+                if file.url != source and _holds_many(file.url):
                     yield from self._from_source(file.url)
                     continue
                 yield Utterance(file.url, file.url, reference=file.reference, name=_stem(file.name))
@@ -268,7 +284,7 @@ class Inputs(Iterable[Utterance]):
         if is_folder and os.path.realpath(path.audio) == os.sep:
             error = f"{source}, line {entry.line} is the root of the file system: use a folder below it"
             yield Utterance(f"{source}:{entry.line}", source, error=error)
-        elif is_folder or (is_bare(entry) and is_archive(path.audio)):
+        elif is_folder or (is_bare(entry) and (is_archive(path.audio) or kinds.is_shard(path.audio))):
             yield from self._from_files(path.audio)
         else:
             part = _part(entry.offset_seconds, entry.duration_seconds)
@@ -279,6 +295,11 @@ class Inputs(Iterable[Utterance]):
 def _utterance(entry: manifests.Entry, id: str, audio: str, name: str) -> Utterance:
     offset, duration = entry.offset_seconds or 0.0, entry.duration_seconds
     return Utterance(id, audio, offset, duration, entry.reference, name, channel=entry.channel)
+
+
+def _holds_many(source: str) -> bool:
+    """Return whether a path or URL is a list, an archive or a shard."""
+    return is_list(source) or is_archive(source) or kinds.is_shard(source)
 
 
 def _is_linked_folder(path: str) -> bool:

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 
 from .audio_filter import is_system_folder, is_system_path
 
-BRACES = re.compile(r"\{[^{}]*,[^{}]*\}")
 MAGIC = re.compile(r"[*?\[]")
 
 

@@ -213,6 +213,7 @@ class Pipeline:
                 error = f"{ticket.utterance.audio}: not enough memory to decode it"
             except Exception as failure:  # whatever a library raises about a file is an error of that file
                 error = f"{ticket.utterance.audio}: {type(failure).__name__}: {first_line(failure)}"
+        ticket.utterance = ticket.utterance.without_content()  # it may wait long for its results to be passed on
         if ticket.update(error=error, is_cut=True):
             self._complete.put(ticket)
 

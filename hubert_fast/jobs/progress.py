@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from tqdm import tqdm
 
+from ..audio.contained import Contained
 from ..console import say
 from .inputs import Inputs
 from .outcomes import Outcome
@@ -47,7 +48,12 @@ class Progress:
 
     def _count(self, inputs: Inputs) -> None:
         try:
-            self.total = sum(1 for _ in inputs)
+            total = 0
+            for utterance in inputs:
+                if isinstance(utterance.audio, Contained):
+                    return  # counting would mean reading all of the shards
+                total += 1
+            self.total = total
         except Exception:  # the run will meet the same error and report it
             return
 

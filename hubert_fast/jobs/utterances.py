@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from ..audio.contained import Contained
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,7 +14,7 @@ class Utterance:
 
     Attributes:
         id: The id that the list gives or else the path, followed by `#from-to` in seconds for a part of a file.
-        audio: A local path or a URL.
+        audio: A local path, a URL, or a `Contained`, whose bytes were read already.
         offset_seconds: Where the part begins.
         duration_seconds: The length of the part; `None` means to the end of the file.
         reference: The reference text of the audio, if known.
@@ -39,6 +41,10 @@ class Utterance:
         parts += [] if self.channel is None else [f"channel {self.channel}"]
         parts += [self.token] if self.token else []
         return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+    def without_content(self) -> Utterance:
+        """Return the utterance without the bytes of its audio, if they were read already."""
+        return replace(self, audio=str(self.audio)) if isinstance(self.audio, Contained) else self
 
 
 @dataclass(frozen=True, slots=True)
