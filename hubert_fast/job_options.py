@@ -246,6 +246,11 @@ def _add_output(parser: argparse.ArgumentParser, table: FormatTable, metavar: st
         help="replace OUT if it exists (default: process only the inputs that it lacks)",
     )
     output.add_argument("--retry-failed", action="store_true", help="retry inputs that failed in earlier runs")
+    output.add_argument(
+        "--per-shard", action="store_true",
+        help="write a file for each input to the folder OUT, which may be a URL such as s3://bucket/out/: for inputs that hold "
+        "many utterances, such as tar archives, Parquet files and lists (default: only if OUT is a URL)",
+    )  # fmt: skip
     output.add_argument("--quiet", action="store_true", help="print no progress, notes or summary to standard error")
     return output
 
@@ -269,6 +274,7 @@ def _add_audio(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="process what is left of truncated files (default: such files fail)",
     )
+    audio.add_argument("--audio-column", metavar="NAME", help="column")
     audio.add_argument(
         "--stdin-format",
         metavar="FORMAT",
@@ -298,6 +304,10 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="threads that decode audio (default: one for each CPU that this process may use, at most 16)",
     )
+    work.add_argument(
+        "--readers", type=int, default=4, metavar="N",
+        help="inputs that a process works on at a time, with --per-shard: what a kill costs, at most (default: 4)",
+    )  # fmt: skip
     work.add_argument(
         "--engine", choices=["local", "ray"], default="local",
         help="where the model runs: local (in this process) or ray (on a Ray cluster) (default: local)",

@@ -15,7 +15,7 @@ import pytest
 
 from hubert_fast import commands, demo
 from hubert_fast.cli import main
-from hubert_fast.jobs import command
+from hubert_fast.jobs import batch_command
 from hubert_fast.jobs.inputs import Shard
 from hubert_fast.jobs.journal import Journal
 from hubert_fast.jobs.progress import Progress, report_summary
@@ -200,7 +200,7 @@ def test_a_second_signal_ends_the_command_with_its_exit_status(monkeypatch, caps
             pass
 
     def run(options):
-        with command._stopping(Engine()):
+        with batch_command.stopping(Engine()):
             os.kill(os.getpid(), number)
             os.kill(os.getpid(), number)
 
@@ -295,7 +295,7 @@ def test_an_ignored_interrupt_stays_ignored():
     """As in a job that a script starts with `&`, which must not stop when somebody interrupts the script."""
     sigint_handler, sigterm_handler = signal.signal(signal.SIGINT, signal.SIG_IGN), signal.getsignal(signal.SIGTERM)
     try:
-        with command._stopping(None) as received:
+        with batch_command.stopping(None) as received:
             assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
             assert signal.getsignal(signal.SIGTERM) not in (sigterm_handler, signal.SIG_IGN)
             signal.raise_signal(signal.SIGINT)

@@ -103,12 +103,14 @@ class FolderFormat(Format):
         files: Function that returns the files of an output, given its folder and journal, which --overwrite removes.
         refusal: Function that returns why a run cannot write this format; `None` if it can.
         needs: The module that the format needs, and how to install it.
+        columns: Function that returns the `Columns` of results, given the runner, for a format whose files are Parquet.
     """
 
     open: Callable[[Path, Journal, Context], Output]
     files: Callable[[Path, Journal], Iterable[Path]]
     refusal: Callable[[Context], str | None] = lambda context: None
     needs: tuple[str, str] | None = None
+    columns: Callable[[Any], Any] | None = None
 
 
 def check_format(name: str, format: Format, channels: str, retry_failed: bool) -> None:

@@ -27,7 +27,12 @@ class Progress:
         most_failures: Number of failures to print; `None` prints all.
         failures_file: The file that lists all failures.
         notes_file: The file that holds all notes; if given, only the first `MOST_NOTES_SHOWN` are printed.
+
+    Attributes:
+        unit: What the bar counts.
     """
+
+    unit = " files"
 
     def __init__(
         self, *, quiet: bool, most_failures: int | None, failures_file: str | None = None, notes_file: str | None = None
@@ -39,7 +44,7 @@ class Progress:
         self.audio_seconds = 0.0
         self.total: int | None = None
         self._start = self._last_line = time.monotonic()
-        self._bar = tqdm(unit=" files", file=sys.stderr, dynamic_ncols=True, disable=quiet or not sys.stderr.isatty())
+        self._bar = tqdm(unit=self.unit, file=sys.stderr, dynamic_ncols=True, disable=quiet or not sys.stderr.isatty())
 
     def count(self, inputs: Inputs) -> None:
         """Count the utterances in the background, to estimate the time left."""
@@ -63,24 +68,35 @@ class Progress:
 
     def done(self, result: Outcome) -> None:
         """Count a result, and from time to time show how far the run is."""
-        self.files += 1
-        self.audio_seconds += result.audio_seconds
-        if result.error is not None:
-            self.failed += 1
-            self._show(
-                result.error, self.failed, self.most_failures, f"further failures are written only to {self.failures_file}"
-            )
-        for note in result.notes:
-            self.notes += 1
-            self._show(note, self.notes, self.most_notes, f"further notes are written only to {self.notes_file}")
+        self._count_result(result)
         if not self._bar.disable:
             self._bar.total = None if self.total is None else self.total - self.skipped
             self._bar.set_postfix_str(self._state(), refresh=False)
             self._bar.update()
-        elif not self.quiet and time.monotonic() - self._last_line > LINE_SECONDS:
+        self._show_now_and_then(self._line)
+
+    def _count_result(self, result: Outcome) -> None:
+        self.files += 1
+        self.audio_seconds += result.audio_seconds
+        if result.error is not None:
+            self._show_failure(result.error)
+        for note in result.notes:
+            self.notes += 1
+            self._show(note, self.notes, self.most_notes, f"further notes are written only to {self.notes_file}")
+
+    def _show_failure(self, error: str) -> None:
+        self.failed += 1
+        self._show(error, self.failed, self.most_failures, f"further failures are written only to {self.failures_file}")
+
+    def _show_now_and_then(self, line: Callable[[], str]) -> None:
+        """Print a line, unless a bar shows the same or the last line is not old enough."""
+        if self._bar.disable and not self.quiet and time.monotonic() - self._last_line > LINE_SECONDS:
             self._last_line = time.monotonic()
-            total = "" if self.total is None else f" of {self.total - self.skipped}"
-            say(f"{self.files}{total} files, {self._state()}{self._time_left()}")
+            say(line())
+
+    def _line(self) -> str:
+        total = "" if self.total is None else f" of {self.total - self.skipped}"
+        return f"{self.files}{total} files, {self._state()}{self._time_left()}"
 
     def _show(self, message: str, number: int, limit: int | None, rest: str) -> None:
         """Print a message of a kind up to its `limit`, then once the line `rest`, which says where further ones are."""

@@ -13,6 +13,25 @@ from .sinks import replace
 
 
 @dataclass
+class ShardCounts:
+    """The shards of a job with an output for each.
+
+    Attributes:
+        total: All shards.
+        already_done: Those that were finished in an earlier run.
+        done_this_run: Those that were finished in this one.
+        failed: Those that could not be read.
+        errors: Why not.
+    """
+
+    total: int = 0
+    already_done: int = 0
+    done_this_run: int = 0
+    failed: int = 0
+    errors: list[str] = field(default_factory=list)
+
+
+@dataclass
 class Summary:
     """The outcome of a run. Counts cover all runs on this output; those that end in `_this_run` cover the last one only.
 
@@ -27,6 +46,7 @@ class Summary:
         with_notes: Inputs with a note, for instance about a wrong header.
         batch_seconds: Seconds of audio in a batch, at the end of the run.
         complete: Whether all inputs were processed.
+        shards: The shards, if there is an output for each.
     """
 
     verb: ClassVar[str] = "encode"
@@ -49,6 +69,7 @@ class Summary:
     times_real_time: float | None = None
     batch_seconds: float = 0.0
     complete: bool = False
+    shards: ShardCounts | None = None
     version: str = field(default=__version__)
 
     def count(self, totals: Totals, wall_seconds: float) -> None:
@@ -67,9 +88,17 @@ class Summary:
     def to_dict(self) -> dict[str, Any]:
         """Return the counts by their names in JSON."""
         names = {"done": self.participle, "done_this_run": f"{self.participle}_this_run"}
-        return {names.get(name, name): value for name, value in asdict(self).items()}
+        values = asdict(self)
+        if self.shards is None:
+            del values["shards"]
+        return {names.get(name, name): value for name, value in values.items()}
+
+
+def summary_json(summary: Summary) -> str:
+    """Return a summary as JSON."""
+    return json.dumps(summary.to_dict(), indent=1) + "\n"
 
 
 def write_summary(path: Path, summary: Summary) -> None:
     """Write a summary as JSON."""
-    replace(path, json.dumps(summary.to_dict(), indent=1) + "\n")
+    replace(path, summary_json(summary))

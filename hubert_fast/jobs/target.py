@@ -261,8 +261,28 @@ def _compare(
     output: Path, journal: Journal, before: dict[str, Any], settings: dict[str, Any], defaults: Mapping[str, Any]
 ) -> None:
     """Raise `JournalError` if settings differ from the journal's. Settings that an old journal lacks are added to it."""
+    kept = check_settings(str(output), before, settings, defaults, any(journal.totals().errors))
+    if before != kept:
+        journal.keep_settings(kept)
+
+
+def check_settings(
+    output: str, before: dict[str, Any], settings: dict[str, Any], defaults: Mapping[str, Any], has_scores: bool
+) -> dict[str, Any]:
+    """Return the settings of an output that is continued.
+
+    Args:
+        output: Its name, for messages.
+        before: Its settings so far.
+        settings: The settings of this run.
+        defaults: Settings that apply if `before` lacks them.
+        has_scores: Whether results were compared with references, so that the normalizer matters.
+
+    Raises:
+        JournalError: If they differ.
+    """
     known = {**defaults, **before}
-    if not any(journal.totals().errors):  # nothing has been scored yet
+    if not has_scores:
         known.pop(NORMALIZER, None)
     changed = [name for name, value in settings.items() if name in known and known[name] != value]
     if changed == [NORMALIZER]:
@@ -273,8 +293,7 @@ def _compare(
     if changed:
         differences = "; ".join(f"{name} was {known[name]}, is {settings[name]}" for name in changed)
         raise JournalError(f"{output} was created with other settings ({differences}); --overwrite starts over")
-    if before != before | settings:
-        journal.keep_settings(before | settings)
+    return before | settings
 
 
 @contextlib.contextmanager

@@ -70,4 +70,8 @@ class Shard:
         raise ValueError(f"a shard must be I/N with I from 1 to N, such as 2/16, but is {text!r}")
 
     def __contains__(self, utterance: Utterance) -> bool:
-        return int.from_bytes(utterance.key[:8], "big") % self.count == self.index - 1
+        return self.holds(utterance.key)
+
+    def holds(self, key: bytes) -> bool:
+        """Return whether this part holds the item with a key."""
+        return int.from_bytes(key[:8], "big") % self.count == self.index - 1

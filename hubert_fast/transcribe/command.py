@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from ..console import CannotRunError, say
-from ..jobs import command
+from ..jobs import batch_command, command
 from ..jobs.target import NORMALIZER
 from . import normalizers
 from .formats import TABLE
@@ -18,8 +18,8 @@ from .transcriber import Transcriber
 
 
 def load_transcriber(model: str | Path, device: str, dtype: str, report: Callable[[str], None] = say) -> Transcriber:
-    """Load a transcriber for a command: see `jobs.command.load_runner`."""
-    transcriber = command.load_runner(Transcriber.from_pretrained, model, device, dtype, report)
+    """Load a transcriber for a command: see `jobs.batch_command.load_runner`."""
+    transcriber = batch_command.load_runner(Transcriber.from_pretrained, model, device, dtype, report)
     assert isinstance(transcriber, Transcriber)
     return transcriber
 
@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
         raise CannotRunError(str(error)) from None
     scorer = Scorer(options.normalizer)
     return command.run(
-        command.BatchCommand(
+        batch_command.BatchCommand(
             TABLE,
             Transcriber.from_pretrained,
             TranscriptionSummary,

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ..console import EXIT_OK, CannotRunError, say
 from ..interrupts import keyboard_interrupts
-from ..jobs import command
+from ..jobs import batch_command, command
 from . import kmeans
 from .centroids import Centroids
 from .encoder import DEMO, Encoder
@@ -37,7 +37,7 @@ def run_features(options: argparse.Namespace) -> int:
     sample = options.sample_frames
     settings = {"sample seed": None if sample is None else options.seed}
     return command.run(
-        command.BatchCommand(
+        batch_command.BatchCommand(
             FEATURES, _with_options(load, options), settings=settings, sample_frames=sample, sample_seed=options.seed
         ),
         options,
@@ -132,7 +132,7 @@ def run_units(options: argparse.Namespace) -> int:
             raise CannotRunError(f"{options.kmeans} does not name the model of its centroids: name it with --model")
         options.model = centroids.source.model
     load = partial(Encoder.from_pretrained, kmeans=centroids, merge=options.merge)
-    return command.run(command.BatchCommand(UNITS, _with_options(load, options)), options)
+    return command.run(batch_command.BatchCommand(UNITS, _with_options(load, options)), options)
 
 
 def _with_options(load: partial[Encoder], options: argparse.Namespace) -> partial[Encoder]:

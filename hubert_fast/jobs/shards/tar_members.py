@@ -11,7 +11,7 @@ import tarfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from ...audio.contained import Contained
 from ...first_bytes import HEAD_BYTES, Identity, identify
@@ -89,18 +89,48 @@ def key_of(name: str) -> str:
     return os.path.join(folder, name.partition(".")[0])
 
 
-def members(file: BinaryIO) -> Iterator[tuple[str, int, BinaryIO]]:
-    """Yield name, size and content of each regular file in an archive that is read as a stream.
+class Member(NamedTuple):
+    """A file in an archive: its name and size, and its content, which is to be read before the next member is asked for."""
+
+    name: str
+    size: int
+    content: BinaryIO
+
+
+class Link(io.BytesIO):
+    """The empty content of a member that is a link to another, which cannot be followed.
+
+    Attributes:
+        target: The name of the other member.
+    """
+
+    def __init__(self, target: str):
+        super().__init__()
+        self.target = target
+
+
+def members(file: BinaryIO) -> Iterator[Member]:
+    """Yield the regular files in an archive that is read as a stream.
+
+    A link to an earlier member, as archives have them for files with several names, is followed in a local file that is not
+    compressed. Otherwise its content is a `Link`.
 
     Raises:
         TarError: If the archive is damaged, as with other errors in `DAMAGE`.
     """
-    with _Archive.open(fileobj=streams.decompressed(file), mode="r|", bufsize=BUFFER_BYTES, ignore_zeros=True) as archive:
+    stream = streams.decompressed(file)
+    again = stream is file and isinstance(getattr(file, "raw", None), io.FileIO)
+    places: dict[str, tuple[int, int]] = {}
+    with _Archive.open(fileobj=stream, mode="r|", bufsize=BUFFER_BYTES, ignore_zeros=True) as archive:
         while (member := archive.next()) is not None:
             if member.isreg():
-                content = archive.extractfile(member)
-                assert content is not None
-                yield member.name, member.size, cast(BinaryIO, content)
+                places[member.name] = member.offset_data, member.size
+                yield Member(member.name, member.size, cast(BinaryIO, archive.extractfile(member)))
+            elif member.islnk() and again and member.linkname in places:
+                start, size = places[member.name] = places[member.linkname]
+                yield Member(member.name, size, io.BytesIO(os.pread(file.fileno(), size, start)))
+            elif member.islnk() or member.issym():
+                yield Member(member.name, 0, Link(member.linkname))
             archive.members = []  # type: ignore[attr-defined]  # else memory grows with the number of members
 
 
@@ -136,14 +166,19 @@ def utterances(source: str, note: Callable[[str], None] = lambda message: None) 
                 if not filter.accepts(name):
                     continue
                 url = f"tar://{name}::{source}"
+                reason = None
                 if name in seen:
                     reason = "the archive has several files of this name, of which only the first is read"
+                elif isinstance(content, Link):
+                    reason = (
+                        f"this is a link to {content.target}, which cannot be followed in an archive that is read as a stream"
+                    )
+                if reason is not None:
                     yield Utterance(f"{url}#{len(seen)}", url, error=f"{url}: {reason}", token=f"after {len(seen)}")
                     continue
-                audio = Contained.read(url, content, size)
                 seen.add(name)
                 keys.add(sample.key)
-                sample.audio.append((name, audio))
+                sample.audio.append((name, Contained.read(url, content, size)))
         except DAMAGE as error:
             problem = first_line(error)
     yield from sample.utterances(filter)
