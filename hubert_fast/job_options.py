@@ -188,6 +188,29 @@ def _count(text: str) -> int:
     return int(number)
 
 
+def _actors(text: str) -> tuple[int, int]:
+    """Parse a number of actors, or the least and the greatest number."""
+    parts = text.split(",")
+    if len(parts) <= 2 and all(part.strip().isdecimal() for part in parts):
+        numbers = [int(part) for part in parts]
+        if 1 <= numbers[0] <= numbers[-1]:
+            return numbers[0], numbers[-1]
+    raise argparse.ArgumentTypeError(
+        f"expected a number of actors such as 4, or the least and most such as 1,8, but got {text!r}"
+    )
+
+
+def _gpus(text: str) -> float:
+    """Parse a number of GPUs: a share of one, or a whole number."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not (0 < number <= 1 or (number > 1 and number == int(number))):
+        raise argparse.ArgumentTypeError(f"expected a share of a GPU such as 0.5, or a whole number, but got {text!r}")
+    return number
+
+
 def _add_encoder(parser: argparse.ArgumentParser, layer_help: str, is_required: bool = False) -> None:
     encoder = parser.add_argument_group("encoder")
     encoder.add_argument("--layer", type=_layers, required=is_required, metavar="L", help=layer_help)
@@ -313,13 +336,18 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
         help="where the model runs: local (in this process) or ray (on a Ray cluster) (default: local)",
     )  # fmt: skip
     work.add_argument(
-        "--ray-address", metavar="ADDRESS",
+        "--ray-address", "--address", metavar="ADDRESS",
         help="address of the Ray cluster, with --engine ray (default: the one on this machine, or a new local one)",
     )  # fmt: skip
     work.add_argument(
-        "--ray-actors", type=int, metavar="N",
-        help="number of Ray actors, each with its own model, with --engine ray (default: one for each GPU of the cluster, or "
-        "for every four cores if it has none)",
+        "--ray-actors", "--actors", type=_actors, metavar="N|MIN,MAX",
+        help="number of Ray actors, each with its own model, with --engine ray; with MIN,MAX, such as 1,8, Ray Data starts and "
+        "stops actors as there is work and room for them (default: one for each GPU of the cluster, or for every four cores if "
+        "it has none)",
+    )  # fmt: skip
+    work.add_argument(
+        "--gpus-per-actor", type=_gpus, default=1.0, metavar="X",
+        help="GPUs that Ray reserves for each actor, such as 0.5 for two actors on each GPU, with --engine ray (default: 1)",
     )  # fmt: skip
     work.add_argument(
         "--shard", metavar="I/N",

@@ -53,7 +53,7 @@ def test_a_killed_actor_loses_and_duplicates_nothing(cluster, monkeypatch):
     paths = [str(each.path) for each in demo.recordings()] * 8
     utterances = [Utterance(str(index), path) for index, path in enumerate(paths)]
     load = partial(Transcriber.from_pretrained, str(demo.MODEL), device="cpu", dtype="float32")
-    run = ray_engine.RayRun(load, "cpu", utterances, Options(), ray_engine.Cluster(actors=2, threads=1))
+    run = ray_engine.RayRun(load, "cpu", utterances, Options(), ray_engine.Cluster(actors=(2, 2), threads=1))
     results = []
     for result in run.results():
         results.append(result)
@@ -99,8 +99,7 @@ def test_the_command_gives_the_same_results_on_ray(cluster, tmp_path, capsys):
 @pytest.mark.parametrize(("threads", "cores", "actors"), [(None, 2, 1), (1, 1, 2), (2, 2, 1), (64, 2, 1)])
 def test_actors_fit_the_nodes(cluster, threads, cores, actors):
     """An actor that needs more cores than any node has would never start."""
-    run = ray_engine.RayRun(Transcriber.from_pretrained, "cpu", [], Options(), ray_engine.Cluster(threads=threads))
-    resources = run._resources(blocks=10)
+    resources = ray_engine.resources(ray_engine.Cluster(threads=threads), "cpu", blocks=10)
     assert resources["num_cpus"] == cores
     assert (resources["compute"].min_size, resources["compute"].max_size) == (actors, actors)
 

@@ -202,7 +202,7 @@ def reported_failures(output: str, is_kept: bool) -> Iterator[None]:
 
 def cluster_of(options: argparse.Namespace) -> Cluster:
     """Return the part of a Ray cluster to use."""
-    return Cluster(options.ray_address, options.ray_actors, options.threads)
+    return Cluster(options.ray_address, options.ray_actors, options.threads, options.gpus_per_actor)
 
 
 class Stoppable(Protocol):

@@ -43,15 +43,18 @@ class Cluster:
 
     Attributes:
         address: As for `ray.init`; `None` uses the running cluster or starts a local one.
-        actors: Number of actors; by default one for each GPU, or for every four cores if there is none.
+        actors: Number of actors, as its least and its greatest value, between which Ray Data chooses as there is work and room
+            for; by default both are one for each GPU, or for every four cores if there is none.
         threads: Threads with which an actor computes on a CPU, and the cores that Ray reserves for an actor without a GPU: at
             most those of the largest node. By default Ray reserves up to four cores and sets `OMP_NUM_THREADS` to their
             number, unless the node sets it; actors compute with that many threads.
+        gpus_per_actor: The share of a GPU, or the number of GPUs, that Ray reserves for each actor where there are any.
     """
 
     address: str | None = None
-    actors: int | None = None
+    actors: tuple[int, int] | None = None
     threads: int | None = None
+    gpus_per_actor: float = 1.0
 
 
 def connect(cluster: Cluster, device: str) -> bool:
@@ -78,6 +81,37 @@ def connect(cluster: Cluster, device: str) -> bool:
 
 def _retries() -> dict[str, int]:
     return {"max_restarts": -1, "max_task_retries": MOST_RETRIES}
+
+
+def resources(cluster: Cluster, device: str, blocks: int) -> dict[str, Any]:
+    """Return the arguments of `map_batches` for the resources of each actor and their number, at most one for each block."""
+    import ray
+
+    available = ray.cluster_resources()
+    arguments: dict[str, Any]
+    if device.startswith("cuda") or (device == "auto" and available.get("GPU", 0) > 0):
+        count = int(available.get("GPU", 0) / cluster.gpus_per_actor)
+        arguments = {"num_gpus": cluster.gpus_per_actor}
+    else:
+        nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+        # an actor that needs more cores than the largest node has would never start
+        cores = min(cluster.threads or CORES, max([1, *nodes]))
+        count, arguments = sum(node // cores for node in nodes), {"num_cpus": cores}
+    least, most = (max(min(number, blocks), 1) for number in cluster.actors or (max(count, 1), max(count, 1)))
+    if "ray_remote_args_fn" in inspect.signature(ray.data.Dataset.map_batches).parameters:  # until Ray 2.64
+        arguments["ray_remote_args_fn"] = _retries
+    return arguments | {"compute": ray.data.ActorPoolStrategy(min_size=least, max_size=most)}
+
+
+def quiet_context(ordered: bool) -> None:
+    """Set Ray Data's options for the datasets that follow: no bars and no messages, and whether order is kept."""
+    import ray
+
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_options.preserve_order = ordered
 
 
 class Worker:
@@ -124,7 +158,6 @@ class RayRun:
         """
         import ray
 
-        logging.getLogger("ray.data").setLevel(logging.WARNING)
         is_new = connect(self._cluster, self._device)
         try:
             utterances = iter(self._utterances)
@@ -139,10 +172,7 @@ class RayRun:
     def _wave(self, wave: list[Utterance]) -> Iterator[Any]:
         import ray
 
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        context.print_on_execution_start = False
-        context.execution_options.preserve_order = self._options.ordered
+        quiet_context(self._options.ordered)
         items = [{"utterance": pickle.dumps(utterance)} for utterance in wave]
         blocks = -(-len(items) // BLOCK_UTTERANCES)
         with warnings.catch_warnings():
@@ -151,28 +181,10 @@ class RayRun:
                 Worker,
                 fn_constructor_args=(self._load, self._options, self._cluster.threads),
                 batch_size=BLOCK_UTTERANCES,
-                **self._resources(blocks),
+                **resources(self._cluster, self._device, blocks),
             )
         for block in results.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
             for result in block["result"]:
                 yield pickle.loads(result)
             if self._stopped:
                 return
-
-    def _resources(self, blocks: int) -> dict[str, Any]:
-        """Return the arguments that set the resources of each actor and their number, at most one for each block."""
-        import ray
-
-        available = ray.cluster_resources()
-        arguments: dict[str, Any]
-        if self._device.startswith("cuda") or (self._device == "auto" and available.get("GPU", 0) >= 1):
-            count, arguments = int(available.get("GPU", 0)), {"num_gpus": 1}
-        else:
-            nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
-            # an actor that needs more cores than the largest node has would never start
-            cores = min(self._cluster.threads or CORES, max([1, *nodes]))
-            count, arguments = sum(node // cores for node in nodes), {"num_cpus": cores}
-        actors = min(self._cluster.actors or max(count, 1), blocks)
-        if "ray_remote_args_fn" in inspect.signature(ray.data.Dataset.map_batches).parameters:  # until Ray 2.64
-            arguments["ray_remote_args_fn"] = _retries
-        return arguments | {"compute": ray.data.ActorPoolStrategy(size=actors)}

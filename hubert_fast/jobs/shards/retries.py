@@ -60,7 +60,7 @@ class Attempts:
         if self._count >= MOST_ATTEMPTS or now - self._began > MOST_SECONDS:
             times = f"{self._count} attempts in {now - self._began:.0f} s"
             raise StorageError(f"{self._what}, after {times}: {reason}") from error
-        logger.info("%s: %s; trying again (%d of %d)", self._what, reason, self._count, MOST_ATTEMPTS - 1)
+        logger.warning("%s: %s; trying again (%d of %d)", self._what, reason, self._count, MOST_ATTEMPTS - 1)
         pause = min(FIRST_PAUSE_SECONDS * 2 ** (self._count - 1), MOST_PAUSE_SECONDS)
         time.sleep(pause * random.uniform(0.5, 1.0))  # so that many actors do not all return at once
 

@@ -176,9 +176,9 @@ def utterances(source: str, note: Callable[[str], None] = lambda message: None) 
                 if reason is not None:
                     yield Utterance(f"{url}#{len(seen)}", url, error=f"{url}: {reason}", token=f"after {len(seen)}")
                     continue
+                sample.audio.append((name, Contained.read(url, content, size)))
                 seen.add(name)
                 keys.add(sample.key)
-                sample.audio.append((name, Contained.read(url, content, size)))
         except DAMAGE as error:
             problem = first_line(error)
     yield from sample.utterances(filter)

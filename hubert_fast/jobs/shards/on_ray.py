@@ -1,0 +1,98 @@
+"""Work on shards on a Ray cluster: each shard is a block of Ray Data, and actors read it, run the model and write its output.
+
+The process that started the run receives only counts. If an actor or its node dies, the shards that it had in work are done
+again by another actor. Their outputs appear whole or not at all, so no row is lost or written twice.
+"""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from collections.abc import Callable, Generator, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+
+from ... import cpus
+from ...hub import first_line
+from ..job import OutputError
+from ..ray_engine import Cluster, connect, quiet_context, resources
+from ..runner import Runner
+from .engine import ShardEngine, ShardResult, ShardWork
+from .finding import Found
+
+
+class ShardWorker:
+    """An actor that holds a model and processes shards, several at a time."""
+
+    def __init__(self, load: Callable[[], Runner], work: ShardWork, threads: int | None):
+        torch.set_num_threads(cpus.thread_count(threads))  # the actor's process is ours
+        self._engine = ShardEngine(load(), work)
+
+    def __call__(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Process the shard in a block. An output that cannot be written is returned as an error, which ends the run."""
+        (shard,) = (pickle.loads(each) for each in block["shard"])
+        try:
+            result: Any = self._engine.process(shard)
+        except OutputError as error:
+            result = error
+        return {"result": np.array([pickle.dumps(result)], dtype=object)}
+
+
+class RayShards:
+    """A pass over shards on a Ray cluster. Call `results` once.
+
+    Args:
+        load: Function that each actor calls to load the model. It must be picklable.
+        device: The device that `load` chooses: auto, cpu or cuda.
+        work: What is done with each shard.
+        cluster: The cluster, and the part of it to use.
+    """
+
+    def __init__(self, load: Callable[[], Runner], device: str, work: ShardWork, cluster: Cluster):
+        self._load, self._device, self._work, self._cluster = load, device, work, cluster
+        self._stopped = False
+        self.batch_seconds = work.options.batch_seconds or 0.0  # 0: each actor chooses its own
+
+    def stop(self) -> None:
+        """End `results` after the next shard that is finished."""
+        self._stopped = True
+
+    def results(self, shards: Iterable[Found]) -> Generator[ShardResult, None, None]:
+        """Yield the result of each shard.
+
+        Raises:
+            OutputError: If an output cannot be written.
+            RuntimeError: If the actors of a shard keep dying, or the cluster is lost.
+        """
+        import ray
+
+        items = [{"shard": pickle.dumps(shard)} for shard in shards]
+        if not items:
+            return
+        is_new = connect(self._cluster, self._device)
+        try:
+            quiet_context(ordered=False)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # about limiting retries, which has no replacement yet
+                results = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+                    ShardWorker,
+                    fn_constructor_args=(self._load, self._work, self._cluster.threads),
+                    batch_size=1,
+                    max_concurrency=self._work.readers,
+                    **resources(self._cluster, self._device, len(items)),
+                )
+            for block in results.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
+                for pickled in block["result"]:
+                    result = pickle.loads(pickled)
+                    if isinstance(result, OutputError):
+                        raise result
+                    yield result
+                if self._stopped:
+                    return
+        except ray.exceptions.RayError as error:
+            raise RuntimeError(f"Ray: {first_line(error)}") from error
+        finally:
+            if is_new:
+                ray.shutdown()
