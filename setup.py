@@ -63,6 +63,8 @@ TENSORFLOW = ["keras>=3.6", "h5py>=3.10"]  # and TensorFlow, of which there are 
 UNITS = ["scikit-learn>=1.3"]  # hubert-fast kmeans learns with it
 PARQUET = ["pyarrow>=15"]
 FAISS = ["faiss-cpu>=1.8"]  # reads centroids in faiss indices
+S3 = ["s3fs>=2023.1"]
+GCS = ["gcsfs>=2023.1"]
 RAY = ['ray[data]>=2.40; python_version < "3.14"']
 
 setup(
@@ -109,6 +111,8 @@ setup(
         "demo": DEMO,
         "wer": DEMO,
         "ray": RAY,
+        "s3": S3,
+        "gcs": GCS,
         "units": UNITS,
         "parquet": PARQUET,
         "faiss": FAISS,
@@ -136,6 +140,8 @@ setup(
             *UNITS,
             *FAISS,
             *PARQUET,
+            *S3,
+            "moto[s3,server]>=5",  # a fake S3
         ],
         "bench": ["pytest-benchmark>=4", "matplotlib>=3.8", *CURRENT_TRANSFORMERS, *DEMO],
         "bench-cpu": CPU_PEERS,
