@@ -231,8 +231,8 @@ def test_unit_formats(archive, expected, kmeans, tmp_path, capsys):
 KILLED = """
 import os, sys
 from hubert_fast.cli import main
-from hubert_fast.jobs import job, journal
-from hubert_fast.units import frame_shards, parquet_parts
+from hubert_fast.jobs import job, journal, parquet_parts
+from hubert_fast.units import frame_shards
 
 def dies(owner, name, call, after):
     real, calls = getattr(owner, name), [0]

@@ -3,6 +3,7 @@
 No model runs here: the engine returns the text in each file as its transcript.
 """
 
+import argparse
 import contextlib
 import csv
 import json
@@ -12,9 +13,11 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from pyarrow import parquet
 
 from hubert_fast.ctc import Word
-from hubert_fast.jobs import row_file, sinks
+from hubert_fast.jobs import job, parquet_format, row_file, sinks
+from hubert_fast.jobs.formats import Context
 from hubert_fast.jobs.inputs import Shard
 from hubert_fast.jobs.job import Job, OutputError
 from hubert_fast.jobs.journal import MISSING, Errors, Journal, JournalError, Row, Stamp
@@ -65,9 +68,10 @@ def _run(inputs, out, format=None, before=lambda path: None, retry_failed=False,
     inputs = Inputs([inputs], shard) if isinstance(inputs, (str, Path)) else inputs
     target = Target.of(str(out), format, TABLE, inputs, shard)
     summary = Summary(str(target.path), "none", "none", "none")
-    with target.opened({"a": 1}, False, retry_failed, lambda message: None) as sinks:
-        job = Job(inputs, sinks.output, summary, SilentProgress(), journal=sinks.journal, failures=sinks.failures)
-        job.run(Engine(job.utterances(), before))
+    context = Context(None, argparse.Namespace(), "in", shard)
+    with target.opened({"a": 1}, False, retry_failed, lambda message: None, context=context) as sinks:
+        run = Job(inputs, sinks.output, summary, SilentProgress(), journal=sinks.journal, failures=sinks.failures)
+        run.run(Engine(run.utterances(), before))
     return summary
 
 
@@ -94,6 +98,11 @@ def _read(out: Path, format: str) -> dict[str, str] | list:
     """Return the text of each row by name, and check that the output is complete."""
     if format == "srt":
         return {path.stem: path.read_text().split("\n")[2] for path in out.iterdir()}
+    if format == "parquet":
+        assert {path.suffix for path in out.iterdir()} <= {".parquet"}
+        rows = [row for path in sorted(out.iterdir()) for row in parquet.read_table(path).to_pylist()]
+        assert len({row["row"] for row in rows}) == len(rows), f"a number appears twice: {rows}"
+        return _texts(rows)
     text = out.read_text()
     if format == "jsonl":
         rows = [json.loads(line) for line in text.splitlines()]
@@ -107,8 +116,12 @@ def _read(out: Path, format: str) -> dict[str, str] | list:
         rows = [{"id": line.split()[0], "text": line.split()[4]} for line in text.splitlines()]
         names = dict.fromkeys(row["id"] for row in rows)
         rows = [{"id": name, "text": " ".join(row["text"] for row in rows if row["id"] == name)} for name in names]
+    return _texts(rows)
+
+
+def _texts(rows: list[dict]) -> dict[str, str]:
     texts = {Path(row["id"]).stem: row["text"] for row in rows}
-    assert len(texts) == len(rows), f"a row appears twice: {text}"
+    assert len(texts) == len(rows), f"a row appears twice: {rows}"
     return texts
 
 
@@ -117,7 +130,14 @@ def _failed(out: Path) -> list[str]:
     return sorted(Path(json.loads(line)["id"]).stem for line in errors.read_text().splitlines()) if errors.exists() else []
 
 
-FORMATS = ["jsonl", "json", "csv", "ctm", "srt"]
+FORMATS = ["jsonl", "json", "csv", "ctm", "srt", "parquet"]
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    """Let each commit begin another Parquet file, and each result be committed."""
+    monkeypatch.setattr(parquet_format, "PART_BYTES", 1)
+    monkeypatch.setattr(job, "COMMIT_SECONDS", 0.0)
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -213,8 +233,10 @@ def _killed_at(call: int, run) -> bool:
         os._exit(1)
 
 
-@pytest.mark.parametrize("format", ["jsonl", "json", "csv", "srt"])
-def test_a_kill_at_any_step_loses_nothing(folder, tmp_path, format):
+@pytest.mark.parametrize("format", ["jsonl", "json", "csv", "srt", "parquet"])
+def test_a_kill_at_any_step_loses_nothing(folder, tmp_path, format, request):
+    if format == "parquet":
+        request.getfixturevalue("small_parts")
     out, changes = tmp_path / f"out.{format}s", {"a": "NEW", "b": "bad", "c": "GOOD", "g": "OTHER"}
     _run(folder, out, format)
     for name, text in changes.items():

@@ -111,7 +111,8 @@ def _process(
 ) -> int:
     failures = None if sinks.failures is None else str(sinks.failures.path)
     most = None if failures is None else 0 if options.quiet else MOST_FAILURES_SHOWN
-    notes = str(target.path or "standard output") if command.table.formats[target.format].is_json else None
+    format = command.table.formats[target.format]
+    notes = str(target.path or "standard output") if format.is_json or format.has_notes else None
     progress = Progress(quiet=options.quiet, most_failures=most, failures_file=failures, notes_file=notes)
     job = Job(
         inputs,

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from .journal import Journal
     from .outcomes import Outcome
+    from .parquet_columns import Columns
     from .sinks import Output
     from .utterances import Shard
 
@@ -47,12 +48,14 @@ class Format:
         description: Shown by `--help`.
         is_json: Whether rows are JSON, so that they can carry notes and escape file names that are not UTF-8.
         is_aligned: Whether row i belongs to input i, so that rows are in the order of the inputs, and those that fail have one.
+        has_notes: Whether rows that are not JSON carry notes too.
     """
 
     suffix: str
     description: str
     is_json: bool = False
     is_aligned: bool = False
+    has_notes: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +105,7 @@ class FolderFormat(Format):
         open: Function that opens the output, given the folder, the journal and the run.
         files: Function that returns the files of an output, given its folder and journal, which --overwrite removes.
         refusal: Function that returns why a run cannot write this format; `None` if it can.
+        columns: Function that returns the columns of results in Parquet files, given the runner; `None` for other formats.
         needs: The module that the format needs, and how to install it.
         columns: Function that returns the `Columns` of results, given the runner, for a format whose files are Parquet.
     """
@@ -109,6 +113,7 @@ class FolderFormat(Format):
     open: Callable[[Path, Journal, Context], Output]
     files: Callable[[Path, Journal], Iterable[Path]]
     refusal: Callable[[Context], str | None] = lambda context: None
+    columns: Callable[[Any], Columns] | None = None
     needs: tuple[str, str] | None = None
     columns: Callable[[Any], Any] | None = None
 

@@ -1,6 +1,6 @@
-"""Format results as JSON, plain lines, tables or CTM in one file, or as SRT, WebVTT or TextGrid in a file per transcript.
+"""Format results as JSON, plain lines, tables or CTM in one file, as SRT, WebVTT or TextGrid in a file each, or as Parquet.
 
-`FORMATS` lists the output formats. The command line reads it for `--help`, so this module must not import torch.
+`FORMATS` lists the output formats. The command line reads it for `--help`, so this module must not import torch or pyarrow.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..jobs.formats import FileFormat, FormatTable, RowFormat, notes_entry, table
+from ..jobs.formats import FileFormat, FolderFormat, FormatTable, RowFormat, notes_entry, table
 from ..jobs.outcomes import by_channel
+from ..jobs.parquet_format import parquet_format
 from .textgrid import textgrid
 
 if TYPE_CHECKING:
     from ..ctc import Word
+    from ..jobs.parquet_columns import Columns
     from .results import Result, Transcript
 
 LINE_CHARACTERS, LINES = 42, 2  # limits of a subtitle
@@ -23,8 +25,8 @@ CUE_SECONDS, PAUSE_SECONDS = 7.0, 0.8
 COLUMNS = ("id", "audio", "start_seconds", "duration_seconds", "confidence", "text")
 
 
-def _objects(result: Result) -> Iterator[str]:
-    """Yield a JSON object for each transcript."""
+def rows_of(result: Result) -> Iterator[dict[str, Any]]:
+    """Yield the fields of each transcript that are written as JSON; those that the transcript lacks are left out."""
     for id, channel, transcript in by_channel(result.utterance, result.transcripts):
         row: dict[str, Any] = {"id": id, "audio": result.utterance.audio}
         row |= {} if channel is None else {"channel": channel}
@@ -44,8 +46,12 @@ def _objects(result: Result) -> Iterator[str]:
             ],
         }
         row |= {} if result.utterance.reference is None else {"reference": result.utterance.reference}
-        row |= notes_entry(result)
-        yield json.dumps(row, ensure_ascii=False)
+        yield row | notes_entry(result)
+
+
+def _objects(result: Result) -> Iterator[str]:
+    """Yield a JSON object for each transcript."""
+    return (json.dumps(row, ensure_ascii=False) for row in rows_of(result))
 
 
 def jsonl(result: Result) -> str:
@@ -155,8 +161,14 @@ def each_transcript(text: Callable[[Transcript, float], str]) -> Callable[[Resul
     return lambda result: [text(transcript, result.utterance.offset_seconds) for transcript in result.transcripts]
 
 
+def _columns(transcriber: Any) -> Columns:
+    from .parquet_columns import transcript_columns
+
+    return transcript_columns()
+
+
 # To add a format, add a row. Its key becomes a value of --format; everything else is derived from this table.
-FORMATS: dict[str, RowFormat | FileFormat] = {
+FORMATS: dict[str, RowFormat | FileFormat | FolderFormat] = {
     "jsonl": RowFormat("jsonl", "a JSON object per line", text=jsonl, is_json=True),
     "txt": RowFormat("txt", "name, tab and text per line", text=txt, bare=_bare),
     "tsv": RowFormat("tsv", "tab-separated table with a header", text=tsv, head=table([COLUMNS], "\t", "\n")),
@@ -166,5 +178,6 @@ FORMATS: dict[str, RowFormat | FileFormat] = {
     "srt": FileFormat("srt", "SubRip subtitles", contents=each_transcript(lambda transcript, offset_seconds: srt(transcript))),
     "vtt": FileFormat("vtt", "WebVTT subtitles", contents=each_transcript(lambda transcript, offset_seconds: vtt(transcript))),
     "textgrid": FileFormat("TextGrid", "Praat's TextGrid", contents=each_transcript(textgrid)),
+    "parquet": parquet_format(_columns, has_notes=True),
 }
 TABLE = FormatTable(FORMATS, default="jsonl", on_standard_output="txt", done="transcribed")

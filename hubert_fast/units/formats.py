@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..jobs.formats import Context, FileFormat, FolderFormat, FormatTable, RowFormat, notes_entry
 from ..jobs.outcomes import by_channel
+from ..jobs.parquet_format import parquet_format
 
 if TYPE_CHECKING:
     from ..jobs.journal import Journal
+    from ..jobs.parquet_columns import Columns
     from ..jobs.sinks import Output
+    from .encoder import Encoder
     from .encodings import Encoding, EncodingResult
-
-PYARROW = ("pyarrow", "pip install 'hubert_fast[parquet]'")
 
 
 def _shards(folder: Path, journal: Journal, context: Context) -> Output:
@@ -40,12 +41,6 @@ def _files_of_fairseq(folder: Path, journal: Journal) -> Iterable[Path]:
     return files_of_fairseq(folder, journal)
 
 
-def _files_of_parts(folder: Path, journal: Journal) -> Iterable[Path]:
-    from .parquet_parts import files_of_parts
-
-    return files_of_parts(folder, journal)
-
-
 def _files_of_npy(folder: Path, journal: Journal) -> Iterable[Path]:
     """Yield the files that utterances own. The journal has their names in lower case."""
     return (path for path in folder.rglob("*.npy") if journal.owner(path.relative_to(folder).as_posix()) is not None)
@@ -62,16 +57,16 @@ def _fairseq(folder: Path, journal: Journal, context: Context) -> Output:
     return open_fairseq(folder, journal, context)
 
 
-def _parquet_frames(folder: Path, journal: Journal, context: Context) -> Output:
-    from .parquet_columns import open_frames
+def _frame_columns(encoder: Encoder) -> Columns:
+    from .parquet_columns import frame_columns
 
-    return open_frames(folder, journal, context)
+    return frame_columns(encoder)
 
 
-def _parquet_units(folder: Path, journal: Journal, context: Context) -> Output:
-    from .parquet_columns import open_units
+def _unit_columns(encoder: Encoder) -> Columns:
+    from .parquet_columns import unit_columns
 
-    return open_units(folder, journal, context)
+    return unit_columns(encoder)
 
 
 def npy(result: EncodingResult) -> list[bytes]:
@@ -92,9 +87,7 @@ FEATURE_FORMATS: dict[str, FolderFormat | FileFormat] = {
         "", "a folder of .npy files of bounded size, an index and a description", open=_shards, files=_files_of_shards
     ),
     "npy": FileFormat("npy", "a .npy file for each input", contents=npy, files=_files_of_npy),
-    "parquet": FolderFormat(
-        "", "a folder of Parquet files of bounded size", open=_parquet_frames, files=_files_of_parts, needs=PYARROW
-    ),
+    "parquet": parquet_format(_frame_columns, lambda context: round(context.options.shard_megabytes * 1e6)),
     "fairseq": FolderFormat(
         "",
         "a folder with fairseq's .npy and .len",
@@ -152,9 +145,7 @@ def _spaced(numbers: Any) -> str:
 UNIT_FORMATS: dict[str, RowFormat | FolderFormat] = {
     "jsonl": RowFormat("jsonl", "a JSON object per line", text=jsonl, is_json=True),
     "tsv": RowFormat("tsv", "name, tab and units per line", text=tsv, bare=bare),
-    "parquet": FolderFormat(
-        "", "a folder of Parquet files of bounded size", open=_parquet_units, files=_files_of_parts, needs=PYARROW
-    ),
+    "parquet": parquet_format(_unit_columns),
     "km": RowFormat("km", "fairseq's labels, a line of units for each input", text=km, failure="\n", is_aligned=True),
 }
 UNITS = FormatTable(UNIT_FORMATS, default="jsonl", on_standard_output="tsv", done="encoded")

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-from ..jobs.journal import Journal, JournalError, Row
-from ..jobs.row_file import check_size, sync_path
-from ..jobs.sinks import Output
-from .encodings import EncodingResult
+from .journal import Journal, JournalError, Row
+from .outcomes import Outcome
+from .parquet_columns import Columns
+from .row_file import check_size, sync_path
+from .sinks import Output
 
 if TYPE_CHECKING:
     import pyarrow
@@ -33,19 +33,6 @@ def files_of_parts(folder: Path, journal: Journal) -> Iterator[Path]:
     for number in range(journal.size_of(PART) + 1):
         for suffix in ("arrows", "parquet", "parquet" + UNFINISHED):
             yield folder / f"part-{number:05d}.{suffix}"
-
-
-@dataclass(frozen=True)
-class Columns:
-    """The columns of results.
-
-    Attributes:
-        schema: Names and types.
-        rows: Function that yields the columns of each encoding of a result: arrays with one row, in the order of the schema.
-    """
-
-    schema: pyarrow.Schema
-    rows: Callable[[EncodingResult], Iterator[list[pyarrow.Array]]]
 
 
 class ParquetParts(Output):
@@ -103,7 +90,7 @@ class ParquetParts(Output):
     def _parquet(self, part: int) -> Path:
         return self._folder / f"part-{part:05d}.parquet"
 
-    def write(self, result: Any) -> Row:
+    def write(self, result: Outcome) -> Row:
         import pyarrow
 
         first = self._next_row
