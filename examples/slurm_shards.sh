@@ -16,7 +16,7 @@
 #SBATCH --output=transcripts-%j.log
 #SBATCH --open-mode=append
 # Slurm queues a preempted job again, and goes on if a node fails. Two minutes before the time limit it sends SIGTERM to this
-# script alone (B:), so that Ray still runs while hubert-fast finishes the shards in work.
+# script alone (B:), so that Ray still runs while hubert-fast ends. Shards in work are done again later.
 #SBATCH --requeue
 #SBATCH --no-kill
 #SBATCH --signal=B:TERM@120
@@ -58,7 +58,7 @@ hubert-fast transcribe 's3://BUCKET/shards/{000000..000127}.tar' \
     --engine ray --ray-address "$address" --actors 1,8 &
 child=$!
 
-# A signal ends the first wait while hubert-fast is finishing its shards.
+# A signal ends the first wait while hubert-fast is still ending.
 wait "$child"
 status=$?
 while kill -0 "$child" 2>/dev/null; do

@@ -107,7 +107,6 @@ class FolderFormat(Format):
         refusal: Function that returns why a run cannot write this format; `None` if it can.
         columns: Function that returns the columns of results in Parquet files, given the runner; `None` for other formats.
         needs: The module that the format needs, and how to install it.
-        columns: Function that returns the `Columns` of results, given the runner, for a format whose files are Parquet.
     """
 
     open: Callable[[Path, Journal, Context], Output]
@@ -115,7 +114,6 @@ class FolderFormat(Format):
     refusal: Callable[[Context], str | None] = lambda context: None
     columns: Callable[[Any], Columns] | None = None
     needs: tuple[str, str] | None = None
-    columns: Callable[[Any], Any] | None = None
 
 
 def check_format(name: str, format: Format, channels: str, retry_failed: bool) -> None:

@@ -153,7 +153,7 @@ def _process(
         quiet=options.quiet,
         most_failures=0 if options.quiet else MOST_FAILURES_SHOWN,
         failures_file=f"{storage.url}/{FAILURES}",
-        notes_file=storage.url if work.format.is_json else None,
+        notes_file=storage.url if work.format.has_notes else None,
         hears_results=is_local,
     )
     job = ShardJob(shards, work, manifest, summary, progress, options.retry_failed)
