@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from .utterances import Utterance
+if TYPE_CHECKING:
+    from .utterances import Utterance
 
 Value = TypeVar("Value")
 
