@@ -12,7 +12,6 @@ from pathlib import Path, PurePosixPath
 
 from ..audio import is_url
 from ..audio.names import has_audio_suffix
-from ..audio.pipes import Command
 from ..audio.raw_format import RAW_PREFIX, RawFormat
 from ..audio.standard_input import named_pipe, standard_input
 from . import manifests
@@ -21,7 +20,7 @@ from .folders import FolderWalk, link_error
 from .paths import PathResolver, ResolvedPath, as_file, parent_folder
 from .patterns import is_pattern, matches, names_suffix, resolve_folder
 from .remote import CannotListError, is_archive, list_files, url_of_archive
-from .row_paths import is_bare, is_comment, resolve_row, sample_range_error
+from .row_paths import command_of, is_bare, is_comment, resolve_row, sample_range_error, utterance_of
 from .shards import kinds
 from .shards.retries import StorageError
 from .source_kinds import is_list, is_list_in_pipe, is_special
@@ -273,11 +272,11 @@ class Inputs(Iterable[Utterance]):
             self._warn(source, f"skipped {lines} with #, ; or //")
 
     def _from_command(self, entry: manifests.Entry, source: str) -> Utterance:
-        id = entry.id or f"{source}:{entry.line}"
         if not self.allow_pipes:
             reason = "is a command, and commands in lists run only with --allow-pipes"
+            id = entry.id or f"{source}:{entry.line}"
             return Utterance(id, source, error=f"{source}, row {entry.line}: {entry.audio[:200]!r} {reason}")
-        return _utterance(entry, id, Command(entry.audio), id)
+        return command_of(entry, source)
 
     def _from_entry(self, entry: manifests.Entry, path: ResolvedPath, source: str) -> Iterator[Utterance]:
         is_folder = is_bare(entry) and os.path.isdir(path.audio)
@@ -287,14 +286,7 @@ class Inputs(Iterable[Utterance]):
         elif is_folder or (is_bare(entry) and (is_archive(path.audio) or kinds.is_shard(path.audio))):
             yield from self._from_files(path.audio)
         else:
-            part = _part(entry.offset_seconds, entry.duration_seconds)
-            id = entry.id or f"{path.name}{part}"
-            yield _utterance(entry, id, path.audio, _stem(path.name) + part.replace("#", ".") if entry.id is None else id)
-
-
-def _utterance(entry: manifests.Entry, id: str, audio: str, name: str) -> Utterance:
-    offset, duration = entry.offset_seconds or 0.0, entry.duration_seconds
-    return Utterance(id, audio, offset, duration, entry.reference, name, channel=entry.channel)
+            yield utterance_of(entry, path)
 
 
 def _holds_many(source: str) -> bool:
@@ -304,12 +296,6 @@ def _holds_many(source: str) -> bool:
 
 def _is_linked_folder(path: str) -> bool:
     return os.path.islink(path) and os.path.isdir(path)
-
-
-def _part(offset_seconds: float | None, duration_seconds: float | None) -> str:
-    if offset_seconds is None:
-        return ""
-    return f"#{offset_seconds:.10g}-" + ("" if duration_seconds is None else f"{offset_seconds + duration_seconds:.10g}")
 
 
 def _stem(name: str) -> str:
