@@ -19,9 +19,9 @@ from .audio_filter import AudioFilter, is_audio, is_system_file
 from .folders import FolderWalk, link_error
 from .paths import PathResolver, ResolvedPath, as_file, parent_folder
 from .patterns import is_pattern, matches, names_suffix, resolve_folder
-from .remote import CannotListError, is_archive, list_files, url_of_archive
+from .remote import CannotListError, NoAudioError, is_archive, list_files, url_of_archive
 from .row_paths import command_of, is_bare, is_comment, resolve_row, sample_range_error, utterance_of
-from .shards import kinds
+from .shards import finding, kinds, lhotse_shar
 from .shards.retries import StorageError
 from .source_kinds import is_list, is_list_in_pipe, is_special
 from .utterances import Shard as Shard
@@ -116,6 +116,8 @@ class Inputs(Iterable[Utterance]):
     def _from_source(self, source: str) -> Iterator[Utterance]:
         if source == "-":
             yield from self._from_standard_input()
+        elif kinds.is_shar(source):
+            yield from self._from_cuts(source)
         elif is_list(source):
             yield from self._from_list(source)
         elif is_list_in_pipe(source):
@@ -137,7 +139,7 @@ class Inputs(Iterable[Utterance]):
 
     def _from_files(self, source: str) -> Iterator[Utterance]:
         """Yield the utterances of a source that is not a list."""
-        if kinds.is_shard(source) and (is_url(source) or os.path.isfile(source)):
+        if kinds.is_shard(source) and (os.path.isfile(source) or (is_url(source) and not kinds.is_pattern_of_urls(source))):
             yield from self._from_shard(source)
         elif is_archive(source) and (is_url(source) or os.path.isfile(source)):
             yield from self._from_url(source, url_of_archive(source))
@@ -148,6 +150,22 @@ class Inputs(Iterable[Utterance]):
                 yield from self._from_path(source)
             except OSError as error:  # a name that is too long, a folder without permission
                 yield Utterance(source, source, error=f"{source}: cannot be opened: {error.strerror or error}")
+
+    def _from_cuts(self, source: str) -> Iterator[Utterance]:
+        """Yield the cuts of a shard of Lhotse Shar, or those of a list that merely has such a name."""
+        try:
+            is_shar = lhotse_shar.is_shar(source)
+        except StorageError as error:
+            yield Utterance(source, source, error=str(error))
+            return
+        yield from self._from_shard(source) if is_shar else self._from_list(source)
+
+    def _from_shards(self, folder: str) -> Iterator[Utterance]:
+        """Yield the utterances of the shards in a folder; none if it has no shards. Warn of its other files."""
+        filter = AudioFilter(reads=False)
+        for shard in finding.in_folder(folder, filter):
+            yield from self._from_source(shard.url)
+        self._warn_of_rejected(folder, filter)
 
     def _from_shard(self, source: str) -> Iterator[Utterance]:
         last = None
@@ -197,7 +215,12 @@ class Inputs(Iterable[Utterance]):
         if not is_empty or walk.met_visited:
             self._warn_of_rejected(source, walk.filter)
             return
-        rejected = walk.filter.describe_rejected()
+        rejected, has_shards = walk.filter.describe_rejected(), False
+        for utterance in self._from_shards(source) if rejected is not None else ():
+            has_shards = True
+            yield utterance
+        if has_shards:
+            return
         reason = "no audio files in this folder"
         if rejected is not None:
             reason += f", only {rejected}; if one of them is a list of audio files, pass that file instead"
@@ -234,17 +257,30 @@ class Inputs(Iterable[Utterance]):
         yield Utterance(source, source, error=f"{source}: {reason}")
 
     def _from_url(self, source: str, url: str) -> Iterator[Utterance]:
-        filter = AudioFilter(reads=False)
+        filter, problem = AudioFilter(reads=False), None
         try:
             for file in list_files(url, filter):
-                if file.url != source and _holds_many(file.url):
+                if kinds.is_shard(file.url):
+                    yield from self._from_shard(file.url)
+                elif file.url != source and _holds_many(file.url):
                     yield from self._from_source(file.url)
-                    continue
-                yield Utterance(file.url, file.url, reference=file.reference, name=_stem(file.name))
+                else:
+                    yield Utterance(file.url, file.url, reference=file.reference, name=_stem(file.name))
+        except NoAudioError as error:
+            problem = str(error)
+            try:
+                for utterance in self._from_shards(url):
+                    problem = None
+                    yield utterance
+            except StorageError as failure:
+                yield Utterance(source, source, error=str(failure))
+                return
         except CannotListError as error:
-            yield Utterance(source, source, error=f"{source}: {error}")
+            problem = str(error)
         else:
             self._warn_of_rejected(source, filter)
+        if problem is not None:
+            yield Utterance(source, source, error=f"{source}: {problem}")
 
     def _from_entries(self, entries: Iterator[manifests.Entry], source: str, folder: str) -> Iterator[Utterance]:
         resolver, n_comments = None, 0

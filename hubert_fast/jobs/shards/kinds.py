@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from ...audio import is_url
 from ...audio.names import TAR_SUFFIXES
 from ...first_bytes import head_of, identify
+from ..patterns import is_pattern
 from ..utterances import Utterance
 from . import tar_members
 
@@ -52,6 +53,11 @@ def is_shard(source: str) -> bool:
     return is_tar(source) or is_table(source)
 
 
+def is_pattern_of_urls(source: str) -> bool:
+    """Return whether a URL has wildcards: in `https://`, and in archives, a question mark is something else."""
+    return is_url(source) and "::" not in source and not source.startswith(("http://", "https://")) and is_pattern(source)
+
+
 def utterances(source: str, column: str | None, note: Note) -> Iterator[Utterance]:
     """Yield the utterances in a shard.
 
@@ -63,6 +69,10 @@ def utterances(source: str, column: str | None, note: Note) -> Iterator[Utteranc
     Raises:
         StorageError: If the file cannot be opened or read.
     """
+    if is_shar(source):
+        from . import lhotse_shar
+
+        return lhotse_shar.utterances(source, note)
     if is_table(source):
         from . import table_rows
 

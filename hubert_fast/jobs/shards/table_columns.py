@@ -59,7 +59,9 @@ def _named(schema: Any, kinds: dict[str, str | None], column: str) -> str:
         raise ColumnError(f"there is no column {column!r}, only {_listed(list(kinds))}")
     if kinds[column] is None:
         expected = "bytes, paths, or a struct with one of them"
-        raise ColumnError(f"the column {column!r} cannot hold audio: expected {expected}, but it has {schema.field(column).type}")
+        raise ColumnError(
+            f"the column {column!r} cannot hold audio: expected {expected}, but it has {schema.field(column).type}"
+        )
     return column
 
 

@@ -123,8 +123,10 @@ def utterances(source: str, column: str | None = None, note: Note = lambda messa
 
 def _damage(count: int, error: Exception) -> str:
     rows = "1 row before that was" if count == 1 else f"{count} rows before that were"
-    return f"the table is damaged after row {count - 1} ({first_line(error)}): {rows} read, and the rest is lost" if count else (
-        f"the table is damaged at its beginning, or its end is missing: {first_line(error)}"
+    return (
+        f"the table is damaged after row {count - 1} ({first_line(error)}): {rows} read, and the rest is lost"
+        if count
+        else (f"the table is damaged at its beginning, or its end is missing: {first_line(error)}")
     )
 
 
