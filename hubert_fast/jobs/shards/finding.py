@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
-from ...audio import AudioError, is_url
+from ...audio import AudioError
 from ...audio.names import TAR_SUFFIXES, check_url
 from ..audio_filter import AudioFilter, is_system_folder, is_system_path
 from ..list_text import COMPRESSION_SUFFIXES
@@ -183,7 +183,7 @@ def _below(path: str, base: str) -> str:
 
 
 def _without_fields(paths: list[str]) -> list[str]:
-    """Leave out the files of fields of Lhotse Shar, whose number cuts in their folder have: their audio is read with the cuts."""
+    """Leave out the fields of Lhotse Shar, files whose number cuts in their folder have: they are read with the cuts."""
     cuts = {(os.path.dirname(path), match[1]) for path in paths if (match := kinds.SHAR_CUTS.fullmatch(os.path.basename(path)))}
     return [
         path

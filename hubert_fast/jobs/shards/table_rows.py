@@ -122,16 +122,18 @@ def utterances(source: str, column: str | None = None, note: Note = lambda messa
 
 
 def _damage(count: int, error: Exception) -> str:
+    reason = first_line(error)
+    if not count:
+        return f"the table is damaged at its beginning, or its end is missing: {reason}"
     rows = "1 row before that was" if count == 1 else f"{count} rows before that were"
-    return (
-        f"the table is damaged after row {count - 1} ({first_line(error)}): {rows} read, and the rest is lost"
-        if count
-        else (f"the table is damaged at its beginning, or its end is missing: {first_line(error)}")
-    )
+    return f"the table is damaged after row {count - 1} ({reason}): {rows} read, and the rest is lost"
 
 
 def _parquet(file: _File, source: str, column: str | None) -> Iterator[tuple[Columns, Any]]:
-    """Yield the rows of a Parquet file in small batches, so that memory does not grow with its row groups."""
+    """Yield the rows of a Parquet file in small batches, so that memory does not grow with its row groups.
+
+    A page of a column is read as a whole. Those that pyarrow writes hold a megabyte, or up to 1,024 values if these are large.
+    """
     from pyarrow import parquet
 
     if not file.seekable():
@@ -139,14 +141,12 @@ def _parquet(file: _File, source: str, column: str | None) -> Iterator[tuple[Col
     table = parquet.ParquetFile(file, pre_buffer=False, buffer_size=BUFFER_BYTES, page_checksum_verification=True)
     columns = choose(table.schema_arrow, column)
     names = [columns.audio, *columns.texts, *columns.times]
-    row_bytes = max((_row_bytes(table.metadata.row_group(index)) for index in range(table.num_row_groups)), default=1)
-    n_rows = int(max(1, min(MOST_BATCH_ROWS, BATCH_BYTES // max(1, row_bytes))))
-    for batch in table.iter_batches(n_rows, columns=names, use_threads=False):
-        yield columns, batch
-
-
-def _row_bytes(group: Any) -> int:
-    return group.total_byte_size // max(1, group.num_rows)
+    for index in range(table.num_row_groups):
+        group = table.metadata.row_group(index)
+        row_bytes = max(1, group.total_byte_size // max(1, group.num_rows))
+        n_rows = max(1, min(MOST_BATCH_ROWS, BATCH_BYTES // row_bytes))
+        for batch in table.iter_batches(n_rows, row_groups=[index], columns=names, use_threads=False):
+            yield columns, batch
 
 
 def _arrow(file: _File, head: bytes, column: str | None) -> Iterator[tuple[Columns, Any]]:
