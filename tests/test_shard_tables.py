@@ -64,6 +64,7 @@ def test_datasets_writes_the_files_that_these_tests_write(tmp_path):
     datasets = pytest.importorskip("datasets", reason="the layout is also tested with files written by hand")
     data = {"audio": [str(each.path) for each in FILES.values()], "text": [each.reference for each in FILES.values()]}
     made = datasets.Dataset.from_dict(data).cast_column("audio", datasets.Audio())
+    made = made.with_format("arrow").map(datasets.table.embed_table_storage, batched=True)  # as push_to_hub does
     made.to_parquet(str(tmp_path / "real.parquet"))
     made.save_to_disk(str(tmp_path / "saved"))
     (saved,) = (tmp_path / "saved").glob("*.arrow")

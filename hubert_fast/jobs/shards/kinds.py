@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
@@ -96,8 +96,8 @@ def _expanded(source: str) -> Iterator[str]:
     if braces.re is RANGE:
         first, last = braces.groups()
         step = 1 if int(first) <= int(last) else -1
-        values = (str(number).zfill(len(first)) for number in range(int(first), int(last) + step, step))
+        values: Iterable[str] = (str(number).zfill(len(first)) for number in range(int(first), int(last) + step, step))
     else:
-        values = iter(braces[1].split(","))
+        values = braces[1].split(",")
     for value in values:
         yield from _expanded(f"{source[: braces.start()]}{value}{source[braces.end() :]}")

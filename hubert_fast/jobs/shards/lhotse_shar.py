@@ -121,9 +121,7 @@ class _Shard:
                 return
             name, content = name_and_content
             if _id_of(name) != str(PurePosixPath(id)):
-                reason = (
-                    f"the cut {id} stands where the audio in {self._tar} is {name}, so the rest is lost"
-                )
+                reason = f"the cut {id} stands where the audio in {self._tar} is {name}, so the rest is lost"
                 yield self._error(id, reason)
                 return
             yield self._utterance(cut, id, content)
