@@ -10,6 +10,7 @@ import pytest
 from pyarrow import ipc, parquet
 
 from hubert_fast.audio.contained import Contained
+from hubert_fast.cli import main
 from hubert_fast.demo import recordings
 from hubert_fast.jobs.shards import table_rows
 from hubert_fast.jobs.shards.retries import StorageError
@@ -286,3 +287,13 @@ def test_tables_of_a_remote_folder_and_pattern_are_read_in_sorted_order(tmp_path
         assert rows[2].id == "parquet://0::memory:///tables/data/b.parquet"
         assert isinstance(rows[0].audio, Contained)
     assert notes == ["memory://tables: skipped 1 file that does not appear to be audio: 1 .md"]
+
+
+def test_rows_of_a_table_are_transcribed_as_their_files(tmp_path):
+    source = _write(_table(), tmp_path / "a.parquet")
+    texts = []
+    for given in ([source], [str(each.path) for each in FILES.values()]):
+        output = tmp_path / f"{len(given)}.jsonl"
+        assert main(["transcribe", *given, "-o", str(output), "--ordered", "--quiet", "--audio-column", "audio"]) == 0
+        texts.append([json.loads(line)["text"] for line in output.read_text().splitlines()])
+    assert texts[0] == texts[1] and len(texts[0]) == len(FILES) and all(texts[0])
