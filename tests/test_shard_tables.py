@@ -171,7 +171,7 @@ def test_the_features_of_hugging_face_decide_between_audio_and_images(tmp_path):
 NOT_TABLES = {
     b"": "this is an empty file (0 bytes), not a table: download or write it again",
     b"<html><body>": "this is an HTML page, not a table",
-    b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n": "this is a Git LFS pointer to a file of 5 bytes, not a",
+    b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n": "this is a Git LFS pointer to a file of 5 bytes, not",
     b"\x01\x02\x03": "this is neither a Parquet nor an Arrow file",
 }
 
@@ -233,7 +233,7 @@ def test_a_failure_of_the_storage_is_not_taken_for_damage(tmp_path, monkeypatch)
                 raise StorageError("the server is gone")
 
         monkeypatch.setattr(table_rows.streams, "opened", lambda source, data=data: Failing(data))
-        with pytest.raises(StorageError, match="^the server is gone$"):
+        with pytest.raises(StorageError, match=r"^the server is gone$"):
             _rows(source)
         *_, row = Inputs([str(tmp_path / f"a{suffix}")])
         assert row.error.startswith("the server is gone") and row.id == source

@@ -139,9 +139,10 @@ class Inputs(Iterable[Utterance]):
 
     def _from_files(self, source: str) -> Iterator[Utterance]:
         """Yield the utterances of a source that is not a list."""
-        if kinds.is_shard(source) and (os.path.isfile(source) or (is_url(source) and not kinds.is_pattern_of_urls(source))):
+        is_file = os.path.isfile(source) or (is_url(source) and not kinds.is_pattern_of_urls(source))
+        if kinds.is_shard(source) and is_file:
             yield from self._from_shard(source)
-        elif is_archive(source) and (is_url(source) or os.path.isfile(source)):
+        elif is_archive(source) and is_file:
             yield from self._from_url(source, url_of_archive(source))
         elif is_url(source):
             yield from self._from_url(source, source)
