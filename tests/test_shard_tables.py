@@ -171,7 +171,7 @@ def test_the_features_of_hugging_face_decide_between_audio_and_images(tmp_path):
 NOT_TABLES = {
     b"": "this is an empty file (0 bytes), not a table: download or write it again",
     b"<html><body>": "this is an HTML page, not a table",
-    b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n": "this is a Git LFS pointer to a file of 5 bytes, not",
+    b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n": "this is a Git LFS pointer to a file of 5 bytes",
     b"\x01\x02\x03": "this is neither a Parquet nor an Arrow file",
 }
 

@@ -102,6 +102,7 @@ def utterances(source: str, column: str | None = None, note: Note = lambda messa
         while problem is None:
             try:
                 columns, batch = next(batches)
+                _check(columns, batch)
             except StopIteration:
                 break
             except StorageError:
@@ -162,22 +163,21 @@ def _arrow(file: _File, head: bytes, column: str | None) -> Iterator[tuple[Colum
             batch = reader.read_next_batch()
         except StopIteration:
             break
-        for name in (columns.audio, *columns.texts, *columns.times):
-            _check(batch.column(name))
         yield columns, batch
     if file.has_ended:
         raise _DamagedError("its end mark is missing, so it may be cut off")
 
 
-def _check(column: Any) -> None:
-    """Raise an error if a damaged column has lengths that would lead out of its memory."""
+def _check(columns: Columns, batch: Any) -> None:
+    """Raise an error if a damaged batch has lengths or numbers that would lead out of its memory."""
     from pyarrow import ArrowInvalid
 
-    try:
-        column.validate(full=True)
-    except ArrowInvalid as error:
-        if "UTF8" not in str(error):  # file names and texts need not be UTF-8
-            raise
+    for name in (columns.audio, *columns.texts, *columns.times):
+        try:
+            batch.column(name).validate(full=True)
+        except ArrowInvalid as error:
+            if "UTF8" not in str(error):  # file names and texts need not be UTF-8
+                raise
 
 
 class _Rows:
