@@ -196,9 +196,12 @@ class _Rows:
     def utterance(self, number: int, columns: Columns, batch: Any, index: int) -> Utterance:
         """Return a row of a batch; `number` counts the rows of the table from 0."""
         url = f"parquet://{number}::{self._source}"
-        content, path = _audio(batch.column(columns.audio)[index], columns.kind)
-        names = columns.texts if content is not None else columns.texts + columns.times
-        fields = {name: _value(batch.column(name)[index]) for name in names}
+        try:
+            content, path = _audio(batch.column(columns.audio)[index], columns.kind)
+            names = columns.texts if content is not None else columns.texts + columns.times
+            fields = {name: _value(batch.column(name)[index]) for name in names}
+        except IndexError as error:  # in the numbers of a dictionary
+            return Utterance(url, url, error=f"{url}: this row is damaged: {first_line(error)}")
         entry = parse_row(number, {**fields, "audio": url if content is not None or not path else path}, "row")
         reason = None if entry.error is None else entry.error.removeprefix(f"row {number}").removeprefix(":").strip()
         if content is None and not path:
