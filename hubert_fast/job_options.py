@@ -306,6 +306,12 @@ def _add_audio(parser: argparse.ArgumentParser) -> None:
         "mulaw and alaw (default: detect the format from the first bytes)",
     )
     audio.add_argument(
+        "--audio-column",
+        metavar="NAME",
+        help="column of Parquet and Arrow files that holds the audio, as bytes or paths (default: the only one with Hugging "
+        "Face's Audio feature, or else with a struct of bytes and path, or else with a usual name such as audio)",
+    )
+    audio.add_argument(
         "--allow-pipes",
         action="store_true",
         help="run the shell commands that Kaldi's wav.scp and Lhotse's lists may contain instead of file names (default: such "

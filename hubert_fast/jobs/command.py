@@ -90,7 +90,8 @@ def _name_of(source: str) -> str:
 def _inputs(command: BatchCommand, options: argparse.Namespace, shard: Shard | None, report: Report) -> Inputs:
     raw = None if options.stdin_format is None else RawFormat.parse(options.stdin_format)
     kind = Inputs if command.sample_frames is None else SampledInputs
-    inputs = kind(options.inputs, shard, note=report, allow_pipes=options.allow_pipes, raw=raw)
+    column, allow_pipes = options.audio_column, options.allow_pipes
+    inputs = kind(options.inputs, shard, note=report, allow_pipes=allow_pipes, raw=raw, column=column)
     if isinstance(inputs, SampledInputs):
         inputs.seed = command.sample_seed
         if not inputs.can_repeat:

@@ -12,7 +12,6 @@ from pathlib import Path, PurePosixPath
 
 from ..audio import is_url
 from ..audio.names import has_audio_suffix
-from ..audio.pipes import Command
 from ..audio.raw_format import RAW_PREFIX, RawFormat
 from ..audio.standard_input import named_pipe, standard_input
 from . import manifests
@@ -20,9 +19,9 @@ from .audio_filter import AudioFilter, is_audio, is_system_file
 from .folders import FolderWalk, link_error
 from .paths import PathResolver, ResolvedPath, as_file, parent_folder
 from .patterns import is_pattern, matches, names_suffix, resolve_folder
-from .remote import CannotListError, is_archive, list_files, url_of_archive
-from .row_paths import is_bare, is_comment, resolve_row, sample_range_error
-from .shards import kinds
+from .remote import CannotListError, NoAudioError, is_archive, list_files, url_of_archive
+from .row_paths import command_of, is_bare, is_comment, resolve_row, sample_range_error, utterance_of
+from .shards import finding, kinds, lhotse_shar
 from .shards.retries import StorageError
 from .source_kinds import is_list, is_list_in_pipe, is_special
 from .utterances import Shard as Shard
@@ -117,6 +116,8 @@ class Inputs(Iterable[Utterance]):
     def _from_source(self, source: str) -> Iterator[Utterance]:
         if source == "-":
             yield from self._from_standard_input()
+        elif kinds.is_shar(source):
+            yield from self._from_cuts(source)
         elif is_list(source):
             yield from self._from_list(source)
         elif is_list_in_pipe(source):
@@ -138,9 +139,10 @@ class Inputs(Iterable[Utterance]):
 
     def _from_files(self, source: str) -> Iterator[Utterance]:
         """Yield the utterances of a source that is not a list."""
-        if kinds.is_shard(source) and (is_url(source) or os.path.isfile(source)):
+        is_file = os.path.isfile(source) or (is_url(source) and not kinds.is_pattern_of_urls(source))
+        if kinds.is_shard(source) and is_file:
             yield from self._from_shard(source)
-        elif is_archive(source) and (is_url(source) or os.path.isfile(source)):
+        elif is_archive(source) and is_file:
             yield from self._from_url(source, url_of_archive(source))
         elif is_url(source):
             yield from self._from_url(source, source)
@@ -149,6 +151,22 @@ class Inputs(Iterable[Utterance]):
                 yield from self._from_path(source)
             except OSError as error:  # a name that is too long, a folder without permission
                 yield Utterance(source, source, error=f"{source}: cannot be opened: {error.strerror or error}")
+
+    def _from_cuts(self, source: str) -> Iterator[Utterance]:
+        """Yield the cuts of a shard of Lhotse Shar, or those of a list that merely has such a name."""
+        try:
+            is_shar = lhotse_shar.is_shar(source)
+        except StorageError as error:
+            yield Utterance(source, source, error=str(error))
+            return
+        yield from self._from_shard(source) if is_shar else self._from_list(source)
+
+    def _from_shards(self, folder: str) -> Iterator[Utterance]:
+        """Yield the utterances of the shards in a folder; none if it has no shards. Warn of its other files."""
+        filter = AudioFilter(reads=False)
+        for shard in finding.in_folder(folder, filter):
+            yield from self._from_source(shard.url)
+        self._warn_of_rejected(folder, filter)
 
     def _from_shard(self, source: str) -> Iterator[Utterance]:
         last = None
@@ -198,7 +216,12 @@ class Inputs(Iterable[Utterance]):
         if not is_empty or walk.met_visited:
             self._warn_of_rejected(source, walk.filter)
             return
-        rejected = walk.filter.describe_rejected()
+        rejected, has_shards = walk.filter.describe_rejected(), False
+        for utterance in self._from_shards(source) if rejected is not None else ():
+            has_shards = True
+            yield utterance
+        if has_shards:
+            return
         reason = "no audio files in this folder"
         if rejected is not None:
             reason += f", only {rejected}; if one of them is a list of audio files, pass that file instead"
@@ -235,17 +258,30 @@ class Inputs(Iterable[Utterance]):
         yield Utterance(source, source, error=f"{source}: {reason}")
 
     def _from_url(self, source: str, url: str) -> Iterator[Utterance]:
-        filter = AudioFilter(reads=False)
+        filter, problem = AudioFilter(reads=False), None
         try:
             for file in list_files(url, filter):
-                if file.url != source and _holds_many(file.url):
+                if kinds.is_shard(file.url):
+                    yield from self._from_shard(file.url)
+                elif file.url != source and _holds_many(file.url):
                     yield from self._from_source(file.url)
-                    continue
-                yield Utterance(file.url, file.url, reference=file.reference, name=_stem(file.name))
+                else:
+                    yield Utterance(file.url, file.url, reference=file.reference, name=_stem(file.name))
+        except NoAudioError as error:
+            problem = str(error)
+            try:
+                for utterance in self._from_shards(url):
+                    problem = None
+                    yield utterance
+            except StorageError as failure:
+                yield Utterance(source, source, error=str(failure))
+                return
         except CannotListError as error:
-            yield Utterance(source, source, error=f"{source}: {error}")
+            problem = str(error)
         else:
             self._warn_of_rejected(source, filter)
+        if problem is not None:
+            yield Utterance(source, source, error=f"{source}: {problem}")
 
     def _from_entries(self, entries: Iterator[manifests.Entry], source: str, folder: str) -> Iterator[Utterance]:
         resolver, n_comments = None, 0
@@ -273,11 +309,11 @@ class Inputs(Iterable[Utterance]):
             self._warn(source, f"skipped {lines} with #, ; or //")
 
     def _from_command(self, entry: manifests.Entry, source: str) -> Utterance:
-        id = entry.id or f"{source}:{entry.line}"
         if not self.allow_pipes:
             reason = "is a command, and commands in lists run only with --allow-pipes"
+            id = entry.id or f"{source}:{entry.line}"
             return Utterance(id, source, error=f"{source}, row {entry.line}: {entry.audio[:200]!r} {reason}")
-        return _utterance(entry, id, Command(entry.audio), id)
+        return command_of(entry, source)
 
     def _from_entry(self, entry: manifests.Entry, path: ResolvedPath, source: str) -> Iterator[Utterance]:
         is_folder = is_bare(entry) and os.path.isdir(path.audio)
@@ -287,14 +323,7 @@ class Inputs(Iterable[Utterance]):
         elif is_folder or (is_bare(entry) and (is_archive(path.audio) or kinds.is_shard(path.audio))):
             yield from self._from_files(path.audio)
         else:
-            part = _part(entry.offset_seconds, entry.duration_seconds)
-            id = entry.id or f"{path.name}{part}"
-            yield _utterance(entry, id, path.audio, _stem(path.name) + part.replace("#", ".") if entry.id is None else id)
-
-
-def _utterance(entry: manifests.Entry, id: str, audio: str, name: str) -> Utterance:
-    offset, duration = entry.offset_seconds or 0.0, entry.duration_seconds
-    return Utterance(id, audio, offset, duration, entry.reference, name, channel=entry.channel)
+            yield utterance_of(entry, path)
 
 
 def _holds_many(source: str) -> bool:
@@ -304,12 +333,6 @@ def _holds_many(source: str) -> bool:
 
 def _is_linked_folder(path: str) -> bool:
     return os.path.islink(path) and os.path.isdir(path)
-
-
-def _part(offset_seconds: float | None, duration_seconds: float | None) -> str:
-    if offset_seconds is None:
-        return ""
-    return f"#{offset_seconds:.10g}-" + ("" if duration_seconds is None else f"{offset_seconds + duration_seconds:.10g}")
 
 
 def _stem(name: str) -> str:

@@ -42,6 +42,10 @@ class CannotListError(Exception):
     """A URL or archive cannot be listed, or holds no audio. The message says why, but does not name it."""
 
 
+class NoAudioError(CannotListError):
+    """A URL or archive was listed, and holds no audio."""
+
+
 def is_archive(source: str) -> bool:
     """Return whether a path or URL has the suffix of a zip or tar archive."""
     if "::" in source and is_url(source):
@@ -112,7 +116,7 @@ def list_files(source: str, filter: AudioFilter) -> Iterator[RemoteFile]:
             count += 1
     if not count:
         rejected = filter.describe_rejected()
-        raise CannotListError(f"no audio files here{f', only {rejected}' if rejected else ''}")
+        raise NoAudioError(f"no audio files here{f', only {rejected}' if rejected else ''}")
 
 
 def _list(system: Any, path: str, source: str) -> list[str] | None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
 from ...audio import is_url
 from ...audio.names import TAR_SUFFIXES
 from ...first_bytes import head_of, identify
+from ..patterns import is_pattern
 from ..utterances import Utterance
 from . import tar_members
 
@@ -52,6 +53,11 @@ def is_shard(source: str) -> bool:
     return is_tar(source) or is_table(source)
 
 
+def is_pattern_of_urls(source: str) -> bool:
+    """Return whether a URL has wildcards: in `https://`, and in archives, a question mark is something else."""
+    return is_url(source) and "::" not in source and not source.startswith(("http://", "https://")) and is_pattern(source)
+
+
 def utterances(source: str, column: str | None, note: Note) -> Iterator[Utterance]:
     """Yield the utterances in a shard.
 
@@ -63,6 +69,10 @@ def utterances(source: str, column: str | None, note: Note) -> Iterator[Utteranc
     Raises:
         StorageError: If the file cannot be opened or read.
     """
+    if is_shar(source):
+        from . import lhotse_shar
+
+        return lhotse_shar.utterances(source, note)
     if is_table(source):
         from . import table_rows
 
@@ -86,8 +96,8 @@ def _expanded(source: str) -> Iterator[str]:
     if braces.re is RANGE:
         first, last = braces.groups()
         step = 1 if int(first) <= int(last) else -1
-        values = (str(number).zfill(len(first)) for number in range(int(first), int(last) + step, step))
+        values: Iterable[str] = (str(number).zfill(len(first)) for number in range(int(first), int(last) + step, step))
     else:
-        values = iter(braces[1].split(","))
+        values = braces[1].split(",")
     for value in values:
         yield from _expanded(f"{source[: braces.start()]}{value}{source[braces.end() :]}")
