@@ -297,7 +297,6 @@ def _add_audio(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="process what is left of truncated files (default: such files fail)",
     )
-    audio.add_argument("--audio-column", metavar="NAME", help="column")
     audio.add_argument(
         "--stdin-format",
         metavar="FORMAT",

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from pyarrow import parquet
 from hubert_fast import demo
 from hubert_fast.cli import main
 from hubert_fast.jobs.command import _name_of
+from hubert_fast.jobs.sampling import SampledInputs
 from hubert_fast.units import Centroids, Encoder, FrameReader
 from hubert_fast.units.formats import FEATURES
 
@@ -591,3 +593,27 @@ def test_a_link_to_a_missing_folder(tmp_path, capsys):
 )
 def test_names_of_fairseqs_files(source, name):
     assert _name_of(source) == name
+
+
+def test_a_random_sample_of_shards_takes_shards_in_a_random_order(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recordings = demo.recordings()
+    for number in range(6):
+        with tarfile.open(f"{number}.tar", "w") as archive:
+            for recording in recordings[2 * number : 2 * number + 2]:
+                archive.add(recording.path, recording.path.name)
+
+    def order(seed: int, *sources: str) -> list[str]:
+        inputs = SampledInputs(sources)
+        inputs.seed = seed
+        return [utterance.id.rpartition("::")[2] for utterance in inputs]
+
+    first = order(0, "{0..5}.tar")
+    assert first == order(0, *(f"{number}.tar" for number in reversed(range(6)))) != order(1, "{0..5}.tar")
+    assert first[::2] == first[1::2] and sorted(first[::2]) == [f"{number}.tar" for number in range(6)]
+    with pytest.raises(ValueError, match="either from shards or from files"):
+        order(0, "0.tar", str(recordings[0].path))
+    command = ["features", "{0..5}.tar", "--layer", "1", "-o", "out", "--sample-frames", "200", "--device", "cpu", "--quiet"]
+    assert main(command) == 0
+    rows = [json.loads(line) for line in Path("out/index.jsonl").read_text().splitlines()]
+    assert sum(row["frames"] for row in rows) >= 200 and {row["audio"].rpartition("::")[2] for row in rows} <= {*first[:4]}

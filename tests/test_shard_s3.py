@@ -128,7 +128,7 @@ def test_a_stream_reads_on_where_a_request_failed(s3, monkeypatch):
     s3.share = 0.3
     with streams.opened("s3://archive/in/000.tar") as file:
         data = b"".join(iter(lambda: file.read(10_000), b""))
-    assert data == archive_of(0) and s3.counts.total() - s3.counts["none"] >= 3
+    assert data == archive_of(0) and s3.counts.total() - s3.counts["none"] >= 2
     s3.share = 0.0
     with streams.opened("s3://archive/in/000.tar") as file:
         file.seek(-512, io.SEEK_END)

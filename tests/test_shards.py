@@ -9,8 +9,10 @@ import signal
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import wait_until
 
@@ -23,6 +25,7 @@ from hubert_fast.jobs.shards.shard_job import find_all, named
 from hubert_fast.jobs.shards.storage import UNFINISHED, Storage
 from hubert_fast.jobs.utterances import Shard
 from hubert_fast.transcribe import Transcriber
+from hubert_fast.units import Centroids, Encoder
 
 FLOAT32 = ["--device", "cpu", "--dtype", "float32"]
 CLIPS = 6  # in a shard
@@ -31,10 +34,8 @@ pytestmark = pytest.mark.usefixtures("two_threads")
 
 def write_shard(path: Path, first: int, count: int = CLIPS) -> None:
     """Write a tar archive with recordings and their references, as WebDataset does."""
-    recordings = demo.recordings()
     with tarfile.open(path, "w") as archive:
-        for index in range(first, first + count):
-            recording = recordings[index % len(recordings)]
+        for index, recording in enumerate(recordings(first, count), first):
             name = f"{index:04d}"
             content = {recording.path.suffix: recording.path.read_bytes(), ".txt": recording.reference.encode()}
             for suffix, data in content.items():
@@ -50,6 +51,17 @@ def shards(tmp_path, monkeypatch):
     for number in range(4):
         write_shard(tmp_path / f"a-{number:03d}.tar", number * CLIPS)
     return tmp_path
+
+
+def recordings(first: int, count: int) -> list:
+    """Return the recordings in a shard that begins with the one of this number."""
+    every = demo.recordings()
+    return [every[index % len(every)] for index in range(first, first + count)]
+
+
+def audio_names(path: str) -> list[str]:
+    with tarfile.open(path) as archive:
+        return [name for name in archive.getnames() if not name.endswith(".txt")]
 
 
 def run(*arguments: str) -> int:
@@ -78,7 +90,7 @@ def test_the_rows_are_those_of_the_files(shards):
     references = {each.path.read_bytes(): each.reference for each in demo.recordings()}
     for number, name in enumerate(found):
         with tarfile.open(f"a-{number:03d}.tar") as archive:
-            names = [each for each in archive.getnames() if not each.endswith(".txt")]
+            names = audio_names(f"a-{number:03d}.tar")
             content = [archive.extractfile(each).read() for each in names]
         expected = [(f"tar://{each}::a-{number:03d}.tar", texts[data], references[data]) for each, data in zip(names, content)]
         assert [(row["id"], row["text"], row["reference"]) for row in found[name]] == expected
@@ -194,11 +206,9 @@ def test_other_settings_are_refused_and_overwrite_starts_over(shards, capsys):
         (["a-000.tar", "-o", "out", "--per-shard", "--readers", "0"], "readers must be at least 1, but are 0"),
         (["a-000.tar", "-o", "memory://bucket/out.csv"], "memory://bucket/out.csv names a file"),
         (["a-000.tar", "-o", "nothing://bucket/out"], "nothing:// URLs are not supported"),
-        (["empty", "-o", "out", "--per-shard"], "no shards in empty"),
     ],
 )
 def test_wrong_options_are_refused_before_anything_is_written(shards, capsys, arguments, message):
-    os.mkdir("empty")
     assert main(["transcribe", *arguments, *FLOAT32]) == 2
     assert message in capsys.readouterr().err and not Path("out").exists()
 
@@ -225,6 +235,61 @@ def test_a_resumed_run_needs_one_listing_and_one_file(shards, monkeypatch):
     os.remove("out/_shards.jsonl")
     reads.clear()
     assert len(Manifest(storage).entries) == 4 and sorted(reads) == [f"_shards/a-{number:03d}.json" for number in range(4)]
+
+
+def test_features_units_and_transcripts_are_written_as_parquet(shards):
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow writes Parquet")
+    assert run("a-000.tar", "a-001.tar", "--format", "parquet") == 0
+    assert main(["transcribe", "a-000.tar", "-o", "one.jsonl", "--ordered", *FLOAT32]) == 0
+    table = parquet.read_table("out/a-000.parquet").to_pylist()
+    expected = [json.loads(line) for line in Path("one.jsonl").read_text().splitlines()]
+    assert [{name: row[name] for name in expected[0]} for row in table] == expected
+
+    assert main(["features", "a-{000..001}.tar", "--layer", "1,2", "-o", "features", "--per-shard", *FLOAT32]) == 0
+    table = parquet.read_table("features/a-001.parquet")
+    encoder = Encoder.from_pretrained(demo.MODEL, layers=[1, 2], device="cpu", dtype="float32", frame_dtype="float16")
+    assert table["id"].to_pylist() == [f"tar://{name}::a-001.tar" for name in audio_names("a-001.tar")]
+    for row, recording in zip(table.to_pylist(), recordings(CLIPS, CLIPS)):
+        frames = encoder.encode_file(recording.path).frames
+        for layer in (1, 2):
+            np.testing.assert_allclose(np.array(row[f"layer{layer}"]), frames[layer], atol=0.02)
+
+    Centroids(frames[2][::10].astype(np.float32), encoder.sources[1]).save("km.safetensors")
+    command = ["units", "a-{000..001}.tar", "--kmeans", "km.safetensors", *FLOAT32]
+    assert main([*command, "-o", "units", "--per-shard"]) == 0
+    assert main([*command, "-o", "units.jsonl", "--ordered"]) == 0
+    assert "".join(Path(f"units/a-00{n}.jsonl").read_text() for n in (0, 1)) == Path("units.jsonl").read_text()
+    assert main([*command, "-o", "km", "--per-shard", "--format", "km"]) == 0
+    assert Path("km/a-000.km").read_text().count("\n") == CLIPS
+
+
+def test_lists_zips_and_tables_are_shards_too(shards):
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow reads Parquet")
+    from pyarrow import parquet
+
+    chosen = recordings(0, 4)
+    Path("list.jsonl").write_text(
+        "".join(json.dumps({"audio": str(each.path), "id": each.path.stem}) + "\n" for each in chosen)
+    )
+    with zipfile.ZipFile("b.zip", "w") as archive:
+        for each in chosen:
+            archive.write(each.path, each.path.name)
+    audio = [{"bytes": each.path.read_bytes(), "path": each.path.name} for each in chosen]
+    parquet.write_table(pyarrow.table({"audio": audio, "text": [each.reference for each in chosen]}), "p.parquet")
+    assert run("list.jsonl", "b.zip", "p.parquet", "a-000.tar") == 0
+    found = rows()
+    texts = {name: sorted(row["text"] for row in each) for name, each in found.items()}
+    assert texts["list.jsonl"] == texts["b.jsonl"] == texts["p.jsonl"] and len(texts["p.jsonl"]) == 4
+    assert [row["reference"] for row in found["p.jsonl"]] == [each.reference for each in chosen]
+
+
+def test_a_folder_is_searched_for_shards(shards):
+    for folder in ("in/x", "in/y"):
+        os.makedirs(folder)
+        shutil.copy("a-000.tar", f"{folder}/000.tar")
+    Path("in/readme.md").write_text("text")
+    assert run("in") == 0
+    assert {name: len(each) for name, each in rows().items()} == {"x/000.jsonl": CLIPS, "y/000.jsonl": CLIPS}
 
 
 def test_a_file_of_an_output_appears_whole(tmp_path, monkeypatch):

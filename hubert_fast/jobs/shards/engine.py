@@ -21,7 +21,7 @@ from ..outcomes import Outcome
 from ..queues import WeightedQueue
 from ..runner import Runner
 from ..utterances import Utterance
-from . import kinds
+from . import kinds, lhotse_shar
 from .finding import Found
 from .manifest import Entry
 from .retries import StorageError, is_final
@@ -85,7 +85,7 @@ def utterances_of(shard: Found, work: ShardWork, note: Callable[[str], None]) ->
     Raises:
         StorageError: If it cannot be read.
     """
-    if kinds.is_shard(shard.url):
+    if kinds.is_shard(shard.url) or lhotse_shar.is_shar(shard.url):
         yield from kinds.utterances(shard.url, work.column, lambda message: note(f"{shard.url}: {message}"))
         return
     try:
