@@ -23,23 +23,25 @@ OPTIONS = ["--device", "cpu", "--dtype", "float32", "--quiet"]
 # The actor of each process is killed when it is about to write its second shard, but only one actor in a run is.
 KILLED = """
 import os, sys
-from hubert_fast.jobs.shards import engine
 
-finish, mark, count = engine.Part.finish, os.environ["KILLED_MARK"], 0
+def install():
+    from hubert_fast.jobs.shards import engine
 
-def killed(self, storage, stamp):
-    global count
-    count += 1
-    if count == 2:
-        try:
-            os.close(os.open(mark, os.O_CREAT | os.O_EXCL))
-        except FileExistsError:
-            pass
-        else:
-            os.kill(os.getpid(), 9)
-    return finish(self, storage, stamp)
+    finish, mark, count = engine.Part.finish, os.environ["KILLED_MARK"], 0
 
-engine.Part.finish = killed
+    def killed(self, storage, stamp):
+        nonlocal count
+        count += 1
+        if count == 2:
+            try:
+                os.close(os.open(mark, os.O_CREAT | os.O_EXCL))
+            except FileExistsError:
+                pass
+            else:
+                os.kill(os.getpid(), 9)
+        return finish(self, storage, stamp)
+
+    engine.Part.finish = killed
 """
 
 
@@ -67,6 +69,13 @@ def command(archive: Path, out: Path, *options: str) -> list[str]:
     return ["transcribe", pattern, "-o", str(out), "--per-shard", "--engine", "ray", "--threads", "1", *OPTIONS, *options]
 
 
+@pytest.fixture(autouse=True)
+def disconnected():
+    """Leave the cluster that a command in this process has started."""
+    yield
+    ray.shutdown()
+
+
 @pytest.fixture
 def cluster(tmp_path):
     """Start a local Ray cluster with two CPUs, in which one actor is killed in the middle of a run."""
@@ -80,7 +89,7 @@ def cluster(tmp_path):
         include_dashboard=False,
         log_to_driver=False,
         logging_level="ERROR",
-        runtime_env={"env_vars": variables, "worker_process_setup_hook": "killing.__name__.__len__"},
+        runtime_env={"env_vars": variables, "worker_process_setup_hook": "killing.install"},
     )
     yield
     ray.shutdown()

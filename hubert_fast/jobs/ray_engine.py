@@ -107,7 +107,7 @@ def quiet_context(ordered: bool) -> None:
     """Set Ray Data's options for the datasets that follow: no bars and no messages, and whether order is kept."""
     import ray
 
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
@@ -40,6 +41,7 @@ from .retries import StorageError
 from .shard_job import Engine, ShardJob, find_all, named
 from .shard_rows import suffix_of
 from .storage import Storage, is_remote
+from .streams import local_path
 
 
 def is_requested(options: argparse.Namespace) -> bool:
@@ -76,7 +78,7 @@ def _run(command: BatchCommand, options: argparse.Namespace, report: Report) -> 
     with reported_failures(storage.url, is_kept=True):
         _begin(manifest, storage, before, settings, command, options.overwrite)
     work = ShardWork(
-        options.output,
+        options.output if is_remote(options.output) else os.path.abspath(local_path(options.output) or ""),
         format_name,
         format,
         run_options,
@@ -166,8 +168,7 @@ def _process(
         stack.callback(progress.close)
         stack.callback(_keep_summary, storage, summary, options.shard)
         engine = _engine(command, options, work, runner, progress)
-        says = "finishing the shards in work; a second signal stops at once"
-        with stopping(engine, says) as signals:
+        with stopping(engine, engine.says) as signals:
             job.run(engine)
         summary.complete = not signals and not job.failed
     report_summary(summary, report, f"{storage.url}/{FAILURES}")

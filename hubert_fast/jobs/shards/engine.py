@@ -191,6 +191,7 @@ class Part:
         """Drop the temporary files. Results that still come are ignored."""
         with self._changed:
             self._is_closed = True
+            self._rows.close()
             self._output.close()
             self._failures.close()
 

@@ -18,7 +18,12 @@ class LocalShards:
         runner: The runner.
         work: What is done with each shard.
         listener: Function called with the result of each utterance.
+
+    Attributes:
+        says: What to tell the user when it is stopped.
     """
+
+    says = "finishing the shards in work; a second signal stops at once"
 
     def __init__(self, runner: Runner, work: ShardWork, listener: Callable[[Outcome], None]):
         self._work, self._stopped = work, False

@@ -48,7 +48,12 @@ class RayShards:
         device: The device that `load` chooses: auto, cpu or cuda.
         work: What is done with each shard.
         cluster: The cluster, and the part of it to use.
+
+    Attributes:
+        says: What to tell the user when it is stopped.
     """
+
+    says = "stopping after the next shard that is finished; a second signal stops at once"
 
     def __init__(self, load: Callable[[], Runner], device: str, work: ShardWork, cluster: Cluster):
         self._load, self._device, self._work, self._cluster = load, device, work, cluster

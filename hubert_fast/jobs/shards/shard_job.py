@@ -23,6 +23,9 @@ class Engine(Protocol):
     """Processes shards, as `local_engine.LocalShards` does, or `ray_engine.RayShards` on a cluster."""
 
     @property
+    def says(self) -> str: ...
+
+    @property
     def batch_seconds(self) -> float: ...
 
     def results(self, shards: Iterable[Found]) -> Generator[ShardResult, None, None]: ...

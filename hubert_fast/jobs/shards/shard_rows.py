@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, BinaryIO
 
 from ..formats import FolderFormat, Format, RowFormat
@@ -24,6 +25,9 @@ class ShardRows:
     def finish(self) -> None:
         """Complete the file."""
         raise NotImplementedError
+
+    def close(self) -> None:
+        """Release what is held, also after a failure."""
 
 
 class TextRows(ShardRows):
@@ -81,6 +85,10 @@ class ParquetRows(ShardRows):
         if self._group:
             self._end_group()
         self._writer.close()
+
+    def close(self) -> None:
+        with contextlib.suppress(Exception):  # a Parquet writer that is not closed would write when it is collected
+            self._writer.close()
 
 
 def shard_rows(file: BinaryIO, format: Format, runner: Any) -> ShardRows:
