@@ -83,8 +83,15 @@ def _retries() -> dict[str, int]:
     return {"max_restarts": -1, "max_task_retries": MOST_RETRIES}
 
 
-def resources(cluster: Cluster, device: str, blocks: int) -> dict[str, Any]:
-    """Return the arguments of `map_batches` for the resources of each actor and their number, at most one for each block."""
+def resources(cluster: Cluster, device: str, blocks: int, calls: int = 1) -> dict[str, Any]:
+    """Return the arguments of `map_batches` for the resources of each actor and their number, at most one for each block.
+
+    Args:
+        cluster: The cluster, and the part of it to use.
+        device: The device that actors use.
+        blocks: The number of blocks.
+        calls: The number of blocks that an actor works on at a time, each in its own thread.
+    """
     import ray
 
     available = ray.cluster_resources()
@@ -100,7 +107,11 @@ def resources(cluster: Cluster, device: str, blocks: int) -> dict[str, Any]:
     least, most = (max(min(number, blocks), 1) for number in cluster.actors or (max(count, 1), max(count, 1)))
     if "ray_remote_args_fn" in inspect.signature(ray.data.Dataset.map_batches).parameters:  # until Ray 2.64
         arguments["ray_remote_args_fn"] = _retries
-    return arguments | {"compute": ray.data.ActorPoolStrategy(min_size=least, max_size=most)}
+    strategy = ray.data.ActorPoolStrategy
+    threads = {"enable_true_multi_threading": True} if calls > 1 else {}  # without it, calls wait for each other
+    known = inspect.signature(strategy.__init__).parameters
+    compute = strategy(min_size=least, max_size=most, **{name: value for name, value in threads.items() if name in known})
+    return arguments | {"compute": compute} | ({"max_concurrency": calls} if calls > 1 else {})
 
 
 def quiet_context(ordered: bool) -> None:

@@ -85,8 +85,7 @@ class RayShards:
                     ShardWorker,
                     fn_constructor_args=(self._load, self._work, self._cluster.threads),
                     batch_size=1,
-                    max_concurrency=self._work.readers,
-                    **resources(self._cluster, self._device, len(items)),
+                    **resources(self._cluster, self._device, len(items), self._work.readers),
                 )
             for block in results.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
                 for pickled in block["result"]:
