@@ -32,6 +32,7 @@ from report_cpu import (
 )
 from report_gpu import gpu, gpu_claim, gpu_ops
 from report_plots import draw
+from report_shards import shard_kills, shard_limits, shard_memory, shard_scaling, shard_speed
 from report_summary import headline, summary
 from report_tensorflow import tensorflow
 from report_transcribe import bounded, seams, texts, transcription
@@ -46,7 +47,8 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     for block in (
         headline, summary, claim, providers, leaderboard, padding, files, unpadded, cpu_memory, products, recognition,
         padded_texts, wer, layers, transcription, texts, bounded, contention, seams, tensorflow, units, unit_kmeans,
-        unit_memory, unit_kills, unit_quality, gpu_claim, gpu, gpu_ops,
+        unit_memory, unit_kills, unit_quality, shard_kills, shard_speed, shard_memory, shard_limits, shard_scaling,
+        gpu_claim, gpu, gpu_ops,
     )
 }  # fmt: skip
 

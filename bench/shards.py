@@ -301,7 +301,8 @@ def limits(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
         measured.append(
             {
                 "case": case, "utterances": utterances, "rounds": len(times), "p50_s": f"{p50:.2f}",
-                "least_s": f"{min(times):.2f}", "utterances_per_s": f"{utterances / p50:.0f}", "megabytes_per_s": f"{megabytes / p50:.1f}",
+                "least_s": f"{min(times):.2f}",
+                "utterances_per_s": f"{utterances / p50:.0f}", "megabytes_per_s": f"{megabytes / p50:.1f}",
                 "rtfx": f"{audio_seconds / p50:.0f}",
             }
         )  # fmt: skip
