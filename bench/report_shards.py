@@ -36,8 +36,8 @@ def shard_kills(results: Path) -> str:
     first = rows[0]
     return (
         f"{table(header, lines)}\n"
-        f"{first['shards']} tar archives with {int(first['clips']):,} clips. Each kill is a SIGKILL at a random moment; a killed "
-        f"command was started again ({where(first)}, Ray {first['ray']}).\n"
+        f"{first['shards']} tar archives with {int(first['clips']):,} clips. Each kill is a SIGKILL at a random moment; a "
+        f"killed command was started again ({where(first)}, Ray {first['ray']}).\n"
     )
 
 
@@ -78,7 +78,8 @@ def shard_limits(results: Path) -> str:
     lines = []
     for row in rows:
         megabytes, rtfx = float(row["megabytes_per_s"]), float(row["rtfx"])
-        cells = [f"{float(row['utterances_per_s']):,.0f}", f"{megabytes:,.1f}" if megabytes else "", f"{rtfx:,.0f}" if rtfx else ""]
+        amounts = [f"{megabytes:,.1f}" if megabytes else "", f"{rtfx:,.0f}" if rtfx else ""]
+        cells = [f"{float(row['utterances_per_s']):,.0f}", *amounts]
         if "until the first" in row["case"]:
             cells = ["", "", ""]
         lines.append([row["case"], f"{float(row['p50_s']):.2f} s", *cells])
@@ -86,7 +87,8 @@ def shard_limits(results: Path) -> str:
     header = ["part", "took", "utterances a second", "megabytes a second", "times real time"]
     return (
         f"{table(header, lines)}\n"
-        f"Medians of {counted(first['rounds'], 'round')} with a model that takes no time ({where(first)}, Ray {first['ray']}).\n"
+        f"Medians of {counted(first['rounds'], 'round')} with a model that takes no time ({where(first)}, "
+        f"Ray {first['ray']}).\n"
     )
 
 
@@ -122,11 +124,11 @@ def shard_scaling(results: Path) -> str:
     ]  # fmt: skip
     return (
         f"{table(header, lines)}\n"
-        f"The first rate is measured: hubert-large alone, in bfloat16, on one H200. The second is a prediction: what one process "
-        f"on the two cores above reads and decodes of FLAC, if the model takes no time and there is such a process for each GPU. "
-        f"Assumed: FLAC with {BYTES_PER_SECOND / 1000:.0f} kB for a second of audio, shards of {SHARD_BYTES / 1e9:.0f} GB, requests of "
-        f"{REQUEST_BYTES >> 20} MiB, ${1000 * READ_DOLLARS:.4f} and ${1000 * WRITE_DOLLARS:.3f} for 1,000 reads and writes, "
-        f"${TRANSFER_DOLLARS:.2f} for a gigabyte from another region.\n"
+        f"The first rate is measured: hubert-large alone, in bfloat16, on one H200. The second is a prediction: what one "
+        f"process on the two cores above reads and decodes of FLAC, if the model takes no time and there is such a process for "
+        f"each GPU. Assumed: FLAC with {BYTES_PER_SECOND / 1000:.0f} kB for a second of audio, shards of "
+        f"{SHARD_BYTES / 1e9:.0f} GB, requests of {REQUEST_BYTES >> 20} MiB, ${1000 * READ_DOLLARS:.4f} and "
+        f"${1000 * WRITE_DOLLARS:.3f} for 1,000 reads and writes, ${TRANSFER_DOLLARS:.2f} for a gigabyte from another region.\n"
     )
 
 

@@ -48,7 +48,8 @@ FLOAT32 = ["--device", "cpu", "--dtype", "float32", "--quiet"]
 
 
 def columns() -> dict[str, str]:
-    versions = {"torch": torch.__version__, "ray": version("ray"), "pyarrow": version("pyarrow")}
+    versions = {"torch": torch.__version__, "transformers": version("transformers")}
+    versions |= {"ray": version("ray"), "pyarrow": version("pyarrow")}
     return origin(**versions) | {"threads": str(torch.get_num_threads())}
 
 
@@ -159,6 +160,16 @@ def kill_actors(command: list[str], out: Path, kills: int, rng: random.Random, m
     return killed
 
 
+def judge(expected: dict[str, list[str]], found: dict[str, list[str]]) -> dict[str, int]:
+    """Count rows, and the clips that have none, several, or another text than expected."""
+    return {
+        "rows": sum(map(len, found.values())),
+        "missing": len(expected.keys() - found.keys()),
+        "doubled": sum(len(texts) > 1 for texts in found.values()),
+        "differing": sum(texts[0] not in expected.get(name, []) for name, texts in found.items()),
+    }
+
+
 def kills(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     rng, contents = random.Random(options.seed), clips(options.clip_seconds)
     files = folder / "files"
@@ -189,11 +200,9 @@ def kills(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
         found = texts_of(sorted(out.glob("[!_]*.jsonl")))
         measured.append(
             {
-                "case": case, "shards": options.shards, "clips": options.shards * options.clips, "kills": count,
-                "kills_with_progress": progress, "rows": sum(map(len, found.values())),
-                "missing": len(expected.keys() - found.keys()), "doubled": sum(len(texts) > 1 for texts in found.values()),
-                "differing": sum(texts != expected.get(name) for name, texts in found.items()),
-                "seconds": f"{time.perf_counter() - start:.0f}",
+                "case": case, "shards": options.shards, "clips": options.shards * options.clips,
+                "kills": progress if kill is kill_actors else count, "kills_with_progress": progress,
+                **judge(expected, found), "seconds": f"{time.perf_counter() - start:.0f}",
             }
         )  # fmt: skip
         print(measured[-1], flush=True)
@@ -309,7 +318,8 @@ def limits(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
         print(measured[-1], flush=True)
 
     transcriber, outs = free_transcriber(), (folder / f"out{number}" for number in itertools.count())
-    for kind, seconds, count in (("wav", 1.0, 4000), ("wav", 10.0, 600), ("flac", 10.0, 600), ("wav", 40.0, 150)):
+    for kind, seconds, most in (("wav", 1.0, 4000), ("wav", 10.0, 600), ("flac", 10.0, 600), ("wav", 40.0, 160)):
+        count = max(round(most * options.scale), 8)
         samples = noise[: round(seconds * RATE_HZ)]
         content = io.BytesIO()
         soundfile.write(content, samples, RATE_HZ, subtype="PCM_16", format=kind.upper())
@@ -340,7 +350,7 @@ def journal_limit(options: argparse.Namespace, row: Callable[..., None]) -> None
     from hubert_fast.transcribe.results import Result, Transcript
     from hubert_fast.transcribe.summary import TranscriptionSummary
 
-    count, times = 50_000, []
+    count, times = round(50_000 * options.scale), []
 
     class Ready:
         batch_seconds = 0.0
@@ -373,11 +383,11 @@ def journal_limit(options: argparse.Namespace, row: Callable[..., None]) -> None
 
 
 def manifest_limit(options: argparse.Namespace, folder: Path, row: Callable[..., None]) -> None:
-    """Measure how long a run with 100,000 shards takes to begin again: a listing and a file with all entries."""
+    """Measure how long a run with many shards takes to begin again: a listing and a file with all entries."""
     from hubert_fast.jobs.shards.manifest import Entry, Manifest
     from hubert_fast.jobs.shards.storage import Storage
 
-    count = 100_000
+    count = round(100_000 * options.scale)
     place = folder / "manifest"
     for each in ("_shards", ""):
         (place / each).mkdir(parents=True, exist_ok=True)
@@ -391,7 +401,7 @@ def manifest_limit(options: argparse.Namespace, folder: Path, row: Callable[...,
         start = time.perf_counter()
         assert len(Manifest(Storage.of(str(place))).entries) == count
         times.append(time.perf_counter() - start)
-    row("one manifest, 100,000 finished shards", count, 0.0, 5000.0 * count, times)
+    row(f"one manifest, {count:,} finished shards", count, 0.0, 5000.0 * count, times)
 
 
 def ray_limits(options: argparse.Namespace, folder: Path, row: Callable[..., None]) -> None:
@@ -401,12 +411,14 @@ def ray_limits(options: argparse.Namespace, folder: Path, row: Callable[..., Non
     from hubert_fast.jobs.ray_engine import Cluster
     from hubert_fast.jobs.shards.on_ray import RayShards
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    variables = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).resolve().parent), *filter(None, sys.path)])}
+    settings: dict[str, Any] = {"num_cpus": 2, "include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+    ray.init(**settings, runtime_env={"env_vars": variables})
     data = wav((0.1 * np.random.default_rng(0).standard_normal(10 * RATE_HZ)).astype(np.float32))
-    sizes = {"ten": 75, "one": 1}
+    sizes = {"many": max(round(75 * options.scale), 2), "one": 1}
     for name, count in sizes.items():
         write_tar(folder / f"ray-{name}.tar", ((f"{index:05}.wav", data) for index in range(count)))
-    for actors, name, shards in ((1, "ten", 16), (2, "ten", 16), (2, "one", 400)):
+    for actors, name, shards in ((1, "many", 16), (2, "many", 16), (2, "one", max(round(400 * options.scale), 4))):
         times, starts = [], []
         for number in range(options.rounds):
             out = folder / f"ray{actors}{name}{number}"
@@ -436,6 +448,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=10, help="kills of each kind (default: 10)")
     parser.add_argument("--most-seconds", type=float, default=30.0, help="most seconds until a kill (default: 30)")
     parser.add_argument("--rounds", type=int, default=3, help="timed passes (default: 3)")
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the work of limits to do (default: 1)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments of kills (default: 0)")
     parser.add_argument("--scratch", type=Path, help="folder for temporary files (default: the system's)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the CSV files (default: bench/results)")
