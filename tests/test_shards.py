@@ -292,6 +292,19 @@ def test_a_folder_is_searched_for_shards(shards):
     assert {name: len(each) for name, each in rows().items()} == {"x/000.jsonl": CLIPS, "y/000.jsonl": CLIPS}
 
 
+def test_outputs_are_not_inputs_of_the_next_run(shards, capsys):
+    pytest.importorskip("pyarrow", reason="pyarrow writes Parquet")
+    os.mkdir("in")
+    shutil.copy("a-000.tar", "in")
+    command = ["transcribe", "in", "-o", "in/out", "--per-shard", "--format", "parquet", *FLOAT32]
+    for done in (1, 0):
+        assert main(command) == 0
+        counts = json.loads(Path("in/out/_summary.json").read_text())["shards"]
+        assert (counts["total"], counts["done_this_run"], counts["failed"]) == (1, done, 0)
+    assert main(["transcribe", "in/a-000.tar", "-o", "in", "--per-shard", "--overwrite", *FLOAT32]) == 2
+    assert "in/a-000.tar lies in the output folder in: name another folder" in capsys.readouterr().err
+
+
 def test_a_file_of_an_output_appears_whole(tmp_path, monkeypatch):
     storage = Storage.of(str(tmp_path))
     storage.write("x/a.json", b"one")

@@ -34,6 +34,7 @@ from ..target import check_settings
 from ..utterances import Shard
 from . import kinds
 from .engine import ShardWork
+from .finding import Found
 from .local_engine import LocalShards
 from .manifest import FAILURES, SUMMARY, Manifest
 from .progress import ShardProgress
@@ -64,7 +65,8 @@ def _run(command: BatchCommand, options: argparse.Namespace, report: Report) -> 
     format_name = _check(command, options, run_options.channels)
     format = command.table.formats[format_name]
     storage = Storage.of(options.output)
-    found = find_all((name for source in options.inputs for name in kinds.expanded(source)), shard)
+    sources = [name for source in options.inputs for name in kinds.expanded(source)]
+    found = _without_outputs(find_all(sources, shard), storage.url)
     if not found and shard is None:
         raise CannotRunError(f"nothing to do: no shards in {', '.join(options.inputs)}")
     manifest = Manifest(storage)
@@ -89,6 +91,23 @@ def _run(command: BatchCommand, options: argparse.Namespace, report: Report) -> 
     )
     shards = [*named(found, manifest.entries.values())]
     return _process(command, options, shards, work, manifest, runner, summary, storage, report)
+
+
+def _without_outputs(found: list[Found], output: str) -> list[Found]:
+    """Leave out shards in the output folder, which a search of a folder above it finds: they are outputs of earlier runs.
+
+    Raises:
+        ValueError: If there are no others.
+    """
+    others = [shard for shard in found if not _place(shard.url).startswith(f"{_place(output)}/")]
+    if found and not others:
+        raise ValueError(f"{found[0].url} lies in the output folder {output}: name another folder with -o")
+    return others
+
+
+def _place(url: str) -> str:
+    path = local_path(url)
+    return url.rstrip("/") if path is None else os.path.realpath(path)
 
 
 def _check(command: BatchCommand, options: argparse.Namespace, channels: str) -> str:
@@ -142,7 +161,7 @@ def _begin(
 def _process(
     command: BatchCommand,
     options: argparse.Namespace,
-    shards: list[Any],
+    shards: list[Found],
     work: ShardWork,
     manifest: Manifest,
     runner: Runner,
