@@ -1,11 +1,13 @@
 """Shards in S3, and results there: a store that fails now and then loses nothing, and one that stays down ends the run."""
 
 import contextlib
+import http.server
 import io
 import itertools
 import json
 import logging
 import tarfile
+import threading
 
 import pytest
 
@@ -179,3 +181,35 @@ def test_a_success_is_returned_after_failures(monkeypatch, caplog):
         "x cannot be read: slow; trying again (1 of 5)",
         "x cannot be read: reset; trying again (2 of 5)",
     ]
+
+
+def test_a_server_that_sends_only_whole_files_is_read_as_a_stream(monkeypatch):
+    """It breaks off once in the middle of the file."""
+    data = archive_of(0)
+    sent = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            sent.append(self.command)
+            if self.command == "GET":
+                self.wfile.write(data if len(sent) != 4 else data[: len(data) // 2])
+
+        do_HEAD = do_GET
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(streams, "BLOCK_BYTES", 1 << 17)
+    monkeypatch.setattr(streams, "BUFFER_BYTES", 1 << 14)
+    monkeypatch.setattr(retries, "FIRST_PAUSE_SECONDS", 0.01)
+    with streams.opened(f"http://127.0.0.1:{server.server_port}/a.tar") as file:
+        assert b"".join(iter(lambda: file.read(10_000), b"")) == data
+        assert not file.raw.seekable()
+    assert len(sent) >= 4, sent
+    server.shutdown()
+    server.server_close()

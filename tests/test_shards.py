@@ -18,10 +18,11 @@ from conftest import wait_until
 
 from hubert_fast import demo
 from hubert_fast.cli import main
+from hubert_fast.jobs.shards import tar_members
 from hubert_fast.jobs.shards.finding import Found
 from hubert_fast.jobs.shards.manifest import Entry, Manifest
 from hubert_fast.jobs.shards.retries import StorageError
-from hubert_fast.jobs.shards.shard_job import find_all, named
+from hubert_fast.jobs.shards.shard_job import find_all, named, part_of
 from hubert_fast.jobs.shards.storage import UNFINISHED, Storage
 from hubert_fast.jobs.utterances import Shard
 from hubert_fast.transcribe import Transcriber
@@ -159,27 +160,54 @@ def test_shards_of_the_same_name_have_outputs_of_their_own(shards):
         shutil.copy("a-000.tar", f"{folder}/000.tar")
     assert run("x/000.tar", "y/000.tar") == 0
     names = [*rows()]
-    assert names[0].startswith("000-") and names[1] == "000.jsonl" and len(names) == 2
+    assert all(name.startswith("000-") and len(name) == len("000-01234567.jsonl") for name in names) and len(names) == 2
     assert run("y/000.tar", "x/000.tar") == 0 and [*rows()] == names and summary()["shards"]["already_done"] == 2
+    assert run("./x/000.tar", os.path.abspath("y/000.tar")) == 0 and summary()["shards"]["already_done"] == 2
+
+
+def test_parts_that_run_at_the_same_time_choose_different_names(shards):
+    found = [Found(f"{folder}/{number}.tar", str(number)) for folder in "xy" for number in range(8)]
+    parts = [part_of(named(found, []), Shard(index, 2)) for index in (1, 2)]
+    names = [shard.name for part in parts for shard in part]
+    assert len(set(names)) == len(names) == 16 and all("-" in name for name in names)
 
 
 def test_names_are_those_of_earlier_runs():
-    entry = Entry("a", "y/a.tar", "a.jsonl", 1, 1, 0, 1.0)
-    found = [Found("x/a.tar", "a"), Found("y/a.tar", "a"), Found("x/b.tar", "b")]
+    entry = Entry("a", "s3://y/a.tar", "a.jsonl", 1, 1, 0, 1.0)
+    found = [Found("s3://x/a.tar", "a"), Found("s3://y/a.tar", "a"), Found("s3://x/b.tar", "b")]
     first, second, third = named(found, [entry])
     assert first.name.startswith("a-") and (second.name, third.name) == ("a", "b")
     assert [each.name for each in named([found[1], found[0], found[2]], [entry])] == ["a", first.name, "b"]
+    assert [each.name for each in named(found[:1], [entry])] == [first.name]  # the name belongs to another shard
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("../../etc/a", "etc/a"),
+        ("/a/./b", "a/b"),
+        ("_shards/a", "shard_shards/a"),
+        ("x/_settings", "x/shard_settings"),
+        (".hidden", "shard.hidden"),
+        ("..", "unnamed"),
+    ],
+)
+def test_names_stay_in_the_folder_and_apart_from_the_manifest(name, expected):
+    assert [each.name for each in named([Found("s3://b/a.tar", name)], [])] == [expected]
+    (long,) = named([Found("s3://b/a.tar", f"x/{'n' * 300}")], [])
+    assert long.name.startswith("x/nnn") and len(long.name) < 210
 
 
 def test_the_parts_of_a_job_share_a_folder(shards):
     sources = [f"a-{number:03d}.tar" for number in range(4)]
-    parts = [[each.url for each in find_all(sources, Shard(index, 3))] for index in (1, 2, 3)]
+    parts = [[each.url for each in part_of(find_all(sources), Shard(index, 3))] for index in (1, 2, 3)]
     assert sorted(itertools.chain(*parts)) == sources
     for index in (1, 2, 3):
         assert run("a-{000..003}.tar", "--shard", f"{index}/3") == 0
     assert [*rows()] == [f"a-{number:03d}.jsonl" for number in range(4)]
     assert run("a-{000..003}.tar") == 0 and summary()["shards"]["already_done"] == 4
     assert Path("out/_summary.2-of-3.json").exists()
+    assert run("a-{000..003}.tar", "--shard", "1/3", "--overwrite") == 2 and len(rows()) == 4
 
 
 def test_other_settings_are_refused_and_overwrite_starts_over(shards, capsys):
@@ -195,6 +223,91 @@ def test_other_settings_are_refused_and_overwrite_starts_over(shards, capsys):
     Path("foreign/a.txt").write_text("mine")
     assert main(["transcribe", "a-000.tar", "-o", "foreign", "--per-shard", *FLOAT32]) == 2
     assert "foreign holds files that are not results of this command" in capsys.readouterr().err
+    assert main(["transcribe", "a-000.tar", "-o", "foreign", "--per-shard", "--overwrite", *FLOAT32]) == 2
+    assert [path.name for path in Path("foreign").iterdir()] == ["a.txt"]
+
+
+def test_overwrite_removes_outputs_without_an_entry(shards):
+    assert run("a-000.tar", "a-001.tar") == 0
+    Path("out/_shards/a-001.json").unlink()  # as if the run had been killed before it was written
+    assert run("a-000.tar", "--format", "txt", "--overwrite") == 0
+    assert sorted(path.name for path in Path("out").iterdir() if path.name[0] != "_") == ["a-000.txt"]
+
+
+@pytest.mark.parametrize("name", ["_shards.jsonl", "_shards/a-000.json"])
+def test_a_damaged_manifest_costs_no_more_than_its_shards(shards, name):
+    assert run("a-000.tar", "a-001.tar") == 0
+    if name != "_shards.jsonl":
+        os.remove("out/_shards.jsonl")
+    Path("out", name).write_text('{"name": 1}\ngarbage')
+    assert run("a-000.tar", "a-001.tar") == 0
+    assert summary()["shards"]["done_this_run"] == (0 if name == "_shards.jsonl" else 1)
+    assert len(rows()) == 2 and summary()["transcribed"] == 2 * CLIPS
+    Path("out/_settings.json").write_text("{")
+    assert run("a-000.tar") == 2
+
+
+def test_a_folder_that_is_missing_or_has_no_shards_is_left_for_the_next_run(shards, capsys):
+    os.mkdir("audio")
+    shutil.copy(recordings(0, 1)[0].path, "audio")
+    assert run("later", "audio", "a-000.tar") == 1
+    errors = capsys.readouterr().err
+    assert "later: no such file or folder" in errors and "audio: no shards in this folder: name a list" in errors
+    assert [*rows()] == ["a-000.jsonl"] and summary()["shards"]["failed"] == 2
+    os.mkdir("later")
+    shutil.copy("a-001.tar", "later")
+    assert run("later", "a-000.tar") == 0 and [*rows()] == ["a-000.jsonl", "a-001.jsonl"]
+
+
+def test_every_row_of_a_list_has_its_row(shards):
+    path = recordings(0, 1)[0].path
+    Path("list.txt").write_text(f"{path}\n{path}\n")
+    assert run("list.txt") == 0 and len(rows()["list.jsonl"]) == 2
+
+
+def test_links_are_followed_once_and_pipes_are_left_out(shards):
+    os.makedirs("in/real")
+    shutil.move("a-000.tar", "in/real/a.tar")
+    shutil.move("a-001.tar", "elsewhere.tar")
+    os.mkdir("outside")
+    shutil.move("a-002.tar", "outside/c.tar")
+    os.symlink("real/a.tar", "in/again.tar")
+    os.symlink("../elsewhere.tar", "in/b.tar")
+    os.symlink("../outside", "in/linked")
+    os.symlink("..", "in/real/loop")
+    os.mkfifo("in/pipe.tar")
+    assert run("in") == 0
+    assert {name: len(each) for name, each in rows().items()} == dict.fromkeys(
+        ["b.jsonl", "linked/c.jsonl", "real/a.jsonl"], CLIPS
+    )
+    assert main(["transcribe", "in/pipe.tar", "-o", "piped", "--per-shard", *FLOAT32]) == 1
+
+
+def test_a_faulty_text_does_not_stop_a_shard(shards):
+    recording = recordings(0, 1)[0]
+    with tarfile.open("deep.tar", "w") as archive:
+        archive.add(recording.path, f"a{recording.path.suffix}")
+        for name, data in (("a.json", b"[" * 60_000), ("b.wav", b"RIFF")):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    assert run("deep.tar") == 1
+    assert len(rows()["deep.jsonl"]) == 1 and summary()["failed"] == 1
+
+
+def test_an_error_in_a_reader_costs_its_shard_alone(shards, capsys, monkeypatch):
+    read = tar_members.utterances
+
+    def broken(source, note):
+        yield from itertools.islice(read(source, note), 2)
+        if source == "a-001.tar":
+            raise KeyError("surprise")
+        yield from itertools.islice(read(source, note), 2, None)
+
+    monkeypatch.setattr(tar_members, "utterances", broken)
+    assert run("a-{000..002}.tar") == 1
+    assert "a-001.tar: KeyError: 'surprise'" in capsys.readouterr().err
+    assert {name: len(each) for name, each in rows().items()} == {"a-000.jsonl": CLIPS, "a-002.jsonl": CLIPS}
 
 
 @pytest.mark.parametrize(
@@ -206,6 +319,9 @@ def test_other_settings_are_refused_and_overwrite_starts_over(shards, capsys):
         (["a-000.tar", "-o", "out", "--per-shard", "--readers", "0"], "readers must be at least 1, but are 0"),
         (["a-000.tar", "-o", "memory://bucket/out.csv"], "memory://bucket/out.csv names a file"),
         (["a-000.tar", "-o", "nothing://bucket/out"], "nothing:// URLs are not supported"),
+        (["a-000.tar", "-o", "a-001.tar", "--per-shard"], "a-001.tar is a file: name a folder with -o"),
+        (["a-000.tar", "-o", "no/out", "--per-shard"], "there is no folder no"),
+        (["a-000.tar", "-o", "out", "--per-shard", "--shard", "1/2", "--overwrite"], "would remove the outputs of all parts"),
     ],
 )
 def test_wrong_options_are_refused_before_anything_is_written(shards, capsys, arguments, message):

@@ -101,7 +101,7 @@ class Files(Output):
 
     def _names(self, utterance: Utterance, count: int) -> Iterator[list[str]]:
         """Yield lists of names for the files of `count` channels, the preferred one first."""
-        name, full = _safe(utterance.name), _safe(utterance.name + os.path.splitext(utterance.audio)[1])
+        name, full = safe_name(utterance.name), safe_name(utterance.name + os.path.splitext(utterance.audio)[1])
         for stem in (name, full, f"{full}.{utterance.key.hex()}"):
             channels = [""] if count == 1 else [f".{channel}" for channel in range(1, count + 1)]
             yield [f"{stem}{channel}.{self._format.suffix}" for channel in channels]
@@ -225,7 +225,7 @@ def replace(path: Path, content: str | bytes, *, is_synced: bool = False) -> Non
         raise
 
 
-def _safe(name: str) -> str:
+def safe_name(name: str) -> str:
     """Return a relative path that cannot leave its folder, with parts short enough for file systems."""
     parts = [part for part in name.split("/") if part not in ("", ".", "..")]
     return "/".join(_short(part) for part in parts) or "unnamed"

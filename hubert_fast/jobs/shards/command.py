@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
+from ...audio import is_url
 from ...console import EXIT_OK, EXIT_SOME_FAILED, CannotRunError, say
 from ...interrupts import keyboard_interrupts
 from ..batch_command import (
@@ -39,7 +40,7 @@ from .local_engine import LocalShards
 from .manifest import FAILURES, SUMMARY, Manifest
 from .progress import ShardProgress
 from .retries import StorageError
-from .shard_job import Engine, ShardJob, find_all, named
+from .shard_job import Engine, ShardJob, find_all, named, part_of
 from .shard_rows import suffix_of
 from .storage import Storage, is_remote
 from .streams import local_path
@@ -47,7 +48,7 @@ from .streams import local_path
 
 def is_requested(options: argparse.Namespace) -> bool:
     """Return whether results go to an output for each shard: if the option says so, or the output is at a URL."""
-    return bool(getattr(options, "per_shard", False)) or is_remote(options.output)
+    return bool(getattr(options, "per_shard", False)) or (options.output is not None and is_url(options.output))
 
 
 def run(command: BatchCommand, options: argparse.Namespace, report: Report) -> int:
@@ -66,12 +67,13 @@ def _run(command: BatchCommand, options: argparse.Namespace, report: Report) -> 
     format = command.table.formats[format_name]
     storage = Storage.of(options.output)
     sources = [name for source in options.inputs for name in kinds.expanded(source)]
-    found = _without_outputs(find_all(sources, shard), storage.url)
-    if not found and shard is None:
+    storage.check()
+    found = _without_outputs(find_all(sources), storage.url)
+    if not found:
         raise CannotRunError(f"nothing to do: no shards in {', '.join(options.inputs)}")
     manifest = Manifest(storage)
     before = manifest.settings()
-    if before is None and not manifest.is_empty and not options.overwrite:
+    if before is None and not manifest.is_empty:
         raise JournalError(f"{storage.url} holds files that are not results of this command: name a new or empty folder")
     runner = load_for(command, options, run_options, report)
     dtype = dtype_for(options, runner)
@@ -89,7 +91,7 @@ def _run(command: BatchCommand, options: argparse.Namespace, report: Report) -> 
         options.allow_pipes,
         options.readers,
     )
-    shards = [*named(found, manifest.entries.values())]
+    shards = part_of(named(found, manifest.entries.values()), shard)
     return _process(command, options, shards, work, manifest, runner, summary, storage, report)
 
 
@@ -118,6 +120,8 @@ def _check(command: BatchCommand, options: argparse.Namespace, channels: str) ->
         raise ValueError("standard input is not a shard: without --per-shard, - is read")
     if command.sample_frames is not None:
         raise ValueError("a random sample has one output: leave out --per-shard, and name a local folder with -o")
+    if options.overwrite and options.shard is not None:
+        raise ValueError("--overwrite would remove the outputs of all parts: leave out --shard, or name another folder with -o")
     if options.readers < 1:
         raise ValueError(f"readers must be at least 1, but are {options.readers}")
     suffix = PurePosixPath(options.output).suffix
@@ -149,7 +153,8 @@ def _begin(
     overwrite: bool,
 ) -> None:
     if before is None or overwrite:
-        manifest.begin(settings)
+        earlier = command.table.formats.get((before or {}).get("format", ""))
+        manifest.begin(settings, None if earlier is None else suffix_of("", earlier))
         return
     has_scores = any(entry.errors[0] for entry in manifest.entries.values())
     kept = check_settings(storage.url, before, settings, command.defaults, has_scores)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...audio.contained import Contained
+from ...hub import first_line
 from ..formats import FAILURES as FAILURE_FORMAT
 from ..formats import Format, error_row
 from ..inputs import Inputs
@@ -21,9 +23,9 @@ from ..outcomes import Outcome
 from ..queues import WeightedQueue
 from ..runner import Runner
 from ..utterances import Utterance
-from . import kinds, lhotse_shar
+from . import kinds, lhotse_shar, streams
 from .finding import Found
-from .manifest import Entry
+from .manifest import Entry, place_of
 from .retries import StorageError, is_final
 from .shard_rows import TextRows, shard_rows, suffix_of
 from .storage import Storage, scratch_file
@@ -85,13 +87,24 @@ def utterances_of(shard: Found, work: ShardWork, note: Callable[[str], None]) ->
     Raises:
         StorageError: If it cannot be read.
     """
-    if kinds.is_shard(shard.url) or lhotse_shar.is_shar(shard.url):
-        yield from kinds.utterances(shard.url, work.column, lambda message: note(f"{shard.url}: {message}"))
-        return
     try:
-        yield from Inputs([shard.url], note=note, allow_pipes=work.allow_pipes, column=work.column)
+        if kinds.is_shard(shard.url) or lhotse_shar.is_shar(shard.url):
+            yield from kinds.utterances(shard.url, work.column, lambda message: note(f"{shard.url}: {message}"))
+            return
+        if (path := streams.local_path(shard.url)) is not None and os.path.isdir(path):
+            raise StorageError(f"{shard.url}: no shards in this folder: name a list of its files, or leave out --per-shard")
+        for utterance in Inputs([shard.url], note=note, allow_pipes=work.allow_pipes, column=work.column):
+            if utterance.error is not None and utterance.id == shard.url:  # it cannot be opened
+                raise StorageError(utterance.error)
+            yield utterance
+    except StorageError:
+        raise
     except ManifestError as error:
         raise StorageError(str(error)) from None
+    except OSError as error:
+        raise StorageError(f"{shard.url}: cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # whatever a library raises about a file is an error of that file
+        raise StorageError(f"{shard.url}: {type(error).__name__}: {first_line(error)}") from None
 
 
 class Part:
@@ -167,7 +180,7 @@ class Part:
                 size = storage.put(output, self._output)
                 entry = Entry(
                     name,
-                    self.shard.url,
+                    place_of(self.shard.url),
                     output,
                     size,
                     self.done,
@@ -227,11 +240,8 @@ class ShardEngine:
         part = Part(shard, self._work, self._runner)
         try:
             self._begin(part)
-            stamp, keys = Stamp.of(shard.url), set[bytes]()
+            stamp = Stamp.of(shard.url)
             for utterance in utterances_of(shard, self._work, notes.append):
-                if utterance.key in keys:
-                    continue  # a list names it twice
-                keys.add(utterance.key)
                 part.sent()
                 weight = utterance.audio.size if isinstance(utterance.audio, Contained) else 0
                 if not self._queue.put((part, utterance), max(weight, LEAST_WEIGHT)):

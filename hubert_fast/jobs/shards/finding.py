@@ -76,11 +76,15 @@ class _Local:
         return is_pattern(self.path) and not os.path.lexists(self.path)
 
     def files(self) -> list[str]:
-        paths = []
-        for folder, folders, names in os.walk(self.path):
-            folders[:] = [name for name in folders if not is_system_folder(name)]
-            paths += [os.path.join(folder, name) for name in names]
-        return paths
+        paths, visited = dict[str, str](), set[str]()
+        for folder, folders, names in os.walk(self.path, followlinks=True):
+            visited.add(os.path.realpath(folder))
+            inner = (name for name in sorted(folders) if not is_system_folder(name))
+            folders[:] = [name for name in inner if os.path.realpath(os.path.join(folder, name)) not in visited]
+            for path in (os.path.join(folder, name) for name in names):
+                if os.path.isfile(path) and (os.path.realpath(path) not in paths or not os.path.islink(path)):
+                    paths[os.path.realpath(path)] = path  # once, by its own path rather than that of a link
+        return [*paths.values()]
 
     def matches(self) -> list[str]:
         paths = matches(self.path)

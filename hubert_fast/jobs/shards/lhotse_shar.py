@@ -47,7 +47,7 @@ def is_shar(source: str) -> bool:
                 kind = _kind_of_source(json.loads(line))
                 if kind is not None:
                     return kind == "shar"
-    except (OSError, EOFError, zlib.error, ValueError):  # reading it as a list reports this
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError):  # reading it as a list reports this
         pass
     return False
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from queue import SimpleQueue
 
 from ..outcomes import Outcome
 from ..runner import Runner
@@ -44,17 +45,26 @@ class LocalShards:
         Raises:
             OutputError: If an output cannot be written. Exceptions of the runner are raised unchanged.
         """
-        waiting, running = iter(shards), set[Future[ShardResult]]()
-        pool = ThreadPoolExecutor(self._work.readers, thread_name_prefix="shard")
+        waiting, finished, running = iter(shards), SimpleQueue[ShardResult | BaseException](), 0
+
+        def work_on(shard: Found) -> None:
+            try:
+                finished.put(self._engine.process(shard))
+            except BaseException as error:
+                finished.put(error)
+
         try:
             while True:
-                while not self._stopped and len(running) < self._work.readers and (shard := next(waiting, None)) is not None:
-                    running.add(pool.submit(self._engine.process, shard))
+                while not self._stopped and running < self._work.readers and (shard := next(waiting, None)) is not None:
+                    # a daemon: a reader that hangs on a network file must not keep the process from ending
+                    threading.Thread(target=work_on, args=(shard,), daemon=True).start()
+                    running += 1
                 if not running:
                     return
-                finished, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    yield future.result()
+                result = finished.get()
+                running -= 1
+                if isinstance(result, BaseException):
+                    raise result
+                yield result
         finally:
             self._engine.close()  # ends shards that are still in work
-            pool.shutdown(cancel_futures=True)

@@ -13,13 +13,15 @@ Readers of folders, such as Spark and pyarrow, leave out names that begin with `
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..journal import Errors, Stamp, Totals
+from ..journal import Errors, JournalError, Stamp, Totals
 from .storage import Storage
+from .streams import local_path
 
 SETTINGS, COPY, SUMMARY = "_settings.json", "_shards.jsonl", "_summary.json"
 ENTRIES, FAILURES = "_shards/", "_errors/"
@@ -32,7 +34,7 @@ class Entry:
 
     Attributes:
         name: Its name below the output folder, without suffix.
-        source: Its path or URL.
+        source: Its place: an absolute path or a URL.
         output: The name of its output.
         output_bytes: The size of its output.
         done: Utterances that have a result.
@@ -82,6 +84,12 @@ class Entry:
         return cls(**{**values, "errors": tuple(values["errors"]), "stamp": None if stamp is None else tuple(stamp)})
 
 
+def place_of(source: str) -> str:
+    """Return an absolute path or a URL, which names a file independently of the working folder."""
+    path = local_path(source)
+    return source.rstrip("/") if path is None else os.path.abspath(path)
+
+
 def totals(entries: Iterable[Entry]) -> Totals:
     """Return the sums over all entries."""
     sums: list[Any] = [0, 0, 0.0, [0, 0, 0, 0], 0, 0]
@@ -91,6 +99,14 @@ def totals(entries: Iterable[Entry]) -> Totals:
             sums[index] = [a + b for a, b in zip(sums[index], value)] if isinstance(value, tuple) else sums[index] + value
     done, failed, seconds, errors, with_notes, frames = sums
     return Totals(done, failed, seconds, Errors(*errors), with_notes, frames)
+
+
+def _parsed(line: bytes) -> Entry | None:
+    """Return an entry, or `None` for a damaged one, whose shard is done again."""
+    try:
+        return Entry.parse(line)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
 
 
 class Manifest:
@@ -110,28 +126,43 @@ class Manifest:
 
     def settings(self) -> dict[str, Any] | None:
         """Return the settings of the run that began this output; `None` if there was none."""
-        return json.loads(self._storage.read(SETTINGS)) if SETTINGS in self._sizes else None
+        if SETTINGS not in self._sizes:
+            return None
+        try:
+            return dict(json.loads(self._storage.read(SETTINGS)))
+        except (ValueError, TypeError) as error:
+            raise JournalError(f"{self._storage.url}/{SETTINGS} is damaged ({error}): name another folder") from None
 
     def _read(self) -> dict[str, Entry]:
         names = {name for name in self._sizes if name.startswith(ENTRIES) and name.endswith(".json")}
         copied = self._storage.read(COPY).splitlines() if COPY in self._sizes else []
-        known = {entry.file: entry for entry in map(Entry.parse, copied)}
-        entries = [entry for file, entry in known.items() if file in names and self._is_there(entry)]
+        known = {entry.file: entry for entry in map(_parsed, copied) if entry is not None}
+        entries = [entry for file, entry in known.items() if file in names and self._is_same(entry) and self._is_there(entry)]
         missing = names - {entry.file for entry in entries}
         with ThreadPoolExecutor(READERS) as pool:
-            read = pool.map(lambda name: Entry.parse(self._storage.read(name)), sorted(missing))
-            entries += [entry for entry in read if self._is_there(entry)]
+            read = pool.map(lambda name: _parsed(self._storage.read(name)), sorted(missing))
+            entries += [entry for entry in read if entry is not None and self._is_there(entry)]
         return {entry.name: entry for entry in entries}
 
     def _is_there(self, entry: Entry) -> bool:
         """Return whether the output of an entry is as it was written. One that was removed is made again."""
         return self._sizes.get(entry.output) == entry.output_bytes
 
-    def begin(self, settings: dict[str, Any]) -> None:
-        """Begin an output with these settings, after removing the one that is there."""
-        for entry in self.entries.values():
-            self._storage.remove([entry.file, entry.output, entry.failures])
-        self._storage.remove([COPY, SUMMARY])
+    def _is_same(self, entry: Entry) -> bool:
+        """Return whether an entry in the copy is as long as its file, which a run that was killed may have written anew."""
+        return self._sizes[entry.file] == len(entry.to_json().encode())
+
+    def begin(self, settings: dict[str, Any], suffix: str | None) -> None:
+        """Begin an output with these settings, after removing the one that is there.
+
+        Args:
+            settings: The settings.
+            suffix: The suffix of the outputs that are there; `None` if there are none.
+        """
+        for name in self._sizes:
+            is_ours = name.startswith((ENTRIES, FAILURES)) or (suffix is not None and name.endswith(f".{suffix}"))
+            self._storage.remove([name] if is_ours else [])
+        self._storage.remove(each for each in (COPY, SUMMARY) if each in self._sizes)
         self.entries.clear()
         self._storage.begin()
         self.keep_settings(settings)

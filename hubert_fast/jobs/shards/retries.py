@@ -18,6 +18,7 @@ FIRST_PAUSE_SECONDS, MOST_PAUSE_SECONDS = 0.5, 15.0
 MOST_SECONDS = 180.0  # from the first failure on
 PASSING_STATUS = frozenset((408, 409, 425, 429))  # of those below 500: the server asks to try again
 FINAL_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
+FINAL_NAMES = ("NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError")  # of botocore
 FAULTS = (NotImplementedError, ValueError, TypeError, ImportError)  # of the request itself
 
 Value = TypeVar("Value")
@@ -32,7 +33,9 @@ def is_final(error: Exception) -> bool:
     status = http_status(error)
     if status is not None:
         return status < 500 and status not in PASSING_STATUS
-    return isinstance(error, FAULTS) or any(isinstance(cause, FINAL_ERRORS) for cause in chain(error))
+    if isinstance(error, FAULTS):
+        return True
+    return any(isinstance(cause, FINAL_ERRORS) or type(cause).__name__ in FINAL_NAMES for cause in chain(error))
 
 
 class Attempts:

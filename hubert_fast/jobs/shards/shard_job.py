@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
 from typing import Protocol
 
+from ..sinks import safe_name
 from ..summary import ShardCounts, Summary
 from ..utterances import Shard
 from .engine import ShardResult, ShardWork
 from .finding import Found, find
-from .manifest import Entry, Manifest, totals
+from .manifest import Entry, Manifest, place_of, totals
 from .progress import ShardProgress
 from .retries import StorageError
 
@@ -33,12 +35,8 @@ class Engine(Protocol):
     def stop(self) -> None: ...
 
 
-def find_all(sources: Iterable[str], shard: Shard | None) -> list[Found]:
-    """Return the shards in all sources, each once.
-
-    Args:
-        sources: Shards, folders and patterns.
-        shard: The part of the shards to return; `None` for all.
+def find_all(sources: Iterable[str]) -> list[Found]:
+    """Return the shards in all sources, which are shards, folders and patterns, each once.
 
     Raises:
         StorageError: If a source cannot be listed.
@@ -46,8 +44,13 @@ def find_all(sources: Iterable[str], shard: Shard | None) -> list[Found]:
     found: dict[str, Found] = {}
     for source in sources:
         for each in find(source):
-            found.setdefault(each.url, each)
-    return [each for each in found.values() if shard is None or shard.holds(_digest(each.url))]
+            found.setdefault(place_of(each.url), each)
+    return [*found.values()]
+
+
+def part_of(found: Iterable[Found], shard: Shard | None) -> list[Found]:
+    """Return the shards in one part of them, which their places alone decide."""
+    return [each for each in found if shard is None or shard.holds(_digest(place_of(each.url)))]
 
 
 def _digest(text: str) -> bytes:
@@ -55,20 +58,28 @@ def _digest(text: str) -> bytes:
 
 
 def named(found: Iterable[Found], entries: Iterable[Entry]) -> Iterator[Found]:
-    """Yield shards with names that are theirs alone. A shard that was finished in an earlier run keeps its name.
+    """Yield shards with names that are theirs alone, whatever part of the shards a run processes.
+
+    A shard that was finished in an earlier run keeps its name. Shards of the same name get hashes of their places.
 
     Args:
-        found: The shards.
+        found: All shards, also those that other runs process.
         entries: What is finished.
     """
+    found = [shard._replace(name=_visible(safe_name(shard.name))) for shard in found]
     names = {entry.source: entry.name for entry in entries}
-    owners = {name: source for source, name in names.items()}
+    owners = {name.casefold(): source for source, name in names.items()}
+    counts = Counter(shard.name.casefold() for shard in found)
     for shard in found:
-        name = names.get(shard.url, shard.name)
-        if owners.get(name, shard.url) != shard.url:
-            name = f"{name}-{_digest(shard.url).hex()[:8]}"
-        owners[name] = shard.url
-        yield shard._replace(name=name)
+        place, name = place_of(shard.url), shard.name
+        if counts[name.casefold()] > 1 or owners.get(name.casefold(), place) != place:
+            name = f"{name}-{_digest(place).hex()[:8]}"
+        yield shard._replace(name=names.get(place, name))
+
+
+def _visible(name: str) -> str:
+    """Return a name without parts that begin with `_` or `.`: they belong to the manifest, or readers leave them out."""
+    return "/".join(f"shard{part}" if part.startswith(("_", ".")) else part for part in name.split("/"))
 
 
 class ShardJob:

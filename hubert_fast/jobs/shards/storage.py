@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 from ...audio import AudioError, is_url
 from ...audio.names import check_url
+from ..journal import JournalError
 from ..row_file import sync_path
 from .retries import StorageError, repeated
 from .streams import local_path
@@ -71,6 +72,9 @@ class Storage:
         """Remove files, which may be missing."""
         raise NotImplementedError
 
+    def check(self) -> None:
+        """Raise `JournalError` if there can be no such folder."""
+
     def begin(self) -> None:
         """Create the folder, and remove what killed runs left in it."""
 
@@ -83,11 +87,12 @@ class Local(Storage):
         self._folder = Path(path)
 
     def sizes(self) -> dict[str, int]:
-        return {
-            path.relative_to(self._folder).as_posix(): path.stat().st_size
-            for path in self._folder.rglob("*")
-            if path.is_file() and path.suffix != UNFINISHED
-        }
+        sizes = {}
+        for path in self._folder.rglob("*"):
+            with contextlib.suppress(FileNotFoundError):  # another run may just remove or rename it
+                if path.suffix != UNFINISHED and path.is_file():
+                    sizes[path.relative_to(self._folder).as_posix()] = path.stat().st_size
+        return sizes
 
     def read(self, name: str) -> bytes:
         return (self._folder / name).read_bytes()
@@ -95,7 +100,7 @@ class Local(Storage):
     def put(self, name: str, file: BinaryIO) -> int:
         path = self._folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}{UNFINISHED}")
+        unfinished = path.with_name(f".{uuid.uuid4().hex}{UNFINISHED}")  # short: the path's name may be as long as any can be
         try:
             with open(unfinished, "xb") as target:
                 file.seek(0)
@@ -113,6 +118,12 @@ class Local(Storage):
     def remove(self, names: Iterable[str]) -> None:
         for name in names:
             (self._folder / name).unlink(missing_ok=True)
+
+    def check(self) -> None:
+        if self._folder.exists() and not self._folder.is_dir():
+            raise JournalError(f"{self._folder} is a file: name a folder with -o")
+        if not self._folder.absolute().parent.is_dir():
+            raise JournalError(f"{self._folder} cannot be written: there is no folder {self._folder.parent}")
 
     def begin(self) -> None:
         self._folder.mkdir(exist_ok=True)
@@ -170,11 +181,12 @@ class Remote(Storage):
         local = file.name if isinstance(file.name, str) else f"/proc/self/fd/{file.fileno()}"
         target = self._path(name)
 
+        unfinished = f"{target}.{uuid.uuid4().hex}{UNFINISHED}"
+
         def upload() -> None:
             if self._appears_whole:
                 self._system.put_file(local, target)
                 return
-            unfinished = f"{target}.{uuid.uuid4().hex}{UNFINISHED}"
             self._system.makedirs(str(PurePosixPath(target).parent), exist_ok=True)
             self._system.put_file(local, unfinished)
             if self._system.exists(target):

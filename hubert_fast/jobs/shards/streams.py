@@ -8,6 +8,7 @@ import gzip
 import io
 import lzma
 import os
+import stat
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, cast
 
@@ -45,6 +46,7 @@ class RemoteStream(io.RawIOBase):
         except (AudioError, ImportError, ValueError) as error:
             raise StorageError(f"{url}: {error}") from None
         self._url, self._position, self._file = url, 0, cast(Any, None)
+        self._block_bytes = BLOCK_BYTES  # 0: one request for the whole file, from a server that cannot send parts
         attempts = Attempts(f"{url} cannot be opened")
         while self._file is None:
             try:
@@ -55,7 +57,7 @@ class RemoteStream(io.RawIOBase):
 
     def _open(self) -> None:
         self.close_file()
-        file = self._system.open(self._path, "rb", block_size=BLOCK_BYTES, cache_type="readahead")
+        file = self._system.open(self._path, "rb", block_size=self._block_bytes, cache_type="readahead")
         if self._position:
             try:
                 file.seek(self._position)
@@ -77,7 +79,10 @@ class RemoteStream(io.RawIOBase):
                 break
             except Exception as error:
                 self.close_file()
-                attempts.failed(error)
+                if "range requests" in str(error) and self._block_bytes:  # of fsspec's file system for http
+                    self._block_bytes = 0
+                else:
+                    attempts.failed(error)
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)
@@ -86,10 +91,10 @@ class RemoteStream(io.RawIOBase):
         return True
 
     def seekable(self) -> bool:
-        return self.size is not None
+        return self.size is not None and self._block_bytes > 0
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        if self.size is None:
+        if self.size is None or not self._block_bytes:
             raise io.UnsupportedOperation("this server gives no random access")
         position = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence] + offset
         if position != self._position and self._file is not None:
@@ -127,6 +132,8 @@ def opened(source: str) -> Iterator[BinaryIO]:
             yield cast(BinaryIO, file)
         return
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise StorageError(f"{source}: cannot be opened: not a regular file")
         local = open(path, "rb")  # noqa: SIM115
     except OSError as error:
         raise StorageError(f"{source}: cannot be opened: {error.strerror or error}") from None

@@ -76,7 +76,7 @@ class _Sample:
             text = self.texts.get(stem + suffix, self.texts.get(self.key + suffix))
             if text is None:
                 continue
-            with contextlib.suppress(ValueError):  # a faulty text must not prevent transcription
+            with contextlib.suppress(ValueError, RecursionError):  # a faulty text must not prevent transcription
                 decoded = text.decode("utf-8-sig")
                 values = json.loads(decoded) if suffix == ".json" else {"text": decoded.strip()}
                 return reference_of(normalize_names(values)) if isinstance(values, dict) else None
