@@ -13,6 +13,7 @@ import pickle
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from itertools import islice
 from typing import Any
@@ -30,6 +31,7 @@ BLOCK_UTTERANCES = 64  # the unit of an actor's work, which is repeated if the a
 WAVE_UTTERANCES = 16_384  # passed to Ray at a time, so that the inputs are never all in memory
 CORES = 4  # of an actor on the CPU
 MOST_RETRIES = 3  # of a block whose actor died
+MOST_RETRIES_OF_SHARDS = 20  # which take longer, so that nodes are more often preempted meanwhile
 
 
 def why_not() -> str | None:
@@ -79,11 +81,11 @@ def connect(cluster: Cluster, device: str) -> bool:
     return is_new
 
 
-def _retries() -> dict[str, int]:
-    return {"max_restarts": -1, "max_task_retries": MOST_RETRIES}
+def _retries(count: int) -> dict[str, int]:
+    return {"max_restarts": -1, "max_task_retries": count}
 
 
-def resources(cluster: Cluster, device: str, blocks: int, calls: int = 1) -> dict[str, Any]:
+def resources(cluster: Cluster, device: str, blocks: int, calls: int = 1, retries: int = MOST_RETRIES) -> dict[str, Any]:
     """Return the arguments of `map_batches` for the resources of each actor and their number, at most one for each block.
 
     Args:
@@ -91,6 +93,7 @@ def resources(cluster: Cluster, device: str, blocks: int, calls: int = 1) -> dic
         device: The device that actors use.
         blocks: The number of blocks.
         calls: The number of blocks that an actor works on at a time, each in its own thread.
+        retries: How often a block is given to another actor after its actor has died.
     """
     import ray
 
@@ -106,7 +109,7 @@ def resources(cluster: Cluster, device: str, blocks: int, calls: int = 1) -> dic
         count, arguments = sum(node // cores for node in nodes), {"num_cpus": cores}
     least, most = (max(min(number, blocks), 1) for number in cluster.actors or (max(count, 1), max(count, 1)))
     if "ray_remote_args_fn" in inspect.signature(ray.data.Dataset.map_batches).parameters:  # until Ray 2.64
-        arguments["ray_remote_args_fn"] = _retries
+        arguments["ray_remote_args_fn"] = partial(_retries, retries)
     strategy = ray.data.ActorPoolStrategy
     threads = {"enable_true_multi_threading": True} if calls > 1 else {}  # without it, calls wait for each other
     known = inspect.signature(strategy.__init__).parameters

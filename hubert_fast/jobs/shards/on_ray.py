@@ -17,7 +17,7 @@ import torch
 from ... import cpus
 from ...hub import first_line
 from ..job import OutputError
-from ..ray_engine import Cluster, connect, quiet_context, resources
+from ..ray_engine import MOST_RETRIES_OF_SHARDS, Cluster, connect, quiet_context, resources
 from ..runner import Runner
 from .engine import ShardEngine, ShardResult, ShardWork
 from .finding import Found
@@ -85,7 +85,7 @@ class RayShards:
                     ShardWorker,
                     fn_constructor_args=(self._load, self._work, self._cluster.threads),
                     batch_size=1,
-                    **resources(self._cluster, self._device, len(items), self._work.readers),
+                    **resources(self._cluster, self._device, len(items), self._work.readers, MOST_RETRIES_OF_SHARDS),
                 )
             for block in results.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
                 for pickled in block["result"]:
