@@ -72,7 +72,7 @@ def shard_memory(results: Path) -> str:
 
 def shard_limits(results: Path) -> str:
     """Tabulate what each part sustains when the model takes no time."""
-    rows = rows_of(results, "limits")
+    rows = rows_of(results, "limits") + rows_of(results, "ray")
     if not rows:
         return NO_ROWS
     lines = []

@@ -5,8 +5,9 @@ kills   shards in tar archives, transcribed while the command is killed at rando
 speed   shards to text, from tar archives and from Parquet, against the model alone on the same audio
 memory  peak memory of the command on few shards and on many
 limits  utterances and megabytes a second with a model that takes no time: where reading, decoding and writing bend
+ray     the same in actors on Ray, how long they take to start, and how many shards a second one driver hands out
 
-kills and limits need Ray, Parquet needs pyarrow. Run nothing else meanwhile, except with kills.
+kills and ray need Ray, Parquet needs pyarrow. Run nothing else meanwhile, except with kills.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from hubert_fast.transcribe.formats import FORMATS
 
 RESULTS = Path(__file__).resolve().parent / "results"
 RATE_HZ = 16000
+READERS = 4
 FLOAT32 = ["--device", "cpu", "--dtype", "float32", "--quiet"]
 
 
@@ -302,10 +304,8 @@ def free_transcriber() -> Transcriber:
     return transcriber
 
 
-def limits(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
-    rng = np.random.default_rng(0)
-    noise = (0.1 * rng.standard_normal(40 * RATE_HZ)).astype(np.float32)
-    measured = []
+def adding(measured: list[dict[str, Any]]) -> Callable[..., None]:
+    """Return a function that adds a row of limits."""
 
     def row(case: str, utterances: int, megabytes: float, audio_seconds: float, times: list[float]) -> None:
         _, p50, _ = percentiles(times)
@@ -319,6 +319,14 @@ def limits(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
         )  # fmt: skip
         print(measured[-1], flush=True)
 
+    return row
+
+
+def limits(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    rng = np.random.default_rng(0)
+    noise = (0.1 * rng.standard_normal(40 * RATE_HZ)).astype(np.float32)
+    measured: list[dict[str, Any]] = []
+    row = adding(measured)
     transcriber, outs = free_transcriber(), (folder / f"out{number}" for number in itertools.count())
     for kind, seconds, most in (("wav", 1.0, 4000), ("wav", 10.0, 600), ("flac", 10.0, 600), ("wav", 40.0, 160)):
         count = max(round(most * options.scale), 8)
@@ -338,7 +346,6 @@ def limits(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
             row("one process, 10 s wav, 4 readers, to parquet", total, len(data) * total / 1e6, seconds * total, times)
     journal_limit(options, row)
     manifest_limit(options, folder, row)
-    ray_limits(options, folder, row)
     return measured
 
 
@@ -406,8 +413,11 @@ def manifest_limit(options: argparse.Namespace, folder: Path, row: Callable[...,
     row(f"one manifest, {count:,} finished shards", count, 0.0, 5000.0 * count, times)
 
 
-def ray_limits(options: argparse.Namespace, folder: Path, row: Callable[..., None]) -> None:
-    """Measure actors with a model that takes no time, and how many shards a second one driver hands out."""
+def ray_limits(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    """Measure actors with a model that takes no time, and how many shards a second one driver hands out.
+
+    The time begins with the first result, when other shards are half done: those that may be are left out of the count.
+    """
     import ray
 
     from hubert_fast.jobs.ray_engine import Cluster
@@ -417,15 +427,17 @@ def ray_limits(options: argparse.Namespace, folder: Path, row: Callable[..., Non
     settings: dict[str, Any] = {"num_cpus": 2, "include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
     ray.init(**settings, runtime_env={"env_vars": variables})
     data = wav((0.1 * np.random.default_rng(0).standard_normal(10 * RATE_HZ)).astype(np.float32))
+    measured: list[dict[str, Any]] = []
+    row = adding(measured)
     sizes = {"many": max(round(75 * options.scale), 2), "one": 1}
     for name, count in sizes.items():
         write_tar(folder / f"ray-{name}.tar", ((f"{index:05}.wav", data) for index in range(count)))
-    for actors, name, shards in ((1, "many", 16), (2, "many", 16), (2, "one", max(round(400 * options.scale), 4))):
+    for actors, name, shards in ((1, "many", 64), (2, "many", 64), (2, "one", max(round(400 * options.scale), 20))):
         times, starts = [], []
         for number in range(options.rounds):
             out = folder / f"ray{actors}{name}{number}"
             out.mkdir()
-            work = ShardWork(str(out), "jsonl", FORMATS["jsonl"], Options(ordered=True, workers=1), readers=4)
+            work = ShardWork(str(out), "jsonl", FORMATS["jsonl"], Options(ordered=True, workers=1), readers=READERS)
             engine = RayShards(free_transcriber, "cpu", work, Cluster(actors=(actors, actors), threads=1))
             start, first = time.perf_counter(), 0.0
             for result in engine.results([Found(str(folder / f"ray-{name}.tar"), f"{index:04}") for index in range(shards)]):
@@ -434,16 +446,17 @@ def ray_limits(options: argparse.Namespace, folder: Path, row: Callable[..., Non
                     raise SystemExit(result.error)
             times.append(time.perf_counter() - first)
             starts.append(first - start)
-        total = shards * sizes[name]
+        total = (shards - READERS * actors) * sizes[name]
         plural = "actor" if actors == 1 else "actors"
         row(f"Ray, {actors} {plural}, shards of {sizes[name]}", total, len(data) * total / 1e6, 10.0 * total, times)
         row(f"Ray, {actors} {plural}, until the first of its shards", sizes[name], 0.0, 0.0, starts)
     ray.shutdown()
+    return measured
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("section", choices=["kills", "speed", "memory", "limits"], help="what to measure: see above")
+    parser.add_argument("section", choices=["kills", "speed", "memory", "limits", "ray"], help="what to measure: see above")
     parser.add_argument("--shards", type=int, default=64, help="number of shards (default: 64)")
     parser.add_argument("--clips", type=int, default=500, help="utterances in a shard (default: 500)")
     parser.add_argument("--clip-seconds", type=float, default=0.6, help="length of clips, for kills and memory (default: 0.6)")
@@ -458,7 +471,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--scratch", type=Path, help="folder for temporary files (default: the system's)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the CSV files (default: bench/results)")
     options = parser.parse_args(arguments)
-    sections = {"kills": kills, "speed": speed, "memory": memory, "limits": limits}
+    sections = {"kills": kills, "speed": speed, "memory": memory, "limits": limits, "ray": ray_limits}
     with tempfile.TemporaryDirectory(dir=options.scratch) as name:
         measured = sections[options.section](options, Path(name))
     append(options.out / f"shards_{options.section}.csv", columns(), measured)
