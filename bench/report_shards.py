@@ -12,6 +12,7 @@ from hubert_fast.benchmark.rows import read
 
 NO_ROWS = "Not measured yet.\n"
 HOURS, GPUS = (1_000, 100_000, 1_000_000), (1, 8, 64)
+UTTERANCE_SECONDS = 7.0  # about the mean of LibriSpeech's test sets
 BYTES_PER_SECOND = 20_000  # of speech at 16 kHz in FLAC; WAV has 32,000
 SHARD_BYTES, REQUEST_BYTES = 1e9, 8 << 20  # the second is `streams.BLOCK_BYTES`
 WRITES_PER_SHARD = 3  # its rows, its failures and its entry
@@ -118,6 +119,12 @@ def shard_scaling(results: Path) -> str:
                 [f"{hours:,}", str(count), took(seconds / gpu), took(seconds / min(process, gpu)), f"{traffic:.1f} GB/s",
                  f"{reads + writes:,.0f}", f"${requests:,.2f}", f"${gigabytes * TRANSFER_DOLLARS:,.0f}"]
             )  # fmt: skip
+    needed, shard_rate = gpu / UTTERANCE_SECONDS, max(GPUS) * gpu * BYTES_PER_SECOND / SHARD_BYTES
+    driver = {row["case"]: row for row in rows_of(results, "ray")}.get("Ray, 2 actors, shards of 1")
+    handed = "" if driver is None else (
+        f" {max(GPUS)} GPUs finish {shard_rate:.0f} such shards a second; one driver handed out "
+        f"{float(driver['utterances_per_s']):.0f} a second to two actors, which bounded that rate."
+    )  # fmt: skip
     header = [
         "hours", "GPUs", f"at {gpu:,.0f} times real time each", f"at {process:,.0f}", "traffic at the first rate", "requests",
         "their cost", "transfer from another region",
@@ -128,7 +135,10 @@ def shard_scaling(results: Path) -> str:
         f"process on the two cores above reads and decodes of FLAC, if the model takes no time and there is such a process for "
         f"each GPU. Assumed: FLAC with {BYTES_PER_SECOND / 1000:.0f} kB for a second of audio, shards of "
         f"{SHARD_BYTES / 1e9:.0f} GB, requests of {REQUEST_BYTES >> 20} MiB, ${1000 * READ_DOLLARS:.4f} and "
-        f"${1000 * WRITE_DOLLARS:.3f} for 1,000 reads and writes, ${TRANSFER_DOLLARS:.2f} for a gigabyte from another region.\n"
+        f"${1000 * WRITE_DOLLARS:.3f} for 1,000 reads and writes, ${TRANSFER_DOLLARS:.2f} for a gigabyte from another region. "
+        f"At the first rate each GPU takes {needed:,.0f} utterances of {UTTERANCE_SECONDS:.0f} s and "
+        f"{gpu * BYTES_PER_SECOND / 1e6:.0f} MB a second; the process took {float(limits[case]['utterances_per_s']):,.0f} "
+        f"utterances of 10 s.{handed}\n"
     )
 
 
