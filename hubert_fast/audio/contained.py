@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -10,6 +11,15 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 SPOOL_BYTES = 64 << 20  # larger files wait on disk
+
+
+def temporary_file() -> Any:
+    """Return a temporary file for binary data.
+
+    A decoder process opens it through /proc where it can. The file then needs no name, and disappears with this process,
+    however it ends.
+    """
+    return tempfile.TemporaryFile() if os.path.isdir("/proc/self/fd") else tempfile.NamedTemporaryFile()
 
 
 class Contained(str):
@@ -32,7 +42,7 @@ class Contained(str):
         contained = cls(name)
         contained.size = size
         if size > SPOOL_BYTES:
-            spool = tempfile.TemporaryFile()  # noqa: SIM115
+            spool = temporary_file()
             shutil.copyfileobj(file, spool, 1 << 20)
             count, contained._content = spool.tell(), spool
         else:

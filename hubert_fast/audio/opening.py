@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from ..first_bytes import HEAD_BYTES
 from .archives import is_archived, open_archived
-from .contained import Contained
+from .contained import Contained, temporary_file
 from .errors import AudioError
 from .names import archive_options, check_url, is_url
 from .pipes import Command, piped
@@ -82,9 +82,7 @@ def _local(path: str) -> Iterator[Source]:
 @contextlib.contextmanager
 def _spooled(file: BinaryIO | _Chained) -> Iterator[LocalFile]:
     """Copy a stream to a temporary file and open that."""
-    # A decoder process opens the file through /proc where it can. The file then needs no name, and disappears with this
-    # process, however it ends.
-    with tempfile.TemporaryFile() if os.path.isdir("/proc/self/fd") else tempfile.NamedTemporaryFile() as copy:
+    with temporary_file() as copy:
         try:
             shutil.copyfileobj(file, copy, 1 << 20)
             copy.flush()

@@ -127,9 +127,8 @@ def _load(command: BatchCommand, options: argparse.Namespace, report: Report) ->
     if reason is not None:
         raise CannotRunError(reason)
     try:
-        ray_engine.connect(
-            cluster_of(options), options.device
-        )  # Ray installs signal handlers here, so ours are installed later
+        # Ray installs signal handlers here, so ours are installed later
+        ray_engine.connect(cluster_of(options), options.device)
     except RuntimeError as error:
         raise CannotRunError(str(error)) from None
     # its fingerprint is compared with that of earlier runs

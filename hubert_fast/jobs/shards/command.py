@@ -37,12 +37,12 @@ from . import kinds
 from .engine import ShardWork
 from .finding import Found
 from .local_engine import LocalShards
-from .manifest import FAILURES, SUMMARY, Manifest
+from .manifest import FAILURES, SUMMARY, Manifest, place_of
 from .progress import ShardProgress
 from .retries import StorageError
 from .shard_job import Engine, ShardJob, find_all, named, part_of
 from .shard_rows import suffix_of
-from .storage import Storage, is_remote
+from .storage import Storage
 from .streams import local_path
 
 
@@ -82,7 +82,7 @@ def _run(command: BatchCommand, options: argparse.Namespace, report: Report) -> 
     with reported_failures(storage.url, is_kept=True):
         _begin(manifest, storage, before, settings, command, options.overwrite)
     work = ShardWork(
-        options.output if is_remote(options.output) else os.path.abspath(local_path(options.output) or ""),
+        place_of(options.output),  # actors have other working folders
         format_name,
         format,
         run_options,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ...audio.contained import Contained
+from ...audio.contained import Contained, temporary_file
 from ...hub import first_line
 from ..formats import FAILURES as FAILURE_FORMAT
 from ..formats import Format, error_row
@@ -28,7 +28,7 @@ from .finding import Found
 from .manifest import Entry, place_of
 from .retries import StorageError, is_final
 from .shard_rows import TextRows, shard_rows, suffix_of
-from .storage import Storage, scratch_file
+from .storage import Storage
 
 READ_BYTES = 256 << 20  # of audio that was read and waits to be decoded
 LEAST_WEIGHT = 1 << 12  # of an utterance in the queue, in bytes
@@ -112,7 +112,7 @@ class Part:
 
     def __init__(self, shard: Found, work: ShardWork, runner: Runner):
         self.shard, self._work = shard, work
-        self._output, self._failures = scratch_file(), scratch_file()
+        self._output, self._failures = temporary_file(), temporary_file()
         self._rows = shard_rows(self._output, work.format, runner)
         self._failure_rows = TextRows(self._failures, FAILURE_FORMAT)
         self._changed = threading.Condition()

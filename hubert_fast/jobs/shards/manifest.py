@@ -159,10 +159,9 @@ class Manifest:
             settings: The settings.
             suffix: The suffix of the outputs that are there; `None` if there are none.
         """
-        for name in self._sizes:
-            is_ours = name.startswith((ENTRIES, FAILURES)) or (suffix is not None and name.endswith(f".{suffix}"))
-            self._storage.remove([name] if is_ours else [])
-        self._storage.remove(each for each in (COPY, SUMMARY) if each in self._sizes)
+        ours = [name for name in self._sizes if name.startswith((ENTRIES, FAILURES)) or name in (COPY, SUMMARY)]
+        outputs = [] if suffix is None else [name for name in self._sizes if name.endswith(f".{suffix}")]
+        self._storage.remove(dict.fromkeys(ours + outputs))
         self.entries.clear()
         self._storage.begin()
         self.keep_settings(settings)

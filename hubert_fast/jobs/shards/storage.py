@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import tempfile
 import time
 import uuid
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from ...audio import AudioError, is_url
+from ...audio import AudioError
+from ...audio.contained import temporary_file
 from ...audio.names import check_url
 from ..journal import JournalError
 from ..row_file import sync_path
@@ -23,11 +23,6 @@ UNFINISHED = ".unfinished"
 STALE_SECONDS = 86_400.0  # after which an unfinished file is known to be left by a run that was killed
 # File systems whose uploads appear whole. Elsewhere a file is written under another name and moved.
 OBJECT_STORES = frozenset("abfs abfss adl az gcs gs hf memory oci oss r2 s3 s3a".split())
-
-
-def scratch_file() -> Any:
-    """Return a temporary file that disappears with this process, however it ends, where the system allows it."""
-    return tempfile.TemporaryFile() if os.path.isdir("/proc/self/fd") else tempfile.NamedTemporaryFile()
 
 
 class Storage:
@@ -64,7 +59,7 @@ class Storage:
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file."""
-        with scratch_file() as file:
+        with temporary_file() as file:
             file.write(content)
             self.put(name, file)
 
@@ -180,7 +175,6 @@ class Remote(Storage):
         size = os.fstat(file.fileno()).st_size
         local = file.name if isinstance(file.name, str) else f"/proc/self/fd/{file.fileno()}"
         target = self._path(name)
-
         unfinished = f"{target}.{uuid.uuid4().hex}{UNFINISHED}"
 
         def upload() -> None:
@@ -204,8 +198,3 @@ class Remote(Storage):
                     self._system.rm_file(path)
 
             repeated(f"{self.url}/{name} cannot be removed", removal)
-
-
-def is_remote(output: str | None) -> bool:
-    """Return whether an output is named by a URL of another file system than this machine's."""
-    return output is not None and is_url(output) and local_path(output) is None
