@@ -13,7 +13,7 @@ from hubert_fast import demo
 from hubert_fast.cli import main
 from hubert_fast.ctc import Word
 from hubert_fast.jobs.formats import error_row
-from hubert_fast.jobs.sinks import _safe, encoded
+from hubert_fast.jobs.sinks import encoded, safe_name
 from hubert_fast.transcribe import Result, Transcript, Utterance, formats
 from hubert_fast.transcribe.textgrid import textgrid
 
@@ -240,9 +240,9 @@ def test_subtitles_are_short_and_break_at_pauses():
     ],
 )  # fmt: skip
 def test_names_of_output_files_stay_within_their_folder(name, safe):
-    assert _safe(name) == safe
+    assert safe_name(name) == safe
 
 
 def test_long_names_are_shortened_and_stay_distinct():
-    first, second = _safe("ä" * 300 + "1"), _safe("ä" * 300 + "2")
+    first, second = safe_name("ä" * 300 + "1"), safe_name("ä" * 300 + "2")
     assert first != second and len(first.encode("utf-8", "surrogateescape")) <= 200
