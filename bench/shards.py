@@ -258,9 +258,11 @@ def speed(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     }
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     alone()
+    order, rng = [*calls], random.Random(options.seed)
     for _ in range(options.rounds):
-        for name, call in calls.items():
-            seconds[name].append(call())
+        rng.shuffle(order)
+        for name in order:
+            seconds[name].append(calls[name]())
             print(f"{name}: {audio_seconds / seconds[name][-1]:.0f} times real time", flush=True)
     base = percentiles(seconds["model alone"])[1]
     measured = []
