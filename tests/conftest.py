@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 os.environ.setdefault("TRITON_INTERPRET", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may depend on a hub
@@ -167,3 +168,9 @@ def two_threads():
 def _seeded():
     torch.manual_seed(0)
     np.random.seed(0)
+
+
+def hub_environment(home: Path, **more: str) -> dict[str, str]:
+    """Return the environment of a child process with a hub of its own: huggingface_hub reads its settings once, at import."""
+    values = {name: value for name, value in os.environ.items() if not name.startswith("HF_") and "proxy" not in name.lower()}
+    return values | {"HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1"} | more

@@ -3,7 +3,6 @@
 import hashlib
 import http.server
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import small_config
+from conftest import hub_environment, small_config
 
 from hubert_fast import HubertForCTC, HubertProcessor
 from hubert_fast.hub import CheckpointError, resolve_file
@@ -96,12 +95,6 @@ def hub(tmp_path_factory):
     server.shutdown()
 
 
-def _environment(home: Path, **more: str) -> dict[str, str]:
-    """Return the environment of a child process: huggingface_hub reads its settings once, at import."""
-    values = {name: value for name, value in os.environ.items() if not name.startswith("HF_") and "proxy" not in name.lower()}
-    return values | {"HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1"} | more
-
-
 LOAD = """
 from hubert_fast import HubertForCTC, HubertProcessor
 for _ in range({times}):
@@ -113,7 +106,7 @@ for _ in range({times}):
 
 def _loaded(times: int, home: Path, **environment: str) -> list[str]:
     command = [sys.executable, "-c", LOAD.format(times=times)]
-    run = subprocess.run(command, capture_output=True, text=True, env=_environment(home, **environment))
+    run = subprocess.run(command, capture_output=True, text=True, env=hub_environment(home, **environment))
     assert run.returncode == 0, run.stderr
     return run.stdout.splitlines()
 
@@ -137,7 +130,7 @@ class _Failing:
 
     def __init__(self, home: Path, endpoint: str):
         pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        environment = _environment(home, HF_ENDPOINT=endpoint)
+        environment = hub_environment(home, HF_ENDPOINT=endpoint)
         self.process = subprocess.Popen([sys.executable, "-c", FAIL], env=environment, **pipes)
 
     def error(self, name: str, class_name: str = "HubertForCTC", **options) -> str:

@@ -283,6 +283,36 @@ def test_links_are_followed_once_and_pipes_are_left_out(shards):
     assert main(["transcribe", "in/pipe.tar", "-o", "piped", "--per-shard", *FLOAT32]) == 1
 
 
+def test_folders_that_cannot_be_read_and_broken_links_are_errors_of_their_own(shards, capsys, monkeypatch):
+    os.makedirs("in/private")
+    for name in ("a-000.tar", "a-001.tar"):
+        shutil.move(name, "in")
+    os.symlink("nowhere.tar", "in/b.tar")
+    real = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("private"):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)  # root can enter every folder
+    for sources, prefix in ((["in"], ""), (["i*"], "in/")):
+        assert run(*sources, "--overwrite") == 1
+        assert {name: len(each) for name, each in rows().items()} == {
+            f"{prefix}a-{number:03d}.jsonl": CLIPS for number in range(2)
+        }
+        assert summary()["shards"]["errors"] == [
+            "in/b.tar: cannot be opened: No such file or directory",
+            "in/private: cannot be read: Permission denied",
+        ]
+    capsys.readouterr()
+    assert main(["transcribe", "in", "-o", "one.jsonl", *FLOAT32]) == 1
+    assert len(Path("one.jsonl").read_text().splitlines()) == 2 * CLIPS
+    errors = capsys.readouterr().err
+    assert "in/private: cannot be opened: Permission denied" in errors and errors.count("private") == 1
+    assert "in/b.tar: this is a link to nowhere.tar, which does not exist" in errors
+
+
 def test_a_faulty_text_does_not_stop_a_shard(shards):
     recording = recordings(0, 1)[0]
     with tarfile.open("deep.tar", "w") as archive:

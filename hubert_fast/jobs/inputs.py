@@ -17,10 +17,10 @@ from ..audio.standard_input import named_pipe, standard_input
 from . import manifests
 from .audio_filter import AudioFilter, is_audio, is_system_file
 from .folders import FolderWalk, link_error
-from .paths import PathResolver, ResolvedPath, as_file, parent_folder
+from .paths import as_file, parent_folder
 from .patterns import is_pattern, matches, names_suffix, resolve_folder
 from .remote import CannotListError, NoAudioError, is_archive, list_files, url_of_archive
-from .row_paths import command_of, is_bare, is_comment, resolve_row, sample_range_error, utterance_of
+from .row_paths import utterances_of
 from .shards import finding, kinds, lhotse_shar
 from .shards.retries import StorageError
 from .source_kinds import is_list, is_list_in_pipe, is_special
@@ -134,8 +134,13 @@ class Inputs(Iterable[Utterance]):
 
     def _from_list(self, source: str, file: io.RawIOBase | None = None) -> Iterator[Utterance]:
         """Yield the rows of a list. Paths in a list from a pipe are relative to the working folder."""
+
+        def warn(message: str) -> None:
+            self._warn(source, message)
+
         folder = parent_folder(source) if file is None else ""
-        yield from self._from_entries(manifests.read(source, lambda message: self._warn(source, message), file), source, folder)
+        for row in utterances_of(manifests.read(source, warn, file), source, folder, self.allow_pipes, warn):
+            yield from [row] if isinstance(row, Utterance) else self._from_files(row)
 
     def _from_files(self, source: str) -> Iterator[Utterance]:
         """Yield the utterances of a source that is not a list."""
@@ -206,21 +211,22 @@ class Inputs(Iterable[Utterance]):
         """
         walk = FolderWalk() if walk is None else walk
         walk.filter, walk.met_visited, walk.note = AudioFilter(), False, lambda message: self._warn(source, message)
-        is_empty = True
+        is_empty, has_audio = True, False
         for file in walk.files(source):
             is_empty = False
+            has_audio |= file.error is None
             if exclude and resolve_folder(file.path) in exclude:
                 continue
             name = "" if file.error else _stem(os.path.relpath(file.path, source))
             yield Utterance(file.path, as_file(file.path), reference=file.reference, name=name, error=file.error)
-        if not is_empty or walk.met_visited:
-            self._warn_of_rejected(source, walk.filter)
-            return
         rejected, has_shards = walk.filter.describe_rejected(), False
-        for utterance in self._from_shards(source) if rejected is not None else ():
+        for utterance in self._from_shards(source) if rejected is not None and not has_audio else ():
             has_shards = True
             yield utterance
         if has_shards:
+            return
+        if not is_empty or walk.met_visited:
+            self._warn_of_rejected(source, walk.filter)
             return
         reason = "no audio files in this folder"
         if rejected is not None:
@@ -282,48 +288,6 @@ class Inputs(Iterable[Utterance]):
             self._warn_of_rejected(source, filter)
         if problem is not None:
             yield Utterance(source, source, error=f"{source}: {problem}")
-
-    def _from_entries(self, entries: Iterator[manifests.Entry], source: str, folder: str) -> Iterator[Utterance]:
-        resolver, n_comments = None, 0
-        for entry in entries:
-            if entry.error is not None:
-                yield Utterance(f"{source}:{entry.line}", source, error=f"{source}, {entry.error}")
-                continue
-            if entry.note is not None:
-                self._warn(source, entry.note)
-            if entry.is_command:
-                yield self._from_command(entry, source)
-                continue
-            if resolver is None or resolver.root != entry.root:
-                resolver = PathResolver(folder, entry.root)
-            entry, path = resolve_row(entry, resolver)
-            if is_comment(entry, path):
-                n_comments += 1
-                continue
-            if not path.exists and (error := sample_range_error(entry.audio, resolver)) is not None:
-                yield Utterance(f"{source}:{entry.line}", source, error=f"{source}, line {entry.line}: {error}")
-                continue
-            yield from self._from_entry(entry, path, source)
-        if n_comments:
-            lines = "1 comment line, which begins" if n_comments == 1 else f"{n_comments} comment lines, which begin"
-            self._warn(source, f"skipped {lines} with #, ; or //")
-
-    def _from_command(self, entry: manifests.Entry, source: str) -> Utterance:
-        if not self.allow_pipes:
-            reason = "is a command, and commands in lists run only with --allow-pipes"
-            id = entry.id or f"{source}:{entry.line}"
-            return Utterance(id, source, error=f"{source}, row {entry.line}: {entry.audio[:200]!r} {reason}")
-        return command_of(entry, source)
-
-    def _from_entry(self, entry: manifests.Entry, path: ResolvedPath, source: str) -> Iterator[Utterance]:
-        is_folder = is_bare(entry) and os.path.isdir(path.audio)
-        if is_folder and os.path.realpath(path.audio) == os.sep:
-            error = f"{source}, line {entry.line} is the root of the file system: use a folder below it"
-            yield Utterance(f"{source}:{entry.line}", source, error=error)
-        elif is_folder or (is_bare(entry) and (is_archive(path.audio) or kinds.is_shard(path.audio))):
-            yield from self._from_files(path.audio)
-        else:
-            yield utterance_of(entry, path)
 
 
 def _holds_many(source: str) -> bool:

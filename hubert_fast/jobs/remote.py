@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator
 from pathlib import PurePosixPath
@@ -18,10 +17,9 @@ from ..http_status import describe_status, http_status
 from ..hub import first_line
 from .audio_filter import AudioFilter, is_system_path
 from .patterns import is_pattern, matches_within, names_suffix
-from .rows import normalize_names, reference_of
+from .rows import MOST_TEXT_BYTES, TEXT_SUFFIXES, reference_in_file
 
 KIND_OF_COMPRESSION = {"gzip": "gzip", "bz2": "bzip2", "xz": "xz"}  # fsspec's name -> ours, in `first_bytes`
-MAX_TEXT_BYTES = 1 << 16  # size limit of the text beside audio in a WebDataset shard
 
 
 class RemoteFile(NamedTuple):
@@ -165,13 +163,11 @@ def _compression_kind(name: str) -> str | None:
 def _shard_reference(system: Any, name: str, members: set[str]) -> str | None:
     """Return the text of a sample in a WebDataset shard: its `.txt`, or a field of its `.json`."""
     stem = os.path.splitext(name)[0]
-    for text_file in (f"{stem}.txt", f"{stem}.json"):
+    for text_file in (stem + suffix for suffix in TEXT_SUFFIXES):
         if text_file not in members:
             continue
         # a faulty text must not prevent transcription
         with contextlib.suppress(Exception):
-            if system.size(text_file) <= MAX_TEXT_BYTES:
-                text = system.cat_file(text_file).decode("utf-8-sig")
-                values = json.loads(text) if text_file.endswith(".json") else {"text": text.strip()}
-                return reference_of(normalize_names(values)) if isinstance(values, dict) else None
+            if system.size(text_file) <= MOST_TEXT_BYTES:
+                return reference_in_file(text_file, system.cat_file(text_file))
     return None

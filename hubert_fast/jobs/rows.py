@@ -6,6 +6,7 @@ recordings of Lhotse. A faulty reference never prevents transcription; faulty au
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -30,6 +31,7 @@ FIELDS = {
 }
 PATH_FIELDS = ("path", "file", "filename", "file_name", "url", "src", "source", "audio_filepath", "wav")  # of {"audio": {...}}
 SAMPLE_FIELDS = ("array", "bytes")
+TEXT_SUFFIXES, MOST_TEXT_BYTES = (".txt", ".json"), 1 << 16  # of a file beside audio in a WebDataset shard
 CHANNEL_FIELDS = ("channel", "channel_selector", "channel_id", "channel_index")
 
 
@@ -169,6 +171,17 @@ def reference_of(fields: Mapping[str, Any]) -> str | None:
     """Return the reference of a row, or `None` if it has none that is text."""
     texts = (_text(fields[name]) for name in FIELDS["reference"] if name in fields)
     return next(filter(None, texts), None)
+
+
+def reference_in_file(name: str, content: bytes) -> str | None:
+    """Return the reference in a file beside audio: all of a `.txt`, or a field of the object in a `.json`.
+
+    Raises:
+        ValueError: If it is not UTF-8, or not JSON. Deeply nested JSON raises `RecursionError`.
+    """
+    text = content.decode("utf-8-sig")
+    values = json.loads(text) if name.endswith(".json") else {"text": text.strip()}
+    return reference_of(normalize_names(values)) if isinstance(values, dict) else None
 
 
 def _text(value: Any) -> str | None:

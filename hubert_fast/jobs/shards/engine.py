@@ -92,6 +92,7 @@ def utterances_of(shard: Found, work: ShardWork, note: Callable[[str], None]) ->
             yield from kinds.utterances(shard.url, work.column, lambda message: note(f"{shard.url}: {message}"))
             return
         if (path := streams.local_path(shard.url)) is not None and os.path.isdir(path):
+            os.scandir(path).close()  # fails if it cannot be listed
             raise StorageError(f"{shard.url}: no shards in this folder: name a list of its files, or leave out --per-shard")
         for utterance in Inputs([shard.url], note=note, allow_pipes=work.allow_pipes, column=work.column):
             if utterance.error is not None and utterance.id == shard.url:  # it cannot be opened

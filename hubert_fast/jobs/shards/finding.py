@@ -31,7 +31,8 @@ def find(source: str) -> Iterator[Found]:
     """Yield the shards that a source stands for, sorted.
 
     A folder is searched recursively; names are then relative to it, and to the part of a pattern before its first folder with
-    a wildcard. A file, a folder without shards and what does not exist are yielded as they are.
+    a wildcard. A file, a folder without shards, what does not exist and local folders that cannot be read are yielded as they
+    are.
 
     Raises:
         StorageError: If a remote folder or pattern cannot be listed.
@@ -51,7 +52,7 @@ def in_folder(source: str, filter: AudioFilter) -> list[Found]:
         StorageError: If a remote folder cannot be listed.
     """
     place = _place(source)
-    return _sorted(place, filter) if place.is_folder() else []
+    return [shard for shard in _sorted(place, filter) if shard.url not in place.unreadable] if place.is_folder() else []
 
 
 def without_suffixes(name: str) -> str:
@@ -64,10 +65,16 @@ def without_suffixes(name: str) -> str:
 
 
 class _Local:
-    """The files on this machine."""
+    """The files on this machine.
+
+    Attributes:
+        path: The path of the file or folder, or the pattern.
+        unreadable: The folders among the files that could not be read.
+    """
 
     def __init__(self, source: str):
         self.path = streams.local_path(source) or source
+        self.unreadable = set[str]()
 
     def is_folder(self) -> bool:
         return os.path.isdir(self.path)
@@ -76,19 +83,28 @@ class _Local:
         return is_pattern(self.path) and not os.path.lexists(self.path)
 
     def files(self) -> list[str]:
+        """Return the files in the folder, with broken links, and the folders that cannot be read."""
+        return self._below(self.path)
+
+    def _below(self, path: str) -> list[str]:
         paths, visited = dict[str, str](), set[str]()
-        for folder, folders, names in os.walk(self.path, followlinks=True):
+
+        def fail(error: OSError) -> None:
+            self.unreadable.add(error.filename)
+
+        for folder, folders, names in os.walk(path, onerror=fail, followlinks=True):
             visited.add(os.path.realpath(folder))
             inner = (name for name in sorted(folders) if not is_system_folder(name))
             folders[:] = [name for name in inner if os.path.realpath(os.path.join(folder, name)) not in visited]
-            for path in (os.path.join(folder, name) for name in names):
-                if os.path.isfile(path) and (os.path.realpath(path) not in paths or not os.path.islink(path)):
-                    paths[os.path.realpath(path)] = path  # once, by its own path rather than that of a link
-        return [*paths.values()]
+            for file in (os.path.join(folder, name) for name in names):
+                is_broken = os.path.islink(file) and not os.path.exists(file)
+                if is_broken or (os.path.isfile(file) and (os.path.realpath(file) not in paths or not os.path.islink(file))):
+                    paths[os.path.realpath(file)] = file  # once, by its own path rather than that of a link
+        return [*paths.values(), *self.unreadable]
 
     def matches(self) -> list[str]:
         paths = matches(self.path)
-        below = [file for path in paths if os.path.isdir(path) and "**" not in self.path for file in _Local(path).files()]
+        below = [file for path in paths if os.path.isdir(path) and "**" not in self.path for file in self._below(path)]
         return [path for path in paths if not os.path.isdir(path)] + below
 
     def url(self, path: str) -> str:
@@ -97,6 +113,8 @@ class _Local:
 
 class _Remote:
     """The files of a file system of fsspec. Raises `StorageError` if it cannot be reached."""
+
+    unreadable: frozenset[str] = frozenset()
 
     def __init__(self, source: str):
         self._source, self.path = source, ""
@@ -163,7 +181,7 @@ def _sorted(place: _Local | _Remote, filter: AudioFilter | None = None) -> list[
     else:
         return []
     paths = sorted(set(_without_fields([path for path in paths if not is_system_path(_below(path, base))])))
-    shards = [path for path in paths if takes_all or kinds.is_shard(path) or kinds.is_shar(path)]
+    shards = [path for path in paths if takes_all or kinds.is_shard(path) or kinds.is_shar(path) or path in place.unreadable]
     if filter is not None:
         for path in sorted(set(paths) - set(shards)):
             filter.accepts(path)

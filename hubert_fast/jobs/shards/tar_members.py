@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import lzma
 import os
 import tarfile
@@ -17,12 +16,10 @@ from ...audio.contained import Contained
 from ...first_bytes import HEAD_BYTES, Identity, identify
 from ...hub import first_line
 from ..audio_filter import AudioFilter, is_system_path
-from ..rows import normalize_names, reference_of
+from ..rows import MOST_TEXT_BYTES, TEXT_SUFFIXES, reference_in_file
 from ..utterances import Utterance
 from . import streams
 
-MOST_TEXT_BYTES = 1 << 16  # of a text beside audio
-TEXT_SUFFIXES = (".txt", ".json")
 BUFFER_BYTES = 1 << 16
 DAMAGE = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError)
 
@@ -77,9 +74,7 @@ class _Sample:
             if text is None:
                 continue
             with contextlib.suppress(ValueError, RecursionError):  # a faulty text must not prevent transcription
-                decoded = text.decode("utf-8-sig")
-                values = json.loads(decoded) if suffix == ".json" else {"text": decoded.strip()}
-                return reference_of(normalize_names(values)) if isinstance(values, dict) else None
+                return reference_in_file(suffix, text)
         return None
 
 
