@@ -14,13 +14,15 @@ from conftest import wait_until
 
 from hubert_fast import demo
 from hubert_fast.cli import main
+from hubert_fast.jobs.shards import on_ray
 
 ray = pytest.importorskip("ray", reason="Ray is an optional dependency: pip install 'hubert_fast[ray]'")
 pytest.importorskip("ray.data", reason="Ray Data needs pyarrow and pandas")
 
 SHARDS, CLIPS = 6, 4
 OPTIONS = ["--device", "cpu", "--dtype", "float32", "--quiet"]
-# The actor of each process is killed when it is about to write its second shard, but only one actor in a run is.
+# The actor of each process is killed when it is about to write its second shard, but only one actor in a run is. The actors of
+# the shard KILLING are killed each time.
 KILLED = """
 import os, sys
 
@@ -32,7 +34,9 @@ def install():
     def killed(self, storage, stamp):
         nonlocal count
         count += 1
-        if count == 2:
+        if self.shard.name == os.environ.get("KILLING"):
+            os.kill(os.getpid(), 9)
+        if count == 2 and "KILLING" not in os.environ:
             try:
                 os.close(os.open(mark, os.O_CREAT | os.O_EXCL))
             except FileExistsError:
@@ -77,13 +81,14 @@ def disconnected():
 
 
 @pytest.fixture
-def cluster(tmp_path):
-    """Start a local Ray cluster with two CPUs, in which one actor is killed in the middle of a run."""
+def cluster(tmp_path, request):
+    """Start a local Ray cluster with two CPUs, in which one actor is killed in the middle of a run, or those of a shard are."""
     site = tmp_path / "site"
     site.mkdir()
     (site / "killing.py").write_text(KILLED)
     paths = [str(site), *(path for path in sys.path if path)]
     variables = {"PYTHONPATH": os.pathsep.join(paths), "KILLED_MARK": str(tmp_path / "killed"), "TRITON_INTERPRET": "0"}
+    variables |= getattr(request, "param", {})
     ray.init(
         num_cpus=2,
         include_dashboard=False,
@@ -107,6 +112,18 @@ def test_an_actor_that_is_killed_loses_and_duplicates_nothing(cluster, archive, 
     assert main(command(archive, out, "--actors", "1")) == 0 and rows(out) == rows(archive / "local")
     assert main(command(archive, out)) == 0
     assert json.loads((out / "_summary.json").read_text())["shards"]["already_done"] == SHARDS
+
+
+@pytest.mark.parametrize("cluster", [{"KILLING": "3"}], indirect=True)
+def test_a_shard_whose_actors_keep_dying_fails_alone(cluster, archive, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(on_ray, "MOST_RETRIES_OF_SHARDS", 1)
+    monkeypatch.setattr(on_ray, "MOST_RETRIES", 0)
+    out = tmp_path / "out"
+    assert main(command(archive, out, "--actors", "1", "--readers", "1")) == 1
+    assert rows(out) == {name: text for name, text in rows(archive / "local").items() if name != "3.jsonl"}
+    (error,) = json.loads((out / "_summary.json").read_text())["shards"]["errors"]
+    assert error.startswith(f"{archive}/3.tar: the process that worked on it died each time")
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_driver_that_is_killed_loses_and_duplicates_nothing(archive, tmp_path):

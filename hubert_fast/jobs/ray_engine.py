@@ -117,15 +117,21 @@ def resources(cluster: Cluster, device: str, blocks: int, calls: int = 1, retrie
     return arguments | {"compute": compute} | ({"max_concurrency": calls} if calls > 1 else {})
 
 
-def quiet_context(ordered: bool) -> None:
-    """Set Ray Data's options for the datasets that follow: no bars and no messages, and whether order is kept."""
+def quiet_context(ordered: bool, most_lost: int = 0) -> None:
+    """Set Ray Data's options for the datasets that follow: no bars and no messages.
+
+    Args:
+        ordered: Whether order is kept.
+        most_lost: Number of blocks that may be lost since their actors keep dying.
+    """
     import ray
 
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL if most_lost else logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_options.preserve_order = ordered
+    context.max_errored_blocks = most_lost
 
 
 class Worker:

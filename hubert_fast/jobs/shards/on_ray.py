@@ -1,14 +1,15 @@
 """Work on shards on a Ray cluster: each shard is a block of Ray Data, and actors read it, run the model and write its output.
 
 The process that started the run receives only counts. If an actor or its node dies, the shards that it had in work are done
-again by another actor. Their outputs appear whole or not at all, so no row is lost or written twice.
+again by another actor. Their outputs appear whole or not at all, so no row is lost or written twice. A shard whose actors keep
+dying fails, and the others go on.
 """
 
 from __future__ import annotations
 
 import pickle
 import warnings
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,12 @@ import torch
 from ... import cpus
 from ...hub import first_line
 from ..job import OutputError
-from ..ray_engine import MOST_RETRIES_OF_SHARDS, Cluster, connect, quiet_context, resources
+from ..ray_engine import MOST_RETRIES, MOST_RETRIES_OF_SHARDS, Cluster, connect, quiet_context, resources
 from ..runner import Runner
 from .engine import ShardEngine, ShardResult, ShardWork
 from .finding import Found
+
+MOST_LOST = 16  # shards whose actors keep dying; more of them end the run
 
 
 class ShardWorker:
@@ -31,12 +34,14 @@ class ShardWorker:
         self._engine = ShardEngine(load(), work)
 
     def __call__(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Process the shard in a block. An output that cannot be written is returned as an error, which ends the run."""
+        """Process the shard in a block. An exception, such as that of an output or a device, is returned and ends the run."""
         (shard,) = (pickle.loads(each) for each in block["shard"])
         try:
             result: Any = self._engine.process(shard)
         except OutputError as error:
             result = error
+        except Exception as error:  # which may not be picklable
+            result = RuntimeError(f"{shard.url}: {type(error).__name__}: {first_line(error)}")
         return {"result": np.array([pickle.dumps(result)], dtype=object)}
 
 
@@ -69,34 +74,53 @@ class RayShards:
 
         Raises:
             OutputError: If an output cannot be written.
-            RuntimeError: If the actors of a shard keep dying, or the cluster is lost.
+            RuntimeError: If the runner fails, the actors of many shards keep dying, or the cluster is lost.
         """
         import ray
 
-        items = [{"shard": pickle.dumps(shard)} for shard in shards]
-        if not items:
+        waiting = {shard.name: shard for shard in shards}
+        if not waiting:
             return
         is_new = connect(self._cluster, self._device)
         try:
-            quiet_context(ordered=False)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # about limiting retries, which has no replacement yet
-                results = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-                    ShardWorker,
-                    fn_constructor_args=(self._load, self._work, self._cluster.threads),
-                    batch_size=1,
-                    **resources(self._cluster, self._device, len(items), self._work.readers, MOST_RETRIES_OF_SHARDS),
-                )
-            for block in results.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
-                for pickled in block["result"]:
-                    result = pickle.loads(pickled)
-                    if isinstance(result, OutputError):
-                        raise result
-                    yield result
+            for result in self._pass([*waiting.values()], MOST_RETRIES_OF_SHARDS, MOST_LOST):
+                del waiting[result.shard.name]
+                yield result
+            for shard in waiting.values():  # once more, each alone: others may have been lost with the one that kills actors
                 if self._stopped:
                     return
+                results = [*self._pass([shard], MOST_RETRIES, 1)]
+                yield from results or [_lost(shard)]
         except ray.exceptions.RayError as error:
             raise RuntimeError(f"Ray: {first_line(error)}") from error
         finally:
             if is_new:
                 ray.shutdown()
+
+    def _pass(self, shards: list[Found], retries: int, most_lost: int) -> Iterator[ShardResult]:
+        """Yield the results of shards, but none for shards whose actors die more than `retries` times: `most_lost` of them."""
+        import ray
+
+        quiet_context(ordered=False, most_lost=most_lost)
+        items = [{"shard": pickle.dumps(shard)} for shard in shards]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # about limiting retries, which has no replacement yet
+            results = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+                ShardWorker,
+                fn_constructor_args=(self._load, self._work, self._cluster.threads),
+                batch_size=1,
+                **resources(self._cluster, self._device, len(items), self._work.readers, retries),
+            )
+        for block in results.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
+            for pickled in block["result"]:
+                result = pickle.loads(pickled)
+                if isinstance(result, Exception):
+                    raise result
+                yield result
+            if self._stopped:
+                return
+
+
+def _lost(shard: Found) -> ShardResult:
+    reason = "the process that worked on it died each time: a decoder may crash, or memory may run out"
+    return ShardResult(shard, error=f"{shard.url}: {reason}", is_final=True)
