@@ -139,9 +139,12 @@ def test_a_driver_that_is_killed_loses_and_duplicates_nothing(archive, tmp_path)
     assert rows(out) == rows(archive / "local")
 
 
-def test_wrong_inputs_are_reported_by_the_driver(archive, tmp_path, capsys):
-    assert main(command(archive, tmp_path / "out", "--address", "127.0.0.1:1")) == 2
-    assert "cannot connect to a Ray cluster" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:1", "[::1]:1", "ray://127.0.0.1:1", "no-such-host.invalid:6379", "localhost:99999"]
+)
+def test_an_address_without_a_cluster_is_reported_at_once(archive, tmp_path, capsys, address):
+    assert main(command(archive, tmp_path / "out", "--address", address)) == 2
+    assert f"cannot connect to a Ray cluster: nothing answers at {address}: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

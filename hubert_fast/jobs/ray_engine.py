@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import logging
 import pickle
+import socket
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from .utterances import Utterance
 BLOCK_UTTERANCES = 64  # the unit of an actor's work, which is repeated if the actor dies
 WAVE_UTTERANCES = 16_384  # passed to Ray at a time, so that the inputs are never all in memory
 CORES = 4  # of an actor on the CPU
+CONNECT_SECONDS = 10.0
 MOST_RETRIES = 3  # of a block whose actor died
 MOST_RETRIES_OF_SHARDS = 20  # which take longer, so that nodes are more often preempted meanwhile
 
@@ -72,6 +74,7 @@ def connect(cluster: Cluster, device: str) -> bool:
         raise ValueError(f"on Ray each actor has its own GPU: device must be auto, cpu or cuda, but is {device!r}")
     is_new = not ray.is_initialized()
     if is_new:
+        _check_reachable(cluster.address)
         try:
             ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, RuntimeError, ValueError) as error:
@@ -79,6 +82,18 @@ def connect(cluster: Cluster, device: str) -> bool:
     if device == "cuda" and not ray.cluster_resources().get("GPU"):
         raise RuntimeError("device is cuda, but no node of the Ray cluster has a GPU")
     return is_new
+
+
+def _check_reachable(address: str | None) -> None:
+    """Raise `RuntimeError` if nothing answers at an address such as `HEAD:6379`: Ray would try for a quarter of an hour."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():  # auto, local, or none
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:  # a port may be too large
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise RuntimeError(f"cannot connect to a Ray cluster: nothing answers at {address}: {reason}") from None
 
 
 def _retries(count: int) -> dict[str, int]:
