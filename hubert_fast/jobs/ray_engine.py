@@ -133,7 +133,7 @@ def resources(cluster: Cluster, device: str, blocks: int, calls: int = 1, retrie
 
 
 def quiet_context(ordered: bool, most_lost: int = 0) -> None:
-    """Set Ray Data's options for the datasets that follow: no bars and no messages.
+    """Set Ray Data's options for the datasets that follow: no bars and no messages, except in Ray's log files.
 
     Args:
         ordered: Whether order is kept.
@@ -141,12 +141,14 @@ def quiet_context(ordered: bool, most_lost: int = 0) -> None:
     """
     import ray
 
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL if most_lost else logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_options.preserve_order = ordered
     context.max_errored_blocks = most_lost
+    for handler in logging.getLogger("ray.data").handlers:  # which the import of ray.data has added
+        if isinstance(handler, logging.StreamHandler):
+            handler.setLevel(logging.CRITICAL if most_lost else logging.ERROR)
 
 
 class Worker:
