@@ -14,7 +14,13 @@ from conftest import wait_until
 
 from hubert_fast import demo
 from hubert_fast.cli import main
+from hubert_fast.jobs.ray_engine import Cluster
 from hubert_fast.jobs.shards import on_ray
+from hubert_fast.jobs.shards.engine import ShardWork
+from hubert_fast.jobs.shards.finding import Found
+from hubert_fast.jobs.shards.on_ray import RayShards
+from hubert_fast.transcribe import Options
+from hubert_fast.transcribe.formats import FORMATS
 
 ray = pytest.importorskip("ray", reason="Ray is an optional dependency: pip install 'hubert_fast[ray]'")
 pytest.importorskip("ray.data", reason="Ray Data needs pyarrow and pandas")
@@ -125,6 +131,16 @@ def test_a_shard_whose_actors_keep_dying_fails_alone(cluster, archive, tmp_path,
     assert error.startswith(f"{archive}/3.tar: the process that worked on it died each time")
     output = "".join(capfd.readouterr())
     assert "Traceback" not in output and "Dataset" not in output and "rogress bars" not in output
+
+
+def test_an_actor_that_cannot_load_its_model_ends_the_run_with_the_reason(tmp_path):
+    def load():
+        raise OSError("no model on this node")
+
+    work = ShardWork(str(tmp_path), "jsonl", FORMATS["jsonl"], Options(ordered=True))
+    shards = RayShards(load, "cpu", work, Cluster(actors=(1, 1), threads=1))
+    with pytest.raises(RuntimeError, match=r"^Ray: The actor died .*: OSError: no model on this node$"):
+        list(shards.results([Found("0.tar", "0")]))
 
 
 def test_a_driver_that_is_killed_loses_and_duplicates_nothing(archive, tmp_path):

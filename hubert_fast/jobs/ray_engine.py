@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import logging
 import pickle
+import re
 import socket
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -94,6 +95,13 @@ def _check_reachable(address: str | None) -> None:
     except (OSError, OverflowError) as error:  # a port may be too large
         reason = getattr(error, "strerror", None) or first_line(error)
         raise RuntimeError(f"cannot connect to a Ray cluster: nothing answers at {address}: {reason}") from None
+
+
+def failure(error: Exception) -> RuntimeError:
+    """Return the error for an exception of Ray: its first line, and the exception in an actor that a traceback ends with."""
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines()
+    cause = f": {lines[-1].strip()}" if len(lines) > 1 and re.match(r"[\w.]+: ", lines[-1]) else ""
+    return RuntimeError(f"Ray: {first_line(RuntimeError(lines[0]) if lines else error)}{cause}")
 
 
 def _retries(count: int) -> dict[str, int]:
@@ -201,7 +209,7 @@ class RayRun:
             while not self._stopped and (wave := list(islice(utterances, WAVE_UTTERANCES))):
                 yield from self._wave(wave)
         except ray.exceptions.RayError as error:
-            raise RuntimeError(f"Ray: {first_line(error)}") from error
+            raise failure(error) from error
         finally:
             if is_new:
                 ray.shutdown()

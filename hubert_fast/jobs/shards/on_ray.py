@@ -18,7 +18,7 @@ import torch
 from ... import cpus
 from ...hub import first_line
 from ..job import OutputError
-from ..ray_engine import MOST_RETRIES, MOST_RETRIES_OF_SHARDS, Cluster, connect, quiet_context, resources
+from ..ray_engine import MOST_RETRIES, MOST_RETRIES_OF_SHARDS, Cluster, connect, failure, quiet_context, resources
 from ..runner import Runner
 from .engine import ShardEngine, ShardResult, ShardWork
 from .finding import Found
@@ -84,15 +84,15 @@ class RayShards:
         is_new = connect(self._cluster, self._device)
         try:
             for result in self._pass([*waiting.values()], MOST_RETRIES_OF_SHARDS, MOST_LOST):
-                del waiting[result.shard.name]
-                yield result
+                if waiting.pop(result.shard.name, None) is not None:
+                    yield result
             for shard in waiting.values():  # once more, each alone: others may have been lost with the one that kills actors
                 if self._stopped:
                     return
                 results = [*self._pass([shard], MOST_RETRIES, 1)]
                 yield from results or [_lost(shard)]
         except ray.exceptions.RayError as error:
-            raise RuntimeError(f"Ray: {first_line(error)}") from error
+            raise failure(error) from error
         finally:
             if is_new:
                 ray.shutdown()
