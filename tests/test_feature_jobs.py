@@ -17,6 +17,7 @@ from pyarrow import parquet
 from hubert_fast import demo
 from hubert_fast.cli import main
 from hubert_fast.jobs.command import _name_of
+from hubert_fast.jobs.inputs import Inputs
 from hubert_fast.jobs.sampling import SampledInputs
 from hubert_fast.units import Centroids, Encoder, FrameReader
 from hubert_fast.units.formats import FEATURES
@@ -613,6 +614,10 @@ def test_a_random_sample_of_shards_takes_shards_in_a_random_order(tmp_path, monk
     assert first[::2] == first[1::2] and sorted(first[::2]) == [f"{number}.tar" for number in range(6)]
     with pytest.raises(ValueError, match="either from shards or from files"):
         order(0, "0.tar", str(recordings[0].path))
+    Path("both").mkdir()
+    shutil.copy(recordings[0].path, "both")
+    shutil.copy("0.tar", "both")
+    assert order(0, "both") == [utterance.id for utterance in Inputs(["both"])] == [f"both/{recordings[0].path.name}"]
     command = ["features", "{0..5}.tar", "--layer", "1", "-o", "out", "--sample-frames", "200", "--device", "cpu", "--quiet"]
     assert main(command) == 0
     rows = [json.loads(line) for line in Path("out/index.jsonl").read_text().splitlines()]

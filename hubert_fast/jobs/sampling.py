@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import os
 from collections.abc import Iterator
 
+from .folders import FolderWalk
 from .inputs import Inputs
 from .shards import finding, kinds, lhotse_shar
 from .utterances import Utterance
@@ -42,7 +44,7 @@ class SampledInputs(Inputs):
 
     def _shards(self) -> list[str]:
         """Return the shards, if the inputs are shards."""
-        found = [shard.url for source in self.sources for shard in finding.find(source)]
+        found = [url for source in self.sources for url in _files_or_shards(source)]
         shards = [url for url in dict.fromkeys(found) if kinds.is_shard(url) or lhotse_shar.is_shar(url)]
         others = [*dict.fromkeys(found).keys() - shards]
         if shards and others:
@@ -58,3 +60,10 @@ class SampledInputs(Inputs):
     def _hash(self, utterance: Utterance) -> int:
         salted = utterance.key + self.seed.to_bytes(8, "big", signed=True)
         return int.from_bytes(hashlib.blake2b(salted, digest_size=8).digest(), "big")
+
+
+def _files_or_shards(source: str) -> list[str]:
+    """Return the shards that a source stands for, or the source itself if it is a folder with audio files, as `Inputs` has it."""
+    if os.path.isdir(source) and any(file.error is None for file in FolderWalk().files(source)):
+        return [source]
+    return [shard.url for shard in finding.find(source)]
