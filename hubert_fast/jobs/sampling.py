@@ -63,7 +63,7 @@ class SampledInputs(Inputs):
 
 
 def _files_or_shards(source: str) -> list[str]:
-    """Return the shards that a source stands for, or the source itself if it is a folder with audio files, as `Inputs` has it."""
+    """Return the shards that a source stands for, or a folder itself if it has audio files, as for `Inputs`."""
     if os.path.isdir(source) and any(file.error is None for file in FolderWalk().files(source)):
         return [source]
     return [shard.url for shard in finding.find(source)]
