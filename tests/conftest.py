@@ -174,3 +174,15 @@ def hub_environment(home: Path, **more: str) -> dict[str, str]:
     """Return the environment of a child process with a hub of its own: huggingface_hub reads its settings once, at import."""
     values = {name: value for name, value in os.environ.items() if not name.startswith("HF_") and "proxy" not in name.lower()}
     return values | {"HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1"} | more
+
+
+def refuse_folder(monkeypatch, name: str) -> None:
+    """Make folders of this name unreadable. Permissions would not do it for root, who can enter every folder."""
+    real = os.scandir
+
+    def scandir(path):
+        if str(path).endswith(name):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import wait_until
+from conftest import refuse_folder, wait_until
 
 from hubert_fast import demo
 from hubert_fast.cli import main
@@ -288,14 +288,7 @@ def test_folders_that_cannot_be_read_and_broken_links_are_errors_of_their_own(sh
     for name in ("a-000.tar", "a-001.tar"):
         shutil.move(name, "in")
     os.symlink("nowhere.tar", "in/b.tar")
-    real = os.scandir
-
-    def scandir(path):
-        if str(path).endswith("private"):
-            raise PermissionError(13, "Permission denied", path)
-        return real(path)
-
-    monkeypatch.setattr(os, "scandir", scandir)  # root can enter every folder
+    refuse_folder(monkeypatch, "private")
     for sources, prefix in ((["in"], ""), (["i*"], "in/")):
         assert run(*sources, "--overwrite") == 1
         assert {name: len(each) for name, each in rows().items()} == {

@@ -8,6 +8,7 @@ import tracemalloc
 from itertools import chain
 
 import pytest
+from conftest import refuse_folder
 
 from hubert_fast.jobs.manifests import ManifestError, is_manifest
 from hubert_fast.transcribe import Inputs, Shard, Utterance
@@ -53,14 +54,7 @@ def test_an_existing_name_with_brackets_is_not_a_pattern(tmp_path):
 
 
 def test_a_folder_without_permission_is_an_error_and_the_others_are_searched(folder, monkeypatch):
-    real = os.scandir
-
-    def scandir(path):
-        if str(path).endswith("sub"):
-            raise PermissionError(13, "Permission denied", path)
-        return real(path)
-
-    monkeypatch.setattr(os, "scandir", scandir)  # root can enter every folder
+    refuse_folder(monkeypatch, "sub")
     *good, bad = Inputs([folder])
     assert [utterance.name for utterance in good] == [".d", "a", "b"]
     assert bad.error == f"{folder}/sub: cannot be opened: Permission denied"
